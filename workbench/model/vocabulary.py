@@ -14,6 +14,13 @@ from workbench.errors import VocabularyError
 SPECIALS = ("<pad>", "<cls>", "<eoc>")
 
 
+def _lacks(special: str, n: int) -> str:
+    return (
+        f"The vocabulary of {n} tokens has no '{special}', without which scGPT can neither pad nor embed a cell; "
+        "use the vocab.json that came with the checkpoint."
+    )
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Gene symbols and the three special tokens, each with its row in the embedding.
@@ -26,19 +33,15 @@ class Vocabulary:
     Raises
     ------
     VocabularyError
-        If ``<pad>`` or ``<cls>`` is missing, or two tokens share an id.
+        If ``<pad>`` is missing, or two tokens share an id.
     """
 
     ids: Mapping[str, int]
     _by_id: dict[int, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for special in ("<pad>", "<cls>"):
-            if special not in self.ids:
-                raise VocabularyError(
-                    f"The vocabulary of {len(self.ids)} tokens has no '{special}'; scGPT cannot pad or embed cells "
-                    "without it. Use the vocab.json that came with the checkpoint."
-                )
+        if "<pad>" not in self.ids:
+            raise VocabularyError(_lacks("<pad>", len(self.ids)))
         by_id = {i: token for token, i in self.ids.items()}
         if len(by_id) != len(self.ids):
             raise VocabularyError(
@@ -90,6 +93,8 @@ class Vocabulary:
     @property
     def cls_id(self) -> int:
         """Id of ``<cls>``."""
+        if "<cls>" not in self.ids:
+            raise VocabularyError(_lacks("<cls>", len(self.ids)))
         return self.ids["<cls>"]
 
     @property

@@ -1,0 +1,264 @@
+"""From the key layouts that scGPT checkpoints come in to one, and on to the hooked model's own names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.errors import CheckpointError
+
+WRAPPERS = ("model_state_dict", "state_dict", "model")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+# Parts of training that inference does not use; reported, never silently dropped.
+IGNORED = ("flag_encoder.", "grad_reverse_discriminator.", "criterion", "creterion", "sim.")
+DECODERS = ("decoder.", "mvc_decoder.", "cls_decoder.")
+
+_RENAMES = (
+    (r"^encoder\.", "embed.gene."),
+    (r"^value_encoder\.", "embed.value."),
+    (r"^transformer_encoder\.layers\.(\d+)\.self_attn\.in_proj_(weight|bias)$", r"blocks.\1.attn.qkv.\2"),
+    (r"^transformer_encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"blocks.\1.attn.out."),
+    (r"^transformer_encoder\.layers\.(\d+)\.(linear\d)\.", r"blocks.\1.mlp.\2."),
+    (r"^transformer_encoder\.layers\.(\d+)\.(norm\d)\.", r"blocks.\1.\2."),
+)
+_BACK = (
+    (r"^embed\.gene\.", "encoder."),
+    (r"^embed\.value\.", "value_encoder."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", r"transformer_encoder.layers.\1.self_attn.in_proj_\2"),
+    (r"^blocks\.(\d+)\.attn\.out\.", r"transformer_encoder.layers.\1.self_attn.out_proj."),
+    (r"^blocks\.(\d+)\.mlp\.(linear\d)\.", r"transformer_encoder.layers.\1.\2."),
+    (r"^blocks\.(\d+)\.(norm\d)\.", r"transformer_encoder.layers.\1.\2."),
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a checkpoint was read.
+
+    Attributes
+    ----------
+    source
+        Path, or ``"live model"``.
+    layout
+        Attention key layout found: ``Wqkv``, ``_impl.Wqkv`` or ``in_proj_``.
+    wrapper, prefix
+        Dictionary key and name prefix that were peeled off (empty when none).
+    loaded
+        Tensors read, by their upstream name.
+    missing
+        Tensors of optional decoders that are absent; missing encoder tensors are an error instead.
+    unexpected
+        Tensors that no part of the model takes.
+    ignored
+        Known training-only tensors that inference does not use.
+    mismatched
+        Optional decoder tensors whose shape does not fit, with both shapes; that decoder is left out.
+    sha256
+        Of the weights file, of ``vocab.json`` and of ``args.json``, by file name (empty for a live model).
+    release
+        Recognised release, or None.
+    n_parameters
+        Numbers in the loaded tensors.
+    """
+
+    source: str
+    layout: str
+    wrapper: str
+    prefix: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    sha256: Mapping[str, str]
+    release: str | None
+    n_parameters: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON."""
+        return asdict(replace(self, sha256=dict(self.sha256)))
+
+
+def unwrap(raw: object) -> tuple[dict[str, Tensor], str, str]:
+    """State dict of tensors inside whatever a checkpoint file holds.
+
+    Parameters
+    ----------
+    raw
+        What `torch.load` returned.
+
+    Returns
+    -------
+    state, wrapper, prefix
+        Tensors by name, the key they were under, the prefix that was peeled off.
+    """
+    wrapper = ""
+    if isinstance(raw, Mapping):
+        for name in WRAPPERS:
+            if isinstance(raw.get(name), Mapping):
+                raw, wrapper = raw[name], name
+                break
+    if not isinstance(raw, Mapping) or not raw or not all(isinstance(k, str) for k in raw):
+        raise CheckpointError(
+            f"The weights file holds a {type(raw).__name__}, not a state dict of named tensors; save model.state_dict()."
+        )
+    bad = [name for name, value in raw.items() if not isinstance(value, Tensor)]
+    if bad:
+        raise CheckpointError(
+            f"The weights file holds {len(bad)} entries that are no tensors (first: '{bad[0]}'); "
+            f"save model.state_dict(), or wrap it under one of {', '.join(WRAPPERS)}."
+        )
+    state = dict(raw)
+    peeled = ""
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), ""):
+        state, peeled = {name[len(prefix) :]: value for name, value in state.items()}, peeled + prefix
+    return state, wrapper, peeled
+
+
+def to_plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Rename every attention layout to plain PyTorch's ``in_proj_``.
+
+    Parameters
+    ----------
+    state
+        Tensors by upstream name.
+
+    Returns
+    -------
+    state, layout
+        The same tensors renamed, and the layout that was found.
+
+    Raises
+    ------
+    CheckpointError
+        If no layout or more than one is found.
+    """
+    patterns = {
+        "_impl.Wqkv": r"self_attn\._impl\.Wqkv\.(weight|bias)$",
+        "Wqkv": r"self_attn\.Wqkv\.(weight|bias)$",
+        "in_proj_": r"self_attn\.in_proj_(weight|bias)$",
+    }
+    seen = [name for name, pattern in patterns.items() if any(re.search(pattern, key) for key in state)]
+    if len(seen) != 1:
+        found = f"{' and '.join(seen)} mixed" if seen else f"none among {len(state)} tensors"
+        raise CheckpointError(
+            f"The attention weights should come in one of the layouts {', '.join(patterns)}; found {found}. "
+            "Is this a scGPT checkpoint with softmax attention?"
+        )
+    plain: dict[str, Tensor] = {}
+    for key, value in state.items():
+        key = re.sub(r"self_attn\._impl\.", "self_attn.", key)
+        key = re.sub(r"self_attn\.Wqkv\.(weight|bias)$", r"self_attn.in_proj_\1", key)
+        plain[key] = value
+    return plain, seen[0]
+
+
+def shape_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read from the tensors what they can tell: decoders, batches and norms that are there.
+
+    Parameters
+    ----------
+    state
+        Tensors in the plain layout.
+
+    Returns
+    -------
+    dict
+        Keyword arguments for `ModelConfig`.
+    """
+    found: dict[str, Any] = {}
+    if "encoder.embedding.weight" in state:
+        found["n_tokens"] = state["encoder.embedding.weight"].shape[0]
+    if "batch_encoder.embedding.weight" in state:
+        found["n_batches"] = state["batch_encoder.embedding.weight"].shape[0]
+    if "value_encoder.embedding.weight" in state:
+        found["n_value_bins"] = state["value_encoder.embedding.weight"].shape[0]
+    domains = {int(m.group(1)) for key in state if (m := re.match(r"dsbn\.bns\.(\d+)\.", key))}
+    if domains:
+        found["norm_domains"] = max(domains) + 1
+        found["norm_affine"] = "dsbn.bns.0.weight" in state
+    elif "bn.running_mean" in state:
+        found["norm_domains"], found["norm_affine"] = 1, "bn.weight" in state
+    found["has_expression"] = "decoder.fc.0.weight" in state
+    found["zero_probability"] = "decoder.zero_logit.0.weight" in state
+    found["mvc_style"] = _mvc_style(state)
+    found["n_classes"] = state["cls_decoder.out_layer.weight"].shape[0] if "cls_decoder.out_layer.weight" in state else 0
+    if found["n_classes"]:
+        found["n_layers_cls"] = 1 + sum(bool(re.match(r"cls_decoder\._decoder\.\d+\.weight$", k)) for k in state) // 2
+    return found
+
+
+def _mvc_style(state: Mapping[str, Tensor]) -> str | None:
+    if "mvc_decoder.W.weight" in state:
+        return "inner product"
+    if "mvc_decoder.fc1.weight" in state and "mvc_decoder.gene2query.weight" in state:
+        query, width = state["mvc_decoder.gene2query.weight"].shape
+        return "concat query" if query != width or state["mvc_decoder.fc1.weight"].shape[1] != width else "sum query"
+    return None
+
+
+def _stack_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stack the domain batch norms into `DomainNorm`'s tensors, one row per domain."""
+    rows: dict[str, dict[int, Tensor]] = {}
+    rest: dict[str, Tensor] = {}
+    for key, value in state.items():
+        match = re.match(r"(?:dsbn\.bns\.(\d+)|bn)\.(running_mean|running_var|weight|bias|num_batches_tracked)$", key)
+        if match is None:
+            rest[key] = value
+        elif match.group(2) != "num_batches_tracked":
+            rows.setdefault(match.group(2), {})[int(match.group(1) or 0)] = value
+    for name, parts in rows.items():
+        rest[f"embed.norm.{name}"] = torch.stack([parts[i] for i in sorted(parts)])
+    return rest
+
+
+def to_hooked(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Rename plain upstream tensors to the hooked model's parameters.
+
+    Parameters
+    ----------
+    state
+        Tensors in the plain layout.
+
+    Returns
+    -------
+    renamed, origin
+        Tensors by the hooked model's name, and the upstream name of each.
+    """
+    renamed: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for key, value in _stack_norms(dict(state)).items():
+        name = key
+        for pattern, target in _RENAMES:
+            name = re.sub(pattern, target, name)
+        renamed[name], origin[name] = value, key
+    return renamed, origin
+
+
+def upstream_name(name: str) -> str:
+    """Upstream's name of one of the hooked model's parameters.
+
+    Parameters
+    ----------
+    name
+        As in ``HookedScGPT.state_dict()``.
+    """
+    for pattern, target in _BACK:
+        name = re.sub(pattern, target, name)
+    return name
+
+
+def to_upstream(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the hooked model's parameters to upstream's plain layout; the inverse of `to_hooked`.
+
+    Parameters
+    ----------
+    state
+        ``HookedScGPT.state_dict()`` of a model without batch norms.
+    """
+    return {upstream_name(name): value for name, value in state.items()}
