@@ -1,0 +1,185 @@
+"""Matching the genes of a dataset to a vocabulary, and the gene panel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from workbench.cells.matrix import row_blocks
+from workbench.errors import CellsError, GeneMatchError, near_matches
+from workbench.model.vocabulary import Vocabulary
+
+MIN_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class GeneMatch:
+    """Which columns of a matrix the vocabulary knows.
+
+    Attributes
+    ----------
+    columns
+        Column numbers that are used, in matrix order.
+    genes
+        Their symbols, each once.
+    missing
+        Names that the vocabulary does not hold.
+    duplicated
+        Names that several columns carry; only the first of them is used.
+    ambiguous
+        Names that fit the vocabulary only after changing their case, and more than one way; not used.
+    recased
+        Names matched after changing their case, with the symbol they got.
+    """
+
+    columns: np.ndarray
+    genes: tuple[str, ...]
+    missing: tuple[str, ...]
+    duplicated: tuple[str, ...]
+    ambiguous: tuple[str, ...]
+    recased: tuple[tuple[str, str], ...]
+    n_columns: int
+
+    @property
+    def share(self) -> float:
+        """Share of the dataset's genes that matched."""
+        return len(self.columns) / max(self.n_columns, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts and the first names of each kind, for a report."""
+        kinds = {"missing": self.missing, "duplicated": self.duplicated, "ambiguous": self.ambiguous}
+        return {
+            "columns": self.n_columns,
+            "matched": len(self.columns),
+            "share": round(self.share, 4),
+            "recased": len(self.recased),
+            **{kind: {"n": len(names), "first": list(names[:10])} for kind, names in kinds.items()},
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.columns)} of {self.n_columns} genes matched ({len(self.missing)} missing, {len(self.duplicated)} "
+            f"duplicated, {len(self.ambiguous)} ambiguous, {len(self.recased)} matched by another case)"
+        )
+
+
+def gene_names(adata: AnnData, column: str | None = None) -> np.ndarray:
+    """Gene names of a dataset.
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    column
+        Column of ``adata.var`` that holds them; None for the index.
+    """
+    if column is None:
+        return adata.var_names.to_numpy(dtype=str)
+    if column not in adata.var:
+        raise CellsError(
+            f"The cells have no gene column '{column}' in var ({near_matches(column, adata.var.columns)} it holds: "
+            f"{', '.join(map(str, adata.var.columns)) or 'no column'}); name one of these, or none for the index."
+        )
+    return adata.var[column].astype(str).to_numpy()
+
+
+def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE) -> GeneMatch:
+    """Match gene names to a vocabulary by exact symbol, then by symbol without regard to case.
+
+    Parameters
+    ----------
+    names
+        One name per column.
+    vocabulary
+        The model's tokens.
+    min_share
+        Smallest share of names that must match.
+
+    Returns
+    -------
+    GeneMatch
+
+    Raises
+    ------
+    GeneMatchError
+        If fewer match; the message says what the names look like and what to pass.
+    """
+    names = [str(name) for name in names]
+    by_upper: dict[str, list[str]] = {}
+    for gene in vocabulary.genes:
+        by_upper.setdefault(gene.upper(), []).append(gene)
+    known: Container[str] = set(vocabulary.genes)
+    exact = {name for name in names if name in known}
+    used: dict[str, int] = {}
+    missing, ambiguous, recased = [], [], []
+    for i, name in enumerate(names):
+        symbol = name if name in known else None
+        if symbol is None:
+            options = [g for g in by_upper.get(name.upper(), []) if g not in exact]
+            if len(options) > 1:
+                ambiguous.append(name)
+                continue
+            if options:
+                symbol = options[0]
+                recased.append((name, symbol))
+        if symbol is None:
+            missing.append(name)
+        elif symbol not in used:
+            used[symbol] = i
+    order = sorted(used.items(), key=lambda item: item[1])
+    match = GeneMatch(
+        columns=np.array([i for _, i in order], dtype=np.int64),
+        genes=tuple(symbol for symbol, _ in order),
+        missing=tuple(missing),
+        duplicated=tuple(name for name, n in Counter(names).items() if n > 1),
+        ambiguous=tuple(ambiguous),
+        recased=tuple(recased),
+        n_columns=len(names),
+    )
+    if not len(match.columns) or match.share < min_share:
+        shown = ", ".join(names[:3])
+        hint = (
+            "they look like Ensembl ids: name the var column that holds symbols (gene column, for example 'gene_name')"
+            if sum(name.startswith("ENS") for name in names) > len(names) / 2
+            else "name the var column that holds gene symbols, or lower min_share if few genes are expected to match"
+        )
+        raise GeneMatchError(
+            f"Only {match.share:.1%} of {len(names)} genes are in the vocabulary, under the stated {min_share:.0%} "
+            f"(first names: {shown}); {hint}."
+        )
+    return match
+
+
+def choose_panel(adata: AnnData, match: GeneMatch, size: int | None = None) -> tuple[str, ...]:
+    """Gene panel: the matched genes seen in most cells, in alphabetical order.
+
+    No label is looked at, so choosing the panel cannot leak one.
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    match
+        Their matched genes.
+    size
+        Number of genes; None for all.
+
+    Returns
+    -------
+    tuple of str
+        The ordered panel.
+    """
+    if size is None or size >= len(match.genes):
+        return tuple(sorted(match.genes))
+    seen = np.zeros(adata.shape[1])
+    for _, block in row_blocks(adata.X):
+        seen += np.bincount(block.indices, minlength=adata.shape[1])
+    frame = pd.DataFrame({"gene": match.genes, "cells": seen[match.columns]})
+    frame = frame.sort_values(["cells", "gene"], ascending=[False, True], kind="stable")
+    return tuple(sorted(frame["gene"].head(size)))

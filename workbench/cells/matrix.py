@@ -1,0 +1,174 @@
+"""Rows of an expression matrix, sparse, block by block; also from a backed h5ad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from workbench.errors import CellsError
+
+COUNTS, NORMALISED, LOGGED = "counts", "normalised", "log-normalised"
+
+
+def row_block(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
+    """Rows ``start:stop`` as a CSR matrix in memory, zeros dropped.
+
+    Parameters
+    ----------
+    matrix
+        Dense array, scipy sparse matrix, or anndata's backed matrix.
+    start, stop
+        Row range.
+    """
+    if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
+        raise CellsError(
+            "The backed matrix is stored by columns (csc), from which rows cannot be streamed; "
+            "rewrite the file with X as a csr_matrix."
+        )
+    block = matrix[start:stop]
+    block = block.tocsr() if sp.issparse(block) else sp.csr_matrix(np.asarray(block))
+    if block.nnz and block.data.min() <= 0 and not block.data.all():
+        block = block.copy()
+        block.eliminate_zeros()
+    return block
+
+
+def row_blocks(matrix: Any, size: int = 2048) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """Consecutive row blocks, each with the number of its first row.
+
+    Parameters
+    ----------
+    matrix
+        As in `row_block`.
+    size
+        Rows per block.
+    """
+    for start in range(0, matrix.shape[0], size):
+        yield start, row_block(matrix, start, min(start + size, matrix.shape[0]))
+
+
+def check_block(block: sp.csr_matrix, cell_ids: Any) -> None:
+    """Refuse values that no expression matrix can hold, naming the cells.
+
+    Parameters
+    ----------
+    block
+        Rows.
+    cell_ids
+        Their names.
+
+    Raises
+    ------
+    CellsError
+        For NaN, infinite or negative values and for cells without any expression.
+    """
+    genes = np.diff(block.indptr)
+    if genes.all() and block.data.min() > 0 and np.isfinite(block.data.sum(dtype=np.float64)):
+        return
+    for what, bad, mend in (
+        ("values that are NaN or infinite", ~np.isfinite(block.data), "remove or mend these cells"),
+        ("negative values", block.data < 0, "pass counts or log-normalised values, not scaled ones (often in .raw)"),
+    ):
+        if bad.any():
+            rows = np.unique(np.searchsorted(block.indptr, np.flatnonzero(bad), side="right") - 1)
+            raise CellsError(f"{len(rows)} cells hold {what} ({_names(cell_ids, rows)}); {mend}.")
+    empty = np.flatnonzero(genes == 0)
+    if len(empty):
+        raise CellsError(
+            f"{len(empty)} cells express no gene that is used ({_names(cell_ids, empty)}); filter them out first."
+        )
+
+
+def _names(cell_ids: Any, rows: np.ndarray) -> str:
+    shown = ", ".join(str(cell_ids[i]) for i in rows[:3])
+    return f"{shown}, ..." if len(rows) > 3 else shown
+
+
+@dataclass(frozen=True)
+class ValuesReport:
+    """What the values of a matrix look like.
+
+    Attributes
+    ----------
+    kind
+        ``counts``, ``normalised`` (not logged) or ``log-normalised``.
+    n_cells
+        Cells looked at.
+    maximum
+        Largest value seen.
+    integer
+        Whether all values are whole numbers.
+    median_total, median_genes
+        Per cell: sum of the values, number of genes with a value.
+    """
+
+    kind: str
+    n_cells: int
+    maximum: float
+    integer: bool
+    median_total: float
+    median_genes: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} (maximum {self.maximum:g}, median {self.median_genes:g} genes and total {self.median_total:g} "
+            f"per cell, {self.n_cells} cells looked at)"
+        )
+
+
+def describe_values(matrix: Any, n_cells: int = 2000) -> ValuesReport:
+    """Say what the values look like, from rows spread evenly over the matrix.
+
+    Whole numbers are counts. Otherwise a maximum of at most 20 means logged: e^20 transcripts do not fit in a cell,
+    while normalised values of a highly expressed gene exceed 20 almost always.
+
+    Parameters
+    ----------
+    matrix
+        Cells by genes.
+    n_cells
+        At most about this many cells are looked at.
+
+    Returns
+    -------
+    ValuesReport
+    """
+    total = matrix.shape[0]
+    size = min(total, 200)
+    starts = sorted({int(s) for s in np.linspace(0, total - size, max(1, min(n_cells, total) // max(size, 1)))})
+    blocks = [row_block(matrix, s, s + size) for s in starts]
+    data = np.concatenate([b.data for b in blocks]) if blocks else np.zeros(0)
+    if not len(data):
+        raise CellsError(f"The matrix of {matrix.shape[0]} cells x {matrix.shape[1]} genes holds no value above zero.")
+    integer = bool((data == np.round(data)).all())
+    maximum = float(data.max())
+    kind = COUNTS if integer else LOGGED if maximum <= 20 else NORMALISED
+    totals = np.concatenate([np.asarray(b.sum(1)).ravel() for b in blocks])
+    genes = np.concatenate([np.diff(b.indptr) for b in blocks])
+    return ValuesReport(kind, len(totals), maximum, integer, float(np.median(totals)), float(np.median(genes)))
+
+
+def log_normalise(block: sp.csr_matrix, kind: str, target: float = 1e4) -> sp.csr_matrix:
+    """Log-normalised copy of rows: log(1 + counts per 10,000) from counts; logged values stay as they are.
+
+    Parameters
+    ----------
+    block
+        Rows over all measured genes, so that the total is the cell's own.
+    kind
+        As in `ValuesReport`.
+    target
+        Total per cell before the logarithm.
+    """
+    out = block.astype(np.float32, copy=True)
+    if kind == LOGGED:
+        return out
+    if kind == COUNTS:
+        totals = np.asarray(out.sum(1)).ravel()
+        out.data *= np.repeat((target / np.maximum(totals, 1e-12)).astype(np.float32), np.diff(out.indptr))
+    np.log1p(out.data, out=out.data)
+    return out
