@@ -154,13 +154,14 @@ class Embed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over the genes of a cell; padding is never a key.
 
-    The fused fast path runs unless somebody listens to scores, pattern or result.
+    The fused fast path runs unless somebody listens to scores or pattern. In training there is no dropout inside the
+    attention (upstream has some): it would rule out the fused path, and inference has none.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d = config.d_model
-        self.n_heads, self.d_head, self.p_dropout = config.n_heads, config.d_head, config.dropout
+        self.n_heads, self.d_head = config.n_heads, config.d_head
         self.qkv = nn.Linear(d, 3 * d)
         self.out = nn.Linear(d, d)
         self.hook_q = HookPoint()  # [cell, query, head, d_head]
@@ -208,19 +209,18 @@ class Attention(nn.Module):
         """
         heads = rearrange(self.qkv(x), "cell gene (three head e) -> three cell gene head e", three=3, head=self.n_heads)
         q, k, v = self.hook_q(heads[0]), self.hook_k(heads[1]), self.hook_v(heads[2])
-        dropout = self.p_dropout if self.training else 0.0
         if is_listened(self.hook_scores) or is_listened(self.hook_pattern):
             qt, kt = (rearrange(t, "cell gene head e -> cell head gene e") for t in (q, k))
             scores = (qt / math.sqrt(self.d_head)) @ kt.transpose(-1, -2)
             if padding is not None:
                 scores = scores.masked_fill(padding[:, None, None, :], -torch.inf)
             scores = self.hook_scores(scores)
-            pattern = self.hook_pattern(F.dropout(scores.softmax(-1), dropout))
+            pattern = self.hook_pattern(scores.softmax(-1))
             z = rearrange(pattern @ v.transpose(1, 2), "cell head gene e -> cell gene head e")
         else:
             mask = None if padding is None else ~padding[:, None, None, :]
             z = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
             ).transpose(1, 2)
         z = self.hook_z(z)
         if is_listened(self.hook_result):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from workbench.errors import HookError, ShapeError, unknown_name
+from workbench.files import digest
 from workbench.model.components import Block, ClassDecoder, Embed, ExpressionDecoder, MVCDecoder, NormedEmbedding
 from workbench.model.config import ModelConfig
 from workbench.model.tokens import Tokens
@@ -120,6 +121,17 @@ class HookedScGPT(HookedRootModule):
     def dtype(self) -> torch.dtype:
         """Float type of the weights."""
         return self.embed.gene.embedding.weight.dtype
+
+    def fingerprint(self) -> str:
+        """Hash of the shape and of every weight.
+
+        Returns
+        -------
+        str
+            32 hex digits; the same on every machine.
+        """
+        weights = {name: value.detach().float().cpu().numpy() for name, value in self.state_dict().items()}
+        return digest(asdict(self.config), *(part for name in sorted(weights) for part in (name, weights[name])))
 
     def stacked(self, name: str) -> Float[Tensor, "layer head a b"]:
         """One attention weight of all layers and heads.

@@ -16,6 +16,7 @@ from anndata import AnnData
 from workbench.cells.genes import MIN_SHARE, GeneMatch, gene_names, match_genes
 from workbench.cells.matrix import ValuesReport, check_block, describe_values, row_block
 from workbench.errors import CellsError, CheckpointError
+from workbench.files import digest
 from workbench.model.binning import bin_rows, fill_rows, hash_genes, sample_rows
 from workbench.model.config import ModelConfig
 from workbench.model.tokens import Tokens
@@ -158,23 +159,38 @@ class Tokenizer:
         labels = None if self._labels is None else torch.from_numpy(self._labels[start:stop].copy())
         return Tokens(*(torch.from_numpy(a) for a in arrays), tuple(cell_ids.tolist()), labels)
 
-    def batches(self, size: int = 32, start: int = 0) -> Iterator[Tokens]:
+    def fingerprint(self) -> str:
+        """Hash of what decides the tokens: settings, names, and the values of the first and last cells.
+
+        Returns
+        -------
+        str
+            32 hex digits.
+        """
+        ends = [self._matched(0, min(64, len(self))), self._matched(max(0, len(self) - 64), len(self))]
+        values = [part for block in ends for part in (block.data.astype(np.float32), block.indices.astype(np.int64))]
+        labels = None if self._labels is None else self._labels.tolist()
+        settings = [self.seed, self.max_tokens, list(self.match.genes), self._cell_ids.tolist(), labels]
+        return digest(settings, *values)
+
+    def batches(self, size: int = 32, start: int = 0, stop: int | None = None) -> Iterator[Tokens]:
         """Batches of consecutive cells.
 
         Parameters
         ----------
         size
             Cells per batch.
-        start
-            First cell, when resuming.
+        start, stop
+            Row range; all cells by default.
         """
-        starts = iter(range(start, len(self), size))
+        stop = len(self) if stop is None else stop
+        starts = iter(range(start, stop, size))
         # The compiled parts release the GIL, so the next batches are made while the caller uses this one.
         with ThreadPoolExecutor(_WORKERS) as pool:
-            waiting = deque(pool.submit(self.tokens, at, at + size) for at in islice(starts, 2 * _WORKERS))
+            waiting = deque(pool.submit(self.tokens, at, min(at + size, stop)) for at in islice(starts, 2 * _WORKERS))
             while waiting:
                 batch = waiting.popleft().result()
-                waiting.extend(pool.submit(self.tokens, at, at + size) for at in islice(starts, 1))
+                waiting.extend(pool.submit(self.tokens, at, min(at + size, stop)) for at in islice(starts, 1))
                 yield batch
 
     def _matched(self, start: int, stop: int) -> sp.csr_matrix:

@@ -1,0 +1,202 @@
+"""Run cells through the model once and hand what the hooks see to sinks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from anndata import AnnData
+from torch import Tensor
+from tqdm import tqdm
+
+from workbench.capture.activations import PAIR, hook_shape, last_layer
+from workbench.capture.sinks import Plan, ShardSink, Sink
+from workbench.errors import ArtifactError, CellsError
+from workbench.files import digest, read_arrays, write_arrays
+from workbench.model.hooked import HookedScGPT
+from workbench.model.tokenizer import Tokenizer
+from workbench.model.tokens import Tokens
+
+# Bytes that the attention maps of one batch may take; cells per batch follow from it.
+_MAP_BUDGET = 32 * 2**20
+_STATE = "capture-state.safetensors"
+
+
+@dataclass(frozen=True)
+class CaptureReport:
+    """What a capture did.
+
+    Attributes
+    ----------
+    hooks
+        Hook names, wildcards expanded.
+    n_cells, n_tokens
+        Cells, and real tokens with ``<cls>``.
+    resumed_at
+        Cells that an interrupted capture had finished already.
+    estimated_bytes
+        Memory the sinks were expected to take.
+    seconds
+        Time of this run.
+    """
+
+    hooks: tuple[str, ...]
+    n_cells: int
+    n_tokens: int
+    resumed_at: int
+    estimated_bytes: int
+    seconds: float
+
+
+def capture(
+    model: HookedScGPT,
+    cells: AnnData | Tokenizer,
+    hooks: str | Sequence[str],
+    sinks: Sink | Sequence[Sink],
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    state: str | Path | None = None,
+    save_every: int = 1024,
+    progress: bool = True,
+) -> CaptureReport:
+    """Record activations of cells in one pass for all sinks.
+
+    Parameters
+    ----------
+    model
+        A hooked model.
+    cells
+        Cells as `datasets.load` returns them, or a `Tokenizer` for full control.
+    hooks
+        Names or wildcards, for example ``"blocks.*.attn.hook_pattern"``.
+    sinks
+        One or more sinks; each sees every hook.
+    seed, max_tokens
+        For the tokeniser, when `cells` is an AnnData.
+    batch_size
+        Cells per forward pass; by default as many as keep the attention maps of a layer small. It changes results by
+        float rounding only.
+    state
+        Folder for a resumable state (by default that of a `ShardSink`, if there is one). A capture that was killed
+        and is called again goes on at the last save, to the same result.
+    save_every
+        Cells between saves, and cells per shard.
+    progress
+        Show a progress bar with the byte estimate.
+
+    Returns
+    -------
+    CaptureReport
+
+    Raises
+    ------
+    HookError
+        If a name matches nothing (near matches are listed) or does not suit a sink.
+    CellsError
+        If the sinks would not fit into memory; said before any work is done.
+    ArtifactError
+        If the state folder belongs to another capture.
+    """
+    names = model.resolve_hooks(hooks)
+    tokenizer = (
+        cells
+        if isinstance(cells, Tokenizer)
+        else Tokenizer(cells, model.config, model.vocabulary, seed=seed, max_tokens=max_tokens)
+    )
+    all_sinks: list[Any] = list(sinks) if isinstance(sinks, Sequence) else [sinks]
+    plan = Plan({name: hook_shape(name, model.config) for name in names}, tokenizer.lengths())
+    estimate = sum(sink.memory(plan) for sink in all_sinks)
+    available = psutil.virtual_memory().available
+    if estimate > 0.9 * available:
+        raise CellsError(
+            f"The sinks would take about {estimate / 2**30:.1f} GiB of memory for {len(tokenizer)} cells, but "
+            f"{available / 2**30:.1f} GiB are free; use ShardSink or GenePairSink, fewer hooks, or a smaller panel."
+        )
+    for sink in all_sinks:
+        sink.open(plan)
+    folder = Path(state) if state is not None else _shard_folder(all_sinks)
+    identity = digest(
+        model.fingerprint(), tokenizer.fingerprint(), list(names), [type(s).__name__ for s in all_sinks], save_every
+    )
+    start = _resume(folder, identity, all_sinks)
+    size = batch_size or _batch_size(plan)
+    began, done = time.perf_counter(), start
+    stop_at = last_layer(names, model.config.n_layers)
+    bar = tqdm(
+        total=len(tokenizer), initial=start, unit="cell", disable=not progress, desc=f"capture (~{_human(estimate)})"
+    )
+    with bar, torch.no_grad():
+        for until in range((start // save_every + 1) * save_every, len(tokenizer) + save_every, save_every):
+            until = min(until, len(tokenizer))
+            for tokens in tokenizer.batches(size, done, until):
+                _forward(model, tokens.to(model.device, model.dtype), names, all_sinks, stop_at)
+                done += len(tokens)
+                bar.update(len(tokens))
+            for sink in all_sinks:
+                sink.flush(done)
+            if folder is not None:
+                _save(folder, identity, done, all_sinks)
+            if done == len(tokenizer):
+                break
+    return CaptureReport(
+        names, len(tokenizer), int(plan.lengths.sum()), start, estimate, time.perf_counter() - began
+    )
+
+
+def _forward(
+    model: HookedScGPT, tokens: Tokens, names: tuple[str, ...], sinks: Sequence[Sink], stop_at: int | None
+) -> None:
+    def deliver(activation: Tensor, hook: Any) -> None:
+        for sink in sinks:
+            sink.update(hook.name, activation.detach(), tokens)
+
+    with model.hooks(fwd_hooks=[(name, deliver) for name in names]):
+        model(tokens, outputs=("cell",) if stop_at is None else (), stop_at_layer=stop_at)
+
+
+def _batch_size(plan: Plan) -> int:
+    longest = int(plan.lengths.max())
+    heads = max((shape.inner[0] for shape in plan.shapes.values() if shape.kind == PAIR), default=0)
+    return max(1, min(32, _MAP_BUDGET // max(1, 4 * heads * longest**2)))
+
+
+def _shard_folder(sinks: Sequence[Sink]) -> Path | None:
+    return next((sink.folder for sink in sinks if isinstance(sink, ShardSink)), None)
+
+
+def _save(folder: Path, identity: str, done: int, sinks: Sequence[Sink]) -> None:
+    arrays = {f"{i}:{name}": array for i, sink in enumerate(sinks) for name, array in sink.state().items()}
+    # One file, replaced in one move: a kill leaves the old state or the new one.
+    write_arrays(folder / _STATE, {**arrays, "done": np.array([done])}, {"identity": identity})
+
+
+def _resume(folder: Path | None, identity: str, sinks: Sequence[Sink]) -> int:
+    if folder is None or not (folder / _STATE).is_file():
+        return 0
+    arrays, metadata = read_arrays(folder / _STATE)
+    if metadata.get("identity") != identity:
+        raise ArtifactError(
+            f"'{folder}' holds the state of a capture of other cells, hooks, sinks or another model; "
+            "choose another folder, or remove it to start afresh."
+        )
+    done = int(arrays["done"][0])
+    for i, sink in enumerate(sinks):
+        own: Mapping[str, np.ndarray] = {k.split(":", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{i}:")}
+        sink.restore(own, done)
+    return done
+
+
+def _human(n: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}"
+        n //= 1024
+    return f"{n:.0f} GiB"

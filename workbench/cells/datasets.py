@@ -1,0 +1,181 @@
+"""Loading cells: the dataset that ships with the environment, or any h5ad, with its columns named.
+
+What comes back is an `AnnData` of its own: ``X`` holds the chosen values, ``var_names`` the gene symbols, and ``obs`` the
+standard columns ``cell_type``, ``donor``, ``tissue`` and ``batch`` as far as the data have them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from workbench.cells.genes import gene_names
+from workbench.cells.matrix import row_blocks
+from workbench.errors import CellsError, near_matches, unknown_name
+from workbench.files import digest
+
+STANDARD = ("cell_type", "donor", "tissue", "batch")
+
+
+@dataclass(frozen=True)
+class CellMapping:
+    """Which columns of a dataset mean what.
+
+    Attributes
+    ----------
+    values
+        Where the expression lies: ``X``, ``raw``, or the name of a layer.
+    gene_column
+        Column of ``var`` with gene symbols; None for the index.
+    cell_type, donor, tissue, batch
+        Columns of ``obs``; None where the data have none.
+    """
+
+    values: str = "X"
+    gene_column: str | None = None
+    cell_type: str | None = None
+    donor: str | None = None
+    tissue: str | None = None
+    batch: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that needs no download: where it lies, how to read it, where it is from."""
+
+    package: str
+    file: str
+    mapping: CellMapping
+    source: str
+
+
+DATASETS = {
+    "pbmc68k": Dataset(
+        "scanpy",
+        "datasets/10x_pbmc68k_reduced.h5ad",
+        CellMapping(values="raw", cell_type="bulk_labels"),
+        "700 human peripheral blood mononuclear cells x 765 genes, log-normalised, 10 labels, no donors: the subset of "
+        "10x Genomics' 68k PBMC data (Zheng et al., Nature Communications 2017) that the scanpy package carries",
+    ),
+}
+
+
+def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool = False) -> AnnData:
+    """Load cells by the name of a dataset or from an h5ad file.
+
+    Parameters
+    ----------
+    name
+        ``"pbmc68k"``, or the path of an h5ad.
+    mapping
+        What the columns mean; a dataset brings its own.
+    backed
+        Leave the matrix on the disk and read rows as they are needed.
+
+    Returns
+    -------
+    AnnData
+        ``uns["workbench"]`` holds the name, the source and which standard columns are there.
+
+    Raises
+    ------
+    CellsError
+        If the file or a named column does not exist, or there are no cells.
+    """
+    known = DATASETS.get(str(name))
+    if known is not None:
+        path, mapping, source = _packaged(known), mapping or known.mapping, known.source
+    else:
+        path, mapping, source = Path(name), mapping or CellMapping(), str(name)
+        if not path.is_file():
+            raise CellsError(f"{unknown_name('dataset', str(name), DATASETS)} No file of that name exists either.")
+    matrix, obs, var = _read(path, mapping.values, backed)
+    columns = {}
+    for standard in STANDARD:
+        column = getattr(mapping, standard)
+        if column is None:
+            continue
+        if column not in obs:
+            raise CellsError(
+                f"'{path.name}' has no obs column '{column}' (mapped to {standard}); "
+                f"{near_matches(column, obs.columns)} it holds: {', '.join(map(str, obs.columns)) or 'none'}."
+            )
+        columns[standard] = obs[column].astype(str).to_numpy()
+    adata = AnnData(X=matrix, obs=pd.DataFrame(columns, index=obs.index.astype(str)), var=var)
+    if adata.shape[0] == 0 or adata.shape[1] == 0:
+        raise CellsError(f"'{path.name}' holds {adata.shape[0]} cells x {adata.shape[1]} genes; nothing to work on.")
+    adata.var_names = pd.Index(gene_names(adata, mapping.gene_column))
+    adata.var_names.name = None
+    adata.uns["workbench"] = {
+        "name": str(name),
+        "source": source,
+        "columns": list(columns),
+        "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
+    }
+    return adata
+
+
+def content_hash(adata: AnnData) -> str:
+    """Hash of values, cell names, gene names and standard columns; the same for a backed and an in-memory copy.
+
+    Parameters
+    ----------
+    adata
+        Cells as `load` returns them.
+    """
+    blocks = []
+    for _, block in row_blocks(adata.X):
+        block = block.sorted_indices()
+        blocks.append(digest(block.data.astype(np.float32), block.indices.astype(np.int32), np.diff(block.indptr)))
+    obs = {c: adata.obs[c].astype(str).tolist() for c in STANDARD if c in adata.obs}
+    return digest(blocks, adata.obs_names.tolist(), adata.var_names.tolist(), obs)
+
+
+def _packaged(dataset: Dataset) -> Path:
+    spec = importlib.util.find_spec(dataset.package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    for folder in folders:
+        if (path := Path(folder) / dataset.file).is_file():
+            return path
+    raise CellsError(
+        f"The installed '{dataset.package}' does not carry '{dataset.file}'; install the version named in constraints.txt."
+    )
+
+
+def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
+    import anndata as ad
+
+    warnings.filterwarnings("ignore", message="Moving element from", category=FutureWarning)
+    try:
+        handle = h5py.File(path, "r")
+    except OSError as error:
+        raise CellsError(f"'{path}' is no readable h5ad file ({str(error)[:120]}); check the path and the file.") from error
+    try:
+        # Files of before 2019 keep raw as raw.X and raw.var beside X.
+        raw = next((prefix for prefix in ("raw/", "raw.") if f"{prefix}X" in handle), None)
+        place = {"X": "X", "raw": f"{raw}X"}.get(values, f"layers/{values}")
+        if place not in handle:
+            layers = ["X", *(["raw"] if raw else []), *handle.get("layers", {})]
+            raise CellsError(f"'{path.name}' has no values '{values}'; it holds {', '.join(layers)}.")
+        if backed:
+            if not isinstance(handle[place], h5py.Group):
+                matrix: Any = handle[place]
+            else:
+                matrix = ad.io.sparse_dataset(handle[place])
+            obs, var = ad.io.read_elem(handle["obs"]), ad.io.read_elem(handle[f"{raw}var" if values == "raw" else "var"])
+            return matrix, obs, var
+    finally:
+        if not backed:
+            handle.close()
+    full = ad.read_h5ad(path)
+    if values == "raw":
+        return full.raw.X, full.obs, full.raw.var
+    return (full.X if values == "X" else full.layers[values]), full.obs, full.var

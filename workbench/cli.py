@@ -1,0 +1,113 @@
+"""The command line. Heavy libraries are imported by the command that needs them, so that --help stays quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench import __version__
+from workbench.errors import WorkbenchError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="workbench", description="A mechanistic-interpretability research workbench for scGPT."
+    )
+    parser.add_argument("--version", action="version", version=f"workbench {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what a checkpoint folder holds and whether it can be read",
+        description="Say what a checkpoint folder holds. Example: workbench inspect artifacts/scgpt-blood-mini",
+    )
+    inspect.add_argument("path", help="folder with args.json, vocab.json and best_model.pt")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    inspect.set_defaults(run=_inspect)
+
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="train a scGPT-format checkpoint on cells",
+        description="Train a scGPT-format checkpoint; go on where an interrupted training stopped. "
+        "Example: workbench pretrain experiments/pretrain_blood_mini.yaml --set settings.steps=100 --out /tmp/mini",
+    )
+    _config_arguments(pretrain, "checkpoint folder (the configuration's own when absent)")
+    pretrain.set_defaults(run=_pretrain)
+
+    run = commands.add_parser(
+        "run",
+        help="run the chain: cells to operators, adaptor, readout, algorithm and report",
+        description="Run the chain; finished stages whose inputs are unchanged are not run again. "
+        "Example: workbench run experiments/demo.yaml --out artifacts/demo --set adaptor.k=6",
+    )
+    _config_arguments(run, "folder of the run (artifacts/NAME when absent)")
+    run.set_defaults(run=_run)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser, out_help: str) -> None:
+    parser.add_argument("config", help="YAML configuration")
+    parser.add_argument("--out", type=Path, help=out_help)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; may be given more than once"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process when None.
+
+    Returns
+    -------
+    int
+        0 when all went well, 2 when the input was at fault, 130 when interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except WorkbenchError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the last save.", file=sys.stderr)
+        return 130
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from workbench.model.inspection import describe, describe_text
+
+    description = describe(arguments.path)
+    print(json.dumps(description, indent=2) if arguments.json else describe_text(description))
+    return 0
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    from workbench.config import PretrainConfig, read_config
+    from workbench.pretrain import pretrain
+
+    config = read_config(arguments.config, PretrainConfig, arguments.set)
+    out = pretrain(config, arguments.out or config.out)
+    print(f"Checkpoint and model card: {out}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from workbench.config import RunConfig, read_config
+    from workbench.run import run
+
+    config = read_config(arguments.config, RunConfig, arguments.set)
+    out = run(config, arguments.out or Path("artifacts") / config.name)
+    print(f"Report: {out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,199 @@
+"""Typed configurations: one YAML file per experiment, unknown keys refused with the near match."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from workbench.errors import ConfigError, unknown_name
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """Which cells, and what their columns mean.
+
+    ``name`` is a shipped dataset or the path of an h5ad; the other keys are those of `CellMapping` and may be left out
+    for a shipped dataset.
+    """
+
+    name: str = "pbmc68k"
+    backed: bool = False
+    values: str | None = None
+    gene_column: str | None = None
+    cell_type: str | None = None
+    donor: str | None = None
+    tissue: str | None = None
+    batch: str | None = None
+    min_gene_share: float = Field(0.3, ge=0, le=1)
+
+
+class PretrainConfig(_Strict):
+    """``workbench pretrain``: the cells and every setting of `PretrainSettings`."""
+
+    out: Path
+    data: DataConfig = DataConfig()
+    settings: dict[str, Any] = {}
+
+
+class PanelConfig(_Strict):
+    """Gene panel: the `size` matched genes seen in most cells; all matched genes when absent."""
+
+    size: PositiveInt | None = None
+
+
+class AnchorConfig(_Strict):
+    """Anchors: centroids over donor x tissue x cell type x stage.
+
+    ``parts`` splits each group at random into up to that many anchors of at least ``min_cells`` cells. Parts are no
+    biological replicates: they share donors, and are only for data that have too few groups to hold any out.
+    """
+
+    min_cells: PositiveInt = 5
+    parts: PositiveInt = 1
+
+
+class AdaptorConfig(_Strict):
+    """LET adaptor: latent width, weight of the reconstruction, scale of the angle, and the feature map it acts on."""
+
+    k: PositiveInt = 10
+    alpha: float = Field(0.1, ge=0)
+    beta: float = Field(0.3183098861837907, gt=0)
+    steps: PositiveInt = 200
+    feature_map: Literal["drift", "single"] = "drift"
+    layer: int = 0
+    head: int = 0
+
+
+class EvaluationConfig(_Strict):
+    """Cross-validation: folds, how often they are drawn anew, and draws of the label-permutation null."""
+
+    folds: int = Field(5, ge=2)
+    repeats: PositiveInt = 4
+    permutations: PositiveInt = 20
+
+
+class CaptureConfig(_Strict):
+    """Forward passes: cells per pass and longest sequence; the checkpoint's own when absent."""
+
+    batch_size: PositiveInt | None = None
+    max_tokens: PositiveInt | None = None
+
+
+class RunConfig(_Strict):
+    """``workbench run``: the whole chain from cells to an exported algorithm and a report."""
+
+    name: str = "run"
+    checkpoint: Path
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    ruler: str = "hematopoiesis"
+    stages: dict[str, str] = {}
+    panel: PanelConfig = PanelConfig()
+    capture: CaptureConfig = CaptureConfig()
+    anchors: AnchorConfig = AnchorConfig()
+    adaptor: AdaptorConfig = AdaptorConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+# Keys whose values are paths: in a file they are relative to that file, on the command line to the working folder.
+_PATHS = (("checkpoint",), ("out",), ("data", "name"), ("ruler",))
+
+
+def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        What it configures.
+    overrides
+        ``"key=value"`` or ``"section.key=value"``; values are read as YAML.
+
+    Returns
+    -------
+    The typed, frozen configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, a key is unknown (the near match is listed), or a value has the wrong type.
+    """
+    file = Path(path)
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"The configuration '{path}' cannot be read ({error.strerror}); check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration '{path}' is no valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"The configuration '{path}' holds a {type(raw).__name__}, not keys and values.")
+    for keys in _PATHS:
+        _anchor_path(raw, keys, file.parent)
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, kind, file)) from error
+
+
+def _anchor_path(raw: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
+    *parents, last = keys
+    section: Any = raw
+    for key in parents:
+        section = section.get(key) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(section.get(last), str):
+        return
+    # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
+    written = section[last]
+    if keys in (("checkpoint",), ("out",)) or "/" in written or (base / written).exists():
+        section[last] = str(base / written)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    name, sign, value = override.partition("=")
+    if not sign or not name:
+        raise ConfigError(f"'--set {override}' is not of the form key=value or section.key=value.")
+    section = raw
+    *parents, last = name.strip().split(".")
+    for key in parents:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"'--set {override}': '{key}' is a value, not a section with keys of its own.")
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'--set {override}': the value is no valid YAML; quote it.") from error
+
+
+def _sentence(error: ValidationError, kind: type[BaseModel], file: Path) -> str:
+    parts = []
+    for item in error.errors()[:4]:
+        where = ".".join(str(p) for p in item["loc"])
+        if item["type"] == "extra_forbidden":
+            fields = _fields(kind, tuple(str(p) for p in item["loc"][:-1]))
+            parts.append(unknown_name("key", where, fields))
+        elif item["type"] == "missing":
+            parts.append(f"Key '{where}' is missing.")
+        else:
+            parts.append(f"Key '{where}' is {item['input']!r}: {item['msg'].lower()}.")
+    return f"The configuration '{file}' does not fit: {' '.join(parts)}"
+
+
+def _fields(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    model: Any = kind
+    for key in path:
+        model = model.model_fields[key].annotation
+    prefix = "".join(f"{key}." for key in path)
+    return [prefix + name for name in model.model_fields]

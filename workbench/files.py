@@ -1,0 +1,166 @@
+"""Writing files so that a reader never sees half of one, and hashing what a result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from workbench.errors import ArtifactError, OutputError
+
+
+def atomically(path: Path, write: Callable[[Path], None]) -> Path:
+    """Write a file beside its place, then move it there, so that an interruption leaves the old one or the new one.
+
+    Parameters
+    ----------
+    path
+        Where the file belongs; its folder is made.
+    write
+        Writes to the path it is given.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"'{path.parent}' cannot be written ({error}); choose another output folder.") from error
+    try:
+        write(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write text atomically.
+
+    Parameters
+    ----------
+    path, text
+        Where and what.
+    """
+    return atomically(path, lambda p: p.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON atomically; NumPy numbers become plain ones, NaN becomes null.
+
+    Parameters
+    ----------
+    path, value
+        Where and what.
+    """
+    return write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that the workbench wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"'{path}' cannot be read as JSON ({error}); make it again.") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> Path:
+    """Write named arrays as safetensors, atomically.
+
+    Parameters
+    ----------
+    path
+        The file.
+    arrays
+        Arrays by name.
+    metadata
+        Strings kept in the header.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return atomically(path, lambda p: save_file(contiguous, p, dict(metadata or {})))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read named arrays and the header strings of a safetensors file.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing, truncated or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ArtifactError(
+            f"'{path}' is missing, truncated or no safetensors file ({str(error)[:120]}); make it again."
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready copy of nested data.
+
+    Parameters
+    ----------
+    value
+        Dicts, lists, NumPy arrays and numbers, paths, strings.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def digest(*parts: Any) -> str:
+    """Hash of nested data and arrays.
+
+    Parameters
+    ----------
+    *parts
+        JSON-ready data or arrays.
+
+    Returns
+    -------
+    str
+        32 hex digits.
+    """
+    out = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            out.update(f"{part.dtype}{part.shape}".encode())
+            out.update(np.ascontiguousarray(part).tobytes())
+        else:
+            out.update(json.dumps(plain(part), sort_keys=True).encode())
+    return out.hexdigest()
