@@ -102,6 +102,8 @@ class DomainNorm(nn.Module):
         domain
             Domain of each cell.
         """
+        if len(self.running_var) == 1:
+            domain = torch.zeros_like(domain)  # plain batch norm: batch labels serve the decoders alone
         scale = (self.running_var[domain] + self.eps).rsqrt()
         x = (x - self.running_mean[domain][:, None]) * scale[:, None]
         if self.weight is not None and self.bias is not None:

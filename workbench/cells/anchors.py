@@ -1,0 +1,91 @@
+"""Anchors: centroids of cells that share donor, tissue, cell type and stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float, Int
+
+from workbench.errors import EvaluationError
+from workbench.seeds import key
+
+GROUPING = ("donor", "tissue", "cell_type", "stage")
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Centroids and what they stand for.
+
+    Attributes
+    ----------
+    centroids
+        Mean expression of each anchor's cells.
+    stage
+        Stage number of each anchor.
+    table
+        One row per anchor: the grouping columns that exist, ``part`` and ``n_cells``.
+    """
+
+    centroids: Float[np.ndarray, "anchor gene"]
+    stage: Int[np.ndarray, " anchor"]
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.stage)
+
+
+def make_anchors(
+    expression: sp.csr_matrix, obs: pd.DataFrame, *, min_cells: int = 5, parts: int = 1, seed: int = 0
+) -> Anchors:
+    """Average the cells of each group.
+
+    Parameters
+    ----------
+    expression
+        Cells by panel genes.
+    obs
+        Index: cell names. Columns: ``stage`` (number, negative where unknown: left out) and any of ``donor``,
+        ``tissue``, ``cell_type``.
+    min_cells
+        Groups with fewer cells make no anchor.
+    parts
+        Split each group into up to that many anchors of at least `min_cells` cells, by a hash of the cell names.
+        Parts of a group share its donor: they are no replicates.
+    seed
+        For the parts.
+
+    Returns
+    -------
+    Anchors
+
+    Raises
+    ------
+    EvaluationError
+        If fewer than three anchors or only one stage is left.
+    """
+    known = np.flatnonzero(obs["stage"].to_numpy() >= 0)
+    columns = [column for column in GROUPING if column in obs]
+    rows: list[np.ndarray] = []
+    table = []
+    for values, group in obs.iloc[known].reset_index(names="_cell").groupby(columns, sort=True, observed=True):
+        members = known[group.index.to_numpy()]
+        n_parts = max(1, min(parts, len(members) // min_cells))
+        if len(members) < min_cells:
+            continue
+        order = np.argsort([key(seed, "part", str(cell)) for cell in group["_cell"]], kind="stable")
+        for part, share in enumerate(np.array_split(members[order], n_parts)):
+            rows.append(share)
+            table.append({**dict(zip(columns, values, strict=True)), "part": part, "n_cells": len(share)})
+    stages = np.array([row["stage"] for row in table], dtype=int)
+    if len(rows) < 3 or len(set(stages)) < 2:
+        raise EvaluationError(
+            f"{len(rows)} anchors of {len(set(stages))} stages remain with at least {min_cells} cells each; three anchors "
+            "and two stages are needed. Lower anchors.min_cells, or map more labels to stages."
+        )
+    indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+    weights = np.repeat([1 / len(r) for r in rows], [len(r) for r in rows])
+    average = sp.csr_matrix((weights, np.concatenate(rows), indptr), shape=(len(rows), expression.shape[0]))
+    return Anchors(np.asarray((average @ expression).todense(), dtype=np.float64), stages, pd.DataFrame(table))
