@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from workbench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -37,9 +41,10 @@ class DataConfig(_Strict):
 
 
 class PretrainConfig(_Strict):
-    """``workbench pretrain``: the cells and every setting of `PretrainSettings`."""
+    """``workbench pretrain``: the cells, every setting of `PretrainSettings`, and a note for the model card."""
 
     out: Path
+    note: str = ""
     data: DataConfig = DataConfig()
     settings: dict[str, Any] = {}
 
@@ -74,11 +79,11 @@ class AdaptorConfig(_Strict):
 
 
 class EvaluationConfig(_Strict):
-    """Cross-validation: folds, how often they are drawn anew, and draws of the label-permutation null."""
+    """Folds of the cross-validation, random anchor holdouts, and draws of every permutation null."""
 
     folds: int = Field(5, ge=2)
-    repeats: PositiveInt = 4
-    permutations: PositiveInt = 20
+    holdouts: PositiveInt = 8
+    permutations: PositiveInt = 200
 
 
 class CaptureConfig(_Strict):
@@ -197,3 +202,22 @@ def _fields(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
         model = model.model_fields[key].annotation
     prefix = "".join(f"{key}." for key in path)
     return [prefix + name for name in model.model_fields]
+
+
+def load_cells(data: DataConfig) -> AnnData:
+    """Cells of a configuration.
+
+    Parameters
+    ----------
+    data
+        The ``data`` section.
+
+    Returns
+    -------
+    AnnData
+        As `datasets.load` makes it.
+    """
+    from workbench.cells.datasets import CellMapping, load
+
+    given = {f.name: v for f in fields(CellMapping) if (v := getattr(data, f.name)) is not None}
+    return load(data.name, CellMapping(**given) if given else None, backed=data.backed)

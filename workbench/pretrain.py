@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from workbench.cells import datasets
-from workbench.cells.datasets import CellMapping
-from workbench.config import DataConfig, PretrainConfig
+from workbench.config import PretrainConfig, load_cells
 from workbench.errors import ConfigError, unknown_name
 from workbench.files import write_text
 from workbench.model.baselines import choose_ridge, gene_mean, linear_regression, nearest_cells
@@ -25,23 +23,6 @@ from workbench.model.tokens import Tokens
 from workbench.seeds import generator, key
 
 _RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0)
-
-
-def load_cells(data: DataConfig) -> Any:
-    """Cells of a configuration.
-
-    Parameters
-    ----------
-    data
-        The ``data`` section.
-
-    Returns
-    -------
-    AnnData
-    """
-    named = {f.name: getattr(data, f.name) for f in fields(CellMapping)}
-    given = {name: value for name, value in named.items() if value is not None}
-    return datasets.load(data.name, CellMapping(**given) if given else None, backed=data.backed)
 
 
 def pretrain(config: PretrainConfig, out: Path) -> Path:
@@ -78,6 +59,7 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
     evaluation = evaluate(model, data, settings)
     report = {
         "source": adata.uns["workbench"]["source"],
+        "note": config.note,
         "n_train": len(data.train),
         "n_held_out": len(data.held_out),
         "n_genes": len(data.vocabulary.genes),
@@ -231,6 +213,7 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
             f"{', '.join(map(str, settings.mask_ratios))}, {settings.genes_per_cell} genes per cell sampled afresh at each "
             f"of {settings.steps} steps of {settings.batch_size} cells, seed {settings.seed}.",
             "",
+            *([f"Note: {report['note']}", ""] if report["note"] else []),
             "## Masked-value error on held-out cells",
             "",
             f"Mean over {first['n_cells']} held-out cells of the squared error in bins (1 to {settings.n_bins - 1}), with a "

@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from workbench.capture.activations import PAIR, hook_shape, last_layer
-from workbench.capture.sinks import Plan, ShardSink, Sink
+from workbench.capture.ragged import ShardSink
+from workbench.capture.sinks import Plan, Sink
 from workbench.errors import ArtifactError, CellsError
 from workbench.files import digest, read_arrays, write_arrays
 from workbench.model.hooked import HookedScGPT

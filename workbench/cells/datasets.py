@@ -163,14 +163,19 @@ def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.
         raw = next((prefix for prefix in ("raw/", "raw.") if f"{prefix}X" in handle), None)
         place = {"X": "X", "raw": f"{raw}X"}.get(values, f"layers/{values}")
         if place not in handle:
-            layers = ["X", *(["raw"] if raw else []), *handle.get("layers", {})]
-            raise CellsError(f"'{path.name}' has no values '{values}'; it holds {', '.join(layers)}.")
+            layers = [*(["X"] if "X" in handle else []), *(["raw"] if raw else []), *handle.get("layers", {})]
+            raise CellsError(f"'{path.name}' has no values '{values}'; it holds {', '.join(layers) or 'none'}.")
+        if absent := [table for table in ("obs", "var") if table not in handle]:
+            raise CellsError(f"'{path.name}' is no readable h5ad file: it has no {' and no '.join(absent)}.")
         if backed:
             if not isinstance(handle[place], h5py.Group):
                 matrix: Any = handle[place]
             else:
                 matrix = ad.io.sparse_dataset(handle[place])
-            obs, var = ad.io.read_elem(handle["obs"]), ad.io.read_elem(handle[f"{raw}var" if values == "raw" else "var"])
+            # AnnData reads tables of every age; its own handle is not needed after that.
+            tables = ad.read_h5ad(path, backed="r")
+            obs, var = tables.obs, tables.raw.var if values == "raw" else tables.var
+            tables.file.close()
             return matrix, obs, var
     finally:
         if not backed:

@@ -31,7 +31,7 @@ class GeneMatch:
     missing
         Names that the vocabulary does not hold.
     duplicated
-        Names that several columns carry; only the first of them is used.
+        Names that several columns carry, or further spellings of a symbol; only the first of them is used.
     ambiguous
         Names that fit the vocabulary only after changing their case, and more than one way; not used.
     recased
@@ -117,13 +117,16 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
     known: Container[str] = set(vocabulary.genes)
     exact = {name for name in names if name in known}
     used: dict[str, int] = {}
-    missing, ambiguous, recased = [], [], []
+    missing, ambiguous, recased, respelled = [], [], [], []
     for i, name in enumerate(names):
         symbol = name if name in known else None
         if symbol is None:
             options = [g for g in by_upper.get(name.upper(), []) if g not in exact]
             if len(options) > 1:
                 ambiguous.append(name)
+                continue
+            if options and options[0] in used:
+                respelled.append(name)
                 continue
             if options:
                 symbol = options[0]
@@ -137,7 +140,7 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
         columns=np.array([i for _, i in order], dtype=np.int64),
         genes=tuple(symbol for symbol, _ in order),
         missing=tuple(missing),
-        duplicated=tuple(name for name, n in Counter(names).items() if n > 1),
+        duplicated=tuple(dict.fromkeys([*(name for name, n in Counter(names).items() if n > 1), *respelled])),
         ambiguous=tuple(ambiguous),
         recased=tuple(recased),
         n_columns=len(names),

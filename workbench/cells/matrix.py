@@ -30,7 +30,7 @@ def row_block(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
             "rewrite the file with X as a csr_matrix."
         )
     block = matrix[start:stop]
-    block = block.tocsr() if sp.issparse(block) else sp.csr_matrix(np.asarray(block))
+    block = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
     if block.nnz and block.data.min() <= 0 and not block.data.all():
         block = block.copy()
         block.eliminate_zeros()
@@ -139,8 +139,11 @@ def describe_values(matrix: Any, n_cells: int = 2000) -> ValuesReport:
     """
     total = matrix.shape[0]
     size = min(total, 200)
-    starts = sorted({int(s) for s in np.linspace(0, total - size, max(1, min(n_cells, total) // max(size, 1)))})
-    blocks = [row_block(matrix, s, s + size) for s in starts]
+    if total <= n_cells:
+        blocks = [row_block(matrix, 0, total)]
+    else:
+        starts = sorted({int(s) for s in np.linspace(0, total - size, max(1, n_cells // size))})
+        blocks = [row_block(matrix, s, s + size) for s in starts]
     data = np.concatenate([b.data for b in blocks]) if blocks else np.zeros(0)
     if not len(data):
         raise CellsError(f"The matrix of {matrix.shape[0]} cells x {matrix.shape[1]} genes holds no value above zero.")

@@ -12,6 +12,7 @@ from numba import njit
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SAMPLE = np.uint64(0xD1B54A32D192ED03)
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -38,46 +39,103 @@ def hash_genes(gene_ids):
 
 
 @njit(cache=True, nogil=True)
-def _levels(bits, shift, slots, levels, counts, level_of):
-    """Gather distinct values: `level_of` each value, the `levels` themselves (as bits) and their `counts`.
+def _levels(bits, shift, table, counts, slot_of, order):
+    """Gather distinct values: the slot of each value, the count of each slot, and the sorted values with their slots.
 
-    `slots` is an open-addressing table of level numbers; its size is 2 ** (64 - shift).
+    `table` is an open-addressing table of values (as bits, 0 when free) of size 2 ** (64 - shift). `order` gets one
+    number per distinct value, its bits above its slot: bits of positive floats sort as the floats do.
     """
-    mask = len(slots) - 1
-    slots[:] = -1
+    mask = np.uint64(len(table) - 1)
+    table[:] = 0
     n = 0
     for i in range(len(bits)):
         value = bits[i]
-        at = np.int64((np.uint64(value) * _GOLDEN) >> shift)
-        level = slots[at]
-        while level >= 0 and levels[level] != value:
-            at = (at + 1) & mask
-            level = slots[at]
-        if level < 0:
-            level = n
-            slots[at], levels[n], counts[n] = n, value, 0
-            n += 1
-        counts[level] += 1
-        level_of[i] = level
+        at = (np.uint64(value) * _GOLDEN) >> shift
+        while table[at] != value:
+            if table[at] == 0:
+                table[at], counts[at] = value, 0
+                order[n] = np.uint64(value) << np.uint64(32) | at
+                n += 1
+                break
+            at = (at + np.uint64(1)) & mask
+        counts[at] += np.uint32(1)
+        slot_of[i] = np.uint32(at)
+    order[:n].sort()
     return n
 
 
 @njit(cache=True, nogil=True)
-def _edges(levels, counts, n, quantiles, edges):
+def _edges(levels, order, counts, n, quantiles, edges):
     """Quantiles of `n` values given as sorted levels and counts, interpolated as np.quantile does."""
     k, below = 0, 0
     for e in range(len(quantiles)):
         virtual = quantiles[e] * (n - 1)
         low = int(np.floor(virtual))
         share = virtual - low
-        while k < len(levels) - 1 and below + counts[k] <= low:
-            below += counts[k]
+        while k < len(levels) - 1 and below + counts[order[k] & _LOW] <= low:
+            below += counts[order[k] & _LOW]
             k += 1
         a = np.float64(levels[k])
         b = a
-        if k + 1 < len(levels) and below + counts[k] <= low + 1:
+        if k + 1 < len(levels) and below + counts[order[k] & _LOW] <= low + 1:
             b = np.float64(levels[k + 1])
         edges[e] = b - (b - a) * (1 - share) if share >= 0.5 else a + (b - a) * share
+
+
+@njit(cache=True, nogil=True)
+def _scratch(indptr, n_edges):
+    """Work space of `_ties` for the longest row: table, counts, ties, order, level bits, slot of each value, edges."""
+    longest = 1
+    for r in range(len(indptr) - 1):
+        longest = max(longest, indptr[r + 1] - indptr[r])
+    size = 4
+    while size < 2 * longest:
+        size *= 2
+    return (
+        np.empty(size, np.uint32),
+        np.empty(size, np.uint32),
+        np.empty(size, np.uint32),
+        np.empty(longest, np.uint64),
+        np.empty(longest, np.uint32),
+        np.empty(longest, np.uint32),
+        np.empty(n_edges, np.float64),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _ties(bits, quantiles, scratch):
+    """For one row, the slot of each value, and by slot the bins it may fall in: (first bin) * 2**16 + (how many)."""
+    table, counts, ties, order, level_bits, slot_of, edges = scratch
+    n = len(bits)
+    used = 2
+    while 2**used < 2 * n:
+        used += 1
+    n_levels = _levels(bits, np.uint64(64 - used), table[: 2**used], counts, slot_of, order)
+    for i in range(n_levels):
+        level_bits[i] = np.uint32(order[i] >> np.uint64(32))
+    levels = level_bits[:n_levels].view(np.float32)
+    _edges(levels, order, counts, n, quantiles, edges)
+    high = 0
+    for i in range(n_levels):
+        level = np.float64(levels[i])
+        low = high
+        while low < len(edges) and edges[low] < level:
+            low += 1
+        high = low
+        while high < len(edges) and edges[high] <= level:
+            high += 1
+        # Upstream: ceil(u * (high - low) + low), u uniform: one of low + 1 .. high, or high when nothing ties.
+        first = low + 1 if high > low else high
+        ties[order[i] & _LOW] = np.uint32(first << 16 | max(high - low, 1))
+    return slot_of, ties
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _bin(tie: np.uint32, mixed: np.uint64) -> np.float32:
+    # Both hashes in `mixed` are mixed already: one multiplication breaks the linearity of xor, and no branch is cheaper
+    # than skipping values without ties.
+    u = (mixed * _SAMPLE) >> np.uint64(32)
+    return np.float32((tie >> np.uint32(16)) + np.uint32((u * np.uint64(tie & np.uint32(0xFFFF))) >> np.uint64(32)))
 
 
 @njit(cache=True, nogil=True)
@@ -99,112 +157,78 @@ def bin_rows(data, indptr, columns, gene_hashes, cell_keys, quantiles, out):
     out
         float32, filled with bins from 1 to ``len(quantiles)``.
     """
-    longest = 1
-    for r in range(len(indptr) - 1):
-        longest = max(longest, indptr[r + 1] - indptr[r])
-    power = 2
-    while 2**power < 2 * longest:
-        power += 1
-    slots = np.empty(2**power, np.int32)
-    level_bits = np.empty(longest, np.uint32)
-    counts = np.empty(longest, np.int64)
-    level_of = np.empty(longest, np.int32)
-    edges = np.empty(len(quantiles), np.float64)
-    first = np.empty(longest, np.uint64)
-    width = np.empty(longest, np.uint64)
+    scratch = _scratch(indptr, len(quantiles))
     bits = data.view(np.uint32)
     for r in range(len(indptr) - 1):
-        start, stop = indptr[r], indptr[r + 1]
-        n = stop - start
-        if n == 0:
+        if indptr[r + 1] == indptr[r]:
             continue
-        used = 2
-        while 2**used < 2 * n:
-            used += 1
-        shift = np.uint64(64 - used)
-        n_levels = _levels(bits[start:stop], shift, slots[: 2**used], level_bits, counts, level_of)
-        levels = level_bits[:n_levels].view(np.float32)
-        order = np.argsort(levels)
-        _edges(levels[order], counts[:n_levels][order], n, quantiles, edges)
-        for i in range(n_levels):
-            low = np.searchsorted(edges, np.float64(levels[i]), side="left")
-            high = np.searchsorted(edges, np.float64(levels[i]), side="right")
-            # Upstream: ceil(u * (high - low) + low), u uniform: one of low + 1 .. high, or high when nothing ties.
-            width[i] = max(high - low, 1)
-            first[i] = low + 1 if high > low else high
-        for i in range(n):
-            # Both hashes are mixed already: one multiplication breaks the linearity of xor, and no branch is cheaper
-            # than skipping values without ties.
-            level = level_of[i]
-            u = ((cell_keys[r] ^ gene_hashes[columns[start + i]]) * _SAMPLE) >> np.uint64(32)
-            out[start + i] = np.float32(np.int32(first[level] + ((u * width[level]) >> np.uint64(32))))
+        row = slice(indptr[r], indptr[r + 1])
+        slot_of, ties = _ties(bits[row], quantiles, scratch)
+        row_columns, row_out = columns[row], out[row]
+        for i in range(len(row_columns)):
+            row_out[i] = _bin(ties[slot_of[i]], cell_keys[r] ^ gene_hashes[np.uint64(row_columns[i])])
 
 
 @njit(cache=True, nogil=True)
-def sample_rows(indptr, columns, gene_hashes, cell_keys, n_max, keep):
-    """Mark in `keep` a uniform random sample of at most `n_max` genes per row, without replacement.
+def _sample(columns, gene_hashes, cell_key, n_max, ranks, chosen):
+    """Choose `n_max` of more columns, uniformly and without replacement, in their order.
 
     Each gene gets a hash of its cell and itself, and the smallest are kept: a smaller `n_max` keeps a subset.
-
-    Parameters
-    ----------
-    indptr, columns, gene_hashes, cell_keys
-        As in `bin_rows`.
-    n_max
-        Genes to keep per row.
-    keep
-        bool per value, filled.
     """
-    longest = 1
-    for r in range(len(indptr) - 1):
-        longest = max(longest, indptr[r + 1] - indptr[r])
-    ranks = np.empty(longest, np.uint64)
     buckets = np.zeros(256, np.int64)
-    for r in range(len(indptr) - 1):
-        start, stop = indptr[r], indptr[r + 1]
-        if stop - start <= n_max:
-            keep[start:stop] = True
-            continue
-        n = stop - start
-        buckets[:] = 0
-        for i in range(n):
-            ranks[i] = _mix((cell_keys[r] ^ gene_hashes[columns[start + i]]) + _SAMPLE)
-            buckets[ranks[i] >> np.uint64(56)] += 1
-        # The n_max-th smallest lies in the bucket where the running count passes n_max: only that one is sorted.
-        bucket, below = 0, 0
-        while below + buckets[bucket] <= n_max:
-            below += buckets[bucket]
-            bucket += 1
-        inside = np.empty(buckets[bucket], np.uint64)
-        at = 0
-        for i in range(n):
-            if ranks[i] >> np.uint64(56) == bucket:
-                inside[at] = ranks[i]
-                at += 1
-        limit = np.sort(inside)[n_max - below]
-        for i in range(n):
-            keep[start + i] = ranks[i] < limit
+    for i in range(len(columns)):
+        ranks[i] = _mix((cell_key ^ gene_hashes[np.uint64(columns[i])]) + _SAMPLE)
+        buckets[ranks[i] >> np.uint64(56)] += 1
+    # The n_max-th smallest lies in the bucket where the running count passes n_max: only that one is sorted.
+    bucket, below = 0, 0
+    while below + buckets[bucket] <= n_max:
+        below += buckets[bucket]
+        bucket += 1
+    inside = np.empty(buckets[bucket], np.uint64)
+    at = 0
+    for i in range(len(columns)):
+        if ranks[i] >> np.uint64(56) == bucket:
+            inside[at] = ranks[i]
+            at += 1
+    limit = np.sort(inside)[n_max - below]
+    at = 0
+    for i in range(len(columns)):
+        chosen[at] = i  # overwritten unless kept: a branch here would be guessed wrong half of the time
+        at += ranks[i] < limit
 
 
 @njit(cache=True, nogil=True)
-def fill_rows(indptr, columns, column_ids, bins, keep, gene_ids, values):
-    """Write kept genes and their bins behind position 0 of padded arrays.
+def token_rows(data, indptr, columns, column_ids, gene_hashes, cell_keys, quantiles, n_max, gene_ids, values):
+    """Bin each row, keep a random sample of its genes, and write both behind position 0 of padded arrays.
 
     Parameters
     ----------
-    indptr, columns
+    data, indptr, columns, gene_hashes, cell_keys, quantiles
         As in `bin_rows`.
     column_ids
         Token id of each column.
-    bins, keep
-        From `bin_rows` and `sample_rows`.
+    n_max
+        Genes to keep per row; all genes of a row count for its bins.
     gene_ids, values
         Shape (row, length), filled from column 1 on.
     """
+    scratch = _scratch(indptr, len(quantiles))
+    ranks = np.empty(len(scratch[5]), np.uint64)
+    chosen = np.empty(len(scratch[5]), np.uint32)
+    bits = data.view(np.uint32)
     for r in range(len(indptr) - 1):
-        at = 1
-        for i in range(indptr[r], indptr[r + 1]):
-            if keep[i]:
-                gene_ids[r, at] = column_ids[columns[i]]
-                values[r, at] = bins[i]
-                at += 1
+        n = indptr[r + 1] - indptr[r]
+        if n == 0:
+            continue
+        row = slice(indptr[r], indptr[r + 1])
+        slot_of, ties = _ties(bits[row], quantiles, scratch)
+        row_columns, row_ids, row_values = columns[row], gene_ids[r, 1:], values[r, 1:]
+        sampled = n > n_max
+        if sampled:
+            _sample(row_columns, gene_hashes, cell_keys[r], n_max, ranks, chosen)
+            n = n_max
+        for j in range(n):
+            i = chosen[j] if sampled else np.uint32(j)
+            column = np.uint64(row_columns[i])
+            row_ids[j] = column_ids[column]
+            row_values[j] = _bin(ties[slot_of[i]], cell_keys[r] ^ gene_hashes[column])

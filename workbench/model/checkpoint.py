@@ -28,6 +28,9 @@ from workbench.model.layout import (
 )
 from workbench.model.vocabulary import Vocabulary
 
+# What PyTorch's restricted unpickler says about objects that are no tensors, as against bytes that are no pickle.
+_CODE = ("GLOBAL ", "unrecognized function", "Can only create new object", "Can only build")
+
 ARGS, VOCAB, WEIGHTS = "args.json", "vocab.json", "best_model.pt"
 
 # Published releases, by the sha256 of their weights file.
@@ -206,12 +209,14 @@ def _read_weights(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+        # PyTorch puts a paragraph of advice before what went wrong.
+        detail = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0][:160] or type(error).__name__
+        if any(sign in detail for sign in _CODE):
             raise CheckpointError(
                 f"'{path}' holds pickled Python objects beside tensors, which could run code when read, so it was refused "
-                f"({str(error).splitlines()[0][:160]}). Save model.state_dict() alone."
+                f"({detail}). Save model.state_dict() alone."
             ) from error
-        raise CheckpointError(f"'{path}' is corrupt ({str(error).splitlines()[0][:160]}); fetch it again.") from error
+        raise CheckpointError(f"'{path}' is corrupt or no PyTorch file ({detail}); fetch it again.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CheckpointError(f"'{path}' is corrupt or no PyTorch file ({first}); fetch it again.") from error
@@ -223,7 +228,8 @@ def _build(
     state, wrapper, prefix = unwrap(raw)
     ignored = tuple(name for name in state if name.startswith(IGNORED))
     plain, layout = to_plain({name: value for name, value in state.items() if name not in ignored})
-    shape = {**described, **shape_from_state(plain)}
+    # Without a usable gene embedding the comparison below says so.
+    shape = {"n_tokens": len(vocabulary), **described, **shape_from_state(plain)}
     _check_vocabulary(plain, vocabulary, shape["pad_token"])
     tensors, origin = to_hooked(plain)
     config = ModelConfig(**shape)
@@ -271,7 +277,7 @@ def _check_vocabulary(plain: Mapping[str, Tensor], vocabulary: Vocabulary, pad_t
         raise VocabularyError(f"args.json names '{pad_token}' as pad_token, but vocab.json does not hold it.")
     weight = plain.get("encoder.embedding.weight")
     highest = max(vocabulary.ids.values())
-    if weight is not None and highest >= weight.shape[0]:
+    if weight is not None and weight.ndim == 2 and highest >= weight.shape[0]:
         raise VocabularyError(
             f"vocab.json goes up to id {highest}, but the gene embedding has {weight.shape[0]} rows; "
             "vocabulary and weights are from different checkpoints."

@@ -257,14 +257,15 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        # Set in the order of computation, which is the order in which hooks are listed.
+        self.hook_resid_pre = HookPoint()  # [cell, gene, d_model], the block's input (after norm2 of the block before)
         self.attn = Attention(config)
+        self.hook_attn_out = HookPoint()  # [cell, gene, d_model], with output bias, before the sum and norm1
+        self.hook_resid_mid = HookPoint()  # [cell, gene, d_model], after norm1
         self.mlp = MLP(config)
         self.norm1 = nn.LayerNorm(config.d_model, eps=1e-5)
         self.norm2 = nn.LayerNorm(config.d_model, eps=1e-5)
         self.dropout = nn.Dropout(config.dropout)
-        self.hook_resid_pre = HookPoint()  # [cell, gene, d_model], the block's input (after norm2 of the block before)
-        self.hook_attn_out = HookPoint()  # [cell, gene, d_model], with output bias, before the sum and norm1
-        self.hook_resid_mid = HookPoint()  # [cell, gene, d_model], after norm1
         self.hook_mlp_out = HookPoint()  # [cell, gene, d_model], before the sum and norm2
         self.hook_resid_post = HookPoint()  # [cell, gene, d_model], after norm2
 

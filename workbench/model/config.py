@@ -144,14 +144,22 @@ def shape_from_args(args: Mapping[str, Any]) -> dict[str, Any]:
         "n_heads": found["nheads"],
         "n_layers": found["nlayers"],
         "d_mlp": found["d_hid"],
-        "n_bins": int(args.get("n_bins", 51)),
-        "max_tokens": int(args.get("max_seq_len", 1200)),
+        "n_bins": _number(args, "n_bins", int, 51),
+        "max_tokens": _number(args, "max_seq_len", int, 1200),
         "pad_token": str(args.get("pad_token", "<pad>")),
-        "pad_value": float(args.get("pad_value", -2)),
-        "mask_value": float(args.get("mask_value", -1)),
+        "pad_value": _number(args, "pad_value", float, -2),
+        "mask_value": _number(args, "mask_value", float, -1),
         "value_style": str(args.get("input_emb_style", "continuous")),
         "input_style": str(args.get("input_style", "binned")),
         "cell_style": str(args.get("cell_emb_style", "cls")),
-        "n_layers_cls": int(args.get("n_layers_cls", args.get("nlayers_cls", 3))),
-        "dropout": float(args.get("dropout", 0.0)),
+        "n_layers_cls": _number(args, "n_layers_cls" if "n_layers_cls" in args else "nlayers_cls", int, 3),
+        "dropout": _number(args, "dropout", float, 0.0),
     }
+
+
+def _number(args: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = args.get(name, default)
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"args.json gives {value!r} for '{name}', which should be a number; correct it.") from error

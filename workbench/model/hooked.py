@@ -176,12 +176,16 @@ class HookedScGPT(HookedRootModule):
             wanted.update(hits)
         return tuple(known for known in self.hook_dict if known in wanted)
 
-    def _check_names(self, names: Any) -> None:
-        if callable(names):
-            if not any(names(known) for known in self.hook_dict):
-                raise HookError("The names filter matches none of the model's hooks; see model.hook_dict for their names.")
-        elif names is not None:
-            self.resolve_hooks(names)
+    def _names(self, names: Any) -> list[str]:
+        """Names that a filter, a pattern or a predicate of transformer-lens stands for; an error when there are none."""
+        if names is None:
+            return list(self.hook_dict)
+        if not callable(names):
+            return list(self.resolve_hooks(names))
+        hits = [known for known in self.hook_dict if names(known)]
+        if not hits:
+            raise HookError("The names filter matches none of the model's hooks; see model.hook_dict for their names.")
+        return hits
 
     @contextmanager
     def hooks(
@@ -196,7 +200,7 @@ class HookedScGPT(HookedRootModule):
         Parameters
         ----------
         fwd_hooks, bwd_hooks
-            Pairs of a hook name (or a predicate on names) and ``function(tensor, hook=...)``.
+            Pairs of a hook name, wildcard or predicate on names, and ``function(tensor, hook=...)``.
         reset_hooks_end, clear_contexts
             As in transformer-lens.
 
@@ -205,23 +209,34 @@ class HookedScGPT(HookedRootModule):
         HookError
             If a name does not exist.
         """
-        for name, _ in (*(fwd_hooks or ()), *(bwd_hooks or ())):
-            self._check_names(name)
-        with super().hooks(fwd_hooks or [], bwd_hooks or [], reset_hooks_end, clear_contexts):
+        forward = [(known, function) for name, function in fwd_hooks or () for known in self._names(name)]
+        backward = [(known, function) for name, function in bwd_hooks or () for known in self._names(name)]
+        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
             yield self
 
     def add_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> dict:
-        """As in transformer-lens, but names that match nothing are an error instead of an empty cache.
+        """As in transformer-lens, but wildcards work, and names that match nothing are an error.
 
         Parameters
         ----------
         names_filter
-            Names or a predicate.
+            Names, wildcards or a predicate.
         *args, **kwargs
             Passed on.
         """
-        self._check_names(names_filter)
-        return super().add_caching_hooks(names_filter, *args, **kwargs)
+        return super().add_caching_hooks(self._names(names_filter), *args, **kwargs)
+
+    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
+        """What `run_with_cache` calls; names as in `add_caching_hooks`.
+
+        Parameters
+        ----------
+        names_filter
+            Names, wildcards or a predicate.
+        *args, **kwargs
+            Passed on.
+        """
+        return super().get_caching_hooks(self._names(names_filter), *args, **kwargs)
 
     def forward(
         self,

@@ -172,12 +172,10 @@ def shape_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         Keyword arguments for `ModelConfig`.
     """
     found: dict[str, Any] = {}
-    if "encoder.embedding.weight" in state:
-        found["n_tokens"] = state["encoder.embedding.weight"].shape[0]
-    if "batch_encoder.embedding.weight" in state:
-        found["n_batches"] = state["batch_encoder.embedding.weight"].shape[0]
-    if "value_encoder.embedding.weight" in state:
-        found["n_value_bins"] = state["value_encoder.embedding.weight"].shape[0]
+    rows = {name: value.shape[0] for name, value in state.items() if value.ndim == 2}
+    for field, name in (("n_tokens", "encoder"), ("n_batches", "batch_encoder"), ("n_value_bins", "value_encoder")):
+        if f"{name}.embedding.weight" in rows:
+            found[field] = rows[f"{name}.embedding.weight"]
     domains = {int(m.group(1)) for key in state if (m := re.match(r"dsbn\.bns\.(\d+)\.", key))}
     if domains:
         found["norm_domains"] = max(domains) + 1
@@ -187,7 +185,7 @@ def shape_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
     found["has_expression"] = "decoder.fc.0.weight" in state
     found["zero_probability"] = "decoder.zero_logit.0.weight" in state
     found["mvc_style"] = _mvc_style(state)
-    found["n_classes"] = state["cls_decoder.out_layer.weight"].shape[0] if "cls_decoder.out_layer.weight" in state else 0
+    found["n_classes"] = rows.get("cls_decoder.out_layer.weight", 0)
     if found["n_classes"]:
         found["n_layers_cls"] = 1 + sum(bool(re.match(r"cls_decoder\._decoder\.\d+\.weight$", k)) for k in state) // 2
     return found
@@ -196,9 +194,10 @@ def shape_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _mvc_style(state: Mapping[str, Tensor]) -> str | None:
     if "mvc_decoder.W.weight" in state:
         return "inner product"
-    if "mvc_decoder.fc1.weight" in state and "mvc_decoder.gene2query.weight" in state:
-        query, width = state["mvc_decoder.gene2query.weight"].shape
-        return "concat query" if query != width or state["mvc_decoder.fc1.weight"].shape[1] != width else "sum query"
+    first, query = state.get("mvc_decoder.fc1.weight"), state.get("mvc_decoder.gene2query.weight")
+    if first is not None and query is not None and first.ndim == query.ndim == 2:
+        width = query.shape[1]
+        return "concat query" if query.shape[0] != width or first.shape[1] != width else "sum query"
     return None
 
 
@@ -213,6 +212,12 @@ def _stack_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif match.group(2) != "num_batches_tracked":
             rows.setdefault(match.group(2), {})[int(match.group(1) or 0)] = value
     for name, parts in rows.items():
+        shapes = {tuple(part.shape) for part in parts.values()}
+        if len(shapes) > 1:
+            raise CheckpointError(
+                f"The batch norms of the domains should be of one width, but their {name} has the shapes "
+                f"{', '.join(map(str, sorted(shapes)))}; the checkpoint is damaged."
+            )
         rest[f"embed.norm.{name}"] = torch.stack([parts[i] for i in sorted(parts)])
     return rest
 

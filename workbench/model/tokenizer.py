@@ -17,7 +17,7 @@ from workbench.cells.genes import MIN_SHARE, GeneMatch, gene_names, match_genes
 from workbench.cells.matrix import ValuesReport, check_block, describe_values, row_block
 from workbench.errors import CellsError, CheckpointError
 from workbench.files import digest
-from workbench.model.binning import bin_rows, fill_rows, hash_genes, sample_rows
+from workbench.model.binning import hash_genes, token_rows
 from workbench.model.config import ModelConfig
 from workbench.model.tokens import Tokens
 from workbench.model.vocabulary import Vocabulary
@@ -241,17 +241,13 @@ def tokenise_rows(
     """
     keys = np.array([key(seed, "tokens", str(cell)) for cell in cell_ids], dtype=np.uint64)
     indptr, columns = block.indptr.astype(np.int64), block.indices
-    bins = np.empty(len(columns), dtype=np.float32)
     data = np.ascontiguousarray(block.data, dtype=np.float32)
-    # n_bins counts "not expressed" as bin 0, so there are n_bins - 1 edges, the smallest and the largest value included.
-    bin_rows(data, indptr, columns, column_hashes, keys, np.linspace(0, 1, config.n_bins - 1), bins)
-    keep = np.ones(len(columns), dtype=np.bool_)
     n = np.minimum(np.diff(indptr), max_tokens - 1)
-    if (n < np.diff(indptr)).any():
-        sample_rows(indptr, columns, column_hashes, keys, max_tokens - 1, keep)
     shape = (len(n), int(n.max()) + 1)
     gene_ids = np.full(shape, vocabulary.pad_id, dtype=np.int64)
     values = np.full(shape, config.pad_value, dtype=np.float32)
     gene_ids[:, 0] = vocabulary.cls_id
-    fill_rows(indptr, columns, column_ids, bins, keep, gene_ids, values)
+    # n_bins counts "not expressed" as bin 0, so there are n_bins - 1 edges, from the smallest value to the largest.
+    edges = np.linspace(0, 1, config.n_bins - 1)
+    token_rows(data, indptr, columns, column_ids, column_hashes, keys, edges, max_tokens - 1, gene_ids, values)
     return gene_ids, values, np.arange(shape[1])[None, :] > n[:, None]

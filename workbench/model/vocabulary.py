@@ -116,7 +116,7 @@ class Vocabulary:
         """
         return np.array([self.ids.get(gene, -1) for gene in genes], dtype=np.int64)
 
-    def decode(self, ids: Iterable[int]) -> list[str]:
+    def decode(self, ids: Iterable[int] | np.ndarray) -> list[str]:
         """Symbols of ids.
 
         Parameters

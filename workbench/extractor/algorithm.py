@@ -1,0 +1,244 @@
+"""The exported algorithm: one matrix, one offset and linear readouts, applied with NumPy alone.
+
+The feature map is linear in x, and so is the adaptor: f(x) = x F and z = W (f(x) - b) fold into z = x M + c with
+M = F W^T (gene by k) and c = -W b, without loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from jaxtyping import Float
+
+from workbench.cells.matrix import describe_values, log_normalise, row_blocks
+from workbench.errors import ArtifactError, GeneMatchError
+from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
+
+CARD, WEIGHTS = "config.json", "weights.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A linear readout of the latent.
+
+    Attributes
+    ----------
+    weights, offset
+        Latent by output, and output. One output column means two classes, or a number when there are no classes.
+    classes
+        Class names; empty for a number.
+    """
+
+    weights: Float[np.ndarray, "k output"]
+    offset: Float[np.ndarray, " output"]
+    classes: tuple[str, ...]
+
+    def probabilities(self, z: Float[np.ndarray, "cell k"]) -> Float[np.ndarray, "cell class"]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        z
+            Latent.
+        """
+        logits = z @ self.weights + self.offset
+        if logits.shape[1] == 1:
+            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        logits = logits - logits.max(1, keepdims=True)
+        exponential = np.exp(logits)
+        return exponential / exponential.sum(1, keepdims=True)
+
+    def predict(self, z: Float[np.ndarray, "cell k"]) -> np.ndarray:
+        """Most probable class, or the number.
+
+        Parameters
+        ----------
+        z
+            Latent.
+        """
+        if not self.classes:
+            return (z @ self.weights + self.offset)[:, 0]
+        return np.array(self.classes)[self.probabilities(z).argmax(1)]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What a user takes home.
+
+    Attributes
+    ----------
+    genes
+        The panel, in the order of the rows of `matrix`.
+    matrix, offset
+        Latent z = x @ matrix + offset, x the log-normalised expression of the panel.
+    readouts
+        By endpoint.
+    card
+        Where it comes from: data, checkpoint, settings, evidence.
+    """
+
+    genes: tuple[str, ...]
+    matrix: Float[np.ndarray, "gene k"]
+    offset: Float[np.ndarray, " k"]
+    readouts: Mapping[str, Readout]
+    card: Mapping[str, Any]
+
+    def transform(self, cells: AnnData, min_coverage: float = 0.5) -> Float[np.ndarray, "cell k"]:
+        """Latent of cells; genes are matched by name, absent ones count as not expressed.
+
+        Counts are normalised to 10,000 per cell over all measured genes and logged; logged values are taken as they
+        are.
+
+        Parameters
+        ----------
+        cells
+            Cells with gene symbols as ``var_names``; read row by row.
+        min_coverage
+            Smallest share of the panel that must be measured.
+
+        Raises
+        ------
+        GeneMatchError
+            If fewer panel genes are measured.
+        """
+        return self.encode_panel(panel_expression(cells, self.genes, min_coverage))
+
+    def encode_panel(self, x: sp.csr_matrix) -> Float[np.ndarray, "cell k"]:
+        """Latent of expression that is already aligned to the panel.
+
+        Parameters
+        ----------
+        x
+            Cells by panel genes, log-normalised.
+        """
+        return np.asarray(x.astype(np.float64) @ self.matrix) + self.offset
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``weights.safetensors`` and ``config.json``.
+
+        Parameters
+        ----------
+        folder
+            Made if it is not there.
+        """
+        folder = Path(folder)
+        arrays = {"matrix": self.matrix, "offset": self.offset}
+        for name, readout in self.readouts.items():
+            arrays |= {f"readout/{name}/weights": readout.weights, f"readout/{name}/offset": readout.offset}
+        write_arrays(folder / WEIGHTS, arrays)
+        card = {
+            "format": _FORMAT,
+            "genes": list(self.genes),
+            "k": self.matrix.shape[1],
+            "readouts": {name: {"classes": list(r.classes)} for name, r in self.readouts.items()},
+            "content": _content(arrays),
+            "card": dict(self.card),
+        }
+        write_json(folder / CARD, card)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Algorithm:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        folder
+            The folder.
+
+        Raises
+        ------
+        ArtifactError
+            If a file is missing, truncated, of another format, or the weights are not those of the card.
+        """
+        folder = Path(folder)
+        card = read_json(folder / CARD)
+        arrays, _ = read_arrays(folder / WEIGHTS)
+        if not isinstance(card, dict) or card.get("format") != _FORMAT:
+            raise ArtifactError(f"'{folder / CARD}' is no algorithm of format {_FORMAT}; export it again.")
+        if card.get("content") != _content(arrays) or arrays["matrix"].shape != (len(card["genes"]), card["k"]):
+            raise ArtifactError(
+                f"The weights in '{folder}' are not those that its card describes: a file was changed or swapped; "
+                "export it again."
+            )
+        readouts = {
+            name: Readout(
+                arrays[f"readout/{name}/weights"], arrays[f"readout/{name}/offset"], tuple(entry["classes"])
+            )
+            for name, entry in card["readouts"].items()
+        }
+        return cls(tuple(card["genes"]), arrays["matrix"], arrays["offset"], readouts, card["card"])
+
+
+def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float = 0.0) -> sp.csr_matrix:
+    """Log-normalised expression on a panel, sparse.
+
+    Parameters
+    ----------
+    cells
+        Cells with gene symbols as ``var_names``; the first of repeated names counts.
+    genes
+        The panel.
+    min_coverage
+        Smallest share of the panel that must be measured.
+
+    Returns
+    -------
+    csr_matrix, shape (cell, gene)
+        float32.
+    """
+    place = {gene: i for i, gene in enumerate(genes)}
+    column = np.full(cells.shape[1], -1, dtype=np.int64)
+    seen: set[str] = set()
+    for i, name in enumerate(cells.var_names.astype(str)):
+        if name in place and name not in seen:
+            column[i] = place[name]
+            seen.add(name)
+    if len(seen) < max(1, min_coverage * len(genes)):
+        absent = [gene for gene in genes if gene not in seen]
+        raise GeneMatchError(
+            f"The cells measure {len(seen)} of the {len(genes)} panel genes, under the stated share of {min_coverage:.0%} "
+            f"(absent: {', '.join(absent[:3])}, ...); check that var_names are gene symbols."
+        )
+    kind = describe_values(cells.X).kind
+    blocks = []
+    for _, block in row_blocks(cells.X):
+        logged = log_normalise(block, kind)
+        to = column[logged.indices]
+        keep = to >= 0
+        indptr = np.concatenate([[0], np.cumsum(keep)])[logged.indptr]
+        blocks.append(sp.csr_matrix((logged.data[keep], to[keep], indptr), shape=(logged.shape[0], len(genes))))
+    out = sp.vstack(blocks, format="csr")
+    out.sort_indices()
+    return out
+
+
+def fold(
+    feature_map: Float[np.ndarray, "gene feature"],
+    encoder: Float[np.ndarray, "k feature"],
+    bias: Float[np.ndarray, " feature"],
+) -> tuple[Float[np.ndarray, "gene k"], Float[np.ndarray, " k"]]:
+    """Fold a linear feature map and an adaptor into one matrix and one offset.
+
+    Parameters
+    ----------
+    feature_map, encoder, bias
+        F, W and b.
+
+    Returns
+    -------
+    matrix, offset
+        M = F W^T and c = -W b.
+    """
+    return np.asarray(feature_map, dtype=np.float64) @ encoder.T, -(encoder @ bias)
+
+
+def _content(arrays: Mapping[str, np.ndarray]) -> str:
+    return digest(*(part for name in sorted(arrays) for part in (name, arrays[name])))

@@ -1,0 +1,133 @@
+"""The map of the latent: where the cells of each branch and stage lie."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.errors import EvaluationError
+from workbench.figures.style import OUTLINE, branch_color, branch_order, checked, dressed, label
+
+SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "cross",
+    "x",
+    "triangle-down",
+    "pentagon",
+    "star",
+    "hexagon2",
+    "triangle-left",
+    "triangle-right",
+    "star-diamond",
+    "hourglass",
+)
+# Above this many cells a browser is slow with vector marks, and they are drawn as pixels.
+VECTOR_LIMIT = 6000
+
+
+def latent_map(table: pd.DataFrame) -> go.Figure:
+    """UMAP of the latent, coloured by branch, with one symbol per stage of a branch.
+
+    Stages with few cells are drawn last and larger, so that they stay visible.
+
+    Parameters
+    ----------
+    table
+        One row per cell: `cell_id`, `cell_type`, `stage`, `branch`, `umap_1`, `umap_2`, `z_1` to `z_k`.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One trace per branch and stage; the number of cells is in the title, in the legend and in the hover text.
+
+    Raises
+    ------
+    EvaluationError
+        If a column is missing, or no cell has coordinates.
+    """
+    cells = checked(table, "latent map", ["cell_id", "cell_type", "stage", "branch"], ["umap_1", "umap_2", "z_1"])
+    k = sum(str(column).startswith("z_") for column in table.columns)
+    drawn = cells[np.isfinite(cells["umap_1"]) & np.isfinite(cells["umap_2"])]
+    if drawn.empty:
+        raise EvaluationError("The latent map cannot be drawn: 'umap_1' and 'umap_2' hold no finite number.")
+    drawn = drawn.assign(
+        branch=drawn["branch"].replace("", "unassigned"), stage=drawn["stage"].replace("", "unassigned")
+    )
+    groups = {key: group for key, group in drawn.groupby(["branch", "stage"], sort=True)}
+    branches = branch_order(drawn["branch"])
+    of_branch = drawn["branch"].value_counts()
+    ordered = sorted(groups, key=lambda key: (branches.index(key[0]), -len(groups[key]), key[1]))
+    symbols = _symbols(ordered)
+
+    figure = go.Figure()
+    scatter = go.Scatter if len(drawn) <= VECTOR_LIMIT else go.Scattergl
+    size = 8 if len(drawn) <= 2000 else 6 if len(drawn) <= 10_000 else 4
+    titled: set[str] = set()
+    for rank, (branch, stage) in enumerate(ordered):
+        group = groups[branch, stage]
+        few = len(group) < max(10, 0.02 * len(drawn))
+        figure.add_trace(
+            scatter(
+                x=group["umap_1"],
+                y=group["umap_2"],
+                mode="markers",
+                name=f"{label(stage)} (n = {len(group):,})",
+                legendgroup=label(branch),
+                legendgrouptitle_text=None
+                if branch in titled
+                else f"<b>{label(branch)}</b> (n = {of_branch[branch]:,})",
+                legendrank=rank + 1,
+                customdata=np.array([[label(v) for v in group["cell_id"]], [label(v) for v in group["cell_type"]]]).T,
+                hovertemplate=(
+                    "cell %{customdata[0]}<br>cell type %{customdata[1]}<br>"
+                    f"stage {label(stage)} (n = {len(group):,})<br>"
+                    f"branch {label(branch)} (n = {of_branch[branch]:,})<extra></extra>"
+                ),
+                marker={
+                    "color": branch_color(None if branch == "unassigned" else branch),
+                    "symbol": symbols[branch, stage],
+                    "size": size + 4 if few else size,
+                    "opacity": 1.0 if few else 0.8,
+                    "line": {"color": OUTLINE, "width": 1.2 if few else 0.5},
+                },
+            )
+        )
+        titled.add(branch)
+    figure.data = sorted(figure.data, key=lambda trace: -len(trace.x))
+
+    lost = len(cells) - len(drawn)
+    subtitle = (
+        f"n = {len(drawn):,} cells of {len(groups)} stages and {len(branches)} branches; "
+        f"colour: branch, symbol: stage, larger marks: stages with few cells"
+        + (f"; {lost:,} cells without coordinates are not drawn" if lost else "")
+        + ". Only neighbourhoods can be read from a UMAP, not distances."
+    )
+    dressed(
+        figure,
+        f"UMAP of the {k}-dimensional latent",
+        subtitle,
+        max(460, 20 * (len(groups) + 2 * len(branches))),
+        below=40,
+    )
+    axis = {"showticklabels": False, "ticks": "", "showgrid": False}
+    figure.update_xaxes(title="UMAP 1", **axis)
+    figure.update_yaxes(title="UMAP 2", **axis)
+    figure.update_layout(legend={"groupclick": "toggleitem", "tracegroupgap": 4, "y": 1, "yanchor": "top"})
+    return figure
+
+
+def _symbols(keys: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    # Counted per colour: two branches that share a fallback colour still differ in symbol.
+    seen: Counter[str] = Counter()
+    out = {}
+    for branch, stage in keys:
+        color = branch_color(branch)
+        out[branch, stage] = SYMBOLS[seen[color] % len(SYMBOLS)]
+        seen[color] += 1
+    return out

@@ -1,0 +1,189 @@
+"""Panels of horizontal points with spread and null: what the holdouts and the readouts are drawn with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.figures.style import ACCENT, INK, NULL, NULL_EDGE, QUIET, dressed, label, wrapped
+
+ROW_HEIGHT = 34
+BETWEEN = 104
+ABOVE = 74
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Parameters
+    ----------
+    title, note
+        First and second line above the panel, plain text.
+    axis
+        Title of the value axis.
+    rows
+        One row per point: `row` (its name on the left), `value`, `sd`, `null_from`, `null_high`, `hover`.
+    limits
+        Range of the value axis.
+    """
+
+    title: str
+    note: str
+    axis: str
+    rows: pd.DataFrame
+    limits: tuple[float, float]
+
+
+def point_panels(
+    panels: Sequence[Panel],
+    order: Sequence[str],
+    title: str,
+    subtitle: str,
+    *,
+    columns: int,
+    baselines: Collection[str] = (),
+    notes: Sequence[str] = (),
+) -> go.Figure:
+    """Draw panels side by side, each with the same rows, and list what could not be drawn underneath.
+
+    Parameters
+    ----------
+    panels
+        At least one.
+    order
+        Names of the rows, from top to bottom.
+    title, subtitle
+        Plain text.
+    columns
+        Panels side by side, at most.
+    baselines
+        Rows that are drawn with an open mark.
+    notes
+        Sentences to list under the panels.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        In every panel a bar for the null and one trace of points with error bars.
+    """
+    across = min(columns, len(panels))
+    down = math.ceil(len(panels) / across)
+    each = ROW_HEIGHT * len(order) + 22
+    total = each * down + BETWEEN * (down - 1)
+    figure = make_subplots(
+        rows=down,
+        cols=across,
+        shared_yaxes=True,
+        horizontal_spacing=0.045 if across > 1 else 0,
+        vertical_spacing=BETWEEN / total if down > 1 else 0,
+        subplot_titles=[
+            f"<b>{label(p.title)}</b><br><span style='font-size:12px;color:{QUIET}'>{label(p.note)}</span>"
+            for p in panels
+        ],
+        specs=[[{} if r * across + c < len(panels) else None for c in range(across)] for r in range(down)],
+    )
+    for i, panel in enumerate(panels):
+        at = {"row": i // across + 1, "col": i % across + 1}
+        _draw(figure, panel, at, baselines)
+        figure.update_xaxes(title={"text": label(panel.axis), "standoff": 6}, range=list(panel.limits), **at)
+        figure.update_yaxes(
+            type="category",
+            categoryorder="array",
+            categoryarray=[label(name) for name in reversed(order)],
+            range=[-0.6, len(order) - 0.4],
+            showgrid=False,
+            ticks="",
+            **at,
+        )
+    _keys(figure, bool(set(baselines) & set(order)))
+    lines = [line for note in notes for line in wrapped(note)]
+    below = 62 + (24 + 17 * len(lines) if lines else 0)
+    dressed(figure, title, subtitle, total, above=ABOVE, below=below)
+    figure.update_layout(
+        legend={
+            "orientation": "h",
+            "traceorder": "normal",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1 + ABOVE / total,
+            "yanchor": "top",
+        },
+        bargap=0.35,
+    )
+    if lines:
+        figure.add_annotation(
+            text="<b>Not drawn</b><br>" + "<br>".join(lines),
+            **{"x": 0, "xref": "paper", "xanchor": "left", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -56},
+            **{"showarrow": False, "align": "left", "font": {"size": 12, "color": QUIET}},
+        )
+    return figure
+
+
+def _draw(figure: go.Figure, panel: Panel, at: dict[str, int], baselines: Collection[str]) -> None:
+    rows = panel.rows
+    names = [label(name) for name in rows["row"]]
+    figure.add_trace(
+        go.Bar(
+            x=rows["null_high"] - rows["null_from"],
+            base=rows["null_from"],
+            y=names,
+            orientation="h",
+            name="null",
+            showlegend=False,
+            marker={"color": NULL, "opacity": 0.55, "line": {"width": 0}},
+            hoverinfo="skip",
+        ),
+        **at,
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=rows["null_high"],
+            y=names,
+            mode="markers",
+            name="null, upper bound",
+            showlegend=False,
+            marker={"symbol": "line-ns-open", "size": 16, "color": NULL_EDGE, "line": {"width": 2}},
+            hoverinfo="skip",
+        ),
+        **at,
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=rows["value"],
+            y=names,
+            mode="markers+text",
+            text=[f"{value:.2f}" for value in rows["value"]],
+            textposition="top center",
+            textfont={"size": 11, "color": INK},
+            cliponaxis=False,
+            name="value",
+            showlegend=False,
+            error_x={"type": "data", "array": rows["sd"], "color": ACCENT, "thickness": 1.6, "width": 4},
+            marker={
+                "color": ACCENT,
+                "size": 9,
+                "symbol": ["circle-open" if name in baselines else "circle" for name in rows["row"]],
+                "line": {"color": ACCENT, "width": 2},
+            },
+            hovertext=rows["hover"],
+            hovertemplate="%{hovertext}<extra></extra>",
+        ),
+        **at,
+    )
+
+
+def _keys(figure: go.Figure, with_baselines: bool) -> None:
+    # The legend is drawn from empty traces: the real ones repeat in every panel.
+    point = {"color": ACCENT, "size": 9, "line": {"color": ACCENT, "width": 2}}
+    keys = [("mean ± sd", {**point, "symbol": "circle"})]
+    if with_baselines:
+        keys.append(("the same for a baseline", {**point, "symbol": "circle-open"}))
+    keys.append(("null, up to its upper bound", {"symbol": "square", "size": 12, "color": NULL}))
+    for name, marker in keys:
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip"))

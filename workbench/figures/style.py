@@ -1,0 +1,268 @@
+"""What all figures share: one template, one colour per branch, checks of a table, and text that plotly shows as is."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import textwrap
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.errors import EvaluationError
+
+INK = "#1b1b1f"
+QUIET = "#5a5a63"
+RULE = "#dcdce0"
+ACCENT = "#1f4e79"
+NULL = "#b4b4bb"
+NULL_EDGE = "#6d6d75"
+OUTLINE = "rgba(20, 20, 25, 0.55)"
+UNASSIGNED = "#bbbbbb"
+
+# Paul Tol's "muted" scheme: nine colours that stay apart under protanopia, deuteranopia and tritanopia.
+BRANCH_COLORS = {
+    "progenitor": "#DDCC77",
+    "erythroid": "#CC6677",
+    "megakaryocyte": "#882255",
+    "granulocyte": "#999933",
+    "monocyte": "#AA4499",
+    "dendritic": "#44AA99",
+    "B": "#332288",
+    "T": "#117733",
+    "NK": "#88CCEE",
+}
+# Tol's "dark" scheme, for branches that the mapping above does not name.
+FALLBACK_COLORS = ("#222255", "#225555", "#225522", "#666633", "#663333", "#555555")
+
+_BY_KEY = {name.casefold(): color for name, color in BRANCH_COLORS.items()}
+_SYNONYMS = {"progenitors": "progenitor", "dc": "dendritic", "monocytes": "monocyte", "granulocytes": "granulocyte"}
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
+        "title": {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "colorway": [ACCENT, *BRANCH_COLORS.values()],
+        "hoverlabel": {"bgcolor": "white", "bordercolor": QUIET, "font": {"color": INK, "size": 13}, "align": "left"},
+        "legend": {"font": {"size": 12}, "itemsizing": "constant"},
+        "xaxis": {
+            "gridcolor": RULE,
+            "linecolor": QUIET,
+            "showline": True,
+            "zeroline": False,
+            "ticks": "outside",
+            "automargin": True,
+            "title": {"standoff": 8, "font": {"size": 13}},
+        },
+        "yaxis": {
+            "gridcolor": RULE,
+            "linecolor": QUIET,
+            "showline": True,
+            "zeroline": False,
+            "ticks": "outside",
+            "automargin": True,
+            "title": {"standoff": 8, "font": {"size": 13}},
+        },
+    }
+)
+
+
+def branch_color(branch: object) -> str:
+    """Colour of a branch, the same in every figure, whichever other branches are drawn beside it.
+
+    Parameters
+    ----------
+    branch
+        Name of the branch; case, and an appended "cell" or "cells", do not matter. A missing name is light grey.
+
+    Returns
+    -------
+    str
+        A hex colour: of the fixed mapping, or one of the fallback colours, chosen by a hash of the name.
+    """
+    if (
+        branch is None
+        or (isinstance(branch, float) and math.isnan(branch))
+        or branch is pd.NA
+        or not str(branch).strip()
+    ):
+        return UNASSIGNED
+    key = re.sub(r"[\s_-]+cells?$", "", str(branch).strip().casefold())
+    key = _SYNONYMS.get(key, key)
+    return _BY_KEY.get(key) or FALLBACK_COLORS[zlib.crc32(key.encode()) % len(FALLBACK_COLORS)]
+
+
+def branch_order(branches: Sequence[str]) -> list[str]:
+    """Order branches for a legend: those of the fixed mapping first, in its order, then the others by name.
+
+    Parameters
+    ----------
+    branches
+        Names, in any order, possibly repeated.
+    """
+    known = list(BRANCH_COLORS.values())
+    return sorted(
+        set(branches),
+        key=lambda b: (known.index(branch_color(b)) if branch_color(b) in known else len(known), str(b)),
+    )
+
+
+def checked(table: pd.DataFrame, figure: str, text: Sequence[str] = (), numeric: Sequence[str] = ()) -> pd.DataFrame:
+    """Check a table before it is drawn, and copy the columns that are asked for.
+
+    Parameters
+    ----------
+    table
+        A tidy table.
+    figure
+        What is to be drawn, for the error.
+    text, numeric
+        Columns that must be there; those of `numeric` must hold numbers (NaN allowed).
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns, with text as str and numbers as float, and a fresh index.
+
+    Raises
+    ------
+    EvaluationError
+        If a column is missing, a number is none, or there is no row.
+    """
+    missing = [column for column in (*text, *numeric) if column not in table.columns]
+    if missing:
+        names = ", ".join(f"'{column}'" for column in missing)
+        raise EvaluationError(
+            f"The {figure} cannot be drawn: its table lacks the column{'s' if len(missing) > 1 else ''} {names}."
+        )
+    if table.empty:
+        raise EvaluationError(f"The {figure} cannot be drawn: its table has no rows.")
+    out = table[[*text, *numeric]].reset_index(drop=True).copy()
+    for column in text:
+        out[column] = [("" if pd.isna(value) else str(value)) for value in out[column]]
+    for column in numeric:
+        try:
+            out[column] = pd.to_numeric(out[column]).astype(float)
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"The {figure} cannot be drawn: its column '{column}' holds something that is no number."
+            ) from error
+    return out
+
+
+def records(table: pd.DataFrame) -> Iterator[Any]:
+    """Rows of a checked table, with a column as attribute.
+
+    Parameters
+    ----------
+    table
+        Text and numbers.
+    """
+    yield from table.itertuples()
+
+
+def label(text: object) -> str:
+    """Text as plotly shows it literally: plotly reads a small HTML in labels, so markup in data is escaped.
+
+    Parameters
+    ----------
+    text
+        Any value; its str is shown.
+    """
+    return html.escape(str(text), quote=False)
+
+
+def wrapped(text: str, width: int = 116) -> list[str]:
+    """Break text into escaped lines, since plotly does not wrap.
+
+    Parameters
+    ----------
+    text
+        Plain text.
+    width
+        Characters a line.
+    """
+    return [label(line) for line in textwrap.wrap(text, width)] or [""]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Short text of a number; a dash where there is none.
+
+    Parameters
+    ----------
+    value
+        The number.
+    digits
+        Significant digits; whole numbers are written whole.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
+def span(values: pd.Series) -> str:
+    """One number if all are the same, else the smallest and the largest.
+
+    Parameters
+    ----------
+    values
+        Numbers; missing ones are left out.
+    """
+    known = values.dropna()
+    if known.empty:
+        return "–"
+    low, high = number(known.min()), number(known.max())
+    return low if low == high else f"{low} to {high}"
+
+
+def heading(title: str, subtitle: str) -> tuple[str, int]:
+    """Title of a figure with the lines under it.
+
+    Parameters
+    ----------
+    title, subtitle
+        Plain text; the subtitle is broken into lines.
+
+    Returns
+    -------
+    text : str
+        What plotly takes as title.
+    height : int
+        Pixels that it needs at the top of the figure.
+    """
+    lines = wrapped(subtitle)
+    small = "<br>".join(lines)
+    return f"<b>{label(title)}</b><br><span style='font-size:13px;color:{QUIET}'>{small}</span>", 44 + 19 * len(lines)
+
+
+def dressed(
+    figure: go.Figure, title: str, subtitle: str, plot_height: int, *, above: int = 0, below: int = 60
+) -> go.Figure:
+    """Give a figure the shared template, its title and a height of which every part is known in pixels.
+
+    Parameters
+    ----------
+    figure
+        The figure; changed and returned.
+    title, subtitle
+        Plain text.
+    plot_height
+        Pixels of the plotting area.
+    above, below
+        Further pixels between title and plotting area, and under it.
+    """
+    text, top = heading(title, subtitle)
+    margin = {"l": 70, "r": 30, "t": top + above, "b": below}
+    figure.update_layout(
+        template=TEMPLATE,
+        title={"text": text, "font": {"size": 17}, "pad": {"t": 14, "l": 14}},
+        height=plot_height + top + above + below,
+        margin=margin,
+    )
+    return figure

@@ -1,0 +1,201 @@
+"""The report of a run: one page that works offline, and every figure beside it as HTML and JSON."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+from plotly.offline import get_plotlyjs
+
+from workbench.errors import OutputError
+from workbench.figures import page
+from workbench.figures.style import number
+from workbench.files import write_text
+
+REQUIRED = ("title", "question", "answers", "model", "data")
+# What a row of a known table is, for the count of things in the summary.
+UNITS = {"latent": "cells", "heads": "heads", "distances": "pairs of stages"}
+ROWS_SHOWN = 200
+PLOTLY_FILE = "plotly.min.js"
+# No button that offers to send a figure to a server, none that selects points for nothing.
+_CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
+LONG_CELL = 40
+
+
+def write_report(
+    out: Path, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], figures: Mapping[str, go.Figure]
+) -> Path:
+    """Write `report.html`, and per figure `figures/NAME.html` and `figures/NAME.json`.
+
+    The report holds plotly.js once and loads nothing; the pages in `figures/` share `figures/plotly.min.js`.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    summary
+        `title`, `question`, `answers` (list), `model`, `data`; for every figure a text in `captions` (model, data, n,
+        spread, null) and the command that makes it in `commands`; optional: `n`, `algorithm`, `skipped` (list of `what`
+        and `why`), `cautions` (list), `provenance` (pairs of key and value). All plain text.
+    tables
+        Tidy tables by name; the whole of each is expected at `tables/NAME.csv`, the report shows the first rows.
+    figures
+        Figures by name; a name may hold letters, digits, `_` and `-`.
+
+    Returns
+    -------
+    pathlib.Path
+        The report.
+
+    Raises
+    ------
+    OutputError
+        If the summary lacks something, a name cannot be a file name, or the folder cannot be written.
+    """
+    _check(summary, tables, figures)
+    divs = {name: _div(name, figure) for name, figure in figures.items()}
+    plotly_js = get_plotlyjs()
+    folder = out / "figures"
+    if figures:
+        write_text(folder / PLOTLY_FILE, plotly_js)
+    for name, figure in figures.items():
+        alt = _alt(name, figure, summary)
+        parts = {"title": _text(_heading(name)), "plotly": PLOTLY_FILE, "alt": alt, "figure": divs[name]}
+        write_text(folder / f"{name}.html", page.FIGURE_PAGE.substitute(parts))
+        write_text(folder / f"{name}.json", figure.to_json())
+    content = page.REPORT.substitute(
+        title=_text(summary["title"]),
+        plotly=plotly_js,
+        question=_text(summary["question"]),
+        answers=_items(summary["answers"]),
+        facts=_facts(summary, tables),
+        figures="\n".join(_figure(name, divs[name], figures[name], summary) for name in figures)
+        or "<p>No figure was drawn.</p>",
+        skipped=_skipped(summary.get("skipped", ())),
+        cautions=_list(summary.get("cautions", ()), "Nothing was noted."),
+        tables="\n".join(_table(name, table) for name, table in tables.items()) or "<p>No table was made.</p>",
+        provenance=_provenance(summary.get("provenance", ())),
+    )
+    return write_text(out / "report.html", content)
+
+
+def _check(summary: Mapping[str, Any], tables: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    missing = [key for key in REQUIRED if not summary.get(key)]
+    if missing:
+        raise OutputError(f"The report cannot be written: its summary lacks {', '.join(map(repr, missing))}.")
+    if isinstance(summary["answers"], str):
+        raise OutputError("The report cannot be written: 'answers' of its summary is one string, not a list of lines.")
+    for name in (*figures, *tables):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise OutputError(
+                f"The report cannot be written: '{name}' is no name for a file; use letters, digits, '_' and '-'."
+            )
+    for part in ("captions", "commands"):
+        lacking = [name for name in figures if not summary.get(part, {}).get(name)]
+        if lacking:
+            raise OutputError(
+                f"The report cannot be written: '{part}' of its summary lacks {', '.join(map(repr, lacking))}."
+            )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _heading(name: str) -> str:
+    words = re.sub(r"[_-]+", " ", name).strip()
+    return words[:1].upper() + words[1:]
+
+
+def _items(lines: Iterable[object]) -> str:
+    return "\n".join(f"<li>{_text(line)}</li>" for line in lines)
+
+
+def _list(lines: Sequence[object], otherwise: str) -> str:
+    return f"<ul>\n{_items(lines)}\n</ul>" if lines else f"<p>{_text(otherwise)}</p>"
+
+
+def _facts(summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> str:
+    counted = "; ".join(f"{len(tables[name]):,} {unit}" for name, unit in UNITS.items() if name in tables)
+    facts = {
+        "Model": summary["model"],
+        "Data": summary["data"],
+        "n": summary.get("n") or counted,
+        "Exported algorithm": summary.get("algorithm"),
+    }
+    return "\n".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in facts.items() if value)
+
+
+def _skipped(skipped: Sequence[Mapping[str, str]]) -> str:
+    if not skipped:
+        return "<p>Nothing was skipped.</p>"
+    items = "\n".join(f"<li><strong>{_text(item['what'])}</strong>: {_text(item['why'])}</li>" for item in skipped)
+    return f"<ul>\n{items}\n</ul>"
+
+
+def _provenance(pairs: Sequence[tuple[object, object]]) -> str:
+    if not pairs:
+        return "<p>No provenance was recorded.</p>"
+    rows = (f'<tr><th scope="row">{_text(key)}</th><td>{_text(value)}</td></tr>' for key, value in pairs)
+    return page.PROVENANCE.substitute(rows="\n".join(rows))
+
+
+def _div(name: str, figure: go.Figure) -> str:
+    # Plotly writes `<`, `>` and `/` of the data as \u escapes, so no label can end the script.
+    return plotly.io.to_html(
+        figure, config=_CONFIG, include_plotlyjs=False, full_html=False, div_id=f"plot-{name}", default_width="100%"
+    )
+
+
+def _alt(name: str, figure: go.Figure, summary: Mapping[str, Any]) -> str:
+    # The title of a figure is plotly's small HTML: its first line, without marks, is the alternative text's start.
+    title = (figure.layout.title.text or _heading(name)).split("<br>")[0]
+    plain = html.unescape(re.sub(r"<[^>]*>", "", title))
+    return _text(f"{plain}. {summary['captions'][name]}")
+
+
+def _figure(name: str, div: str, figure: go.Figure, summary: Mapping[str, Any]) -> str:
+    return page.FIGURE.substitute(
+        name=name,
+        heading=_text(_heading(name)),
+        alt=_alt(name, figure, summary),
+        figure=div,
+        caption=_text(summary["captions"][name]),
+        command=_text(summary["commands"][name]),
+    )
+
+
+def _table(name: str, table: pd.DataFrame) -> str:
+    shown = table.head(ROWS_SHOWN)
+    columns = [(str(column), *_cells(shown[column])) for column in table.columns]
+    head = "\n".join(
+        f'<th scope="col" aria-sort="none"{kind}><button type="button">{_text(column)}</button></th>'
+        for column, kind, _ in columns
+    )
+    body = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*(cells for *_, cells in columns), strict=True))
+    size = f"{len(table):,} rows" if len(table) == len(shown) else f"the first {len(shown)} of {len(table):,} rows"
+    note = f"{size}; the whole table: tables/{name}.csv"
+    return page.TABLE.substitute(name=name, heading=_text(_heading(name)), note=_text(note), head=head, body=body)
+
+
+def _cells(column: pd.Series) -> tuple[str, list[str]]:
+    """Class of a column and its cells; a number keeps its full value for sorting."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return ' class="number"', [
+            f'<td class="number" data-value="{"" if pd.isna(v) else repr(float(v))}">{number(float(v), 4)}</td>'
+            for v in column
+        ]
+    texts = ["" if pd.isna(v) else str(v) for v in column]
+    opened = ['<td class="long">' if len(t) > LONG_CELL else "<td>" for t in texts]
+    return "", [f"{tag}{_text(t)}</td>" for tag, t in zip(opened, texts, strict=True)]

@@ -1,0 +1,41 @@
+"""``workbench run``: cells -> tokens -> hooked forward -> operators -> adaptor -> readout -> algorithm -> report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.chain import Chain
+from workbench.config import RunConfig
+from workbench.run_report import report_stage
+from workbench.stages import StageRunner
+
+
+def run(config: RunConfig, out: Path) -> Path:
+    """Run the chain.
+
+    Parameters
+    ----------
+    config
+        What to run.
+    out
+        Folder of the run; finished stages in it whose inputs are unchanged are kept.
+
+    Returns
+    -------
+    Path
+        The folder, with ``report.html``, ``metrics.json``, ``manifest.json``, ``tables/``, ``figures/``, ``algorithm/``.
+    """
+    runner = StageRunner(out)
+    chain = Chain(config, out)
+    cells = runner.run("cells", chain.inputs("data", "ruler", "stages", "panel", "evaluation", "seed"), chain.cells_stage)
+    operators = runner.run(
+        "operators", [cells["key"], chain.model.fingerprint(), chain.inputs("capture", "seed")], chain.operators_stage
+    )
+    evaluation = [operators["key"], chain.inputs("anchors", "adaptor", "evaluation", "seed")]
+    runner.run("heads", evaluation, chain.heads_stage)
+    readouts = runner.run("readouts", evaluation, chain.readouts_stage)
+    algorithm = runner.run("algorithm", evaluation, chain.algorithm_stage)
+    report_stage(chain, runner, {"cells": cells, "operators": operators, "readouts": readouts, "algorithm": algorithm})
+    return out
+
+

@@ -1,0 +1,205 @@
+"""The last stage of a run: metrics, manifest, figures and the report page, from the tables alone."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+
+from workbench import __version__
+from workbench.chain import Chain
+from workbench.files import write_json
+from workbench.stages import StageRunner, code_version, peak_memory
+
+_PACKAGES = ("torch", "transformer-lens", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "plotly")
+_TABLES = ("latent", "heads", "holdouts", "readouts", "distances")
+
+
+def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str, Any]]) -> None:
+    """Write ``metrics.json``, ``manifest.json``, ``figures/`` and ``report.html``.
+
+    Parameters
+    ----------
+    chain, runner
+        The run.
+    results
+        What the stages returned, by name.
+    """
+    from workbench.figures import head_map, holdouts, latent_map, readouts, ruler_against_latent
+    from workbench.report import write_report
+
+    tables = {name: pd.read_csv(chain.tables / f"{name}.csv") for name in _TABLES}
+    random = tables["holdouts"].query("holdout == 'random'").set_index("operator")["spearman"].to_dict()
+    figures = {
+        "latent": latent_map(tables["latent"]),
+        "heads": head_map(tables["heads"], random),
+        "holdouts": holdouts(tables["holdouts"]),
+        "distances": ruler_against_latent(tables["distances"]),
+        "readouts": readouts(tables["readouts"]),
+    }
+    summary = _summary(chain, results, tables)
+    metrics = {
+        "stages": {name: {k: v for k, v in result.items() if k != "key"} for name, result in results.items()},
+        "heads": tables["heads"].to_dict("records"),
+        "holdouts": tables["holdouts"].to_dict("records"),
+        "readouts": tables["readouts"].to_dict("records"),
+        "skipped": summary["skipped"],
+    }
+    write_json(chain.out / "metrics.json", metrics)
+    manifest = _manifest(chain, runner, results)
+    write_json(chain.out / "manifest.json", manifest)
+    summary["provenance"] = _provenance(manifest)
+    write_report(chain.out, summary, tables, figures)
+
+
+def _manifest(chain: Chain, runner: StageRunner, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    report = chain.model.report
+    return {
+        "workbench": __version__,
+        "code": code_version(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": chain.config.model_dump(mode="json"),
+        "seed": chain.config.seed,
+        "cells": chain.inputs("data")["content"],
+        "checkpoint": {
+            "path": str(chain.config.checkpoint),
+            "weights": chain.model.fingerprint(),
+            "sha256": dict(report.sha256) if report else {},
+            "release": report.release if report else None,
+        },
+        "stages": {
+            name: {"seconds": seconds, "kept": runner.reused[name], "key": results.get(name, {}).get("key")}
+            for name, seconds in runner.seconds.items()
+        },
+        "peak_bytes": peak_memory(),
+        "machine": {
+            "python": sys.version.split()[0],
+            "system": platform.system(),
+            "cores": psutil.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
+        },
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _provenance(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    stages = ", ".join(
+        f"{name} {entry['seconds']:.1f} s{' (kept)' if entry['kept'] else ''}" for name, entry in manifest["stages"].items()
+    )
+    return [
+        ("written", manifest["written"]),
+        ("workbench", f"{manifest['workbench']}, code {manifest['code']}"),
+        ("seed", str(manifest["seed"])),
+        ("cells (content hash)", manifest["cells"]),
+        ("checkpoint (hash of the weights)", manifest["checkpoint"]["weights"]),
+        ("best_model.pt sha256", manifest["checkpoint"]["sha256"].get("best_model.pt", "")),
+        ("stages", stages),
+        ("peak memory", f"{manifest['peak_bytes'] / 2**20:.0f} MiB"),
+        ("python", manifest["machine"]["python"]),
+        *manifest["packages"].items(),
+    ]
+
+
+def _summary(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    config, cells, operators = chain.config, results["cells"], results["operators"]
+    source, shape = chain.adata.uns["workbench"]["source"], chain.model.config
+    release = chain.model.report.release if chain.model.report else None
+    model = (
+        f"{release or Path(config.checkpoint).name} ({shape.n_layers} layers x {shape.n_heads} heads, width {shape.d_model})"
+    )
+    setting = f"Model: {model}. Data: {chain.adata.uns['workbench']['name']}, {cells['n_cells']} cells."
+    command = f"workbench run CONFIG --out {chain.out.name}"
+    null = f"null: {config.evaluation.permutations} permutations of the labels"
+    anchors = int(tables["heads"]["n_anchors"].iloc[0])
+    captions = {
+        "latent": f"UMAP of the exported latent, fitted on all of these cells: a picture, no evidence. {setting}",
+        "heads": f"Each head alone through the adaptor: rank correlation of latent angles with ruler distances on held-out "
+        f"anchors ({anchors} anchors, mean over {config.evaluation.holdouts} random holdouts; {null}). {setting}",
+        "holdouts": f"The configured feature map beside controls without the model; bars: sd over splits; {null}. {setting}",
+        "distances": f"Ruler distance of two stages against the latent angle of their anchors, fitted on these anchors: "
+        f"how far the fit went, not how far it holds. {setting}",
+        "readouts": f"Linear readouts of cells that neither operator, adaptor nor readout was fitted on "
+        f"({config.evaluation.folds} folds, {cells['folds']}; bars: sd over folds; {null} inside folds). {setting}",
+    }
+    return {
+        "title": f"{config.name}: a small algorithm out of scGPT",
+        "question": "Do gene-space operators of the model's attention heads, through a linear adaptor, carry the "
+        f"{chain.ruler.name} ruler, and do they add anything to the same adaptor on plain expression?",
+        "answers": _answers(chain, results, tables),
+        "model": model,
+        "data": f"{source}. {cells['genes']['matched']} of {cells['genes']['columns']} genes in the vocabulary, panel of "
+        f"{cells['n_panel']}; values: {cells['values']}; {cells['n_placed']} cells placed on the ruler; "
+        f"{operators['n_tokens']} tokens read.",
+        "skipped": _skipped(chain, results, tables),
+        "cautions": _cautions(chain),
+        "captions": captions,
+        "commands": dict.fromkeys(captions, command),
+        "algorithm": f"algorithm/ ({results['algorithm']['bytes'] / 1024:.0f} KiB): one {cells['n_panel']} x {config.adaptor.k} "
+        f"matrix, an offset and {len(results['algorithm']['readouts'])} linear readouts; applied again from the file alone it "
+        f"differs by {results['algorithm']['relative_difference_from_file']:.1e} of the largest latent value.",
+    }
+
+
+def _answers(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> list[str]:
+    kind = chain.config.adaptor.feature_map
+    answers = []
+    for holdout in ("random", "branch", "donor"):
+        rows = tables["holdouts"].query("holdout == @holdout and status == 'ok'")
+        if len(rows):
+            said = ", ".join(f"{r.operator} {r.spearman:.2f} (sd {r.sd:.2f}, p {r.p:.3f})" for r in rows.itertuples())
+            answers.append(f"{holdout.capitalize()} holdout of anchors, rank correlation with the ruler: {said}.")
+    table = tables["readouts"].query("status == 'ok'")
+    ours, plain = f"latent (LET on {kind})", "latent (LET on x itself)"
+    wide = table.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
+    better = int((wide[ours] > wide[plain]).sum())
+    answers.append(
+        f"Readouts: the latent of the model's operator is above the same adaptor on plain expression on {better} of "
+        f"{len(wide)} endpoint metrics, and above raw expression on {int((wide[ours] > wide.iloc[:, wide.columns.str.startswith('raw')].iloc[:, 0]).sum())}."
+    )
+    best = tables["heads"].sort_values("spearman", ascending=False).iloc[0]
+    answers.append(
+        f"Strongest head alone: layer {int(best['layer'])}, head {int(best['head'])} (rank correlation {best['spearman']:.2f}, sd "
+        f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by the same number, so it is biased upward."
+    )
+    return answers
+
+
+def _skipped(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
+    skipped = []
+    if "donor" not in chain.obs:
+        skipped.append(
+            {"what": "Donor holdout", "why": "the data name no donors; folds are stratified by label, which is an easier test"}
+        )
+    if "tissue" not in chain.obs:
+        skipped.append({"what": "Tissue as a grouping of anchors", "why": "the data name no tissue"})
+    undefined = tables["readouts"].query("status != 'ok'")
+    for endpoint, why in undefined.drop_duplicates("endpoint")[["endpoint", "status"]].itertuples(index=False):
+        skipped.append({"what": f"Readout '{endpoint}'", "why": why})
+    for label, hint in results["cells"]["unplaced_labels"].items():
+        skipped.append({"what": f"Cells labelled '{label}'", "why": f"the ruler does not know the label ({hint})"})
+    return skipped
+
+
+def _cautions(chain: Chain) -> list[str]:
+    cautions = [
+        "The folds share donors, tissue and technology: nothing here speaks of other donors."
+        if "donor" not in chain.obs
+        else "Whole donors are held out, but all donors come from one study.",
+        "The labels come with the dataset; where they were made from the same expression values, any method that sees "
+        "these values is favoured alike.",
+        "The operator was averaged over training folds only, but the checkpoint may have seen these cells in its own "
+        "training (see its model card).",
+        "Spreads are over folds or splits that overlap in their training cells, so they understate the uncertainty.",
+    ]
+    if chain.config.anchors.parts > 1:
+        cautions.append(
+            f"Each group of cells was split at random into up to {chain.config.anchors.parts} anchors: parts of a group are no "
+            "replicates, and a random holdout of anchors leaves parts of the same group in training."
+        )
+    return cautions

@@ -1,0 +1,98 @@
+"""Stages of a run: done once, kept while their inputs are unchanged, run again when anything they depend on is not."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import OutputError
+from workbench.files import digest, plain, read_json, write_json
+
+_DONE = "done.json"
+
+
+@cache
+def code_version() -> str:
+    """Hash of the package's own source files."""
+    root = Path(__file__).parent
+    out = hashlib.blake2b(digest_size=16)
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.yaml")]):
+        out.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return out.hexdigest()
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass
+class StageRunner:
+    """Runs named stages in one folder and remembers what each depended on.
+
+    Attributes
+    ----------
+    out
+        Folder of the run.
+    seconds, reused
+        Time of each stage, and which were taken as they were.
+    """
+
+    out: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: dict[str, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            probe = self.out / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"The run folder '{self.out}' cannot be written ({error.strerror}); choose another with --out."
+            ) from error
+
+    def run(self, name: str, inputs: Any, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Do a stage, unless it is done with the same inputs and the same code.
+
+        Parameters
+        ----------
+        name
+            Of the stage, and of its folder under ``stages/``.
+        inputs
+            Everything the result depends on, JSON-ready; the keys of earlier stages among it.
+        work
+            Does the work in the folder it is given and returns what later stages need, JSON-ready. It is called again
+            in the same folder after an interruption, and may go on with what it finds there.
+
+        Returns
+        -------
+        dict
+            What `work` returned, and the stage's ``key``.
+        """
+        folder = self.out / "stages" / name
+        key = digest(name, inputs, code_version())
+        done = folder / _DONE
+        if done.is_file() and (kept := read_json(done)).get("key") == key:
+            self.seconds[name], self.reused[name] = kept["seconds"], True
+            print(f"[{name}] unchanged, kept", file=sys.stderr)
+            return {**kept["result"], "key": key}
+        done.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"[{name}] ...", file=sys.stderr)
+        began = time.perf_counter()
+        result = plain(work(folder))
+        seconds = time.perf_counter() - began
+        write_json(done, {"key": key, "seconds": seconds, "peak_bytes": peak_memory(), "result": result})
+        self.seconds[name], self.reused[name] = seconds, False
+        print(f"[{name}] done in {seconds:.1f} s", file=sys.stderr)
+        return {**result, "key": key}
