@@ -1,3 +1,49 @@
-"""A mechanistic-interpretability research workbench for scGPT."""
+"""A mechanistic-interpretability research workbench for scGPT.
+
+>>> import workbench
+>>> model = workbench.load_checkpoint("artifacts/scgpt-blood-mini")
+>>> cells = workbench.load("pbmc68k")
+>>> from workbench.capture import capture
+>>> capture(model, cells, "blocks.*.hook_resid_post", workbench.MomentsSink())
+
+Names are imported when they are first used, so that ``import workbench`` stays quick.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "load_checkpoint": "workbench.model.checkpoint",
+    "from_upstream": "workbench.model.checkpoint",
+    "save_checkpoint": "workbench.model.checkpoint",
+    "HookedScGPT": "workbench.model.hooked",
+    "Tokenizer": "workbench.model.tokenizer",
+    "Tokens": "workbench.model.tokens",
+    "load": "workbench.cells.datasets",
+    "CellMapping": "workbench.cells.datasets",
+    "choose_panel": "workbench.cells.genes",
+    "make_anchors": "workbench.cells.anchors",
+    "load_ruler": "workbench.manifold.ruler",
+    "MemorySink": "workbench.capture.ragged",
+    "ShardSink": "workbench.capture.ragged",
+    "read_shards": "workbench.capture.ragged",
+    "MomentsSink": "workbench.capture.sinks",
+    "Only": "workbench.capture.sinks",
+    "GenePairSink": "workbench.capture.pairs",
+    "LETAdaptor": "workbench.extractor.adaptor",
+    "Algorithm": "workbench.extractor.algorithm",
+}
+
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'workbench' has no attribute '{name}'; it has {', '.join(_WHERE)}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from workbench.capture.capture import capture
+from workbench.capture.record import capture
 from workbench.capture.pairs import GenePairSink
 from workbench.capture.ragged import MemorySink
 from workbench.capture.sinks import Only
@@ -249,7 +249,9 @@ class Chain:
         operators = self.operators
         heads = []
         for layer, head in np.ndindex(*operators.shape[:2]):
-            heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **score(operators[layer, head], splits)})
+            heads.append(
+                {"layer": layer, "head": head, "n_anchors": len(anchors), **score(operators[layer, head], splits)}
+            )
         table = pd.DataFrame(heads)
         table["q"] = benjamini_hochberg(table["p"].to_numpy())
         table.to_csv(self.tables / "heads.csv", index=False)
@@ -306,7 +308,9 @@ class Chain:
         representations = {
             f"latent (LET on {name})": latent(self.feature_map),
             "latent (LET on x itself)": latent(lambda k: None),
-            "latent (LET on a random matrix)": latent(lambda k: gaussian_control(self.feature_map(k), self.config.seed)),
+            "latent (LET on a random matrix)": latent(
+                lambda k: gaussian_control(self.feature_map(k), self.config.seed)
+            ),
             f"PCA-{min(10, self.config.adaptor.k)} of x": principal,
             "raw x (log-normalised panel)": lambda k: dense,
             f"scGPT {self.model.config.cell_style} embedding": lambda k: embedding,

@@ -96,7 +96,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     metadata
         Strings kept in the header.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     return atomically(path, lambda p: save_file(contiguous, p, dict(metadata or {})))
 
 

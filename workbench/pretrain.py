@@ -104,7 +104,9 @@ def evaluate(model: HookedScGPT, data: TrainingData, settings: PretrainSettings)
             "expression decoder": expression,
             "MVC decoder": mvc,
             "gene mean": np.broadcast_to(gene_mean(training), held.shape),
-            f"linear regression on the other genes (ridge {ridge:g})": linear_regression(training, visible, mask, ridge),
+            f"linear regression on the other genes (ridge {ridge:g})": linear_regression(
+                training, visible, mask, ridge
+            ),
             "100 nearest training cells": nearest_cells(training, visible, 100),
             "best possible (ties only)": _tie_means(data, settings),
         }

@@ -27,7 +27,9 @@ def run(config: RunConfig, out: Path) -> Path:
     """
     runner = StageRunner(out)
     chain = Chain(config, out)
-    cells = runner.run("cells", chain.inputs("data", "ruler", "stages", "panel", "evaluation", "seed"), chain.cells_stage)
+    cells = runner.run(
+        "cells", chain.inputs("data", "ruler", "stages", "panel", "evaluation", "seed"), chain.cells_stage
+    )
     operators = runner.run(
         "operators", [cells["key"], chain.model.fingerprint(), chain.inputs("capture", "seed")], chain.operators_stage
     )
@@ -37,5 +39,3 @@ def run(config: RunConfig, out: Path) -> Path:
     algorithm = runner.run("algorithm", evaluation, chain.algorithm_stage)
     report_stage(chain, runner, {"cells": cells, "operators": operators, "readouts": readouts, "algorithm": algorithm})
     return out
-
-

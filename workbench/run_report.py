@@ -90,7 +90,8 @@ def _manifest(chain: Chain, runner: StageRunner, results: dict[str, dict[str, An
 
 def _provenance(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     stages = ", ".join(
-        f"{name} {entry['seconds']:.1f} s{' (kept)' if entry['kept'] else ''}" for name, entry in manifest["stages"].items()
+        f"{name} {entry['seconds']:.1f} s{' (kept)' if entry['kept'] else ''}"
+        for name, entry in manifest["stages"].items()
     )
     return [
         ("written", manifest["written"]),
@@ -110,9 +111,7 @@ def _summary(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
     config, cells, operators = chain.config, results["cells"], results["operators"]
     source, shape = chain.adata.uns["workbench"]["source"], chain.model.config
     release = chain.model.report.release if chain.model.report else None
-    model = (
-        f"{release or Path(config.checkpoint).name} ({shape.n_layers} layers x {shape.n_heads} heads, width {shape.d_model})"
-    )
+    model = f"{release or Path(config.checkpoint).name} ({shape.n_layers} layers x {shape.n_heads} heads, width {shape.d_model})"
     setting = f"Model: {model}. Data: {chain.adata.uns['workbench']['name']}, {cells['n_cells']} cells."
     command = f"workbench run CONFIG --out {chain.out.name}"
     null = f"null: {config.evaluation.permutations} permutations of the labels"
@@ -174,7 +173,10 @@ def _skipped(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
     skipped = []
     if "donor" not in chain.obs:
         skipped.append(
-            {"what": "Donor holdout", "why": "the data name no donors; folds are stratified by label, which is an easier test"}
+            {
+                "what": "Donor holdout",
+                "why": "the data name no donors; folds are stratified by label, which is an easier test",
+            }
         )
     if "tissue" not in chain.obs:
         skipped.append({"what": "Tissue as a grouping of anchors", "why": "the data name no tissue"})

@@ -20,12 +20,20 @@ from workbench.model.vocabulary import Vocabulary
 @njit(cache=True, nogil=True)
 def _scatter(maps, positions, genes, sums):
     """Add maps (head, query, key) of one cell, at some token positions, to the rows and columns of their genes."""
+    n = len(positions)
+    # Panel genes nearly always lie side by side behind <cls>; then the keys need no look-up.
+    consecutive = n > 0 and positions[-1] - positions[0] == n - 1
     for head in range(maps.shape[0]):
-        for i in range(len(positions)):
-            row = maps[head, positions[i]]
+        for i in range(n):
             total = sums[head, genes[i]]
-            for j in range(len(positions)):
-                total[genes[j]] += row[positions[j]]
+            if consecutive:
+                row = maps[head, positions[i], positions[0] : positions[0] + n]
+                for j in range(n):
+                    total[np.uint64(genes[j])] += row[j]
+            else:
+                row = maps[head, positions[i]]
+                for j in range(n):
+                    total[np.uint64(genes[j])] += row[np.uint64(positions[j])]
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,7 @@ class GenePairSink:
         folds are the total minus a fold's own). None for one group.
     """
 
-    def __init__(
-        self, genes: Sequence[str], vocabulary: Vocabulary, groups: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, genes: Sequence[str], vocabulary: Vocabulary, groups: Mapping[str, int] | None = None) -> None:
         ids = vocabulary.encode(genes)
         if (ids < 0).any():
             unknown = [gene for gene, i in zip(genes, ids, strict=True) if i < 0]
@@ -94,7 +100,9 @@ class GenePairSink:
         """See `Sink`; only scores and patterns suit."""
         wrong = [name for name, shape in plan.shapes.items() if shape.kind != PAIR]
         if wrong:
-            raise HookError(f"'{wrong[0]}' is no map of gene pairs; capture 'blocks.*.attn.hook_pattern' for this sink.")
+            raise HookError(
+                f"'{wrong[0]}' is no map of gene pairs; capture 'blocks.*.attn.hook_pattern' for this sink."
+            )
         self._hooks = tuple(plan.shapes)
         d, heads = len(self.genes), next(iter(plan.shapes.values())).inner[0]
         self._sums = np.zeros((self.n_groups, len(self._hooks), heads, d, d), dtype=np.float32)
@@ -144,5 +152,9 @@ class GenePairSink:
         without
             Group to leave out.
         """
-        keep = [g for g in range(self.n_groups) if g != without]
-        return GenePairMeans(self.genes, self._hooks, self._sums[keep].sum(0), self._counts[keep].sum(0))
+        sums, counts = np.zeros_like(self._sums[0]), np.zeros_like(self._counts[0])
+        for group in range(self.n_groups):
+            if group != without:
+                sums += self._sums[group]
+                counts += self._counts[group]
+        return GenePairMeans(self.genes, self._hooks, sums, counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -36,6 +36,7 @@ class Plan:
         return 4 * sum(shape.elements(self.lengths) for shape in self.shapes.values())
 
 
+@runtime_checkable
 class Sink(Protocol):
     """What `capture` asks of a sink; a class of your own with these methods works the same."""
 

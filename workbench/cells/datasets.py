@@ -157,7 +157,9 @@ def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.
     try:
         handle = h5py.File(path, "r")
     except OSError as error:
-        raise CellsError(f"'{path}' is no readable h5ad file ({str(error)[:120]}); check the path and the file.") from error
+        raise CellsError(
+            f"'{path}' is no readable h5ad file ({str(error)[:120]}); check the path and the file."
+        ) from error
     try:
         # Files of before 2019 keep raw as raw.X and raw.var beside X.
         raw = next((prefix for prefix in ("raw/", "raw.") if f"{prefix}X" in handle), None)

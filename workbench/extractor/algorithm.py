@@ -169,9 +169,7 @@ class Algorithm:
                 "export it again."
             )
         readouts = {
-            name: Readout(
-                arrays[f"readout/{name}/weights"], arrays[f"readout/{name}/offset"], tuple(entry["classes"])
-            )
+            name: Readout(arrays[f"readout/{name}/weights"], arrays[f"readout/{name}/offset"], tuple(entry["classes"]))
             for name, entry in card["readouts"].items()
         }
         return cls(tuple(card["genes"]), arrays["matrix"], arrays["offset"], readouts, card["card"])

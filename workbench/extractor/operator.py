@@ -27,7 +27,9 @@ def thirds(n_layers: int) -> tuple[slice, slice, slice]:
     return slice(0, a), slice(a, b), slice(b, n_layers)
 
 
-def single(operators: Float[np.ndarray, "layer head gene gene"], layer: int, head: int) -> Float[np.ndarray, "gene gene"]:
+def single(
+    operators: Float[np.ndarray, "layer head gene gene"], layer: int, head: int
+) -> Float[np.ndarray, "gene gene"]:
     """Feature map of one head: f(x) = x A.
 
     Parameters

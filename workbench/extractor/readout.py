@@ -42,7 +42,9 @@ class Endpoint:
     cells: Int[np.ndarray, " cell"]
 
 
-def endpoints(stage: Int[np.ndarray, " cell"], stages: tuple[str, ...], branches: tuple[str, ...], depths: Any) -> list[Endpoint]:
+def endpoints(
+    stage: Int[np.ndarray, " cell"], stages: tuple[str, ...], branches: tuple[str, ...], depths: Any
+) -> list[Endpoint]:
     """The endpoints that stage labels allow; those without both classes are still listed, and reported as undefined.
 
     Parameters
@@ -197,7 +199,9 @@ def fit_probe(x: Float[np.ndarray, "cell feature"], endpoint: Endpoint) -> dict[
     """
     target = endpoint.target[endpoint.cells]
     if len(set(target.tolist())) < 2:
-        raise EvaluationError(f"Endpoint '{endpoint.name}' has {len(set(target.tolist()))} class among its cells; skip it.")
+        raise EvaluationError(
+            f"Endpoint '{endpoint.name}' has {len(set(target.tolist()))} class among its cells; skip it."
+        )
     scaler, linear = (step for _, step in probe(endpoint.kind).fit(x[endpoint.cells], target).steps)
     weights = np.atleast_2d(linear.coef_) / scaler.scale_
     offset = np.atleast_1d(linear.intercept_) - weights @ scaler.mean_

@@ -1,1 +1,1 @@
-"""."""
+"""Factors of an operator and their gene programs. A door for now."""

@@ -58,7 +58,7 @@ def holdouts(table: pd.DataFrame, baselines: Collection[str] = ()) -> go.Figure:
         panels,
         _order(drawn),
         "Held-out Spearman of latent and ruler distances",
-        "Mean ± sd over splits; grey: the null, from 0 to its upper bound. n is given above each panel.",
+        "Mean ± sd over splits; grey: the null, from 0 to its upper bound. n: above each panel.",
         columns=3,
         baselines=baselines,
         notes=notes,
@@ -100,17 +100,15 @@ def readouts(table: pd.DataFrame, baselines: Collection[str] = ()) -> go.Figure:
     ]
     drawn, notes = _defined(rows, "readout figure", "representation")
     panels = [
-        Panel(
-            str(endpoint), _sizes(part, "n_cells", "cells", "n_folds", "folds"), str(metric), part, _limits(part, 0.0)
-        )
-        for (endpoint, metric), part in drawn.groupby(["endpoint", "metric"], sort=False)
+        Panel(str(name), _sizes(part, "n_cells", "cells", "n_folds", "folds"), part["metric"].iloc[0], part, limits)
+        for name, part in drawn.groupby("panel", sort=False)
+        for limits in [_limits(part, floor=0.0)]
     ]
     return point_panels(
         panels,
         _order(drawn),
         "Linear readouts beside their baselines",
-        "Mean ± sd over folds, right is better; grey: the null, from its mean to its upper bound. "
-        "n is given above each panel.",
+        "Mean ± sd over folds; grey: the null, from its mean to its upper bound. n: above each panel.",
         columns=2,
         baselines=baselines,
         notes=notes,

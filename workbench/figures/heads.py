@@ -81,7 +81,7 @@ def head_map(table: pd.DataFrame, controls: Mapping[str, float] | None = None) -
             xgap=2,
             ygap=2,
             colorbar={
-                "title": {"text": "Spearman", "side": "right"},
+                "title": {"text": "Spearman", "side": "right", "font": {"size": 13}},
                 "thickness": 14,
                 "tickvals": [-1, -0.5, 0, 0.5, 1],
             },

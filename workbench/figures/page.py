@@ -73,6 +73,7 @@ thead button::after { content: " \\2195"; color: var(--quiet); opacity: .55; }
 th[aria-sort="ascending"] button::after { content: " \\2191"; opacity: 1; color: var(--accent); }
 th[aria-sort="descending"] button::after { content: " \\2193"; opacity: 1; color: var(--accent); }
 tbody tr:nth-child(even) { background: var(--stripe); }
+.on-paper { display: none; }
 .note { color: var(--quiet); font-size: .9rem; margin: .25rem 0 .5rem; }
 .provenance th { font-weight: 600; white-space: nowrap; }
 .provenance td { overflow-wrap: anywhere; }
@@ -88,10 +89,15 @@ footer { padding: 2rem 1.25rem; }
   .plot { border: 0; padding: 0; overflow: hidden; }
   .plot > div { min-width: 0; }
   .scroll { max-height: none; overflow: visible; border: 0; }
-  table { font-size: 7pt; }
-  .sortable td, thead th { white-space: normal; overflow-wrap: anywhere; }
+  .modebar { display: none; }
+  .command { break-after: avoid; }
+  .on-paper { display: inline; }
+  .sortable tbody tr:nth-child(n + 41) { display: none; }
+  table { font-size: 6.5pt; }
+  .sortable td, thead th, thead button { white-space: normal; overflow-wrap: anywhere; }
+  .sortable td.number { white-space: nowrap; }
   .sortable td.long { min-width: 0; }
-  th, td, thead button { padding: .2rem .3rem; }
+  th, td, thead button { padding: .15rem .2rem; }
   thead th { position: static; }
 }
 """
@@ -178,7 +184,8 @@ $cautions
 </section>
 <section id="tables" aria-labelledby="tables-heading">
 <h2 id="tables-heading">Tables</h2>
-<p class="note">A click on a header, or Enter on it, sorts by that column.</p>
+<p class="note">A click on a header, or Enter on it, sorts by that column.
+<span class="on-paper">On paper, at most 40 rows of each.</span></p>
 $tables
 </section>
 <section id="provenance" aria-labelledby="provenance-heading">

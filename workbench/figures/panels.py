@@ -102,7 +102,7 @@ def point_panels(
             **at,
         )
     _keys(figure, bool(set(baselines) & set(order)))
-    lines = [line for note in notes for line in wrapped(note)]
+    lines = [line for note in notes for line in wrapped(note, 92)]
     below = 62 + (24 + 17 * len(lines) if lines else 0)
     dressed(figure, title, subtitle, total, above=ABOVE, below=below)
     figure.update_layout(

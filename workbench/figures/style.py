@@ -178,7 +178,7 @@ def label(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def wrapped(text: str, width: int = 116) -> list[str]:
+def wrapped(text: str, width: int = 104) -> list[str]:
     """Break text into escaped lines, since plotly does not wrap.
 
     Parameters
@@ -238,7 +238,7 @@ def heading(title: str, subtitle: str) -> tuple[str, int]:
     """
     lines = wrapped(subtitle)
     small = "<br>".join(lines)
-    return f"<b>{label(title)}</b><br><span style='font-size:13px;color:{QUIET}'>{small}</span>", 44 + 19 * len(lines)
+    return f"<b>{label(title)}</b><br><span style='font-size:12px;color:{QUIET}'>{small}</span>", 44 + 18 * len(lines)
 
 
 def dressed(

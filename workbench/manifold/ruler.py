@@ -70,7 +70,9 @@ class Ruler:
         known = dict(self.labels)
         for label, stage in (extra or {}).items():
             if stage not in self.stages:
-                raise EvaluationError(f"Label '{label}' is mapped to a stage: {unknown_name('stage', stage, self.stages)}")
+                raise EvaluationError(
+                    f"Label '{label}' is mapped to a stage: {unknown_name('stage', stage, self.stages)}"
+                )
             known[normalise_label(label)] = stage
         number = {stage: i for i, stage in enumerate(self.stages)}
         labels = list(labels)
@@ -148,7 +150,9 @@ def build_ruler(name: str, stages: Mapping[str, Mapping[str, Any]], literature: 
     for stage, entry in stages.items():
         for parent in entry["from"]:
             if parent not in number:
-                raise EvaluationError(f"Stage '{stage}' comes from an unknown one: {unknown_name('stage', parent, names)}")
+                raise EvaluationError(
+                    f"Stage '{stage}' comes from an unknown one: {unknown_name('stage', parent, names)}"
+                )
             adjacency[number[parent], number[stage]] = 1
         for label in (stage, *entry.get("labels", ())):
             if labels.setdefault(normalise_label(label), stage) != stage:

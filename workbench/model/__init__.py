@@ -1,1 +1,1 @@
-"""."""
+"""Checkpoint, vocabulary, tokenizer, hooked model, pretraining."""

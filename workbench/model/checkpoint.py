@@ -164,11 +164,11 @@ def save_checkpoint(model: HookedScGPT, path: str | Path, args: Mapping[str, Any
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ARGS).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         (folder / VOCAB).write_text(json.dumps(dict(model.vocabulary.ids), indent=0) + "\n", encoding="utf-8")
-        torch.save(
-            {k: v.detach().cpu().clone() for k, v in to_upstream(model.state_dict()).items()}, folder / WEIGHTS
-        )
+        torch.save({k: v.detach().cpu().clone() for k, v in to_upstream(model.state_dict()).items()}, folder / WEIGHTS)
     except OSError as error:
-        raise OutputError(f"The checkpoint cannot be written to '{folder}' ({error}); choose another folder.") from error
+        raise OutputError(
+            f"The checkpoint cannot be written to '{folder}' ({error}); choose another folder."
+        ) from error
     return folder
 
 
@@ -246,7 +246,11 @@ def _build(
     broken = {name.split(".")[0] for name in (*missing, *mismatched)}
     if broken:
         # A decoder that is not whole is left out (and reported), so that it cannot answer with random numbers.
-        off = {"decoder": {"has_expression": False}, "mvc_decoder": {"mvc_style": None}, "cls_decoder": {"n_classes": 0}}
+        off = {
+            "decoder": {"has_expression": False},
+            "mvc_decoder": {"mvc_style": None},
+            "cls_decoder": {"n_classes": 0},
+        }
         for part in broken:
             shape |= off[part]
         with torch.device("meta"):
@@ -260,9 +264,7 @@ def _build(
         prefix=prefix,
         loaded=tuple(origin[name] for name in wanted),
         missing=tuple(missing.values()),
-        unexpected=tuple(
-            origin[name] for name in tensors if name not in wanted and name.split(".")[0] not in broken
-        ),
+        unexpected=tuple(origin[name] for name in tensors if name not in wanted and name.split(".")[0] not in broken),
         ignored=ignored,
         mismatched=tuple(mismatched.values()),
         sha256=dict(hashes),

@@ -122,9 +122,7 @@ class Embed(nn.Module):
             self.value = ContinuousValues(config.d_model, config.dropout)
         elif config.value_style == "category":
             self.value = NormedEmbedding(config.n_value_bins, config.d_model)
-        self.norm = (
-            DomainNorm(config.norm_domains, config.d_model, config.norm_affine) if config.norm_domains else None
-        )
+        self.norm = DomainNorm(config.norm_domains, config.d_model, config.norm_affine) if config.norm_domains else None
         self.hook_gene = HookPoint()  # [cell, gene, d_model], after the gene encoder's LayerNorm
         self.hook_value = HookPoint()  # [cell, gene, d_model], after the value encoder's norm ([.., 1] when scaling)
 

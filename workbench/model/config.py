@@ -162,4 +162,6 @@ def _number(args: Mapping[str, Any], name: str, kind: type, default: Any) -> Any
     try:
         return kind(value)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"args.json gives {value!r} for '{name}', which should be a number; correct it.") from error
+        raise CheckpointError(
+            f"args.json gives {value!r} for '{name}', which should be a number; correct it."
+        ) from error

@@ -321,7 +321,9 @@ class HookedScGPT(HookedRootModule):
 
     def _need(self, decoder: nn.Module | None, name: str) -> nn.Module:
         if decoder is None:
-            raise ShapeError(f"The checkpoint holds no decoder for '{name}'; ask for other outputs or another checkpoint.")
+            raise ShapeError(
+                f"The checkpoint holds no decoder for '{name}'; ask for other outputs or another checkpoint."
+            )
         return decoder
 
     def pool(

@@ -286,7 +286,9 @@ def validate(model: HookedScGPT, data: TrainingData, settings: PretrainSettings)
     return float(mean[0]), float(mean[1])
 
 
-def finish(model: HookedScGPT, settings: PretrainSettings, data: TrainingData, report: dict[str, Any], out: Path) -> None:
+def finish(
+    model: HookedScGPT, settings: PretrainSettings, data: TrainingData, report: dict[str, Any], out: Path
+) -> None:
     """Write the checkpoint and its training report, and remove the resumable state.
 
     Parameters
@@ -305,7 +307,12 @@ def finish(model: HookedScGPT, settings: PretrainSettings, data: TrainingData, r
 
 
 def _save(
-    state: Path, identity: str, step: int, curve: list[dict[str, float]], model: HookedScGPT, optimiser: torch.optim.AdamW
+    state: Path,
+    identity: str,
+    step: int,
+    curve: list[dict[str, float]],
+    model: HookedScGPT,
+    optimiser: torch.optim.AdamW,
 ) -> None:
     arrays = {f"model/{name}": value.numpy() for name, value in model.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():

@@ -123,7 +123,8 @@ class Tokenizer:
         ndarray of int64, shape (cell,)
         """
         parts = [
-            np.diff(self._matched(start, min(start + _BLOCK, len(self))).indptr) for start in range(0, len(self), _BLOCK)
+            np.diff(self._matched(start, min(start + _BLOCK, len(self))).indptr)
+            for start in range(0, len(self), _BLOCK)
         ]
         return np.minimum(np.concatenate(parts) + 1, self.max_tokens)
 

@@ -1,0 +1,60 @@
+# Two commands on a fresh machine with python3 (3.11 or newer) and make: `make demo` and `make test`.
+# Both first make an environment in the user's cache, named by a hash of what it is made from.
+PYTHON ?= python3
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/scgpt-workbench
+HASH := $(shell cat pyproject.toml constraints.txt | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read() + sys.version.encode()).hexdigest()[:16])")
+ENV := $(CACHE)/env-$(HASH)
+PY := $(ENV)/bin/python
+# The package is used from this checkout, so that several checkouts can share one environment.
+RUN := PYTHONPATH="$(CURDIR)" $(PY)
+OUT ?= artifacts/demo
+
+.PHONY: help demo test test-slow check format python pretrain clean
+
+help:
+	@echo "make demo       run the main job on real human blood cells and say where the report lies"
+	@echo "make test       the fast tests (the tier that CI runs)"
+	@echo "make test-slow  the slow tests"
+	@echo "make check      lint, format check and types"
+	@echo "make format     format the code"
+	@echo "make python     print the environment's interpreter"
+	@echo "make pretrain   train the mini checkpoint again (about half an hour on two cores)"
+	@echo "make clean      remove the demo's output"
+
+demo: $(ENV)/.complete
+	@$(RUN) -m workbench.cli run experiments/demo.yaml --out "$(OUT)"
+
+test: $(ENV)/.complete
+	@$(RUN) -m pytest -m "not slow"
+
+test-slow: $(ENV)/.complete
+	@$(RUN) -m pytest -m slow
+
+check: $(ENV)/.complete
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(ENV)/.complete
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+pretrain: $(ENV)/.complete
+	@$(RUN) -m workbench.cli pretrain experiments/pretrain_blood_mini.yaml
+
+python: $(ENV)/.complete
+	@echo "$(PY)"
+
+clean:
+	rm -rf artifacts/demo
+
+# scgpt is the oracle of the parity tests; its own pins do not fit a current torch, hence --no-deps.
+$(ENV)/.complete: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Pass PYTHON=python3.12, for example." >&2; exit 1; }
+	@echo "Making the environment $(ENV) (once; several minutes)" >&2
+	@rm -rf "$(ENV)" && mkdir -p "$(CACHE)"
+	@$(PYTHON) -m venv "$(ENV)" || { echo "python3 cannot make virtual environments; install its venv package." >&2; exit 1; }
+	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['dev']))" > "$(ENV)/requirements.txt"
+	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r "$(ENV)/requirements.txt" >&2
+	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-deps scgpt==0.2.4 >&2
+	@touch "$@"
