@@ -36,7 +36,7 @@ _WHERE = {
     "Algorithm": "workbench.extractor.algorithm",
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from workbench.capture.record import capture
 from workbench.capture.pairs import GenePairSink
 from workbench.capture.ragged import MemorySink
+from workbench.capture.record import capture
 from workbench.capture.sinks import Only
 from workbench.cells.anchors import Anchors, make_anchors
 from workbench.cells.datasets import content_hash

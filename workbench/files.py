@@ -115,7 +115,7 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="numpy") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
+            return {name: handle.get_tensor(name) for name in handle.keys()}, dict(handle.metadata() or {})
     except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactError(
             f"'{path}' is missing, truncated or no safetensors file ({str(error)[:120]}); make it again."

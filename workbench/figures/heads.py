@@ -56,7 +56,7 @@ def head_map(table: pd.DataFrame, controls: Mapping[str, float] | None = None) -
     for row in records(heads):
         at = int(row.layer) - layers[0], int(row.head) - columns[0]
         z[at] = row.spearman
-        value = f"{row.spearman:.2f}" if np.isfinite(row.spearman) else "–"
+        value = f"{row.spearman:z.2f}" if np.isfinite(row.spearman) else "–"
         text[at] = f"<b>{value}</b>" if row.q <= ALPHA else value
         hover[at] = (
             f"layer {int(row.layer)}, head {int(row.head)}<br>Spearman {number(row.spearman)} ± {number(row.sd)} "

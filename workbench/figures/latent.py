@@ -68,10 +68,11 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     scatter = go.Scatter if len(drawn) <= VECTOR_LIMIT else go.Scattergl
     size = 8 if len(drawn) <= 2000 else 6 if len(drawn) <= 10_000 else 4
+    rare = max(10.0, len(drawn) / len(groups) / 4)
     titled: set[str] = set()
     for rank, (branch, stage) in enumerate(ordered):
         group = groups[branch, stage]
-        few = len(group) < max(10, 0.02 * len(drawn))
+        few = len(group) < rare
         figure.add_trace(
             scatter(
                 x=group["umap_1"],
@@ -103,7 +104,7 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
 
     lost = len(cells) - len(drawn)
     subtitle = (
-        f"n = {len(drawn):,} cells of {len(groups)} stages and {len(branches)} branches; "
+        f"n = {len(drawn):,} cells (branches: {len(branches)}, stages: {len(groups)}); "
         f"colour: branch, symbol: stage, larger marks: stages with few cells"
         + (f"; {lost:,} cells without coordinates are not drawn" if lost else "")
         + ". Only neighbourhoods can be read from a UMAP, not distances."
@@ -112,13 +113,15 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
         figure,
         f"UMAP of the {k}-dimensional latent",
         subtitle,
-        max(460, 20 * (len(groups) + 2 * len(branches))),
+        max(460, 19 * len(groups) + 27 * len(branches)),
         below=40,
     )
     axis = {"showticklabels": False, "ticks": "", "showgrid": False}
     figure.update_xaxes(title="UMAP 1", **axis)
     figure.update_yaxes(title="UMAP 2", **axis)
-    figure.update_layout(legend={"groupclick": "toggleitem", "tracegroupgap": 4, "y": 1, "yanchor": "top"})
+    figure.update_layout(
+        showlegend=True, legend={"groupclick": "toggleitem", "tracegroupgap": 4, "y": 1, "yanchor": "top"}
+    )
     return figure
 
 

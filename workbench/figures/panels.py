@@ -158,7 +158,7 @@ def _draw(figure: go.Figure, panel: Panel, at: dict[str, int], baselines: Collec
             x=rows["value"],
             y=names,
             mode="markers+text",
-            text=[f"{value:.2f}" for value in rows["value"]],
+            text=[f"{value:z.2f}" for value in rows["value"]],
             textposition="top center",
             textfont={"size": 11, "color": INK},
             cliponaxis=False,

@@ -36,8 +36,8 @@ BRANCH_COLORS = {
     "T": "#117733",
     "NK": "#88CCEE",
 }
-# Tol's "dark" scheme, for branches that the mapping above does not name.
-FALLBACK_COLORS = ("#222255", "#225555", "#225522", "#666633", "#663333", "#555555")
+# For branches that the mapping above does not name; chosen to stay apart from it, under those three as well.
+FALLBACK_COLORS = ("#000000", "#E69F00", "#0077BB", "#CC3311", "#7B4B1E")
 
 _BY_KEY = {name.casefold(): color for name, color in BRANCH_COLORS.items()}
 _SYNONYMS = {"progenitors": "progenitor", "dc": "dendritic", "monocytes": "monocyte", "granulocytes": "granulocyte"}
