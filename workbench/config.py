@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -37,7 +38,7 @@ class DataConfig(_Strict):
     donor: str | None = None
     tissue: str | None = None
     batch: str | None = None
-    min_gene_share: float = Field(0.3, ge=0, le=1)
+    min_gene_share: float = Field(default=0.3, ge=0, le=1)
 
 
 class PretrainConfig(_Strict):
@@ -70,8 +71,8 @@ class AdaptorConfig(_Strict):
     """LET adaptor: latent width, weight of the reconstruction, scale of the angle, and the feature map it acts on."""
 
     k: PositiveInt = 10
-    alpha: float = Field(0.1, ge=0)
-    beta: float = Field(0.3183098861837907, gt=0)
+    alpha: float = Field(default=0.1, ge=0)
+    beta: float = Field(default=0.3183098861837907, gt=0)
     steps: PositiveInt = 200
     feature_map: Literal["drift", "single"] = "drift"
     layer: int = 0
@@ -81,7 +82,7 @@ class AdaptorConfig(_Strict):
 class EvaluationConfig(_Strict):
     """Folds of the cross-validation, random anchor holdouts, and draws of every permutation null."""
 
-    folds: int = Field(5, ge=2)
+    folds: int = Field(default=5, ge=2)
     holdouts: PositiveInt = 8
     permutations: PositiveInt = 200
 
@@ -163,7 +164,7 @@ def _anchor_path(raw: dict[str, Any], keys: tuple[str, ...], base: Path) -> None
     # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
     written = section[last]
     if keys in (("checkpoint",), ("out",)) or "/" in written or (base / written).exists():
-        section[last] = str(base / written)
+        section[last] = os.path.normpath(base / written)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

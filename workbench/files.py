@@ -56,7 +56,11 @@ def write_text(path: Path, text: str) -> Path:
     path, text
         Where and what.
     """
-    return atomically(path, lambda p: p.write_text(text, encoding="utf-8") and None)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    return atomically(path, write)
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -159,8 +163,8 @@ def digest(*parts: Any) -> str:
     out = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, np.ndarray):
-            out.update(f"{part.dtype}{part.shape}".encode())
+            out.update(f"\n{part.dtype}{part.shape}\n".encode())
             out.update(np.ascontiguousarray(part).tobytes())
         else:
-            out.update(json.dumps(plain(part), sort_keys=True).encode())
+            out.update(f"\n{json.dumps(plain(part), sort_keys=True)}\n".encode())
     return out.hexdigest()

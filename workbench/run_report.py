@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import yaml
 
 from workbench import __version__
 from workbench.chain import Chain
-from workbench.files import write_json
+from workbench.files import write_json, write_text
 from workbench.stages import StageRunner, code_version, peak_memory
 
 _PACKAGES = ("torch", "transformer-lens", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "plotly")
@@ -34,17 +35,27 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     from workbench.figures import head_map, holdouts, latent_map, readouts, ruler_against_latent
     from workbench.report import write_report
 
+    # The configuration as it was run, overrides included and paths absolute: it reproduces this run from anywhere.
+    effective = chain.config.model_dump(mode="json")
+    effective["checkpoint"] = str(Path(chain.config.checkpoint).resolve())
+    for section, name in ((effective["data"], "name"), (effective, "ruler")):
+        if Path(section[name]).exists():
+            section[name] = str(Path(section[name]).resolve())
+    write_text(chain.out / "config.yaml", yaml.safe_dump(effective, sort_keys=False))
     tables = {name: pd.read_csv(chain.tables / f"{name}.csv") for name in _TABLES}
-    random = tables["holdouts"].query("holdout == 'random'").set_index("operator")["spearman"].to_dict()
+    random = tables["holdouts"].query("holdout == 'random'")
+    controls = dict(zip(random["operator"].astype(str), random["spearman"].astype(float), strict=True))
     kind = chain.config.adaptor.feature_map
     figures = {
         "latent": latent_map(tables["latent"]),
-        "heads": head_map(tables["heads"], random),
-        "holdouts": holdouts(tables["holdouts"], baselines=[name for name in random if name != kind]),
+        "heads": head_map(tables["heads"], controls),
+        "holdouts": holdouts(tables["holdouts"], baselines=[name for name in controls if name != kind]),
         "distances": ruler_against_latent(tables["distances"]),
         "readouts": readouts(
             tables["readouts"],
-            baselines=[name for name in tables["readouts"]["representation"].unique() if name != f"latent (LET on {kind})"],
+            baselines=[
+                name for name in tables["readouts"]["representation"].unique() if name != f"latent (LET on {kind})"
+            ],
         ),
     }
     summary = _summary(chain, results, tables)
@@ -117,7 +128,7 @@ def _summary(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
     release = chain.model.report.release if chain.model.report else None
     model = f"{release or Path(config.checkpoint).name} ({shape.n_layers} layers x {shape.n_heads} heads, width {shape.d_model})"
     setting = f"Model: {model}. Data: {chain.adata.uns['workbench']['name']}, {cells['n_cells']} cells."
-    command = f"workbench run CONFIG --out {chain.out.name}"
+    command = f"workbench run {chain.out / 'config.yaml'} --out {chain.out}"
     null = f"null: {config.evaluation.permutations} permutations of the labels, its upper bound the 97.5 % quantile"
     anchors = int(tables["heads"]["n_anchors"].iloc[0])
     captions = {
@@ -151,7 +162,7 @@ def _summary(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
 
 def _answers(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> list[str]:
     kind = chain.config.adaptor.feature_map
-    answers = []
+    answers = [_verdict(kind, tables)]
     for holdout in ("random", "branch", "donor"):
         rows = tables["holdouts"].query("holdout == @holdout and status == 'ok'")
         if len(rows):
@@ -160,7 +171,7 @@ def _answers(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
     table = tables["readouts"].query("status == 'ok'")
     ours, plain = f"latent (LET on {kind})", "latent (LET on x itself)"
     wide = table.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
-    raw = next(name for name in wide if name.startswith("raw"))
+    raw = next(str(name) for name in wide if str(name).startswith("raw"))
     above = [int((wide[ours] > wide[other]).sum()) for other in (plain, raw)]
     answers.append(
         f"Readouts, of {len(wide)} endpoint metrics: the latent of the model's operator is above the same adaptor on plain "
@@ -172,6 +183,21 @@ def _answers(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
         f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by the same number, so it is biased upward."
     )
     return answers
+
+
+def _verdict(kind: str, tables: dict[str, pd.DataFrame]) -> str:
+    """Say first whether the model's operator beat the same adaptor without the model, anywhere."""
+    held = (
+        tables["holdouts"].query("status == 'ok'").pivot_table(index="holdout", columns="operator", values="spearman")
+    )
+    read = tables["readouts"].query("status == 'ok'")
+    wide = read.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
+    wins = int((held[kind] > held["identity (x itself)"]).sum())
+    wins += int((wide[f"latent (LET on {kind})"] > wide["latent (LET on x itself)"]).sum())
+    total = len(held) + len(wide)
+    if wins == 0:
+        return f"On these data the model's operator adds nothing: on all {total} holdouts and endpoint metrics the same adaptor on plain expression does as well or better."
+    return f"On {wins} of {total} holdouts and endpoint metrics the model's operator is above the same adaptor on plain expression."
 
 
 def _skipped(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> list[dict[str, str]]:

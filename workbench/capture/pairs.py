@@ -18,22 +18,28 @@ from workbench.model.vocabulary import Vocabulary
 
 
 @njit(cache=True, nogil=True)
-def _scatter(maps, positions, genes, sums):
-    """Add maps (head, query, key) of one cell, at some token positions, to the rows and columns of their genes."""
-    n = len(positions)
-    # Panel genes nearly always lie side by side behind <cls>; then the keys need no look-up.
-    consecutive = n > 0 and positions[-1] - positions[0] == n - 1
-    for head in range(maps.shape[0]):
-        for i in range(n):
-            total = sums[head, genes[i]]
-            if consecutive:
-                row = maps[head, positions[i], positions[0] : positions[0] + n]
-                for j in range(n):
-                    total[np.uint64(genes[j])] += row[j]
-            else:
-                row = maps[head, positions[i]]
-                for j in range(n):
-                    total[np.uint64(genes[j])] += row[np.uint64(positions[j])]
+def _scatter(maps, positions, genes, starts, groups, sums, hook):
+    """Add maps (cell, head, query, key), at some token positions, to the rows and columns of their genes.
+
+    Cell i has the positions and genes from ``starts[i]`` to ``starts[i + 1]``; `sums` is (group, hook, head, gene, gene).
+    """
+    # Heads outside, cells inside: a head's sums stay in the cache for all cells of the batch.
+    for head in range(maps.shape[1]):
+        for cell in range(len(groups)):
+            at, gene = positions[starts[cell] : starts[cell + 1]], genes[starts[cell] : starts[cell + 1]]
+            n = len(at)
+            # Panel genes nearly always lie side by side behind <cls>; then the keys need no look-up.
+            consecutive = n > 0 and at[-1] - at[0] == n - 1
+            for i in range(n):
+                total = sums[groups[cell], hook, head, gene[i]]
+                if consecutive:
+                    row = maps[cell, head, at[i], at[0] : at[0] + n]
+                    for j in range(n):
+                        total[np.uint64(gene[j])] += row[j]
+                else:
+                    row = maps[cell, head, at[i]]
+                    for j in range(n):
+                        total[np.uint64(gene[j])] += row[np.uint64(at[j])]
 
 
 @dataclass(frozen=True)
@@ -119,13 +125,17 @@ class GenePairSink:
         maps = activation.float().cpu().numpy()
         places = self._place[tokens.gene_ids.cpu().numpy()]
         places[tokens.padding.cpu().numpy()] = -1
-        for i in range(len(tokens)):
-            group = 0 if self.groups is None else self._group(tokens.cell_ids[i])
-            positions = np.flatnonzero(places[i] >= 0)
-            genes = places[i, positions]
-            _scatter(maps[i], positions, genes, self._sums[group, which])
-            if which == 0:
-                self._counts[group][np.ix_(genes, genes)] += 1
+        cells, positions = np.nonzero(places >= 0)
+        genes = places[cells, positions]
+        starts = np.searchsorted(cells, np.arange(len(tokens) + 1))
+        groups = np.zeros(len(tokens), dtype=np.int64)
+        if self.groups is not None:
+            groups[:] = [self._group(cell) for cell in tokens.cell_ids]
+        _scatter(maps, positions, genes, starts, groups, self._sums, which)
+        if which == 0:
+            for i, group in enumerate(groups):
+                seen = genes[starts[i] : starts[i + 1]]
+                self._counts[group][np.ix_(seen, seen)] += 1
 
     def _group(self, cell: str) -> int:
         assert self.groups is not None

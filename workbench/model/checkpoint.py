@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.errors import CheckpointError, OutputError, VocabularyError
 from workbench.model.config import ModelConfig, shape_from_args
@@ -75,7 +75,7 @@ def load_checkpoint(
 
 
 def from_upstream(
-    model: nn.Module, vocabulary: Vocabulary | Mapping[str, int] | None = None, args: Mapping[str, Any] | None = None
+    model: Any, vocabulary: Vocabulary | Mapping[str, int] | None = None, args: Mapping[str, Any] | None = None
 ) -> HookedScGPT:
     """Hooked copy of a live ``scgpt`` `TransformerModel`; the live model is left as it is.
 
@@ -237,6 +237,9 @@ def _build(
         model = HookedScGPT(config, vocabulary)
     missing, mismatched = _compare(model.state_dict(), tensors, origin)
     encoder = [text for name, text in {**missing, **mismatched}.items() if not name.startswith(DECODERS)]
+    encoder += [
+        f"{origin[name]} has no place" for name in tensors if name.startswith("blocks.") and not _fits(name, config)
+    ]
     if encoder:
         raise CheckpointError(
             f"{len(encoder)} encoder tensors of '{source}' do not fit args.json ({config.n_layers} layers x "
@@ -246,7 +249,7 @@ def _build(
     broken = {name.split(".")[0] for name in (*missing, *mismatched)}
     if broken:
         # A decoder that is not whole is left out (and reported), so that it cannot answer with random numbers.
-        off = {
+        off: dict[str, dict[str, Any]] = {
             "decoder": {"has_expression": False},
             "mvc_decoder": {"mvc_style": None},
             "cls_decoder": {"n_classes": 0},
@@ -262,8 +265,11 @@ def _build(
         layout=layout,
         wrapper=wrapper,
         prefix=prefix,
-        loaded=tuple(origin[name] for name in wanted),
-        missing=tuple(missing.values()),
+        loaded=tuple(upstream_name(name) if name.startswith("embed.norm.") else origin[name] for name in wanted),
+        missing=(
+            *missing.values(),
+            *(f"{part}* is absent" for part in DECODERS if not any(name.startswith(part) for name in plain)),
+        ),
         unexpected=tuple(origin[name] for name in tensors if name not in wanted and name.split(".")[0] not in broken),
         ignored=ignored,
         mismatched=tuple(mismatched.values()),
@@ -284,6 +290,11 @@ def _check_vocabulary(plain: Mapping[str, Tensor], vocabulary: Vocabulary, pad_t
             f"vocab.json goes up to id {highest}, but the gene embedding has {weight.shape[0]} rows; "
             "vocabulary and weights are from different checkpoints."
         )
+
+
+def _fits(name: str, config: ModelConfig) -> bool:
+    """Whether a tensor's layer exists; layers that args.json does not count would be dropped in silence."""
+    return int(name.split(".")[1]) < config.n_layers
 
 
 def _compare(

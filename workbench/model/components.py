@@ -38,7 +38,8 @@ class NormedEmbedding(nn.Module):
 
     def __init__(self, n: int, d_model: int, padding_idx: int | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(n, d_model, padding_idx=padding_idx)
+        # The same draw as PyTorch's own, without the heavy import that its initialiser costs on the meta device.
+        self.embedding = nn.Embedding(n, d_model, padding_idx=padding_idx, _weight=torch.randn(n, d_model))
         self.enc_norm = nn.LayerNorm(d_model)
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
@@ -82,6 +83,8 @@ class DomainNorm(nn.Module):
     """
 
     eps = 6.1e-5
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, n_domains: int, d_model: int, affine: bool) -> None:
         super().__init__()

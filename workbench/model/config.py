@@ -83,6 +83,10 @@ class ModelConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.n_bins < 3:
+            raise CheckpointError(
+                f"n_bins is {self.n_bins}, but at least 3 are needed (scGPT uses 51); correct args.json."
+            )
         if self.d_model % self.n_heads:
             raise CheckpointError(
                 f"The width {self.d_model} is not a multiple of the {self.n_heads} heads; check embsize and nheads."

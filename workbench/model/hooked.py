@@ -187,6 +187,19 @@ class HookedScGPT(HookedRootModule):
             raise HookError("The names filter matches none of the model's hooks; see model.hook_dict for their names.")
         return hits
 
+    def add_hook(self, name: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformer-lens, for a name, a wildcard or a predicate; a name that does not exist is an error.
+
+        Parameters
+        ----------
+        name
+            Which hook points.
+        *args, **kwargs
+            Passed on.
+        """
+        for known in self._names(name):
+            super().add_hook(known, *args, **kwargs)
+
     @contextmanager
     def hooks(
         self,
@@ -209,8 +222,12 @@ class HookedScGPT(HookedRootModule):
         HookError
             If a name does not exist.
         """
-        forward = [(known, function) for name, function in fwd_hooks or () for known in self._names(name)]
-        backward = [(known, function) for name, function in bwd_hooks or () for known in self._names(name)]
+        forward: list[tuple[str | Callable, Callable]] = [
+            (known, function) for name, function in fwd_hooks or () for known in self._names(name)
+        ]
+        backward: list[tuple[str | Callable, Callable]] = [
+            (known, function) for name, function in bwd_hooks or () for known in self._names(name)
+        ]
         with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
             yield self
 
@@ -282,6 +299,8 @@ class HookedScGPT(HookedRootModule):
             if name not in OUTPUTS:
                 raise ShapeError(unknown_name("output", name, OUTPUTS))
         self._check_tokens(tokens)
+        if tokens.values.dtype != self.dtype:
+            tokens = tokens.to(tokens.values.device, self.dtype)
         if residual is None:
             if start_at_layer:
                 raise ShapeError(
@@ -305,18 +324,19 @@ class HookedScGPT(HookedRootModule):
         if self.batch_encoder is not None:
             batch = self.batch_encoder(tokens.batch_labels)
         found: dict[str, Tensor | None] = {}
+        cell = x[:, 0]
         if wanted & {"cell", "mvc", "classes"}:
-            found["cell"] = self.hook_cell(self.pool(x, tokens.values, tokens.padding))
+            found["cell"] = cell = self.hook_cell(self.pool(x, tokens.values, tokens.padding))
         if "expression" in wanted:
             decoder = self._need(self.decoder, "expression")
             stream = x if batch is None else torch.cat([x, batch[:, None].expand(-1, x.shape[1], -1)], dim=2)
             found["expression"], found["expression_zero"] = decoder(stream)
         if "mvc" in wanted:
             decoder = self._need(self.mvc_decoder, "mvc")
-            cell = found["cell"] if batch is None else torch.cat([found["cell"], batch], dim=1)
-            found["mvc"], found["mvc_zero"] = decoder(cell, self.embed.gene(tokens.gene_ids))
+            query = cell if batch is None else torch.cat([cell, batch], dim=1)
+            found["mvc"], found["mvc_zero"] = decoder(query, self.embed.gene(tokens.gene_ids))
         if "classes" in wanted:
-            found["classes"] = self._need(self.cls_decoder, "classes")(found["cell"])
+            found["classes"] = self._need(self.cls_decoder, "classes")(cell)
         return Outputs(residual=x, **found)
 
     def _need(self, decoder: nn.Module | None, name: str) -> nn.Module:

@@ -27,6 +27,7 @@ _RENAMES = (
     (r"^transformer_encoder\.layers\.(\d+)\.(norm\d)\.", r"blocks.\1.\2."),
 )
 _BACK = (
+    (r"^embed\.norm\.", "batch norm "),
     (r"^embed\.gene\.", "encoder."),
     (r"^embed\.value\.", "value_encoder."),
     (r"^blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", r"transformer_encoder.layers.\1.self_attn.in_proj_\2"),

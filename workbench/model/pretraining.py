@@ -234,14 +234,15 @@ def train(
     model = HookedScGPT(config, data.vocabulary)
     model.embed.gene.embedding.weight.data.uniform_(-0.1, 0.1)
     # Start at the mean bin instead of spending the first hundreds of steps on reaching it.
-    model.decoder.fc[-1].bias.data.fill_(settings.n_bins / 2)
+    model.get_parameter("decoder.fc.4.bias").data.fill_(settings.n_bins / 2)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    identity = digest(vars(settings), data.matrix.data, data.matrix.indices, data.matrix.indptr)
+    names = [data.cell_ids.tolist(), dict(data.vocabulary.ids)]
+    identity = digest(vars(settings), names, data.matrix.data, data.matrix.indices, data.matrix.indptr)
     state = out / "training-state"
     start, curve = _resume(state, identity, model, optimiser)
     warm, total = settings.warmup, settings.steps
     for step in range(start, total):
-        scale = min((step + 1) / warm, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
+        scale = min((step + 1) / max(warm, 1), 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * scale
         step_seed = key(settings.seed, "step", str(step))

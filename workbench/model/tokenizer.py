@@ -107,7 +107,13 @@ class Tokenizer:
                 raise CellsError(
                     f"The cells have no batch column '{batch_column}' in obs; it holds {list(adata.obs.columns)}."
                 )
-            self._labels = adata.obs[batch_column].to_numpy(dtype=np.int64)
+            try:
+                self._labels = adata.obs[batch_column].to_numpy(dtype=np.int64)
+            except (TypeError, ValueError) as error:
+                raise CellsError(
+                    f"The batch column '{batch_column}' must hold the checkpoint's batch numbers, from 0 ({error}); "
+                    "number the batches as they were when the checkpoint was trained."
+                ) from error
         column = np.full(adata.shape[1], -1, dtype=np.int64)
         column[self.match.columns] = np.arange(len(self.match.columns))
         self._column = column
@@ -158,7 +164,8 @@ class Tokenizer:
             seed=self.seed,
         )
         labels = None if self._labels is None else torch.from_numpy(self._labels[start:stop].copy())
-        return Tokens(*(torch.from_numpy(a) for a in arrays), tuple(cell_ids.tolist()), labels)
+        gene_ids, values, padding = (torch.from_numpy(array) for array in arrays)
+        return Tokens(gene_ids, values, padding, tuple(cell_ids.tolist()), labels)
 
     def fingerprint(self) -> str:
         """Hash of what decides the tokens: settings, names, and the values of the first and last cells.

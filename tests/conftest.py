@@ -1,0 +1,96 @@
+"""Shape checks, and what several tests read but never change."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numba
+import pytest
+import torch
+from jaxtyping import config as shape_config
+from jaxtyping import install_import_hook
+
+CHECKED = ["workbench.model", "workbench.capture", "workbench.manifold", "workbench.extractor"]
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def _njit_of_plain_functions(njit):
+    # The import hook below decorates every function innermost; numba can compile only what lies under that.
+    def wrapped(*args, **options):
+        if args and callable(args[0]):
+            return njit(inspect.unwrap(args[0]), *args[1:], **options)
+        decorate = njit(*args, **options)
+        return lambda function: decorate(inspect.unwrap(function))
+
+    return wrapped
+
+
+# Both before workbench is imported: shapes are checked in tests and cost nothing elsewhere.
+numba.njit = _njit_of_plain_functions(numba.njit)
+# By PEP 484 an int will do for a float, as it does for mypy.
+install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "shared_data(*files): needs these files of ../shared/data; skipped, with the reason, where they are not",
+    )
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("shared_data"):
+        absent = [name for name in mark.args if not (SHARED_DATA / name).is_file()]
+        if absent:
+            pytest.skip(f"needs {', '.join(absent)} in {SHARED_DATA}, which is not there")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of real data for tests; use it with the `shared_data` marker, which skips openly."""
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def pbmc68k():
+    """The 700 real cells that ship with scanpy. Read only."""
+    from workbench.cells.datasets import load
+
+    return load("pbmc68k")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """Folder of a tiny random checkpoint. Read only: copy it to break it."""
+    from helpers import tiny_model
+
+    from workbench.model.checkpoint import save_checkpoint
+
+    return save_checkpoint(tiny_model(seed=3), tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def upstream():
+    """scGPT's own `TransformerModel`, the oracle; a skip with its reason, or a failure in CI, where it is not installed."""
+    from helpers import require_upstream
+
+    return require_upstream("model.model").TransformerModel
+
+
+@pytest.fixture
+def eager_upstream(upstream):
+    """`upstream` with torch's fused encoder layer off, so that its submodules are called and can be listened to."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield upstream
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.fixture
+def without_shape_checks():
+    """As users run it: our own sentence about a wrong shape instead of jaxtyping's, which comes first in tests."""
+    shape_config.update("jaxtyping_disable", True)
+    yield
+    shape_config.update("jaxtyping_disable", False)

@@ -1,0 +1,182 @@
+"""Files that are whole or not there, JSON that is JSON, and hashes of content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.errors import ArtifactError, OutputError
+from workbench.files import atomically, digest, plain, read_arrays, read_json, write_arrays, write_json, write_text
+
+
+class Interrupted(BaseException):
+    """As a KeyboardInterrupt would come."""
+
+
+def test_text_and_json_there_and_back(tmp_path):
+    assert write_text(tmp_path / "a" / "b.txt", "µ\n").read_text(encoding="utf-8") == "µ\n"
+    value = {"a": [1, 2.5, None, True, "µ"], "b": {"c": []}}
+    assert read_json(write_json(tmp_path / "a.json", value)) == value
+    assert os.listdir(tmp_path / "a") == ["b.txt"], "nothing else is left behind"
+
+
+def test_empty_text_is_written(tmp_path):
+    assert write_text(tmp_path / "empty", "").read_text() == ""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, Interrupted])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = write_text(tmp_path / "file", "old")
+
+    def half(place):
+        place.write_text("ne")
+        raise error
+
+    with pytest.raises(error):
+        atomically(path, half)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+    with pytest.raises(error):
+        atomically(tmp_path / "new", half)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = write_text(tmp_path / "file", "old")
+
+    def look(place):
+        assert place != path and place.parent == path.parent
+        place.write_text("ne")
+        assert path.read_text() == "old"
+        place.write_text("new")
+
+    atomically(path, look)
+    assert path.read_text() == "new"
+
+
+def test_values_that_are_no_json_leave_the_old_file(tmp_path):
+    path = write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    write_text(tmp_path / "file", "")
+    with pytest.raises(OutputError, match="file/folder' cannot be written .*choose another output folder"):
+        write_text(tmp_path / "file" / "folder" / "a.txt", "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_said(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_text(tmp_path / "a.txt", "")
+    tmp_path.chmod(0o700)
+
+
+def test_arrays_there_and_back(tmp_path):
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "b": np.array([1, -2], dtype=np.int64),
+        "c": np.array([True, False]),
+        "d": np.zeros((0, 3)),
+        "e/f": np.array(2.5),
+    }
+    found, metadata = read_arrays(write_arrays(tmp_path / "x.safetensors", arrays, {"k": "v"}))
+    assert metadata == {"k": "v"} and set(found) == set(arrays)
+    for name, array in arrays.items():
+        assert (
+            found[name].dtype == array.dtype and np.array_equal(found[name], array) and found[name].shape == array.shape
+        )
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_truncated_arrays_are_refused(tmp_path, share):
+    path = write_arrays(tmp_path / "x.safetensors", {"a": np.arange(1000.0)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(
+        ArtifactError, match="x.safetensors' is missing, truncated or no safetensors file .*make it again"
+    ):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize("content", [b"text", bytes(100), b"\xff" * 100, b"\x10" + bytes(7) + b"{" * 16])
+def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="no safetensors file"):
+        read_arrays(path)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(ArtifactError, match="x.safetensors' is missing"):
+        read_arrays(tmp_path / "x.safetensors")
+    with pytest.raises(ArtifactError, match="x.json' cannot be read as JSON"):
+        read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
+def test_corrupt_json_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match="x.json' cannot be read as JSON .*make it again"):
+        read_json(tmp_path / "x.json")
+
+
+def test_plain_values():
+    value = {
+        1: np.float32(0.5),
+        "nan": [float("nan"), np.nan, np.float64("inf"), -np.inf],
+        "array": np.array([[1, 2], [3, 4]], dtype=np.int32),
+        "with nan": np.array([1.0, np.nan]),
+        "flag": np.bool_(True),
+        "path": Path("a/b"),
+        "tuple": (1, "x", None),
+        "set": {3},
+    }
+    assert plain(value) == {
+        "1": 0.5,
+        "nan": [None] * 4,
+        "array": [[1, 2], [3, 4]],
+        "with nan": [1.0, None],
+        "flag": True,
+        "path": "a/b",
+        "tuple": [1, "x", None],
+        "set": [3],
+    }
+    assert plain(value)["flag"] is True and isinstance(plain(np.int64(3)), int)
+
+
+def test_written_json_holds_null_for_nan(tmp_path):
+    text = write_json(tmp_path / "a.json", {"loss": float("nan")}).read_text()
+    assert "NaN" not in text and json.loads(text) == {"loss": None}
+
+
+def test_digests_follow_content_types_and_boundaries():
+    array = np.arange(6.0)
+    first = digest({"a": 1, "b": [1.5, None]}, array)
+    assert len(first) == 32 and int(first, 16) >= 0
+    assert first == digest({"b": (1.5, None), "a": np.int64(1)}, array.copy())
+    assert digest(np.asfortranarray(array.reshape(2, 3))) == digest(array.reshape(2, 3))
+    different = [
+        digest({"a": 1, "b": [1.5, None]}, array + 0.1),
+        digest({"a": 1, "b": [1.5, 0]}, array),
+        digest({"a": 1, "b": [1.5, None]}, array.reshape(2, 3)),
+        digest({"a": 1, "b": [1.5, None]}, array.astype(np.float32)),
+        digest(array, {"a": 1, "b": [1.5, None]}),
+        digest({"a": 1, "b": [1.5, None]}),
+    ]
+    assert len({first, *different}) == 7
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest([1, 2], [3]) != digest([1], [2, 3])
+
+
+def test_digests_are_the_same_on_every_machine():
+    expected = hashlib.blake2b(digest_size=16)
+    expected.update(b'\n{"a": 1}\n')
+    assert digest({"a": 1}) == expected.hexdigest()
