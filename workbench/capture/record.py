@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from workbench.capture.activations import PAIR, hook_shape, last_layer
 from workbench.capture.ragged import ShardSink
-from workbench.capture.sinks import Plan, Sink
+from workbench.capture.sinks import Only, Plan, Sink
 from workbench.errors import ArtifactError, CellsError
 from workbench.files import digest, read_arrays, write_arrays
 from workbench.model.hooked import HookedScGPT
@@ -127,7 +127,11 @@ def capture(
         sink.open(plan)
     folder = Path(state) if state is not None else _shard_folder(all_sinks)
     identity = digest(
-        model.fingerprint(), tokenizer.fingerprint(), list(names), [type(s).__name__ for s in all_sinks], save_every
+        model.fingerprint(),
+        tokenizer.fingerprint(),
+        list(names),
+        [[type(sink).__name__, getattr(sink, "identity", None)] for sink in all_sinks],
+        save_every,
     )
     start = _resume(folder, identity, all_sinks)
     size = batch_size or _batch_size(plan, model.device.type)
@@ -136,11 +140,19 @@ def capture(
     bar = tqdm(
         total=len(tokenizer), initial=start, unit="cell", disable=not progress, desc=f"capture (~{_human(estimate)})"
     )
-    with bar, torch.no_grad():
+    current: list[Tokens] = []
+
+    def deliver(activation: Tensor, hook: Any) -> None:
+        for sink in all_sinks:
+            sink.update(hook.name, activation.detach(), current[0])
+
+    _keep_freed_blocks()
+    with bar, torch.no_grad(), model.hooks([(name, deliver) for name in names]):
         for until in range((start // save_every + 1) * save_every, len(tokenizer) + save_every, save_every):
             until = min(until, len(tokenizer))
             for tokens in tokenizer.batches(size, done, until):
-                _forward(model, tokens.to(model.device, model.dtype), names, all_sinks, stop_at)
+                current[:] = [tokens.to(model.device, model.dtype)]
+                model(current[0], outputs=("cell",) if stop_at is None else (), stop_at_layer=stop_at)
                 done += len(tokens)
                 bar.update(len(tokens))
             for sink in all_sinks:
@@ -152,15 +164,10 @@ def capture(
     return CaptureReport(names, len(tokenizer), int(plan.lengths.sum()), start, estimate, time.perf_counter() - began)
 
 
-def _forward(
-    model: HookedScGPT, tokens: Tokens, names: tuple[str, ...], sinks: Sequence[Sink], stop_at: int | None
-) -> None:
-    def deliver(activation: Tensor, hook: Any) -> None:
-        for sink in sinks:
-            sink.update(hook.name, activation.detach(), tokens)
-
-    with model.hooks(fwd_hooks=[(name, deliver) for name in names]):
-        model(tokens, outputs=("cell",) if stop_at is None else (), stop_at_layer=stop_at)
+def _keep_freed_blocks() -> None:
+    # glibc gives large freed blocks back to the system at once, and getting them again costs more than computing an
+    # attention map. It stops doing so for sizes that it has seen freed: show it its limit (untouched, so it costs nothing).
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def _batch_size(plan: Plan, device: str) -> int:
@@ -170,7 +177,8 @@ def _batch_size(plan: Plan, device: str) -> int:
 
 
 def _shard_folder(sinks: Sequence[Sink]) -> Path | None:
-    return next((sink.folder for sink in sinks if isinstance(sink, ShardSink)), None)
+    inner = [sink.sink if isinstance(sink, Only) else sink for sink in sinks]
+    return next((sink.folder for sink in inner if isinstance(sink, ShardSink)), None)
 
 
 def _save(folder: Path, identity: str, done: int, sinks: Sequence[Sink]) -> None:

@@ -38,7 +38,11 @@ class Plan:
 
 @runtime_checkable
 class Sink(Protocol):
-    """What `capture` asks of a sink; a class of your own with these methods works the same."""
+    """What `capture` asks of a sink; a class of your own with these methods works the same.
+
+    A sink whose state depends on settings gives them, ready for JSON, as an attribute ``identity``: a state that was
+    saved with other settings is then refused.
+    """
 
     def open(self, plan: Plan) -> None:
         """Check that the hooks suit the sink and get ready; called once, before any batch."""
@@ -72,6 +76,7 @@ class Only:
 
     def __init__(self, pattern: str, sink: Sink) -> None:
         self.pattern, self.sink = pattern, sink
+        self.identity = [pattern, type(sink).__name__, getattr(sink, "identity", None)]
 
     def _part(self, plan: Plan) -> Plan:
         return Plan({n: s for n, s in plan.shapes.items() if fnmatchcase(n, self.pattern)}, plan.lengths)
