@@ -17,7 +17,7 @@ from workbench.capture.ragged import MemorySink
 from workbench.capture.record import capture
 from workbench.capture.sinks import Only
 from workbench.cells.anchors import Anchors, make_anchors
-from workbench.cells.datasets import content_hash
+from workbench.cells.datasets import STANDARD, content_hash
 from workbench.cells.genes import choose_panel
 from workbench.cells.splits import make_folds
 from workbench.config import RunConfig, load_cells
@@ -96,12 +96,14 @@ class Chain:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Standard columns, stage number and fold of each cell, as the first stage wrote them."""
-        return pd.read_csv(self.tables / "cells.csv", index_col="cell_id", dtype={"cell_id": str})
+        names = dict.fromkeys(("cell_id", *STANDARD), str)
+        # A label such as "NA" is a label, and donor "01" is not donor 1.
+        return pd.read_csv(self.tables / "cells.csv", index_col="cell_id", dtype=names, keep_default_na=False)
 
     @cached_property
     def panel(self) -> tuple[str, ...]:
         """The gene panel."""
-        return tuple((self.out / "stages" / "cells" / "panel.txt").read_text().split())
+        return tuple((self.out / "stages" / "cells" / "panel.txt").read_text().splitlines())
 
     @cached_property
     def expression(self) -> sp.csr_matrix:

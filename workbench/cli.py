@@ -91,9 +91,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _pretrain(arguments: argparse.Namespace) -> int:
     from workbench.config import PretrainConfig, read_config
-    from workbench.pretrain import pretrain
 
     config = read_config(arguments.config, PretrainConfig, arguments.set)
+    # The heavy import last, so that a mistake in the configuration is said at once.
+    from workbench.pretrain import pretrain
+
     out = pretrain(config, arguments.out or config.out)
     print(f"Checkpoint and model card: {out}")
     return 0
@@ -101,9 +103,10 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from workbench.config import RunConfig, read_config
-    from workbench.run import run
 
     config = read_config(arguments.config, RunConfig, arguments.set)
+    from workbench.run import run
+
     out = run(config, arguments.out or Path("artifacts") / config.name)
     print(f"Report: {out / 'report.html'}")
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from workbench.config import PretrainConfig, load_cells
@@ -39,13 +40,26 @@ def pretrain(config: PretrainConfig, out: Path) -> Path:
     -------
     Path
         The folder.
+
+    Raises
+    ------
+    ConfigError
+        If a key of ``settings`` is unknown or its value has the wrong type.
+    OutputError
+        If the folder cannot be written; said before training.
     """
     known = {f.name for f in fields(PretrainSettings)}
     for name in config.settings:
         if name not in known:
             raise ConfigError(unknown_name("key", f"settings.{name}", [f"settings.{k}" for k in sorted(known)]))
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.settings.items()}
-    settings = PretrainSettings(**given)
+    try:
+        settings = TypeAdapter(PretrainSettings).validate_python(config.settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in ("settings", *first["loc"]))
+        raise ConfigError(f"Key '{where}' is {first['input']!r}: {first['msg'].lower()}.") from error
+    # Said now, not after an hour of training.
+    write_text(out / ".writable", "").unlink()
     adata = load_cells(config.data)
     data = prepare(adata, settings)
     began = time.perf_counter()

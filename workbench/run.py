@@ -30,8 +30,11 @@ def run(config: RunConfig, out: Path) -> Path:
     cells = runner.run(
         "cells", chain.inputs("data", "ruler", "stages", "panel", "evaluation", "seed"), chain.cells_stage
     )
+    feature_map = config.adaptor.model_dump(include={"feature_map", "layer", "head"})
     operators = runner.run(
-        "operators", [cells["key"], chain.model.fingerprint(), chain.inputs("capture", "seed")], chain.operators_stage
+        "operators",
+        [cells["key"], chain.model.fingerprint(), chain.inputs("capture", "seed"), feature_map],
+        chain.operators_stage,
     )
     evaluation = [operators["key"], chain.inputs("anchors", "adaptor", "evaluation", "seed")]
     runner.run("heads", evaluation, chain.heads_stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 from workbench.errors import OutputError
 from workbench.files import digest, plain, read_json, write_json
 
-_DONE = "done.json"
+_BEGUN, _DONE = "begun.json", "done.json"
 
 
 @cache
@@ -72,7 +73,8 @@ class StageRunner:
             Everything the result depends on, JSON-ready; the keys of earlier stages among it.
         work
             Does the work in the folder it is given and returns what later stages need, JSON-ready. It is called again
-            in the same folder after an interruption, and may go on with what it finds there.
+            in the same folder after an interruption, and may go on with what it finds there; what work with other
+            inputs left is removed before.
 
         Returns
         -------
@@ -86,8 +88,11 @@ class StageRunner:
             self.seconds[name], self.reused[name] = kept["seconds"], True
             print(f"[{name}] unchanged, kept", file=sys.stderr)
             return {**kept["result"], "key": key}
+        begun = folder / _BEGUN
+        if folder.is_dir() and not (begun.is_file() and read_json(begun).get("key") == key):
+            shutil.rmtree(folder)
         done.unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        write_json(begun, {"key": key})
         print(f"[{name}] ...", file=sys.stderr)
         began = time.perf_counter()
         result = plain(work(folder))

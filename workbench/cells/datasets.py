@@ -97,7 +97,10 @@ def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool =
         path, mapping, source = Path(name), mapping or CellMapping(), str(name)
         if not path.is_file():
             raise CellsError(f"{unknown_name('dataset', str(name), DATASETS)} No file of that name exists either.")
-    matrix, obs, var = _read(path, mapping.values, backed)
+    with warnings.catch_warnings():
+        # Old files, the shipped one among them, are read all the same; what anndata says of their age helps nobody here.
+        warnings.simplefilter("ignore")
+        matrix, obs, var = _read(path, mapping.values, backed)
     columns = {}
     for standard in STANDARD:
         column = getattr(mapping, standard)
@@ -153,7 +156,6 @@ def _packaged(dataset: Dataset) -> Path:
 def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
     import anndata as ad
 
-    warnings.filterwarnings("ignore", message="Moving element from", category=FutureWarning)
     try:
         handle = h5py.File(path, "r")
     except OSError as error:

@@ -150,7 +150,7 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
         hint = (
             "they look like Ensembl ids: name the var column that holds symbols (gene column, for example 'gene_name')"
             if sum(name.startswith("ENS") for name in names) > len(names) / 2
-            else "name the var column that holds gene symbols, or lower min_share if few genes are expected to match"
+            else "name the var column that holds gene symbols, or lower min_share (data.min_gene_share in a configuration) if few genes are expected to match"
         )
         raise GeneMatchError(
             f"Only {match.share:.1%} of {len(names)} genes are in the vocabulary, under the stated {min_share:.0%} "

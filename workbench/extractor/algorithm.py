@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float
 
-from workbench.cells.matrix import describe_values, log_normalise, row_blocks
+from workbench.cells.matrix import check_block, describe_values, log_normalise, row_blocks
 from workbench.errors import ArtifactError, GeneMatchError
 from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
 
@@ -91,7 +91,7 @@ class Algorithm:
     card: Mapping[str, Any]
 
     def transform(self, cells: AnnData, min_coverage: float = 0.5) -> Float[np.ndarray, "cell k"]:
-        """Latent of cells; genes are matched by name, absent ones count as not expressed.
+        """Latent of cells; genes are matched by name as `match_genes` does, absent ones count as not expressed.
 
         Counts are normalised to 10,000 per cell over all measured genes and logged; logged values are taken as they
         are.
@@ -107,6 +107,8 @@ class Algorithm:
         ------
         GeneMatchError
             If fewer panel genes are measured.
+        CellsError
+            If values are negative, NaN or infinite, or a cell expresses nothing.
         """
         return self.encode_panel(panel_expression(cells, self.genes, min_coverage))
 
@@ -138,10 +140,9 @@ class Algorithm:
             "genes": list(self.genes),
             "k": self.matrix.shape[1],
             "readouts": {name: {"classes": list(r.classes)} for name, r in self.readouts.items()},
-            "content": _content(arrays),
             "card": dict(self.card),
         }
-        write_json(folder / CARD, card)
+        write_json(folder / CARD, {**card, "content": _content(arrays, card)})
         return folder
 
     @classmethod
@@ -156,14 +157,14 @@ class Algorithm:
         Raises
         ------
         ArtifactError
-            If a file is missing, truncated, of another format, or the weights are not those of the card.
+            If a file is missing, truncated, changed, of another format, or the weights are not those of the card.
         """
         folder = Path(folder)
         card = read_json(folder / CARD)
         arrays, _ = read_arrays(folder / WEIGHTS)
         if not isinstance(card, dict) or card.get("format") != _FORMAT:
             raise ArtifactError(f"'{folder / CARD}' is no algorithm of format {_FORMAT}; export it again.")
-        if card.get("content") != _content(arrays) or arrays["matrix"].shape != (len(card["genes"]), card["k"]):
+        if card.pop("content", None) != _content(arrays, card):
             raise ArtifactError(
                 f"The weights in '{folder}' are not those that its card describes: a file was changed or swapped; "
                 "export it again."
@@ -181,7 +182,7 @@ def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float
     Parameters
     ----------
     cells
-        Cells with gene symbols as ``var_names``; the first of repeated names counts.
+        Cells with gene symbols as ``var_names``; the first of repeated names counts, and another case where none fits.
     genes
         The panel.
     min_coverage
@@ -193,12 +194,18 @@ def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float
         float32.
     """
     place = {gene: i for i, gene in enumerate(genes)}
+    names = cells.var_names.astype(str)
+    exact = {name for name in names if name in place}
+    recased: dict[str, list[str]] = {}
+    for gene in place.keys() - exact:
+        recased.setdefault(gene.upper(), []).append(gene)
     column = np.full(cells.shape[1], -1, dtype=np.int64)
     seen: set[str] = set()
-    for i, name in enumerate(cells.var_names.astype(str)):
-        if name in place and name not in seen:
-            column[i] = place[name]
-            seen.add(name)
+    for i, name in enumerate(names):
+        fits = [name] if name in exact else recased.get(name.upper(), [])
+        if len(fits) == 1 and fits[0] not in seen:
+            column[i] = place[fits[0]]
+            seen.add(fits[0])
     if len(seen) < max(1, min_coverage * len(genes)):
         absent = [gene for gene in genes if gene not in seen]
         raise GeneMatchError(
@@ -207,7 +214,8 @@ def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float
         )
     kind = describe_values(cells.X).kind
     blocks = []
-    for _, block in row_blocks(cells.X):
+    for start, block in row_blocks(cells.X):
+        check_block(block, cells.obs_names[start : start + block.shape[0]])
         logged = log_normalise(block, kind)
         to = column[logged.indices]
         keep = to >= 0
@@ -238,5 +246,5 @@ def fold(
     return np.asarray(feature_map, dtype=np.float64) @ encoder.T, -(encoder @ bias)
 
 
-def _content(arrays: Mapping[str, np.ndarray]) -> str:
-    return digest(*(part for name in sorted(arrays) for part in (name, arrays[name])))
+def _content(arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> str:
+    return digest(card, *(part for name in sorted(arrays) for part in (name, arrays[name])))

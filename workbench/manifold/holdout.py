@@ -105,7 +105,8 @@ def holdout_correlation(
             first = shuffled[i] if within else stage[test[i]]
             null[draw].append(spearman(latent, ruler[first, shuffled[j]]))
     if not found:
-        return {"spearman": float("nan"), "n_splits": 0, "status": "undefined: no split leaves enough anchors"}
+        nothing = dict.fromkeys(("spearman", "sd", "n_pairs", "null_mean", "null_high", "p"), float("nan"))
+        return {**nothing, "n_splits": 0, "status": "undefined: no split leaves enough anchors"}
     means = np.array([np.nanmean(draw) for draw in null])
     return {
         "spearman": float(np.mean(found)),

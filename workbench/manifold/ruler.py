@@ -114,20 +114,17 @@ def load_ruler(name: str | Path) -> Ruler:
     ------
     EvaluationError
         If it does not exist, a stage comes from an unknown one, two stages claim one label, or the graph is not
-        connected.
+        connected or goes in a circle.
     """
     folder = resources.files("workbench.manifold") / "rulers"
     shipped = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
-    if str(name) in shipped:
-        text = shipped[str(name)].read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
-    else:
+    file = shipped.get(str(name), Path(name))
+    if not file.is_file():
         raise EvaluationError(f"{unknown_name('ruler', str(name), shipped)} No file of that name exists either.")
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
         return build_ruler(raw["name"], raw["stages"], raw.get("literature", {}))
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(f"The ruler '{name}' is no stage graph ({error!r}); see hematopoiesis.yaml.") from error
 
 
@@ -144,6 +141,8 @@ def build_ruler(name: str, stages: Mapping[str, Mapping[str, Any]], literature: 
         Source key -> reference.
     """
     names = tuple(stages)
+    if len(names) < 2:
+        raise EvaluationError(f"The stage graph '{name}' has {len(names)} stage(s); at least two are needed.")
     number = {stage: i for i, stage in enumerate(names)}
     adjacency = np.zeros((len(names), len(names)))
     labels: dict[str, str] = {}
@@ -164,7 +163,12 @@ def build_ruler(name: str, stages: Mapping[str, Mapping[str, Any]], literature: 
         alone = [names[i] for i in np.flatnonzero(~np.isfinite(paths[0]))]
         raise EvaluationError(f"The stage graph '{name}' is not connected: {', '.join(alone[:4])} cannot be reached.")
     roots = [i for i, stage in enumerate(names) if not stages[stage]["from"]]
-    down = shortest_path(adjacency, directed=True, unweighted=True)[roots].min(0)
+    down = shortest_path(adjacency, directed=True, unweighted=True)[roots].min(0, initial=np.inf)
+    if not np.isfinite(down).all():
+        circle = [names[i] for i in np.flatnonzero(~np.isfinite(down))]
+        raise EvaluationError(
+            f"The stage graph '{name}' goes in a circle: {', '.join(circle[:4])} come from no stage with an empty `from`."
+        )
     return Ruler(
         name=name,
         stages=names,

@@ -111,6 +111,8 @@ def _ties(bits, quantiles, scratch):
     while 2**used < 2 * n:
         used += 1
     n_levels = _levels(bits, np.uint64(64 - used), table[: 2**used], counts, slot_of, order)
+    if n_levels == 0:
+        return slot_of, ties
     for i in range(n_levels):
         level_bits[i] = np.uint32(order[i] >> np.uint64(32))
     levels = level_bits[:n_levels].view(np.float32)
@@ -160,8 +162,6 @@ def bin_rows(data, indptr, columns, gene_hashes, cell_keys, quantiles, out):
     scratch = _scratch(indptr, len(quantiles))
     bits = data.view(np.uint32)
     for r in range(len(indptr) - 1):
-        if indptr[r + 1] == indptr[r]:
-            continue
         row = slice(indptr[r], indptr[r + 1])
         slot_of, ties = _ties(bits[row], quantiles, scratch)
         row_columns, row_out = columns[row], out[row]
@@ -198,32 +198,44 @@ def _sample(columns, gene_hashes, cell_key, n_max, ranks, chosen):
 
 
 @njit(cache=True, nogil=True)
-def token_rows(data, indptr, columns, column_ids, gene_hashes, cell_keys, quantiles, n_max, gene_ids, values):
-    """Bin each row, keep a random sample of its genes, and write both behind position 0 of padded arrays.
+def token_rows(
+    data,
+    indptr,
+    columns,
+    column_ids,
+    gene_hashes,
+    cell_keys,
+    quantiles,
+    cls_id,
+    pad_id,
+    pad_value,
+    gene_ids,
+    values,
+    padding,
+):
+    """Bin each row, keep a random sample of its genes where they do not fit, and write tokens.
 
     Parameters
     ----------
     data, indptr, columns, gene_hashes, cell_keys, quantiles
-        As in `bin_rows`.
+        As in `bin_rows`; all genes of a row count for its bins.
     column_ids
         Token id of each column.
-    n_max
-        Genes to keep per row; all genes of a row count for its bins.
-    gene_ids, values
-        Shape (row, length), filled from column 1 on.
+    cls_id, pad_id, pad_value
+        Id at position 0, id at padding, and the value at both.
+    gene_ids, values, padding
+        Shape (row, length), filled.
     """
+    n_max = gene_ids.shape[1] - 1
     scratch = _scratch(indptr, len(quantiles))
     ranks = np.empty(len(scratch[5]), np.uint64)
     chosen = np.empty(len(scratch[5]), np.uint32)
     bits = data.view(np.uint32)
     for r in range(len(indptr) - 1):
         n = indptr[r + 1] - indptr[r]
-        if n == 0:
-            continue
-        row = slice(indptr[r], indptr[r + 1])
-        slot_of, ties = _ties(bits[row], quantiles, scratch)
-        row_columns, row_ids, row_values = columns[row], gene_ids[r, 1:], values[r, 1:]
+        row_columns, row_ids, row_values = columns[indptr[r] : indptr[r + 1]], gene_ids[r, 1:], values[r, 1:]
         sampled = n > n_max
+        slot_of, ties = _ties(bits[indptr[r] : indptr[r + 1]], quantiles, scratch)
         if sampled:
             _sample(row_columns, gene_hashes, cell_keys[r], n_max, ranks, chosen)
             n = n_max
@@ -232,3 +244,6 @@ def token_rows(data, indptr, columns, column_ids, gene_hashes, cell_keys, quanti
             column = np.uint64(row_columns[i])
             row_ids[j] = column_ids[column]
             row_values[j] = _bin(ties[slot_of[i]], cell_keys[r] ^ gene_hashes[column])
+        gene_ids[r, 0], values[r, 0] = cls_id, pad_value
+        row_ids[n:], row_values[n:] = pad_id, pad_value
+        padding[r, : n + 1], padding[r, n + 1 :] = False, True

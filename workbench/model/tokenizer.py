@@ -250,12 +250,22 @@ def tokenise_rows(
     keys = np.array([key(seed, "tokens", str(cell)) for cell in cell_ids], dtype=np.uint64)
     indptr, columns = block.indptr.astype(np.int64), block.indices
     data = np.ascontiguousarray(block.data, dtype=np.float32)
-    n = np.minimum(np.diff(indptr), max_tokens - 1)
-    shape = (len(n), int(n.max()) + 1)
-    gene_ids = np.full(shape, vocabulary.pad_id, dtype=np.int64)
-    values = np.full(shape, config.pad_value, dtype=np.float32)
-    gene_ids[:, 0] = vocabulary.cls_id
-    # n_bins counts "not expressed" as bin 0, so there are n_bins - 1 edges, from the smallest value to the largest.
-    edges = np.linspace(0, 1, config.n_bins - 1)
-    token_rows(data, indptr, columns, column_ids, column_hashes, keys, edges, max_tokens - 1, gene_ids, values)
-    return gene_ids, values, np.arange(shape[1])[None, :] > n[:, None]
+    shape = (len(keys), min(int(np.diff(indptr).max()), max_tokens - 1) + 1)
+    gene_ids, values, padding = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.bool_)
+    token_rows(
+        data,
+        indptr,
+        columns,
+        column_ids,
+        column_hashes,
+        keys,
+        # n_bins counts "not expressed" as bin 0, so there are n_bins - 1 edges, from the smallest value to the largest.
+        np.linspace(0, 1, config.n_bins - 1),
+        vocabulary.cls_id,
+        vocabulary.pad_id,
+        np.float32(config.pad_value),
+        gene_ids,
+        values,
+        padding,
+    )
+    return gene_ids, values, padding

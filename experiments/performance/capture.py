@@ -1,0 +1,170 @@
+"""Mean attention of all heads per gene pair: the workbench's pair sink against caching all patterns, then averaging.
+
+The model has 12 layers x 8 heads and random weights. The peer is what transformer-lens users write: `run_with_cache` on
+the patterns of every batch, and when all cells are through, one NumPy addition per cell and layer. Memory of the
+workbench does not grow with the cells; the peer's does, so more cells only widen the difference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import torch
+from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
+
+from workbench.capture.pairs import GenePairSink
+from workbench.capture.record import capture
+from workbench.model.config import ModelConfig
+from workbench.model.hooked import HookedScGPT
+from workbench.model.tokenizer import Tokenizer
+from workbench.model.vocabulary import Vocabulary
+
+SIZES: Sizes = {"cells": 128, "genes": 400, "expressed": 300, "panel": 400, "width": 64, "max_tokens": 1200, "batch": 4}
+FULL: Sizes = {
+    "cells": 24,
+    "genes": 3000,
+    "expressed": 1600,
+    "panel": 600,
+    "width": 512,
+    "max_tokens": 1200,
+    "batch": 1,
+}
+TOY: Sizes = {"cells": 3, "genes": 30, "expressed": 20, "panel": 20}
+N_LAYERS, N_HEADS = 12, 8
+HOOKS = "blocks.*.attn.hook_pattern"
+PEER = "cache all patterns, then average"
+
+Ready = tuple[HookedScGPT, ad.AnnData, list[str], Sizes]
+
+
+def prepare(sizes: Sizes) -> Ready:
+    """Make model, cells and panel, the same in every process.
+
+    Parameters
+    ----------
+    sizes
+        Sizes; the panel is a random choice of the genes.
+    """
+    cells = synthetic_cells(sizes["cells"], sizes["genes"], sizes["expressed"])
+    vocabulary = Vocabulary.of_genes(cells.var_names)
+    torch.manual_seed(0)
+    width = sizes["width"]
+    config = ModelConfig(len(vocabulary), width, N_LAYERS, N_HEADS, width, max_tokens=sizes["max_tokens"])
+    model = HookedScGPT(config, vocabulary).requires_grad_(False).eval()
+    chosen = np.sort(np.random.default_rng(0).choice(sizes["genes"], sizes["panel"], replace=False))
+    return model, cells, [cells.var_names[i] for i in chosen], sizes
+
+
+def ours(ready: Ready) -> np.ndarray:
+    """One pass that adds every map to sums by gene pair and forgets it.
+
+    Parameters
+    ----------
+    ready
+        From `prepare`.
+    """
+    model, cells, panel, _ = ready
+    sink = GenePairSink(panel, model.vocabulary)
+    capture(model, cells, HOOKS, sink, progress=False)
+    return sink.result().mean()
+
+
+def peer(ready: Ready) -> np.ndarray:
+    """Cache the patterns of all cells, then average.
+
+    Parameters
+    ----------
+    ready
+        From `prepare`.
+    """
+    model, cells, panel, sizes = ready
+    names = [name for name in model.hook_dict if name.endswith("hook_pattern")]
+    kept: list[tuple[Any, Any]] = []
+    with torch.no_grad():
+        for tokens in Tokenizer(cells, model.config, model.vocabulary).batches(sizes["batch"]):
+            _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))
+            kept.append((tokens, cache))
+    place = np.full(len(model.vocabulary), -1)
+    place[model.vocabulary.encode(panel)] = np.arange(len(panel))
+    sums = np.zeros((N_LAYERS, N_HEADS, len(panel), len(panel)), dtype=np.float32)
+    counts = np.zeros((len(panel), len(panel)), dtype=np.int64)
+    for tokens, cache in kept:
+        patterns = [cache[name].numpy() for name in names]
+        places = np.where(tokens.padding.numpy(), -1, place[tokens.gene_ids.numpy()])
+        for cell in range(len(tokens)):
+            at = np.flatnonzero(places[cell] >= 0)
+            # A slice of the patterns, no copy, where the panel's genes lie side by side.
+            side_by_side = at[-1] - at[0] == len(at) - 1
+            part = (slice(at[0], at[-1] + 1),) * 2 if side_by_side else np.ix_(at, at)
+            rows, columns = np.ix_(places[cell, at], places[cell, at])
+            counts[rows, columns] += 1
+            for layer in range(N_LAYERS):
+                sums[layer][:, rows, columns] += patterns[layer][cell][:, *part]
+    return sums / np.maximum(counts, 1).astype(np.float32)
+
+
+SIDES = {
+    "ours": Side(prepare, ours, lambda _, mean: {"mean": mean}),
+    "peer": Side(prepare, peer, lambda _, mean: {"mean": mean}),
+}
+
+
+def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes: Sizes) -> dict[str, Any]:
+    """Check that the sides agree and put their figures together.
+
+    Parameters
+    ----------
+    figures, results
+        As `measure` gives them.
+    sizes
+        What was measured.
+    """
+    one, other = results["ours"]["mean"], results["peer"]["mean"]
+    difference = float(np.abs(one - other).max())
+    if one.max() <= 0 or not np.allclose(one, other, rtol=1e-4, atol=1e-7):
+        raise SystemExit(f"The two sides differ by up to {difference:g}; nothing was compared.")
+    model, cells, _, _ = prepare(sizes)
+    lengths = Tokenizer(cells, model.config, model.vocabulary).lengths()
+    return {
+        "what": "capture: mean attention of 12 layers x 8 heads per gene pair, random weights, synthetic counts",
+        "data": "synthetic negative binomial counts",
+        "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
+        "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
+        "ours": figures["ours"],
+        "peer": figures["peer"],
+        "peer_name": PEER,
+        "sizes": {
+            "layers": N_LAYERS,
+            "heads": N_HEADS,
+            "width": sizes["width"],
+            "cells": sizes["cells"],
+            "median_tokens": float(np.median(lengths)),
+            "max_tokens": int(lengths.max()),
+            "genes": sizes["genes"],
+            "panel": sizes["panel"],
+            "peer_batch": sizes["batch"],
+        },
+        "threads": sizes["threads"],
+        "repetitions": sizes["repetitions"],
+        "statistic": "best time and median peak memory over repetitions, each in a fresh process",
+        "greatest_difference": difference,
+        "agree": True,
+        "more": {"greatest difference of the means": difference, "torch threads": float(sizes["threads"])},
+        "versions": versions("torch", "transformer-lens", "numpy", "numba"),
+    }
+
+
+def main() -> None:
+    options = arguments(__doc__, threads={"type": int, "default": torch.get_num_threads(), "help": "torch's threads"})
+    if options.serve:
+        return serve(SIDES, options.serve)
+    outer = 1 if options.full else 3
+    sizes = {**(FULL if options.full else SIZES), "threads": options.threads}
+    figures, results = measure(__file__, [["ours"], ["peer"]], sizes, TOY, outer)
+    show(report(figures, results, {**sizes, "repetitions": outer}), options.json)
+
+
+if __name__ == "__main__":
+    main()

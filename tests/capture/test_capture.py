@@ -1,0 +1,472 @@
+"""Capture: names, estimate, and every sink against the model run one cell at a time, without any padding."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import N_HEADS, N_LAYERS, genes, tiny_cells, tiny_model
+
+from workbench.capture import GenePairSink, MemorySink, MomentsSink, Only, Plan, ShardSink, Sink, capture, read_shards
+from workbench.capture.activations import hook_shape
+from workbench.capture.ragged import remove_shards
+from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
+from workbench.files import read_json
+from workbench.model.tokenizer import Tokenizer
+
+PATTERNS = "blocks.*.attn.hook_pattern"
+GENE, HEADS, PAIR, CELL = "blocks.1.hook_resid_post", "blocks.0.attn.hook_z", "blocks.2.attn.hook_pattern", "hook_cell"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(seed=1)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Seventeen cells of very different lengths, some cut to the longest sequence."""
+    cells = tiny_cells(17, seed=4)
+    matrix = cells.X.tolil()
+    for i in range(17):
+        matrix[i, (i + 1) % 40 : 40 : 1 + i % 5] = 0
+        matrix[i, i] = 1 + i
+    cells.X = matrix.tocsr()
+    return cells
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model, cells):
+    return Tokenizer(cells, model.config, model.vocabulary, seed=2)
+
+
+@pytest.fixture(scope="module")
+def alone(model, tokenizer):
+    """By hook: each cell's activation when it is run alone; and its gene ids."""
+    found = {name: [] for name in model.hook_dict}
+    ids = []
+    with torch.no_grad():
+        for i in range(len(tokenizer)):
+            tokens = tokenizer.tokens(i, i + 1)
+            assert not tokens.padding.any()
+            _, cache = model.run_with_cache(tokens)
+            for name in found:
+                found[name].append(cache[name][0].numpy())
+            ids.append(tokens.gene_ids[0].numpy())
+    assert len({len(i) for i in ids}) > 5
+    return SimpleNamespace(values=found, ids=ids)
+
+
+def quietly(model, cells, hooks, sinks, **options):
+    return capture(model, cells, hooks, sinks, progress=False, **options)
+
+
+def assert_same_activations(found, expected):
+    assert found.cell_ids == expected.cell_ids
+    assert np.array_equal(found.indptr, expected.indptr) and np.array_equal(found.gene_ids, expected.gene_ids)
+    assert set(found.values) == set(expected.values)
+    for name, values in expected.values.items():
+        assert found.values[name].shape == values.shape
+        np.testing.assert_array_equal(found.values[name], values)
+
+
+class Recorder:
+    """A sink as a user would write it: the mean over each cell's real tokens, at hooks that have one row per token."""
+
+    def __init__(self):
+        self.opened, self.means, self.flushed, self.batches = 0, {}, [], []
+
+    def open(self, plan):
+        self.opened += 1
+        self.means = {name: {} for name in plan.shapes}
+
+    def memory(self, plan):
+        return 8 * len(plan.lengths)
+
+    def update(self, hook, activation, tokens):
+        self.batches.append(tokens.cell_ids)
+        for i, cell in enumerate(tokens.cell_ids):
+            if activation.shape[1] == tokens.padding.shape[1]:
+                self.means[hook][cell] = activation[i][~tokens.padding[i]].mean().item()
+
+    def flush(self, n_cells):
+        self.flushed.append(n_cells)
+
+    def state(self):
+        return {}
+
+    def restore(self, arrays, n_cells):
+        pass
+
+
+# Names
+
+
+@pytest.mark.parametrize("hooks", ["blocks.0.attn.hook_patern", ["hook_cell", "blocks.0.attn.hook_patern"]])
+def test_an_unknown_hook_is_refused_with_near_matches_before_any_work(model, cells, hooks):
+    sink = Recorder()
+    with pytest.raises(HookError, match=r"hook_patern': did you mean .*'blocks.0.attn.hook_pattern'"):
+        quietly(model, cells, hooks, sink)
+    assert not sink.opened
+
+
+def test_an_empty_list_of_hooks_is_refused(model, cells):
+    with pytest.raises(HookError, match="No hook was named; name at least one"):
+        quietly(model, cells, [], MemorySink())
+
+
+def test_wildcards_name_hooks_in_the_model_s_order(model, cells):
+    report = quietly(model, cells, ["hook_cell", PATTERNS], Recorder())
+    assert report.hooks == (*(f"blocks.{i}.attn.hook_pattern" for i in range(N_LAYERS)), "hook_cell")
+
+
+# The estimate
+
+
+def test_the_estimate_is_the_sum_over_sinks_by_hand(model, tokenizer, alone):
+    lengths = np.array([len(ids) for ids in alone.ids])
+    d, heads = model.config.d_model, model.config.n_heads
+    per_gene, per_pair = d * lengths.sum(), heads * (lengths**2).sum()
+    sinks = [MemorySink(), Only(GENE, MomentsSink()), Only(PAIR, GenePairSink(genes(7), model.vocabulary))]
+    report = quietly(model, tokenizer, [GENE, PAIR], sinks)
+    assert report.estimated_bytes == 2 * 4 * (per_gene + per_pair) + 8 * d**2 + 7 * 7 * (4 * heads + 8)
+    assert report.n_cells == len(lengths) and report.n_tokens == lengths.sum() and report.resumed_at == 0
+
+
+def test_the_bytes_of_every_hook_are_exact(model, tokenizer, alone):
+    for name, values in alone.values.items():
+        plan = Plan({name: hook_shape(name, model.config)}, tokenizer.lengths())
+        assert plan.bytes == 4 * sum(v.size for v in values), name
+
+
+def test_too_much_memory_is_refused_before_any_work(model, cells, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=50_000))
+    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: pytest.fail("the model was run"))
+    sink = Recorder()
+    with pytest.raises(CellsError, match=r"The sinks would take about 0\.0 GiB .*17 cells.*use ShardSink or GenePair"):
+        quietly(model, cells, "blocks.*.attn.*", [sink, MemorySink()])
+    assert not sink.opened
+
+
+def test_a_shard_sink_is_estimated_by_one_shard(model):
+    plan = Plan({GENE: hook_shape(GENE, model.config)}, np.full(10_000, 20))
+    assert ShardSink("anywhere").memory(plan) == 2 * plan.bytes * 1024 // 10_000
+
+
+# Memory and shards
+
+
+def test_every_hook_in_memory_equals_each_cell_run_alone(model, tokenizer, alone):
+    sink = MemorySink()
+    report = quietly(model, tokenizer, "*", sink, batch_size=4)
+    assert report.hooks == tuple(model.hook_dict)
+    found = sink.result()
+    assert found.cell_ids == tuple(tokenizer.adata.obs_names)
+    assert found.indptr.tolist() == np.cumsum([0, *map(len, alone.ids)]).tolist()
+    np.testing.assert_array_equal(found.gene_ids, np.concatenate(alone.ids))
+    for name, expected in alone.values.items():
+        for i, values in enumerate(expected):
+            kind = hook_shape(name, model.config).kind
+            got = {"cell": lambda n, i: found.values[n][i], "gene": found.of_cell, "pair": found.pattern}[kind](name, i)
+            assert got.shape == values.shape, name
+            np.testing.assert_allclose(got, values, atol=2e-5, err_msg=f"{name} of cell {i}")
+
+
+def test_the_value_hook_of_a_scaling_checkpoint(cells):
+    model = tiny_model(seed=5, value_style="scaling")
+    sink = MemorySink()
+    tokenizer = Tokenizer(cells, model.config, model.vocabulary)
+    quietly(model, tokenizer, "embed.hook_value", sink, batch_size=5)
+    found = sink.result()
+    for i in range(len(tokenizer)):
+        np.testing.assert_array_equal(found.of_cell("embed.hook_value", i)[:, 0], tokenizer.tokens(i, i + 1).values[0])
+
+
+def test_a_model_in_double_precision(cells):
+    model = tiny_model(seed=1).double()
+    memory, moments = MemorySink(), MomentsSink()
+    quietly(model, cells, GENE, [memory, moments])
+    assert memory.result().values[GENE].dtype == np.float32
+    assert np.isfinite(moments.result(GENE)[2]).all()
+
+
+def test_cells_as_anndata_or_as_a_tokenizer_are_the_same(model, cells, tokenizer):
+    first, second = MemorySink(), MemorySink()
+    quietly(model, cells, GENE, first, seed=2, max_tokens=9)
+    quietly(model, Tokenizer(cells, model.config, model.vocabulary, seed=2, max_tokens=9), GENE, second)
+    assert_same_activations(first.result(), second.result())
+    assert np.diff(first.result().indptr).max() == 9
+
+
+def test_a_sink_used_again_starts_empty(model, tokenizer):
+    sink = MemorySink()
+    quietly(model, tokenizer, GENE, sink)
+    once = sink.result()
+    quietly(model, tokenizer, GENE, sink)
+    assert_same_activations(sink.result(), once)
+
+
+def test_shards_equal_memory_and_the_manifest_is_right(model, tokenizer, tmp_path):
+    memory, shards = MemorySink(), ShardSink(tmp_path / "shards")
+    hooks = [GENE, HEADS, PAIR, CELL]
+    quietly(model, tokenizer, hooks, [memory, shards], save_every=5, batch_size=3)
+    assert_same_activations(read_shards(tmp_path / "shards"), memory.result())
+    manifest = read_json(tmp_path / "shards" / "manifest.json")
+    assert manifest["n_cells"] == 17 and set(manifest["hooks"]) == set(hooks)
+    assert [(s["start"], s["stop"]) for s in manifest["shards"]] == [(0, 5), (5, 10), (10, 15), (15, 17)]
+    there = {p.name for p in (tmp_path / "shards").iterdir()} - {"manifest.json", "capture-state.safetensors"}
+    assert there == {s["file"] for s in manifest["shards"]}
+
+
+def test_removing_shards_removes_nothing_else(model, tokenizer, tmp_path):
+    quietly(model, tokenizer, CELL, ShardSink(tmp_path / "shards"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    for folder in ("shards", "other", "absent"):
+        remove_shards(tmp_path / folder)
+    assert [p.name for p in tmp_path.iterdir()] == ["other"] and (tmp_path / "other" / "file").is_file()
+
+
+# Moments
+
+
+@pytest.mark.parametrize("hook", [GENE, HEADS, CELL])
+def test_moments_equal_numpy_over_real_genes_without_cls(model, tokenizer, alone, hook):
+    sink = MomentsSink()
+    quietly(model, tokenizer, hook, sink, batch_size=3)
+    rows = np.concatenate(
+        [v.reshape(1, -1) if hook == CELL else v[1:].reshape(len(v) - 1, -1) for v in alone.values[hook]]
+    )
+    n, mean, covariance = sink.result(hook)
+    assert n == len(rows)
+    np.testing.assert_allclose(mean, rows.mean(0), atol=1e-5)
+    np.testing.assert_allclose(covariance, np.cov(rows.T), atol=1e-5)
+
+
+def test_moments_of_two_hooks_stay_apart(model, tokenizer):
+    both, one = MomentsSink(), MomentsSink()
+    quietly(model, tokenizer, [GENE, HEADS], both)
+    quietly(model, tokenizer, GENE, one)
+    for a, b in zip(both.result(GENE), one.result(GENE), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_moments_of_a_map_are_refused(model, cells):
+    with pytest.raises(HookError, match=f"'{PAIR}' is a map of gene pairs; use GenePairSink"):
+        quietly(model, cells, PAIR, MomentsSink())
+
+
+# Gene pairs
+
+
+def dense(alone, model, panel, cells=None):
+    """Sums and counts over cells, by gene id, one entry at a time."""
+    place = {model.vocabulary.ids[gene]: i for i, gene in enumerate(panel)}
+    d = len(panel)
+    sums, counts = np.zeros((N_LAYERS, N_HEADS, d, d)), np.zeros((d, d), dtype=int)
+    for cell in range(len(alone.ids)) if cells is None else cells:
+        ids = alone.ids[cell].tolist()
+        for a, query in enumerate(ids):
+            for b, key in enumerate(ids):
+                if query in place and key in place:
+                    counts[place[query], place[key]] += 1
+                    for layer in range(N_LAYERS):
+                        pattern = alone.values[f"blocks.{layer}.attn.hook_pattern"][cell]
+                        sums[layer, :, place[query], place[key]] += pattern[:, a, b]
+    return sums, counts
+
+
+PANELS = {
+    "all": genes(),
+    "some": [f"GENE{i}" for i in (3, 30, 4, 17, 5, 16, 8)],
+    "reversed": genes()[::-1],
+    "one": ["GENE5"],
+}
+
+
+@pytest.mark.parametrize("panel", PANELS.values(), ids=PANELS)
+def test_pair_means_equal_a_dense_average_by_gene_id(model, tokenizer, alone, panel):
+    sink = GenePairSink(panel, model.vocabulary)
+    quietly(model, tokenizer, PATTERNS, sink, batch_size=4)
+    sums, counts = dense(alone, model, panel)
+    found = sink.result()
+    assert found.genes == tuple(panel) and found.hooks == tuple(
+        f"blocks.{i}.attn.hook_pattern" for i in range(N_LAYERS)
+    )
+    np.testing.assert_array_equal(found.counts, counts)
+    np.testing.assert_allclose(found.sums, sums, atol=1e-5)
+    np.testing.assert_allclose(found.mean(), sums / np.maximum(counts, 1), atol=1e-5)
+    assert (found.mean()[:, :, counts == 0] == 0).all()
+    assert len(panel) < 40 or (counts == 0).any(), "pairs that are never seen are among those compared"
+    assert len(panel) == 1 or not np.allclose(found.mean(), found.mean().swapaxes(2, 3))
+
+
+def test_scores_are_averaged_as_patterns_are(model, tokenizer, alone):
+    sink = GenePairSink(PANELS["some"], model.vocabulary)
+    quietly(model, tokenizer, "blocks.*.attn.hook_scores", sink)
+    as_patterns = SimpleNamespace(
+        ids=alone.ids, values={k.replace("scores", "pattern"): v for k, v in alone.values.items() if "scores" in k}
+    )
+    sums, _ = dense(as_patterns, model, PANELS["some"])
+    np.testing.assert_allclose(sink.result().sums, sums, atol=1e-4)
+    assert np.isfinite(sink.result().sums).all(), "-inf at padding is left out"
+
+
+def test_groups_are_kept_apart_and_leave_out_exactly_one(model, tokenizer, alone):
+    names = list(tokenizer.adata.obs_names)
+    groups = {cell: (i * 7) % 3 for i, cell in enumerate(names)}
+    panel = PANELS["some"]
+    apart, together = GenePairSink(panel, model.vocabulary, groups), GenePairSink(panel, model.vocabulary)
+    quietly(model, tokenizer, PATTERNS, [apart, together], batch_size=4)
+    total = apart.result()
+    np.testing.assert_array_equal(total.counts, together.result().counts)
+    np.testing.assert_allclose(total.sums, together.result().sums, atol=1e-5)
+    for group in range(3):
+        inside = [i for i, cell in enumerate(names) if groups[cell] == group]
+        outside = sorted(set(range(len(names))) - set(inside))
+        rest = apart.result(without=group)
+        for cells, sums, counts in (
+            (outside, rest.sums, rest.counts),
+            (inside, total.sums - rest.sums, total.counts - rest.counts),
+        ):
+            expected_sums, expected_counts = dense(alone, model, panel, cells)
+            np.testing.assert_array_equal(counts, expected_counts)
+            np.testing.assert_allclose(sums, expected_sums, atol=1e-5)
+
+
+def test_a_cell_without_a_group_is_an_error(model, tokenizer):
+    groups = dict.fromkeys(tokenizer.adata.obs_names[:-1], 0)
+    with pytest.raises(EvaluationError, match="Cell 'cell16' has no group"):
+        quietly(model, tokenizer, PATTERNS, GenePairSink(genes(), model.vocabulary, groups))
+
+
+def test_a_panel_gene_outside_the_vocabulary_is_an_error(model):
+    with pytest.raises(GeneMatchError, match=r"2 of 4 panel genes are not in the vocabulary \(first: NOGENE\)"):
+        GenePairSink(["GENE0", "NOGENE", "GENE1", "NEITHER"], model.vocabulary)
+
+
+@pytest.mark.parametrize("hook", [GENE, CELL])
+def test_what_is_no_map_is_refused(model, cells, hook):
+    with pytest.raises(HookError, match=f"'{hook}' is no map of gene pairs; capture 'blocks"):
+        quietly(model, cells, [hook, PAIR], GenePairSink(genes(), model.vocabulary))
+
+
+# Several sinks, batches, order
+
+
+def test_only_passes_on_its_part(model, tokenizer):
+    sinks = MemorySink(), MemorySink(), MemorySink()
+    quietly(model, tokenizer, [GENE, PAIR, CELL], [sinks[0], Only("blocks.*", sinks[1]), Only(CELL, sinks[2])])
+    assert [set(s.result().values) for s in sinks] == [{GENE, PAIR, CELL}, {GENE, PAIR}, {CELL}]
+    for sink in sinks[1:]:
+        for name, values in sink.result().values.items():
+            np.testing.assert_array_equal(values, sinks[0].result().values[name])
+
+
+def test_only_without_its_hook_is_an_error(model, cells):
+    with pytest.raises(HookError, match=r"None of the captured hooks matches 'blocks\.\*'; capture it, or drop"):
+        quietly(model, cells, CELL, Only("blocks.*", MemorySink()))
+
+
+def all_sinks(model, folder):
+    return {
+        "memory": MemorySink(),
+        "gene moments": Only(GENE, MomentsSink()),
+        "cell moments": Only(CELL, MomentsSink()),
+        "pairs": Only(PATTERNS, GenePairSink(PANELS["some"], model.vocabulary)),
+        "shards": ShardSink(folder),
+    }
+
+
+def test_all_sinks_in_one_pass_equal_one_pass_each(model, tokenizer, tmp_path, monkeypatch):
+    hooks = [GENE, CELL, PATTERNS]
+    together = all_sinks(model, tmp_path / "together")
+    calls = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: (calls.append(1), forward(*a, **k))[1])
+    quietly(model, tokenizer, hooks, list(together.values()), batch_size=6)
+    assert len(calls) == 3, "17 cells in batches of 6 are three passes, whatever the number of sinks"
+    for name, sink in all_sinks(model, tmp_path / "apart").items():
+        quietly(model, tokenizer, hooks, sink, batch_size=6)
+        other = together[name]
+        if name == "memory":
+            assert_same_activations(other.result(), sink.result())
+        elif name == "shards":
+            assert_same_activations(read_shards(other.folder), read_shards(sink.folder))
+        elif name == "pairs":
+            np.testing.assert_array_equal(other.sink.result().sums, sink.sink.result().sums)
+        else:
+            hook = GENE if name.startswith("gene") else CELL
+            np.testing.assert_array_equal(other.sink.result(hook)[2], sink.sink.result(hook)[2])
+
+
+@pytest.mark.parametrize("change", [1, 3, 32, "order"])
+def test_neither_batches_nor_the_order_of_the_cells_matter(model, cells, tokenizer, tmp_path, change):
+    hooks = [GENE, CELL, PATTERNS]
+    usual, other = all_sinks(model, tmp_path / "usual"), all_sinks(model, tmp_path / "other")
+    quietly(model, tokenizer, hooks, list(usual.values()), batch_size=5)
+    order = list(range(17)) if change != "order" else np.random.default_rng(0).permutation(17).tolist()
+    changed = Tokenizer(cells[order].copy(), model.config, model.vocabulary, seed=2)
+    quietly(model, changed, hooks, list(other.values()), batch_size=5 if change == "order" else change)
+    one, two = usual["memory"].result(), other["memory"].result()
+    for i, row in enumerate(order):
+        assert two.cell_ids[i] == one.cell_ids[row]
+        np.testing.assert_array_equal(np.diff(two.indptr)[i], np.diff(one.indptr)[row])
+        np.testing.assert_allclose(two.of_cell(GENE, i), one.of_cell(GENE, row), atol=1e-5)
+        np.testing.assert_allclose(two.pattern(PAIR, i), one.pattern(PAIR, row), atol=1e-5)
+        np.testing.assert_allclose(two.values[CELL][i], one.values[CELL][row], atol=1e-5)
+    for name, hook in (("gene moments", GENE), ("cell moments", CELL)):
+        for a, b in zip(usual[name].sink.result(hook), other[name].sink.result(hook), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    a, b = usual["pairs"].sink.result(), other["pairs"].sink.result()
+    np.testing.assert_array_equal(a.counts, b.counts)
+    np.testing.assert_allclose(a.mean(), b.mean(), atol=1e-5)
+
+
+def test_a_sink_of_one_s_own_works(model, tokenizer, alone):
+    sink = Recorder()
+    assert isinstance(sink, Sink) and not isinstance(object(), Sink)
+    quietly(model, tokenizer, [GENE, HEADS], sink, batch_size=4, save_every=8)
+    assert sink.opened == 1 and sink.flushed == [8, 16, 17]
+    assert list(dict.fromkeys(cell for batch in sink.batches for cell in batch)) == list(tokenizer.adata.obs_names)
+    for hook in (GENE, HEADS):
+        expected = [v.mean() for v in alone.values[hook]]
+        np.testing.assert_allclose(list(sink.means[hook].values()), expected, atol=1e-5)
+
+
+def test_only_the_needed_blocks_run(model, tokenizer, monkeypatch):
+    for block in list(model.blocks)[1:]:
+        monkeypatch.setattr(block, "forward", lambda *args: pytest.fail("a block above the last hook was run"))
+    quietly(model, tokenizer, "blocks.0.attn.hook_pattern", Recorder())
+
+
+def test_an_exception_leaves_no_hook_behind(model, tokenizer):
+    class Breaks(Recorder):
+        def update(self, hook, activation, tokens):
+            if len(self.batches) == 3:
+                raise RuntimeError("on purpose")
+            super().update(hook, activation, tokens)
+
+    before, after = MemorySink(), MemorySink()
+    quietly(model, tokenizer, GENE, before)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        quietly(model, tokenizer, [GENE, PAIR], [after, Breaks()], batch_size=2)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+    assert not any(point._forward_hooks for point in model.hook_dict.values())
+    quietly(model, tokenizer, GENE, after)
+    assert_same_activations(after.result(), before.result())
+
+
+def test_gradients_are_neither_needed_nor_kept(tokenizer):
+    model = tiny_model(seed=1).requires_grad_(True)
+    sink = MemorySink()
+    quietly(model, tokenizer, GENE, sink)
+    assert all(p.grad is None for p in model.parameters()) and sink.result().values[GENE].shape[1] == 16
+
+
+def test_the_progress_bar_says_the_estimate(model, tokenizer, capsys):
+    report = capture(model, tokenizer, GENE, MemorySink())
+    said = capsys.readouterr().err
+    assert f"~{report.estimated_bytes // 1024} KiB" in said and "17/17" in said

@@ -1,0 +1,174 @@
+"""Held-out rank correlation: near one where it is planted, inside its null where there is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from workbench.extractor.adaptor import LETAdaptor, angles
+from workbench.manifold.holdout import group_splits, holdout_correlation, random_splits
+from workbench.manifold.ruler import load_ruler
+
+
+@pytest.fixture(scope="module")
+def ruler():
+    """A ring: ten stages at equal angles, and what their angles imply."""
+    steps = np.abs(np.subtract.outer(np.arange(10), np.arange(10)))
+    return np.minimum(steps, 10 - steps) / 5
+
+
+def on_the_ring(stage, d=12, noise=0.02, seed=0):
+    rng = np.random.default_rng(seed)
+    points = np.column_stack([np.cos(stage * np.pi / 5), np.sin(stage * np.pi / 5)])
+    return points @ rng.standard_normal((2, d)) + noise * rng.standard_normal((len(stage), d)) + rng.standard_normal(d)
+
+
+def go(features, stage, ruler, splits, **options):
+    options = {"within": True, "permutations": 19, "seed": 0, "k": 3, "steps": 40, **options}
+    adaptor = LETAdaptor(k=options.pop("k"), steps=options.pop("steps"))
+    return holdout_correlation(features, stage, ruler, splits, adaptor, **options)
+
+
+# Splits
+
+
+def test_random_splits_hold_out_three_tenths_anew_each_time():
+    splits = list(random_splits(50, 40, seed=1))
+    assert len(splits) == 40
+    for split in splits:
+        assert len(split) == 15 == len(set(split)) and (np.diff(split) > 0).all() and 0 <= split[0] and split[-1] < 50
+    assert len({tuple(s) for s in splits}) == 40
+    seen = np.bincount(np.concatenate(splits), minlength=50)
+    assert seen.min() > 2 and seen.max() < 26
+    assert np.array_equal(splits[3], list(random_splits(50, 4, seed=1))[3])
+    assert not np.array_equal(splits[0], next(random_splits(50, 1, seed=2)))
+    assert len(next(random_splits(5, 1, seed=0))) == 3, "fewer than three anchors have no rank correlation"
+
+
+def test_group_splits_hold_out_each_group_whole():
+    groups = np.array(["b", "a", "b", "c", "a"])
+    assert [s.tolist() for s in group_splits(groups)] == [[1, 4], [0, 2], [3]]
+
+
+# What is found
+
+
+def test_planted_anchors_are_found(ruler):
+    stage = np.arange(40) % 10
+    splits = list(random_splits(40, 3, seed=0))
+    for within in (True, False):
+        row = go(on_the_ring(stage), stage, ruler, splits, within=within)
+        assert row["spearman"] > 0.9 and row["p"] == 1 / 20 and row["status"] == "ok"
+        assert row["spearman"] > row["null_high"] and abs(row["null_mean"]) < 0.15
+    assert row["n_splits"] == 3 and row["n_pairs"] == 12 * 28
+
+
+def test_a_branch_that_was_held_out_is_found_where_it_is_planted(ruler):
+    stage = np.arange(40) % 10
+    row = go(on_the_ring(stage), stage, ruler, list(group_splits(stage // 2)), within=False)
+    assert row["spearman"] > 0.9 and row["n_splits"] == 5 and row["n_pairs"] == 8 * 32
+
+
+def test_the_value_by_hand(ruler):
+    stage = np.arange(20) % 10
+    features = np.random.default_rng(0).standard_normal((20, 6))
+    splits = list(random_splits(20, 2, seed=4))
+    for within in (True, False):
+        values = []
+        for test in splits:
+            train = np.array(sorted(set(range(20)) - set(test)))
+            fitted = LETAdaptor(k=3, steps=40).fit(features[train], ruler[np.ix_(stage[train], stage[train])])
+            angle = angles(fitted.transform(features))
+            pairs = [(i, j) for i in test for j in (test if within else train) if not within or i < j]
+            values.append(stats.spearmanr([angle[p] for p in pairs], [ruler[stage[i], stage[j]] for i, j in pairs])[0])
+        row = go(features, stage, ruler, splits, within=within)
+        assert row["spearman"] == pytest.approx(np.mean(values)) and row["sd"] == pytest.approx(np.std(values, ddof=1))
+        assert row["n_pairs"] == len(pairs)
+
+
+def test_held_out_anchors_are_not_fitted_on(ruler):
+    stage = np.arange(30) % 10
+    test = next(random_splits(30, 1, seed=0))
+    features = on_the_ring(stage)
+    spoiled = stage.copy()
+    spoiled[test] = spoiled[test][::-1]
+    fits = []
+
+    class Spy(LETAdaptor):
+        def fit(self, X, distances):
+            fits.append((X.copy(), distances.copy()))
+            return super().fit(X, distances)
+
+    for labels in (stage, spoiled):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("workbench.manifold.holdout.LETAdaptor", Spy)
+            go(features, labels, ruler, [test])
+    (x, d), (again, other) = fits
+    assert len(x) == 21 and np.array_equal(x, again) and np.array_equal(d, other)
+    assert not any((features[i] == x).all(1).any() for i in test)
+
+
+def test_random_features_stay_inside_the_null():
+    """One split: the null permutes labels that the fit never saw, so that p is exact."""
+    ruler = load_ruler("hematopoiesis").distances
+    p, values = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        stage, features = rng.integers(0, len(ruler), 24), rng.standard_normal((24, 6))
+        row = go(features, stage, ruler, list(random_splits(24, 1, seed)), seed=seed, steps=15)
+        p.append(row["p"])
+        values.append(row["spearman"])
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert abs(np.mean(values)) < 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="labels are permuted after a fit that followed them: features at random get too small a p")
+def test_random_features_stay_inside_the_null_of_a_branch_holdout():
+    ruler = load_ruler("hematopoiesis")
+    branches, p = np.array(ruler.branches), []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        stage, features = rng.integers(0, len(branches), 24), rng.standard_normal((24, 6))
+        splits = list(group_splits(branches[stage]))
+        p.append(go(features, stage, ruler.distances, splits, within=False, seed=seed, steps=15)["p"])
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_no_split_that_leaves_enough_anchors_is_undefined(ruler):
+    stage = np.arange(5)
+    features = np.random.default_rng(0).standard_normal((5, 4))
+    for splits in ([np.arange(3)], [], [np.array([0])], [np.array([0, 1])]):
+        row = go(features, stage, ruler, splits)
+        assert row["n_splits"] == 0 and row["status"].startswith("undefined: no split leaves enough anchors")
+        numbers = ("spearman", "sd", "n_pairs", "null_mean", "null_high", "p")
+        assert all(np.isnan(row[name]) for name in numbers), "the same columns as elsewhere"
+
+
+def test_splits_that_leave_nothing_are_left_out_and_the_others_count(ruler):
+    stage = np.arange(30) % 10
+    features = on_the_ring(stage)
+    good = list(random_splits(30, 2, seed=0))
+    one_stage_left = np.flatnonzero(stage != 3)
+    row = go(features, stage, ruler, [*good, np.array([4]), one_stage_left])
+    assert row["n_splits"] == 2 and row["spearman"] == pytest.approx(go(features, stage, ruler, good)["spearman"])
+    single = go(features, stage, ruler, good[:1])
+    assert single["n_splits"] == 1 and np.isnan(single["sd"]) and np.isfinite(single["p"])
+
+
+def test_the_same_seed_gives_the_same_row(ruler):
+    stage = np.arange(30) % 10
+    features = on_the_ring(stage, noise=2)
+    splits = list(random_splits(30, 2, seed=0))
+    first, again, other = (go(features, stage, ruler, splits, seed=s) for s in (0, 0, 1))
+    assert first == again and first["spearman"] == other["spearman"] and first["null_mean"] != other["null_mean"]
+
+
+def test_the_adaptor_that_is_handed_over_stays_untrained(ruler):
+    stage = np.arange(20) % 10
+    adaptor = LETAdaptor(k=2)
+    holdout_correlation(
+        on_the_ring(stage), stage, ruler, list(random_splits(20, 1, 0)), adaptor, within=True, permutations=3, seed=0
+    )
+    assert not hasattr(adaptor, "encoder_")

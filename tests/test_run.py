@@ -1,0 +1,505 @@
+"""``workbench run`` from cells to report, on real cells of a few genes and a tiny random checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+import yaml
+from helpers import randomise
+
+from workbench import chain as chain_module
+from workbench import run as run_module
+from workbench.capture import capture
+from workbench.chain import Chain
+from workbench.cli import main
+from workbench.config import RunConfig, read_config
+from workbench.errors import EvaluationError
+from workbench.extractor.algorithm import Algorithm
+from workbench.files import read_arrays, read_json
+from workbench.model.checkpoint import load_checkpoint, save_checkpoint
+from workbench.model.config import ModelConfig
+from workbench.model.hooked import HookedScGPT
+from workbench.model.vocabulary import Vocabulary
+from workbench.run import run
+
+N_GENES, PER_LABEL, LAYERS, HEADS = 36, 13, 3, 2
+STAGES = ["cells", "operators", "heads", "readouts", "algorithm"]
+TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "distances"]
+FIGURES = ["latent", "heads", "holdouts", "distances", "readouts"]
+
+
+class FlatUMAP:
+    """Two principal axes in the place of UMAP, whose import alone takes many seconds."""
+
+    def __init__(self, **options):
+        assert isinstance(options["random_state"], int)
+
+    def fit_transform(self, z):
+        u, s, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
+        return u[:, :2] * s[:2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_umap():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=FlatUMAP))
+        yield
+
+
+@pytest.fixture(scope="module")
+def cells(pbmc68k):
+    """Thirteen cells of each label and some that no ruler knows; names that a careless reader of tables would change."""
+    mean = np.asarray(pbmc68k.X.mean(0)).ravel()
+    genes = np.sort(np.argsort(-mean, kind="stable")[:N_GENES])
+    rows = np.concatenate([np.flatnonzero(group)[:PER_LABEL] for _, group in by_label(pbmc68k)])
+    cells = ad.AnnData(
+        pbmc68k.X[rows][:, genes].tocsr(), obs=pd.DataFrame({"label": pbmc68k.obs["cell_type"].iloc[rows]})
+    )
+    cells.obs_names = [f"{i:04d}" for i in range(len(rows))]
+    cells.var_names = [name.lower() if i == 5 else name for i, name in enumerate(pbmc68k.var_names[genes])]
+    unknown = np.flatnonzero(cells.obs["label"] == "Dendritic")[-2:]
+    labels = cells.obs["label"].astype(str).to_numpy().copy()
+    labels[unknown] = "NA"
+    cells.obs["label"] = labels
+    cells.obs["donor"] = np.array(["01", "1", "NA", "d4"])[np.arange(len(rows)) % 4]
+    cells.obs["organ"] = "blood"
+    return cells
+
+
+def by_label(adata):
+    labels = adata.obs["cell_type"].to_numpy()
+    return [(label, labels == label) for label in sorted(set(labels))]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cells, tmp_path_factory):
+    names = [name.upper() for name in cells.var_names]
+    vocabulary = Vocabulary.of_genes([*names[:10], "NOT MEASURED", *names[10:-2]])
+    config = ModelConfig(n_tokens=len(vocabulary), d_model=8, n_layers=LAYERS, n_heads=HEADS, d_mlp=8, max_tokens=40)
+    model = randomise(HookedScGPT(config, vocabulary), seed=0)
+    return save_checkpoint(model, tmp_path_factory.mktemp("model") / "tiny")
+
+
+def write(folder, checkpoint, cells, **sections):
+    """Files of a run; returns its configuration's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.write_h5ad(folder / "cells.h5ad")
+    small = {
+        "name": "tiny",
+        "checkpoint": str(checkpoint),
+        "data": {"name": "cells.h5ad", "cell_type": "label", **sections.pop("data", {})},
+        "anchors": {"min_cells": 2, "parts": 4},
+        "adaptor": {"k": 3, "steps": 30},
+        "evaluation": {"folds": 2, "holdouts": 2, "permutations": 5},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**small, **sections}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(cells, checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    path = write(folder, checkpoint, cells)
+    assert main(["run", str(path), "--out", str(folder / "out")]) == 0
+    return SimpleNamespace(path=path, out=folder / "out", metrics=read_json(folder / "out" / "metrics.json"))
+
+
+@pytest.fixture
+def again(first, tmp_path):
+    """A copy of the finished run, to go on from: returns which stages were kept."""
+    out = tmp_path / "out"
+    shutil.copytree(first.out, out)
+
+    def go(*overrides, path=first.path):
+        run(read_config(path, RunConfig, overrides), out)
+        stages = read_json(out / "manifest.json")["stages"]
+        assert list(stages) == STAGES
+        return [name for name in STAGES if stages[name]["kept"]]
+
+    go.out = out
+    return go
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch):
+    """Stages after the operators, and the report, do nothing; returns the runners of the runs."""
+    runners = []
+    for stage in ("heads", "readouts", "algorithm"):
+        monkeypatch.setattr(Chain, f"{stage}_stage", lambda self, folder: {})
+    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results: runners.append(runner))
+    return runners
+
+
+def table(out, name):
+    return pd.read_csv(out / "tables" / f"{name}.csv", keep_default_na=False, dtype=str)
+
+
+# What a run leaves
+
+
+def test_every_promised_file_is_there(first):
+    found = {str(p.relative_to(first.out)) for p in first.out.rglob("*") if p.is_file()}
+    assert {
+        "manifest.json",
+        "metrics.json",
+        "report.html",
+        "algorithm/config.json",
+        "algorithm/weights.safetensors",
+    } <= found
+    assert {f"tables/{name}.csv" for name in TABLES} <= found
+    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("html", "json")} <= found
+    assert not [name for name in found if name.endswith(".part") or "capture" in name], "nothing half-made is left"
+
+
+def test_json_files_are_json(first):
+    for path in first.out.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path} holds {name}"))
+    for name in FIGURES:
+        figure = read_json(first.out / "figures" / f"{name}.json")
+        assert figure["data"] and figure["layout"]
+
+
+def test_the_manifest_says_what_made_the_run(first, checkpoint):
+    manifest = read_json(first.out / "manifest.json")
+    assert list(manifest["stages"]) == STAGES and not any(stage["kept"] for stage in manifest["stages"].values())
+    assert all(stage["seconds"] > 0 for stage in manifest["stages"].values())
+    assert manifest["config"]["adaptor"]["k"] == 3 and manifest["seed"] == 0
+    assert set(manifest["checkpoint"]["sha256"]) == {"best_model.pt", "vocab.json", "args.json"}
+    assert manifest["packages"]["torch"] == torch.__version__.split("+")[0] or "+" in manifest["packages"]["torch"]
+    assert len(manifest["cells"]) == len(manifest["code"]) == 32 and manifest["peak_bytes"] > 1e7
+
+
+def test_the_metrics_are_those_of_the_tables(first, cells):
+    metrics = first.metrics
+    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 9
+    assert {row["representation"] for row in metrics["readouts"]} == {
+        "latent (LET on drift)",
+        "latent (LET on x itself)",
+        "latent (LET on a random matrix)",
+        "PCA-3 of x",
+        "raw x (log-normalised panel)",
+        "scGPT cls embedding",
+    }
+    assert {row["endpoint"] for row in metrics["readouts"]} == {
+        "stage",
+        "branch",
+        "depth",
+        "CD4 against CD8",
+        "monocyte against dendritic",
+    }
+    counted = metrics["stages"]["cells"]
+    assert counted["n_cells"] == cells.n_obs and counted["n_placed"] == cells.n_obs - 2
+    assert counted["genes"]["matched"] == counted["n_panel"] == N_GENES - 2 and counted["genes"]["recased"] == 1
+    assert counted["folds"] == "stratified" and list(counted["unplaced_labels"]) == ["NA"]
+    for row in metrics["heads"]:
+        assert -1 <= row["spearman"] <= 1 and 0 < row["p"] <= row["q"] <= 1 and row["n_splits"] == 2
+
+
+def test_cells_are_listed_as_they_are(first, cells):
+    listed = table(first.out, "cells")
+    assert listed["cell_id"].tolist() == cells.obs_names.tolist()
+    assert listed["cell_type"].tolist() == cells.obs["label"].tolist()
+    assert (listed["stage"] == "-1").tolist() == (cells.obs["label"] == "NA").tolist()
+
+
+def test_the_algorithm_from_the_file_makes_the_latent_table(first, cells):
+    algorithm = Algorithm.load(first.out / "algorithm")
+    latent = pd.read_csv(first.out / "tables" / "latent.csv")
+    expected = latent[["z_1", "z_2", "z_3"]].to_numpy()
+    found = algorithm.transform(cells)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert first.metrics["stages"]["algorithm"]["relative_difference_from_file"] < 1e-5
+    assert set(algorithm.readouts) == {"stage", "branch", "depth", "CD4 against CD8", "monocyte against dendritic"}
+    said = algorithm.readouts["branch"].predict(found)
+    assert set(said) <= {"progenitor", "monocyte", "dendritic", "B", "NK", "T"} and len(set(said)) > 1
+    assert algorithm.card["n_cells"] == cells.n_obs and "best_model.pt" in algorithm.card["checkpoint"]["sha256"]
+
+
+def test_the_operators_are_means_over_folds(first, cells):
+    folder = first.out / "stages" / "operators"
+    arrays, _ = read_arrays(folder / "operators.safetensors")
+    maps, _ = read_arrays(folder / "feature-maps.safetensors")
+    assert arrays["attention"].shape == (LAYERS, HEADS, N_GENES - 2, N_GENES - 2)
+    assert set(maps) == {"all", "without-0", "without-1"} and maps["all"].shape == (N_GENES - 2, 2 * (N_GENES - 2))
+    panel = (folder.parent / "cells" / "panel.txt").read_text().splitlines()
+    expressed = (cells.X[:, [i for i, g in enumerate(cells.var_names) if g.upper() in panel]] > 0).toarray()
+    assert np.array_equal(np.sort(np.diag(arrays["counts"])), np.sort(expressed.sum(0)))
+    assert panel == sorted(panel) and "NOT MEASURED" not in panel
+
+
+def test_the_report_says_what_was_skipped_and_why(first):
+    page = (first.out / "report.html").read_text()
+    skipped = {item["what"]: item["why"] for item in first.metrics["skipped"]}
+    assert "the data name no donors" in skipped["Donor holdout"]
+    assert "name no tissue" in skipped["Tissue as a grouping of anchors"]
+    assert "the ruler does not know the label" in skipped["Cells labelled 'NA'"]
+    for what, why in skipped.items():
+        for text in (what, why):
+            assert text.replace("'", "&#x27;") in page
+    assert "Parts of a group are no replicates" in page or "parts of a group are no replicates" in page
+    donors = table(first.out, "holdouts").query("holdout == 'donor'")
+    assert (donors["status"] == "not applicable: no donors").all() and (donors["spearman"] == "").all()
+
+
+# What is run again
+
+
+def test_an_unchanged_run_is_kept_whole(first, again, capsys):
+    before = {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()}
+    assert again() == STAGES
+    assert read_json(again.out / "metrics.json") == first.metrics
+    assert {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()} == before
+    assert capsys.readouterr().err.count("unchanged, kept") == 5
+
+
+def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
+    run(read_config(first.path, RunConfig), tmp_path)
+    assert read_json(tmp_path / "metrics.json") == first.metrics
+    for name in TABLES:
+        pd.testing.assert_frame_equal(table(tmp_path, name), table(first.out, name))
+    weights = [(out / "algorithm" / "weights.safetensors").read_bytes() for out in (tmp_path, first.out)]
+    assert weights[0] == weights[1]
+
+
+def test_another_width_reruns_what_depends_on_it(first, again):
+    assert again("adaptor.k=2") == ["cells", "operators"]
+    latent = pd.read_csv(again.out / "tables" / "latent.csv")
+    assert [c for c in latent if c.startswith("z_")] == ["z_1", "z_2"]
+    assert Algorithm.load(again.out / "algorithm").matrix.shape == (N_GENES - 2, 2)
+    assert read_json(again.out / "metrics.json")["readouts"] != first.metrics["readouts"]
+    assert again("adaptor.k=2") == STAGES
+
+
+def test_another_feature_map_is_really_used(again):
+    assert again("adaptor.feature_map=single", "adaptor.layer=2", "adaptor.head=1") == ["cells"]
+    folder = again.out / "stages" / "operators"
+    operators = read_arrays(folder / "operators.safetensors")[0]["attention"]
+    np.testing.assert_array_equal(read_arrays(folder / "feature-maps.safetensors")[0]["all"], operators[2, 1])
+    heads = table(again.out, "heads").query("layer == '2' and head == '1'")
+    configured = table(again.out, "holdouts").query("operator == 'single' and holdout == 'random'")
+    assert float(heads["spearman"].iloc[0]) == pytest.approx(float(configured["spearman"].iloc[0]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("name=other", STAGES),
+        ("adaptor.k=2", ["cells", "operators"]),
+        ("adaptor.feature_map=single", ["cells"]),
+        ("adaptor.layer=1", ["cells"]),
+        ("capture.max_tokens=20", ["cells"]),
+        ("anchors.parts=3", ["cells", "operators"]),
+        ("evaluation.permutations=6", []),
+        ("panel.size=20", []),
+        ("stages={NA: NK}", []),
+    ],
+)
+def test_a_change_reruns_what_may_depend_on_it(first, again, no_evaluation, override, kept):
+    run(read_config(first.path, RunConfig, [override]), again.out)
+    assert [name for name, reused in no_evaluation[0].reused.items() if reused] == kept
+
+
+def test_other_values_rerun_everything(again, no_evaluation, cells, checkpoint, tmp_path):
+    changed = cells.copy()
+    changed.X.data[len(changed.X.data) // 2] *= 1.5
+    run(read_config(write(tmp_path / "changed", checkpoint, changed), RunConfig), again.out)
+    assert not any(no_evaluation[0].reused.values())
+
+
+def test_other_weights_rerun_all_but_the_first_stage(first, again, no_evaluation, checkpoint, tmp_path):
+    other = save_checkpoint(randomise(load_checkpoint(checkpoint), seed=9), tmp_path / "other")
+    run(read_config(first.path, RunConfig, [f"checkpoint={other}"]), again.out)
+    assert [name for name, reused in no_evaluation[0].reused.items() if reused] == ["cells"]
+
+
+# Interruptions
+
+
+class Stop(BaseException):
+    """As a KeyboardInterrupt would come."""
+
+
+def interrupted_capture(monkeypatch, config, out, after):
+    """A run whose capture saves every 16 cells and is interrupted in one of its batches."""
+    update, calls = chain_module.GenePairSink.update, []
+
+    def breaks(self, *args):
+        calls.append(1)
+        if len(calls) == after:
+            raise Stop
+        return update(self, *args)
+
+    monkeypatch.setattr(
+        chain_module, "capture", lambda *a, **k: capture(*a, **{**k, "save_every": 16, "progress": False})
+    )
+    monkeypatch.setattr(chain_module.GenePairSink, "update", breaks)
+    with pytest.raises(Stop):
+        run(config, out)
+    monkeypatch.setattr(chain_module.GenePairSink, "update", update)
+    assert (out / "stages" / "operators" / "capture").is_dir()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(first, tmp_path, monkeypatch, no_evaluation):
+    config = read_config(first.path, RunConfig, ["capture.batch_size=8"])
+    interrupted_capture(monkeypatch, config, tmp_path, after=3 * 4 + 2)
+    done = []
+    monkeypatch.setattr(
+        chain_module, "capture", lambda *a, **k: done.append(capture(*a, **{**k, "save_every": 16})) or done[0]
+    )
+    run(config, tmp_path)
+    assert done[0].resumed_at == 32
+    for name in ("operators", "feature-maps", "cells"):
+        a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
+        assert set(a) == set(b)
+        for key, value in b.items():
+            np.testing.assert_allclose(a[key], value, atol=1e-5)
+    assert not (tmp_path / "stages" / "operators" / "capture").exists()
+
+
+@pytest.mark.parametrize("override", ["panel.size=20", "evaluation.folds=3", "seed=5"])
+def test_an_interrupted_run_with_another_configuration_starts_that_stage_afresh(
+    first, tmp_path, monkeypatch, no_evaluation, override
+):
+    interrupted_capture(monkeypatch, read_config(first.path, RunConfig), tmp_path / "a", after=14)
+    config = read_config(first.path, RunConfig, [override])
+    for out in ("a", "b"):
+        run(config, tmp_path / out)
+    for name in ("operators", "feature-maps"):
+        a, b = (read_arrays(tmp_path / o / "stages" / "operators" / f"{name}.safetensors")[0] for o in "ab")
+        for key, value in b.items():
+            np.testing.assert_allclose(a[key], value, atol=1e-5)
+
+
+# Donors, and data that lack something
+
+
+@pytest.fixture(scope="module")
+def with_donors(cells, checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("donors")
+    path = write(folder, checkpoint, cells, data={"donor": "donor", "tissue": "organ"}, anchors={"min_cells": 2})
+    run(read_config(path, RunConfig), folder / "out")
+    return SimpleNamespace(path=path, out=folder / "out", metrics=read_json(folder / "out" / "metrics.json"))
+
+
+def test_donors_stay_whole_and_are_held_out(with_donors, cells):
+    listed = table(with_donors.out, "cells")
+    assert listed["donor"].tolist() == cells.obs["donor"].tolist()
+    assert (listed.groupby("donor")["fold"].nunique() == 1).all() and set(listed["fold"]) == {"0", "1"}
+    assert with_donors.metrics["stages"]["cells"]["folds"] == "donor"
+    donors = [row for row in with_donors.metrics["holdouts"] if row["holdout"] == "donor"]
+    assert [row["n_splits"] for row in donors] == [4, 4, 4] and all(row["status"] == "ok" for row in donors)
+    assert "Donor holdout" not in {item["what"] for item in with_donors.metrics["skipped"]}
+    assert "Whole donors are held out" in (with_donors.out / "report.html").read_text()
+
+
+def test_anchors_are_one_per_donor_tissue_and_label(with_donors, cells):
+    anchors = Chain(read_config(with_donors.path, RunConfig), with_donors.out).anchors
+    groups = cells.obs[cells.obs["label"] != "NA"].groupby(["donor", "label"]).size()
+    assert len(anchors) == (groups >= 2).sum() and set(anchors.table["donor"]) == {"01", "1", "NA", "d4"}
+    assert set(anchors.table["tissue"]) == {"blood"}
+
+
+def features_without_the_first_fold(monkeypatch, config, out):
+    """What each representation gives when fold 0 is held out."""
+    found = {}
+
+    def record(representations, wanted, fold, **options):
+        found.update({name: make(0) for name, make in representations.items()}, fold=fold)
+        return [{"endpoint": "e", "status": "ok"}]
+
+    chain = Chain(config, out)
+    for name, stage in (("cells", chain.cells_stage), ("operators", chain.operators_stage)):
+        (out / "stages" / name).mkdir(parents=True, exist_ok=True)
+        stage(out / "stages" / name)
+    monkeypatch.setattr(chain_module, "cross_validate", record)
+    chain.readouts_stage(out)
+    return found
+
+
+def test_neither_labels_nor_values_of_held_out_cells_reach_what_is_tested_on_them(
+    with_donors, cells, checkpoint, tmp_path, monkeypatch
+):
+    before = features_without_the_first_fold(monkeypatch, read_config(with_donors.path, RunConfig), tmp_path / "before")
+    held = before["fold"] == 0
+    changed = cells.copy()
+    labels = changed.obs["label"].to_numpy().copy()
+    labels[held] = np.random.default_rng(0).permutation(labels[held])
+    changed.obs["label"] = labels
+    dense = changed.X.toarray()
+    dense[held] = dense[held][:, ::-1]
+    changed.X = sp.csr_matrix(dense)
+    path = write(
+        tmp_path / "changed", checkpoint, changed, data={"donor": "donor", "tissue": "organ"}, anchors={"min_cells": 2}
+    )
+    after = features_without_the_first_fold(monkeypatch, read_config(path, RunConfig), tmp_path / "after")
+    assert np.array_equal(after["fold"], before["fold"])
+    names = [name for name in before if name != "fold"]
+    assert len(names) == 6
+    for name in names:
+        np.testing.assert_allclose(after[name][~held], before[name][~held], atol=1e-5, err_msg=name)
+        assert not np.allclose(after[name][held], before[name][held]), name
+
+
+def test_cells_without_a_label_column_are_an_error(cells, checkpoint, tmp_path, capsys):
+    path = write(tmp_path, checkpoint, cells)
+    path.write_text(path.read_text().replace("  cell_type: label\n", ""))
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert (
+        said[-1].startswith("EvaluationError: The cells have no cell type column") and "set data.cell_type" in said[-1]
+    )
+
+
+def test_more_folds_than_donors_are_an_error(with_donors, tmp_path):
+    with pytest.raises(EvaluationError, match="4 donors cannot fill 5 folds"):
+        run(read_config(with_donors.path, RunConfig, ["evaluation.folds=5"]), tmp_path)
+
+
+def test_labels_that_no_ruler_knows_are_an_error_that_says_what_to_do(cells, checkpoint, tmp_path):
+    strange = cells.copy()
+    strange.obs["label"] = [f"cluster {i % 4}" for i in range(strange.n_obs)]
+    with pytest.raises(EvaluationError, match="0 anchors of 0 stages.*map more labels to stages"):
+        run(read_config(write(tmp_path, checkpoint, strange), RunConfig), tmp_path / "out")
+
+
+def test_too_few_anchors_to_hold_any_out_are_an_error_not_a_crash(cells, checkpoint, tmp_path):
+    few = cells[cells.obs["label"].isin(["CD19+ B", "CD56+ NK", "CD34+", "Dendritic"])].copy()
+    path = write(tmp_path, checkpoint, few, anchors={"min_cells": 2, "parts": 1})
+    with pytest.raises(EvaluationError, match="head map cannot be drawn"):
+        run(read_config(path, RunConfig), tmp_path / "out")
+
+
+def test_batches_that_are_no_numbers_are_said(cells, checkpoint, tmp_path, capsys):
+    path = write(tmp_path, checkpoint, cells, data={"batch": "organ"})
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "batch" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_cells_may_stay_on_the_disk(first, tmp_path, no_evaluation):
+    config = read_config(first.path, RunConfig, ["data.backed=true"])
+    run(config, tmp_path)
+    for name in ("operators", "feature-maps", "cells"):
+        a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
+        assert set(a) == set(b) and all(np.array_equal(a[key], b[key]) for key in a)
+    a, b = (Chain(c, first.out).expression for c in (config, read_config(first.path, RunConfig)))
+    assert (a != b).nnz == 0
+
+
+@pytest.mark.slow
+def test_the_picture_is_umap_s(first, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "umap")
+    flat = []
+    for out in ("a", "b"):
+        run(read_config(first.path, RunConfig), tmp_path / out)
+        flat.append(pd.read_csv(tmp_path / out / "tables" / "latent.csv")[["umap_1", "umap_2"]].to_numpy())
+    assert np.isfinite(flat[0]).all() and flat[0].std(0).min() > 0 and np.array_equal(*flat)

@@ -1,0 +1,66 @@
+"""Rank correlation, permutation p and false discoveries beside SciPy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from workbench.stats import benjamini_hochberg, permutation_p, spearman
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("n", [3, 10, 500])
+def test_spearman_equals_scipy(n, ties):
+    rng = np.random.default_rng(n)
+    a = rng.integers(0, 4, n).astype(float) if ties else rng.standard_normal(n)
+    b = a + rng.standard_normal(n)
+    if len(set(a)) > 1:
+        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-12)
+        assert spearman(a, np.exp(a)) == pytest.approx(1) and spearman(a, -a) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [2, 2, 2, 2]), ([1, 2], [2, 1]), ([], [])]
+)
+def test_spearman_of_constants_and_of_too_few_is_undefined(a, b):
+    assert np.isnan(spearman(np.array(a, float), np.array(b, float)))
+
+
+def test_permutation_p_is_the_formula():
+    null = np.array([0.1, 0.5, 0.5, 0.9])
+    for observed, at_least in ((0.0, 4), (0.1, 4), (0.5, 3), (0.6, 1), (0.9, 1), (1.0, 0)):
+        assert permutation_p(observed, null) == (1 + at_least) / 5
+
+
+def test_permutation_p_counts_ties_by_rounding_as_equal():
+    assert permutation_p(0.1 + 0.2, np.array([0.3])) == 1 and permutation_p(0.3, np.array([0.1 + 0.2])) == 1
+
+
+def test_permutation_p_without_values():
+    nan = float("nan")
+    assert permutation_p(0.5, np.array([nan, 0.1, nan, 0.9])) == 2 / 3
+    for observed, null in ((nan, [0.1]), (0.5, [nan]), (0.5, [])):
+        assert np.isnan(permutation_p(observed, np.array(null, float)))
+
+
+def test_permutation_p_is_uniform_under_the_null():
+    rng = np.random.default_rng(0)
+    p = [permutation_p(rng.standard_normal(), rng.standard_normal(99)) for _ in range(500)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01 and min(p) >= 0.01
+
+
+@pytest.mark.parametrize("n", [1, 2, 24, 300])
+def test_benjamini_hochberg_equals_scipy(n):
+    p = np.random.default_rng(n).random(n) ** 2
+    np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p), rtol=1e-12)
+    tied = np.round(p, 1)
+    np.testing.assert_allclose(benjamini_hochberg(tied), stats.false_discovery_control(tied), rtol=1e-12)
+
+
+def test_benjamini_hochberg_leaves_undefined_tests_out():
+    p = np.array([0.01, np.nan, 0.5, 0.02, np.nan])
+    q = benjamini_hochberg(p)
+    assert np.isnan(q[[1, 4]]).all()
+    np.testing.assert_allclose(q[[0, 2, 3]], stats.false_discovery_control(p[[0, 2, 3]]))
+    assert np.isnan(benjamini_hochberg(np.array([np.nan]))).all() and len(benjamini_hochberg(np.zeros(0))) == 0
