@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import N_HEADS, N_LAYERS, genes, tiny_cells, tiny_model
+from helpers import N_HEADS, N_LAYERS, genes, make_tokens, tiny_cells, tiny_model
 
 from workbench.capture import GenePairSink, MemorySink, MomentsSink, Only, Plan, ShardSink, Sink, capture, read_shards
 from workbench.capture.activations import hook_shape
@@ -15,6 +15,7 @@ from workbench.capture.ragged import remove_shards
 from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
 from workbench.files import read_json
 from workbench.model.tokenizer import Tokenizer
+from workbench.model.tokens import Tokens
 
 PATTERNS = "blocks.*.attn.hook_pattern"
 GENE, HEADS, PAIR, CELL = "blocks.1.hook_resid_post", "blocks.0.attn.hook_z", "blocks.2.attn.hook_pattern", "hook_cell"
@@ -301,6 +302,26 @@ def test_pair_means_equal_a_dense_average_by_gene_id(model, tokenizer, alone, pa
     assert (found.mean()[:, :, counts == 0] == 0).all()
     assert len(panel) < 40 or (counts == 0).any(), "pairs that are never seen are among those compared"
     assert len(panel) == 1 or not np.allclose(found.mean(), found.mean().swapaxes(2, 3))
+
+
+def test_padding_is_left_out_even_where_it_carries_gene_ids(model):
+    padded = make_tokens(5, 12)
+    gene_ids = padded.gene_ids.clone()
+    gene_ids[padded.padding] = 3
+    tokens = Tokens(gene_ids, padded.values, padded.padding, padded.cell_ids)
+    maps = torch.rand(5, N_HEADS, 12, 12)
+    sink = GenePairSink(genes(), model.vocabulary)
+    sink.open(Plan({PAIR: hook_shape(PAIR, model.config)}, np.full(5, 12)))
+    sink.update(PAIR, maps, tokens)
+    sums, counts = np.zeros((N_HEADS, 40, 40)), np.zeros((40, 40))
+    for cell, ids in enumerate(gene_ids.tolist()):
+        real = range(1, 12 - 2 * cell)
+        for a in real:
+            for b in real:
+                sums[:, ids[a], ids[b]] += maps[cell, :, a, b].numpy()
+                counts[ids[a], ids[b]] += 1
+    np.testing.assert_array_equal(sink.result().counts, counts)
+    np.testing.assert_allclose(sink.result().sums[0], sums, atol=1e-5)
 
 
 def test_scores_are_averaged_as_patterns_are(model, tokenizer, alone):
