@@ -99,7 +99,7 @@ def write(folder, checkpoint, cells, **sections):
         "data": {"name": "cells.h5ad", "cell_type": "label", **sections.pop("data", {})},
         "anchors": {"min_cells": 2, "parts": 4},
         "adaptor": {"k": 3, "steps": 30},
-        "evaluation": {"folds": 2, "holdouts": 2, "permutations": 5},
+        "evaluation": {"folds": 2, "holdouts": 2, "permutations": 5, "refits": 3, "head_refits": 1},
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**small, **sections}))
@@ -299,7 +299,8 @@ def test_another_feature_map_is_really_used(again):
         ("adaptor.layer=1", ["cells"]),
         ("capture.max_tokens=20", ["cells"]),
         ("anchors.parts=3", ["cells", "operators"]),
-        ("evaluation.permutations=6", []),
+        ("evaluation.permutations=6", ["cells", "operators"]),
+        ("evaluation.folds=3", []),
         ("panel.size=20", []),
         ("stages={NA: NK}", []),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from tqdm import tqdm
 
 from workbench.capture.pairs import GenePairSink
 from workbench.capture.ragged import MemorySink
@@ -27,7 +28,7 @@ from workbench.extractor.algorithm import Algorithm, Readout, fold, panel_expres
 from workbench.extractor.operator import feature_map, gaussian_control
 from workbench.extractor.readout import cross_validate, endpoints, fit_probe
 from workbench.files import digest, read_arrays, write_arrays
-from workbench.manifold.holdout import group_splits, holdout_correlation, random_splits
+from workbench.manifold.holdout import group_splits, holdout_correlation, random_splits, with_null
 from workbench.manifold.ruler import Ruler, load_ruler
 from workbench.model.checkpoint import load_checkpoint
 from workbench.model.hooked import HookedScGPT
@@ -232,29 +233,29 @@ class Chain:
             Of the stage.
         """
         anchors, ruler, settings = self.anchors, self.ruler.distances, self.config.evaluation
-        splits = list(random_splits(len(anchors), settings.holdouts, self.config.seed))
-        branch = np.array(self.ruler.branches)[anchors.stage]
+        random = list(random_splits(len(anchors), settings.holdouts, self.config.seed))
 
-        def score(matrix: np.ndarray | None, held_out: list[np.ndarray], within: bool = True) -> dict[str, Any]:
+        def score(matrix: np.ndarray | None, splits: Any, within: bool, refits: int) -> Any:
             features = anchors.centroids if matrix is None else anchors.centroids @ matrix
             return holdout_correlation(
                 features,
                 anchors.stage,
                 ruler,
-                held_out,
+                splits,
                 self.adaptor(),
                 within=within,
-                permutations=settings.permutations,
+                refits=refits,
                 seed=self.config.seed,
             )
 
         operators = self.operators
-        heads = []
-        for layer, head in np.ndindex(*operators.shape[:2]):
-            heads.append(
-                {"layer": layer, "head": head, "n_anchors": len(anchors), **score(operators[layer, head], splits)}
-            )
-        table = pd.DataFrame(heads)
+        heads, nulls = [], []
+        for layer, head in tqdm(list(np.ndindex(*operators.shape[:2])), unit="head", desc="heads"):
+            row, null = score(operators[layer, head], lambda stage: random, True, settings.head_refits)
+            heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **row})
+            nulls.append(null)
+        pooled = np.concatenate(nulls)
+        table = pd.DataFrame([with_null(row, pooled) for row in heads])
         table["q"] = benjamini_hochberg(table["p"].to_numpy())
         table.to_csv(self.tables / "heads.csv", index=False)
         configured = self.feature_map()
@@ -264,16 +265,23 @@ class Chain:
             ("identity (x itself)", None),
             ("gaussian (random matrix)", gaussian_control(configured, self.config.seed)),
         ):
-            for kind, held_out, within in self._holdouts(splits, branch):
-                row = score(matrix, held_out, within) if held_out else {"status": "not applicable: no donors"}
+            for kind, splits, within in self._holdouts(random):
+                row: dict[str, Any] = {"status": "not applicable: no donors"}
+                if splits is not None:
+                    row = with_null(*score(matrix, splits, within, settings.refits))
                 holdouts.append({"operator": name, "holdout": kind, **row})
         pd.DataFrame(holdouts).to_csv(self.tables / "holdouts.csv", index=False)
         return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}
 
-    def _holdouts(self, splits: list[np.ndarray], branch: np.ndarray) -> list[tuple[str, list[np.ndarray], bool]]:
-        table = self.anchors.table
+    def _holdouts(self, random: list[np.ndarray]) -> list[tuple[str, Any, bool]]:
+        """Kind of holdout, how it splits anchors by their stages (None: it cannot), and which pairs count."""
+        table, branches = self.anchors.table, np.array(self.ruler.branches)
         donors = list(group_splits(table["donor"].to_numpy())) if "donor" in table else []
-        return [("random", splits, True), ("branch", list(group_splits(branch)), False), ("donor", donors, True)]
+        return [
+            ("random", lambda stage: random, True),
+            ("branch", lambda stage: list(group_splits(branches[stage])), False),
+            ("donor", (lambda stage: donors) if donors else None, True),
+        ]
 
     def readouts_stage(self, folder: Path) -> dict[str, Any]:
         """Cross-validated linear readouts of the latent, of controls and of baselines.

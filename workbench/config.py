@@ -80,11 +80,17 @@ class AdaptorConfig(_Strict):
 
 
 class EvaluationConfig(_Strict):
-    """Folds of the cross-validation, random anchor holdouts, and draws of every permutation null."""
+    """Folds of the cross-validation, random anchor holdouts, and null draws.
+
+    ``permutations`` are draws of the readouts' null (labels permuted against fixed predictions); ``refits`` of the
+    holdouts' null (stages relabelled, the adaptor fitted again); ``head_refits`` the same per head, pooled over heads.
+    """
 
     folds: int = Field(default=5, ge=2)
     holdouts: PositiveInt = 8
     permutations: PositiveInt = 200
+    refits: PositiveInt = 40
+    head_refits: PositiveInt = 8
 
 
 class CaptureConfig(_Strict):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench.chain import Chain
 from workbench.config import RunConfig
+from workbench.extractor.algorithm import CARD, WEIGHTS
 from workbench.run_report import report_stage
 from workbench.stages import StageRunner
 
@@ -28,7 +29,10 @@ def run(config: RunConfig, out: Path) -> Path:
     runner = StageRunner(out)
     chain = Chain(config, out)
     cells = runner.run(
-        "cells", chain.inputs("data", "ruler", "stages", "panel", "evaluation", "seed"), chain.cells_stage
+        "cells",
+        [chain.inputs("data", "ruler", "stages", "panel", "seed"), config.evaluation.folds],
+        chain.cells_stage,
+        [chain.tables / "cells.csv"],
     )
     feature_map = config.adaptor.model_dump(include={"feature_map", "layer", "head"})
     operators = runner.run(
@@ -37,8 +41,10 @@ def run(config: RunConfig, out: Path) -> Path:
         chain.operators_stage,
     )
     evaluation = [operators["key"], chain.inputs("anchors", "adaptor", "evaluation", "seed")]
-    runner.run("heads", evaluation, chain.heads_stage)
-    readouts = runner.run("readouts", evaluation, chain.readouts_stage)
-    algorithm = runner.run("algorithm", evaluation, chain.algorithm_stage)
+    made = {name: chain.tables / f"{name}.csv" for name in ("heads", "holdouts", "readouts", "latent", "distances")}
+    runner.run("heads", evaluation, chain.heads_stage, [made["heads"], made["holdouts"]])
+    readouts = runner.run("readouts", evaluation, chain.readouts_stage, [made["readouts"]])
+    files = [out / "algorithm" / WEIGHTS, out / "algorithm" / CARD, made["latent"], made["distances"]]
+    algorithm = runner.run("algorithm", evaluation, chain.algorithm_stage, files)
     report_stage(chain, runner, {"cells": cells, "operators": operators, "readouts": readouts, "algorithm": algorithm})
     return out

@@ -129,13 +129,15 @@ def _summary(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
     model = f"{release or Path(config.checkpoint).name} ({shape.n_layers} layers x {shape.n_heads} heads, width {shape.d_model})"
     setting = f"Model: {model}. Data: {chain.adata.uns['workbench']['name']}, {cells['n_cells']} cells."
     command = f"workbench run {chain.out / 'config.yaml'} --out {chain.out}"
-    null = f"null: {config.evaluation.permutations} permutations of the labels, its upper bound the 97.5 % quantile"
+    evaluation = config.evaluation
+    null = f"null: {evaluation.permutations} permutations of the labels, its upper bound the 97.5 % quantile"
+    relabelled = "stages relabelled at random and the adaptor fitted again, its upper bound the 97.5 % quantile"
     anchors = int(tables["heads"]["n_anchors"].iloc[0])
     captions = {
         "latent": f"UMAP of the exported latent, fitted on all of these cells: a picture, no evidence. {setting}",
         "heads": f"Each head alone through the adaptor: rank correlation of latent angles with ruler distances on held-out "
-        f"anchors ({anchors} anchors, mean over {config.evaluation.holdouts} random holdouts; {null}). {setting}",
-        "holdouts": f"The configured feature map beside controls without the model; bars: sd over splits; {null}. {setting}",
+        f"anchors ({anchors} anchors, mean over {evaluation.holdouts} random holdouts; null: {relabelled}, {evaluation.head_refits} draws per head pooled over the heads). {setting}",
+        "holdouts": f"The configured feature map beside controls without the model; bars: sd over splits; null: {relabelled}, {evaluation.refits} draws. {setting}",
         "distances": f"Ruler distance of two stages against the latent angle (radians) of their anchors, fitted on these anchors: "
         f"how far the fit went, not how far it holds. {setting}",
         "readouts": f"Linear readouts of cells that neither operator, adaptor nor readout was fitted on "
@@ -221,6 +223,8 @@ def _skipped(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
 
 def _cautions(chain: Chain) -> list[str]:
     cautions = [
+        "The p of the holdouts asks whether the latent follows this ruler rather than a relabelled one: recognising cell "
+        "types, donors or parts of one group counts for nothing in it.",
         "The folds share donors, tissue and technology: nothing here speaks of other donors."
         if "donor" not in chain.obs
         else "Whole donors are held out, but all donors come from one study.",

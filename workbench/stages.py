@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -62,7 +62,9 @@ class StageRunner:
                 f"The run folder '{self.out}' cannot be written ({error.strerror}); choose another with --out."
             ) from error
 
-    def run(self, name: str, inputs: Any, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    def run(
+        self, name: str, inputs: Any, work: Callable[[Path], dict[str, Any]], files: Sequence[Path] = ()
+    ) -> dict[str, Any]:
         """Do a stage, unless it is done with the same inputs and the same code.
 
         Parameters
@@ -75,6 +77,8 @@ class StageRunner:
             Does the work in the folder it is given and returns what later stages need, JSON-ready. It is called again
             in the same folder after an interruption, and may go on with what it finds there; what work with other
             inputs left is removed before.
+        files
+            What the stage leaves outside its folder; if one is gone, the stage is done again.
 
         Returns
         -------
@@ -84,7 +88,7 @@ class StageRunner:
         folder = self.out / "stages" / name
         key = digest(name, inputs, code_version())
         done = folder / _DONE
-        if done.is_file() and (kept := read_json(done)).get("key") == key:
+        if all(file.is_file() for file in (done, *files)) and (kept := read_json(done)).get("key") == key:
             self.seconds[name], self.reused[name] = kept["seconds"], True
             print(f"[{name}] unchanged, kept", file=sys.stderr)
             return {**kept["result"], "key": key}

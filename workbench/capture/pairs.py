@@ -99,6 +99,9 @@ class GenePairSink:
                 f"{len(unknown)} of {len(genes)} panel genes are not in the vocabulary (first: {unknown[0]}); "
                 "make the panel with choose_panel."
             )
+        if len(set(genes)) < len(genes):
+            twice = next(gene for gene in genes if list(genes).count(gene) > 1)
+            raise GeneMatchError(f"The panel names '{twice}' more than once; make the panel with choose_panel.")
         self.genes, self.groups = tuple(genes), groups
         self.identity = [list(genes), None if groups is None else dict(groups)]
         self.n_groups = 1 if groups is None else max(groups.values()) + 1

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
+from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
 
@@ -99,13 +100,15 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
             stress, rec, grad_w, grad_b = _loss(w, b, points, distances, pairs, self.beta, self.alpha)
             return stress + rec, np.concatenate([grad_w.ravel(), grad_b])
 
-        found = minimize(
-            objective,
-            np.concatenate([start.ravel(), np.zeros(rank)]),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": self.steps, "maxcor": 20},
-        )
+        # The matrices are small: more BLAS threads only wait for each other, and would make rounding depend on them.
+        with threadpool_limits(1):
+            found = minimize(
+                objective,
+                np.concatenate([start.ravel(), np.zeros(rank)]),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": self.steps, "maxcor": 20},
+            )
         w, b = found.x[: k * rank].reshape(k, rank), found.x[k * rank :]
         self.stress_, self.reconstruction_ = (
             float(v) for v in _loss(w, b, points, distances, pairs, self.beta, self.alpha)[:2]
