@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
@@ -18,18 +16,15 @@ from workbench.errors import EvaluationError, GeneMatchError, HookError
 from workbench.model.tokens import Tokens
 from workbench.model.vocabulary import Vocabulary
 
-# Numbers in the maps of a batch from which threads pay.
-_THREADED = 2**18
-
 
 @njit(cache=True, nogil=True)
-def _scatter(maps, positions, genes, starts, groups, sums, hook, heads):
-    """Add maps (cell, head, query, key) of some heads, at some positions, to the rows and columns of their genes.
+def _scatter(maps, positions, genes, starts, groups, sums, hook):
+    """Add maps (cell, head, query, key), at some positions, to the rows and columns of their genes.
 
     Cell i has the positions and genes from ``starts[i]`` to ``starts[i + 1]``; `sums` is (group, hook, head, gene, gene).
     """
     # Heads outside, cells inside: a head's sums stay in the cache for all cells of the batch.
-    for head in heads:
+    for head in range(maps.shape[1]):
         for cell in range(len(groups)):
             at, gene = positions[starts[cell] : starts[cell + 1]], genes[starts[cell] : starts[cell + 1]]
             n = len(at)
@@ -122,7 +117,6 @@ class GenePairSink:
         d, heads = len(self.genes), next(iter(plan.shapes.values())).inner[0]
         self._sums = np.zeros((self.n_groups, len(self._hooks), heads, d, d), dtype=np.float32)
         self._counts = np.zeros((self.n_groups, d, d), dtype=np.int64)
-        self._threads = ThreadPoolExecutor(torch.get_num_threads())
 
     def memory(self, plan: Plan) -> int:
         """See `Sink`."""
@@ -141,11 +135,8 @@ class GenePairSink:
         groups = np.zeros(len(tokens), dtype=np.int64)
         if self.groups is not None:
             groups[:] = [self._group(cell) for cell in tokens.cell_ids]
-        # Each thread has heads of its own, so the sums do not depend on how many there are.
-        n_threads = min(torch.get_num_threads(), maps.shape[1]) if maps.size >= _THREADED else 1
-        shares = np.array_split(np.arange(maps.shape[1]), n_threads)
-        run = map if n_threads == 1 else self._threads.map
-        list(run(lambda heads: _scatter(maps, positions, genes, starts, groups, self._sums, which, heads), shares))
+        # One thread: a pool of its own would fight with PyTorch's, whose threads keep spinning after a forward pass.
+        _scatter(maps, positions, genes, starts, groups, self._sums, which)
         if which == 0:
             for i, group in enumerate(groups):
                 seen = genes[starts[i] : starts[i + 1]]
