@@ -266,10 +266,10 @@ class Chain:
             ("gaussian (random matrix)", gaussian_control(configured, self.config.seed)),
         ):
             for kind, splits, within in self._holdouts(random):
-                row: dict[str, Any] = {"status": "not applicable: no donors"}
+                found: dict[str, Any] = {"status": "not applicable: no donors"}
                 if splits is not None:
-                    row = with_null(*score(matrix, splits, within, settings.refits))
-                holdouts.append({"operator": name, "holdout": kind, **row})
+                    found = with_null(*score(matrix, splits, within, settings.refits))
+                holdouts.append({"operator": name, "holdout": kind, **found})
         pd.DataFrame(holdouts).to_csv(self.tables / "holdouts.csv", index=False)
         return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}
 

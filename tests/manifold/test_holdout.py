@@ -110,6 +110,7 @@ def test_held_out_anchors_are_not_fitted_on(ruler):
     assert not any((features[i] == x).all(1).any() for i in test)
 
 
+@pytest.mark.slow
 def test_random_features_stay_inside_the_null():
     """The null relabels and fits again, so that p is exact."""
     ruler = load_ruler("hematopoiesis").distances

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 from workbench.extractor.adaptor import LETAdaptor, angles
 from workbench.seeds import generator
@@ -130,6 +131,7 @@ def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str
     }
 
 
+@threadpool_limits.wrap(limits=1)
 def _over_splits(
     features: np.ndarray,
     stage: np.ndarray,
