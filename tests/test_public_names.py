@@ -1,9 +1,10 @@
 """The package's own names, and that importing it is quick."""
 
-from __future__ import tomllib
+from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
