@@ -131,6 +131,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
         "what": "capture: mean attention of 12 layers x 8 heads per gene pair, random weights, synthetic counts",
         "data": "synthetic negative binomial counts",
         "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
+        "cpu_ratio": figures["peer"]["cpu_seconds"] / figures["ours"]["cpu_seconds"],
         "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
         "ours": figures["ours"],
         "peer": figures["peer"],
@@ -157,11 +158,16 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
 
 
 def main() -> None:
-    options = arguments(__doc__, threads={"type": int, "default": torch.get_num_threads(), "help": "torch's threads"})
+    options = arguments(
+        __doc__,
+        threads={"type": int, "default": 1, "help": "threads of PyTorch for either side (default: 1)"},
+        peer_batch={"type": int, "help": "cells per batch of the peer (default: what is fastest for it)"},
+    )
     if options.serve:
         return serve(SIDES, options.serve)
     outer = 1 if options.full else 3
     sizes = {**(FULL if options.full else SIZES), "threads": options.threads}
+    sizes["batch"] = options.peer_batch or sizes["batch"]
     figures, results = measure(__file__, [["ours"], ["peer"]], sizes, TOY, outer)
     show(report(figures, results, {**sizes, "repetitions": outer}), options.json)
 

@@ -139,24 +139,35 @@ def measure_here(side: Side, sizes: Sizes, toy: Sizes, at_least: float = 0) -> t
     Returns
     -------
     figures, result
-        Seconds and peak bytes, and what `Side.finish` gives.
+        Seconds (of the clock and of the processor) and peak bytes, and what `Side.finish` gives.
     """
     torch.set_num_threads(sizes["threads"])
     small = side.prepare({**sizes, **toy})
     side.finish(small, side.run(small))
     del small
     ready = side.prepare(sizes)
-    seconds = []
-    with PeakGrowth() as peak:
-        start = time.perf_counter()
+    seconds: list[float] = []
+    cpu: list[float] = []
+
+    def timed() -> Any:
+        start, cpu_start = time.perf_counter(), time.process_time()
         value = side.run(ready)
         seconds.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - cpu_start)
+        return value
+
+    with PeakGrowth() as peak:
+        value = timed()
     while sum(seconds) < at_least:
         del value
-        start = time.perf_counter()
-        value = side.run(ready)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": min(seconds), "peak_bytes": max(peak.bytes, 1), "runs": len(seconds)}, side.finish(ready, value)
+        value = timed()
+    figures = {
+        "seconds": min(seconds),
+        "cpu_seconds": min(cpu),
+        "peak_bytes": max(peak.bytes, 1),
+        "runs": len(seconds),
+    }
+    return figures, side.finish(ready, value)
 
 
 def _one_core() -> None:
@@ -229,7 +240,9 @@ def measure(
             }
             done = subprocess.run([sys.executable, script, "--serve", json.dumps(job)], capture_output=True, text=True)
             if done.returncode:
-                raise SystemExit(f"The process that measures {', '.join(names)} failed:\n{done.stderr[-4000:]}")
+                raise SystemExit(
+                    f"The process that measures {', '.join(names)} failed ({done.returncode}):\n{done.stderr[-4000:]}"
+                )
             for name in names:
                 seen.setdefault(name, []).append(json.loads((Path(folder) / f"{name}.json").read_text()))
                 with np.load(Path(folder) / f"{name}.npz") as file:
@@ -237,6 +250,7 @@ def measure(
     figures = {
         name: {
             "seconds": min(f["seconds"] for f in runs),
+            "cpu_seconds": min(f["cpu_seconds"] for f in runs),
             "peak_bytes": int(np.median([f["peak_bytes"] for f in runs])),
             "runs": sum(f["runs"] for f in runs),
             "best_per_process": [round(f["seconds"], 4) for f in runs],
@@ -288,7 +302,7 @@ def show(report: dict[str, Any], as_json: bool) -> None:
     Parameters
     ----------
     report
-        With ``ours``, ``peer``, ``ratio``, ``memory_ratio`` and ``sizes``.
+        With ``ours``, ``peer``, ``ratio``, ``cpu_ratio``, ``memory_ratio`` and ``sizes``.
     as_json
         As one JSON object instead of a table.
     """
@@ -296,10 +310,10 @@ def show(report: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(report))
         return
     print(f"{report['what']}\n{', '.join(f'{k} {v}' for k, v in report['sizes'].items() if v is not None)}")
-    print(f"{'':42}{'seconds':>10}{'peak MiB':>10}")
+    print(f"{'':42}{'seconds':>10}{'CPU s':>10}{'peak MiB':>10}")
     for label, side in (("workbench", report["ours"]), (report["peer_name"], report["peer"])):
-        print(f"{label:42}{side['seconds']:10.3f}{side['peak_bytes'] / 2**20:10.1f}")
-    print(f"{'ratio':42}{report['ratio']:10.1f}{report['memory_ratio']:10.1f}")
+        print(f"{label:42}{side['seconds']:10.3f}{side['cpu_seconds']:10.3f}{side['peak_bytes'] / 2**20:10.1f}")
+    print(f"{'ratio':42}{report['ratio']:10.1f}{report['cpu_ratio']:10.1f}{report['memory_ratio']:10.1f}")
     for name, value in report.get("more", {}).items():
         print(f"{name:42}{value if isinstance(value, str) else f'{value:10.3g}'}")
     print(f"{report['statistic']}; {', '.join(f'{k} {v}' for k, v in report['versions'].items())}")

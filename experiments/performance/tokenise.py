@@ -216,6 +216,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
         "what": "tokenise: binning, sampling and padding of the same cells, on one core each",
         "data": Path(sizes["path"]).name if sizes.get("path") else "synthetic negative binomial counts",
         "ratio": peer["seconds"] / ours["seconds"],
+        "cpu_ratio": peer["cpu_seconds"] / ours["cpu_seconds"],
         "memory_ratio": peer["peak_bytes"] / ours["peak_bytes"],
         "binning_only_ratio": ratio,
         "ours": ours,
