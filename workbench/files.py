@@ -40,6 +40,8 @@ def atomically(path: Path, write: Callable[[Path], None]) -> Path:
         raise OutputError(f"'{path.parent}' cannot be written ({error}); choose another output folder.") from error
     try:
         write(Path(name))
+        with open(name, "rb") as written:
+            os.fsync(written.fileno())  # else a power cut may leave the new name on an empty file
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:

@@ -198,10 +198,10 @@ class Attention(nn.Module):
     def _split(self, which: int) -> Tensor:
         return rearrange(self.qkv.weight, "(three head e) d -> three head d e", three=3, head=self.n_heads)[which]
 
-    def forward(
-        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None
-    ) -> Float[Tensor, "cell gene d_model"]:
-        """Attend.
+    def mix(
+        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None, keep: int | None = None
+    ) -> Float[Tensor, "cell query head d_head"]:
+        """Pattern times values, ``hook_z``.
 
         Parameters
         ----------
@@ -209,9 +209,11 @@ class Attention(nn.Module):
             Residual stream before the block.
         padding
             True at padding; None when the batch has none.
+        keep
+            Compute the first so many queries only (all positions are keys); None for all.
         """
         heads = rearrange(self.qkv(x), "cell gene (three head e) -> three cell gene head e", three=3, head=self.n_heads)
-        q, k, v = self.hook_q(heads[0]), self.hook_k(heads[1]), self.hook_v(heads[2])
+        q, k, v = self.hook_q(heads[0][:, :keep]), self.hook_k(heads[1]), self.hook_v(heads[2])
         if is_listened(self.hook_scores) or is_listened(self.hook_pattern):
             qt, kt = (rearrange(t, "cell gene head e -> cell head gene e") for t in (q, k))
             scores = (qt / math.sqrt(self.d_head)) @ kt.transpose(-1, -2)
@@ -225,11 +227,34 @@ class Attention(nn.Module):
             z = F.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
             ).transpose(1, 2)
-        z = self.hook_z(z)
+        return self.hook_z(z)
+
+    def project(self, z: Float[Tensor, "cell query head d_head"]) -> Float[Tensor, "cell query d_model"]:
+        """Sum of all heads' results and the output bias.
+
+        Parameters
+        ----------
+        z
+            From `mix`.
+        """
         if is_listened(self.hook_result):
             result = self.hook_result(einsum(z, self.W_O, "cell gene head e, head e d -> cell gene head d"))
             return result.sum(2) + self.out.bias
         return self.out(rearrange(z, "cell gene head e -> cell gene (head e)"))
+
+    def forward(
+        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None
+    ) -> Float[Tensor, "cell gene d_model"]:
+        """Attend.
+
+        Parameters
+        ----------
+        x
+            Residual stream before the block.
+        padding
+            True at padding; None when the batch has none.
+        """
+        return self.project(self.mix(x, padding))
 
 
 class MLP(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -121,6 +121,16 @@ class HookedScGPT(HookedRootModule):
     def dtype(self) -> torch.dtype:
         """Float type of the weights."""
         return self.embed.gene.embedding.weight.dtype
+
+    def block(self, layer: int) -> Block:
+        """One encoder layer.
+
+        Parameters
+        ----------
+        layer
+            From 0.
+        """
+        return cast(Block, self.blocks[layer])
 
     def fingerprint(self) -> str:
         """Hash of the shape and of every weight.
@@ -317,10 +327,22 @@ class HookedScGPT(HookedRootModule):
             x = block(x, padding)
         if stop_at_layer is not None:
             return Outputs(residual=x)
-        return self._decode(x, tokens, frozenset(outputs))
+        return self.decode(x, tokens, outputs)
 
-    def _decode(self, x: Tensor, tokens: Tokens, wanted: frozenset[str]) -> Outputs:
-        batch = None
+    def decode(self, x: Float[Tensor, "cell gene d_model"], tokens: Tokens, outputs: Sequence[str]) -> Outputs:
+        """What comes after the last block.
+
+        Parameters
+        ----------
+        x
+            Last residual stream. Without ``expression`` among the outputs, and with cell style ``cls``, its first
+            position is enough.
+        tokens
+            The batch.
+        outputs
+            As in `forward`.
+        """
+        batch, wanted = None, frozenset(outputs)
         if self.batch_encoder is not None:
             batch = self.batch_encoder(tokens.batch_labels)
         found: dict[str, Tensor | None] = {}

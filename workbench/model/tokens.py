@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +73,21 @@ class Tokens:
             self.cell_ids[rows],
             labels,
         )
+
+    def take(self, rows: Sequence[int]) -> Tokens:
+        """Cells by number, in the order asked for, cut to the longest of them.
+
+        Parameters
+        ----------
+        rows
+            Cell numbers; may repeat.
+        """
+        at = torch.as_tensor(list(rows), dtype=torch.long, device=self.gene_ids.device)
+        padding = self.padding[at]
+        length = int((~padding).sum(1).max()) if len(padding) else 0
+        labels = None if self.batch_labels is None else self.batch_labels[at]
+        names = tuple(self.cell_ids[row] for row in rows) if self.cell_ids else ()
+        return Tokens(self.gene_ids[at, :length], self.values[at, :length], padding[:, :length], names, labels)
 
     def batches(self, size: int) -> Iterator[Tokens]:
         """Consecutive batches of at most `size` cells.

@@ -1,0 +1,231 @@
+"""Ablations compiled for a batch of cells, and as hooks on a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.ablation.reference import Partners, Reference, run_partners
+from workbench.ablation.sites import DRAWN, GENE, HEAD, Ablation, Site
+from workbench.errors import CellsError
+from workbench.model.hooked import HookedScGPT
+from workbench.model.tokens import Tokens
+from workbench.seeds import generator
+
+
+class Edits:
+    """Replacements of activations for one batch.
+
+    Parameters
+    ----------
+    model
+        The intact model.
+    tokens
+        The batch, on the model's device.
+    ablations
+        All that will be asked for.
+    reference
+        Needed by mean and resample ablations.
+
+    Raises
+    ------
+    CellsError
+        If a reference is needed and absent.
+    GeneMatchError
+        If the reference has too few of the batch's genes.
+    """
+
+    def __init__(
+        self, model: HookedScGPT, tokens: Tokens, ablations: Sequence[Ablation], reference: Reference | None
+    ) -> None:
+        self.model, self.tokens, self._reference = model, tokens, reference
+        self._partners: dict[int, Partners] = {}
+        if any(a.how in ("mean", "resample") for a in ablations):
+            self.reference.check(tokens)
+        for seed in {a.seed for a in ablations if a.how in DRAWN}:
+            hooks = list(dict.fromkeys(s.hook for a in ablations if a.how in DRAWN for s in a.sites))
+            self._partners[seed] = run_partners(model, self.reference, tokens, hooks, seed)
+
+    @property
+    def reference(self) -> Reference:
+        """The reference set."""
+        if self._reference is None:
+            raise CellsError(
+                "Mean, resample and patch ablations need reference cells; pass a reference, or use how='zero'."
+            )
+        return self._reference
+
+    def replaced(self, x: Float[Tensor, "cell gene width"], ablation: Ablation, place: Site) -> Tensor:
+        """Activation of a site with the ablation's value at real positions; padding stays as it is.
+
+        Parameters
+        ----------
+        x
+            ``hook_z`` of the head, or the site's hook; possibly the first positions only.
+        ablation, place
+            What is ablated, and where.
+        """
+        n = x.shape[1]
+        if ablation.how == "zero":
+            new = torch.zeros_like(x)
+        elif ablation.how == "direction":
+            new = x - self.along(x, ablation)
+        else:
+            new = x
+            if ablation.how != "patch":
+                new = self._part(self.reference.mean(place.hook, self.tokens.gene_ids[:, :n]), place)
+            if ablation.how in DRAWN:
+                partners = self._partners[ablation.seed]
+                there = (partners.position[:, :n] >= 0)[..., None]
+                new = torch.where(there, self._part(partners.values(place.hook, n), place), new)
+        where = ~self.tokens.padding[:, :n]
+        if place.kind == GENE:
+            where = where & (self.tokens.gene_ids[:, :n] == self.model.vocabulary.ids[place.gene])
+        return torch.where(where[..., None], new, x)
+
+    def along(self, x: Tensor, ablation: Ablation) -> Tensor:
+        """Part of a d_model vector that lies in the ablation's subspace.
+
+        Parameters
+        ----------
+        x
+            Vectors, last axis d_model.
+        ablation
+            With a subspace.
+        """
+        basis = np.linalg.qr(np.atleast_2d(np.asarray(ablation.subspace, dtype=np.float64)).T)[0]
+        q = torch.as_tensor(basis, dtype=x.dtype, device=x.device)
+        return (x @ q) @ q.T
+
+    def change(self, z: Float[Tensor, "cell gene d_head"], ablation: Ablation, place: Site) -> Tensor:
+        """What ablating a head adds to its layer's ``hook_attn_out``, (cell, gene, d_model).
+
+        Parameters
+        ----------
+        z
+            ``hook_z`` of the head.
+        ablation, place
+            What is ablated, and where.
+        """
+        out = self.model.block(place.layer).attn.W_O[place.head]
+        if ablation.how == "direction":
+            real = ~self.tokens.padding[:, : z.shape[1]]
+            moved = -self.along(z @ out, ablation) * real[..., None]
+        else:
+            moved = (self.replaced(z, ablation, place) - z) @ out
+        if ablation.rotation is None:
+            return moved
+        turn = torch.as_tensor(_rotation(moved.shape[-1], ablation.rotation, str(place)))
+        return moved @ turn.to(moved)
+
+    def fallbacks(self, ablation: Ablation) -> Int[Tensor, " cell"]:
+        """Tokens of each cell that got another value than asked for.
+
+        For a mean ablation, genes that no reference cell has (they get the mean over all genes); for resampling and
+        patching, genes that the partner cell does not express (they get their mean, or keep their own).
+
+        Parameters
+        ----------
+        ablation
+            The ablation.
+        """
+        real = ~self.tokens.padding
+        if ablation.how == "mean":
+            return (real & ~self.reference.known(self.tokens)).sum(1)
+        if ablation.how in DRAWN:
+            return (real & (self._partners[ablation.seed].position < 0)).sum(1)
+        return torch.zeros_like(real[:, 0], dtype=torch.long)
+
+    @staticmethod
+    def _part(x: Tensor, place: Site) -> Tensor:
+        return x[..., place.head, :] if place.kind == HEAD else x
+
+
+@lru_cache(maxsize=256)
+def _rotation(d: int, draw: int, place: str) -> np.ndarray:
+    """Random orthogonal matrix, uniform over rotations and reflections (Mezzadri 2007)."""
+    q, r = np.linalg.qr(generator(draw, "rotation", place).standard_normal((d, d)))
+    return q * np.sign(np.diag(r))
+
+
+@contextmanager
+def ablated(
+    model: HookedScGPT, ablation: Ablation | Sequence[Ablation], reference: Reference | None = None
+) -> Iterator[HookedScGPT]:
+    """The model with ablations in place for the length of a ``with`` block.
+
+    Weights are not touched, and no hook is left behind, also when the block ends by an exception. Inside, everything
+    works as usual: plain calls, `run_with_cache`, `capture`.
+
+    Parameters
+    ----------
+    model
+        The model.
+    ablation
+        One ablation, or several at once.
+    reference
+        Needed by mean and resample ablations, with means of the sites' hooks.
+
+    Examples
+    --------
+    >>> with ablated(model, Ablation("L2H1", "zero")):
+    ...     model(tokens).cell
+    """
+    wanted = [ablation] if isinstance(ablation, Ablation) else list(ablation)
+    for one in wanted:
+        one.check(model.config, model.vocabulary)
+    current: list[Edits] = []
+    kept: dict[int, Tensor] = {}
+    inside = [False]
+
+    def prepare(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if inside[0]:
+            return
+        # The partners' own pass through the model must not be ablated.
+        inside[0] = True
+        try:
+            tokens = args[0] if args else kwargs["tokens"]
+            current[:] = [Edits(model, tokens.to(model.device, model.dtype), wanted, reference)]
+        finally:
+            inside[0] = False
+
+    def hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+        return lambda x, hook: None if inside[0] else function(x)
+
+    def edit(one: Ablation, place: Site) -> list[tuple[str, Callable]]:
+        if place.kind != HEAD:
+            return [(place.hook, hook(lambda x: current[0].replaced(x, one, place)))]
+        if one.how != "direction" and one.rotation is None:
+
+            def in_place_of(z: Tensor) -> Tensor:
+                new = z.clone()
+                new[:, :, place.head] = current[0].replaced(z[:, :, place.head], one, place)
+                return new
+
+            return [(place.hook, hook(in_place_of))]
+        # A direction of the residual stream is no direction of the head: the change goes to the layer's output.
+        at = len(kept)
+        kept[at] = torch.empty(0)
+
+        def keep(z: Tensor) -> None:
+            kept[at] = z[:, :, place.head]
+
+        after = f"blocks.{place.layer}.hook_attn_out"
+        return [(place.hook, hook(keep)), (after, hook(lambda x: x + current[0].change(kept[at], one, place)))]
+
+    hooks: list[tuple[str | Callable, Callable]] = [
+        pair for one in wanted for place in one.sites for pair in edit(one, place)
+    ]
+    handle = model.register_forward_pre_hook(prepare, with_kwargs=True)
+    try:
+        with model.hooks(hooks):
+            yield model
+    finally:
+        handle.remove()

@@ -1,0 +1,220 @@
+"""From one number per cell to effects: intervals over cells or donors, nulls, and what two ablations do together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from workbench.seeds import generator
+from workbench.stats import benjamini_hochberg, permutation_p
+
+
+def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " cell"] | None = None) -> np.ndarray:
+    """How often each cell counts in each bootstrap draw, (draw, cell).
+
+    Parameters
+    ----------
+    n
+        Cells.
+    draws, seed
+        Draws, and their seed.
+    groups
+        Donor of each cell, to draw whole donors; None to draw cells.
+    """
+    rng = generator(seed, "bootstrap")
+    if groups is None:
+        return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    names, inverse = np.unique(groups, return_inverse=True)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    return counts[:, inverse].astype(np.float64)
+
+
+def interval(
+    values: Float[np.ndarray, " cell"], weights: Float[np.ndarray, "draw cell"], level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over cells; NaN cells are left out.
+
+    Parameters
+    ----------
+    values
+        One per cell.
+    weights
+        From `bootstrap_weights`.
+    level
+        Coverage.
+    """
+    known = np.isfinite(values)
+    if known.sum() < 2:
+        return float("nan"), float("nan")
+    w = weights[:, known]
+    total = w.sum(1)
+    means = (w @ values[known])[total > 0] / total[total > 0]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def effect_table(
+    differences: dict[str, Float[np.ndarray, "ablation cell"]],
+    ablations: pd.DataFrame,
+    *,
+    draws: int,
+    seed: int,
+    groups: Int[np.ndarray, " cell"] | None = None,
+    worse: dict[str, int] | None = None,
+) -> pd.DataFrame:
+    """Mean effects with intervals, nulls and p values.
+
+    Parameters
+    ----------
+    differences
+        By metric: its value with the ablation minus its value in the intact model.
+    ablations
+        One row per ablation: ``key``, ``places``, ``how``, ``kind``, ``layer``, ``head`` and ``null`` (number of the
+        random-direction draw; -1 for the ablation itself).
+    draws, seed
+        Of the bootstrap.
+    groups
+        Donor of each cell; None to draw cells.
+    worse
+        By metric, as in `Metric`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per metric and ablation (null draws are no rows of their own): ``effect`` (mean over cells), ``low`` and
+        ``high`` (95 % bootstrap over cells or donors), ``sd`` (over cells), ``n_cells``; ``null_mean``, ``null_low``,
+        ``null_high`` (smallest and largest) and ``n_null`` of its own random-direction draws; ``ratio`` (size of the
+        effect over the root mean square of these draws), ``p`` and ``q`` (Benjamini-Hochberg over the heads of a metric
+        and way of ablating); ``heads_as_large`` (share of the other heads with an effect of that size or more).
+
+    Notes
+    -----
+    p compares ``ratio`` with the same ratio of every null draw of every head, each draw against the root mean square of
+    the other draws of its head: (1 + number as large) / (1 + draws). It is pooled over heads because a few draws per
+    head cannot give a small p. It assumes that a draw relates to its head's other draws alike in all heads.
+    """
+    weights = bootstrap_weights(len(next(iter(differences.values()))[0]), draws, seed, groups)
+    parts = []
+    for metric, values in differences.items():
+        mean = _means(values)
+        for how in dict.fromkeys(ablations["how"]):
+            here = ablations["how"] == how
+            rows = []
+            for i in np.flatnonzero((here & (ablations["null"] < 0)).to_numpy()):
+                row = ablations.iloc[i]
+                own = (here & (ablations["places"] == row["places"]) & (ablations["null"] >= 0)).to_numpy()
+                low, high = interval(values[i], weights)
+                known = np.isfinite(values[i])
+                null = mean[own]
+                rows.append(
+                    {
+                        "metric": metric,
+                        "ablation": row["places"],
+                        **{c: row[c] for c in ("how", "kind", "layer", "head")},
+                        "effect": mean[i],
+                        "low": low,
+                        "high": high,
+                        "sd": float(values[i][known].std(ddof=1)) if known.sum() > 1 else float("nan"),
+                        "n_cells": int(known.sum()),
+                        "null_mean": float(null.mean()) if len(null) else float("nan"),
+                        "null_low": float(null.min()) if len(null) else float("nan"),
+                        "null_high": float(null.max()) if len(null) else float("nan"),
+                        "n_null": len(null),
+                        "ratio": _ratio(mean[i], null),
+                        "worse": (worse or {}).get(metric, 0),
+                        "_pool": [_ratio(null[j], np.delete(null, j)) for j in range(len(null))],
+                    }
+                )
+            parts.append(_with_p(pd.DataFrame(rows)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values)
+    n = known.sum(1)
+    return np.where(n > 0, np.where(known, values, 0).sum(1) / np.maximum(n, 1), np.nan)
+
+
+def _ratio(effect: float, null: np.ndarray) -> float:
+    scale = np.sqrt((null**2).mean()) if len(null) else 0.0
+    return float(abs(effect) / scale) if scale > 0 else float("nan")
+
+
+def _with_p(table: pd.DataFrame) -> pd.DataFrame:
+    pooled = np.array([ratio for ratios in table.pop("_pool") for ratio in ratios])
+    table["p"] = [permutation_p(ratio, pooled) for ratio in table["ratio"]]
+    heads = (table["kind"] == "head").to_numpy()
+    table["q"] = np.nan
+    table.loc[heads, "q"] = benjamini_hochberg(table.loc[heads, "p"].to_numpy())
+    size = table["effect"].abs().to_numpy()
+    table["heads_as_large"] = [
+        float((np.delete(size[heads], np.flatnonzero(np.flatnonzero(heads) == i)) >= size[i]).mean())
+        if np.isfinite(size[i]) and heads.sum() > 1
+        else float("nan")
+        for i in range(len(table))
+    ]
+    return table
+
+
+def top_heads(table: pd.DataFrame, metric: str, n: int) -> list[str]:
+    """Heads with the largest effects: harm where the metric has a worse side, size where it has none.
+
+    Parameters
+    ----------
+    table
+        From `effect_table`.
+    metric
+        By which metric.
+    n
+        How many.
+    """
+    heads = table[(table["metric"] == metric) & (table["kind"] == "head")]
+    worse = heads["worse"].to_numpy()
+    score = np.where(worse == 0, heads["effect"].abs(), worse * heads["effect"])
+    return heads["ablation"].to_numpy()[np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")[:n]].tolist()
+
+
+def interactions(
+    singles: dict[str, Float[np.ndarray, " cell"]],
+    pairs: dict[tuple[str, str], Float[np.ndarray, " cell"]],
+    *,
+    draws: int,
+    seed: int,
+    groups: Int[np.ndarray, " cell"] | None = None,
+) -> pd.DataFrame:
+    """Effect of two heads ablated together minus the sum of their effects, with an interval over cells or donors.
+
+    Parameters
+    ----------
+    singles, pairs
+        Effect per cell, by head and by pair of heads.
+    draws, seed, groups
+        As in `effect_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``first``, ``second``, ``effect_first``, ``effect_second``, ``effect_both``, ``interaction``, ``low``, ``high``,
+        ``n_cells``. Below zero: together less than the sum (one does what the other does); above: more.
+    """
+    weights = bootstrap_weights(len(next(iter(singles.values()))), draws, seed, groups)
+    rows: list[dict[str, Any]] = []
+    for (a, b), both in pairs.items():
+        difference = both - singles[a] - singles[b]
+        low, high = interval(difference, weights)
+        means: Sequence[float] = [float(_means(v[None])[0]) for v in (singles[a], singles[b], both, difference)]
+        rows.append(
+            {
+                "first": a,
+                "second": b,
+                **dict(zip(("effect_first", "effect_second", "effect_both", "interaction"), means, strict=True)),
+                "low": low,
+                "high": high,
+                "n_cells": int(np.isfinite(difference).sum()),
+            }
+        )
+    return pd.DataFrame(rows)

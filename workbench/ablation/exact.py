@@ -1,0 +1,116 @@
+"""Many ablations of the same cells without doing the same work twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.ablation.edits import Edits
+from workbench.ablation.sites import ATTENTION, GENE, HEAD, MLP, Ablation, Site
+from workbench.model.components import Block
+from workbench.model.hooked import HookedScGPT, Outputs
+from workbench.model.tokens import Tokens
+
+
+def exact_sweep(
+    model: HookedScGPT, tokens: Tokens, ablations: Sequence[Ablation], edits: Edits, outputs: Sequence[str] = ("cell",)
+) -> Iterator[tuple[int | None, Outputs]]:
+    """Outputs of the intact model and of every ablation of it.
+
+    An intact pass climbs the layers. An ablation starts from it at its first layer, behind what the ablation leaves as
+    it was there (queries, keys, pattern, for heads even the sum of the other heads' results), and runs the layers above.
+    Where only the cell embedding in the style ``cls`` is needed, the last layer computes ``<cls>`` alone. Equal to a
+    pass with hooks (`ablated`) but for rounding.
+
+    Parameters
+    ----------
+    model
+        The intact model, without hooks of its own.
+    tokens
+        The batch, on the model's device and in its type.
+    ablations
+        What to ablate, one after the other.
+    edits
+        Of this batch and these ablations.
+    outputs
+        As in `HookedScGPT.forward`.
+
+    Yields
+    ------
+    which, outputs
+        Number of the ablation, in order of their first layers; None for the intact model, which comes first.
+    """
+    padding = tokens.padding if bool(tokens.padding.any()) else None
+    only_cls = model.config.cell_style == "cls" and "expression" not in outputs
+    last = model.config.n_layers - 1
+    by_layer: dict[int, list[int]] = {}
+    for i, ablation in enumerate(ablations):
+        by_layer.setdefault(ablation.first_layer, []).append(i)
+
+    def keep(layer: int) -> int | None:
+        return 1 if only_cls and layer == last else None
+
+    def climb(x: Tensor, above: int, ablation: Ablation) -> Outputs:
+        for layer in range(above, last + 1):
+            here = [place for place in ablation.sites if place.layer == layer]
+            x = _layer(model.block(layer), x, padding, keep(layer), here, ablation, edits)
+        return model.decode(x, tokens, outputs)
+
+    with torch.no_grad():
+        # Metrics compare with the intact outputs, so they come first, at the price of a pass that climbs once more.
+        yield None, model(tokens, outputs=outputs)
+        x = model.embed(tokens.gene_ids, tokens.values, tokens.batch_labels)
+        for layer in range(last + 1):
+            block = model.block(layer)
+            starting = by_layer.get(layer, [])
+            n = keep(layer)
+            z = block.attn.mix(x, padding, n)
+            out = block.attn.project(z)
+            mid = block.norm1(x[:, :n] + out)
+            mlp = block.mlp(mid)
+            for i in starting:
+                here = [place for place in ablations[i].sites if place.layer == layer]
+                kinds = {place.kind for place in here}
+                if GENE in kinds:
+                    after = _layer(block, x, padding, n, here, ablations[i], edits)
+                elif kinds == {MLP}:
+                    after = block.norm2(mid + _edit(mlp, here, MLP, ablations[i], edits))
+                else:
+                    after = _finish(block, x[:, :n], z, out, here, ablations[i], edits)
+                yield i, climb(after, layer + 1, ablations[i])
+            x = block.norm2(mid + mlp)
+
+
+def _layer(
+    block: Block,
+    x: Float[Tensor, "cell gene d_model"],
+    padding: Bool[Tensor, "cell gene"] | None,
+    keep: int | None,
+    here: list[Site],
+    ablation: Ablation,
+    edits: Edits,
+) -> Tensor:
+    x = _edit(x, here, GENE, ablation, edits)
+    z = block.attn.mix(x, padding, keep)
+    return _finish(block, x[:, :keep], z, block.attn.project(z), here, ablation, edits)
+
+
+def _finish(
+    block: Block, x: Tensor, z: Tensor, out: Tensor, here: list[Site], ablation: Ablation, edits: Edits
+) -> Tensor:
+    for place in here:
+        if place.kind == HEAD:
+            # The layer's output is a sum over heads, so only this head's term changes.
+            out = out + edits.change(z[:, :, place.head], ablation, place)
+    mid = block.norm1(x + _edit(out, here, ATTENTION, ablation, edits))
+    return block.norm2(mid + _edit(block.mlp(mid), here, MLP, ablation, edits))
+
+
+def _edit(x: Tensor, here: list[Site], kind: str, ablation: Ablation, edits: Edits) -> Tensor:
+    for place in here:
+        if place.kind == kind:
+            x = edits.replaced(x, ablation, place)
+    return x

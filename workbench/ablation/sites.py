@@ -1,0 +1,202 @@
+"""What is switched off and how: an ablation as data."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from workbench.errors import HookError, ShapeError, unknown_name
+from workbench.files import digest
+from workbench.model.config import ModelConfig
+from workbench.model.vocabulary import Vocabulary
+
+HEAD, ATTENTION, MLP, GENE = "head", "attention", "mlp", "gene"
+HOWS = ("zero", "mean", "resample", "patch", "direction")
+DRAWN = ("resample", "patch")
+_LABEL = re.compile(r"L(\d+)(?:H(\d+)|\.(attention|mlp)|\.gene\.(.+))")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place of the model.
+
+    Attributes
+    ----------
+    layer
+        Block, from 0.
+    kind
+        ``head`` (its result, in front of W_O and the sum over heads: ``attn.hook_z``), ``attention`` (the layer's
+        ``hook_attn_out``, with the output bias), ``mlp`` (``hook_mlp_out``) or ``gene`` (one gene's position of
+        ``hook_resid_pre``; in layer 0 that is its embedding). The ablated gene stays a key for the others.
+    head
+        Head, from 0, when `kind` is ``head``.
+    gene
+        Gene symbol, when `kind` is ``gene``.
+    """
+
+    layer: int
+    kind: str
+    head: int = -1
+    gene: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == HEAD:
+            return f"L{self.layer}H{self.head}"
+        return f"L{self.layer}.{self.kind}" + (f".{self.gene}" if self.kind == GENE else "")
+
+    @property
+    def hook(self) -> str:
+        """Hook point whose activation the site is part of."""
+        part = {HEAD: "attn.hook_z", ATTENTION: "hook_attn_out", MLP: "hook_mlp_out", GENE: "hook_resid_pre"}[self.kind]
+        return f"blocks.{self.layer}.{part}"
+
+
+def head(layer: int, head: int) -> Site:
+    """An attention head.
+
+    Parameters
+    ----------
+    layer, head
+        From 0.
+    """
+    return Site(layer, HEAD, head)
+
+
+def site(label: str | Site) -> Site:
+    """Site of a label: ``L2H1``, ``L2.attention``, ``L2.mlp`` or ``L0.gene.CD3E``.
+
+    Parameters
+    ----------
+    label
+        The label; a site is returned as it is.
+
+    Raises
+    ------
+    HookError
+        If it is no label.
+    """
+    if isinstance(label, Site):
+        return label
+    found = _LABEL.fullmatch(label)
+    if found is None:
+        raise HookError(
+            f"'{label}' is no place of the model; write L2H1 for a head, L2.attention or L2.mlp for a whole part, "
+            "L0.gene.CD3E for a gene's token."
+        )
+    layer, number, part, gene = found.groups()
+    if number is not None:
+        return Site(int(layer), HEAD, int(number))
+    return Site(int(layer), part) if part else Site(int(layer), GENE, gene=gene)
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """What to switch off, and what to put in its place.
+
+    Attributes
+    ----------
+    sites
+        Places that are ablated together; anything `site` takes.
+    how
+        ``zero``; ``mean`` (the mean of the same gene's activation over a reference set); ``resample`` (the same gene's
+        activation in one other cell of the reference set, drawn by `seed` and the cell's name; genes that this cell
+        does not express get their mean, and are counted); ``patch`` (the same, but such genes keep their own value:
+        activation patching, with the other group of cells as reference set); ``direction`` (`subspace` is projected out of what the site
+        adds to the residual stream).
+    subspace
+        Directions to project out, (direction, d_model), when `how` is ``direction``; need not be orthonormal.
+    seed
+        Of the drawing of cells.
+    rotation
+        Number of a null draw, for heads: the change that the ablation makes to the head's result is turned by a random
+        orthogonal matrix before it is added, one matrix per draw for all cells and genes. Norms and all angles between
+        cells and genes stay; only what the direction means to the rest of the model is lost. None for the ablation
+        itself.
+    """
+
+    sites: tuple[Site, ...]
+    how: str = "mean"
+    subspace: Float[np.ndarray, "direction d_model"] | None = None
+    seed: int = 0
+    rotation: int | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.sites,) if isinstance(self.sites, str | Site) else self.sites
+        sites = tuple(sorted({site(label) for label in given}))
+        object.__setattr__(self, "sites", sites)
+        if not sites:
+            raise HookError("The ablation names no place; give at least one, for example Ablation('L2H1').")
+        if self.how not in HOWS:
+            raise HookError(unknown_name("way to ablate", self.how, HOWS))
+        if (self.how == "direction") != (self.subspace is not None):
+            raise HookError("A subspace is given for how='direction', and for no other; pass both or neither.")
+        if self.rotation is not None and any(s.kind != HEAD for s in sites):
+            raise HookError("The random-direction null is for heads only; leave out rotation for other places.")
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.sites))
+
+    @property
+    def key(self) -> str:
+        """Name of this ablation and no other: places, way, seed and null draw."""
+        null = "" if self.rotation is None else f" null {self.rotation}"
+        detail = f" seed {self.seed}" if self.how in DRAWN else ""
+        if self.subspace is not None:
+            detail = f" {digest(np.asarray(self.subspace, dtype=np.float64))[:8]}"
+        return f"{self} {self.how}{detail}{null}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ablation) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def first_layer(self) -> int:
+        """Lowest layer that is touched; everything below it is as in the intact model."""
+        return self.sites[0].layer
+
+    def check(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        """Refuse places that the model does not have.
+
+        Parameters
+        ----------
+        config, vocabulary
+            The model's.
+
+        Raises
+        ------
+        HookError
+            For a layer or head that does not exist; the sentence says which do.
+        ShapeError
+            For a subspace of another width.
+        """
+        for place in self.sites:
+            if place.layer >= config.n_layers or (place.kind == HEAD and place.head >= config.n_heads):
+                raise HookError(
+                    f"There is no {place} in this model: it has layers 0 to {config.n_layers - 1} with heads 0 to "
+                    f"{config.n_heads - 1} each."
+                )
+            if place.kind == GENE and place.gene not in vocabulary.ids:
+                raise HookError(unknown_name("gene", place.gene, vocabulary.ids))
+        if self.subspace is not None and self.subspace.shape[-1:] != (config.d_model,):
+            raise ShapeError(
+                f"The subspace has shape {self.subspace.shape}, but directions of this model have {config.d_model} "
+                "numbers; pass an array (direction, d_model)."
+            )
+
+
+def all_heads(config: ModelConfig, how: str = "mean", seed: int = 0) -> list[Ablation]:
+    """Every head by itself.
+
+    Parameters
+    ----------
+    config
+        The model's.
+    how, seed
+        As in `Ablation`.
+    """
+    return [Ablation((head(*at),), how, seed=seed) for at in np.ndindex(config.n_layers, config.n_heads)]

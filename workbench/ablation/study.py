@@ -1,0 +1,186 @@
+"""A study: cells, metrics and references, ready to judge ablations block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from workbench.ablation.edits import Edits
+from workbench.ablation.exact import exact_sweep
+from workbench.ablation.metrics import Metric, Run, mask_values
+from workbench.ablation.reference import Reference
+from workbench.ablation.sites import Ablation
+from workbench.errors import CellsError, EvaluationError
+from workbench.model.hooked import HookedScGPT, Outputs
+from workbench.model.tokens import Tokens
+
+INTACT = "intact"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that an ablation is judged with.
+
+    Attributes
+    ----------
+    model
+        The intact model.
+    tokens
+        The cells.
+    metrics
+        What to judge by.
+    reference, masked_reference
+        For mean and resample ablations, of plain and of masked input.
+    mask_share, seed
+        Share of values masked for metrics of masked input, and the seed.
+    batch_size
+        Cells per pass.
+    """
+
+    model: HookedScGPT
+    tokens: Tokens
+    metrics: tuple[Metric, ...]
+    reference: Reference | None = None
+    masked_reference: Reference | None = None
+    mask_share: float = 0.25
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) == 0:
+            raise CellsError("The study holds no cell; check the filter of the cells.")
+        names = [metric.name for metric in self.metrics]
+        if not names or len(set(names)) < len(names):
+            raise EvaluationError(f"A study needs metrics, each with a name of its own; found {names or 'none'}.")
+
+
+def evaluate(study: Study, ablations: Sequence[Ablation], rows: Sequence[int]) -> pd.DataFrame:
+    """Per-cell values of every metric for some cells, under every ablation and in the intact model.
+
+    Parameters
+    ----------
+    study
+        The study.
+    ablations
+        What to ablate.
+    rows
+        Cell numbers.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per ablation and cell: ``ablation`` (`Ablation.key`, or ``intact``), ``row``, ``cell_id``, one column per
+        metric of single cells, ``fallbacks`` and ``fallbacks_masked`` (see `Edits.fallbacks`), and ``cell``, the
+        embedding, when a metric needs all cells together.
+    """
+    together = any(metric.together for metric in study.metrics)
+    plain = [m for m in study.metrics if not m.masked and not m.together]
+    hidden = [m for m in study.metrics if m.masked]
+    parts: list[pd.DataFrame] = []
+    for start in range(0, len(rows), study.batch_size):
+        part = np.asarray(rows[start : start + study.batch_size])
+        frames = []
+        if plain or together:
+            frames.append(_pass(study, ablations, part, plain, masked=False, keep_cell=together))
+        if hidden:
+            frames.append(_pass(study, ablations, part, hidden, masked=True, keep_cell=False))
+        parts.append(frames[0] if len(frames) == 1 else frames[0].merge(frames[1], on=["ablation", "row", "cell_id"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _pass(
+    study: Study,
+    ablations: Sequence[Ablation],
+    rows: np.ndarray,
+    metrics: Sequence[Metric],
+    *,
+    masked: bool,
+    keep_cell: bool,
+) -> pd.DataFrame:
+    model = study.model
+    tokens = study.tokens.take(rows.tolist()).to(model.device, model.dtype)
+    target = mask = None
+    reference = study.reference
+    if masked:
+        tokens, target, mask = mask_values(tokens, model.config, study.mask_share, study.seed)
+        reference = study.masked_reference
+    edits = Edits(model, tokens, ablations, reference)
+    outputs = tuple(dict.fromkeys((*(name for m in metrics for name in m.needs), *(("cell",) if keep_cell else ()))))
+    intact: Outputs | None = None
+    found = []
+    for which, out in exact_sweep(model, tokens, ablations, edits, outputs):
+        intact = intact or out
+        run = Run(out, intact, rows, tokens, target, mask)
+        columns: dict[str, Any] = {m.name: m.function(run).float().cpu().numpy() for m in metrics}
+        if keep_cell:
+            assert out.cell is not None
+            columns["cell"] = list(out.cell.float().cpu().numpy())
+        names = INTACT if which is None else ablations[which].key
+        lost = np.zeros(len(rows), int) if which is None else edits.fallbacks(ablations[which]).cpu().numpy()
+        found.append(
+            pd.DataFrame(
+                {
+                    "ablation": names,
+                    "row": rows,
+                    "cell_id": tokens.cell_ids,
+                    "fallbacks_masked" if masked else "fallbacks": lost,
+                    **columns,
+                }
+            )
+        )
+    return pd.concat(found, ignore_index=True)
+
+
+def differences(
+    study: Study, table: pd.DataFrame, ablations: Sequence[Ablation]
+) -> dict[str, Float[np.ndarray, "ablation cell"]]:
+    """Value under each ablation minus the intact value, by metric.
+
+    Parameters
+    ----------
+    study
+        The study.
+    table
+        Rows of `evaluate` for all cells.
+    ablations
+        The ablations, in the order wanted.
+    """
+    keys = [INTACT, *(a.key for a in ablations)]
+    rows = np.unique(table["row"].to_numpy())
+    ordered = table.set_index(["ablation", "row"])
+    out = {}
+    # Cells of the study that were evaluated, in their order: metrics over all cells see them all.
+    for metric in study.metrics:
+        if metric.together:
+            stacks = [np.stack(ordered.loc[key].loc[rows, "cell"].to_list()) for key in keys]
+            values = np.array([_together(metric, stack, stacks[0], rows) for stack in stacks])
+        else:
+            values = np.array([ordered.loc[key].loc[rows, metric.name].to_numpy(np.float64) for key in keys])
+        out[metric.name] = values[1:] - values[0]
+    return out
+
+
+def _together(metric: Metric, cell: np.ndarray, intact: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    x, y = torch.as_tensor(cell), torch.as_tensor(intact)
+    run = Run(Outputs(residual=x[:, None], cell=x), Outputs(residual=y[:, None], cell=y), rows)
+    return metric.function(run).double().numpy()
+
+
+def intact_cells(model: HookedScGPT, tokens: Tokens, batch_size: int = 16) -> Float[np.ndarray, "cell d_model"]:
+    """Cell embeddings of the intact model.
+
+    Parameters
+    ----------
+    model, tokens, batch_size
+        Model, cells, and cells per pass.
+    """
+    tokens = tokens.to(model.device, model.dtype)
+    with torch.no_grad():
+        found = [model(batch).cell.float().cpu().numpy() for batch in tokens.batches(batch_size)]
+    return np.concatenate(found).astype(np.float64)

@@ -1,0 +1,252 @@
+"""Long work as a grid of tasks: each finished task is on the disk, and no task is done twice.
+
+One Parquet file per finished task, moved into place in one step. Killing a sweep at any moment loses the tasks in
+flight and nothing else; processes that share a folder share the work, because a task is locked while it is computed and
+the system frees the lock of a process that died.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from workbench.errors import ArtifactError, ConfigError, OutputError, unknown_name
+from workbench.files import atomically, digest, plain, read_json, write_json
+
+BACKENDS = ("sequential", "loky", "threading", "dask")
+_IDENTITY = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell of the grid.
+
+    Attributes
+    ----------
+    key
+        Its name, unique in the grid; names the file of its rows.
+    arguments
+        For the work function.
+    """
+
+    key: str
+    arguments: tuple[Any, ...]
+
+
+def run_sweep(
+    folder: Path,
+    identity: Mapping[str, Any],
+    tasks: Sequence[Task],
+    work: Callable[..., pd.DataFrame],
+    *,
+    backend: str = "sequential",
+    jobs: int = 1,
+    address: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Do the tasks that are not done yet, and return the rows of all.
+
+    Parameters
+    ----------
+    folder
+        Of the sweep: ``sweep.json`` and ``rows/``.
+    identity
+        Everything the rows depend on, JSON-ready. A folder of another identity is refused.
+    tasks
+        The grid.
+    work
+        From a task's arguments to its rows. With other backends than ``sequential`` it must be importable by the workers.
+    backend, jobs
+        Of joblib: ``sequential``, ``loky`` (processes), ``threading``, or ``dask``.
+    address
+        Scheduler of an existing Dask cluster, for ``dask``.
+    progress
+        Show a progress bar with the time left.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In the order of the tasks, whatever order they were done in.
+
+    Raises
+    ------
+    OutputError
+        If the folder belongs to another sweep; the difference is said.
+    ConfigError
+        For an unknown backend.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(unknown_name("backend", backend, BACKENDS))
+    claim_folder(folder, identity)
+    waiting = [task for task in tasks if not rows_file(folder, task.key).is_file()]
+    with tqdm(
+        total=len(tasks), initial=len(tasks) - len(waiting), unit="task", disable=not progress, desc="sweep"
+    ) as bar:
+        while waiting:
+            busy: list[Task] = []
+            for _ in _finished(folder, waiting, work, busy, backend, jobs, address):
+                bar.update()
+            # What another process held: done by now, or its lock is free because it died.
+            waiting = [task for task in busy if not rows_file(folder, task.key).is_file()]
+            bar.update(len(busy) - len(waiting))
+            if waiting and len(waiting) == len(busy):
+                time.sleep(0.5)
+    return read_sweep(folder, tasks)
+
+
+def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a sweep's folder, or make sure that it is this sweep's.
+
+    Parameters
+    ----------
+    folder, identity
+        As in `run_sweep`.
+
+    Raises
+    ------
+    OutputError
+        If it belongs to another sweep.
+    """
+    wanted, file = plain(identity), folder / _IDENTITY
+    if file.is_file():
+        found = read_json(file)
+        if found != wanted:
+            raise OutputError(
+                f"'{folder}' holds another sweep: {'; '.join(_differences(found, wanted))}. Choose another folder, or "
+                "remove this one to start afresh."
+            )
+        return
+    if (folder / "rows").is_dir():
+        raise OutputError(f"'{folder}' holds rows of a sweep that nothing describes any more; choose another folder.")
+    write_json(file, wanted)
+
+
+def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        parts = [_differences(found.get(k), wanted.get(k), f"{where}.{k}" if where else k) for k in keys]
+        return [line for part in parts for line in part][:6]
+    if found == wanted:
+        return []
+    short = [text if len(text) <= 60 else text[:57] + "..." for text in (repr(found), repr(wanted))]
+    return [f"{where} was {short[0]} and is {short[1]} now"]
+
+
+def rows_file(folder: Path, key: str) -> Path:
+    """File of a task's rows.
+
+    Parameters
+    ----------
+    folder
+        Of the sweep.
+    key
+        Of the task.
+    """
+    return folder / "rows" / f"{digest(key)}.parquet"
+
+
+def read_sweep(folder: Path, tasks: Sequence[Task]) -> pd.DataFrame:
+    """Rows of finished tasks, in the order of the tasks; unfinished ones are left out.
+
+    Parameters
+    ----------
+    folder, tasks
+        As in `run_sweep`.
+
+    Raises
+    ------
+    ArtifactError
+        If a file cannot be read.
+    """
+    parts = []
+    for task in tasks:
+        file = rows_file(folder, task.key)
+        if file.is_file():
+            try:
+                parts.append(pd.read_parquet(file))
+            except (OSError, ValueError) as error:
+                raise ArtifactError(f"'{file}' cannot be read ({error}); remove it, and it is made again.") from error
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _finished(
+    folder: Path,
+    tasks: Sequence[Task],
+    work: Callable[..., pd.DataFrame],
+    busy: list[Task],
+    backend: str,
+    jobs: int,
+    address: str | None,
+) -> Iterator[str]:
+    """Do tasks, write their rows, and yield their keys; tasks that another process holds go to `busy`."""
+    from joblib import Parallel, delayed
+
+    locks: dict[str, Any] = {}
+
+    def claimed() -> Iterator[Any]:
+        for task in tasks:
+            lock = _lock(folder, task.key)
+            if lock is None:
+                busy.append(task)
+            elif rows_file(folder, task.key).is_file():
+                lock.release()
+                busy.append(task)
+            else:
+                locks[task.key] = lock
+                yield delayed(_keyed)(work, task)
+
+    with ExitStack() as stack:
+        stack.callback(lambda: [lock.release() for lock in locks.values()])
+        stack.enter_context(_backend(backend, jobs, address))
+        # Tasks are claimed when they are handed out, so that a second process finds the others free.
+        results = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")(claimed())
+        for key, rows in results:
+            file = rows_file(folder, key)
+            atomically(file, lambda part, rows=rows: rows.to_parquet(part, index=False))
+            locks.pop(key).release()
+            yield key
+
+
+def _keyed(work: Callable[..., pd.DataFrame], task: Task) -> tuple[str, pd.DataFrame]:
+    return task.key, work(*task.arguments)
+
+
+def _lock(folder: Path, key: str) -> Any:
+    from filelock import FileLock, Timeout
+
+    place = folder / "locks"
+    place.mkdir(parents=True, exist_ok=True)
+    # joblib may ask for the next task from a thread of its own.
+    lock = FileLock(place / f"{digest(key)}.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def _backend(backend: str, jobs: int, address: str | None) -> Iterator[None]:
+    from joblib import parallel_config
+
+    if backend != "dask":
+        with parallel_config(backend=backend, n_jobs=jobs):
+            yield
+        return
+    if address is None:
+        raise ConfigError("The dask backend needs the address of a scheduler; pass --address tcp://HOST:8786.")
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ConfigError(
+            "The dask backend needs the package distributed: pip install 'scgpt-workbench[dask]'."
+        ) from error
+    with Client(address, set_as_default=True), parallel_config(backend="dask", n_jobs=-1):
+        yield
