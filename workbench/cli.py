@@ -46,6 +46,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _config_arguments(run, "folder of the run (artifacts/NAME when absent)")
     run.set_defaults(run=_run)
+    ablate = commands.add_parser(
+        "ablate",
+        help="sweep ablations over heads, with nulls, and report which heads matter for what",
+        description="Sweep ablations over heads; finished tasks are not done again, and several processes may share a folder. "
+        "Example: workbench ablate experiments/ablation_blood_mini.yaml --out artifacts/ablation --backend loky --jobs 2",
+    )
+    _config_arguments(ablate, "folder of the sweep (artifacts/NAME when absent)")
+    ablate.add_argument("--backend", default="sequential", help="sequential, loky (processes), threading or dask")
+    ablate.add_argument("--jobs", type=int, default=1, help="workers of the backend (-1: one per core)")
+    ablate.add_argument("--address", help="scheduler of a Dask cluster, for --backend dask")
+    ablate.add_argument("--dry-run", action="store_true", help="print the grid and an estimate of the time, and stop")
+    ablate.set_defaults(run=_ablate)
     return parser
 
 
@@ -109,6 +121,22 @@ def _run(arguments: argparse.Namespace) -> int:
 
     out = run(config, arguments.out or Path("artifacts") / config.name)
     print(f"Report: {out / 'report.html'}")
+    return 0
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from workbench.config import AblationConfig, read_config
+
+    config = read_config(arguments.config, AblationConfig, arguments.set)
+    from workbench.ablation.report import ablate_and_report, dry_run
+    from workbench.ablation.run import Backend
+
+    out = arguments.out or Path("artifacts") / config.name
+    if arguments.dry_run:
+        print(dry_run(config, out))
+        return 0
+    backend = Backend(arguments.backend, arguments.jobs, arguments.address)
+    print(f"Report: {ablate_and_report(config, out, backend)}")
     return 0
 
 

@@ -116,8 +116,67 @@ class RunConfig(_Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+class StudyConfig(_Strict):
+    """What an ablation is judged on and by.
+
+    ``cells`` and ``reference`` are numbers of cells, drawn by seed and name (all when absent). ``metrics``: cell_shift,
+    masked_error, mvc_error, label_loss, label_error, trustworthiness, ruler, gene:SYMBOL.
+    """
+
+    cells: PositiveInt | None = None
+    reference: PositiveInt | None = None
+    metrics: tuple[str, ...] = ("cell_shift", "masked_error", "label_loss", "label_error")
+    per_label: bool = True
+    ruler: str = "hematopoiesis"
+    stages: dict[str, str] = {}
+    neighbours: PositiveInt = 15
+    folds: int = Field(default=5, ge=2)
+    mask_share: float = Field(default=0.25, gt=0, lt=1)
+    max_tokens: PositiveInt | None = None
+    min_gene_share: float = Field(default=0.3, ge=0, le=1)
+    batch_size: PositiveInt = 16
+    bootstrap: PositiveInt = 1000
+
+
+class SweepConfig(_Strict):
+    """Which ablations: every head, whole layers, further places or sets of places, and pairs of the top heads.
+
+    ``null_draws`` are random-direction draws per head; ``pairs_of_top`` heads, by the first of the study's metrics or by
+    ``pairs_by``, are also ablated two by two.
+    """
+
+    how: tuple[Literal["zero", "mean", "resample"], ...] = ("mean",)
+    heads: bool = True
+    layers: bool = False
+    sites: tuple[str | tuple[str, ...], ...] = ()
+    null_draws: int = Field(default=8, ge=0)
+    pairs_of_top: int = Field(default=0, ge=0)
+    pairs_by: str | None = None
+    block: PositiveInt = 32
+
+
+class ContrastConfig(_Strict):
+    """Two cell types between which heads are patched."""
+
+    target: str
+    source: str
+
+
+class AblationConfig(_Strict):
+    """``workbench ablate``: a sweep over heads, with nulls, attribution beside it, and contrasts between cell types."""
+
+    name: str = "ablation"
+    checkpoint: Path
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    study: StudyConfig = StudyConfig()
+    sweep: SweepConfig = SweepConfig()
+    attribution: bool = True
+    contrasts: tuple[ContrastConfig, ...] = ()
+
+
 # Keys whose values are paths: in a file they are relative to that file, on the command line to the working folder.
-_PATHS = (("checkpoint",), ("out",), ("data", "name"), ("ruler",))
+_PATHS = (("checkpoint",), ("out",), ("data", "name"), ("ruler",), ("study", "ruler"))
 
 
 def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import yaml
 
-from workbench import __version__
 from workbench.chain import Chain
 from workbench.files import write_json, write_text
-from workbench.stages import StageRunner, code_version, peak_memory
+from workbench.provenance import describe_model, manifest, pairs
+from workbench.stages import StageRunner
 
-_PACKAGES = ("torch", "transformer-lens", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "plotly")
 _TABLES = ("latent", "heads", "holdouts", "readouts", "distances")
 
 
@@ -67,66 +61,20 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
         "skipped": summary["skipped"],
     }
     write_json(chain.out / "metrics.json", metrics)
-    manifest = _manifest(chain, runner, results)
-    write_json(chain.out / "manifest.json", manifest)
-    summary["provenance"] = _provenance(manifest)
-    write_report(chain.out, summary, tables, figures)
-
-
-def _manifest(chain: Chain, runner: StageRunner, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    report = chain.model.report
-    return {
-        "workbench": __version__,
-        "code": code_version(),
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": chain.config.model_dump(mode="json"),
-        "seed": chain.config.seed,
-        "cells": chain.inputs("data")["content"],
-        "checkpoint": {
-            "path": str(chain.config.checkpoint),
-            "weights": chain.model.fingerprint(),
-            "sha256": dict(report.sha256) if report else {},
-            "release": report.release if report else None,
-        },
-        "stages": {
-            name: {"seconds": seconds, "kept": runner.reused[name], "key": results.get(name, {}).get("key")}
-            for name, seconds in runner.seconds.items()
-        },
-        "peak_bytes": peak_memory(),
-        "machine": {
-            "python": sys.version.split()[0],
-            "system": platform.system(),
-            "cores": psutil.cpu_count(),
-            "memory_bytes": psutil.virtual_memory().total,
-        },
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    stages = {
+        name: {"seconds": seconds, "kept": runner.reused[name], "key": results.get(name, {}).get("key")}
+        for name, seconds in runner.seconds.items()
     }
-
-
-def _provenance(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    stages = ", ".join(
-        f"{name} {entry['seconds']:.1f} s{' (kept)' if entry['kept'] else ''}"
-        for name, entry in manifest["stages"].items()
-    )
-    return [
-        ("written", manifest["written"]),
-        ("workbench", f"{manifest['workbench']}, code {manifest['code']}"),
-        ("seed", str(manifest["seed"])),
-        ("cells (content hash)", manifest["cells"]),
-        ("checkpoint (hash of the weights)", manifest["checkpoint"]["weights"]),
-        ("best_model.pt sha256", manifest["checkpoint"]["sha256"].get("best_model.pt", "")),
-        ("stages", stages),
-        ("peak memory", f"{manifest['peak_bytes'] / 2**20:.0f} MiB"),
-        ("python", manifest["machine"]["python"]),
-        *manifest["packages"].items(),
-    ]
+    made_from = manifest(chain.config.model_dump(mode="json"), chain.model, chain.inputs("data")["content"], stages)
+    write_json(chain.out / "manifest.json", made_from)
+    summary["provenance"] = pairs(made_from)
+    write_report(chain.out, summary, tables, figures)
 
 
 def _summary(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     config, cells, operators = chain.config, results["cells"], results["operators"]
-    source, shape = chain.adata.uns["workbench"]["source"], chain.model.config
-    release = chain.model.report.release if chain.model.report else None
-    model = f"{release or Path(config.checkpoint).name} ({shape.n_layers} layers x {shape.n_heads} heads, width {shape.d_model})"
+    source = chain.adata.uns["workbench"]["source"]
+    model = describe_model(chain.model, config.checkpoint)
     setting = f"Model: {model}. Data: {chain.adata.uns['workbench']['name']}, {cells['n_cells']} cells."
     command = f"workbench run {chain.out / 'config.yaml'} --out {chain.out}"
     evaluation = config.evaluation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -181,6 +181,7 @@ def top_heads(table: pd.DataFrame, metric: str, n: int) -> list[str]:
 def interactions(
     singles: dict[str, Float[np.ndarray, " cell"]],
     pairs: dict[tuple[str, str], Float[np.ndarray, " cell"]],
+    random: Collection[tuple[str, str]] = (),
     *,
     draws: int,
     seed: int,
@@ -192,6 +193,8 @@ def interactions(
     ----------
     singles, pairs
         Effect per cell, by head and by pair of heads.
+    random
+        Those of the pairs that were drawn at random, as the null of the others.
     draws, seed, groups
         As in `effect_table`.
 
@@ -199,7 +202,9 @@ def interactions(
     -------
     pandas.DataFrame
         ``first``, ``second``, ``effect_first``, ``effect_second``, ``effect_both``, ``interaction``, ``low``, ``high``,
-        ``n_cells``. Below zero: together less than the sum (one does what the other does); above: more.
+        ``n_cells``, ``random``, and for the other pairs ``p`` (size of the interaction against the sizes of the random
+        pairs; its smallest value is 1 / (1 + random pairs)). Below zero: together less than the sum (one does what the
+        other does); above: more.
     """
     weights = bootstrap_weights(len(next(iter(singles.values()))), draws, seed, groups)
     rows: list[dict[str, Any]] = []
@@ -215,6 +220,11 @@ def interactions(
                 "low": low,
                 "high": high,
                 "n_cells": int(np.isfinite(difference).sum()),
+                "random": (a, b) in random,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    size = table["interaction"].abs().to_numpy()
+    drawn = table["random"].to_numpy(dtype=bool)
+    table["p"] = [np.nan if drawn[i] else permutation_p(size[i], size[drawn]) for i in range(len(table))]
+    return table

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from workbench.errors import EvaluationError, unknown_name
+from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.model.config import ModelConfig
 from workbench.model.hooked import Outputs
 from workbench.model.tokens import Tokens
@@ -303,6 +303,7 @@ def trustworthiness(x: Float[np.ndarray, "cell feature"], k: int = 15) -> Metric
 def _ranks(x: np.ndarray) -> np.ndarray:
     """Rank of each cell among the others by distance from a cell, from 1; 0 for itself."""
     found = np.zeros((len(x), len(x)), dtype=np.int32)
+    x = x.astype(np.float64) - x.mean(0, dtype=np.float64)  # far from zero the squares would swallow the distances
     squares = (x**2).sum(1)
     for i in range(len(x)):
         distance = squares - 2 * (x @ x[i])
@@ -369,7 +370,14 @@ def mask_values(tokens: Tokens, config: ModelConfig, share: float, seed: int) ->
     -------
     tokens, target, masked
         Masked input, true values, and where the mask is.
+
+    Raises
+    ------
+    CellsError
+        If the cells have no names.
     """
+    if len(tokens.cell_ids) < len(tokens):
+        raise CellsError("Values are masked by cell name, but the tokens carry none; set Tokens.cell_ids.")
     masked = torch.zeros_like(tokens.padding)
     for i, name in enumerate(tokens.cell_ids):
         n = int((~tokens.padding[i]).sum())

@@ -1,0 +1,146 @@
+"""The grid of a sweep: which ablations, with which null draws."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from workbench import __version__
+from workbench.ablation.build import Prepared
+from workbench.ablation.sites import ATTENTION, HEAD, MLP, Ablation, Site, all_heads, site
+from workbench.config import SweepConfig
+from workbench.errors import EvaluationError
+from workbench.files import digest
+from workbench.model.hooked import HookedScGPT
+from workbench.seeds import generator
+
+
+def make_grid(model: HookedScGPT, settings: SweepConfig, seed: int) -> list[Ablation]:
+    """Every ablation of a sweep, with its null draws.
+
+    Parameters
+    ----------
+    model
+        The model.
+    settings
+        Of the sweep.
+    seed
+        Of resampling.
+    """
+    config, grid = model.config, []
+    for how in settings.how:
+        single = all_heads(config, how, seed) if settings.heads else []
+        grid += single
+        if settings.layers:
+            grid += [
+                Ablation((Site(layer, kind),), how, seed=seed)
+                for layer in range(config.n_layers)
+                for kind in (ATTENTION, MLP)
+            ]
+        grid += [
+            Ablation(tuple(map(site, [label] if isinstance(label, str) else label)), how, seed=seed)
+            for label in settings.sites
+        ]
+        grid += [
+            Ablation(one.sites, how, seed=seed, rotation=draw) for one in single for draw in range(settings.null_draws)
+        ]
+    if not grid:
+        raise EvaluationError("The grid is empty; switch on `heads` or `layers`, or name `sites`.")
+    twice = [name for name, n in Counter(one.key for one in grid).items() if n > 1]
+    if twice:
+        raise EvaluationError(f"The grid names '{twice[0]}' twice; leave it out of `sites`.")
+    for one in grid:
+        one.check(config, model.vocabulary)
+    return grid
+
+
+def make_pairs(heads: Sequence[str], how: str, seed: int) -> list[Ablation]:
+    """Every pair of some heads.
+
+    Parameters
+    ----------
+    heads
+        Labels.
+    how, seed
+        As in `Ablation`.
+    """
+    return [Ablation(tuple(map(site, pair)), how, seed=seed) for pair in combinations(sorted(heads), 2)]
+
+
+def random_pairs(heads: Sequence[str], pairs: Sequence[Ablation], how: str, seed: int) -> list[Ablation]:
+    """As many pairs of heads drawn at random: what an interaction of any two heads looks like.
+
+    Parameters
+    ----------
+    heads
+        All heads.
+    pairs
+        Pairs that are not to be drawn, and as many as are wanted (fewer where the model has no more).
+    how, seed
+        As in `Ablation`.
+    """
+    taken = {one.key for one in pairs}
+    others = [one for one in make_pairs(heads, how, seed) if one.key not in taken]
+    order = generator(seed, "random pairs").permutation(len(others))[: len(pairs)]
+    return [others[i] for i in sorted(order.tolist())]
+
+
+def describe_grid(grid: Sequence[Ablation]) -> pd.DataFrame:
+    """The grid as a table, one row per ablation.
+
+    Parameters
+    ----------
+    grid
+        Ablations.
+    """
+    rows: list[dict[str, Any]] = []
+    for one in grid:
+        first = one.sites[0]
+        single = len(one.sites) == 1
+        rows.append(
+            {
+                "key": one.key,
+                "places": str(one),
+                "how": one.how,
+                "kind": first.kind if single else "set",
+                "layer": first.layer if single else -1,
+                "head": first.head if single and first.kind == HEAD else -1,
+                "null": -1 if one.rotation is None else one.rotation,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def identity(prepared: Prepared, grid: Sequence[Ablation], block: int) -> dict[str, Any]:
+    """What the rows of a sweep depend on, for the folder to remember.
+
+    Parameters
+    ----------
+    prepared
+        Study.
+    grid
+        Ablations.
+    block
+        Cells per task.
+    """
+    study, tokens = prepared.study, prepared.study.tokens
+    reference = None if study.reference is None else list(study.reference.tokens.cell_ids)
+    labels = {
+        c: prepared.obs[c].astype(str).tolist() for c in ("cell_type", "donor", "stage", "fold") if c in prepared.obs
+    }
+    return {
+        "workbench": __version__,
+        "checkpoint": study.model.fingerprint(),
+        "cells": digest(tokens.gene_ids.numpy(), tokens.values.numpy(), list(tokens.cell_ids)),
+        "labels": digest(labels),
+        "reference cells": digest(reference),
+        "metrics": [metric.name for metric in study.metrics],
+        "ablations": {"number": len(grid), "hash": digest([one.key for one in grid])},
+        "mask_share": study.mask_share,
+        "seed": study.seed,
+        "cells per task": block,
+    }

@@ -1,0 +1,272 @@
+"""``workbench ablate``: run, write the tables, and say which heads matter for what."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from workbench.ablation.build import Prepared
+from workbench.ablation.effects import top_heads
+from workbench.ablation.grid import describe_grid
+from workbench.ablation.run import AblationResult, Backend, make_tasks, opened, run_ablation
+from workbench.ablation.sites import Ablation
+from workbench.cells.datasets import content_hash
+from workbench.config import AblationConfig
+from workbench.files import write_json, write_text
+from workbench.model.hooked import HookedScGPT
+from workbench.provenance import describe_model, manifest, pairs
+from workbench.sweep import rows_file
+
+_ALPHA = 0.05
+
+
+def dry_run(config: AblationConfig, out: Path) -> str:
+    """The grid, what of it is done, and an estimate of the time, without doing it.
+
+    Parameters
+    ----------
+    config
+        Configuration.
+    out
+        Folder of the run.
+    """
+    prepared, grid, _ = opened(config.model_dump_json())
+    study = prepared.study
+    tasks = make_tasks(study, grid, config.sweep.block)
+    done = sum(rows_file(out / "sweep", task.key).is_file() for task in tasks)
+    seconds = _seconds_per_cell(prepared) * _passes(study.model, grid) * len(study.tokens) * (1 - done / len(tasks))
+    seconds *= 2 if any(m.masked for m in study.metrics) and not all(m.masked for m in study.metrics) else 1
+    table = describe_grid(grid)
+    counts = table.assign(null=np.where(table["null"] >= 0, "null draws", "ablations"))
+    shown = counts.groupby(["how", "kind", "null"]).size().rename("number").reset_index().to_string(index=False)
+    first = table.loc[table["null"] < 0, ["places", "how", "kind"]].head(12).to_string(index=False)
+    return (
+        f"{len(grid)} ablations of {len(study.tokens)} cells, judged by {', '.join(prepared.metrics)}\n{shown}\n\n"
+        f"The first of them:\n{first}\n\n"
+        f"{len(tasks)} tasks of up to {config.sweep.block} cells, {done} done. About {_human(seconds)} on one worker "
+        f"(a guess from one pass over a few cells), without pairs, attribution and contrasts."
+    )
+
+
+def _seconds_per_cell(prepared: Prepared) -> float:
+    study = prepared.study
+    few = study.tokens[: min(8, len(study.tokens))].to(study.model.device, study.model.dtype)
+    with torch.no_grad():
+        study.model(few)
+        began = time.perf_counter()
+        study.model(few)
+    return (time.perf_counter() - began) / len(few)
+
+
+def _passes(model: HookedScGPT, grid: list[Ablation]) -> float:
+    n = model.config.n_layers
+    return 2 + sum((n - one.first_layer - 0.5) / n for one in grid)
+
+
+def _human(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def ablate_and_report(config: AblationConfig, out: Path, backend: Backend) -> Path:
+    """Run a configuration; write tables, figures, manifest and report.
+
+    Parameters
+    ----------
+    config, out, backend
+        As in `run_ablation`.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    from workbench.report import write_report
+
+    result = run_ablation(config, out, backend)
+    effective = config.model_dump(mode="json")
+    effective["checkpoint"] = str(Path(config.checkpoint).resolve())
+    for section, name in ((effective["data"], "name"), (effective["study"], "ruler")):
+        if Path(section[name]).exists():
+            section[name] = str(Path(section[name]).resolve())
+    write_text(out / "config.yaml", yaml.safe_dump(effective, sort_keys=False))
+    for name, table in result.tables.items():
+        (out / "tables").mkdir(exist_ok=True)
+        write_text(out / "tables" / f"{name}.csv", table.to_csv(index=False))
+    stages = {name: {"seconds": seconds, "kept": False} for name, seconds in result.seconds.items()}
+    made_from = manifest(effective, result.prepared.study.model, content_hash(result.cells), stages)
+    write_json(out / "manifest.json", made_from)
+    figures, captions = _figures(config, result)
+    command = f"workbench ablate {out / 'config.yaml'} --out {out}"
+    summary = {
+        **_summary(config, result),
+        "captions": captions,
+        "commands": dict.fromkeys(figures, command),
+        "provenance": pairs(made_from),
+    }
+    return write_report(out, summary, result.tables, figures)
+
+
+def _figures(config: AblationConfig, result: AblationResult) -> tuple[dict[str, Any], dict[str, str]]:
+    from workbench.figures import (
+        attribution_scatter,
+        effect_map,
+        head_intervals,
+        interaction_matrix,
+        label_effects,
+        transfer_map,
+    )
+
+    setting = _setting(config, result)
+    bars = "95 % bootstrap over donors" if result.prepared.donors is not None else "95 % bootstrap over cells"
+    null = (
+        "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
+    )
+    figures: dict[str, Any] = {}
+    captions: dict[str, str] = {}
+
+    def add(name: str, figure: Any, caption: str) -> None:
+        figures[name], captions[name] = figure, f"{caption} {setting}"
+
+    table, how = result.tables["effects"], config.sweep.how[0]
+    single = [name for name in result.prepared.metrics if name not in result.prepared.per_label]
+    for name in single if config.sweep.heads else ():
+        slug = _slug(name)
+        add(
+            f"effect_{slug}",
+            effect_map(table, name, how),
+            f"Change of {name} when a head's output is replaced ({how}); {null}.",
+        )
+        add(
+            f"heads_{slug}",
+            head_intervals(table, name, how),
+            f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws.",
+        )
+    if result.prepared.per_label and config.sweep.heads:
+        add(
+            "labels",
+            label_effects(table, how),
+            "Change in the share of wrongly read cells of each label, the probe held fixed.",
+        )
+    if "attribution" in result.tables:
+        add(
+            "attribution",
+            attribution_scatter(result.tables["attribution"]),
+            "Effects estimated from one backward pass against the exact ones, a point per head.",
+        )
+    if "interactions" in result.tables:
+        by = config.sweep.pairs_by or next(iter(result.prepared.metrics))
+        top = result.tables["interactions"].query("not random")
+        add(
+            "interactions",
+            interaction_matrix(top, by),
+            f"Effect on {by} of two heads together minus the sum of both; {bars}.",
+        )
+    if "transfer" in result.tables:
+        for i, (_, part) in enumerate(result.tables["transfer"].groupby(["target", "source"], sort=False)):
+            add(
+                f"transfer_{i + 1}",
+                transfer_map(part),
+                "How far one head's activations from cells of the source type move cells of the target type towards it; "
+                f"null: other cells of the target type as source; {bars}.",
+            )
+    return figures, captions
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name.split(" (")[0])
+
+
+def _setting(config: AblationConfig, result: AblationResult) -> str:
+    study = result.prepared.study
+    data = result.cells.uns["workbench"]["name"]
+    return f"Model: {describe_model(study.model, config.checkpoint)}. Data: {data}, n = {len(study.tokens)} cells."
+
+
+def _summary(config: AblationConfig, result: AblationResult) -> dict[str, Any]:
+    study = result.prepared.study
+    source = result.cells.uns["workbench"]["source"]
+    return {
+        "title": f"{config.name}: which heads matter for what",
+        "question": "Which attention heads carry what the model knows of these cells: how far does replacing one head's "
+        "output change the cell embedding, the predictions and what can be read from it, and is that more than a "
+        "random change of the same size does?",
+        "answers": _answers(config, result),
+        "model": describe_model(study.model, config.checkpoint),
+        "data": source,
+        "n": f"{len(study.tokens)} cells, {len(result.grid)} ablations with null draws",
+        "skipped": [{"what": what, "why": why} for what, why in result.skipped.items()]
+        + (
+            []
+            if result.prepared.donors is not None
+            else [
+                {
+                    "what": "Intervals over donors",
+                    "why": "the data name no donors; intervals are over cells, and say nothing of other donors",
+                }
+            ]
+        ),
+        "cautions": _cautions(config, result),
+    }
+
+
+def _answers(config: AblationConfig, result: AblationResult) -> list[str]:
+    table, answers = result.tables["effects"], []
+    how = config.sweep.how[0]
+    for name in (m for m in result.prepared.metrics if m not in result.prepared.per_label):
+        rows = table[(table["metric"] == name) & (table["how"] == how)]
+        heads = rows[rows["kind"] == "head"]
+        if not len(heads):
+            continue
+        best = heads.set_index("ablation").loc[top_heads(rows, name, 1)[0]]
+        beyond = int((heads["q"] <= _ALPHA).sum())
+        null = (
+            f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {_ALPHA}); this one: its draws "
+            f"{best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g}, q {best['q']:.2g}"
+            if best["n_null"]
+            else "no null was drawn"
+        )
+        answers.append(
+            f"{name.capitalize()} ({best['unit']}): {best.name} matters most, {best['effect']:+.3g} (95 % {best['low']:.2g} to "
+            f"{best['high']:.2g}, n = {int(best['n_cells'])}); {null}."
+        )
+    if "agreement" in result.tables:
+        said = "; ".join(f"{r.metric}, {r.method}: {r.spearman:.2f}" for r in result.tables["agreement"].itertuples())
+        answers.append(f"Attribution against exact effects, rank correlation over heads: {said}.")
+    if "transfer" in result.tables:
+        for names, part in result.tables["transfer"].groupby(["target", "source"], sort=False):
+            best = part.sort_values("moved", ascending=False).iloc[0]
+            answers.append(
+                f"From {names[0]} to {names[1]}: {best['ablation']} carries most, {best['moved']:.1%} of the way (95 % "
+                f"{best['low']:.1%} to {best['high']:.1%}; within the target type {best['null_mean']:.1%}; q {best['q']:.2g}, "
+                f"n = {int(best['n_pairs'])} pairs, {best['shared_genes']:.0f} shared genes on average)."
+            )
+    return answers
+
+
+def _cautions(config: AblationConfig, result: AblationResult) -> list[str]:
+    effects = result.tables["effects"]
+    cautions = [
+        "The head named first was chosen by the same number that is reported, so its effect is biased upward.",
+        "An ablation shows what the model loses when the rest is not allowed to adapt; heads that back each other up look "
+        "harmless one by one (see the pairs).",
+        "Beyond the null means: more than a random change of the same size in the same tokens. It does not say why.",
+        "p values are pooled over the null draws of all heads, on the assumption that these scatter alike.",
+        "Probes were fitted on the same model's intact embeddings, on other folds; labels come with the dataset.",
+    ]
+    if "mean" in config.sweep.how:
+        cautions.append("Mean ablation leaves what a head does on average per gene; zero ablation removes that, too.")
+    share = float(effects["fallback_share"].max())
+    if share > 0:
+        cautions.append(
+            f"Up to {share:.1%} of the tokens got a fallback value, because the gene was not there to take one from."
+        )
+    if "agreement" in result.tables and not bool(result.tables["agreement"].groupby("metric")["agrees"].any().all()):
+        cautions.append("Where attribution disagrees with the exact effects, the exact ones count.")
+    return cautions

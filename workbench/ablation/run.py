@@ -1,0 +1,398 @@
+"""A whole ablation: grid, sweep, effects, pairs, attribution and contrasts, in a notebook or from a configuration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from workbench.ablation.attribution import AGREE, METHODS, attribute, compare_attribution
+from workbench.ablation.build import Prepared, prepare
+from workbench.ablation.effects import effect_table, interactions, top_heads
+from workbench.ablation.grid import describe_grid, identity, make_grid, make_pairs, random_pairs
+from workbench.ablation.metrics import Metric
+from workbench.ablation.patching import activation_patching
+from workbench.ablation.sites import HEAD, Ablation, Site, site
+from workbench.ablation.study import Study, differences, evaluate
+from workbench.config import AblationConfig, ContrastConfig, StudyConfig, SweepConfig, load_cells
+from workbench.errors import EvaluationError, unknown_name
+from workbench.files import digest
+from workbench.model.checkpoint import load_checkpoint
+from workbench.model.hooked import HookedScGPT
+from workbench.sweep import Task, run_sweep
+
+Opener = Callable[[], Study]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How tasks are run, as in `run_sweep`."""
+
+    name: str = "sequential"
+    jobs: int = 1
+    address: str | None = None
+    progress: bool = True
+
+
+def ablate(
+    model: HookedScGPT,
+    cells: AnnData,
+    sites: str | Sequence[str | Site] = "heads",
+    *,
+    how: str = "mean",
+    metrics: Sequence[str | Metric] = ("cell_shift", "label_loss"),
+    null_draws: int = 8,
+    n_cells: int | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    backend: Backend | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Ablate heads, or other parts, of a model, and say what that does.
+
+    Parameters
+    ----------
+    model
+        The model.
+    cells
+        As `datasets.load` returns them.
+    sites
+        ``heads`` (every one), or labels: ``L2H1``, ``L2.attention``, ``L2.mlp``, ``L0.gene.CD3E``. Null draws are made for
+        ``heads`` only.
+    how
+        ``zero``, ``mean`` or ``resample``.
+    metrics
+        Names as in `StudyConfig`, or a `Metric` of your own.
+    null_draws
+        Random-direction draws per head.
+    n_cells
+        Cells, drawn by seed and name; all when None.
+    seed
+        The one seed.
+    folder
+        Where finished work is kept; the same call goes on there. Nothing is kept when None.
+    backend
+        Other than one task after the other, in this process.
+    **settings
+        Further settings of `StudyConfig`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `effect_table` makes it, with ``unit``.
+
+    Examples
+    --------
+    >>> ablate(model, cells, n_cells=100).sort_values("ratio").tail()
+    """
+    named = tuple(m for m in metrics if isinstance(m, str))
+    own = [m for m in metrics if isinstance(m, Metric)]
+    study = StudyConfig(metrics=named, cells=n_cells, **settings)
+    every = isinstance(sites, str) and sites == "heads"
+    wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
+    sweep = SweepConfig.model_validate(
+        {"how": (how,), "heads": every, "sites": wanted, "null_draws": null_draws if every else 0}
+    )
+    grid = make_grid(model, sweep, seed)
+    prepared = prepare(model, cells, study, grid, seed=seed, extra=own)
+    return sweep_effects(prepared, grid, study, sweep, Path(folder) if folder else None, backend or Backend())[0]
+
+
+def sweep_effects(
+    prepared: Prepared,
+    grid: Sequence[Ablation],
+    study: StudyConfig,
+    sweep: SweepConfig,
+    folder: Path | None,
+    backend: Backend,
+    opener: Opener | None = None,
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Run a grid and make its table of effects.
+
+    Parameters
+    ----------
+    prepared, grid
+        Study and ablations.
+    study, sweep
+        Their settings.
+    folder
+        Of the sweep; a temporary one when None.
+    backend
+        How to run tasks.
+    opener
+        Makes the study again in another process; the study itself is sent there when None.
+
+    Returns
+    -------
+    effects, differences
+        `effect_table` with ``unit`` and ``fallback_share``, and effects per metric, ablation and cell.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        place = folder or Path(temporary)
+        rows = run_sweep(
+            place,
+            identity(prepared, grid, sweep.block),
+            make_tasks(prepared.study, grid, sweep.block, opener),
+            run_task,
+            backend=backend.name,
+            jobs=backend.jobs,
+            address=backend.address,
+            progress=backend.progress,
+        )
+    found = differences(prepared.study, rows, grid)
+    worse = {metric.name: metric.worse for metric in prepared.study.metrics}
+    described = describe_grid(grid)
+    table = effect_table(
+        found, described, draws=study.bootstrap, seed=prepared.study.seed, groups=prepared.donors, worse=worse
+    )
+    units = {metric.name: metric.unit for metric in prepared.study.metrics}
+    table["unit"] = table["metric"].map(units)
+    table["fallback_share"] = _fallback_share(prepared.study, rows, described, table)
+    return table, found
+
+
+def make_tasks(study: Study, grid: Sequence[Ablation], block: int, opener: Opener | None = None) -> list[Task]:
+    """All ablations of a block of cells are one task: they share the passes that nothing is changed in.
+
+    Parameters
+    ----------
+    study, grid
+        Study and ablations.
+    block
+        Cells per task.
+    opener
+        As in `sweep_effects`.
+    """
+    n = len(study.tokens)
+    source: Study | Opener = opener or study
+    return [
+        Task(f"cells {at} to {min(at + block, n) - 1}", (source, tuple(grid), tuple(range(at, min(at + block, n)))))
+        for at in range(0, n, block)
+    ]
+
+
+def run_task(source: Study | Opener, grid: Sequence[Ablation], rows: Sequence[int]) -> pd.DataFrame:
+    """Work of one task.
+
+    Parameters
+    ----------
+    source
+        The study, or what makes it.
+    grid, rows
+        Ablations and cell numbers.
+    """
+    return evaluate(source if isinstance(source, Study) else source(), grid, rows)
+
+
+@dataclass(frozen=True)
+class FromConfig:
+    """Makes a configuration's study, once per process; small enough to send to any worker."""
+
+    config: str
+
+    def __call__(self) -> Study:
+        """The study."""
+        return opened(self.config)[0].study
+
+
+@lru_cache(maxsize=1)
+def opened(config: str) -> tuple[Prepared, list[Ablation], AnnData]:
+    """Study, grid and cells of a configuration, made once per process.
+
+    Parameters
+    ----------
+    config
+        `AblationConfig` as JSON.
+    """
+    settings = AblationConfig.model_validate_json(config)
+    model = load_checkpoint(settings.checkpoint)
+    grid = make_grid(model, settings.sweep, settings.seed)
+    cells = load_cells(settings.data)
+    study = settings.study.model_copy(update={"min_gene_share": settings.data.min_gene_share})
+    return prepare(model, cells, study, grid, seed=settings.seed), grid, cells
+
+
+def _fallback_share(study: Study, rows: pd.DataFrame, described: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
+    """Share of the tokens of each ablation that got a fallback value, in the order of the table."""
+    real = float((~study.tokens.padding).sum())
+    column = "fallbacks" if "fallbacks" in rows else "fallbacks_masked"
+    lost = rows.groupby("ablation")[column].sum() / real
+    own = described[described["null"] < 0]
+    by_place = dict(zip(zip(own["places"], own["how"], strict=True), lost.reindex(own["key"]), strict=True))
+    return np.array([by_place[at] for at in zip(table["ablation"], table["how"], strict=True)])
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """What `run_ablation` found.
+
+    Attributes
+    ----------
+    prepared, cells, grid
+        Study, all cells, and ablations.
+    tables
+        By name: ``effects``, and where asked for ``interactions``, ``attribution``, ``agreement``, ``transfer``.
+    seconds
+        Time of each part.
+    skipped
+        What was not done, and why.
+    """
+
+    prepared: Prepared
+    cells: AnnData
+    grid: list[Ablation]
+    tables: dict[str, pd.DataFrame]
+    seconds: Mapping[str, float]
+    skipped: Mapping[str, str]
+
+
+def run_ablation(config: AblationConfig, out: Path, backend: Backend) -> AblationResult:
+    """Everything that an ablation configuration asks for.
+
+    Parameters
+    ----------
+    config
+        What to do.
+    out
+        Folder of the run; finished tasks in it are kept.
+    backend
+        How to run tasks.
+    """
+    opener = FromConfig(config.model_dump_json())
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        seconds[name], clock = time.perf_counter() - clock, time.perf_counter()
+
+    prepared, grid, cells = opened(opener.config)
+    skipped = dict(prepared.notes)
+    lap("preparation")
+    effects, found = sweep_effects(prepared, grid, config.study, config.sweep, out / "sweep", backend, opener)
+    tables = {"effects": effects}
+    lap("sweep")
+    if config.sweep.pairs_of_top and config.sweep.heads:
+        tables["interactions"] = _pairs(config, prepared, grid, effects, found, out, backend, opener)
+        lap("pairs")
+    if config.attribution and config.sweep.heads:
+        usable = [m for m in prepared.study.metrics if m.differentiable and m.name not in prepared.per_label]
+        if usable:
+            tables["attribution"], tables["agreement"] = _attributions(config, prepared, grid, found, usable)
+            lap("attribution")
+        else:
+            skipped["attribution"] = "none of the metrics is differentiable"
+    if config.contrasts:
+        parts = [_contrast(config, prepared, contrast) for contrast in config.contrasts]
+        tables["transfer"] = pd.concat(parts, ignore_index=True)
+        lap("contrasts")
+    return AblationResult(prepared, cells, grid, tables, seconds, skipped)
+
+
+def _pairs(
+    config: AblationConfig,
+    prepared: Prepared,
+    grid: Sequence[Ablation],
+    effects: pd.DataFrame,
+    found: dict[str, np.ndarray],
+    out: Path,
+    backend: Backend,
+    opener: Opener,
+) -> pd.DataFrame:
+    names = list(prepared.metrics)
+    metric = config.sweep.pairs_by or names[0]
+    if metric not in names:
+        raise EvaluationError(unknown_name("metric for sweep.pairs_by", metric, names))
+    how = config.sweep.how[0]
+    heads = top_heads(effects[effects["how"] == how], metric, config.sweep.pairs_of_top)
+    at = {str(one): i for i, one in enumerate(grid) if one.how == how and one.rotation is None and _is_head(one)}
+    top = make_pairs(heads, how, config.seed)
+    random = random_pairs(sorted(at), top, how, config.seed)
+    pairs = [*top, *random]
+    _, both = sweep_effects(
+        prepared,
+        pairs,
+        config.study,
+        config.sweep,
+        out / f"pairs-{digest([p.key for p in pairs])[:8]}",
+        backend,
+        opener,
+    )
+    parts = []
+    for name in names:
+        singles = {head: found[name][i] for head, i in at.items()}
+        together = {(str(p.sites[0]), str(p.sites[1])): both[name][i] for i, p in enumerate(pairs)}
+        table = interactions(
+            singles,
+            together,
+            {(str(p.sites[0]), str(p.sites[1])) for p in random},
+            draws=config.study.bootstrap,
+            seed=config.seed,
+            groups=prepared.donors,
+        )
+        parts.append(table.assign(metric=name, how=how))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _is_head(one: Ablation) -> bool:
+    return len(one.sites) == 1 and one.sites[0].kind == HEAD
+
+
+def _attributions(
+    config: AblationConfig,
+    prepared: Prepared,
+    grid: Sequence[Ablation],
+    found: dict[str, np.ndarray],
+    metrics: Sequence[Metric],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Estimates beside exact effects; integrated gradients too where the plain gradient disagrees."""
+    shape = prepared.study.model.config
+    how = config.sweep.how[0]
+    rows = [i for i, one in enumerate(grid) if one.how == how and one.rotation is None and _is_head(one)]
+    cells = range(len(prepared.study.tokens))
+    tables, agreement = [], []
+    for metric in metrics:
+        exact = found[metric.name][rows].reshape(shape.n_layers, shape.n_heads, -1)
+        for method, steps in zip(METHODS, (0, 1), strict=True):
+            began = time.perf_counter()
+            estimate = attribute(prepared.study, metric, cells, how, steps=steps)
+            seconds = time.perf_counter() - began
+            table, rho = compare_attribution(estimate, exact, metric.name, method)
+            tables.append(table)
+            line = {"metric": metric.name, "method": method, "how": how, "spearman": rho, "n_heads": len(table)}
+            agreement.append({**line, "n_cells": len(cells), "seconds": seconds, "agrees": bool(rho >= AGREE)})
+            if rho >= AGREE:
+                break
+    return pd.concat(tables, ignore_index=True), pd.DataFrame(agreement)
+
+
+def _contrast(config: AblationConfig, prepared: Prepared, contrast: ContrastConfig) -> pd.DataFrame:
+    obs = prepared.obs
+    if "cell_type" not in obs:
+        raise EvaluationError("A contrast needs cell types, and the cells have none; set data.cell_type.")
+    labels = obs["cell_type"].astype(str).to_numpy()
+    sides = []
+    for name in (contrast.target, contrast.source):
+        if name not in labels:
+            raise EvaluationError(f"Contrast: {unknown_name('cell type', name, sorted(set(labels)))}")
+        sides.append(np.flatnonzero(labels == name))
+    target, source = (prepared.study.tokens.take(rows.tolist()) for rows in sides)
+    return activation_patching(
+        prepared.study.model,
+        target,
+        source,
+        names=(contrast.target, contrast.source),
+        donors=None if prepared.donors is None else prepared.donors[sides[0]],
+        seed=config.seed,
+        draws=config.study.bootstrap,
+        batch_size=config.study.batch_size,
+    )
