@@ -141,7 +141,8 @@ class StudyConfig(_Strict):
 class SweepConfig(_Strict):
     """Which ablations: every head, whole layers, further places or sets of places, and pairs of the top heads.
 
-    ``null_draws`` are random-direction draws per head; ``pairs_of_top`` heads, by the first of the study's metrics or by
+    ``null_draws`` are random-direction draws per head; p is pooled over heads, and for one head alone to reach q = 1 / n
+    after Benjamini-Hochberg takes n draws. ``pairs_of_top`` heads, by the first of the study's metrics or by
     ``pairs_by``, are also ablated two by two.
     """
 
@@ -149,7 +150,7 @@ class SweepConfig(_Strict):
     heads: bool = True
     layers: bool = False
     sites: tuple[str | tuple[str, ...], ...] = ()
-    null_draws: int = Field(default=8, ge=0)
+    null_draws: int = Field(default=20, ge=0)
     pairs_of_top: int = Field(default=0, ge=0)
     pairs_by: str | None = None
     block: PositiveInt = 32

@@ -115,6 +115,108 @@ def distances(seed=4):
     return pd.DataFrame(rows, columns=["stage_a", "stage_b", "ruler", "latent", "latent_sd", "n_pairs"])
 
 
+METRICS = {  # metric: (unit, worse, size)
+    "cell shift": ("1 - cosine", 0, 0.02),
+    "label loss": ("nats", 1, 0.3),
+    "ruler correlation": ("Spearman", -1, 0.1),
+}
+LABELS = {"B": 90, "CD14+ monocyte": 130, "CD4+/CD45RA+/CD25- naive T (of a label as long as an essay)": 12}
+
+
+def effects(layers=6, per_layer=8, hows=("mean",), null=8, seed=5):
+    rng = np.random.default_rng(seed)
+    places = [(i, j, "head", f"L{i}H{j}") for i in range(layers) for j in range(per_layer)]
+    places += [(i, -1, "mlp", f"L{i}.mlp") for i in range(layers)]
+    metrics = METRICS | {f"label error: {name}": ("share of cells", 1, 0.05) for name in LABELS}
+    rows = []
+    for metric, (unit, worse, size) in metrics.items():
+        n_cells = LABELS.get(metric.removeprefix("label error: "), 240)
+        for how in hows:
+            for layer, head, kind, name in places:
+                effect = (worse or 1) * rng.gamma(0.4, size) if worse < 1 else rng.gamma(0.4, size) - size / 4
+                own = null if kind == "head" else 0
+                low, high = sorted(rng.normal(0, size / 6, 2)) if own else (np.nan, np.nan)
+                p = float(np.clip(0.3 - abs(effect) / size / 3, 1 / 385, 1)) if own else np.nan
+                rows.append(
+                    {
+                        "metric": metric,
+                        "ablation": name,
+                        "how": how,
+                        "kind": kind,
+                        "layer": layer,
+                        "head": head,
+                        "effect": effect,
+                        "low": effect - size / 5,
+                        "high": effect + size / 4,
+                        "sd": size,
+                        "n_cells": n_cells,
+                        "null_mean": (low + high) / 2,
+                        "null_low": low,
+                        "null_high": high,
+                        "n_null": own,
+                        "ratio": abs(effect) / size * 6 if own else np.nan,
+                        "worse": worse,
+                        "p": p,
+                        "q": min(1.0, 2 * p) if own else np.nan,
+                        "heads_as_large": 0.25,
+                        "unit": unit,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def attribution(layers=6, per_layer=8, metrics=("label loss", "masked error"), seed=6):
+    rng = np.random.default_rng(seed)
+    layer, head = (index.ravel() for index in np.indices((layers, per_layer)))
+    parts = []
+    for metric in metrics:
+        exact = rng.normal(0, 0.1, layer.size)
+        for method, noise in (("gradient", 0.1), ("integrated gradients", 0.02)):
+            columns = {"metric": metric, "method": method, "layer": layer, "head": head, "exact": exact}
+            parts.append(pd.DataFrame({**columns, "estimated": exact + rng.normal(0, noise, exact.size)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def interactions(names=("L0H1", "L2H3", "L2H7", "L4H0", "L10H2", "L5H6"), metrics=("label loss",), seed=7):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for metric in metrics:
+        alone = dict(zip(names, rng.uniform(0, 0.5, len(names)), strict=True))
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                size = rng.normal(0, 0.05)
+                both = alone[a] + alone[b] + size
+                rows.append((metric, a, b, alone[a], alone[b], both, size, size - 0.03, size + 0.03, 240))
+    columns = ["metric", "first", "second", "effect_first", "effect_second", "effect_both", "interaction"]
+    return pd.DataFrame(rows, columns=[*columns, "low", "high", "n_cells"])
+
+
+def transfer(layers=6, per_layer=8, seed=8):
+    rng = np.random.default_rng(seed)
+    layer, head = (index.ravel() for index in np.indices((layers, per_layer)))
+    moved = rng.gamma(0.5, 0.06, layer.size) - 0.01
+    null = rng.normal(0, 0.004, layer.size)
+    p = np.where(moved > 0.03, 1 / 2001, 0.3)
+    return pd.DataFrame(
+        {
+            "layer": layer,
+            "head": head,
+            "moved": moved,
+            "low": moved - 0.01,
+            "high": moved + 0.012,
+            "null_mean": null,
+            "null_low": null - 0.003,
+            "null_high": null + 0.003,
+            "p": p,
+            "q": 2 * p,
+            "n_pairs": 60,
+            "shared_genes": 312.4,
+            "target": "CD4+/CD45RO+ Memory",
+            "source": "CD8+ Cytotoxic T",
+        }
+    )
+
+
 def tables():
     return {
         "latent": latent(),

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import numpy as np
@@ -15,13 +16,54 @@ DRAWN = {
     figures.holdouts: synthetic.holdouts,
     figures.readouts: synthetic.readouts,
     figures.ruler_against_latent: synthetic.distances,
+    figures.label_effects: synthetic.effects,
+    figures.attribution_scatter: synthetic.attribution,
+    figures.transfer_map: synthetic.transfer,
 }
-NOT_NEEDED = {f"z_{i}" for i in range(2, 11)}
+for name, draw, make in (
+    ("effect_map", figures.effect_map, synthetic.effects),
+    ("head_intervals", figures.head_intervals, synthetic.effects),
+    ("interaction_matrix", figures.interaction_matrix, synthetic.interactions),
+):
+    of_loss = functools.partial(draw, metric="label loss")
+    of_loss.__name__ = name
+    DRAWN[of_loss] = make
+NOT_NEEDED = {f"z_{i}" for i in range(2, 11)} | {"ablation"}
+VALUES = {
+    "latent_map": "umap_1",
+    "head_map": "spearman",
+    "holdouts": "spearman",
+    "readouts": "value",
+    "ruler_against_latent": "latent",
+    "label_effects": "effect",
+    "attribution_scatter": "exact",
+    "transfer_map": "moved",
+    "effect_map": "effect",
+    "head_intervals": "effect",
+    "interaction_matrix": "interaction",
+}
 
 
 def texts(figure):
     found = [figure.layout.title.text, *(a.text for a in figure.layout.annotations)]
     return " ".join(found).replace("<br>", " ")
+
+
+def shown(heat):
+    """Text, value and hover of a heatmap by the names on its axes."""
+    return {
+        (row, column): (heat.text[i][j], heat.z[i][j], heat.hovertext[i][j])
+        for i, row in enumerate(heat.y)
+        for j, column in enumerate(heat.x)
+    }
+
+
+def framed(figure):
+    """Row and column of the framed cell."""
+    (shape,) = figure.layout.shapes
+    heat = figure.data[0]
+    assert (shape.x1 - shape.x0, shape.y1 - shape.y0) == (1, 1)
+    return heat.y[round(shape.y0 + 0.5)], heat.x[round(shape.x0 + 0.5)]
 
 
 @pytest.mark.parametrize("draw", DRAWN, ids=lambda f: f.__name__)
@@ -38,17 +80,9 @@ def test_an_empty_table_is_refused(draw):
         draw(DRAWN[draw]().iloc[:0])
 
 
-@pytest.mark.parametrize(
-    ("draw", "column"),
-    [
-        (figures.latent_map, "umap_1"),
-        (figures.head_map, "spearman"),
-        (figures.holdouts, "spearman"),
-        (figures.readouts, "value"),
-        (figures.ruler_against_latent, "latent"),
-    ],
-)
-def test_a_table_without_a_value_or_with_text_is_refused(draw, column):
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda f: f.__name__)
+def test_a_table_without_a_value_or_with_text_is_refused(draw):
+    column = VALUES[draw.__name__]
     table = DRAWN[draw]()
     with pytest.raises(EvaluationError, match="cannot be drawn"):
         draw(table.assign(**{column: np.nan}))
@@ -226,3 +260,271 @@ def test_ruler_against_latent_has_no_jitter_and_a_weighted_mean():
     assert np.isclose(mean.y[0], np.average(near["latent"], weights=near["n_pairs"]))
     assert any("HSC – MPP" in hover and "n = " in hover for hover in points.text)
     assert f"n = {len(table)} pairs of stages" in figure.layout.title.text
+
+
+def heads_of(table, metric):
+    return table[(table["metric"] == metric) & (table["kind"] == "head")]
+
+
+@pytest.mark.parametrize("metric", synthetic.METRICS)
+def test_effect_map_holds_the_values_at_their_place(metric):
+    table = synthetic.effects().sample(frac=1, random_state=0)
+    figure = figures.effect_map(table, metric)
+    cells, rows = shown(figure.data[0]), heads_of(table, metric)
+    assert len(cells) == len(rows) == 48
+    for row in rows.itertuples():
+        text, value, hover = cells[str(row.layer), str(row.head)]
+        assert value == row.effect
+        assert text.startswith("<b>") == (row.q <= 0.05)
+        for part in (
+            "95 % bootstrap interval",
+            "sd over cells",
+            "n = 240 cells",
+            "n = 8 draws",
+            "p = ",
+            "q = ",
+            row.unit,
+        ):
+            assert part in hover
+        assert f"layer {row.layer}, head {row.head} (mean)" in hover
+    title = texts(figure)
+    assert f"{int((rows['q'] <= 0.05).sum())} of 48" in title and f"Unit: {rows['unit'].iloc[0]}" in title
+    assert "n = 48 heads" in title and "240 cells" in title
+    assert "8 random-direction draws per head" in title and "smallest reachable p 0.0026 (384 draws" in title
+
+
+@pytest.mark.parametrize(
+    ("metric", "said", "best"),
+    [
+        ("cell shift", "neither sign is worse", lambda effect: effect.abs().idxmax()),
+        ("label loss", "above 0 is worse", lambda effect: effect.idxmax()),
+        ("ruler correlation", "below 0 is worse", lambda effect: effect.idxmin()),
+    ],
+)
+def test_effect_map_frames_the_head_that_matters_most(metric, said, best):
+    table = synthetic.effects()
+    rows = heads_of(table, metric)
+    # The largest size is on the other side, where the metric has one that is worse.
+    other = rows.index[0]
+    table.loc[other, "effect"] = -2 * rows["effect"].abs().max() * (rows["worse"].iloc[0] or 1)
+    wanted = table.loc[best(heads_of(table, metric)["effect"])]
+    figure = figures.effect_map(table, metric)
+    assert framed(figure) == (str(wanted["layer"]), str(wanted["head"]))
+    assert said in texts(figure) and f"layer {wanted['layer']} head {wanted['head']}" in texts(figure)
+
+
+def test_effect_map_is_symmetric_around_zero_and_red_is_worse():
+    table = synthetic.effects()
+    for metric, red in (("label loss", 1), ("ruler correlation", -1)):
+        heat = figures.effect_map(table, metric).data[0]
+        assert heat.zmax == -heat.zmin == heads_of(table, metric)["effect"].abs().max()
+        assert heat.colorscale[-1 if red == 1 else 0][1] == "#B2182B"
+    heat = figures.effect_map(table, "cell shift").data[0]
+    assert heat.zmin == 0 and heat.colorscale[0][1] == "#F7F7F7"
+    assert figures.effect_map(table.assign(effect=0.0), "cell shift").data[0].zmax > 0
+
+
+def test_small_effects_are_written_times_a_power_of_ten():
+    table = synthetic.effects().query("metric == 'cell shift'").assign(effect=0.0)
+    table.loc[table["ablation"] == "L2H3", "effect"] = 0.01234
+    heat = figures.effect_map(table, "cell shift").data[0]
+    assert shown(heat)["2", "3"][:2] == ("12.3", 0.01234) or shown(heat)["2", "3"][0] == "<b>12.3</b>"
+    assert "10³" in heat.colorbar.title.text and heat.colorbar.ticktext[-1] == "12.3"
+
+
+def test_without_a_null_the_figures_say_so_and_mark_nothing():
+    table = synthetic.effects(null=0)
+    for figure in (
+        figures.effect_map(table, "label loss"),
+        figures.label_effects(table),
+        figures.head_intervals(table, "label loss"),
+    ):
+        assert "No null was drawn" in texts(figure)
+    cells = shown(figures.effect_map(table, "label loss").data[0])
+    assert all("<b>" not in text and "no null was drawn" in hover for text, _, hover in cells.values())
+    one = synthetic.effects(null=1).assign(p=np.nan, q=np.nan)
+    assert "a p takes two draws or more per head" in texts(figures.effect_map(one, "label loss"))
+
+
+def test_a_head_without_an_effect_is_blank_and_never_framed():
+    table = synthetic.effects()
+    at = heads_of(table, "label loss")["effect"].idxmax()
+    table.loc[at, "effect"] = np.nan
+    figure = figures.effect_map(table, "label loss")
+    place = str(table.loc[at, "layer"]), str(table.loc[at, "head"])
+    assert shown(figure.data[0])[place][0].strip("</b>") == "–" and framed(figure) != place
+
+
+@pytest.mark.parametrize("draw", [figures.effect_map, figures.head_intervals])
+def test_metric_and_way_of_ablating_are_chosen_by_name(draw):
+    table = synthetic.effects(hows=("mean", "zero"))
+    with pytest.raises(EvaluationError, match=r"several ways of ablating \(mean, zero\).*how='mean'"):
+        draw(table, "label loss")
+    with pytest.raises(EvaluationError, match="way of ablating 'zerro'.*zero"):
+        draw(table, "label loss", "zerro")
+    with pytest.raises(EvaluationError, match="metric 'label los'.*label loss"):
+        draw(table, "label los", "zero")
+    only = draw(table[table["how"] == "zero"], "label loss")
+    assert draw(table, "label loss", "zero").to_json() == only.to_json()
+    twice = pd.concat([synthetic.effects()] * 2)
+    with pytest.raises(EvaluationError, match="layer 0 head 0 has more than one row"):
+        draw(twice, "label loss")
+    with pytest.raises(EvaluationError, match="no row of kind 'head'"):
+        draw(table[table["kind"] == "mlp"], "label loss")
+    with pytest.raises(EvaluationError, match="'layer' or 'head' is missing"):
+        draw(synthetic.effects().assign(head=np.nan), "label loss")
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("label loss", 1), ("ruler correlation", -1), ("cell shift", 0)])
+def test_head_intervals_are_ordered_by_what_matters(metric, sign):
+    table = synthetic.effects()
+    figure = figures.head_intervals(table, metric, top=5)
+    rows = heads_of(table, metric)
+    score = rows["effect"] * sign if sign else rows["effect"].abs()
+    rows = rows.loc[score.sort_values(ascending=False).index[:5]]
+    bar, points = figure.data[:2]
+    assert list(points.y) == list(rows["ablation"]) == list(figure.layout.yaxis.categoryarray)[::-1]
+    assert list(points.x) == list(rows["effect"])
+    x, base = np.array(points.x, float), np.array(bar.base, float)
+    np.testing.assert_allclose(x + np.array(points.error_x.array, float), rows["high"])
+    np.testing.assert_allclose(x - np.array(points.error_x.arrayminus, float), rows["low"])
+    assert list(bar.base) == list(rows["null_low"])
+    np.testing.assert_allclose(base + np.array(bar.x, float), rows["null_high"])
+    assert list(points.marker.symbol) == ["circle" if q <= 0.05 else "circle-open" for q in rows["q"]]
+    assert all("q = " in hover for hover in points.hovertext)
+    assert "The 5 of n = 48 heads" in texts(figure) and "240 cells" in texts(figure)
+    assert [s.x0 for s in figure.layout.shapes] == [0]
+    assert not [t for t in figures.head_intervals(synthetic.effects(null=0), metric).data if t.type == "bar"]
+
+
+def test_attribution_scatter_has_a_panel_per_metric_and_rho_per_method():
+    table = synthetic.attribution()
+    table.loc[0, "estimated"] = np.nan
+    figure = figures.attribution_scatter(table)
+    marks = [t for t in figure.data if t.mode == "markers" and t.x[0] is not None]
+    assert [(t.xaxis, t.name, len(t.x)) for t in marks] == [
+        ("x", "gradient", 47),
+        ("x", "integrated gradients", 48),
+        ("x2", "gradient", 48),
+        ("x2", "integrated gradients", 48),
+    ]
+    assert len({(t.marker.symbol, t.marker.color) for t in marks}) == 2
+    part = table[(table["metric"] == "masked error") & (table["method"] == "gradient")]
+    assert list(marks[2].x) == list(part["exact"]) and list(marks[2].y) == list(part["estimated"])
+    assert f"rho {part['exact'].corr(part['estimated'], method='spearman'):.2f}, gradient" in texts(figure)
+    assert "layer 0, head 3" in marks[2].hovertext[3] and "estimated" in marks[2].hovertext[3]
+    lines = [t for t in figure.data if t.mode == "lines"]
+    assert len(lines) == 2 and all(list(t.x) == list(t.y) for t in lines)
+    assert "1 rows without both effects" in texts(figure)
+    with pytest.raises(EvaluationError, match="more than one row"):
+        figures.attribution_scatter(pd.concat([table, table]))
+
+
+def test_interaction_matrix_is_symmetric_with_single_effects_apart():
+    table = synthetic.interactions()
+    figure = figures.interaction_matrix(table, "label loss")
+    heat, diagonal = figure.data
+    assert list(heat.x) == list(heat.y) == ["L0H1", "L2H3", "L2H7", "L4H0", "L5H6", "L10H2"]
+    cells, single = shown(heat), shown(diagonal)
+    for row in table.itertuples():
+        for at in ((row.first, row.second), (row.second, row.first)):
+            text, value, hover = cells[at]
+            assert value == row.interaction
+            assert text.startswith("<b>") == (row.low > 0 or row.high < 0)
+            assert "n = 240 cells" in hover and f"{row.first} alone" in hover and "both" in hover
+            assert np.isnan(single[at][1])
+        assert single[row.first, row.first][1] == row.effect_first
+        assert single[row.second, row.second][1] == row.effect_second
+        assert np.isnan(cells[row.first, row.first][1])
+    assert len({color for _, color in diagonal.colorscale}) == 1 and not diagonal.showscale
+    bold = int(((table["low"] > 0) | (table["high"] < 0)).sum())
+    assert f"{bold} of 15, without a correction for the number of pairs" in texts(figure)
+    assert "No null was drawn" in texts(figure)
+
+
+def test_interaction_matrix_leaves_out_the_pairs_drawn_at_random():
+    chosen = synthetic.interactions().assign(random=False, p=0.25)
+    drawn = synthetic.interactions(("L1H1", "L1H2", "L1H3"), seed=9).assign(random=True, p=np.nan)
+    figure = figures.interaction_matrix(pd.concat([chosen, drawn]), "label loss")
+    assert "L1H1" not in figure.data[0].x and "n = 15 pairs of 6 heads" in texts(figure)
+    assert "n = 3 pairs of heads drawn at random" in texts(figure) and "smallest reachable p 0.25" in texts(figure)
+    assert "p = 0.25" in shown(figure.data[0])["L0H1", "L2H3"][2]
+    assert "pairs of heads drawn at random" in texts(figures.interaction_matrix(chosen, "label loss"))
+
+
+def test_interaction_matrix_refuses_a_pair_twice_and_an_unknown_metric():
+    table = synthetic.interactions()
+    swapped = table.iloc[[0]].rename(columns={"first": "second", "second": "first"})
+    with pytest.raises(EvaluationError, match="'L0H1' and 'L2H3' is there more than once"):
+        figures.interaction_matrix(pd.concat([table, swapped]), "label loss")
+    with pytest.raises(EvaluationError, match="paired with itself"):
+        figures.interaction_matrix(table.assign(second=table["first"]), "label loss")
+    with pytest.raises(EvaluationError, match="metric 'cell shift'"):
+        figures.interaction_matrix(table, "cell shift")
+
+
+def test_label_effects_show_labels_by_heads_in_percentage_points():
+    table = synthetic.effects()
+    figure = figures.label_effects(table, top=3)
+    heat = figure.data[0]
+    rows = table[table["metric"].str.startswith("label error: ") & (table["kind"] == "head")]
+    size = rows["effect"].abs().groupby(rows["ablation"]).max().sort_values(ascending=False)
+    assert list(heat.x) == list(size.index[:3]) and list(heat.y) == list(synthetic.LABELS)
+    cells = shown(heat)
+    for row in rows[rows["ablation"].isin(heat.x)].itertuples():
+        text, value, hover = cells[row.metric.removeprefix("label error: "), row.ablation]
+        assert value == row.effect and f"{100 * row.effect:z.1f}" in text
+        assert text.startswith("<b>") == (row.q <= 0.05)
+        assert f"n = {row.n_cells} cells" in hover
+    assert [tick.split(" (n = ")[-1] for tick in figure.layout.yaxis.ticktext] == ["90)", "130)", "12)"]
+    assert "The 3 of 48 heads" in texts(figure)
+    with pytest.raises(EvaluationError, match="no metric named 'label error: '"):
+        figures.label_effects(table[table["metric"] == "label loss"])
+    table.loc[table["metric"] == "label error: B", "effect"] = np.nan
+    assert "B" not in figures.label_effects(table).data[0].y
+
+
+def test_transfer_map_shows_percent_of_the_way():
+    table = synthetic.transfer().sample(frac=1, random_state=0)
+    figure = figures.transfer_map(table)
+    cells = shown(figure.data[0])
+    for row in table.itertuples():
+        text, value, hover = cells[str(row.layer), str(row.head)]
+        assert value == row.moved and f"{100 * row.moved:z.1f}" in text
+        assert text.startswith("<b>") == (row.q <= 0.05)
+        for part in (row.target, row.source, "n = 60 pairs", "312 shared genes", "null", "p = ", "q = "):
+            assert part in hover
+    best = table.loc[table["moved"].idxmax()]
+    assert framed(figure) == (str(best["layer"]), str(best["head"]))
+    assert "n = 48 heads, 60 pairs of cells, 312 shared genes" in texts(figure)
+    parts = pd.DataFrame({**table.iloc[0].to_dict(), "head": -1}, index=[0])
+    assert figures.transfer_map(pd.concat([table, parts])).to_json() == figure.to_json()
+
+
+def test_transfer_map_without_a_null_and_with_several_contrasts():
+    table = synthetic.transfer()
+    none = figures.transfer_map(table.assign(null_mean=np.nan, null_low=np.nan, null_high=np.nan, p=np.nan, q=np.nan))
+    assert "No null was drawn" in texts(none)
+    assert all("<b>" not in text and "no null was drawn" in hover for text, _, hover in shown(none.data[0]).values())
+    with pytest.raises(EvaluationError, match="several contrasts"):
+        figures.transfer_map(pd.concat([table, table.assign(source="NK")]))
+
+
+def test_ablation_figures_escape_markup_of_names():
+    evil = "<b>x</b>"
+    effects = synthetic.effects().replace({"metric": {"label loss": evil, "label error: B": f"label error: {evil}"}})
+    effects["unit"] = evil
+    pairs = synthetic.interactions().replace({"L0H1": evil}).assign(metric=evil)
+    for figure in (
+        figures.effect_map(effects, evil),
+        figures.head_intervals(effects, evil),
+        figures.label_effects(effects),
+        figures.attribution_scatter(
+            synthetic.attribution().assign(metric=evil, method=f"{evil} gradient", head=range(192))
+        ),
+        figures.interaction_matrix(pairs, evil),
+        figures.transfer_map(synthetic.transfer().assign(target=evil, source=evil)),
+    ):
+        found = figure.to_json()
+        assert "&lt;b&gt;x" in found.replace("\\u003c", "<").replace("\\u003e", ">")
+        assert evil not in found.replace("\\u003c", "<").replace("\\u003e", ">")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from workbench.errors import EvaluationError
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg, permutation_p
 
@@ -206,6 +207,8 @@ def interactions(
         pairs; its smallest value is 1 / (1 + random pairs)). Below zero: together less than the sum (one does what the
         other does); above: more.
     """
+    if not pairs:
+        raise EvaluationError("There is no pair of heads to compare; ask for at least two top heads.")
     weights = bootstrap_weights(len(next(iter(singles.values()))), draws, seed, groups)
     rows: list[dict[str, Any]] = []
     for (a, b), both in pairs.items():

@@ -175,6 +175,8 @@ def fit_probes(
 ) -> FixedProbe:
     """Fit multinomial logistic readouts of a label, one per held-out fold, classes weighted equally.
 
+    Embeddings are centred and divided by one number, the root mean variance of their features.
+
     Parameters
     ----------
     cell
@@ -206,7 +208,9 @@ def fit_probes(
         if len(set(label[train].tolist())) < len(classes):
             lost = next(name for i, name in enumerate(classes) if i not in label[train])
             raise EvaluationError(f"All cells of '{lost}' lie in one fold; use fewer folds, or leave this label out.")
-        mean, scale = cell[train].mean(0), cell[train].std(0) + 1e-12
+        # One scale for all features: a scale for each would blow up directions in which cells hardly differ, and then any
+        # change of the embedding, whatever it means, disturbs the probe.
+        mean, scale = cell[train].mean(0), np.sqrt(cell[train].var(0).mean()) + 1e-12
         model = LogisticRegression(class_weight="balanced", max_iter=2000).fit(
             (cell[train] - mean) / scale, label[train]
         )

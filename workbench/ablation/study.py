@@ -55,6 +55,8 @@ class Study:
     def __post_init__(self) -> None:
         if len(self.tokens) == 0:
             raise CellsError("The study holds no cell; check the filter of the cells.")
+        if len(self.tokens.cell_ids) < len(self.tokens):
+            raise CellsError("A study needs cells with names, and the tokens carry none; set Tokens.cell_ids.")
         names = [metric.name for metric in self.metrics]
         if not names or len(set(names)) < len(names):
             raise EvaluationError(f"A study needs metrics, each with a name of its own; found {names or 'none'}.")
@@ -79,6 +81,8 @@ def evaluate(study: Study, ablations: Sequence[Ablation], rows: Sequence[int]) -
         metric of single cells, ``fallbacks`` and ``fallbacks_masked`` (see `Edits.fallbacks`), and ``cell``, the
         embedding, when a metric needs all cells together.
     """
+    if not len(rows) or len(set(rows)) < len(rows):
+        raise CellsError(f"Cells to evaluate must be given by number, each once; found {len(rows)} numbers.")
     together = any(metric.together for metric in study.metrics)
     plain = [m for m in study.metrics if not m.masked and not m.together]
     hidden = [m for m in study.metrics if m.masked]
@@ -150,6 +154,11 @@ def differences(
         Rows of `evaluate` for all cells.
     ablations
         The ablations, in the order wanted.
+
+    Raises
+    ------
+    EvaluationError
+        If a metric needs all cells of the study together, and some were not evaluated.
     """
     keys = [INTACT, *(a.key for a in ablations)]
     rows = np.unique(table["row"].to_numpy())
@@ -158,6 +167,11 @@ def differences(
     # Cells of the study that were evaluated, in their order: metrics over all cells see them all.
     for metric in study.metrics:
         if metric.together:
+            if len(rows) < len(study.tokens):
+                raise EvaluationError(
+                    f"'{metric.name}' needs all {len(study.tokens)} cells of the study together, and {len(rows)} were "
+                    "evaluated; evaluate the others too, or make a study of these cells."
+                )
             stacks = [np.stack(ordered.loc[key].loc[rows, "cell"].to_list()) for key in keys]
             values = np.array([_together(metric, stack, stacks[0], rows) for stack in stacks])
         else:

@@ -1,5 +1,7 @@
 """Pure functions from a tidy table to a plotly figure; notebooks, reports and experiments call the same ones."""
 
+from workbench.figures.ablation import effect_map, head_intervals, label_effects
+from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
 from workbench.figures.distances import ruler_against_latent
 from workbench.figures.evidence import holdouts, readouts
 from workbench.figures.heads import head_map
@@ -8,10 +10,16 @@ from workbench.figures.style import BRANCH_COLORS, branch_color
 
 __all__ = [
     "BRANCH_COLORS",
+    "attribution_scatter",
     "branch_color",
+    "effect_map",
+    "head_intervals",
     "head_map",
     "holdouts",
+    "interaction_matrix",
+    "label_effects",
     "latent_map",
     "readouts",
     "ruler_against_latent",
+    "transfer_map",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from workbench.figures.style import ACCENT, INK, NULL, NULL_EDGE, QUIET, dressed
 ROW_HEIGHT = 34
 BETWEEN = 104
 ABOVE = 74
+POINT = {"color": ACCENT, "size": 9, "line": {"color": ACCENT, "width": 2}}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def point_panels(
             ticks="",
             **at,
         )
-    _keys(figure, bool(set(baselines) & set(order)))
+    legend_keys(figure, _keys(bool(set(baselines) & set(order))))
     lines = [line for note in notes for line in wrapped(note, 92)]
     below = 62 + (24 + 17 * len(lines) if lines else 0)
     dressed(figure, title, subtitle, total, above=ABOVE, below=below)
@@ -128,19 +130,7 @@ def point_panels(
 def _draw(figure: go.Figure, panel: Panel, at: dict[str, int], baselines: Collection[str]) -> None:
     rows = panel.rows
     names = [label(name) for name in rows["row"]]
-    figure.add_trace(
-        go.Bar(
-            x=rows["null_high"] - rows["null_from"],
-            base=rows["null_from"],
-            y=names,
-            orientation="h",
-            name="null",
-            showlegend=False,
-            marker={"color": NULL, "opacity": 0.55, "line": {"width": 0}},
-            hoverinfo="skip",
-        ),
-        **at,
-    )
+    figure.add_trace(null_bars(names, rows["null_from"], rows["null_high"]), **at)
     figure.add_trace(
         go.Scatter(
             x=rows["null_high"],
@@ -153,37 +143,87 @@ def _draw(figure: go.Figure, panel: Panel, at: dict[str, int], baselines: Collec
         ),
         **at,
     )
-    figure.add_trace(
-        go.Scatter(
-            x=rows["value"],
-            y=names,
-            mode="markers+text",
-            text=[f"{value:z.2f}" for value in rows["value"]],
-            textposition="top center",
-            textfont={"size": 11, "color": INK},
-            cliponaxis=False,
-            name="value",
-            showlegend=False,
-            error_x={"type": "data", "array": rows["sd"], "color": ACCENT, "thickness": 1.6, "width": 4},
-            marker={
-                "color": ACCENT,
-                "size": 9,
-                "symbol": ["circle-open" if name in baselines else "circle" for name in rows["row"]],
-                "line": {"color": ACCENT, "width": 2},
-            },
-            hovertext=rows["hover"],
-            hovertemplate="%{hovertext}<extra></extra>",
-        ),
-        **at,
+    symbols = ["circle-open" if name in baselines else "circle" for name in rows["row"]]
+    texts = [f"{value:z.2f}" for value in rows["value"]]
+    figure.add_trace(points(names, rows["value"], {"array": rows["sd"]}, texts, symbols, rows["hover"]), **at)
+
+
+def points(
+    names: Sequence[str],
+    values: pd.Series,
+    spread: Mapping[str, Any],
+    texts: Sequence[str],
+    symbols: Sequence[str],
+    hover: pd.Series,
+) -> go.Scatter:
+    """One point per row with its spread, and its value written above.
+
+    Parameters
+    ----------
+    names
+        Rows, escaped.
+    values
+        Where the points are.
+    spread
+        `array`, and `arrayminus` where the lower side differs, as plotly takes them.
+    texts, symbols, hover
+        Written above each point, its mark, and its hover text (small HTML).
+    """
+    return go.Scatter(
+        x=values,
+        y=names,
+        mode="markers+text",
+        text=texts,
+        textposition="top center",
+        textfont={"size": 11, "color": INK},
+        cliponaxis=False,
+        name="value",
+        showlegend=False,
+        error_x={"type": "data", **spread, "color": ACCENT, "thickness": 1.6, "width": 4},
+        marker={**POINT, "symbol": symbols},
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
     )
 
 
-def _keys(figure: go.Figure, with_baselines: bool) -> None:
-    # The legend is drawn from empty traces: the real ones repeat in every panel.
-    point = {"color": ACCENT, "size": 9, "line": {"color": ACCENT, "width": 2}}
-    keys = [("mean ± sd", {**point, "symbol": "circle"})]
-    if with_baselines:
-        keys.append(("the same for a baseline", {**point, "symbol": "circle-open"}))
-    keys.append(("null, up to its upper bound", {"symbol": "square", "size": 12, "color": NULL}))
+def null_bars(names: Sequence[str], low: pd.Series, high: pd.Series) -> go.Bar:
+    """Grey bars from one bound of a null to the other.
+
+    Parameters
+    ----------
+    names
+        Rows, escaped.
+    low, high
+        Bounds; no bar where they are missing.
+    """
+    return go.Bar(
+        x=high - low,
+        base=low,
+        y=names,
+        orientation="h",
+        name="null",
+        showlegend=False,
+        marker={"color": NULL, "opacity": 0.55, "line": {"width": 0}},
+        hoverinfo="skip",
+    )
+
+
+def legend_keys(figure: go.Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Legend from empty traces: the real ones repeat in every panel, or have marks of several kinds.
+
+    Parameters
+    ----------
+    figure
+        The figure; changed.
+    keys
+        Text and marker of each entry.
+    """
     for name, marker in keys:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip"))
+
+
+def _keys(with_baselines: bool) -> list[tuple[str, dict[str, Any]]]:
+    keys: list[tuple[str, dict[str, Any]]] = [("mean ± sd", {**POINT, "symbol": "circle"})]
+    if with_baselines:
+        keys.append(("the same for a baseline", {**POINT, "symbol": "circle-open"}))
+    return [*keys, ("null, up to its upper bound", {"symbol": "square", "size": 12, "color": NULL})]

@@ -178,6 +178,19 @@ def label(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
+def short(text: str, width: int) -> str:
+    """Text that is cut, with an ellipsis, where it is longer than that.
+
+    Parameters
+    ----------
+    text
+        Plain text.
+    width
+        Characters.
+    """
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+
+
 def wrapped(text: str, width: int = 104) -> list[str]:
     """Break text into escaped lines, since plotly does not wrap.
 
@@ -188,7 +201,7 @@ def wrapped(text: str, width: int = 104) -> list[str]:
     width
         Characters a line.
     """
-    return [label(line) for line in textwrap.wrap(text, width)] or [""]
+    return [label(line) for line in textwrap.wrap(text, width, break_on_hyphens=False)] or [""]
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -66,8 +66,8 @@ class ModelConfig:
     n_bins: int = 51
     max_tokens: int = 1200
     pad_token: str = "<pad>"
-    pad_value: float = -2
-    mask_value: float = -1
+    pad_value: float = -2.0
+    mask_value: float = -1.0
     value_style: str = "continuous"
     input_style: str = "binned"
     cell_style: str = "cls"
@@ -83,6 +83,9 @@ class ModelConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        # An int would make another fingerprint than the same number read from a file.
+        object.__setattr__(self, "pad_value", float(self.pad_value))
+        object.__setattr__(self, "mask_value", float(self.mask_value))
         if self.n_bins < 3:
             raise CheckpointError(
                 f"n_bins is {self.n_bins}, but at least 3 are needed (scGPT uses 51); correct args.json."

@@ -102,8 +102,10 @@ def plant_head(
         raise CheckpointError(f"Head L{layer}H{head} does not exist in {n_layers} layers of {n_heads} heads.")
     vocabulary = Vocabulary.of_genes([f"GENE{i:03d}" for i in range(n_genes)])
     config = ModelConfig(len(vocabulary), d_model, n_layers, n_heads, d_model, max_tokens=n_genes + 1)
-    torch.manual_seed(key(seed, "planted decoders") % 2**63)  # the decoders keep PyTorch's own random weights
-    model = HookedScGPT(config, vocabulary).requires_grad_(False).eval()
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.default_generator.manual_seed(key(seed, "planted decoders") % 2**63)
+        # The decoders keep PyTorch's own random weights.
+        model = HookedScGPT(config, vocabulary).requires_grad_(False).eval()
     # Orthogonal to the all-ones vector, which every LayerNorm takes out.
     basis = np.linalg.qr(np.column_stack([np.ones(d_model), rng.standard_normal((d_model, 5))]))[0][:, 1:]
     mark, ask, value, constant, output = basis.T

@@ -1,0 +1,314 @@
+"""Effects: intervals cover, p values hold under the null, and tables follow from the numbers by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import false_discovery_control
+
+from workbench.ablation.effects import bootstrap_weights, effect_table, interactions, interval, top_heads
+
+
+def described(n_heads: int, n_null: int, how: str = "mean") -> pd.DataFrame:
+    """Heads of one layer, each followed by its null draws."""
+    return pd.DataFrame(
+        [
+            {
+                "key": f"L0H{h} {how} {n}",
+                "places": f"L0H{h}",
+                "how": how,
+                "kind": "head",
+                "layer": 0,
+                "head": h,
+                "null": n,
+            }
+            for h in range(n_heads)
+            for n in range(-1, n_null)
+        ]
+    )
+
+
+def with_mean(means, n_cells: int = 4) -> np.ndarray:
+    """Per-cell values with these means."""
+    spread = np.linspace(-1, 1, n_cells)
+    return np.asarray(means, dtype=float)[:, None] + spread
+
+
+# Bootstrap
+
+
+def test_every_draw_counts_as_many_cells_as_there_are():
+    weights = bootstrap_weights(30, 500, seed=0)
+    assert weights.shape == (500, 30) and (weights.sum(1) == 30).all() and (weights >= 0).all()
+    assert np.abs(weights.mean(0) - 1).max() < 4.5 / np.sqrt(500)
+    assert abs(weights.var() - (1 - 1 / 30)) < 0.05, "multinomial, so nearly Poisson"
+    assert np.array_equal(weights, bootstrap_weights(30, 500, seed=0))
+    assert not np.array_equal(weights, bootstrap_weights(30, 500, seed=1))
+
+
+def test_donors_stay_whole():
+    donor = np.array([5, 2, 2, 9, 5, 5, 9, 2, 2, 7])
+    weights = bootstrap_weights(10, 400, seed=0, groups=donor)
+    for d in (2, 5, 7, 9):
+        each = weights[:, donor == d]
+        assert (each == each[:, :1]).all()
+    drawn = weights[:, [1, 0, 9, 3]]
+    assert (drawn.sum(1) == 4).all() and np.abs(drawn.mean(0) - 1).max() < 4.5 / np.sqrt(400)
+
+
+def test_an_interval_is_quantiles_of_means_over_drawn_cells():
+    values = np.array([1.0, 4.0, np.nan, -2.0, 0.5])
+    weights = bootstrap_weights(5, 200, seed=3)
+    means = []
+    for row in weights:
+        drawn = [v for v, times in zip(values, row.astype(int), strict=True) for _ in range(times) if np.isfinite(v)]
+        if drawn:
+            means.append(np.mean(drawn))
+    assert interval(values, weights, 0.8) == pytest.approx(tuple(np.quantile(means, [0.1, 0.9])))
+    assert np.isnan(interval(np.array([1.0, np.nan, np.nan, np.nan, np.nan]), weights)).all()
+
+
+def coverage(repeats: int, draws: int, seed: int = 0) -> dict[str, float]:
+    """How often intervals hold the true mean: cells alone; 25 donors of 4 cells, drawn whole, and cell by cell."""
+    rng = np.random.default_rng(seed)
+    hits = {"cells": [], "donors": [], "cells of donors": []}
+    for i in range(repeats):
+        cells = rng.normal(2, 3, 80)
+        donor = rng.permutation(np.repeat(np.arange(25), 4))
+        grouped = 2 + rng.standard_normal(25)[donor] + 0.5 * rng.standard_normal(100)
+        for name, values, groups in (
+            ("cells", cells, None),
+            ("donors", grouped, donor),
+            ("cells of donors", grouped, None),
+        ):
+            low, high = interval(values, bootstrap_weights(len(values), draws, i, groups))
+            hits[name].append(low <= 2 <= high)
+    return {name: float(np.mean(found)) for name, found in hits.items()}
+
+
+def test_intervals_cover_nineteen_times_in_twenty():
+    """A percentile bootstrap covers slightly less than it says: about 94 % with 80 cells, 93 % with 25 donors."""
+    repeats = 600
+    found = coverage(repeats, draws=300)
+    error = 3 * np.sqrt(0.95 * 0.05 / repeats)
+    assert 0.94 - error < found["cells"] < 0.95 + error
+    assert 0.925 - error < found["donors"] < 0.95 + error
+    assert found["cells of donors"] < 0.8, "cells of one donor are no independent draws"
+
+
+# The table
+
+
+def test_the_table_by_hand():
+    #         L0H0: effect, nulls     L0H1: effect, nulls
+    means = [-3.6, 1.0, -2.0, 3.0, 1.7, 4.0, 4.0, -4.0]
+    table = effect_table({"m": with_mean(means)}, described(2, 3), draws=50, seed=0, worse={"m": -1}).set_index(
+        "ablation"
+    )
+    first, second = table.loc["L0H0"], table.loc["L0H1"]
+    assert table.index.tolist() == ["L0H0", "L0H1"] and (table["metric"] == "m").all() and (table["worse"] == -1).all()
+    assert first["effect"] == pytest.approx(-3.6) and second["effect"] == pytest.approx(1.7)
+    assert first[["n_null", "n_cells"]].tolist() == [3, 4]
+    assert first["sd"] == pytest.approx(np.linspace(-1, 1, 4).std(ddof=1))
+    assert first[["null_mean", "null_low", "null_high"]].tolist() == pytest.approx([2 / 3, -2, 3])
+    assert second[["null_mean", "null_low", "null_high"]].tolist() == pytest.approx([4 / 3, -4, 4])
+    # Over the root mean square of the draws.
+    assert first["ratio"] == pytest.approx(3.6 / np.sqrt(14 / 3)) and second["ratio"] == pytest.approx(1.7 / 4)
+    # Draws against the others of their head: 1 / sqrt(6.5), 2 / sqrt(5), 3 / sqrt(2.5), and 1 three times.
+    draws = np.array([1 / np.sqrt(6.5), 2 / np.sqrt(5), 3 / np.sqrt(2.5), 1, 1, 1])
+    for row in (first, second):
+        assert row["p"] == pytest.approx((1 + (draws >= row["ratio"]).sum()) / 7)
+    assert first["p"] == pytest.approx(2 / 7) and second["p"] == pytest.approx(6 / 7)
+    assert first["q"] == pytest.approx(4 / 7) and second["q"] == pytest.approx(6 / 7)
+    assert table["heads_as_large"].tolist() == [0.0, 1.0]
+
+
+def test_intervals_of_the_table_hold_the_effect_and_follow_the_groups():
+    rng = np.random.default_rng(0)
+    donor = np.repeat(np.arange(10), 6)
+    values = rng.standard_normal(10)[donor] + 0.1 * rng.standard_normal(60)
+    cells = effect_table({"m": values[None]}, described(1, 0), draws=300, seed=0).iloc[0]
+    donors = effect_table({"m": values[None]}, described(1, 0), draws=300, seed=0, groups=donor).iloc[0]
+    for row, groups in ((cells, None), (donors, donor)):
+        assert row["low"] < row["effect"] < row["high"]
+        assert (row["low"], row["high"]) == interval(values, bootstrap_weights(60, 300, 0, groups))
+    assert donors["high"] - donors["low"] > 1.5 * (cells["high"] - cells["low"])
+
+
+def test_cells_without_a_value_are_left_out():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((6, 20))
+    values[:, [3, 7]] = np.nan
+    values[1, 5] = np.nan
+    table = effect_table({"m": values}, described(2, 2), draws=50, seed=0)
+    assert table["n_cells"].tolist() == [18, 18]
+    assert table["effect"].to_numpy() == pytest.approx(np.nanmean(values[[0, 3]], axis=1))
+    assert table.loc[0, "null_low"] == pytest.approx(np.nanmean(values[1:3], axis=1).min())
+    nothing = effect_table({"m": np.full((6, 20), np.nan)}, described(2, 2), draws=50, seed=0)
+    assert nothing["n_cells"].tolist() == [0, 0]
+    for column in ("effect", "low", "high", "sd", "ratio", "p", "q", "heads_as_large"):
+        assert nothing[column].isna().all(), column
+
+
+def test_without_null_draws_there_is_no_p():
+    table = effect_table({"m": with_mean([3.0, -1.0])}, described(2, 0), draws=50, seed=0)
+    assert table["n_null"].tolist() == [0, 0] and table["effect"].tolist() == pytest.approx([3, -1])
+    assert table[["null_mean", "null_low", "null_high", "ratio", "p", "q"]].isna().all(axis=None)
+    assert table["heads_as_large"].tolist() == [0, 1]
+
+
+def test_a_head_that_does_nothing_at_all_has_no_p():
+    table = effect_table({"m": np.zeros((6, 4))}, described(2, 2), draws=50, seed=0)
+    assert table["ratio"].isna().all() and table["p"].isna().all() and (table["effect"] == 0).all()
+
+
+def test_metrics_and_ways_of_ablating_are_tables_of_their_own():
+    rng = np.random.default_rng(0)
+    info = pd.concat([described(4, 3, "mean"), described(4, 3, "zero")], ignore_index=True)
+    order = rng.permutation(len(info))
+    values = {m: rng.standard_normal((32, 10)) for m in ("a", "b")}
+    every = effect_table(
+        {m: v[order] for m, v in values.items()}, info.iloc[order].reset_index(drop=True), draws=50, seed=0
+    )
+    assert len(every) == 16
+    for metric in ("a", "b"):
+        for at, how in ((slice(0, 16), "mean"), (slice(16, 32), "zero")):
+            one = effect_table({metric: values[metric][at]}, described(4, 3, how), draws=50, seed=0)
+            part = every[(every["metric"] == metric) & (every["how"] == how)]
+            together = part.sort_values("head").reset_index(drop=True)
+            pd.testing.assert_frame_equal(together, one)
+            assert one["q"].to_numpy() == pytest.approx(false_discovery_control(one["p"]))
+
+
+def test_other_places_are_beside_the_heads_and_not_among_them():
+    info = pd.concat([described(3, 2), described(1, 0).assign(places="L0.mlp", kind="mlp", head=-1)], ignore_index=True)
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal(10)
+    means[[0, 3, 6, 9]] = [1, -3, 2, 2.5]
+    table = effect_table({"m": with_mean(means)}, info, draws=50, seed=0).set_index("ablation")
+    heads = effect_table({"m": with_mean(means[:9])}, described(3, 2), draws=50, seed=0).set_index("ablation")
+    assert np.isnan(table.loc["L0.mlp", ["ratio", "p", "q"]].astype(float)).all()
+    assert table.loc[heads.index, "q"].tolist() == heads["q"].tolist()
+    assert table["heads_as_large"].to_dict() == {"L0H0": 1, "L0H1": 0, "L0H2": 0.5, "L0.mlp": pytest.approx(1 / 3)}
+    assert "L0.mlp" not in top_heads(table.reset_index(), "m", 9)
+
+
+# p under the null
+
+
+def null_p(draw, n_heads: int, n_null: int, repeats: int, seed: int = 0) -> np.ndarray:
+    """p values, (repeat, head), where a head's effect and its null draws come from one distribution.
+
+    Scales differ from head to head by orders of magnitude.
+    """
+    rng = np.random.default_rng(seed)
+    info, found = described(n_heads, n_null), []
+    for _ in range(repeats):
+        means = draw(rng, (n_heads, n_null + 1)) * np.exp(rng.normal(0, 1.5, (n_heads, 1)))
+        table = effect_table({"m": np.repeat(means.reshape(-1, 1), 2, axis=1)}, info, draws=1, seed=0)
+        found.append(table["p"].to_numpy())
+    return np.array(found)
+
+
+DISTRIBUTIONS = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "heavy tails": lambda rng, shape: rng.standard_t(3, shape),
+    "one sign": lambda rng, shape: 1 + 0.2 * rng.standard_normal(shape),
+    "skewed": lambda rng, shape: rng.lognormal(0, 1, shape),
+}
+
+
+def check_p(p: np.ndarray) -> None:
+    """No smaller than uniform, but for three standard errors (heads of one repeat share their null)."""
+    for level in (0.02, 0.05, 0.1, 0.25, 0.5):
+        share = (p <= level).mean(1)
+        assert share.mean() < level + 3 * share.std() / np.sqrt(len(p)), level
+        if level >= 0.1:
+            assert share.mean() > 0.75 * level, f"not far too careful either at {level}"
+
+
+@pytest.mark.parametrize("name", ["normal", "one sign"])
+def test_p_values_hold_where_heads_are_like_their_null(name):
+    p = null_p(DISTRIBUTIONS[name], 16, 8, 150)
+    assert (p <= 0.05).mean() < 0.06
+    check_p(p)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("n_heads,n_null", [(16, 8), (16, 20), (48, 4)])
+def test_p_values_hold_for_many_distributions(name, n_heads, n_null):
+    p = null_p(DISTRIBUTIONS[name], n_heads, n_null, 600 * 16 // n_heads)
+    assert (p <= 0.05).mean() < 0.06
+    if n_null >= 8:
+        check_p(p)
+
+
+def test_a_head_far_beyond_its_draws_has_the_smallest_p():
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((16, 9))
+    means[5, 0] = 40
+    table = effect_table({"m": with_mean(means.ravel())}, described(16, 8), draws=20, seed=0)
+    assert table.loc[5, "p"] == pytest.approx(1 / 129) and table.loc[5, "heads_as_large"] == 0
+    assert table["p"].idxmin() == 5
+
+
+# Ranking and pairs
+
+
+def ranked(effects: dict[str, float], worse: int, n: int = 9) -> list[str]:
+    rows = [{"metric": "m", "ablation": k, "kind": "head", "effect": v, "worse": worse} for k, v in effects.items()]
+    other = {"metric": "m", "ablation": "L0.mlp", "kind": "mlp", "effect": 99, "worse": worse}
+    elsewhere = {"metric": "other", "ablation": "L9H9", "kind": "head", "effect": 99, "worse": worse}
+    return top_heads(pd.DataFrame([other, *rows, elsewhere]), "m", n)
+
+
+def test_top_heads_do_harm_where_there_is_harm_and_are_large_where_there_is_none():
+    effects = {"a": 0.1, "b": -3.0, "c": 2.0, "d": np.nan, "e": -0.5}
+    assert ranked(effects, 1) == ["c", "a", "e", "b", "d"]
+    assert ranked(effects, -1) == ["b", "e", "a", "c", "d"]
+    assert ranked(effects, 0) == ["b", "c", "e", "a", "d"]
+    assert ranked(effects, 1, 2) == ["c", "a"]
+
+
+def test_effects_that_add_up_have_no_interaction():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.standard_normal((3, 50)) + np.array([[1.0], [2.0], [-1.0]])
+    pairs = {("A", "B"): a + b, ("A", "C"): a + c - 2, ("B", "C"): b + c + 3}
+    table = interactions({"A": a, "B": b, "C": c}, pairs, draws=200, seed=0)
+    assert list(zip(table["first"], table["second"], strict=True)) == [("A", "B"), ("A", "C"), ("B", "C")]
+    assert table["interaction"].to_numpy() == pytest.approx([0, -2, 3], abs=1e-12)
+    assert np.abs(table.loc[0, ["low", "high"]].astype(float)).max() < 1e-12
+    assert table.loc[0, "effect_both"] == pytest.approx(a.mean() + b.mean())
+    assert table["effect_first"].tolist() == pytest.approx([a.mean(), a.mean(), b.mean()])
+    assert table["effect_second"].tolist() == pytest.approx([b.mean(), c.mean(), c.mean()])
+    # One head does what the other does: both together do no more than either.
+    same = interactions({"A": a, "B": a}, {("A", "B"): a}, draws=200, seed=0).iloc[0]
+    assert same["interaction"] == pytest.approx(-a.mean()) and same["low"] < same["interaction"] < same["high"] < 0
+
+
+def test_interactions_leave_out_cells_without_a_value_and_keep_donors_whole():
+    rng = np.random.default_rng(0)
+    donor = np.repeat(np.arange(12), 5)
+    a, b = rng.standard_normal((2, 60))
+    both = a + b + rng.standard_normal(12)[donor]
+    both[[1, 8]] = np.nan
+    cells = interactions({"A": a, "B": b}, {("A", "B"): both}, draws=300, seed=0).iloc[0]
+    donors = interactions({"A": a, "B": b}, {("A", "B"): both}, draws=300, seed=0, groups=donor).iloc[0]
+    assert cells["n_cells"] == 58 and cells["interaction"] == pytest.approx(np.nanmean(both - a - b))
+    assert donors["interaction"] == cells["interaction"]
+    assert donors["high"] - donors["low"] > 1.5 * (cells["high"] - cells["low"])
+
+
+def test_pairs_drawn_at_random_are_the_null_of_the_others():
+    rng = np.random.default_rng(0)
+    heads = [f"L0H{i}" for i in range(5)]
+    singles = {h: rng.standard_normal(20) for h in heads}
+    drawn = {("L0H0", "L0H1"): -0.5, ("L0H0", "L0H2"): 2.0, ("L0H1", "L0H2"): 1.0}
+    asked = {("L0H0", "L0H3"): -1.5, ("L0H1", "L0H3"): 9.0, ("L0H3", "L0H4"): 0.1}
+    pairs = {(a, b): singles[a] + singles[b] + extra for (a, b), extra in {**asked, **drawn}.items()}
+    table = interactions(singles, pairs, list(drawn), draws=50, seed=0)
+    assert table["random"].tolist() == [False] * 3 + [True] * 3
+    assert table["p"].tolist()[:3] == pytest.approx([2 / 4, 1 / 4, 1]) and table["p"][3:].isna().all()
+    assert interactions(singles, pairs, draws=50, seed=0)["p"].isna().all(), "no null, no p"

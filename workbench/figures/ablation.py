@@ -1,0 +1,251 @@
+"""What ablating heads does: maps and intervals of their effects, by metric and by label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.errors import EvaluationError, unknown_name
+from workbench.figures.heatmap import ALPHA, check_heads, colors_of, head_name, heatmap, placed
+from workbench.figures.panels import POINT, ROW_HEIGHT, legend_keys, null_bars, points
+from workbench.figures.style import INK, NULL, checked, dressed, label, number, records, short, span
+
+LABEL_PREFIX = "label error: "
+_TEXT = ("metric", "how", "kind", "unit")
+_NUMBERS = tuple(
+    "layer head effect low high sd n_cells null_mean null_low null_high n_null ratio worse p q heads_as_large".split()
+)
+_SIGN = {1: "above 0 is worse", -1: "below 0 is worse", 0: "neither sign is worse"}
+# Characters of a metric in a title.
+CUT = 40
+_ABOVE = 40
+
+
+def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.Figure:
+    """Heatmap of the effect of ablating each head on one metric, layer by head.
+
+    Parameters
+    ----------
+    table
+        From `workbench.ablation.effects.effect_table`, with `unit`: one row per metric and ablation, `metric`, `how`,
+        `kind` (other kinds than "head" are left out), `layer`, `head`, `unit`, `effect`, `low`, `high`, `sd`, `n_cells`,
+        `null_mean`, `null_low`, `null_high`, `n_null`, `ratio`, `worse`, `p`, `q`, `heads_as_large`.
+    metric
+        Which metric.
+    how
+        Which way of ablating; None where the table has one.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Colours go as far on both sides of 0 as the largest effect (from 0 on where none is below), and are red on the
+        side that is worse. Values with q <= 0.05 are bold; the head that matters most is framed.
+
+    Raises
+    ------
+    EvaluationError
+        If a column is missing, the metric or way of ablating is unknown, or no head has an effect.
+    """
+    heads = _heads(table, "effect map", how)
+    heads = _of_metric(heads, metric, "effect map")
+    cells, rows, columns = placed(heads, "effect", "effect map")
+    cells["bold"] = cells["q"] <= ALPHA
+    first = cells.iloc[0]
+    most = cells.iloc[int(np.nanargmax(cells["score"]))]
+    worse = int(first["worse"])
+    subtitle = (
+        f"{_whole(metric)}n = {len(cells)} heads, {first['how']} ablation one at a time, {span(cells['n_cells'])} cells. "
+        f"Unit: {first['unit'] or 'none'}; {_SIGN[worse]}. {_bold(cells)}; frame: "
+        f"{'largest' if worse == 0 else 'worst'} effect, {head_name(most)}. {_null(cells)} On hover: 95 % bootstrap "
+        "interval and sd over cells."
+    )
+    title = f"Effect of ablating each head: {short(metric, CUT)}"
+    colors = colors_of(cells["value"], "effect", first["unit"], worse=worse)
+    return heatmap(cells, rows, columns, colors, title, subtitle, frame=most)
+
+
+def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top: int = 12) -> go.Figure:
+    """Forest plot of the heads whose ablation matters most for one metric.
+
+    Parameters
+    ----------
+    table, metric, how
+        As in `effect_map`.
+    top
+        How many heads: those with the worst effects, or the largest where neither sign is worse.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Effects with their 95 % bootstrap interval, filled where q <= 0.05, and the range of each head's null in grey.
+
+    Raises
+    ------
+    EvaluationError
+        As in `effect_map`.
+    """
+    what = "figure of head intervals"
+    every = _of_metric(_heads(table, what, how), metric, what)
+    placed(every, "effect", what)
+    rows = every[np.isfinite(every["effect"])].sort_values("score", ascending=False, kind="stable").head(max(1, top))
+    first, names = rows.iloc[0], [f"L{int(r.layer)}H{int(r.head)}" for r in records(rows)]
+    filled = rows["q"] <= ALPHA
+    drawn = np.isfinite(rows["null_low"])
+    figure = go.Figure()
+    if drawn.any():
+        figure.add_traces(null_bars(names, rows["null_low"], rows["null_high"]))
+    texts = [number(value, 2) for value in rows["effect"]]
+    symbols = ["circle" if f else "circle-open" for f in filled]
+    spread = {"array": rows["high"] - rows["effect"], "arrayminus": rows["effect"] - rows["low"]}
+    figure.add_trace(points(names, rows["effect"], spread, texts, symbols, rows["hover"]))
+    keys = [
+        (f"q ≤ {ALPHA}", {**POINT, "symbol": "circle"}),
+        (f"q > {ALPHA} or no q", {**POINT, "symbol": "circle-open"}),
+    ]
+    if drawn.any():
+        keys.append(("range of the head's null draws", {"symbol": "square", "size": 12, "color": NULL}))
+    legend_keys(figure, keys)
+    figure.add_vline(x=0, line={"color": INK, "width": 1})
+    worse = int(first["worse"])
+    subtitle = (
+        f"{_whole(metric)}The {len(rows)} of n = {len(every)} heads with the {'largest' if worse == 0 else 'worst'} "
+        f"effects of {first['how']} ablation, {span(rows['n_cells'])} cells; {_SIGN[worse]}. Points: mean effect over cells; bars: its 95 % "
+        f"bootstrap interval. Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads), {int(filled.sum())} of "
+        f"{len(rows)}. {_null(every)}"
+    )
+    height = ROW_HEIGHT * len(rows) + 22
+    dressed(figure, f"Heads that matter most: {short(metric, CUT)}", subtitle, height, above=_ABOVE)
+    figure.update_xaxes(title=label(f"effect ({first['unit']})" if first["unit"] else "effect"), exponentformat="power")
+    figure.update_yaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=names[::-1],
+        range=[-0.6, len(names) - 0.4],
+        showgrid=False,
+        ticks="",
+    )
+    legend = {"orientation": "h", "traceorder": "normal", "x": 0, "y": 1 + _ABOVE / height, "yanchor": "top"}
+    figure.update_layout(legend=legend, bargap=0.35)
+    return figure
+
+
+def label_effects(table: pd.DataFrame, how: str | None = None, top: int = 8) -> go.Figure:
+    """Heatmap of how many more cells of each label are read wrongly without a head.
+
+    Parameters
+    ----------
+    table
+        As in `effect_map`; drawn are the metrics "label error: " and a label.
+    how
+        As in `effect_map`.
+    top
+        How many heads: those with the largest effect on any label, in that order.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Labels by heads, in percentage points; values with q <= 0.05 are bold.
+
+    Raises
+    ------
+    EvaluationError
+        As in `effect_map`, or if the table has no metric of a single label.
+    """
+    what = "figure of label effects"
+    every = _heads(table, what, how)
+    every = every[every["metric"].str.startswith(LABEL_PREFIX)].copy()
+    if every.empty:
+        raise EvaluationError(
+            f"The {what} cannot be drawn: its table has no metric named '{LABEL_PREFIX}' and a label; evaluate "
+            "'label_error' with per_label."
+        )
+    every["row"] = every["metric"].str.removeprefix(LABEL_PREFIX)
+    every = every[np.isfinite(every["effect"]).groupby(every["row"]).transform("any")]
+    if every.empty:
+        raise EvaluationError(f"The {what} cannot be drawn: 'effect' holds no finite number.")
+    every["column"] = [f"L{int(r.layer)}H{int(r.head)}" for r in records(every)]
+    largest = every["effect"].abs().groupby(every["column"], sort=False).max()
+    columns = largest.sort_values(ascending=False, kind="stable").index[: max(1, top)].tolist()
+    cells = every[every["column"].isin(columns)].assign(value=lambda t: t["effect"], bold=lambda t: t["q"] <= ALPHA)
+    sizes = {str(name): f"(n = {span(part['n_cells'])})" for name, part in cells.groupby("row", sort=False)}
+    subtitle = (
+        f"Change in the share of wrongly read cells, in percentage points; above 0: more are wrong. The {len(columns)} "
+        f"of {largest.size} heads with the largest change for any label ({cells['how'].iloc[0]} ablation), largest first; "
+        f"n: cells of the label. {_bold(cells)}, each label by itself. {_null(every, 100)}"
+    )
+    colors = colors_of(cells["value"], "change", "% points", worse=1, factor=100)
+    title = "Which labels are read wrongly without which head"
+    return heatmap(cells, list(sizes), columns, colors, title, subtitle, axes=("head", "label"), notes=sizes)
+
+
+def _heads(table: pd.DataFrame, figure: str, how: str | None) -> pd.DataFrame:
+    """Rows of heads for one way of ablating, with hover, and a score that is large where a head matters."""
+    rows = checked(table, figure, _TEXT, _NUMBERS)
+    heads = rows[rows["kind"] == "head"]
+    if heads.empty:
+        raise EvaluationError(f"The {figure} cannot be drawn: its table has no row of kind 'head'.")
+    ways = list(dict.fromkeys(heads["how"]))
+    if how is None and len(ways) > 1:
+        raise EvaluationError(
+            f"The {figure} cannot be drawn: its table has several ways of ablating ({', '.join(ways)}); say which "
+            f"with how='{ways[0]}'."
+        )
+    if how is not None and how not in ways:
+        raise EvaluationError(f"The {figure} cannot be drawn. {unknown_name('way of ablating', how, ways)}")
+    heads = heads[heads["how"] == (how or ways[0])].reset_index(drop=True)
+    check_heads(heads, figure, ["metric"])
+    heads["worse"] = heads["worse"].fillna(0)
+    heads["score"] = np.where(heads["worse"] == 0, heads["effect"].abs(), heads["worse"] * heads["effect"])
+    heads["hover"] = [
+        f"{label(r.metric)}<br>layer {int(r.layer)}, head {int(r.head)} ({label(r.how)})<br>"
+        f"effect {number(r.effect)} {label(r.unit)}<br>95 % bootstrap interval {number(r.low)} to {number(r.high)}<br>"
+        f"sd over cells {number(r.sd)}, n = {number(r.n_cells)} cells<br>{_null_of(r)}<br>"
+        f"other heads with as large an effect: {number(100 * r.heads_as_large)} %"
+        for r in records(heads)
+    ]
+    return heads
+
+
+def _null_of(row: Any) -> str:
+    if not row.n_null > 0:
+        return "no null was drawn"
+    return (
+        f"null {number(row.null_low)} to {number(row.null_high)}, mean {number(row.null_mean)} "
+        f"(n = {number(row.n_null)} draws)<br>size over null {number(row.ratio)}, p = {number(row.p)}, q = {number(row.q)}"
+    )
+
+
+def _of_metric(heads: pd.DataFrame, metric: str, figure: str) -> pd.DataFrame:
+    found = heads[heads["metric"] == metric].reset_index(drop=True)
+    if found.empty:
+        known = dict.fromkeys(heads["metric"])
+        raise EvaluationError(f"The {figure} cannot be drawn. {unknown_name('metric', metric, known)}")
+    return found
+
+
+def _whole(metric: str) -> str:
+    """Name of a metric that the title does not hold as a whole."""
+    return "" if len(metric) <= CUT else f"Metric: {metric}. "
+
+
+def _bold(cells: pd.DataFrame) -> str:
+    return f"Bold: q ≤ {ALPHA} (Benjamini-Hochberg over heads), {int(cells['bold'].sum())} of {len(cells)}"
+
+
+def _null(heads: pd.DataFrame, factor: float = 1) -> str:
+    """What was drawn as null, and how small a p it can give; effects are written times the factor."""
+    n = heads["n_null"].fillna(0)
+    if not n.any():
+        return "No null was drawn, so there is no p and no q."
+    said = (
+        f"Null: {span(n)} random-direction draws per head, effects {number(factor * heads['null_low'].min())} to "
+        f"{number(factor * heads['null_high'].max())}; "
+    )
+    # A draw is compared with the other draws of its head, so a head with one draw gives none to the pool.
+    pooled = int(n[n > 1].groupby(heads["metric"]).sum().max() if (n > 1).any() else 0)
+    if not pooled:
+        return said + "a p takes two draws or more per head."
+    return said + f"smallest reachable p {number(1 / (1 + pooled), 2)} ({pooled} draws, pooled over heads)."

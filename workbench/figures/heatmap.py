@@ -1,0 +1,262 @@
+"""Heatmaps with a number in every cell: what the head map and the maps of ablations are drawn with."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.errors import EvaluationError
+from workbench.figures.style import INK, dressed, label, number, records, wrapped
+
+# Blue to red through white (ColorBrewer RdBu): told apart with any colour vision, and zero is paper.
+SCALE = ("#2166AC", "#4393C3", "#92C5DE", "#D1E5F0", "#F7F7F7", "#FDDBC7", "#F4A582", "#D6604D", "#B2182B")
+# Orange to purple (ColorBrewer PuOr), where neither sign is good or bad.
+NEUTRAL = ("#B35806", "#E08214", "#FDB863", "#FEE0B6", "#F7F7F7", "#D8DAEB", "#B2ABD2", "#8073AC", "#542788")
+ALPHA = 0.05
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+@dataclass(frozen=True)
+class Colors:
+    """Colours of values, and how these are written.
+
+    Parameters
+    ----------
+    scale
+        Colours from the lower to the upper limit.
+    limits
+        Values of the first and last colour.
+    title
+        Of the colour bar, plain text in lines.
+    factor, decimals
+        What values are multiplied with, and digits after the point, in the cells.
+    """
+
+    scale: Sequence[str]
+    limits: tuple[float, float]
+    title: str
+    factor: float = 1.0
+    decimals: int = 2
+
+    def text(self, value: float) -> str:
+        """A value as its cell shows it.
+
+        Parameters
+        ----------
+        value
+            The value; NaN is a dash.
+        """
+        return f"{value * self.factor:z.{self.decimals}f}" if math.isfinite(value) else "–"
+
+    @property
+    def bar(self) -> dict[str, Any]:
+        """Colour bar as plotly takes it, with ticks at both limits."""
+        ticks = np.linspace(*self.limits, 5 if self.limits[0] < 0 else 3)
+        lines = [part for line in self.title.splitlines() for part in wrapped(line, 18)]
+        return {
+            "title": {"text": "<br>".join([*lines, "&nbsp;"]), "side": "top", "font": {"size": 12}},
+            "thickness": 14,
+            "tickvals": ticks.tolist(),
+            "ticktext": [number(float(tick) * self.factor) for tick in ticks],
+        }
+
+
+def colors_of(values: pd.Series, what: str, unit: str = "", *, worse: int = 0, factor: float | None = None) -> Colors:
+    """Colours for these values: around 0 as far as the largest goes; from 0 on where none is below.
+
+    Parameters
+    ----------
+    values
+        At least one finite.
+    what, unit
+        For the colour bar.
+    worse
+        1 when values above 0 are worse, -1 when those below are: the worse side is red. 0 when neither is.
+    factor
+        What values are multiplied with when they are written; a power of 1,000 that keeps them short when None.
+    """
+    known = values[np.isfinite(values)]
+    largest = float(known.abs().max()) or 1.0
+    power = 0
+    if factor is None:
+        power = 0 if 0.1 <= largest < 1000 else -3 * math.floor(math.log10(largest) / 3)
+        factor = 10.0**power
+    decimals = int(np.clip(2 - math.floor(math.log10(largest * factor)), 0, 3))
+    scale: Sequence[str] = {1: SCALE, -1: SCALE[::-1]}.get(worse, NEUTRAL)
+    limits = (-largest, largest)
+    if (known >= 0).all():
+        scale, limits = scale[len(scale) // 2 :], (0.0, largest)
+    times = f" × 10{str(power).translate(_RAISED)}" if power else ""
+    return Colors(scale, limits, f"{what}{times}" + (f"\n({unit})" if unit else ""), factor, decimals)
+
+
+def check_heads(heads: pd.DataFrame, figure: str, within: Sequence[str] = ()) -> None:
+    """Refuse heads without a place, or with more than one row.
+
+    Parameters
+    ----------
+    heads
+        A checked table with `layer` and `head`.
+    figure
+        What is to be drawn, for errors.
+    within
+        Columns for each value of which a head may have a row.
+
+    Raises
+    ------
+    EvaluationError
+        If a place is missing, or a head is there twice.
+    """
+    if heads[["layer", "head"]].isna().any(axis=None):
+        raise EvaluationError(f"The {figure} cannot be drawn: 'layer' or 'head' is missing in a row.")
+    twice = heads.duplicated([*within, "layer", "head"])
+    if twice.any():
+        layer, head = heads.loc[twice, ["layer", "head"]].astype(int).iloc[0]
+        raise EvaluationError(f"The {figure} cannot be drawn: layer {layer} head {head} has more than one row.")
+
+
+def placed(heads: pd.DataFrame, value: str, figure: str) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Heads with their places in a map of layers and heads; a head without a row leaves a gap.
+
+    Parameters
+    ----------
+    heads
+        A checked table with `layer` and `head`.
+    value
+        Column that the map shows.
+    figure
+        What is to be drawn, for errors.
+
+    Returns
+    -------
+    cells : pandas.DataFrame
+        The table with `row`, `column` and `value`.
+    rows, columns : list of str
+        Layers and heads, from the first to the last that there is.
+
+    Raises
+    ------
+    EvaluationError
+        If no value is finite, a place is missing, or a head is there twice.
+    """
+    if not np.isfinite(heads[value]).any():
+        raise EvaluationError(f"The {figure} cannot be drawn: '{value}' holds no finite number.")
+    check_heads(heads, figure)
+    at = heads[["layer", "head"]].astype(int)
+    rows, columns = ([str(i) for i in range(at[c].min(), at[c].max() + 1)] for c in ("layer", "head"))
+    cells = heads.assign(row=at["layer"].astype(str), column=at["head"].astype(str), value=heads[value])
+    return cells, rows, columns
+
+
+def heat_trace(
+    cells: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], colors: Colors, *, bar: bool = True
+) -> go.Heatmap:
+    """Trace of a heatmap.
+
+    Parameters
+    ----------
+    cells
+        `row`, `column`, `value`, `bold` and `hover` (small HTML); places without a row stay blank.
+    rows, columns
+        Names, in the order of the axes.
+    colors
+        Colours and the way to write values.
+    bar
+        Whether to draw a colour bar.
+    """
+    down, across = ({name: i for i, name in enumerate(names)} for names in (rows, columns))
+    z = np.full((len(rows), len(columns)), np.nan)
+    text = np.full(z.shape, "", dtype=object)
+    hover = np.full(z.shape, "", dtype=object)
+    widest = 0
+    for cell in records(cells):
+        at = down[cell.row], across[cell.column]
+        z[at], hover[at] = cell.value, cell.hover
+        value = colors.text(cell.value)
+        text[at] = f"<b>{value}</b>" if cell.bold else value
+        widest = max(widest, len(value))
+    size = 8 if len(columns) > 16 else 10 if len(columns) > 12 else 13 if widest <= 5 or len(columns) <= 8 else 11
+    # Categories, so that a missing head is a gap and every layer and head has its tick.
+    return go.Heatmap(
+        z=z,
+        x=[label(name) for name in columns],
+        y=[label(name) for name in rows],
+        text=text,
+        texttemplate="%{text}",
+        textfont={"size": size},
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+        hoverongaps=False,
+        colorscale=[[i / (len(colors.scale) - 1), color] for i, color in enumerate(colors.scale)],
+        zmin=colors.limits[0],
+        zmax=colors.limits[1],
+        xgap=2,
+        ygap=2,
+        showscale=bar,
+        colorbar=colors.bar if bar else None,
+    )
+
+
+def heatmap(
+    cells: pd.DataFrame,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    colors: Colors,
+    title: str,
+    subtitle: str,
+    axes: tuple[str, str] = ("head", "layer"),
+    *,
+    frame: pd.Series | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """Heatmap with title, axes and a frame around one cell.
+
+    Parameters
+    ----------
+    cells, rows, columns, colors
+        As in `heat_trace`.
+    title, subtitle
+        Plain text.
+    axes
+        Titles of the horizontal and the vertical axis. Layers go upwards, all else downwards.
+    frame
+        The row of `cells` to frame.
+    notes
+        Plain text to put after names on the vertical axis.
+    """
+    figure = go.Figure(heat_trace(cells, rows, columns, colors))
+    if frame is not None:
+        x, y = list(columns).index(frame["column"]), list(rows).index(frame["row"])
+        figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line={"color": INK, "width": 2.5})
+    dressed(figure, title, subtitle, max(180, 38 * len(rows)))
+    for names, axis, text in zip((columns, rows), (figure.layout.xaxis, figure.layout.yaxis), axes, strict=True):
+        axis.update(title=text, type="category", showgrid=False, showline=False, ticks="")
+        axis.update(tickvals=list(range(len(names))), ticktext=[_tick(name) for name in names])
+    if notes:
+        figure.update_yaxes(ticktext=[f"{_tick(name)} {label(notes.get(name, ''))}" for name in rows])
+    if axes[1] != "layer":
+        figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def _tick(name: str) -> str:
+    """A name in two lines at most; hover has it whole."""
+    return "<br>".join(label(line) for line in textwrap.wrap(name, 30, max_lines=2, placeholder=" …"))
+
+
+def head_name(row: pd.Series) -> str:
+    """Layer and head in words.
+
+    Parameters
+    ----------
+    row
+        With `layer` and `head`.
+    """
+    return f"layer {int(row['layer'])} head {int(row['head'])}"
