@@ -368,6 +368,110 @@ def test_the_fingerprint_follows_the_weights(model):
     assert other.fingerprint() != model.fingerprint()
 
 
+@pytest.mark.parametrize("listened", ["", "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_scores"])
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "unpadded"])
+def test_the_first_queries_alone_are_those_of_all(model, padded, listened):
+    tokens = make_tokens(padded=padded, seed=1)
+    padding = tokens.padding if padded else None
+    x, attn = model(tokens, stop_at_layer=1).residual, model.block(1).attn
+    with model.hooks(fwd_hooks=[(listened, lambda x, hook: None)] if listened else []):
+        full = attn.mix(x, padding)
+        assert full.shape == (C, G, H, E)
+        for n in (1, 5, G):
+            z = attn.mix(x, padding, keep=n)
+            assert z.shape == (C, n, H, E)
+            assert torch.allclose(z, full[:, :n], atol=1e-6)
+    assert n_listeners(model) == 0
+
+
+def test_hooks_see_only_the_queries_that_are_kept(model, tokens):
+    seen, attn = {}, model.block(1).attn
+    x = model(tokens, stop_at_layer=1).residual
+    listen = [("blocks.1.attn.*", lambda x, hook: seen.__setitem__(hook.name.split("_")[-1], tuple(x.shape)))]
+    with model.hooks(fwd_hooks=listen):
+        attn.project(attn.mix(x, tokens.padding, keep=2))
+    assert seen == {
+        "q": (C, 2, H, E),
+        "k": (C, G, H, E),
+        "v": (C, G, H, E),
+        "scores": (C, H, 2, G),
+        "pattern": (C, H, 2, G),
+        "z": (C, 2, H, E),
+        "result": (C, 2, H, D_MODEL),
+    }
+
+
+@pytest.mark.parametrize("listened", [False, True], ids=["summed", "by head"])
+def test_mixing_and_projecting_are_the_attention(model, tokens, cache, listened):
+    for layer, block in enumerate(model.blocks):
+        name = f"blocks.{layer}"
+        x = cache[f"{name}.hook_resid_pre"]
+        with model.hooks(fwd_hooks=[(f"{name}.attn.hook_result", lambda x, hook: None)] if listened else []):
+            z = block.attn.mix(x, tokens.padding)
+            out = block.attn.project(z)
+            assert torch.equal(block.attn(x, tokens.padding), out)
+            assert torch.allclose(block.attn.project(z[:, :3]), out[:, :3], atol=1e-6)
+        assert torch.allclose(z, cache[f"{name}.attn.hook_z"], atol=1e-5)
+        assert torch.allclose(out, cache[f"{name}.hook_attn_out"], atol=1e-5)
+        by_hand = torch.einsum("cghe,hed->cgd", z, block.attn.W_O) + block.attn.out.bias
+        assert torch.allclose(out, by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell_style", ["cls", "avg-pool", "w-pool"])
+@pytest.mark.parametrize("shape", [{}, {"n_batches": 3}], ids=["plain", "batches"])
+def test_decoding_the_last_residual_is_the_end_of_the_pass(cell_style, shape):
+    model, tokens = tiny_model(cell_style=cell_style, **shape), make_tokens(labels=[0, 2, 1, 0, 0])
+    residual = model(tokens, stop_at_layer=N_LAYERS).residual
+    full = model(tokens, outputs=OUTPUTS)
+    assert torch.equal(residual, full.residual)
+    for wanted in (OUTPUTS, *((name,) for name in OUTPUTS)):
+        found = model.decode(residual, tokens, wanted)
+        for name in wanted:
+            assert torch.equal(getattr(found, name), getattr(full, name))
+        assert all(getattr(found, name) is None for name in ("expression", "mvc", "classes") if name not in wanted)
+    assert model.decode(residual, tokens, ()).cell is None
+
+
+@pytest.mark.parametrize("shape", [{}, {"n_batches": 3}], ids=["plain", "batches"])
+def test_decoding_needs_no_more_than_cls_where_it_is_the_cell(shape, without_shape_checks):
+    model, tokens = tiny_model(**shape), make_tokens(labels=[0, 2, 1, 0, 0])
+    wanted = ("cell", "mvc", "classes")
+    full = model(tokens, outputs=wanted)
+    first = model.decode(full.residual[:, :1], tokens, wanted)
+    for name in wanted:
+        assert torch.allclose(getattr(first, name), getattr(full, name), atol=1e-6)
+
+
+def test_taken_cells_are_those_asked_for_cut_to_the_longest(tokens):
+    labelled = make_tokens(labels=[0, 1, 2, 1, 0])
+    for rows, length in (([4, 2], 8), ([3, 0, 3], 12), ([4], 4), (range(1, 4), 10)):
+        found = labelled.take(rows)
+        rows = list(rows)
+        assert found.gene_ids.shape == (len(rows), length)
+        assert found.cell_ids == tuple(f"cell{i}" for i in rows)
+        assert found.batch_labels.tolist() == [[0, 1, 2, 1, 0][i] for i in rows]
+        for name in ("gene_ids", "values", "padding"):
+            assert torch.equal(getattr(found, name), getattr(tokens, name)[rows, :length])
+        assert not found.padding.all(0).any()
+
+
+def test_taking_leaves_the_cells_as_they_were_and_may_take_none(tokens):
+    found = tokens.take([1, 1])
+    found.values[0] = 99
+    assert (tokens.values < 99).all() and (found.values[1] < 99).all()
+    assert found.batch_labels is None
+    nothing = tokens.take([])
+    assert len(nothing) == 0 and nothing.gene_ids.shape == (0, 0) and nothing.cell_ids == ()
+    nameless = Tokens(tokens.gene_ids, tokens.values, tokens.padding)
+    assert nameless.take([3, 0]).cell_ids == ()
+    with pytest.raises(IndexError):
+        tokens.take([C])
+
+
+def test_taken_cells_run_as_before(model, tokens):
+    assert torch.allclose(model(tokens.take([3, 1, 4])).cell, model(tokens).cell[[3, 1, 4]], atol=1e-5)
+
+
 def test_slices_of_tokens_are_cut_to_their_longest_cell(tokens):
     parts = list(make_tokens(labels=[0, 1, 2, 1, 0]).batches(2))
     assert [tuple(part.gene_ids.shape) for part in parts] == [(2, 12), (2, 8), (1, 4)]

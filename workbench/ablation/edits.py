@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from workbench.ablation.reference import Partners, Reference, run_partners
 from workbench.ablation.sites import DRAWN, GENE, HEAD, Ablation, Site
 from workbench.errors import CellsError
-from workbench.model.hooked import HookedScGPT
+from workbench.model.hooked import HookedScGPT, Outputs
 from workbench.model.tokens import Tokens
 from workbench.seeds import generator
 
@@ -38,8 +39,6 @@ class Edits:
     ------
     CellsError
         If a reference is needed and absent.
-    GeneMatchError
-        If the reference has too few of the batch's genes.
     """
 
     def __init__(
@@ -47,8 +46,8 @@ class Edits:
     ) -> None:
         self.model, self.tokens, self._reference = model, tokens, reference
         self._partners: dict[int, Partners] = {}
-        if any(a.how in ("mean", "resample") for a in ablations):
-            self.reference.check(tokens)
+        if any(a.how in ("mean", *DRAWN) for a in ablations):
+            _ = self.reference  # said now rather than in the middle
         for seed in {a.seed for a in ablations if a.how in DRAWN}:
             hooks = list(dict.fromkeys(s.hook for a in ablations if a.how in DRAWN for s in a.sites))
             self._partners[seed] = run_partners(model, self.reference, tokens, hooks, seed)
@@ -100,8 +99,11 @@ class Edits:
         ablation
             With a subspace.
         """
-        basis = np.linalg.qr(np.atleast_2d(np.asarray(ablation.subspace, dtype=np.float64)).T)[0]
-        q = torch.as_tensor(basis, dtype=x.dtype, device=x.device)
+        given = np.atleast_2d(np.asarray(ablation.subspace, dtype=np.float64))
+        norms = np.linalg.norm(given, axis=1, keepdims=True)
+        basis, lengths, _ = np.linalg.svd((given / np.where(norms > 0, norms, 1)).T, full_matrices=False)
+        # A direction that depends on the others, up to single precision, adds none of its own.
+        q = torch.as_tensor(basis[:, lengths > 1e-6], dtype=x.dtype, device=x.device)
         return (x @ q) @ q.T
 
     def change(self, z: Float[Tensor, "cell gene d_head"], ablation: Ablation, place: Site) -> Tensor:
@@ -136,12 +138,15 @@ class Edits:
         ablation
             The ablation.
         """
-        real = ~self.tokens.padding
+        touched = ~self.tokens.padding
+        if all(place.kind == GENE for place in ablation.sites):
+            genes = [self.model.vocabulary.ids[place.gene] for place in ablation.sites]
+            touched = touched & torch.isin(self.tokens.gene_ids, touched.new_tensor(genes, dtype=torch.long))
         if ablation.how == "mean":
-            return (real & ~self.reference.known(self.tokens)).sum(1)
+            return (touched & ~self.reference.known(self.tokens)).sum(1)
         if ablation.how in DRAWN:
-            return (real & (self._partners[ablation.seed].position < 0)).sum(1)
-        return torch.zeros_like(real[:, 0], dtype=torch.long)
+            return (touched & (self._partners[ablation.seed].position < 0)).sum(1)
+        return torch.zeros_like(touched[:, 0], dtype=torch.long)
 
     @staticmethod
     def _part(x: Tensor, place: Site) -> Tensor:
@@ -156,13 +161,30 @@ def _rotation(d: int, draw: int, place: str) -> np.ndarray:
 
 
 @contextmanager
+def _bare(model: HookedScGPT) -> Iterator[None]:
+    """The model without anybody's hooks or ablations for the length of a ``with`` block."""
+    kept = [(module, module._forward_hooks, module._forward_pre_hooks) for module in model.modules()]
+    forward = vars(model).pop("forward", None)
+    try:
+        for module, _, _ in kept:
+            module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+        yield
+    finally:
+        if forward is not None:
+            vars(model)["forward"] = forward
+        for module, after, before in kept:
+            module._forward_hooks, module._forward_pre_hooks = after, before
+
+
+@contextmanager
 def ablated(
     model: HookedScGPT, ablation: Ablation | Sequence[Ablation], reference: Reference | None = None
 ) -> Iterator[HookedScGPT]:
     """The model with ablations in place for the length of a ``with`` block.
 
     Weights are not touched, and no hook is left behind, also when the block ends by an exception. Inside, everything
-    works as usual: plain calls, `run_with_cache`, `capture`.
+    works as usual: plain calls, `run_with_cache`, `run_with_hooks`, `capture`. Reference cells that are drawn run
+    through the model without anybody's hooks.
 
     Parameters
     ----------
@@ -183,21 +205,21 @@ def ablated(
         one.check(model.config, model.vocabulary)
     current: list[Edits] = []
     kept: dict[int, Tensor] = {}
-    inside = [False]
 
-    def prepare(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if inside[0]:
-            return
-        # The partners' own pass through the model must not be ablated.
-        inside[0] = True
-        try:
-            tokens = args[0] if args else kwargs["tokens"]
-            current[:] = [Edits(model, tokens.to(model.device, model.dtype), wanted, reference)]
-        finally:
-            inside[0] = False
+    inner, before = model.forward, vars(model).get("forward")
+
+    @wraps(inner)
+    def forward(tokens: Tokens, **more: Any) -> Outputs:
+        # The partners' own pass must not be ablated, nor seen by those who listen to the pass of these tokens.
+        with _bare(model):
+            batch = tokens.to(model.device, model.dtype)
+            if reference is not None and any(one.how in ("mean", "resample") for one in wanted):
+                reference.check(batch)
+            current[:] = [Edits(model, batch, wanted, reference)]
+        return inner(tokens, **more)
 
     def hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
-        return lambda x, hook: None if inside[0] else function(x)
+        return lambda x, hook: function(x)
 
     def edit(one: Ablation, place: Site) -> list[tuple[str, Callable]]:
         if place.kind != HEAD:
@@ -220,12 +242,15 @@ def ablated(
         after = f"blocks.{place.layer}.hook_attn_out"
         return [(place.hook, hook(keep)), (after, hook(lambda x: x + current[0].change(kept[at], one, place)))]
 
-    hooks: list[tuple[str | Callable, Callable]] = [
-        pair for one in wanted for place in one.sites for pair in edit(one, place)
-    ]
-    handle = model.register_forward_pre_hook(prepare, with_kwargs=True)
+    # Heads first: what a layer's attention adds is their sum.
+    places = sorted(((one, place) for one in wanted for place in one.sites), key=lambda pair: pair[1].kind != HEAD)
+    hooks: list[tuple[str | Callable, Callable]] = [pair for one, place in places for pair in edit(one, place)]
+    # Not a hook of the model, which `run_with_hooks` goes past.
+    vars(model)["forward"] = forward
     try:
         with model.hooks(hooks):
             yield model
     finally:
-        handle.remove()
+        del vars(model)["forward"]
+        if before is not None:
+            vars(model)["forward"] = before

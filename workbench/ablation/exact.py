@@ -41,7 +41,8 @@ def exact_sweep(
     Yields
     ------
     which, outputs
-        Number of the ablation, in order of their first layers; None for the intact model, which comes first.
+        Number of the ablation, in order of their first layers; None for the intact model, which comes first. Where
+        ``<cls>`` is computed alone, ``residual`` repeats its stream.
     """
     padding = tokens.padding if bool(tokens.padding.any()) else None
     only_cls = model.config.cell_style == "cls" and "expression" not in outputs
@@ -57,30 +58,38 @@ def exact_sweep(
         for layer in range(above, last + 1):
             here = [place for place in ablation.sites if place.layer == layer]
             x = _layer(model.block(layer), x, padding, keep(layer), here, ablation, edits)
+        if only_cls:
+            x = x[:, :1].expand(-1, tokens.gene_ids.shape[1], -1)  # a view; the other positions are not read
         return model.decode(x, tokens, outputs)
 
+    # Gradients are off for the work alone: a generator would leave them off for its caller between two outputs.
     with torch.no_grad():
-        # Metrics compare with the intact outputs, so they come first, at the price of a pass that climbs once more.
-        yield None, model(tokens, outputs=outputs)
+        intact = model(tokens, outputs=outputs)
+    # Metrics compare with the intact outputs, so they come first, at the price of a pass that climbs once more.
+    yield None, intact
+    with torch.no_grad():
         x = model.embed(tokens.gene_ids, tokens.values, tokens.batch_labels)
-        for layer in range(last + 1):
-            block = model.block(layer)
-            starting = by_layer.get(layer, [])
-            n = keep(layer)
+    for layer in range(last + 1):
+        block = model.block(layer)
+        n = keep(layer)
+        with torch.no_grad():
             z = block.attn.mix(x, padding, n)
             out = block.attn.project(z)
             mid = block.norm1(x[:, :n] + out)
             mlp = block.mlp(mid)
-            for i in starting:
-                here = [place for place in ablations[i].sites if place.layer == layer]
-                kinds = {place.kind for place in here}
+        for i in by_layer.get(layer, []):
+            here = [place for place in ablations[i].sites if place.layer == layer]
+            kinds = {place.kind for place in here}
+            with torch.no_grad():
                 if GENE in kinds:
                     after = _layer(block, x, padding, n, here, ablations[i], edits)
                 elif kinds == {MLP}:
                     after = block.norm2(mid + _edit(mlp, here, MLP, ablations[i], edits))
                 else:
                     after = _finish(block, x[:, :n], z, out, here, ablations[i], edits)
-                yield i, climb(after, layer + 1, ablations[i])
+                found = climb(after, layer + 1, ablations[i])
+            yield i, found
+        with torch.no_grad():
             x = block.norm2(mid + mlp)
 
 

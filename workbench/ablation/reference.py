@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from workbench.ablation.sites import Ablation
-from workbench.errors import CellsError, GeneMatchError
+from workbench.errors import CellsError, GeneMatchError, HookError
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokens import Tokens
 from workbench.seeds import key
@@ -60,7 +60,14 @@ class Reference:
             Hook name.
         gene_ids
             Token ids.
+
+        Raises
+        ------
+        HookError
+            If the reference was built without this hook.
         """
+        if hook not in self.means:
+            raise HookError(f"The reference has no means of '{hook}'; build it with needed_hooks(ablations).")
         return self.means[hook][self.row[gene_ids]]
 
     def check(self, tokens: Tokens) -> None:
@@ -97,9 +104,9 @@ class Reference:
         Raises
         ------
         CellsError
-            If there is no other cell, or the cells have no names.
+            If there is no other cell, or the cells or the reference cells have no names.
         """
-        if len(names) == 0:
+        if len(names) == 0 or len(self.tokens.cell_ids) == 0:
             raise CellsError("Resampling draws by cell name, but the tokens carry none; set Tokens.cell_ids.")
         found = []
         for name in names:

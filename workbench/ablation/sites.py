@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,14 +93,14 @@ def site(label: str | Site) -> Site:
     return Site(int(layer), part) if part else Site(int(layer), GENE, gene=gene)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Ablation:
     """What to switch off, and what to put in its place.
 
     Attributes
     ----------
     sites
-        Places that are ablated together; anything `site` takes.
+        Places that are ablated together, in order and each once. Given as one label or site, or as several.
     how
         ``zero``; ``mean`` (the mean of the same gene's activation over a reference set); ``resample`` (the same gene's
         activation in one other cell of the reference set, drawn by `seed` and the cell's name; genes that this cell
@@ -123,17 +124,31 @@ class Ablation:
     seed: int = 0
     rotation: int | None = None
 
-    def __post_init__(self) -> None:
-        given = (self.sites,) if isinstance(self.sites, str | Site) else self.sites
-        sites = tuple(sorted({site(label) for label in given}))
-        object.__setattr__(self, "sites", sites)
-        if not sites:
+    def __init__(
+        self,
+        sites: str | Site | Sequence[str | Site],
+        how: str = "mean",
+        subspace: Float[np.ndarray, "direction d_model"] | None = None,
+        seed: int = 0,
+        rotation: int | None = None,
+    ) -> None:
+        given = (sites,) if isinstance(sites, str | Site) else sites
+        places = tuple(sorted({site(label) for label in given}))
+        for name, value in (
+            ("sites", places),
+            ("how", how),
+            ("subspace", subspace),
+            ("seed", seed),
+            ("rotation", rotation),
+        ):
+            object.__setattr__(self, name, value)
+        if not places:
             raise HookError("The ablation names no place; give at least one, for example Ablation('L2H1').")
-        if self.how not in HOWS:
-            raise HookError(unknown_name("way to ablate", self.how, HOWS))
-        if (self.how == "direction") != (self.subspace is not None):
+        if how not in HOWS:
+            raise HookError(unknown_name("way to ablate", how, HOWS))
+        if (how == "direction") != (subspace is not None):
             raise HookError("A subspace is given for how='direction', and for no other; pass both or neither.")
-        if self.rotation is not None and any(s.kind != HEAD for s in sites):
+        if rotation is not None and any(s.kind != HEAD for s in places):
             raise HookError("The random-direction null is for heads only; leave out rotation for other places.")
 
     def __str__(self) -> str:
@@ -175,7 +190,8 @@ class Ablation:
             For a subspace of another width.
         """
         for place in self.sites:
-            if place.layer >= config.n_layers or (place.kind == HEAD and place.head >= config.n_heads):
+            known_head = place.kind != HEAD or 0 <= place.head < config.n_heads
+            if not (0 <= place.layer < config.n_layers and known_head):
                 raise HookError(
                     f"There is no {place} in this model: it has layers 0 to {config.n_layers - 1} with heads 0 to "
                     f"{config.n_heads - 1} each."

@@ -57,6 +57,9 @@ class Study:
             raise CellsError("The study holds no cell; check the filter of the cells.")
         if len(self.tokens.cell_ids) < len(self.tokens):
             raise CellsError("A study needs cells with names, and the tokens carry none; set Tokens.cell_ids.")
+        if self.reference is not None:
+            # All cells together: a batch of odd ones is no reason to stop in the middle.
+            self.reference.check(self.tokens.to(self.reference.row.device))
         names = [metric.name for metric in self.metrics]
         if not names or len(set(names)) < len(names):
             raise EvaluationError(f"A study needs metrics, each with a name of its own; found {names or 'none'}.")
