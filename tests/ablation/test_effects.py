@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
-from workbench.ablation.effects import bootstrap_weights, effect_table, interactions, interval, top_heads
+from workbench.ablation.effects import (
+    bootstrap_weights,
+    effect_table,
+    interactions,
+    interval,
+    reliability,
+    top_heads,
+)
 
 
 def described(n_heads: int, n_null: int, how: str = "mean") -> pd.DataFrame:
@@ -312,3 +319,14 @@ def test_pairs_drawn_at_random_are_the_null_of_the_others():
     assert table["random"].tolist() == [False] * 3 + [True] * 3
     assert table["p"].tolist()[:3] == pytest.approx([2 / 4, 1 / 4, 1]) and table["p"][3:].isna().all()
     assert interactions(singles, pairs, draws=50, seed=0)["p"].isna().all(), "no null, no p"
+
+
+def test_reliability_is_one_for_steady_effects_and_near_zero_for_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((24, 200))
+    assert reliability(np.arange(24)[:, None] + 0.01 * noise, 0) > 0.999
+    assert abs(reliability(noise, 0)) < 0.3
+    with_gaps = noise + np.arange(24)[:, None]
+    with_gaps[:, :50] = np.nan
+    assert reliability(with_gaps, 0) == reliability(with_gaps[:, 50:], 0)
+    assert np.isnan(reliability(noise[:, :3], 0))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from workbench.errors import EvaluationError
 from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg, permutation_p
+from workbench.stats import benjamini_hochberg, permutation_p, spearman
 
 
 def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " cell"] | None = None) -> np.ndarray:
@@ -159,6 +159,29 @@ def _with_p(table: pd.DataFrame) -> pd.DataFrame:
         for i in range(len(table))
     ]
     return table
+
+
+def reliability(values: Float[np.ndarray, "head cell"], seed: int, splits: int = 50) -> float:
+    """Rank correlation over heads between the mean effects in two halves of the cells, averaged over random halvings.
+
+    Near 0, these cells do not tell which heads matter more: then no estimate can be expected to rank heads right.
+
+    Parameters
+    ----------
+    values
+        Effect per head and cell; NaN cells are left out.
+    seed, splits
+        Of the halvings.
+    """
+    known = values[:, np.isfinite(values).all(0)]
+    if known.shape[1] < 4:
+        return float("nan")
+    found = []
+    for i in range(splits):
+        order = generator(seed, "halves", str(i)).permutation(known.shape[1])
+        halves = np.array_split(order, 2)
+        found.append(spearman(known[:, halves[0]].mean(1), known[:, halves[1]].mean(1)))
+    return float(np.mean(found))
 
 
 def top_heads(table: pd.DataFrame, metric: str, n: int) -> list[str]:
