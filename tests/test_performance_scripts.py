@@ -27,6 +27,7 @@ KEYS = {
 }
 TOKENS = {"cells": 12, "genes": 300, "expressed": 80, "max_tokens": 60, "batch": 5, "path": None, "threads": 1}
 MAPS = {"cells": 5, "genes": 40, "expressed": 25, "panel": 40, "width": 16, "max_tokens": 30, "batch": 2, "threads": 1}
+HEADS = {"cells": 4, "reference": 6, "genes": 40, "expressed": 25, "width": 16, "max_tokens": 30, "threads": 1}
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def script(monkeypatch):
         return module
 
     yield load
-    sys.modules.pop("common", None)
+    for name in ("common", "heads"):
+        sys.modules.pop(name, None)
 
 
 def measured(module, sizes, toy):
@@ -94,6 +96,47 @@ def test_capture_compares_equal_work(script, panel):
         capture.report(figures, results, {**sizes, "repetitions": 1})
 
 
+@pytest.mark.parametrize("batch, peer_batch", [(1, 1), (3, 2)])
+def test_ablation_compares_equal_work(script, batch, peer_batch):
+    ablation = script("ablation")
+    sizes = {**HEADS, "batch": batch, "peer_batch": peer_batch}
+    figures, results = measured(ablation, sizes, ablation.TOY)
+    report = ablation.report(figures, results, {**sizes, "repetitions": 1})
+    check_report(report, "more")
+    assert results["ours"]["effects"].shape == (12, 8, 4) and (results["peer"]["effects"] > 0).all()
+    assert report["sizes"]["max_tokens"] == results["peer"]["lengths"].max()
+    results["peer"]["effects"][2, 1, 3] *= 1.5
+    with pytest.raises(SystemExit, match="differ by up to"):
+        ablation.report(figures, results, {**sizes, "repetitions": 1})
+    for side in results.values():
+        side["effects"][:] = 0
+    with pytest.raises(SystemExit, match="of the largest, 0; nothing was compared"):
+        ablation.report(figures, results, {**sizes, "repetitions": 1})
+
+
+def test_attribution_is_held_against_effects_that_agree(script):
+    attribution = script("attribution")
+    sizes = {**HEADS, "batch": 2, "peer_batch": 3}
+    figures, results = measured(attribution, sizes, attribution.TOY)
+    report = attribution.report(figures, results, {**sizes, "repetitions": 1})
+    check_report(report, "more", "exact")
+    assert report["more"]["Spearman of estimate and effect, heads"] > 0.5
+    assert report["more"]["the workbench's exact sweep, seconds"] == report["exact"]["seconds"]
+    results["exact"]["effects"][11, 7] += np.abs(results["peer"]["effects"]).max()
+    with pytest.raises(SystemExit, match="differ by up to"):
+        attribution.report(figures, results, {**sizes, "repetitions": 1})
+
+
+def test_what_sharing_passes_can_give_has_a_limit(script):
+    script("ablation")
+    from heads import multiplications, shared_layers
+
+    assert shared_layers() == 97 * 12 / (11 + 8 * sum(range(11)))
+    # Where attention over long cells is all, nothing but whole layers counts.
+    assert multiplications(np.array([10**9]), 64) == pytest.approx(shared_layers(), rel=1e-4)
+    assert 2 < multiplications(np.array([300, 200]), 512) < shared_layers()
+
+
 @pytest.mark.slow
 def test_measures_in_fresh_processes(script):
     capture = script("capture")
@@ -111,3 +154,24 @@ def test_peak_growth_sees_what_is_allocated_and_freed(script):
         del block
     if Path("/proc/self/clear_refs").exists():
         assert 60 * 2**20 < peak.bytes < 96 * 2**20
+
+
+def test_manifold_compares_equal_work(script):
+    pytest.importorskip("skdim")
+    manifold = script("manifold")
+    sizes = {**manifold.SIZES, "points": 300, "threads": 1}
+    figures, results = measured(manifold, sizes, manifold.TOY)
+    report = manifold.report(figures, results, {**sizes, "repetitions": 1})
+    check_report(report, "more", "greatest_difference")
+    assert report["greatest_difference"] < 1e-9 and report["sizes"]["points"] == 300
+    results["peer"]["values"][manifold.PARTS.index("TwoNN")] *= 1.001
+    with pytest.raises(SystemExit, match="differ in TwoNN by a share of 0.000999"):
+        manifold.report(figures, results, {**sizes, "repetitions": 1})
+
+
+def test_manifold_says_how_to_install_its_peer(script, monkeypatch, capsys):
+    manifold = script("manifold")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        manifold.require_peer()
+    assert stop.value.code == 2 and "pip install scikit-dimension==0.5.0" in capsys.readouterr().err

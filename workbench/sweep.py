@@ -22,6 +22,7 @@ from workbench.files import atomically, digest, plain, read_json, write_json
 
 BACKENDS = ("sequential", "loky", "threading", "dask")
 _IDENTITY = "sweep.json"
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -115,27 +116,37 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         If it belongs to another sweep.
     """
     wanted, file = plain(identity), folder / _IDENTITY
-    if file.is_file():
-        found = read_json(file)
-        if found != wanted:
-            raise OutputError(
-                f"'{folder}' holds another sweep: {'; '.join(_differences(found, wanted))}. Choose another folder, or "
-                "remove this one to start afresh."
-            )
-        return
-    if (folder / "rows").is_dir():
-        raise OutputError(f"'{folder}' holds rows of a sweep that nothing describes any more; choose another folder.")
-    write_json(file, wanted)
+    if not file.is_file():
+        # Of several that start at once, one describes the folder, and the others find its description.
+        lock = _lock(folder, _IDENTITY, timeout=-1)
+        try:
+            if not file.is_file():
+                if (folder / "rows").is_dir():
+                    raise OutputError(
+                        f"'{folder}' holds rows of a sweep that nothing describes any more; choose another folder."
+                    )
+                write_json(file, wanted)
+        finally:
+            lock.release()
+    found = read_json(file)
+    if found != wanted:
+        raise OutputError(
+            f"'{folder}' holds another sweep: {'; '.join(_differences(found, wanted))}. Choose another folder, or "
+            "remove this one to start afresh."
+        )
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted({*found, *wanted})
-        parts = [_differences(found.get(k), wanted.get(k), f"{where}.{k}" if where else k) for k in keys]
+        parts = [
+            _differences(found.get(k, _ABSENT), wanted.get(k, _ABSENT), f"{where}.{k}" if where else k) for k in keys
+        ]
         return [line for part in parts for line in part][:6]
     if found == wanted:
         return []
-    short = [text if len(text) <= 60 else text[:57] + "..." for text in (repr(found), repr(wanted))]
+    texts = ["not there" if value is _ABSENT else repr(value) for value in (found, wanted)]
+    short = [text if len(text) <= 60 else text[:57] + "..." for text in texts]
     return [f"{where} was {short[0]} and is {short[1]} now"]
 
 
@@ -205,30 +216,37 @@ def _finished(
     with ExitStack() as stack:
         stack.callback(lambda: [lock.release() for lock in locks.values()])
         stack.enter_context(_backend(backend, jobs, address))
-        # Tasks are claimed when they are handed out, so that a second process finds the others free.
-        results = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")(claimed())
+        # Tasks are claimed when they are handed out, one by one, so that a second process finds the others free, and a
+        # kill loses no bundle of short tasks.
+        results = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)(claimed())
         for key, rows in results:
-            file = rows_file(folder, key)
-            atomically(file, lambda part, rows=rows: rows.to_parquet(part, index=False))
+            _write(rows_file(folder, key), rows)
             locks.pop(key).release()
             yield key
+
+
+def _write(file: Path, rows: pd.DataFrame) -> None:
+    atomically(file, lambda part: rows.to_parquet(part, index=False))
 
 
 def _keyed(work: Callable[..., pd.DataFrame], task: Task) -> tuple[str, pd.DataFrame]:
     return task.key, work(*task.arguments)
 
 
-def _lock(folder: Path, key: str) -> Any:
+def _lock(folder: Path, key: str, timeout: float = 0) -> Any:
+    """Lock of a task, taken; None where another process holds it for longer than the seconds given (-1: wait)."""
     from filelock import FileLock, Timeout
 
     place = folder / "locks"
-    place.mkdir(parents=True, exist_ok=True)
-    # joblib may ask for the next task from a thread of its own.
-    lock = FileLock(place / f"{digest(key)}.lock", thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        place.mkdir(parents=True, exist_ok=True)
+        # joblib may ask for the next task from a thread of its own.
+        lock = FileLock(place / f"{digest(key)}.lock", thread_local=False)
+        lock.acquire(timeout=timeout)
     except Timeout:
         return None
+    except OSError as error:
+        raise OutputError(f"'{folder}' cannot be written ({error}); choose another output folder.") from error
     return lock
 
 
@@ -248,5 +266,12 @@ def _backend(backend: str, jobs: int, address: str | None) -> Iterator[None]:
         raise ConfigError(
             "The dask backend needs the package distributed: pip install 'scgpt-workbench[dask]'."
         ) from error
-    with Client(address, set_as_default=True), parallel_config(backend="dask", n_jobs=-1):
+    try:
+        client = Client(address, set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"No Dask scheduler answers at '{address}' ({error}); pass the address of one that runs, as in --address "
+            "tcp://HOST:8786."
+        ) from error
+    with client, parallel_config(backend="dask", n_jobs=-1):
         yield

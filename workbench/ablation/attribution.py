@@ -98,17 +98,17 @@ def attribute(
             reference = study.masked_reference
         edits = Edits(model, tokens, ablations, reference)
 
-        def score(out: Outputs, tokens=tokens, part=part, target=target, mask=mask) -> Tensor:
+        defined: list[Tensor] = []
+
+        def score(out: Outputs, tokens=tokens, part=part, target=target, mask=mask, defined=defined) -> Tensor:
             # The intact outputs are the ones that the gradient is taken at, held fixed.
             fixed = replace(out, **{k: x.detach() for k, x in vars(out).items() if x is not None})
             values = metric.function(Run(out, fixed, part, tokens, target, mask))
-            return torch.where(values.isfinite(), values, 0).sum()
+            defined.append(values.detach().isfinite())
+            return torch.where(defined[-1], values, 0).sum()
 
         estimate = _gradients(model, tokens, edits, ablations, metric.needs, score, _signs(study, tokens, draws), steps)
-        with torch.no_grad():
-            out = model(tokens, outputs=metric.needs)
-            undefined = ~metric.function(Run(out, out, part, tokens, target, mask)).isfinite()
-        estimate[:, :, undefined] = torch.nan
+        estimate[:, :, ~defined[0].cpu()] = torch.nan
         parts.append(estimate.cpu().numpy())
     return np.concatenate(parts, axis=2)
 
