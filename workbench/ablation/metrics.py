@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from workbench.errors import CellsError, EvaluationError, unknown_name
+from workbench.manifold import quality
 from workbench.model.config import ModelConfig
 from workbench.model.hooked import Outputs
 from workbench.model.tokens import Tokens
@@ -291,29 +291,15 @@ def trustworthiness(x: Float[np.ndarray, "cell feature"], k: int = 15) -> Metric
     n = len(x)
     if not 1 <= k < n / 2:
         raise EvaluationError(f"Trustworthiness needs 1 <= k < n / 2; found k = {k} for n = {n} cells.")
-    ranks: list[np.ndarray] = []
 
     def function(run: Run) -> Tensor:
-        if not ranks:
-            ranks.append(_ranks(x))
         cell = run.output().double().cpu().numpy()
-        near = NearestNeighbors(n_neighbors=k).fit(cell).kneighbors(return_distance=False)
-        excess = np.maximum(np.take_along_axis(ranks[0], near, 1).astype(np.int64) - k, 0).sum(1)
-        return torch.as_tensor(1 - excess * 2.0 / (k * (2 * n - 3 * k - 1)))
+        try:
+            return torch.as_tensor(quality.trustworthiness(x, cell, k))
+        except EvaluationError:  # all cells in one point have no neighbourhood to trust
+            return torch.full((n,), torch.nan, dtype=torch.float64)
 
     return Metric(f"trustworthiness (k = {k})", "share", -1, function, together=True)
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Rank of each cell among the others by distance from a cell, from 1; 0 for itself."""
-    found = np.zeros((len(x), len(x)), dtype=np.int32)
-    x = x.astype(np.float64) - x.mean(0, dtype=np.float64)  # far from zero the squares would swallow the distances
-    squares = (x**2).sum(1)
-    for i in range(len(x)):
-        distance = squares - 2 * (x @ x[i])
-        distance[i] = -np.inf
-        found[i, np.argsort(distance, kind="stable")] = np.arange(len(x))
-    return found
 
 
 def ruler_correlation(stage: Int[np.ndarray, " cell"], distances: Float[np.ndarray, "stage stage"]) -> Metric:

@@ -82,7 +82,7 @@ def last_layer(names: tuple[str, ...], n_layers: int) -> int | None:
     return max((int(name.split(".")[1]) + 1 for name in names if name.startswith("blocks.")), default=0)
 
 
-def real_rows(activation: Float[Tensor, "cell gene *inner"], tokens: Tokens) -> Float[np.ndarray, "token *inner"]:
+def real_rows(activation: Float[Tensor, "cell gene *inner"], tokens: Tokens) -> Float[np.ndarray, "token *inner"]:  # noqa: F821
     """Rows of a ``gene`` activation at real tokens, cell after cell.
 
     Parameters

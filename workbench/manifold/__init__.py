@@ -1,4 +1,4 @@
-"""Rulers, anchors, and how well a latent space keeps them.
+"""Rulers, anchors, intrinsic dimension, and how well a latent space keeps neighbourhoods, geodesics and rulers.
 
-Later work furnishes this room: intrinsic dimension, continuity, gates, the planted world.
+Gates and the planted world of cells are not here yet.
 """

@@ -1,0 +1,259 @@
+"""Nearest neighbours of points, found once and shared by everything that needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from workbench.errors import EvaluationError
+from workbench.seeds import generator
+
+# From here on the approximate search is the faster one, and it is the default.
+_APPROXIMATE_ABOVE = 50_000
+_RECALL_SAMPLE = 500
+# Candidates beyond k, so that rounding in the search cannot push out a true neighbour.
+_MARGIN = 3
+# Brute force squares by |a|^2 + |b|^2 - 2ab; below this share of the largest square that has lost half its digits.
+_CANCELLED = 1e-9
+_BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The k nearest other points of every point.
+
+    Attributes
+    ----------
+    indices
+        Nearest first; a point is never its own neighbour. Exact ties go by index.
+    distances
+        Euclidean, ascending, in the units of the points.
+    exact
+        False when the search was approximate.
+    recall
+        Share of the true neighbours that were found, on a random sample of points; 1 when exact.
+    n_duplicates
+        Points that repeat an earlier one exactly. They are neighbours at distance 0.
+    """
+
+    indices: Int[np.ndarray, "point k"]
+    distances: Float[np.ndarray, "point k"]
+    exact: bool
+    recall: float
+    n_duplicates: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def k(self) -> int:
+        """Neighbours of each point."""
+        return self.indices.shape[1]
+
+    def first(self, k: int) -> Neighbors:
+        """The nearest k of them.
+
+        Parameters
+        ----------
+        k
+            From 1 to what there is.
+
+        Raises
+        ------
+        EvaluationError
+            If there are fewer.
+        """
+        if not 1 <= k <= self.k:
+            raise EvaluationError(f"{k} neighbours were asked for, but {self.k} were found; search again with more.")
+        return replace(self, indices=self.indices[:, :k], distances=self.distances[:, :k])
+
+
+def find_neighbors(
+    x: Float[np.ndarray, "point feature"], k: int, *, approximate: bool | None = None, seed: int
+) -> Neighbors:
+    """The k nearest other points of every point, by Euclidean distance in float64.
+
+    Exact: scikit-learn, a tree in up to 8 dimensions, else brute force. Approximate: nearest neighbour descent (Dong,
+    Moses & Li 2011, pynndescent), with its recall measured on a random sample. Either way the distances are those of
+    the coordinates' differences, without the cancellation of the products that the search itself uses.
+
+    Parameters
+    ----------
+    x
+        Points.
+    k
+        Neighbours, fewer than the points.
+    approximate
+        False: exact. True: approximate. None: exact up to 50,000 points.
+    seed
+        Of the approximate search and of the sample for its recall; an exact search has no random number.
+
+    Raises
+    ------
+    EvaluationError
+        If there are too few points, a value is not finite, or all points are the same.
+    """
+    x = check_points(x, k)
+    n_duplicates = len(x) - len(distinct(x)[0])
+    if approximate is None:
+        approximate = len(x) > _APPROXIMATE_ABOVE
+    if not approximate:
+        return Neighbors(*_exact(x, np.arange(len(x)), k), True, 1.0, n_duplicates)
+    indices, distances = _approximate(x, k, seed)
+    sample = np.sort(generator(seed, "recall").permutation(len(x))[:_RECALL_SAMPLE])
+    # By distance, not index: of two points equally far either is right.
+    furthest = _exact(x, sample, k)[1][:, -1:]
+    recall = float((distances[sample] <= furthest * (1 + 1e-12)).mean())
+    return Neighbors(indices, distances, False, recall, n_duplicates)
+
+
+def among(
+    neighbors: Neighbors, x: Float[np.ndarray, "point feature"], rows: Int[np.ndarray, " kept"], k: int
+) -> Neighbors:
+    """Neighbours within a subset, read off those among all points; only points left with too few are searched again.
+
+    Parameters
+    ----------
+    neighbors
+        Among all points; with about k n / kept neighbours and some spare, few points are searched again.
+    x
+        All points, without repeats.
+    rows
+        The subset, each once.
+    k
+        Neighbours in the subset.
+
+    Returns
+    -------
+    Neighbors
+        Indices count within `rows`. As exact as `neighbors`.
+
+    Raises
+    ------
+    EvaluationError
+        If the subset is too small.
+    """
+    kept = check_points(x[rows], k)
+    place = np.full(len(x), -1)
+    place[rows] = np.arange(len(rows))
+    found = place[neighbors.indices[rows]]
+    order = np.argsort(found < 0, axis=1, kind="stable")[:, :k]
+    indices = np.take_along_axis(found, order, 1)
+    distances = np.take_along_axis(neighbors.distances[rows], order, 1)
+    if indices.shape[1] < k:
+        indices, distances = (
+            np.pad(a, [(0, 0), (0, k - a.shape[1])], constant_values=-1) for a in (indices, distances)
+        )
+    short = np.flatnonzero((indices < 0).any(1))
+    if len(short):
+        indices[short], distances[short] = _exact(kept, short, k)
+    return Neighbors(indices, distances, neighbors.exact, neighbors.recall, 0)
+
+
+def distinct(
+    x: Float[np.ndarray, "point feature"],
+) -> tuple[Float[np.ndarray, "kept feature"], Int[np.ndarray, " kept"]]:
+    """Points without exact repeats, in their order.
+
+    Parameters
+    ----------
+    x
+        Points.
+
+    Returns
+    -------
+    kept, rows
+        The first of each set of equal points, and where they were.
+    """
+    # As bytes, rows compare in one go; adding zero makes -0.0 the same as 0.0.
+    rows = np.ascontiguousarray(x + 0.0)
+    as_bytes = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    first = np.sort(np.unique(as_bytes, return_index=True)[1])
+    return x[first], first
+
+
+def check_points(x: Float[np.ndarray, "point feature"], k: int) -> Float[np.ndarray, "point feature"]:
+    """Points as float64, if k neighbours can be found among them.
+
+    Parameters
+    ----------
+    x
+        Points.
+    k
+        Neighbours.
+
+    Raises
+    ------
+    EvaluationError
+        As `find_neighbors`.
+    """
+    if k < 1:
+        raise EvaluationError(f"{k} neighbours were asked for; ask for one at least.")
+    if len(x) < k + 1:
+        raise EvaluationError(f"{k} neighbours need at least {k + 1} points; found {len(x)}. Ask for fewer neighbours.")
+    bad = ~np.isfinite(x).all(1)
+    if bad.any():
+        raise EvaluationError(
+            f"{bad.sum()} of {len(x)} points hold NaN or infinite values (first: row {np.flatnonzero(bad)[0]}); "
+            "leave them out."
+        )
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    if (x == x[0]).all():
+        raise EvaluationError(f"All {len(x)} points are the same; they have neither neighbours nor a shape.")
+    return x
+
+
+def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of some points among all."""
+    from sklearn.neighbors import NearestNeighbors
+
+    centred = x - x.mean(0)
+    n_found = min(k + 1 + _MARGIN, len(x))
+
+    def search(algorithm: str, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        fitted = NearestNeighbors(n_neighbors=n_found, algorithm=algorithm).fit(centred)
+        found = fitted.kneighbors(centred[which], return_distance=False)
+        return _nearest(x, which, _without_self(found, which), k)
+
+    if x.shape[1] <= 8:
+        return search("kd_tree", rows)
+    indices, distances = search("brute", rows)
+    lost = np.flatnonzero(distances[:, -1] ** 2 < _CANCELLED * (centred**2).sum(1).max())
+    if len(lost):
+        indices[lost], distances[lost] = search("ball_tree", rows[lost])
+    return indices, distances
+
+
+def _approximate(x: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of all points by nearest neighbour descent; what it leaves open is searched exactly."""
+    from pynndescent import NNDescent
+
+    rows = np.arange(len(x))
+    state = int(generator(seed, "neighbors").integers(2**31))
+    found = NNDescent(x - x.mean(0), n_neighbors=min(k + 1 + _MARGIN, len(x)), random_state=state).neighbor_graph[0]
+    open_ = np.flatnonzero((found < 0).any(1))
+    indices, distances = _nearest(x, rows, _without_self(np.maximum(found, 0).astype(np.int64), rows), k)
+    if len(open_):
+        indices[open_], distances[open_] = _exact(x, open_, k)
+    return indices, distances
+
+
+def _without_self(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Candidates less the point itself; less the last one where its repeats took the point's own place."""
+    own = found == rows[:, None]
+    own[~own.any(1), -1] = True
+    return found[~own].reshape(len(rows), -1)
+
+
+def _nearest(x: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of the candidates and their distances, by differences."""
+    distances = np.empty(found.shape)
+    step = max(1, _BLOCK_BYTES // (8 * x.shape[1] * found.shape[1]))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        difference = x[found[part]] - x[rows[part], None]
+        distances[part] = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
+    order = np.lexsort((found, distances), axis=1)[:, :k]
+    return np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
