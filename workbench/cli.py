@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench import __version__
-from workbench.errors import WorkbenchError
+from workbench.errors import ConfigError, WorkbenchError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -131,6 +131,8 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from workbench.ablation.report import ablate_and_report, dry_run
     from workbench.ablation.run import Backend
 
+    if arguments.jobs == 0:
+        raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")
     out = arguments.out or Path("artifacts") / config.name
     if arguments.dry_run:
         print(dry_run(config, out))

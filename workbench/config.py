@@ -217,7 +217,28 @@ def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] =
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, kind, file)) from error
+        raise ConfigError(_sentence(error, kind, f"The configuration '{file}' does not fit")) from error
+
+
+def make_config(kind: type[Config], **values: Any) -> Config:
+    """Configuration, or a part of one, from values given in Python.
+
+    Parameters
+    ----------
+    kind
+        What it configures.
+    **values
+        By key.
+
+    Raises
+    ------
+    ConfigError
+        As in `read_config`.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, kind, "The settings do not fit")) from error
 
 
 def _anchor_path(raw: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
@@ -249,7 +270,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"'--set {override}': the value is no valid YAML; quote it.") from error
 
 
-def _sentence(error: ValidationError, kind: type[BaseModel], file: Path) -> str:
+def _sentence(error: ValidationError, kind: type[BaseModel], what: str) -> str:
     parts = []
     for item in error.errors()[:4]:
         where = ".".join(str(p) for p in item["loc"])
@@ -260,7 +281,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel], file: Path) -> str:
             parts.append(f"Key '{where}' is missing.")
         else:
             parts.append(f"Key '{where}' is {item['input']!r}: {item['msg'].lower()}.")
-    return f"The configuration '{file}' does not fit: {' '.join(parts)}"
+    return f"{what}: {' '.join(parts)}"
 
 
 def _fields(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:

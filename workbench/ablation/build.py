@@ -24,6 +24,7 @@ from workbench.ablation.metrics import (
 from workbench.ablation.reference import build_reference, needed_hooks
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, intact_cells
+from workbench.cells.datasets import STANDARD
 from workbench.cells.splits import make_folds
 from workbench.config import StudyConfig
 from workbench.errors import CellsError, EvaluationError, unknown_name
@@ -115,7 +116,7 @@ def prepare(
     )
     tokens, size = tokenizer.tokens(), settings.batch_size
     cell = intact_cells(model, tokens, size)
-    obs, notes = chosen.obs.copy(), dict[str, str]()
+    obs, notes = chosen.obs[[c for c in STANDARD if c in chosen.obs]].copy(), dict[str, str]()
     metrics: list[Metric] = []
     per_label: list[str] = []
     space = None

@@ -132,10 +132,11 @@ def identity(prepared: Prepared, grid: Sequence[Ablation], block: int) -> dict[s
     labels = {
         c: prepared.obs[c].astype(str).tolist() for c in ("cell_type", "donor", "stage", "fold") if c in prepared.obs
     }
+    batches = [] if tokens.batch_labels is None else [tokens.batch_labels.numpy()]
     return {
         "workbench": __version__,
         "checkpoint": study.model.fingerprint(),
-        "cells": digest(tokens.gene_ids.numpy(), tokens.values.numpy(), list(tokens.cell_ids)),
+        "cells": digest(tokens.gene_ids.numpy(), tokens.values.numpy(), list(tokens.cell_ids), *batches),
         "labels": digest(labels),
         "reference cells": digest(reference),
         "metrics": [metric.name for metric in study.metrics],

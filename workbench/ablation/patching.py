@@ -19,10 +19,10 @@ from workbench.ablation.sites import HEAD, Ablation, Site, all_heads, site
 from workbench.errors import CellsError, EvaluationError, HookError
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokens import Tokens
-from workbench.seeds import generator
+from workbench.seeds import generator, key
 from workbench.stats import benjamini_hochberg, permutation_p
 
-_FLIPS = 2000
+_PERMUTATIONS = 2000
 
 
 def activation_patching(
@@ -65,44 +65,70 @@ def activation_patching(
     pandas.DataFrame
         One row per part: ``ablation``, ``kind``, ``layer``, ``head``, ``moved`` (mean share), ``low``, ``high`` (95 %
         bootstrap), ``null_mean``, ``null_low``, ``null_high`` (the same with another cell of the target group as
-        source), ``p`` (one-sided: the share exceeds the null's, by sign flips of the per-cell differences, 2,000 draws),
-        ``q`` (Benjamini-Hochberg), ``n_pairs``, ``shared_genes`` (mean), ``target``, ``source``.
+        source), ``p`` (one-sided: the share exceeds the null's), ``q`` (Benjamini-Hochberg), ``n_pairs``,
+        ``shared_genes`` (mean), ``target``, ``source``.
 
     Raises
     ------
     CellsError
-        If a group is empty or the groups share a cell.
+        If a group is empty, the groups share a cell, or the cells have no names.
     EvaluationError
-        If the groups have the same mean embedding.
+        If the groups have the same mean embedding, or no place is named.
+    HookError
+        If a place does not exist.
+
+    Notes
+    -----
+    The difference of two means holds the chance differences of these very cells, and patching from these very cells
+    carries those over, too. So ``moved`` is not zero for groups that differ by chance alone, and p must not be taken
+    along the same difference. Both groups are split into halves by seed and name; target cells are paired within their
+    half, and p takes their shares along the difference of the means of the other half's cells. It compares source cells
+    with other target cells by permuting which is which among the cells patched from (2,000 draws). NaN with fewer than
+    four target or two source cells, which are paired without halves.
     """
     places = [a.sites[0] for a in all_heads(model.config)] if sites is None else [site(s) for s in sites]
     ablations = [Ablation((place,), "patch", seed=seed) for place in places]
+    if not ablations:
+        raise EvaluationError("No place to patch was named; name at least one, or leave `sites` out for every head.")
+    for one in ablations:
+        one.check(model.config, model.vocabulary)
     target, source = target.to(model.device, model.dtype), source.to(model.device, model.dtype)
-    axis, reference = _axis(model, target, source, batch_size)
-    moved, shared = _moved(model, target, reference, ablations, axis, batch_size)
-    within = np.full_like(moved, np.nan)
-    if len(target) > 1:
-        within, _ = _moved(model, target, build_reference(model, target, ()), ablations, axis, batch_size)
+    cells = _cells(model, target, source, batch_size)
+    axis, parts = _axis(*cells), _parts(target, source, seed)
+    # By what is patched from (source cells, other target cells): share along the axis, and along the other half's.
+    moved = np.full((2, 2, len(ablations), len(target)), np.nan)
+    partners = np.zeros((2, len(target)), dtype=object)
+    shared = np.zeros((2, len(target)))
+    for i, (mine, theirs) in enumerate(parts):
+        other = _axis(*(x[rows] for x, rows in zip(cells, parts[1 - i], strict=True))) if len(parts) > 1 else axis
+        batch = target.take(mine)
+        for k, group in enumerate([source.take(theirs), batch] if len(mine) > 1 else [source.take(theirs)]):
+            reference = build_reference(model, group, ())
+            found = _moved(model, batch, reference, ablations, (axis, other), batch_size)
+            moved[k][:, :, mine], shared[k, mine] = found
+            partners[k, mine] = [group.cell_ids[row] for row in reference.partners(batch.cell_ids, seed)]
+    p = _excess_p(moved[:, 1], partners, seed) if len(parts) > 1 else np.full(len(places), np.nan)
     weights = bootstrap_weights(len(target), draws, seed, donors)
     rows = []
     for i, place in enumerate(places):
-        low, high = interval(moved[i], weights)
-        null_low, null_high = interval(within[i], weights)
+        own, null = moved[0, 0, i], moved[1, 0, i]
+        low, high = interval(own, weights)
+        null_low, null_high = interval(null, weights)
         rows.append(
             {
                 "ablation": str(place),
                 "kind": place.kind,
                 "layer": place.layer,
                 "head": place.head,
-                "moved": float(moved[i].mean()),
+                "moved": float(own.mean()),
                 "low": low,
                 "high": high,
-                "null_mean": float(within[i].mean()),
+                "null_mean": float(null.mean()),
                 "null_low": null_low,
                 "null_high": null_high,
-                "p": _flip_p(moved[i] - within[i], seed),
+                "p": float(p[i]),
                 "n_pairs": len(target),
-                "shared_genes": shared,
+                "shared_genes": float(shared[0].mean()),
                 "target": names[0],
                 "source": names[1],
             }
@@ -111,20 +137,43 @@ def activation_patching(
     return table.assign(q=benjamini_hochberg(table["p"].to_numpy()))
 
 
-def _axis(model: HookedScGPT, target: Tokens, source: Tokens, batch_size: int) -> tuple[Tensor, Reference]:
+def _cells(model: HookedScGPT, target: Tokens, source: Tokens, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Intact cell embeddings of two groups that can be patched."""
     if not len(target) or not len(source):
         raise CellsError(
             f"Patching needs cells on both sides; found {len(target)} target and {len(source)} source cells."
         )
+    if not target.cell_ids or not source.cell_ids:
+        raise CellsError("Cells are paired by name, but the tokens carry none; set Tokens.cell_ids.")
     both = set(target.cell_ids) & set(source.cell_ids)
     if both:
         raise CellsError(f"{len(both)} cells are in both groups (first: '{sorted(both)[0]}'); keep the groups apart.")
     with torch.no_grad():
-        means = [torch.cat([_cell(model, b) for b in side.batches(batch_size)]).mean(0) for side in (target, source)]
-    axis = means[1] - means[0]
-    if float(axis.norm()) <= 1e-6 * float(means[0].norm()):
+        of_target, of_source = (
+            torch.cat([_cell(model, batch) for batch in side.batches(batch_size)]) for side in (target, source)
+        )
+    return of_target, of_source
+
+
+def _axis(of_target: Tensor, of_source: Tensor) -> Tensor:
+    """From the mean cell embedding of one group to that of the other."""
+    start = of_target.mean(0)
+    axis = of_source.mean(0) - start
+    if float(axis.norm()) <= 1e-6 * float(start.norm()):
         raise EvaluationError("Both groups have the same mean cell embedding, so there is no difference to carry.")
-    return axis, build_reference(model, source, ())
+    return axis
+
+
+def _parts(target: Tokens, source: Tokens, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Numbers of the target and source cells that are paired among themselves: halves by seed and name, where possible."""
+    if len(target) < 4 or len(source) < 2:
+        return [(list(range(len(target))), list(range(len(source))))]
+    return list(zip(_halves(target, seed), _halves(source, seed), strict=True))
+
+
+def _halves(tokens: Tokens, seed: int) -> list[list[int]]:
+    order = sorted(range(len(tokens)), key=lambda i: key(seed, "half", tokens.cell_ids[i]))
+    return [sorted(order[half::2]) for half in (0, 1)]
 
 
 def _cell(model: HookedScGPT, tokens: Tokens) -> Tensor:
@@ -134,24 +183,31 @@ def _cell(model: HookedScGPT, tokens: Tokens) -> Tensor:
 
 
 def _moved(
-    model: HookedScGPT, target: Tokens, reference: Reference, ablations: list[Ablation], axis: Tensor, batch_size: int
-) -> tuple[Float[np.ndarray, "ablation cell"], float]:
-    """Share of the way per ablation and cell, and the mean number of shared genes."""
+    model: HookedScGPT,
+    target: Tokens,
+    reference: Reference,
+    ablations: list[Ablation],
+    axes: tuple[Tensor, ...],
+    batch_size: int,
+) -> tuple[Float[np.ndarray, "axis ablation cell"], Float[np.ndarray, " cell"]]:
+    """Share of the way per axis, ablation and cell, and the number of shared genes."""
     parts, shared = [], []
+    every = Ablation((Site(0, HEAD, 0),), "patch", seed=ablations[0].seed)  # touches every token of a cell
     for batch in target.batches(batch_size):
         edits = Edits(model, batch, ablations, reference)
-        lost = edits.fallbacks(ablations[0])
+        lost = edits.fallbacks(every)
         shared.append(((~batch.padding).sum(1) - lost - 1).cpu().numpy())  # without <cls>, which every cell has
-        found = torch.zeros(len(ablations), len(batch), device=model.device)
+        found = torch.zeros(len(axes), len(ablations), len(batch), device=model.device)
         own: Tensor | None = None
         for which, out in exact_sweep(model, batch, ablations, edits):
             assert out.cell is not None
             if which is None:
                 own = out.cell
             else:
-                found[which] = _share(out.cell, own, axis)
+                for i, axis in enumerate(axes):
+                    found[i, which] = _share(out.cell, own, axis)
         parts.append(found.cpu().numpy())
-    return np.concatenate(parts, axis=1).astype(np.float64), float(np.concatenate(shared).mean())
+    return np.concatenate(parts, axis=2).astype(np.float64), np.concatenate(shared).astype(np.float64)
 
 
 def _share(patched: Tensor, own: Tensor | None, axis: Tensor) -> Tensor:
@@ -159,11 +215,24 @@ def _share(patched: Tensor, own: Tensor | None, axis: Tensor) -> Tensor:
     return ((patched - own) @ axis / (axis @ axis)).float()
 
 
-def _flip_p(differences: np.ndarray, seed: int) -> float:
-    if not np.isfinite(differences).all():
-        return float("nan")
-    signs = generator(seed, "sign flips").choice([-1.0, 1.0], size=(_FLIPS, len(differences)))
-    return permutation_p(float(differences.mean()), signs @ differences / len(differences))
+def _excess_p(
+    moved: Float[np.ndarray, "group ablation cell"], partners: np.ndarray, seed: int
+) -> Float[np.ndarray, " ablation"]:
+    """One-sided p that source cells move the targets further than other target cells do.
+
+    What is permuted are the cells that were patched from, because several targets may share one.
+    """
+    names, unit = np.unique(partners.ravel().astype(str), return_inverse=True)
+    is_source = np.isin(names, partners[0].astype(str))
+    shares = np.concatenate(list(moved), axis=1)
+    mean = np.stack([np.bincount(unit.ravel(), row) for row in shares]) / np.bincount(unit.ravel())
+    draws = generator(seed, "patched from").permuted(np.tile(is_source, (_PERMUTATIONS, 1)), axis=1)
+
+    def excess(chosen: np.ndarray) -> np.ndarray:
+        first, second = (side / side.sum(-1, keepdims=True) for side in (chosen.astype(float), (~chosen).astype(float)))
+        return mean @ (first - second).T
+
+    return np.array([permutation_p(float(x), null) for x, null in zip(excess(is_source), excess(draws), strict=True)])
 
 
 def path_patching(
@@ -213,19 +282,23 @@ def path_patching(
         raise HookError(f"The sender must be a head such as L2H1; found {place}.")
     ablation = Ablation((place,), "patch", seed=seed)
     ablation.check(model.config, model.vocabulary)
+    receivers = list(dict.fromkeys(receivers))
     parsed = [_receiver(model, name, place) for name in receivers]
     target, source = target.to(model.device, model.dtype), source.to(model.device, model.dtype)
-    axis, reference = _axis(model, target, source, batch_size)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("all ways", *receivers)}
+    axis = _axis(*_cells(model, target, source, batch_size))
+    found = {name: np.zeros(len(target)) for name in ("all ways", *receivers)}
     with torch.no_grad():
-        for batch in target.batches(batch_size):
-            edits = Edits(model, batch, [ablation], reference)
-            for name, cell, own in _paths(model, batch, edits, ablation, receivers, parsed, freeze_mlp):
-                found[name].append(_share(cell, own, axis).cpu().numpy())
+        for mine, theirs in _parts(target, source, seed):
+            reference = build_reference(model, source.take(theirs), ())
+            for start in range(0, len(mine), batch_size):
+                at = mine[start : start + batch_size]
+                batch = target.take(at)
+                edits = Edits(model, batch, [ablation], reference)
+                for name, cell, own in _paths(model, batch, edits, ablation, receivers, parsed, freeze_mlp):
+                    found[name][at] = _share(cell, own, axis).cpu().numpy()
     weights = bootstrap_weights(len(target), draws, seed, donors)
     rows = []
-    for name, parts in found.items():
-        moved = np.concatenate(parts).astype(np.float64)
+    for name, moved in found.items():
         low, high = interval(moved, weights)
         rows.append({"sender": str(place), "receiver": name, "moved": float(moved.mean()), "low": low, "high": high})
     return pd.DataFrame(rows).assign(n_pairs=len(target))

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 
 from workbench.ablation.build import Prepared
 from workbench.ablation.effects import top_heads
 from workbench.ablation.grid import describe_grid
-from workbench.ablation.run import AblationResult, Backend, make_tasks, opened, run_ablation
+from workbench.ablation.run import AblationResult, Backend, FromConfig, make_tasks, opened, refuse_early, run_ablation
 from workbench.ablation.sites import Ablation
 from workbench.cells.datasets import content_hash
 from workbench.config import AblationConfig
@@ -35,7 +36,8 @@ def dry_run(config: AblationConfig, out: Path) -> str:
     out
         Folder of the run.
     """
-    prepared, grid, _ = opened(config.model_dump_json())
+    prepared, grid, _ = opened(FromConfig(config.model_dump_json()))
+    refuse_early(config, prepared)
     study = prepared.study
     tasks = make_tasks(study, grid, config.sweep.block)
     done = sum(rows_file(out / "sweep", task.key).is_file() for task in tasks)
@@ -162,10 +164,9 @@ def _figures(config: AblationConfig, result: AblationResult) -> tuple[dict[str, 
         )
     if "interactions" in result.tables:
         by = config.sweep.pairs_by or next(iter(result.prepared.metrics))
-        top = result.tables["interactions"].query("not random")
         add(
             "interactions",
-            interaction_matrix(top, by),
+            interaction_matrix(result.tables["interactions"], by),
             f"Effect on {by} of two heads together minus the sum of both; {bars}.",
         )
     if "transfer" in result.tables:
@@ -223,31 +224,63 @@ def _answers(config: AblationConfig, result: AblationResult) -> list[str]:
         rows = table[(table["metric"] == name) & (table["how"] == how)]
         heads = rows[rows["kind"] == "head"]
         if not len(heads):
+            far = rows.iloc[int(np.argmax(rows["effect"].abs().fillna(-1).to_numpy()))]
+            answers.append(
+                f"{_capital(name)} ({far['unit']}): of {len(rows)} places {far['ablation']} changes it most, "
+                f"{far['effect']:+.3g} (95 % {far['low']:.2g} to {far['high']:.2g}, n = {int(far['n_cells'])}); no null "
+                "was drawn."
+            )
             continue
-        best = heads.set_index("ablation").loc[top_heads(rows, name, 1)[0]]
+        best: Any = heads.set_index("ablation").loc[top_heads(rows, name, 1)[0]]
         beyond = int((heads["q"] <= _ALPHA).sum())
-        null = (
-            f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {_ALPHA}); this one: its draws "
-            f"{best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g}, q {best['q']:.2g}"
-            if best["n_null"]
-            else "no null was drawn"
-        )
+        null = "no null was drawn"
+        if best["n_null"] and np.isnan(best["p"]):
+            null = f"its null draws, {best['null_low']:.2g} to {best['null_high']:.2g}, give no p"
+        elif best["n_null"]:
+            null = (
+                f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {_ALPHA}); the draws of "
+                f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g}, q {best['q']:.2g}"
+            )
         answers.append(
-            f"{name.capitalize()} ({best['unit']}): {best.name} matters most, {best['effect']:+.3g} (95 % {best['low']:.2g} to "
-            f"{best['high']:.2g}, n = {int(best['n_cells'])}); {null}."
+            f"{_capital(name)} ({best['unit']}): {best.name} matters most, {best['effect']:+.3g} (95 % "
+            f"{best['low']:.2g} to {best['high']:.2g}, n = {int(best['n_cells'])}); {null}.{_better_without(heads)}"
         )
     if "agreement" in result.tables:
-        said = "; ".join(f"{r.metric}, {r.method}: {r.spearman:.2f}" for r in result.tables["agreement"].itertuples())
-        answers.append(f"Attribution against exact effects, rank correlation over heads: {said}.")
+        lines = result.tables["agreement"]
+        said = "; ".join(f"{r.metric}, {r.method}: {r.spearman:.2f}" for r in lines.itertuples())
+        steady = "; ".join(f"{r.metric} {r.split_half:.2f}" for r in lines.drop_duplicates("metric").itertuples())
+        answers.append(
+            f"Attribution against exact effects of the same cells, rank correlation over heads: {said}. The exact effects of "
+            f"two halves of the cells agree with each other by {steady}: where that is near 0, there is no ranking to find."
+        )
     if "transfer" in result.tables:
         for names, part in result.tables["transfer"].groupby(["target", "source"], sort=False):
-            best = part.sort_values("moved", ascending=False).iloc[0]
+            most: Any = part.sort_values("moved", ascending=False).iloc[0]
+            null = (
+                f"within the target type {most['null_mean']:.1%}; q {most['q']:.2g}"
+                if np.isfinite(most["null_mean"])
+                else "no null was drawn"
+            )
             answers.append(
-                f"From {names[0]} to {names[1]}: {best['ablation']} carries most, {best['moved']:.1%} of the way (95 % "
-                f"{best['low']:.1%} to {best['high']:.1%}; within the target type {best['null_mean']:.1%}; q {best['q']:.2g}, "
-                f"n = {int(best['n_pairs'])} pairs, {best['shared_genes']:.0f} shared genes on average)."
+                f"From {names[0]} to {names[1]}: {most['ablation']} carries most, {most['moved']:.1%} of the way (95 % "
+                f"{most['low']:.1%} to {most['high']:.1%}; {null}; "
+                f"n = {int(most['n_pairs'])} pairs, {most['shared_genes']:.0f} shared genes on average)."
             )
     return answers
+
+
+def _capital(name: str) -> str:
+    return name[0].upper() + name[1:]
+
+
+def _better_without(heads: pd.DataFrame) -> str:
+    """A sentence where ablating some head improves a metric more than ablating any head harms it."""
+    worse = int(heads["worse"].iloc[0])
+    gain = -worse * heads.set_index("ablation")["effect"]
+    if worse == 0 or not gain.max() > -gain.min():
+        return ""
+    best = heads.loc[heads["ablation"] == gain.idxmax()].iloc[0]
+    return f" Larger still, without {best['ablation']} it gets better: {best['effect']:+.3g} (q {best['q']:.2g})."
 
 
 def _cautions(config: AblationConfig, result: AblationResult) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from workbench.ablation.attribution import AGREE, METHODS, attribute, compare_attribution
+from workbench.ablation.attribution import AGREE, DRAWS, METHODS, attribute, compare_attribution
 from workbench.ablation.build import Prepared, prepare
-from workbench.ablation.effects import effect_table, interactions, top_heads
+from workbench.ablation.effects import effect_table, interactions, reliability, top_heads
 from workbench.ablation.grid import describe_grid, identity, make_grid, make_pairs, random_pairs
 from workbench.ablation.metrics import Metric
 from workbench.ablation.patching import activation_patching
 from workbench.ablation.sites import HEAD, Ablation, Site, site
 from workbench.ablation.study import Study, differences, evaluate
-from workbench.config import AblationConfig, ContrastConfig, StudyConfig, SweepConfig, load_cells
+from workbench.config import AblationConfig, ContrastConfig, StudyConfig, SweepConfig, load_cells, make_config
 from workbench.errors import EvaluationError, unknown_name
 from workbench.files import digest
 from workbench.model.checkpoint import load_checkpoint
@@ -48,7 +48,7 @@ def ablate(
     *,
     how: str = "mean",
     metrics: Sequence[str | Metric] = ("cell_shift", "label_loss"),
-    null_draws: int = 8,
+    null_draws: int = 20,
     n_cells: int | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -94,12 +94,10 @@ def ablate(
     """
     named = tuple(m for m in metrics if isinstance(m, str))
     own = [m for m in metrics if isinstance(m, Metric)]
-    study = StudyConfig(metrics=named, cells=n_cells, **settings)
+    study = make_config(StudyConfig, metrics=named, cells=n_cells, **settings)
     every = isinstance(sites, str) and sites == "heads"
     wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
-    sweep = SweepConfig.model_validate(
-        {"how": (how,), "heads": every, "sites": wanted, "null_draws": null_draws if every else 0}
-    )
+    sweep = make_config(SweepConfig, how=(how,), heads=every, sites=wanted, null_draws=null_draws if every else 0)
     grid = make_grid(model, sweep, seed)
     prepared = prepare(model, cells, study, grid, seed=seed, extra=own)
     return sweep_effects(prepared, grid, study, sweep, Path(folder) if folder else None, backend or Backend())[0]
@@ -195,25 +193,27 @@ def run_task(source: Study | Opener, grid: Sequence[Ablation], rows: Sequence[in
 
 @dataclass(frozen=True)
 class FromConfig:
-    """Makes a configuration's study, once per process; small enough to send to any worker."""
+    """Makes a configuration's study, once per process and run; small enough to send to any worker."""
 
     config: str
+    # Files may change between two runs, and workers may outlive one.
+    run: int = field(default_factory=time.time_ns)
 
     def __call__(self) -> Study:
         """The study."""
-        return opened(self.config)[0].study
+        return opened(self)[0].study
 
 
 @lru_cache(maxsize=1)
-def opened(config: str) -> tuple[Prepared, list[Ablation], AnnData]:
-    """Study, grid and cells of a configuration, made once per process.
+def opened(source: FromConfig) -> tuple[Prepared, list[Ablation], AnnData]:
+    """Study, grid and cells of a configuration, made once per process and run.
 
     Parameters
     ----------
-    config
+    source
         `AblationConfig` as JSON.
     """
-    settings = AblationConfig.model_validate_json(config)
+    settings = AblationConfig.model_validate_json(source.config)
     model = load_checkpoint(settings.checkpoint)
     grid = make_grid(model, settings.sweep, settings.seed)
     cells = load_cells(settings.data)
@@ -275,12 +275,16 @@ def run_ablation(config: AblationConfig, out: Path, backend: Backend) -> Ablatio
         nonlocal clock
         seconds[name], clock = time.perf_counter() - clock, time.perf_counter()
 
-    prepared, grid, cells = opened(opener.config)
+    prepared, grid, cells = opened(opener)
+    refuse_early(config, prepared)
     skipped = dict(prepared.notes)
     lap("preparation")
     effects, found = sweep_effects(prepared, grid, config.study, config.sweep, out / "sweep", backend, opener)
     tables = {"effects": effects}
     lap("sweep")
+    if not config.sweep.heads:
+        wanted = {"interactions": config.sweep.pairs_of_top > 0, "attribution": config.attribution}
+        skipped |= {name: "the sweep leaves out the heads (sweep.heads)" for name, here in wanted.items() if here}
     if config.sweep.pairs_of_top and config.sweep.heads:
         tables["interactions"] = _pairs(config, prepared, grid, effects, found, out, backend, opener)
         lap("pairs")
@@ -298,6 +302,37 @@ def run_ablation(config: AblationConfig, out: Path, backend: Backend) -> Ablatio
     return AblationResult(prepared, cells, grid, tables, seconds, skipped)
 
 
+def refuse_early(config: AblationConfig, prepared: Prepared) -> None:
+    """Refuse before the sweep what could not be done after it.
+
+    Parameters
+    ----------
+    config, prepared
+        Configuration, and its study.
+
+    Raises
+    ------
+    EvaluationError
+        For a pair of one head, an unknown metric to choose pairs by, or a contrast of cell types that are not there.
+    """
+    if config.sweep.pairs_of_top and config.sweep.heads:
+        shape = prepared.study.model.config
+        n = min(config.sweep.pairs_of_top, shape.n_layers * shape.n_heads)
+        if n < 2:
+            raise EvaluationError(f"A pair takes two heads, and sweep.pairs_of_top gives {n}; ask for more, or for 0.")
+        _pairs_by(config, prepared)
+    for contrast in config.contrasts:
+        _sides(prepared, contrast)
+
+
+def _pairs_by(config: AblationConfig, prepared: Prepared) -> str:
+    names = list(prepared.metrics)
+    metric = config.sweep.pairs_by or names[0]
+    if metric not in names:
+        raise EvaluationError(unknown_name("metric for sweep.pairs_by", metric, names))
+    return metric
+
+
 def _pairs(
     config: AblationConfig,
     prepared: Prepared,
@@ -309,11 +344,8 @@ def _pairs(
     opener: Opener,
 ) -> pd.DataFrame:
     names = list(prepared.metrics)
-    metric = config.sweep.pairs_by or names[0]
-    if metric not in names:
-        raise EvaluationError(unknown_name("metric for sweep.pairs_by", metric, names))
     how = config.sweep.how[0]
-    heads = top_heads(effects[effects["how"] == how], metric, config.sweep.pairs_of_top)
+    heads = top_heads(effects[effects["how"] == how], _pairs_by(config, prepared), config.sweep.pairs_of_top)
     at = {str(one): i for i, one in enumerate(grid) if one.how == how and one.rotation is None and _is_head(one)}
     top = make_pairs(heads, how, config.seed)
     random = random_pairs(sorted(at), top, how, config.seed)
@@ -354,7 +386,7 @@ def _attributions(
     found: dict[str, np.ndarray],
     metrics: Sequence[Metric],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Estimates beside exact effects; integrated gradients too where the plain gradient disagrees."""
+    """Estimates beside exact effects; with the second-order term too where the plain gradient disagrees."""
     shape = prepared.study.model.config
     how = config.sweep.how[0]
     rows = [i for i, one in enumerate(grid) if one.how == how and one.rotation is None and _is_head(one)]
@@ -362,20 +394,29 @@ def _attributions(
     tables, agreement = [], []
     for metric in metrics:
         exact = found[metric.name][rows].reshape(shape.n_layers, shape.n_heads, -1)
-        for method, steps in zip(METHODS, (0, 1), strict=True):
+        steady = reliability(exact.reshape(shape.n_layers * shape.n_heads, -1), config.seed)
+        for method, draws in zip(METHODS[:2], (0, DRAWS), strict=True):
             began = time.perf_counter()
-            estimate = attribute(prepared.study, metric, cells, how, steps=steps)
+            estimate = attribute(prepared.study, metric, cells, how, draws=draws)
             seconds = time.perf_counter() - began
             table, rho = compare_attribution(estimate, exact, metric.name, method)
             tables.append(table)
-            line = {"metric": metric.name, "method": method, "how": how, "spearman": rho, "n_heads": len(table)}
+            line = {
+                "metric": metric.name,
+                "method": method,
+                "how": how,
+                "spearman": rho,
+                "split_half": steady,
+                "n_heads": len(table),
+            }
             agreement.append({**line, "n_cells": len(cells), "seconds": seconds, "agrees": bool(rho >= AGREE)})
             if rho >= AGREE:
                 break
     return pd.concat(tables, ignore_index=True), pd.DataFrame(agreement)
 
 
-def _contrast(config: AblationConfig, prepared: Prepared, contrast: ContrastConfig) -> pd.DataFrame:
+def _sides(prepared: Prepared, contrast: ContrastConfig) -> list[np.ndarray]:
+    """Numbers of the target cells and of the source cells."""
     obs = prepared.obs
     if "cell_type" not in obs:
         raise EvaluationError("A contrast needs cell types, and the cells have none; set data.cell_type.")
@@ -385,6 +426,13 @@ def _contrast(config: AblationConfig, prepared: Prepared, contrast: ContrastConf
         if name not in labels:
             raise EvaluationError(f"Contrast: {unknown_name('cell type', name, sorted(set(labels)))}")
         sides.append(np.flatnonzero(labels == name))
+    if contrast.target == contrast.source:
+        raise EvaluationError(f"Contrast: target and source are both '{contrast.target}'; name two cell types.")
+    return sides
+
+
+def _contrast(config: AblationConfig, prepared: Prepared, contrast: ContrastConfig) -> pd.DataFrame:
+    sides = _sides(prepared, contrast)
     target, source = (prepared.study.tokens.take(rows.tolist()) for rows in sides)
     return activation_patching(
         prepared.study.model,
