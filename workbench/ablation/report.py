@@ -253,6 +253,8 @@ def _answers(config: AblationConfig, result: AblationResult) -> list[str]:
             f"Attribution against exact effects of the same cells, rank correlation over heads: {said}. The exact effects of "
             f"two halves of the cells agree with each other by {steady}: where that is near 0, there is no ranking to find."
         )
+    if "interactions" in result.tables:
+        answers.append(_pairs_said(config, result))
     if "transfer" in result.tables:
         for names, part in result.tables["transfer"].groupby(["target", "source"], sort=False):
             most: Any = part.sort_values("moved", ascending=False).iloc[0]
@@ -267,6 +269,19 @@ def _answers(config: AblationConfig, result: AblationResult) -> list[str]:
                 f"n = {int(most['n_pairs'])} pairs, {most['shared_genes']:.0f} shared genes on average)."
             )
     return answers
+
+
+def _pairs_said(config: AblationConfig, result: AblationResult) -> str:
+    by = config.sweep.pairs_by or next(iter(result.prepared.metrics))
+    table = result.tables["interactions"].query("metric == @by")
+    drawn, top = table[table["random"]], table[~table["random"].astype(bool)]
+    most: Any = top.loc[top["interaction"].abs().sort_values(ascending=False).index[0]]
+    null = f"; of {len(drawn)} random pairs the largest has {drawn['interaction'].abs().max():.2g}, p {most['p']:.2g}"
+    return (
+        f"Pairs by {by}: {most['first']} and {most['second']} together do {most['interaction']:+.3g} more than the sum of both "
+        f"(95 % {most['low']:.2g} to {most['high']:.2g}; {int((top['interaction'] > 0).sum())} of {len(top)} pairs of the top heads "
+        f"are above their sum{null if len(drawn) else ''})."
+    )
 
 
 def _capital(name: str) -> str:
