@@ -133,7 +133,6 @@ class StudyConfig(_Strict):
     folds: int = Field(default=5, ge=2)
     mask_share: float = Field(default=0.25, gt=0, lt=1)
     max_tokens: PositiveInt | None = None
-    min_gene_share: float = Field(default=0.3, ge=0, le=1)
     batch_size: PositiveInt = 16
     bootstrap: PositiveInt = 1000
 

@@ -21,7 +21,7 @@ from workbench.errors import ArtifactError, ConfigError, OutputError, unknown_na
 from workbench.files import atomically, digest, plain, read_json, write_json
 
 BACKENDS = ("sequential", "loky", "threading", "dask")
-_IDENTITY = "sweep.json"
+IDENTITY = "sweep.json"
 _ABSENT = object()
 
 
@@ -115,10 +115,10 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     OutputError
         If it belongs to another sweep.
     """
-    wanted, file = plain(identity), folder / _IDENTITY
+    wanted, file = plain(identity), folder / IDENTITY
     if not file.is_file():
         # Of several that start at once, one describes the folder, and the others find its description.
-        lock = _lock(folder, _IDENTITY, timeout=-1)
+        lock = _lock(folder, IDENTITY, timeout=-1)
         try:
             if not file.is_file():
                 if (folder / "rows").is_dir():

@@ -44,9 +44,9 @@ def cells():
 
 @pytest.fixture
 def make(model, grid, cells):
-    def of(*metrics, model=model, adata=cells, grid=grid, seed=SEED, extra=(), **settings):
+    def of(*metrics, model=model, adata=cells, grid=grid, seed=SEED, extra=(), share=0.3, **settings):
         given = {"folds": 2, "neighbours": 5, "metrics": metrics or ("cell_shift",), **settings}
-        return prepare(model, adata, StudyConfig(**given), grid, seed=seed, extra=extra)
+        return prepare(model, adata, StudyConfig(**given), grid, seed=seed, min_gene_share=share, extra=extra)
 
     return of
 
@@ -284,7 +284,7 @@ def test_genes_must_match_the_vocabulary_as_asked_for(make, cells):
     strange.var_names = [f"ALIEN{i}" if i < 30 else name for i, name in enumerate(genes(40))]
     with pytest.raises(GeneMatchError, match="Only 25.0% of 40 genes are in the vocabulary"):
         make(adata=strange)
-    assert len(make(adata=strange, min_gene_share=0.2).study.tokens) == N
+    assert len(make(adata=strange, share=0.2).study.tokens) == N
 
 
 def test_batches_are_read_where_the_checkpoint_needs_them(make, cells):

@@ -252,7 +252,7 @@ def test_p_values_hold_for_many_distributions(name, n_heads, n_null):
         check_p(p)
 
 
-def test_a_head_far_beyond_its_draws_has_the_smallest_p():
+def test_a_head_far_beyond_its_draws_is_beyond_every_number():
     rng = np.random.default_rng(0)
     means = rng.standard_normal((16, 9))
     means[5, 0] = 40
@@ -330,3 +330,18 @@ def test_reliability_is_one_for_steady_effects_and_near_zero_for_noise():
     with_gaps[:, :50] = np.nan
     assert reliability(with_gaps, 0) == reliability(with_gaps[:, 50:], 0)
     assert np.isnan(reliability(noise[:, :3], 0))
+
+
+def test_an_effect_where_random_changes_do_nothing_is_beyond_every_number():
+    heads = pd.DataFrame(
+        [
+            {"key": f"{h} {d}", "places": h, "how": "mean", "kind": "head", "layer": 0, "head": i, "null": d}
+            for i, h in enumerate(("L0H0", "L0H1"))
+            for d in (-1, 0, 1, 2)
+        ]
+    )
+    values = np.zeros((8, 10))
+    values[0] = 1.0
+    table = effect_table({"m": values}, heads, draws=20, seed=0).set_index("ablation")
+    assert np.isinf(table.loc["L0H0", "ratio"]) and np.isnan(table.loc["L0H1", "ratio"])
+    assert np.isnan(table.loc["L0H1", "p"])

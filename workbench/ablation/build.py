@@ -25,6 +25,7 @@ from workbench.ablation.reference import build_reference, needed_hooks
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, intact_cells
 from workbench.cells.datasets import STANDARD
+from workbench.cells.genes import MIN_SHARE
 from workbench.cells.splits import make_folds
 from workbench.config import StudyConfig
 from workbench.errors import CellsError, EvaluationError, unknown_name
@@ -67,6 +68,16 @@ class Prepared:
     space: Float[np.ndarray, "cell component"] | None = None
 
     @property
+    def by_name(self) -> Int[np.ndarray, " cell"]:
+        """Cell numbers in the order of their names."""
+        return np.argsort(np.array(self.study.tokens.cell_ids), kind="stable")
+
+    @property
+    def donors_by_name(self) -> Int[np.ndarray, " cell"] | None:
+        """Donors in the order of `by_name`."""
+        return None if self.donors is None else self.donors[self.by_name]
+
+    @property
     def metrics(self) -> dict[str, Metric]:
         """Metrics by name."""
         return {metric.name: metric for metric in self.study.metrics}
@@ -79,6 +90,7 @@ def prepare(
     ablations: Sequence[Ablation],
     *,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
     extra: Sequence[Metric] = (),
 ) -> Prepared:
     """Choose cells, tokenise them, fit probes, and average references.
@@ -95,6 +107,8 @@ def prepare(
         What will be ablated; decides which references are needed.
     seed
         The one seed.
+    min_gene_share
+        Smallest share of the cells' genes that must be in the vocabulary.
     extra
         A user's own metrics.
 
@@ -112,7 +126,7 @@ def prepare(
         seed=seed,
         max_tokens=settings.max_tokens,
         batch_column="batch" if "batch" in chosen.obs else None,
-        min_share=settings.min_gene_share,
+        min_share=min_gene_share,
     )
     tokens, size = tokenizer.tokens(), settings.batch_size
     cell = intact_cells(model, tokens, size)
@@ -148,7 +162,7 @@ def prepare(
     plain = tokens.take(rows)
     hooks = needed_hooks(ablations)
     masked = any(metric.masked for metric in metrics)
-    donors = pd.factorize(obs["donor"])[0] if "donor" in obs else None
+    donors = pd.factorize(obs["donor"], sort=True)[0] if "donor" in obs else None
     study = Study(
         model,
         tokens,

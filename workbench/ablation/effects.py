@@ -13,6 +13,8 @@ from workbench.errors import EvaluationError
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg, permutation_p, spearman
 
+_LARGEST = 1e300
+
 
 def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " cell"] | None = None) -> np.ndarray:
     """How often each cell counts in each bootstrap draw, (draw, cell).
@@ -141,13 +143,19 @@ def _means(values: np.ndarray) -> np.ndarray:
 
 
 def _ratio(effect: float, null: np.ndarray) -> float:
-    scale = np.sqrt((null**2).mean()) if len(null) else 0.0
-    return float(abs(effect) / scale) if scale > 0 else float("nan")
+    if not len(null) or not np.isfinite(effect):
+        return float("nan")
+    scale = float(np.sqrt((null**2).mean()))
+    if scale > 0:
+        return float(abs(effect) / scale)
+    return float("inf") if effect else float("nan")
 
 
 def _with_p(table: pd.DataFrame) -> pd.DataFrame:
     pooled = np.array([ratio for ratios in table.pop("_pool") for ratio in ratios])
-    table["p"] = [permutation_p(ratio, pooled) for ratio in table["ratio"]]
+    # Infinite where random changes do nothing at all: larger than every number, and as large as one another.
+    pooled = np.nan_to_num(pooled, nan=np.nan, posinf=_LARGEST)
+    table["p"] = [permutation_p(min(ratio, _LARGEST), pooled) for ratio in table["ratio"]]
     heads = (table["kind"] == "head").to_numpy()
     table["q"] = np.nan
     table.loc[heads, "q"] = benjamini_hochberg(table.loc[heads, "p"].to_numpy())

@@ -249,6 +249,8 @@ def readout(probe: FixedProbe, loss: bool, only: str | None = None) -> Metric:
     """
     if only is not None and only not in probe.classes:
         raise EvaluationError(unknown_name("class", only, probe.classes))
+    # Not in the function: cloudpickle takes an attribute named classes for torch.classes, which no worker can be sent.
+    chosen = None if only is None else probe.classes.index(only)
 
     def function(run: Run) -> Tensor:
         x = run.output()
@@ -258,7 +260,7 @@ def readout(probe: FixedProbe, loss: bool, only: str | None = None) -> Metric:
         )
         logits = torch.einsum("nd,ndc->nc", x, w) + b
         label = torch.as_tensor(probe.label[run.rows], device=x.device)
-        wanted = label >= 0 if only is None else label == probe.classes.index(only)
+        wanted = label >= 0 if chosen is None else label == chosen
         if loss:
             value = -logits.log_softmax(1).gather(1, label.clamp(min=0)[:, None])[:, 0]
         else:

@@ -108,12 +108,13 @@ def activation_patching(
             moved[k][:, :, mine], shared[k, mine] = found
             partners[k, mine] = [group.cell_ids[row] for row in reference.partners(batch.cell_ids, seed)]
     p = _excess_p(moved[:, 1], partners, seed) if len(parts) > 1 else np.full(len(places), np.nan)
-    weights = bootstrap_weights(len(target), draws, seed, donors)
+    order = np.argsort(np.array(target.cell_ids), kind="stable")  # draws go by name, not by the order of the file
+    weights = bootstrap_weights(len(target), draws, seed, None if donors is None else donors[order])
     rows = []
     for i, place in enumerate(places):
         own, null = moved[0, 0, i], moved[1, 0, i]
-        low, high = interval(own, weights)
-        null_low, null_high = interval(null, weights)
+        low, high = interval(own[order], weights)
+        null_low, null_high = interval(null[order], weights)
         rows.append(
             {
                 "ablation": str(place),
@@ -296,10 +297,11 @@ def path_patching(
                 edits = Edits(model, batch, [ablation], reference)
                 for name, cell, own in _paths(model, batch, edits, ablation, receivers, parsed, freeze_mlp):
                     found[name][at] = _share(cell, own, axis).cpu().numpy()
-    weights = bootstrap_weights(len(target), draws, seed, donors)
+    order = np.argsort(np.array(target.cell_ids), kind="stable")  # draws go by name, not by the order of the file
+    weights = bootstrap_weights(len(target), draws, seed, None if donors is None else donors[order])
     rows = []
     for name, moved in found.items():
-        low, high = interval(moved, weights)
+        low, high = interval(moved[order], weights)
         rows.append({"sender": str(place), "receiver": name, "moved": float(moved.mean()), "low": low, "high": high})
     return pd.DataFrame(rows).assign(n_pairs=len(target))
 

@@ -13,15 +13,15 @@ import yaml
 
 from workbench.ablation.build import Prepared
 from workbench.ablation.effects import top_heads
-from workbench.ablation.grid import describe_grid
+from workbench.ablation.grid import describe_grid, identity
 from workbench.ablation.run import AblationResult, Backend, FromConfig, make_tasks, opened, refuse_early, run_ablation
 from workbench.ablation.sites import Ablation
 from workbench.cells.datasets import content_hash
 from workbench.config import AblationConfig
-from workbench.files import write_json, write_text
+from workbench.files import plain, read_json, write_json, write_text
 from workbench.model.hooked import HookedScGPT
 from workbench.provenance import describe_model, manifest, pairs
-from workbench.sweep import rows_file
+from workbench.sweep import IDENTITY, rows_file
 
 _ALPHA = 0.05
 
@@ -40,7 +40,10 @@ def dry_run(config: AblationConfig, out: Path) -> str:
     refuse_early(config, prepared)
     study = prepared.study
     tasks = make_tasks(study, grid, config.sweep.block)
-    done = sum(rows_file(out / "sweep", task.key).is_file() for task in tasks)
+    claim = out / "sweep" / IDENTITY
+    own = claim.is_file() and read_json(claim) == plain(identity(prepared, grid, config.sweep.block))
+    done = sum(rows_file(out / "sweep", task.key).is_file() for task in tasks) if own else 0
+    other = f" '{out / 'sweep'}' holds another sweep: choose another --out." if claim.is_file() and not own else ""
     seconds = _seconds_per_cell(prepared) * _passes(study.model, grid) * len(study.tokens) * (1 - done / len(tasks))
     seconds *= 2 if any(m.masked for m in study.metrics) and not all(m.masked for m in study.metrics) else 1
     table = describe_grid(grid)
@@ -51,7 +54,7 @@ def dry_run(config: AblationConfig, out: Path) -> str:
         f"{len(grid)} ablations of {len(study.tokens)} cells, judged by {', '.join(prepared.metrics)}\n{shown}\n\n"
         f"The first of them:\n{first}\n\n"
         f"{len(tasks)} tasks of up to {config.sweep.block} cells, {done} done. About {_human(seconds)} on one worker "
-        f"(a guess from one pass over a few cells), without pairs, attribution and contrasts."
+        f"(a guess from one pass over a few cells), without pairs, attribution and contrasts.{other}"
     )
 
 

@@ -21,6 +21,7 @@ from workbench.ablation.metrics import Metric
 from workbench.ablation.patching import activation_patching
 from workbench.ablation.sites import HEAD, Ablation, Site, site
 from workbench.ablation.study import Study, differences, evaluate
+from workbench.cells.genes import MIN_SHARE
 from workbench.config import AblationConfig, ContrastConfig, StudyConfig, SweepConfig, load_cells, make_config
 from workbench.errors import EvaluationError, unknown_name
 from workbench.files import digest
@@ -51,6 +52,7 @@ def ablate(
     null_draws: int = 20,
     n_cells: int | None = None,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
     folder: str | Path | None = None,
     backend: Backend | None = None,
     **settings: Any,
@@ -76,6 +78,8 @@ def ablate(
         Cells, drawn by seed and name; all when None.
     seed
         The one seed.
+    min_gene_share
+        Smallest share of the cells' genes that must be in the vocabulary.
     folder
         Where finished work is kept; the same call goes on there. Nothing is kept when None.
     backend
@@ -99,7 +103,7 @@ def ablate(
     wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
     sweep = make_config(SweepConfig, how=(how,), heads=every, sites=wanted, null_draws=null_draws if every else 0)
     grid = make_grid(model, sweep, seed)
-    prepared = prepare(model, cells, study, grid, seed=seed, extra=own)
+    prepared = prepare(model, cells, study, grid, seed=seed, min_gene_share=min_gene_share, extra=own)
     return sweep_effects(prepared, grid, study, sweep, Path(folder) if folder else None, backend or Backend())[0]
 
 
@@ -130,7 +134,8 @@ def sweep_effects(
     Returns
     -------
     effects, differences
-        `effect_table` with ``unit`` and ``fallback_share``, and effects per metric, ablation and cell.
+        `effect_table` with ``unit`` and ``fallback_share``, and effects per metric, ablation and cell, the cells in the
+        order of their names (random draws go by that order, not by the file's).
     """
     import tempfile
 
@@ -146,11 +151,12 @@ def sweep_effects(
             address=backend.address,
             progress=backend.progress,
         )
-    found = differences(prepared.study, rows, grid)
+    order = prepared.by_name
+    found = {name: values[:, order] for name, values in differences(prepared.study, rows, grid).items()}
     worse = {metric.name: metric.worse for metric in prepared.study.metrics}
     described = describe_grid(grid)
     table = effect_table(
-        found, described, draws=study.bootstrap, seed=prepared.study.seed, groups=prepared.donors, worse=worse
+        found, described, draws=study.bootstrap, seed=prepared.study.seed, groups=prepared.donors_by_name, worse=worse
     )
     units = {metric.name: metric.unit for metric in prepared.study.metrics}
     table["unit"] = table["metric"].map(units)
@@ -217,8 +223,8 @@ def opened(source: FromConfig) -> tuple[Prepared, list[Ablation], AnnData]:
     model = load_checkpoint(settings.checkpoint)
     grid = make_grid(model, settings.sweep, settings.seed)
     cells = load_cells(settings.data)
-    study = settings.study.model_copy(update={"min_gene_share": settings.data.min_gene_share})
-    return prepare(model, cells, study, grid, seed=settings.seed), grid, cells
+    share = settings.data.min_gene_share
+    return prepare(model, cells, settings.study, grid, seed=settings.seed, min_gene_share=share), grid, cells
 
 
 def _fallback_share(study: Study, rows: pd.DataFrame, described: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
@@ -369,7 +375,7 @@ def _pairs(
             {(str(p.sites[0]), str(p.sites[1])) for p in random},
             draws=config.study.bootstrap,
             seed=config.seed,
-            groups=prepared.donors,
+            groups=prepared.donors_by_name,
         )
         parts.append(table.assign(metric=name, how=how))
     return pd.concat(parts, ignore_index=True)
@@ -390,7 +396,7 @@ def _attributions(
     shape = prepared.study.model.config
     how = config.sweep.how[0]
     rows = [i for i, one in enumerate(grid) if one.how == how and one.rotation is None and _is_head(one)]
-    cells = range(len(prepared.study.tokens))
+    cells = prepared.by_name.tolist()
     tables, agreement = [], []
     for metric in metrics:
         exact = found[metric.name][rows].reshape(shape.n_layers, shape.n_heads, -1)
