@@ -442,7 +442,11 @@ def test_a_folder_of_another_sweep_is_refused_with_the_difference(folder, log, c
 
 def test_numbers_of_numpy_and_tuples_are_the_same_identity(folder):
     claim_folder(folder, {"a": np.float64(0.1), "b": (1, np.int64(2)), "c": float("nan"), "d": Path("x")})
+    written = (folder / "sweep.json").read_bytes()
     claim_folder(folder, {"a": 0.1, "b": [1, 2], "c": None, "d": "x"})
+    assert (folder / "sweep.json").read_bytes() == written
+    with pytest.raises(OutputError, match="a was 0.1 and is 0.2 now"):
+        claim_folder(folder, {"a": 0.2, "b": [1, 2], "c": None, "d": "x"})
 
 
 def test_rows_that_nothing_describes_are_refused(folder, log):

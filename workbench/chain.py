@@ -19,7 +19,7 @@ from workbench.capture.record import capture
 from workbench.capture.sinks import Only
 from workbench.cells.anchors import Anchors, make_anchors
 from workbench.cells.datasets import STANDARD, content_hash
-from workbench.cells.genes import choose_panel
+from workbench.cells.genes import choose_panel, with_matched_names
 from workbench.cells.splits import make_folds
 from workbench.config import RunConfig, load_cells
 from workbench.errors import EvaluationError
@@ -109,11 +109,7 @@ class Chain:
     @cached_property
     def expression(self) -> sp.csr_matrix:
         """Log-normalised expression on the panel."""
-        # The match may have changed a name's case; the panel is in the vocabulary's spelling.
-        match = self.tokenizer.match
-        renamed = self.adata.var_names.to_numpy(dtype=object).copy()
-        renamed[match.columns] = match.genes
-        return panel_expression(AnnData(X=self.adata.X, var=pd.DataFrame(index=renamed.astype(str))), self.panel)
+        return panel_expression(with_matched_names(self.adata, self.tokenizer.match), self.panel)
 
     @cached_property
     def anchors(self) -> Anchors:

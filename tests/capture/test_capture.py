@@ -460,7 +460,11 @@ def test_a_sink_of_one_s_own_works(model, tokenizer, alone):
 def test_only_the_needed_blocks_run(model, tokenizer, monkeypatch):
     for block in list(model.blocks)[1:]:
         monkeypatch.setattr(block, "forward", lambda *args: pytest.fail("a block above the last hook was run"))
-    quietly(model, tokenizer, "blocks.0.attn.hook_pattern", Recorder())
+    sink = Recorder()
+    quietly(model, tokenizer, "blocks.0.attn.hook_pattern", sink)
+    assert sum(map(len, sink.batches)) == len(tokenizer)
+    with pytest.raises(pytest.fail.Exception, match="above the last hook"):
+        quietly(model, tokenizer, "blocks.1.hook_resid_post", Recorder())
 
 
 def test_an_exception_leaves_no_hook_behind(model, tokenizer):

@@ -25,7 +25,7 @@ from workbench.ablation.reference import build_reference, needed_hooks
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, intact_cells
 from workbench.cells.datasets import STANDARD
-from workbench.cells.genes import MIN_SHARE
+from workbench.cells.genes import MIN_SHARE, with_matched_names
 from workbench.cells.splits import make_folds
 from workbench.config import StudyConfig
 from workbench.errors import CellsError, EvaluationError, unknown_name
@@ -235,9 +235,7 @@ def _components(cells: AnnData, tokenizer: Tokenizer, seed: int) -> np.ndarray:
     from sklearn.decomposition import PCA
 
     match = tokenizer.match
-    renamed = cells.var_names.to_numpy(dtype=object).copy()
-    renamed[match.columns] = match.genes
-    named = AnnData(X=cells.X, var=pd.DataFrame(index=renamed.astype(str)))
+    named = with_matched_names(cells, match)
     dense = np.asarray(panel_expression(named, tuple(match.genes)).todense(), dtype=np.float64)
     n = min(_COMPONENTS, *dense.shape)
     return PCA(

@@ -159,6 +159,21 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
     return match
 
 
+def with_matched_names(adata: AnnData, match: GeneMatch) -> AnnData:
+    """The same values under the vocabulary's spelling of the matched genes; the caller's object is not changed.
+
+    Parameters
+    ----------
+    adata
+        Cells that were matched.
+    match
+        Their match, which may have changed a name's case.
+    """
+    names = adata.var_names.to_numpy(dtype=object).copy()
+    names[match.columns] = match.genes
+    return AnnData(X=adata.X, var=pd.DataFrame(index=names.astype(str)))
+
+
 def choose_panel(adata: AnnData, match: GeneMatch, size: int | None = None) -> tuple[str, ...]:
     """Gene panel: the matched genes seen in most cells, in alphabetical order.
 
