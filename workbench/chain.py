@@ -28,8 +28,9 @@ from workbench.extractor.algorithm import Algorithm, Readout, fold, panel_expres
 from workbench.extractor.operator import feature_map, gaussian_control
 from workbench.extractor.readout import cross_validate, endpoints, fit_probe
 from workbench.files import digest, read_arrays, write_arrays
-from workbench.manifold.holdout import group_splits, holdout_correlation, random_splits, with_null
+from workbench.manifold.holdout import Split, group_splits, holdout_correlation, random_splits, with_null
 from workbench.manifold.ruler import Ruler, load_ruler
+from workbench.manifold.shape import stage_distances
 from workbench.model.checkpoint import load_checkpoint
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
@@ -231,7 +232,7 @@ class Chain:
         anchors, ruler, settings = self.anchors, self.ruler.distances, self.config.evaluation
         random = list(random_splits(len(anchors), settings.holdouts, self.config.seed))
 
-        def score(matrix: np.ndarray | None, splits: Any, within: bool, refits: int) -> Any:
+        def score(matrix: np.ndarray | None, splits: Any, refits: int) -> Any:
             features = anchors.centroids if matrix is None else anchors.centroids @ matrix
             return holdout_correlation(
                 features,
@@ -239,7 +240,6 @@ class Chain:
                 ruler,
                 splits,
                 self.adaptor(),
-                within=within,
                 refits=refits,
                 seed=self.config.seed,
             )
@@ -247,7 +247,7 @@ class Chain:
         operators = self.operators
         heads, nulls = [], []
         for layer, head in tqdm(list(np.ndindex(*operators.shape[:2])), unit="head", desc="heads"):
-            row, null = score(operators[layer, head], lambda stage: random, True, settings.head_refits)
+            row, null = score(operators[layer, head], lambda stage: random, settings.head_refits)
             heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **row})
             nulls.append(null)
         pooled = np.concatenate(nulls)
@@ -261,22 +261,22 @@ class Chain:
             ("identity (x itself)", None),
             ("gaussian (random matrix)", gaussian_control(configured, self.config.seed)),
         ):
-            for kind, splits, within in self._holdouts(random):
+            for kind, splits in self._holdouts(random):
                 found: dict[str, Any] = {"status": "not applicable: no donors"}
                 if splits is not None:
-                    found = with_null(*score(matrix, splits, within, settings.refits))
+                    found = with_null(*score(matrix, splits, settings.refits))
                 holdouts.append({"operator": name, "holdout": kind, **found})
         pd.DataFrame(holdouts).to_csv(self.tables / "holdouts.csv", index=False)
         return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}
 
-    def _holdouts(self, random: list[np.ndarray]) -> list[tuple[str, Any, bool]]:
-        """Kind of holdout, how it splits anchors by their stages (None: it cannot), and which pairs count."""
+    def _holdouts(self, random: list[Split]) -> list[tuple[str, Any]]:
+        """Kind of holdout, and how it splits anchors by their stages; None: it cannot."""
         table, branches = self.anchors.table, np.array(self.ruler.branches)
         donors = list(group_splits(table["donor"].to_numpy())) if "donor" in table else []
         return [
-            ("random", lambda stage: random, True),
-            ("branch", lambda stage: list(group_splits(branches[stage])), False),
-            ("donor", (lambda stage: donors) if donors else None, True),
+            ("random", lambda stage: random),
+            ("branch", lambda stage: list(group_splits(branches[stage], against_rest=True))),
+            ("donor", (lambda stage: donors) if donors else None),
         ]
 
     def readouts_stage(self, folder: Path) -> dict[str, Any]:
@@ -372,7 +372,8 @@ class Chain:
         from_file = again.transform(self.adata)
         difference = float(np.abs(from_file - z).max() / np.abs(z).max())
         self._write_latent(z, stage)
-        self._write_distances(anchors, angles(fitted.transform(at_anchors)))
+        distances = stage_distances(angles(fitted.transform(at_anchors)), anchors.stage, self.ruler)
+        distances.to_csv(self.tables / "distances.csv", index=False)
         return {
             "relative_difference_from_file": difference,
             "bytes": sum(p.stat().st_size for p in place.iterdir()),
@@ -401,21 +402,3 @@ class Chain:
             }
         )
         table.to_csv(self.tables / "latent.csv", index=False)
-
-    def _write_distances(self, anchors: Anchors, latent: np.ndarray) -> None:
-        i, j = np.triu_indices(len(anchors), 1)
-        names = np.array(self.ruler.stages)
-        a, b = np.sort([anchors.stage[i], anchors.stage[j]], axis=0)
-        frame = pd.DataFrame(
-            {
-                "stage_a": names[a],
-                "stage_b": names[b],
-                "ruler": self.ruler.distances[a, b],
-                "latent": latent[i, j],
-            }
-        )
-        grouped = frame.groupby(["stage_a", "stage_b", "ruler"], as_index=False)["latent"]
-        table = grouped.agg(["mean", "std", "size"]).rename(
-            columns={"mean": "latent", "std": "latent_sd", "size": "n_pairs"}
-        )
-        table.to_csv(self.tables / "distances.csv", index=False)

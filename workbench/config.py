@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from workbench.errors import ConfigError, unknown_name
+from workbench.gates.spec import GATES
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -175,8 +177,60 @@ class AblationConfig(_Strict):
     contrasts: tuple[ContrastConfig, ...] = ()
 
 
+class CellPanelConfig(_Strict):
+    """A panel of cells: its role in the gates, where its cells come from, and which of them it takes.
+
+    ``select`` keeps the cells whose standard column (cell_type, donor, tissue, batch) has one of the values. ``part``
+    ``[i, n]`` keeps the i-th of n parts of what is left, by a hash of the cells' names: for data that have nothing else to
+    part them by.
+    """
+
+    role: Literal["internal", "external", "zero shot", "expected to fail"]
+    data: DataConfig | None = None
+    select: dict[str, tuple[str, ...]] = {}
+    part: tuple[int, PositiveInt] | None = None
+    stages: dict[str, str] = {}
+    anchors: AnchorConfig | None = None
+
+
+class GatesConfig(_Strict):
+    """``workbench gates``: panels of cells, an operator of the model, and which gates have to pass.
+
+    ``data`` and ``anchors`` hold for panels without their own. ``operator`` is the kind: mean attention patterns over the
+    internal panel's cells, or ``qk`` and ``ov`` from the checkpoint alone. ``required`` gates have to pass on every
+    internal, external and zero-shot panel; one that is not applicable has not passed. ``refits`` are draws of the null
+    beside the holdouts; ``head_refits`` the same per head of the screen, pooled over heads.
+    """
+
+    name: str = "gates"
+    checkpoint: Path
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    ruler: str = "hematopoiesis"
+    stages: dict[str, str] = {}
+    genes: PanelConfig = PanelConfig()
+    capture: CaptureConfig = CaptureConfig()
+    anchors: AnchorConfig = AnchorConfig()
+    operator: Literal["attention", "qk", "ov"] = "attention"
+    adaptor: AdaptorConfig = AdaptorConfig()
+    panels: dict[str, CellPanelConfig]
+    required: tuple[str, ...] = GATES
+    screen: bool = True
+    refits: PositiveInt = 20
+    head_refits: PositiveInt = 8
+    trajectories: tuple[str, ...] = ("erythroid", "monocyte", "B", "T")
+
+
 # Keys whose values are paths: in a file they are relative to that file, on the command line to the working folder.
-_PATHS = (("checkpoint",), ("out",), ("data", "name"), ("ruler",), ("study", "ruler"))
+# A star stands for any key.
+_PATHS = (
+    ("checkpoint",),
+    ("out",),
+    ("data", "name"),
+    ("ruler",),
+    ("study", "ruler"),
+    ("panels", "*", "data", "name"),
+)
 
 
 def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
@@ -240,10 +294,29 @@ def make_config(kind: type[Config], **values: Any) -> Config:
         raise ConfigError(_sentence(error, kind, "The settings do not fit")) from error
 
 
+def absolute(config: BaseModel) -> dict[str, Any]:
+    """The configuration as it was read, overrides included and paths absolute, so that it works from anywhere.
+
+    Parameters
+    ----------
+    config
+        A typed configuration.
+    """
+    raw = config.model_dump(mode="json")
+    for keys in _PATHS:
+        _anchor_path(raw, keys, Path.cwd())
+    return raw
+
+
 def _anchor_path(raw: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
     *parents, last = keys
     section: Any = raw
-    for key in parents:
+    for i, key in enumerate(parents):
+        if key == "*" and isinstance(section, dict):
+            for part in section.values():
+                if isinstance(part, dict):
+                    _anchor_path(part, keys[i + 1 :], base)
+            return
         section = section.get(key) if isinstance(section, dict) else None
     if not isinstance(section, dict) or not isinstance(section.get(last), str):
         return
@@ -286,7 +359,10 @@ def _sentence(error: ValidationError, kind: type[BaseModel], what: str) -> str:
 def _fields(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     model: Any = kind
     for key in path:
-        model = model.model_fields[key].annotation
+        inside = not hasattr(model, "model_fields")  # a name in a mapping, or a place in a list
+        model = model if inside else model.model_fields[key].annotation
+        if inside or get_origin(model) is UnionType:
+            model = next(part for part in get_args(model) if hasattr(part, "model_fields"))
     prefix = "".join(f"{key}." for key in path)
     return [prefix + name for name in model.model_fields]
 

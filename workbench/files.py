@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +106,15 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     return atomically(path, lambda p: save_file(contiguous, p, dict(metadata or {})))
 
 
-def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_arrays(path: Path, names: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read named arrays and the header strings of a safetensors file.
 
     Parameters
     ----------
     path
         The file.
+    names
+        Only these arrays; all when None.
 
     Raises
     ------
@@ -121,7 +123,8 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="numpy") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}, dict(handle.metadata() or {})
+            wanted = list(handle.keys()) if names is None else names
+            return {name: handle.get_tensor(name) for name in wanted}, dict(handle.metadata() or {})
     except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactError(
             f"'{path}' is missing, truncated or no safetensors file ({str(error)[:120]}); make it again."

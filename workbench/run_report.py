@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
 from workbench.chain import Chain
+from workbench.config import absolute
 from workbench.files import write_json, write_text
 from workbench.provenance import describe_model, manifest, pairs
 from workbench.stages import StageRunner
@@ -29,13 +29,7 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     from workbench.figures import head_map, holdouts, latent_map, readouts, ruler_against_latent
     from workbench.report import write_report
 
-    # The configuration as it was run, overrides included and paths absolute: it reproduces this run from anywhere.
-    effective = chain.config.model_dump(mode="json")
-    effective["checkpoint"] = str(Path(chain.config.checkpoint).resolve())
-    for section, name in ((effective["data"], "name"), (effective, "ruler")):
-        if Path(section[name]).exists():
-            section[name] = str(Path(section[name]).resolve())
-    write_text(chain.out / "config.yaml", yaml.safe_dump(effective, sort_keys=False))
+    write_text(chain.out / "config.yaml", yaml.safe_dump(absolute(chain.config), sort_keys=False))
     tables = {name: pd.read_csv(chain.tables / f"{name}.csv") for name in _TABLES}
     random = tables["holdouts"].query("holdout == 'random'")
     controls = dict(zip(random["operator"].astype(str), random["spearman"].astype(float), strict=True))

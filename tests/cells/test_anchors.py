@@ -32,7 +32,7 @@ def test_a_centroid_is_the_mean_of_its_cells(expression, obs):
         cells = np.flatnonzero(obs["stage"] == stage)
         assert n == len(cells)
         np.testing.assert_allclose(centroid, expression[cells].toarray().mean(0), rtol=1e-6)
-    assert list(anchors.table.columns) == ["cell_type", "stage", "part", "n_cells"]
+    assert list(anchors.table.columns) == ["cell_type", "stage", "part", "n_cells", "weight"]
     assert anchors.centroids.dtype == np.float64
 
 
@@ -117,3 +117,21 @@ def test_the_caller_s_table_is_left_alone(expression, obs):
     before = obs.copy()
     make_anchors(expression, obs, parts=2)
     pd.testing.assert_frame_equal(obs, before)
+
+
+def test_weights_are_one_on_average_and_follow_cells_or_stages(expression, obs):
+    obs["donor"] = np.array(["d1", "d2", "d3"])[np.arange(60) % 3]
+    made = {kind: make_anchors(expression, obs, min_cells=3, weights=kind) for kind in ("equal", "cells", "stage")}
+    for anchors in made.values():
+        assert anchors.weights.mean() == pytest.approx(1) and len(anchors.weights) == len(anchors)
+        assert np.array_equal(anchors.centroids, made["equal"].centroids), "weights are for the adaptor alone"
+    assert (made["equal"].weights == 1).all()
+    cells = made["cells"].table["n_cells"].to_numpy()
+    np.testing.assert_allclose(made["cells"].weights, cells / cells.mean())
+    of_stage = made["stage"].table.groupby("stage")["weight"].sum()
+    np.testing.assert_allclose(of_stage, of_stage.iloc[0])
+
+
+def test_a_column_that_the_data_lack_is_none(expression, obs):
+    anchors = make_anchors(expression, obs)
+    assert anchors.column("donor") is None and anchors.column("cell_type").tolist() == ["B", "NK", "T"]

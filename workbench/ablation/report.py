@@ -17,7 +17,7 @@ from workbench.ablation.grid import describe_grid, identity
 from workbench.ablation.run import AblationResult, Backend, FromConfig, make_tasks, opened, refuse_early, run_ablation
 from workbench.ablation.sites import Ablation
 from workbench.cells.datasets import content_hash
-from workbench.config import AblationConfig
+from workbench.config import AblationConfig, absolute
 from workbench.files import plain, read_json, write_json, write_text
 from workbench.model.hooked import HookedScGPT
 from workbench.provenance import describe_model, manifest, pairs
@@ -95,11 +95,7 @@ def ablate_and_report(config: AblationConfig, out: Path, backend: Backend) -> Pa
     from workbench.report import write_report
 
     result = run_ablation(config, out, backend)
-    effective = config.model_dump(mode="json")
-    effective["checkpoint"] = str(Path(config.checkpoint).resolve())
-    for section, name in ((effective["data"], "name"), (effective["study"], "ruler")):
-        if Path(section[name]).exists():
-            section[name] = str(Path(section[name]).resolve())
+    effective = absolute(config)
     write_text(out / "config.yaml", yaml.safe_dump(effective, sort_keys=False))
     for name, table in result.tables.items():
         (out / "tables").mkdir(exist_ok=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from workbench.errors import EvaluationError
 from workbench.seeds import key
@@ -26,7 +27,7 @@ class Anchors:
     stage
         Stage number of each anchor.
     table
-        One row per anchor: the grouping columns that exist, ``part`` and ``n_cells``.
+        One row per anchor: the grouping columns that exist, ``part``, ``n_cells`` and ``weight``.
     """
 
     centroids: Float[np.ndarray, "anchor gene"]
@@ -36,9 +37,30 @@ class Anchors:
     def __len__(self) -> int:
         return len(self.stage)
 
+    @property
+    def weights(self) -> Float[np.ndarray, " anchor"]:
+        """Weight of each anchor when an adaptor is fitted; 1 on average."""
+        return self.table["weight"].to_numpy(dtype=float)
+
+    def column(self, name: str) -> Shaped[np.ndarray, " anchor"] | None:
+        """A grouping column, or None where the data do not have it.
+
+        Parameters
+        ----------
+        name
+            ``donor`` or ``tissue``, for example.
+        """
+        return self.table[name].to_numpy() if name in self.table else None
+
 
 def make_anchors(
-    expression: sp.csr_matrix, obs: pd.DataFrame, *, min_cells: int = 5, parts: int = 1, seed: int = 0
+    expression: sp.csr_matrix,
+    obs: pd.DataFrame,
+    *,
+    min_cells: int = 5,
+    parts: int = 1,
+    weights: Literal["equal", "cells", "stage"] = "equal",
+    seed: int = 0,
 ) -> Anchors:
     """Average the cells of each group.
 
@@ -54,6 +76,9 @@ def make_anchors(
     parts
         Split each group into up to that many anchors of at least `min_cells` cells, by a hash of the cell names.
         Parts of a group share its donor: they are no replicates.
+    weights
+        ``equal``; ``cells``: by the number of cells, as the variance of a mean goes; ``stage``: every stage the same in
+        total, however many anchors it has.
     seed
         For the parts.
 
@@ -86,6 +111,13 @@ def make_anchors(
             "and two stages are needed. Lower anchors.min_cells, or map more labels to stages."
         )
     indptr = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-    weights = np.repeat([1 / len(r) for r in rows], [len(r) for r in rows])
-    average = sp.csr_matrix((weights, np.concatenate(rows), indptr), shape=(len(rows), expression.shape[0]))
-    return Anchors(np.asarray((average @ expression).todense(), dtype=np.float64), stages, pd.DataFrame(table))
+    shares = np.repeat([1 / len(r) for r in rows], [len(r) for r in rows])
+    average = sp.csr_matrix((shares, np.concatenate(rows), indptr), shape=(len(rows), expression.shape[0]))
+    described = pd.DataFrame(table)
+    weight = {
+        "equal": np.ones(len(rows)),
+        "cells": described["n_cells"].to_numpy(dtype=float),
+        "stage": 1 / np.bincount(stages)[stages],
+    }[weights]
+    described["weight"] = weight / weight.mean()
+    return Anchors(np.asarray((average @ expression).todense(), dtype=np.float64), stages, described)

@@ -63,7 +63,12 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         self.beta = beta
         self.steps = steps
 
-    def fit(self, X: Any, distances: Float[np.ndarray, "anchor anchor"]) -> LETAdaptor:
+    def fit(
+        self,
+        X: Any,
+        distances: Float[np.ndarray, "anchor anchor"],
+        sample_weight: Float[np.ndarray, " anchor"] | None = None,
+    ) -> LETAdaptor:
         """Fit to anchors.
 
         Parameters
@@ -72,11 +77,13 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
             Features of the anchors, shape (anchor, feature).
         distances
             Ruler distances between them, from 0 to 1.
+        sample_weight
+            Weight of each anchor in the reconstruction; a pair weighs as the product of its two. Only ratios count.
 
         Raises
         ------
         EvaluationError
-            If the anchors do not differ in their features.
+            If the anchors do not differ in their features, or a weight is no number above zero.
         """
         X = check_array(X, dtype=np.float64)
         distances = check_array(distances, dtype=np.float64)
@@ -91,13 +98,17 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         self.scale_ = float(np.sqrt((s**2).sum() / n))
         points = u[:, :rank] * s[:rank] / self.scale_
         pairs = np.triu_indices(n, 1)
+        of_anchor, of_pair = _weights(sample_weight, n, pairs)
         k = self.k
         start = np.zeros((k, rank))
         start[: min(k, rank), : min(k, rank)] = np.eye(min(k, rank))
 
+        def loss(w: np.ndarray, b: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
+            return _loss(w, b, points, distances, pairs, (of_anchor, of_pair), self.beta, self.alpha)
+
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             w, b = flat[: k * rank].reshape(k, rank), flat[k * rank :]
-            stress, rec, grad_w, grad_b = _loss(w, b, points, distances, pairs, self.beta, self.alpha)
+            stress, rec, grad_w, grad_b = loss(w, b)
             return stress + rec, np.concatenate([grad_w.ravel(), grad_b])
 
         # The matrices are small: more BLAS threads only wait for each other, and would make rounding depend on them.
@@ -110,9 +121,7 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
                 options={"maxiter": self.steps, "maxcor": 20},
             )
         w, b = found.x[: k * rank].reshape(k, rank), found.x[k * rank :]
-        self.stress_, self.reconstruction_ = (
-            float(v) for v in _loss(w, b, points, distances, pairs, self.beta, self.alpha)[:2]
-        )
+        self.stress_, self.reconstruction_ = (float(v) for v in loss(w, b)[:2])
         self.encoder_ = (w @ vt[:rank]) / self.scale_
         self.bias_ = mean + (b * self.scale_) @ vt[:rank]
         self.n_iter_ = int(found.nit)
@@ -143,17 +152,28 @@ def angles(z: Float[np.ndarray, "row k"]) -> Float[np.ndarray, "row row"]:
     return np.arccos(np.clip(unit @ unit.T, -1, 1))
 
 
+def _weights(given: np.ndarray | None, n: int, pairs: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the anchors and of the pairs, both with sum 1."""
+    weights = np.ones(n) if given is None else np.asarray(given, dtype=np.float64)
+    if weights.shape != (n,) or not (np.isfinite(weights) & (weights > 0)).all():
+        raise EvaluationError(f"{n} anchors need {n} weights above zero; found {weights.size}, or some that are not.")
+    of_pair = weights[pairs[0]] * weights[pairs[1]]
+    return weights / weights.sum(), of_pair / of_pair.sum()
+
+
 def _loss(
     w: np.ndarray,
     b: np.ndarray,
     points: np.ndarray,
     distances: np.ndarray,
     pairs: tuple[np.ndarray, np.ndarray],
+    shares: tuple[np.ndarray, np.ndarray],
     beta: float,
     alpha: float,
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
     """Both terms and the gradient of their sum; `points` have total variance 1."""
     n = len(points)
+    of_anchor, of_pair = shares
     y = points - b
     z = y @ w.T
     norm = np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
@@ -161,15 +181,15 @@ def _loss(
     cosine = np.clip(unit @ unit.T, -1, 1)
     theta = np.arccos(cosine)
     residual = (beta * theta - distances)[pairs]
-    stress = float((residual**2).mean())
+    stress = float(of_pair @ residual**2)
     # d angle / d cosine = -1 / sin(angle), kept finite where two anchors coincide.
     pull = np.zeros((n, n))
-    pull[pairs] = -2 * beta * residual / np.maximum(np.sin(theta[pairs]), _SIN_FLOOR) / len(residual)
+    pull[pairs] = -2 * beta * of_pair * residual / np.maximum(np.sin(theta[pairs]), _SIN_FLOOR)
     grad_unit = (pull + pull.T) @ unit
     grad_z = (grad_unit - unit * (unit * grad_unit).sum(1, keepdims=True)) / norm
     error = z @ w + b - points
-    rec = alpha * float((error**2).sum()) / n
-    grad_error = 2 * alpha * error / n
+    rec = alpha * float(of_anchor @ (error**2).sum(1))
+    grad_error = 2 * alpha * of_anchor[:, None] * error
     grad_z = grad_z + grad_error @ w.T
     grad_w = grad_z.T @ y + z.T @ grad_error
     grad_b = grad_error.sum(0) - (grad_z @ w).sum(0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,35 @@ from workbench.stats import permutation_p, spearman
 _HOLDOUT_SHARE = 0.3
 
 
-def random_splits(n: int, n_splits: int, seed: int) -> Iterator[np.ndarray]:
-    """Anchors to hold out: 30 % at random, drawn anew each time.
+@dataclass(frozen=True)
+class Split:
+    """Anchors to fit on and anchors to judge.
+
+    Attributes
+    ----------
+    train
+        The adaptor is fitted on these.
+    test
+        Held out.
+    against
+        Every held-out anchor is compared with each of these; None: the held-out ones with each other.
+    """
+
+    train: Int[np.ndarray, " train"]
+    test: Int[np.ndarray, " test"]
+    against: Int[np.ndarray, " other"] | None = None
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both anchors of every pair that is judged."""
+        if self.against is None:
+            i, j = np.triu_indices(len(self.test), 1)
+            return self.test[i], self.test[j]
+        i, j = (axis.ravel() for axis in np.indices((len(self.test), len(self.against))))
+        return self.test[i], self.against[j]
+
+
+def random_splits(n: int, n_splits: int, seed: int) -> Iterator[Split]:
+    """Hold out 30 % of the anchors at random, drawn anew each time, and compare them with each other.
 
     Parameters
     ----------
@@ -27,29 +55,33 @@ def random_splits(n: int, n_splits: int, seed: int) -> Iterator[np.ndarray]:
         How many splits, and the seed.
     """
     for i in range(n_splits):
-        yield np.sort(generator(seed, "holdout", str(i)).permutation(n)[: max(3, round(_HOLDOUT_SHARE * n))])
+        test = np.sort(generator(seed, "holdout", str(i)).permutation(n)[: max(3, round(_HOLDOUT_SHARE * n))])
+        yield Split(np.setdiff1d(np.arange(n), test), test)
 
 
-def group_splits(groups: np.ndarray) -> Iterator[np.ndarray]:
-    """Anchors to hold out: one whole group (branch or donor) after the other, those with at least one anchor.
+def group_splits(groups: np.ndarray, *, against_rest: bool = False) -> Iterator[Split]:
+    """Hold out one whole group (donor, branch) after the other.
 
     Parameters
     ----------
     groups
         Group of each anchor.
+    against_rest
+        Compare the held-out anchors with the others instead of with each other: for branches, whose anchors all lie
+        close together.
     """
     for group in sorted(set(groups.tolist())):
-        yield np.flatnonzero(groups == group)
+        test, rest = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
+        yield Split(rest, test, rest if against_rest else None)
 
 
 def holdout_correlation(
     features: Float[np.ndarray, "anchor feature"],
     stage: Int[np.ndarray, " anchor"],
     ruler: Float[np.ndarray, "stage stage"],
-    splits: Callable[[np.ndarray], list[np.ndarray]],
+    splits: Callable[[np.ndarray], Sequence[Split]],
     adaptor: LETAdaptor,
     *,
-    within: bool,
     refits: int,
     seed: int,
 ) -> tuple[dict[str, Any], Float[np.ndarray, " draw"]]:
@@ -62,17 +94,12 @@ def holdout_correlation(
     ruler
         Distances between stages.
     splits
-        Given the stage of each anchor, the anchors to hold out, one array per split. It is asked again with every
-        relabelling, so that a branch holdout of the null holds out relabelled branches.
+        Given the stage of each anchor, the splits. It is asked again with every relabelling, so that a branch holdout
+        of the null holds out relabelled branches.
     adaptor
         Its settings; a fresh copy is fitted per split.
-    within
-        True: pairs of held-out anchors (random and donor holdout). False: pairs of a held-out and a training anchor
-        (branch holdout, where all held-out anchors lie close together).
     refits
-        Null draws. In each the stages present are relabelled at random, all anchors of a stage alike, and everything
-        is fitted again. Anchors of one stage stay together, so recognising a cell type, a donor or a part of the same
-        group is worth as much under the null; only following the ruler's own distances beats it.
+        Null draws: stages relabelled (see `relabelled`), everything fitted again.
     seed
         Seed of the null.
 
@@ -82,17 +109,14 @@ def holdout_correlation(
         ``spearman`` (mean over splits), ``sd``, ``n_splits``, ``n_pairs`` (mean), ``status``; and the null draws of the
         same mean, for `with_null`.
     """
-    found, pairs = _over_splits(features, stage, ruler, splits(stage), adaptor, within)
+    found, pairs = holdout_values(features, stage, ruler, splits(stage), adaptor)
     if not len(found):
         nothing = dict.fromkeys(("spearman", "sd", "n_pairs"), float("nan"))
         return {**nothing, "n_splits": 0, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
-    present = np.unique(stage)
     null = []
     for draw in range(refits):
-        relabel = np.arange(len(ruler))
-        relabel[present] = generator(seed, "relabel", str(draw)).permutation(present)
-        again = relabel[stage]
-        values = _over_splits(features, again, ruler, splits(again), adaptor, within)[0]
+        again = relabelled(stage, seed, draw)
+        values = holdout_values(features, again, ruler, splits(again), adaptor)[0]
         null.append(values.mean() if len(values) else np.nan)
     row = {
         "spearman": float(found.mean()),
@@ -131,27 +155,63 @@ def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str
     }
 
 
+def relabelled(stage: Int[np.ndarray, " anchor"], seed: int, draw: int) -> Int[np.ndarray, " anchor"]:
+    """Stages of a null draw: those present change places at random, all anchors of a stage alike.
+
+    Anchors of one stage stay together, so recognising a cell type, a donor or a part of the same group is worth as much
+    under this null; only following the ruler's own distances beats it. The same as a ruler from
+    `null_rulers.shuffled` among the stages present.
+
+    Parameters
+    ----------
+    stage
+        Stage of each anchor.
+    seed, draw
+        Which null draw.
+    """
+    present = np.unique(stage)
+    place = np.zeros(present.max() + 1, dtype=int)
+    place[present] = generator(seed, "relabel", str(draw)).permutation(present)
+    return place[stage]
+
+
 @threadpool_limits.wrap(limits=1)
-def _over_splits(
-    features: np.ndarray,
-    stage: np.ndarray,
-    ruler: np.ndarray,
-    splits: list[np.ndarray],
+def holdout_values(
+    features: Float[np.ndarray, "anchor feature"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Float[np.ndarray, "stage stage"],
+    splits: Sequence[Split],
     adaptor: LETAdaptor,
-    within: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank correlation and number of pairs of each split that allows one."""
+    weights: Float[np.ndarray, " anchor"] | None = None,
+) -> tuple[Float[np.ndarray, " split"], Int[np.ndarray, " split"]]:
+    """Rank correlation of latent angles with ruler distances over the pairs of each split.
+
+    Parameters
+    ----------
+    features, stage, ruler, adaptor
+        As in `holdout_correlation`.
+    splits
+        Splits; one that leaves fewer than three anchors or one stage to fit on, or no two distances to compare, is
+        left out.
+    weights
+        Of the anchors, when the adaptor is fitted.
+
+    Returns
+    -------
+    values, n_pairs
+        Of the splits that are not left out.
+    """
     found, pairs = [], []
-    for test in splits:
-        train = np.setdiff1d(np.arange(len(stage)), test)
+    for split in splits:
+        train = split.train
         if len(train) < 3 or len(set(stage[train])) < 2:
             continue
-        fitted = LETAdaptor(**adaptor.get_params()).fit(features[train], ruler[np.ix_(stage[train], stage[train])])
-        other = test if within else train
-        i, j = np.triu_indices(len(test), 1) if within else (a.ravel() for a in np.indices((len(test), len(train))))
-        latent = angles(fitted.transform(features))[test[i], other[j]]
-        value = spearman(latent, ruler[stage[test[i]], stage[other[j]]])
+        between = ruler[np.ix_(stage[train], stage[train])]
+        share = None if weights is None else weights[train]
+        fitted = LETAdaptor(**adaptor.get_params()).fit(features[train], between, share)
+        i, j = split.pairs()
+        value = spearman(angles(fitted.transform(features))[i, j], ruler[stage[i], stage[j]])
         if np.isfinite(value):
             found.append(value)
             pairs.append(len(i))
-    return np.array(found), np.array(pairs)
+    return np.array(found), np.array(pairs, dtype=int)

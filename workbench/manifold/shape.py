@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from workbench.errors import EvaluationError
 from workbench.manifold.neighbors import Neighbors, check_points, find_neighbors
+from workbench.manifold.ruler import Ruler
 from workbench.seeds import generator
 from workbench.stats import permutation_p, spearman
 
@@ -92,6 +93,36 @@ def geodesics(
         part = slice(start, start + step)
         found[part] = dijkstra(graph, directed=False, indices=kept[part])[:, kept]
     return Geodesics(kept, found, int(n_components), len(rows) - len(kept))
+
+
+def stage_distances(
+    latent: Float[np.ndarray, "anchor anchor"], stage: Int[np.ndarray, " anchor"], ruler: Ruler
+) -> pd.DataFrame:
+    """Latent distance of every two stages beside their distance on the ruler.
+
+    Parameters
+    ----------
+    latent
+        Distances between anchors.
+    stage
+        Stage number of each anchor.
+    ruler
+        The ruler.
+
+    Returns
+    -------
+    DataFrame
+        One row per pair of stages (or stage with itself): ``stage_a``, ``stage_b``, ``ruler``, ``latent`` (mean over
+        pairs of anchors), ``latent_sd``, ``n_pairs``.
+    """
+    i, j = np.triu_indices(len(stage), 1)
+    a, b = np.sort([stage[i], stage[j]], axis=0)
+    names = np.array(ruler.stages)
+    frame = pd.DataFrame(
+        {"stage_a": names[a], "stage_b": names[b], "ruler": ruler.distances[a, b], "latent": latent[i, j]}
+    )
+    grouped = frame.groupby(["stage_a", "stage_b", "ruler"], as_index=False)["latent"].agg(["mean", "std", "size"])
+    return grouped.rename(columns={"mean": "latent", "std": "latent_sd", "size": "n_pairs"})
 
 
 def ruler_agreement(
