@@ -41,6 +41,20 @@ class Task:
     arguments: tuple[Any, ...]
 
 
+@dataclass(frozen=True)
+class Backend:
+    """How tasks are run, as in `run_sweep`."""
+
+    name: str = "sequential"
+    jobs: int = 1
+    address: str | None = None
+    progress: bool = True
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `run_sweep`."""
+        return {"backend": self.name, "jobs": self.jobs, "address": self.address, "progress": self.progress}
+
+
 def run_sweep(
     folder: Path,
     identity: Mapping[str, Any],

@@ -22,7 +22,7 @@ from workbench.ablation import run as run_module
 from workbench.ablation.edits import ablated
 from workbench.ablation.metrics import Metric
 from workbench.ablation.reference import build_reference
-from workbench.ablation.run import Backend, ablate, run_ablation
+from workbench.ablation.run import ablate, run_ablation
 from workbench.ablation.sites import Ablation, site
 from workbench.cells.datasets import CellMapping, content_hash, load
 from workbench.cli import main
@@ -33,6 +33,7 @@ from workbench.model.checkpoint import load_checkpoint, save_checkpoint
 from workbench.model.planted import LABEL, plant_head, planted_cells
 from workbench.model.tokenizer import Tokenizer
 from workbench.stats import spearman
+from workbench.sweep import Backend
 
 SEED, N_CELLS, LAYERS, HEADS, BLOCK = 5, 24, 2, 4, 8
 TABLES = ["agreement", "attribution", "effects", "interactions", "transfer"]
@@ -292,7 +293,8 @@ def test_other_processes_that_open_the_files_themselves_find_the_same(config, tm
 SENT = """
 import sys
 from workbench.ablation import Metric
-from workbench.ablation.run import Backend, ablate
+from workbench.ablation.run import ablate
+from workbench.sweep import Backend
 from workbench.cells.datasets import CellMapping, load
 from workbench.model.checkpoint import load_checkpoint
 folder, name = sys.argv[1:]

@@ -27,19 +27,9 @@ from workbench.errors import EvaluationError, unknown_name
 from workbench.files import digest
 from workbench.model.checkpoint import load_checkpoint
 from workbench.model.hooked import HookedScGPT
-from workbench.sweep import Task, run_sweep
+from workbench.sweep import Backend, Task, run_sweep
 
 Opener = Callable[[], Study]
-
-
-@dataclass(frozen=True)
-class Backend:
-    """How tasks are run, as in `run_sweep`."""
-
-    name: str = "sequential"
-    jobs: int = 1
-    address: str | None = None
-    progress: bool = True
 
 
 def ablate(
@@ -146,10 +136,7 @@ def sweep_effects(
             identity(prepared, grid, sweep.block),
             make_tasks(prepared.study, grid, sweep.block, opener),
             run_task,
-            backend=backend.name,
-            jobs=backend.jobs,
-            address=backend.address,
-            progress=backend.progress,
+            **backend.options(),
         )
     order = prepared.by_name
     found = {name: values[:, order] for name, values in differences(prepared.study, rows, grid).items()}

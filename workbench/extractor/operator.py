@@ -39,13 +39,30 @@ def single(
     layer, head
         Which, from 0.
     """
-    n_layers, n_heads = operators.shape[:2]
+    check_head(*operators.shape[:2], layer, head)
+    return operators[layer, head]
+
+
+def check_head(n_layers: int, n_heads: int, layer: int, head: int) -> None:
+    """Make sure that a head exists.
+
+    Parameters
+    ----------
+    n_layers, n_heads
+        Of the model.
+    layer, head
+        From 0.
+
+    Raises
+    ------
+    ShapeError
+        If it does not.
+    """
     if not (0 <= layer < n_layers and 0 <= head < n_heads):
         raise ShapeError(
             f"There is no head {head} in layer {layer}: the model has layers 0 to {n_layers - 1} with heads 0 to "
             f"{n_heads - 1}."
         )
-    return operators[layer, head]
 
 
 def drift(operators: Float[np.ndarray, "layer head gene gene"]) -> Float[np.ndarray, "gene feature"]:

@@ -1,0 +1,139 @@
+"""Rank correlation of latent with ruler distances, with donor and tissue regressed out, and an interval over donors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy.stats import rankdata
+
+from workbench.errors import EvaluationError
+from workbench.seeds import generator
+from workbench.stats import spearman
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Association:
+    """A rank correlation over pairs of anchors.
+
+    Attributes
+    ----------
+    spearman
+        As it is.
+    residualised
+        With the factors regressed out.
+    low, high
+        95 % bootstrap interval of it, clusters resampled; NaN with fewer than two.
+    n_anchors, n_pairs, n_clusters
+        Anchors, pairs with both distances, and clusters (donors; anchors where none are named).
+    factors
+        What was regressed out; a factor that is the same, or different, in every pair cannot be.
+    """
+
+    spearman: float
+    residualised: float
+    low: float
+    high: float
+    n_anchors: int
+    n_pairs: int
+    n_clusters: int
+    factors: tuple[str, ...]
+
+
+def residualised_correlation(
+    latent: Float[np.ndarray, "anchor anchor"],
+    ruler: Float[np.ndarray, "anchor anchor"],
+    factors: Mapping[str, Shaped[np.ndarray, " anchor"]],
+    *,
+    clusters: Shaped[np.ndarray, " anchor"] | None = None,
+    draws: int = 1000,
+    seed: int,
+) -> Association:
+    """Partial Spearman correlation over pairs: given whether the two anchors share a donor, a tissue.
+
+    Both distances are ranked over the pairs, the indicators of a shared level are regressed out of the ranks by least
+    squares, and the residuals correlated. In a bootstrap draw whole clusters are drawn with replacement; a pair counts as
+    often as its two anchors were drawn together, ranks stay those of all pairs, and the regression is done again.
+
+    Parameters
+    ----------
+    latent, ruler
+        Distances; NaN where unknown, and such pairs are left out.
+    factors
+        Level of each anchor, by name of the factor.
+    clusters
+        What is resampled, such as donors; anchors when None.
+    draws, seed
+        Of the bootstrap.
+
+    Raises
+    ------
+    EvaluationError
+        If shapes differ or fewer than three pairs have both distances.
+    """
+    n = len(latent)
+    if ruler.shape != latent.shape or any(len(levels) != n for levels in factors.values()):
+        raise EvaluationError(
+            f"Distances are {latent.shape} and {ruler.shape}, factors have {[len(v) for v in factors.values()]} levels; give "
+            "all of the same anchors."
+        )
+    i, j = np.triu_indices(n, 1)
+    known = np.isfinite(latent[i, j]) & np.isfinite(ruler[i, j])
+    i, j = i[known], j[known]
+    if len(i) < 3:
+        raise EvaluationError(f"{len(i)} pairs of {n} anchors have both distances; at least three are needed.")
+    shared = {name: (levels[i] == levels[j]).astype(float) for name, levels in factors.items()}
+    kept = tuple(name for name, column in shared.items() if 0 < column.mean() < 1)
+    # Standard units keep the moments below well-conditioned; a correlation does not see them.
+    ranks = [_standard(rankdata(distances[i, j])) for distances in (latent, ruler)]
+    columns = [*ranks, *(_standard(shared[name]) for name in kept)]
+    names = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1].reshape(-1)
+    n_clusters = int(names.max()) + 1
+    whole = _partial(_moments(columns, i, j, n, np.ones((1, n))))[0]
+    low = high = float("nan")
+    if draws and n_clusters >= 2:
+        rng = generator(seed, "residualised")
+        drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), draws)
+        found = _partial(_moments(columns, i, j, n, drawn[:, names].astype(float)))
+        found = found[np.isfinite(found)]
+        if len(found):
+            low, high = (float(v) for v in np.quantile(found, [0.025, 0.975]))
+    plain = spearman(latent[i, j], ruler[i, j])
+    return Association(plain, float(whole), low, high, n, len(i), n_clusters, kept)
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > _TINY else np.zeros_like(values)
+
+
+def _moments(columns: list[np.ndarray], i: np.ndarray, j: np.ndarray, n: int, weights: np.ndarray) -> np.ndarray:
+    """Weighted cross moments of a constant and the columns, (draw, variable, variable); a pair weighs w_i w_j."""
+    variables = [np.ones(len(i)), *columns]
+    p = len(variables)
+    moments = np.empty((len(weights), p, p))
+    for a in range(p):
+        for b in range(a, p):
+            products = np.zeros((n, n))
+            products[i, j] = variables[a] * variables[b]
+            moments[:, a, b] = moments[:, b, a] = ((weights @ products) * weights).sum(1)
+    return moments
+
+
+def _partial(moments: np.ndarray) -> np.ndarray:
+    """Correlation of the first two columns given the constant and the others; NaN where nothing is left of one."""
+    out = np.full(len(moments), np.nan)
+    others = [0, *range(3, moments.shape[1])]
+    for at, moment in enumerate(moments):
+        if moment[0, 0] <= 0:
+            continue
+        moment = moment / moment[0, 0]
+        given = moment[np.ix_(others, [1, 2])]
+        left = moment[1:3, 1:3] - given.T @ np.linalg.pinv(moment[np.ix_(others, others)], hermitian=True) @ given
+        if left[0, 0] > _TINY and left[1, 1] > _TINY:
+            out[at] = np.clip(left[0, 1] / np.sqrt(left[0, 0] * left[1, 1]), -1, 1)
+    return out
