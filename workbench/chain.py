@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from tqdm import tqdm
 
-from workbench.capture.pairs import GenePairSink
+from workbench.capture.pairs import PATTERNS, GenePairSink
 from workbench.capture.ragged import MemorySink
 from workbench.capture.record import capture
 from workbench.capture.sinks import Only
@@ -36,8 +36,6 @@ from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
 from workbench.seeds import key
 from workbench.stats import benjamini_hochberg
-
-PATTERNS = "blocks.*.attn.hook_pattern"
 
 
 class Chain:
@@ -173,7 +171,9 @@ class Chain:
         obs["fold"], kind = make_folds(obs, self.config.evaluation.folds, self.config.seed)
         self.tables.mkdir(exist_ok=True)
         obs.to_csv(self.tables / "cells.csv", index_label="cell_id")
-        (folder / "panel.txt").write_text("\n".join(choose_panel(self.adata, match, self.config.panel.size)) + "\n")
+        (folder / "panel.txt").write_text(
+            "\n".join(choose_panel(self.adata, match, self.config.panel.size, self.config.panel.exclude)) + "\n"
+        )
         return {
             "genes": match.to_dict(),
             "values": str(self.tokenizer.values),

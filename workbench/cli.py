@@ -7,9 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench import __version__
 from workbench.errors import ConfigError, WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.sweep import Backend
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,12 +57,34 @@ def build_parser() -> argparse.ArgumentParser:
         "Example: workbench ablate experiments/ablation_blood_mini.yaml --out artifacts/ablation --backend loky --jobs 2",
     )
     _config_arguments(ablate, "folder of the sweep (artifacts/NAME when absent)")
-    ablate.add_argument("--backend", default="sequential", help="sequential, loky (processes), threading or dask")
-    ablate.add_argument("--jobs", type=int, default=1, help="workers of the backend (-1: one per core)")
-    ablate.add_argument("--address", help="scheduler of a Dask cluster, for --backend dask")
+    _backend_arguments(ablate)
     ablate.add_argument("--dry-run", action="store_true", help="print the grid and an estimate of the time, and stop")
     ablate.set_defaults(run=_ablate)
+    gates = commands.add_parser(
+        "gates",
+        help="put panels of cells through the seven gates, screen all heads, and report",
+        description="Put panels of cells through the seven gates; finished work is not done again. Exits with 1 where a "
+        "required gate does not pass. Example: workbench gates experiments/gates_blood_mini.yaml --out artifacts/gates",
+    )
+    _config_arguments(gates, "folder of the run (artifacts/NAME when absent)")
+    _backend_arguments(gates)
+    gates.add_argument("--json", action="store_true", help="print the table of gates as JSON")
+    gates.set_defaults(run=_gates)
     return parser
+
+
+def _backend_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", default="sequential", help="sequential, loky (processes), threading or dask")
+    parser.add_argument("--jobs", type=int, default=1, help="workers of the backend (-1: one per core)")
+    parser.add_argument("--address", help="scheduler of a Dask cluster, for --backend dask")
+
+
+def _backend(arguments: argparse.Namespace) -> Backend:
+    from workbench.sweep import Backend
+
+    if arguments.jobs == 0:
+        raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")
+    return Backend(arguments.backend, arguments.jobs, arguments.address)
 
 
 def _config_arguments(parser: argparse.ArgumentParser, out_help: str) -> None:
@@ -80,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when all went well, 2 when the input was at fault, 130 when interrupted.
+        0 when all went well, 1 when a required gate did not pass, 2 when the input was at fault, 130 when interrupted.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -128,18 +154,27 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from workbench.config import AblationConfig, read_config
 
     config = read_config(arguments.config, AblationConfig, arguments.set)
+    backend = _backend(arguments)
     from workbench.ablation.report import ablate_and_report, dry_run
-    from workbench.ablation.run import Backend
 
-    if arguments.jobs == 0:
-        raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")
     out = arguments.out or Path("artifacts") / config.name
     if arguments.dry_run:
         print(dry_run(config, out))
         return 0
-    backend = Backend(arguments.backend, arguments.jobs, arguments.address)
     print(f"Report: {ablate_and_report(config, out, backend)}")
     return 0
+
+
+def _gates(arguments: argparse.Namespace) -> int:
+    from workbench.config import GatesConfig, read_config
+
+    config = read_config(arguments.config, GatesConfig, arguments.set)
+    backend = _backend(arguments)
+    from workbench.gates.run import gates_text, run_gates
+
+    result = run_gates(config, arguments.out or Path("artifacts") / config.name, backend)
+    print(result.gates.to_json(orient="records", indent=2) if arguments.json else gates_text(result))
+    return 1 if result.unmet else 0
 
 
 if __name__ == "__main__":

@@ -53,20 +53,26 @@ class PretrainConfig(_Strict):
 
 
 class PanelConfig(_Strict):
-    """Gene panel: the `size` matched genes seen in most cells; all matched genes when absent."""
+    """Gene panel: the `size` matched genes seen in most cells; all matched genes when absent.
+
+    ``exclude`` names genes to leave out, such as those that the cells' labels were gated by.
+    """
 
     size: PositiveInt | None = None
+    exclude: tuple[str, ...] = ()
 
 
 class AnchorConfig(_Strict):
     """Anchors: centroids over donor x tissue x cell type x stage.
 
     ``parts`` splits each group at random into up to that many anchors of at least ``min_cells`` cells. Parts are no
-    biological replicates: they share donors, and are only for data that have too few groups to hold any out.
+    biological replicates: they share donors, and are only for data that have too few groups to hold any out. ``weights``,
+    when the adaptor is fitted: ``equal``, by number of ``cells``, or the same in total for each ``stage``.
     """
 
     min_cells: PositiveInt = 5
     parts: PositiveInt = 1
+    weights: Literal["equal", "cells", "stage"] = "equal"
 
 
 class AdaptorConfig(_Strict):

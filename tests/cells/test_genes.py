@@ -133,3 +133,17 @@ def test_the_panel_depends_on_neither_order_nor_storage_nor_labels():
     dense = AnnData(cells.X.toarray(), cells.obs, cells.var)
     for other in (shuffled, dense):
         assert choose_panel(other, match_genes(other.var_names, vocabulary), 15) == wanted
+
+
+def test_genes_that_made_the_labels_can_be_left_out_of_the_panel():
+    vocabulary = Vocabulary.of_genes(["A", "B", "C"])
+    adata = AnnData(
+        sp.csr_matrix(np.array([[1, 2, 0], [1, 0, 3]], dtype=np.float32)), var=pd.DataFrame(index=["A", "B", "C"])
+    )
+    match = match_genes(["A", "B", "C"], vocabulary)
+    assert choose_panel(adata, match) == ("A", "B", "C")
+    assert choose_panel(adata, match, 1) == ("A",)
+    assert choose_panel(adata, match, 1, exclude=["A"]) == ("B",)
+    assert choose_panel(adata, match, exclude=["A", "NOT THERE"]) == ("B", "C")
+    with pytest.raises(GeneMatchError, match="All 3 matched genes are left out"):
+        choose_panel(adata, match, exclude=["A", "B", "C"])

@@ -16,6 +16,8 @@ from workbench.errors import EvaluationError, GeneMatchError, HookError
 from workbench.model.tokens import Tokens
 from workbench.model.vocabulary import Vocabulary
 
+PATTERNS = "blocks.*.attn.hook_pattern"
+
 
 @njit(cache=True, nogil=True)
 def _scatter(maps, positions, genes, starts, groups, sums, hook):

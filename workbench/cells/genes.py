@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +174,9 @@ def with_matched_names(adata: AnnData, match: GeneMatch) -> AnnData:
     return AnnData(X=adata.X, var=pd.DataFrame(index=names.astype(str)))
 
 
-def choose_panel(adata: AnnData, match: GeneMatch, size: int | None = None) -> tuple[str, ...]:
+def choose_panel(
+    adata: AnnData, match: GeneMatch, size: int | None = None, exclude: Iterable[str] = ()
+) -> tuple[str, ...]:
     """Gene panel: the matched genes seen in most cells, in alphabetical order.
 
     No label is looked at, so choosing the panel cannot leak one.
@@ -187,17 +189,29 @@ def choose_panel(adata: AnnData, match: GeneMatch, size: int | None = None) -> t
         Their matched genes.
     size
         Number of genes; None for all.
+    exclude
+        Genes to leave out, such as those that labels were made from: keeping these would be circular.
 
     Returns
     -------
     tuple of str
         The ordered panel.
+
+    Raises
+    ------
+    GeneMatchError
+        If no gene is left.
     """
-    if size is None or size >= len(match.genes):
-        return tuple(sorted(match.genes))
+    left_out = set(exclude)
+    kept = np.array([gene not in left_out for gene in match.genes], dtype=bool)
+    genes, columns = np.array(match.genes, dtype=object)[kept], np.asarray(match.columns)[kept]
+    if not len(genes):
+        raise GeneMatchError(f"All {len(match.genes)} matched genes are left out of the panel; exclude fewer.")
+    if size is None or size >= len(genes):
+        return tuple(sorted(genes))
     seen = np.zeros(adata.shape[1])
     for _, block in row_blocks(adata.X):
         seen += np.bincount(block.indices, minlength=adata.shape[1])
-    frame = pd.DataFrame({"gene": match.genes, "cells": seen[match.columns]})
+    frame = pd.DataFrame({"gene": genes, "cells": seen[columns]})
     frame = frame.sort_values(["cells", "gene"], ascending=[False, True], kind="stable")
     return tuple(sorted(frame["gene"].head(size)))

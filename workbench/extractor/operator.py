@@ -6,6 +6,8 @@ expression x (a row vector over the panel) goes through a head as ``x @ A``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -39,17 +41,17 @@ def single(
     layer, head
         Which, from 0.
     """
-    check_head(*operators.shape[:2], layer, head)
+    check_head(operators.shape, layer, head)
     return operators[layer, head]
 
 
-def check_head(n_layers: int, n_heads: int, layer: int, head: int) -> None:
+def check_head(shape: Sequence[int], layer: int, head: int) -> None:
     """Make sure that a head exists.
 
     Parameters
     ----------
-    n_layers, n_heads
-        Of the model.
+    shape
+        Layers, heads, and whatever follows.
     layer, head
         From 0.
 
@@ -58,6 +60,7 @@ def check_head(n_layers: int, n_heads: int, layer: int, head: int) -> None:
     ShapeError
         If it does not.
     """
+    n_layers, n_heads = shape[:2]
     if not (0 <= layer < n_layers and 0 <= head < n_heads):
         raise ShapeError(
             f"There is no head {head} in layer {layer}: the model has layers 0 to {n_layers - 1} with heads 0 to "

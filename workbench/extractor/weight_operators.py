@@ -43,7 +43,7 @@ class WeightOperators:
         layer, head
             From 0.
         """
-        check_head(*self.left.shape[:2], layer, head)
+        check_head(self.left.shape, layer, head)
         return self.left[layer, head] @ self.right[layer, head]
 
     def apply(self, x: Float[np.ndarray, "cell gene"], layer: int, head: int) -> Float[np.ndarray, "cell gene"]:
@@ -56,7 +56,7 @@ class WeightOperators:
         layer, head
             From 0.
         """
-        check_head(*self.left.shape[:2], layer, head)
+        check_head(self.left.shape, layer, head)
         return (x @ self.left[layer, head]) @ self.right[layer, head]
 
     def dense(self) -> Float[np.ndarray, "layer head gene gene"]:

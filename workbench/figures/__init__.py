@@ -4,22 +4,32 @@ from workbench.figures.ablation import effect_map, head_intervals, label_effects
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
 from workbench.figures.distances import ruler_against_latent
 from workbench.figures.evidence import holdouts, readouts
+from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
 from workbench.figures.heads import head_map
 from workbench.figures.latent import latent_map
+from workbench.figures.manifold import dimension_agreement, let_elbow, trajectories, trust_curve
 from workbench.figures.style import BRANCH_COLORS, branch_color
 
 __all__ = [
     "BRANCH_COLORS",
     "attribution_scatter",
     "branch_color",
+    "dimension_agreement",
     "effect_map",
     "head_intervals",
+    "gate_table",
     "head_map",
+    "head_screen",
     "holdouts",
     "interaction_matrix",
     "label_effects",
     "latent_map",
+    "let_elbow",
+    "p_uniform",
     "readouts",
+    "recovery",
     "ruler_against_latent",
+    "trajectories",
     "transfer_map",
+    "trust_curve",
 ]

@@ -132,8 +132,9 @@ class Pool:
         for name in sorted(set(branch[self.test].tolist())):
             own = branch == name
             rest = self.test[~own[self.test]]
-            splits.append(Split(self.train[~own[self.train]], self.test[own[self.test]], rest))
-        return [split for split in splits if len(split.train) and len(split.against)]
+            if len(rest) and not own[self.train].all():
+                splits.append(Split(self.train[~own[self.train]], self.test[own[self.test]], rest))
+        return splits
 
     def halves(self, seed: int) -> Split:
         """Anchors to fit on and others to judge, apart by donor where two donors or more are judged.
@@ -146,7 +147,7 @@ class Pool:
         if self.is_frozen:
             return Split(self.train, self.test)
         donors = [] if self.donor is None else sorted(set(self.donor.tolist()))
-        if len(donors) >= 2:
+        if self.donor is not None and len(donors) >= 2:
             first = sorted(donors, key=lambda name: key(seed, "half", str(name)))[: len(donors) // 2]
             held = ~np.isin(self.donor, first)
         else:

@@ -1,4 +1,4 @@
-"""The head screen: every head alone through operator, adaptor and gates, judged on a panel that it was not fitted on."""
+"""The head screen: every head alone through operator and adaptor, judged on a panel that it was not fitted on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Side:
     stage: Int[np.ndarray, " cell"]
 
 
-def screen_head(
+def score_head(
     matrix: Float[np.ndarray, "gene feature"],
     fitted: Side,
     judged: Side,
@@ -71,7 +71,7 @@ def screen_head(
     seed
         The one seed.
     spec
-        For gates 1 to 5, which the external panel has to pass by itself under this feature map.
+        For the neighbours of trustworthiness.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def screen_head(
         ``residualised`` (rank correlation of latent angles with ruler distances over pairs of external anchors, donor
         and tissue regressed out) with ``low`` and ``high`` (95 %, donors resampled), ``spearman`` (the plain one),
         ``trustworthiness`` (of the frozen latent against the features), AUROC of a linear probe from internal to external
-        cells for each pair of subtypes, each gate's status, ``gates``; and null draws of ``residualised``.
+        cells for each pair of subtypes; and null draws of ``residualised``.
     """
     a, b = fitted.anchors, judged.anchors
     pool = Pool.frozen((a.centroids @ matrix, a), (b.centroids @ matrix, b))
@@ -97,8 +97,6 @@ def screen_head(
     for draw in range(refits):
         stage = relabelled(pool.stage, seed, draw)
         null.append(score(_latent(pool, stage, ruler, adaptor)[0], stage[pool.test], 0).residualised)
-    gates = first_five(Pool.of_panel(b.centroids @ matrix, b), ruler, adaptor, seed=seed, spec=spec)
-    done = [gate for gate in gates if gate.status != "not applicable"]
     try:
         trust = float(trustworthiness(pool.features[pool.test], z, spec.neighbours).mean())
     except EvaluationError:
@@ -112,10 +110,39 @@ def screen_head(
         **_subtypes(matrix, model, fitted, judged, ruler),
         "n_anchors": found.n_anchors,
         "n_donors": found.n_clusters if "donor" in factors else 0,
-        "gates": f"{sum(gate.status == 'pass' for gate in done)} of {len(done)}",
-        **{gate.gate.replace(" ", "_") + "_gate": gate.status for gate in gates},
     }
     return row, np.array(null)
+
+
+def gate_columns(
+    matrix: Float[np.ndarray, "gene feature"],
+    judged: Side,
+    ruler: Ruler,
+    adaptor: LETAdaptor,
+    *,
+    seed: int,
+    spec: GateSpec = SPEC,
+) -> dict[str, str]:
+    """Gates 1 to 5 of the external panel by itself under a head's feature map.
+
+    Parameters
+    ----------
+    matrix, judged, ruler, adaptor, seed, spec
+        As in `score_head`.
+
+    Returns
+    -------
+    dict
+        ``gates``: how many pass of those that can be computed; and the status of each.
+    """
+    pool = Pool.of_panel(judged.anchors.centroids @ matrix, judged.anchors)
+    gates = first_five(pool, ruler, adaptor, seed=seed, spec=spec)
+    done = [gate for gate in gates if gate.status != "not applicable"]
+    passed = sum(gate.status == "pass" for gate in done)
+    return {
+        "gates": f"{passed} of {len(done)}",
+        **{gate.gate.replace(" ", "_") + "_gate": gate.status for gate in gates},
+    }
 
 
 @threadpool_limits.wrap(limits=1)
@@ -154,7 +181,7 @@ def rank_heads(rows: pd.DataFrame, nulls: Float[np.ndarray, " draw"]) -> pd.Data
     Parameters
     ----------
     rows
-        One row per head: ``layer``, ``head`` and what `screen_head` returns.
+        One row per head: ``layer``, ``head`` and what `score_head` returns.
     nulls
         Null draws, pooled over heads.
 

@@ -119,7 +119,7 @@ def progression(
     progress = np.arccos(np.clip(unit[judged] @ start, -1, 1))
     along = depth[judged]
     found = spearman(progress, along)
-    sizes = {"n": int(judged.sum()), "n_root": int(root.sum()), "n_depths": len(set(along.tolist()))}
+    sizes: Any = {"n": int(judged.sum()), "n_root": int(root.sum()), "n_depths": len(set(along.tolist()))}
     try:
         one_block = np.zeros(len(depth), dtype=int)
         permuted, movable = permute_in_blocks(along, (one_block if blocks is None else blocks)[judged], seed, draws)

@@ -120,21 +120,28 @@ def plant_head(
         embedding[vocabulary.encode(genes)] += mark
         embedding[names.index("<cls>")] += ask
         embedding[vocabulary.pad_id] = 0
-        _put(model.embed.gene.embedding.weight, embedding)
-        _plant_values(model, value, constant)
+        put(model.embed.gene.embedding.weight, embedding)
+        plant_values(model, value, constant)
         for i in range(n_layers):
             block = model.block(i)
             _plant_attention(block.attn, rng, free, head if i == layer else None, (mark, ask, value, output))
             into, back = rng.standard_normal((2, d_model, d_model)) * d_model**-0.5
-            _put(block.mlp.linear1.weight, into @ free)
-            _put(block.mlp.linear1.bias, np.zeros(d_model))
-            _put(block.mlp.linear2.weight, 0.3 * free @ back)
-            _put(block.mlp.linear2.bias, np.zeros(d_model))
+            put(block.mlp.linear1.weight, into @ free)
+            put(block.mlp.linear1.bias, np.zeros(d_model))
+            put(block.mlp.linear2.weight, 0.3 * free @ back)
+            put(block.mlp.linear2.bias, np.zeros(d_model))
     others = tuple(f"GENE{i:03d}" for i in sorted(opposite))
     return Planted(model, layer, head, output, tuple(genes), others)
 
 
-def _put(parameter: torch.Tensor, array: np.ndarray) -> None:
+def put(parameter: torch.Tensor, array: np.ndarray) -> None:
+    """Set a parameter in place.
+
+    Parameters
+    ----------
+    parameter, array
+        Of one shape.
+    """
     parameter.copy_(torch.as_tensor(array, dtype=parameter.dtype))
 
 
@@ -142,8 +149,16 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _plant_values(model: HookedScGPT, value: np.ndarray, constant: np.ndarray) -> None:
-    """The value encoder: bin 0 to the highest bin on a line along `value` from -1 to 1, beside a constant."""
+def plant_values(model: HookedScGPT, value: np.ndarray, constant: np.ndarray) -> None:
+    """Make the value encoder a line: bin 0 to the highest bin along a direction from -1 to 1, beside a constant.
+
+    Parameters
+    ----------
+    model
+        With a continuous value encoder.
+    value, constant
+        Directions of length 1.
+    """
     encoder, d = model.embed.value, len(value)
     assert isinstance(encoder, ContinuousValues)
     middle = (model.config.n_bins - 1) / 2
@@ -151,10 +166,10 @@ def _plant_values(model: HookedScGPT, value: np.ndarray, constant: np.ndarray) -
     first[0] = 1 / middle
     second = np.zeros((d, d))
     second[:, 0] = value
-    _put(encoder.linear1.weight, first)
-    _put(encoder.linear1.bias, np.zeros(d))
-    _put(encoder.linear2.weight, second)
-    _put(encoder.linear2.bias, constant - value)
+    put(encoder.linear1.weight, first)
+    put(encoder.linear1.bias, np.zeros(d))
+    put(encoder.linear2.weight, second)
+    put(encoder.linear2.bias, constant - value)
 
 
 def _plant_attention(
@@ -179,10 +194,10 @@ def _plant_attention(
         q[planted], k[planted] = strength * np.outer(ask, first), strength * np.outer(mark, first)
         v[planted], o[planted] = np.outer(value, second), np.outer(output, second)
     stacked = np.concatenate([w.transpose(0, 2, 1).reshape(n * e, d) for w in (q, k, v)])
-    _put(attn.qkv.weight, stacked)
-    _put(attn.qkv.bias, np.zeros(3 * d))
-    _put(attn.out.weight, o.transpose(1, 0, 2).reshape(d, n * e))
-    _put(attn.out.bias, np.zeros(d))
+    put(attn.qkv.weight, stacked)
+    put(attn.qkv.bias, np.zeros(3 * d))
+    put(attn.out.weight, o.transpose(1, 0, 2).reshape(d, n * e))
+    put(attn.out.bias, np.zeros(d))
 
 
 def planted_cells(planted: Planted, n_cells: int = 80, seed: int = 0, expressed: float = 0.7) -> AnnData:

@@ -1,0 +1,207 @@
+"""The last stage of a gate run: metrics, manifest, figures and the report page, from the tables alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from workbench.config import absolute
+from workbench.files import write_json, write_text
+from workbench.gates.chain import GatesChain
+from workbench.gates.panels import TO_FAIL
+from workbench.gates.spec import SPEC
+from workbench.provenance import describe_model, manifest, pairs
+from workbench.stages import StageRunner
+
+_TABLES = (
+    "gates", "controls", "screen", "screen_controls", "panels", "dimension", "dimension_curve", "quality", "elbow",
+    "shape", "distances", "trajectories",
+)  # fmt: skip
+
+
+def report_stage(chain: GatesChain, runner: StageRunner, results: dict[str, dict[str, Any]]) -> None:
+    """Write ``metrics.json``, ``manifest.json``, ``figures/`` and ``report.html``.
+
+    Parameters
+    ----------
+    chain, runner
+        The run.
+    results
+        What the stages returned, by name.
+    """
+    from workbench.report import write_report
+
+    made = {"gates", "controls", "panels", *results["geometry"]["tables"]}
+    if "screen" in results:
+        made |= {"screen", "screen_controls"}
+    tables = {name: pd.read_csv(chain.tables / f"{name}.csv") for name in _TABLES if name in made}
+    effective = absolute(chain.config)
+    write_text(chain.out / "config.yaml", yaml.safe_dump(effective, sort_keys=False))
+    metrics: dict[str, Any] = {name: table.to_dict("records") for name, table in tables.items()}
+    write_json(chain.out / "metrics.json", {**metrics, "unmet": results["gates"]["unmet"], "spec": SPEC.hash})
+    stages = {
+        name: {"seconds": seconds, "kept": runner.reused[name], "key": results.get(name, {}).get("key")}
+        for name, seconds in runner.seconds.items()
+    }
+    content = "; ".join(f"{name} {value}" for name, value in chain.inputs()["content"].items())
+    made_from = manifest(effective, chain.model, content, stages)
+    write_json(chain.out / "manifest.json", made_from)
+    figures, captions = _figures(chain, tables)
+    command = f"workbench gates {chain.out / 'config.yaml'} --out {chain.out}"
+    summary = {
+        **_summary(chain, results, tables),
+        "captions": captions,
+        "commands": dict.fromkeys(captions, command),
+        "provenance": pairs(made_from),
+    }
+    write_report(chain.out, summary, tables, figures)
+
+
+def _figures(chain: GatesChain, tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], dict[str, str]]:
+    from workbench import figures as draw
+
+    setting = _setting(chain)
+    inside = f"Internal panel '{chain.internal.name}', adaptor fitted on its anchors. {setting}"
+    figures, captions = {}, {}
+
+    def add(name: str, table: str, make: Any, caption: str, **more: Any) -> None:
+        if table in tables and len(tables[table]):
+            figures[name], captions[name] = make(tables[table], **more), caption
+
+    add(
+        "gates",
+        "gates",
+        draw.gate_table,
+        f"The seven gates, fixed before any run (spec {SPEC.hash}); a gate that cannot be computed is no pass. {setting}",
+    )
+    controls = {}
+    if "screen_controls" in tables:
+        rows = tables["screen_controls"].dropna(subset=["residualised"])
+        controls = dict(zip(rows["operator"], rows["residualised"], strict=True))
+    add(
+        "screen",
+        "screen",
+        draw.head_screen,
+        f"Each head alone: adaptor fitted on '{chain.internal.name}', frozen, judged on '{chain.external}'; rank correlation "
+        "of latent angles with the ruler over pairs of anchors, donor and tissue regressed out; null: stages relabelled, "
+        f"adaptor fitted again, pooled over heads. {setting}",
+        controls=controls,
+    )
+    add(
+        "dimension",
+        "dimension",
+        draw.dimension_agreement,
+        f"Intrinsic dimension by every estimator; bars: 95 % by random halves, bias not included. {inside}",
+    )
+    add(
+        "trust",
+        "quality",
+        draw.trust_curve,
+        f"Trustworthiness and continuity of the latent against f(x); null: rows of the latent permuted. {inside}",
+        threshold=SPEC.trustworthiness,
+    )
+    add("elbow", "elbow", draw.let_elbow, f"Objective and trustworthiness by the latent's width. {inside}")
+    add(
+        "distances",
+        "distances",
+        draw.ruler_against_latent,
+        f"Ruler distance of two stages against the latent angle of their anchors: how far the fit went, not how far it "
+        f"holds. {inside}",
+    )
+    if "trajectories" in tables:
+        known = tables["trajectories"]
+        tables = {**tables, "trajectories": known if (known["status"] == "ok").any() else known[:0]}
+    add(
+        "trajectories",
+        "trajectories",
+        draw.trajectories,
+        "Progress (angle from the earliest stage) along each lineage against depth; the adaptor never saw the lineage's own "
+        f"anchors; null: depths permuted inside donor and tissue. {inside}",
+    )
+    return figures, captions
+
+
+def _setting(chain: GatesChain) -> str:
+    data = sorted({panel.cells.uns["workbench"]["name"] for panel in chain.panels.values()})
+    return f"Model: {describe_model(chain.model, chain.config.checkpoint)}. Data: {', '.join(data)}."
+
+
+def _summary(chain: GatesChain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    config = chain.config
+    settings = config.adaptor
+    what = settings.feature_map if settings.feature_map == "drift" else f"L{settings.layer}H{settings.head}"
+    sources = dict.fromkeys(panel.cells.uns["workbench"]["source"] for panel in chain.panels.values())
+    sizes = "; ".join(
+        f"{row.panel} ({row.role}): {row.cells} cells, {row.anchors} anchors, {row.stages} stages, {row.donors} donors"
+        for row in tables["panels"].itertuples()
+    )
+    return {
+        "title": f"{config.name}: do the gates pass",
+        "question": f"Does the latent of a linear adaptor on the model's {config.operator} operator ({what}) follow the "
+        f"{chain.ruler.name} ruler on anchors it has not seen, beyond null rulers and controls?",
+        "answers": _answers(chain, results, tables),
+        "model": describe_model(chain.model, config.checkpoint),
+        "data": f"{'; '.join(sources)}. {results['panels']['n_genes']} genes. {sizes}.",
+        "skipped": _skipped(chain, results, tables),
+        "cautions": [
+            "The gates ask whether a latent follows the ruler, not whether the model is the reason: plain expression may pass "
+            "them as well. Compare with tables/controls.csv.",
+            "Gate 5 is passed by any latent that recognises cell types; gate 6 is the one that such a latent fails.",
+            "Trustworthiness compares the latent with the feature map it is made of; what the feature map itself lost of the "
+            "cells' expression is not in it.",
+            "Splits share anchors, and branches differ in size: standard deviations over splits understate the uncertainty.",
+            "Panels are kept apart by the names of their cells; the same cell under two names would not be noticed.",
+        ],
+    }
+
+
+def _answers(chain: GatesChain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> list[str]:
+    gates, controls = tables["gates"], tables["controls"]
+    missing = results["gates"]["unmet"]
+    answers = [
+        f"Required gates that did not pass: {'; '.join(missing)}."
+        if missing
+        else "All required gates pass on every panel."
+    ]
+    for panel, own in gates.groupby("panel", sort=False):
+        counts = own["status"].value_counts()
+        said = f"{counts.get('pass', 0)} gates pass, {counts.get('fail', 0)} fail, {counts.get('not applicable', 0)} not applicable"
+        wanted = " (expected to fail)" if own["role"].iloc[0] == TO_FAIL else ""
+        beside = []
+        for operator, other in controls[controls["panel"] == panel].groupby("operator", sort=False):
+            beside.append(f"{operator} {(other['status'] == 'pass').sum()}")
+        answers.append(f"Panel '{panel}'{wanted}: {said}; passed by the controls: {', '.join(beside)}.")
+    if "screen" in tables:
+        best = tables["screen"].iloc[0]
+        others = tables["screen_controls"]
+        said = ", ".join(f"{row.operator} {row.residualised:.2f}" for row in others.itertuples())
+        answers.append(
+            f"Best single head on '{chain.external}': L{best['layer']:.0f}H{best['head']:.0f}, residualised correlation "
+            f"{best['residualised']:.2f} ({best['low']:.2f} to {best['high']:.2f}), q {best['q']:.3f}; controls: {said}."
+        )
+    return answers
+
+
+def _skipped(
+    chain: GatesChain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]
+) -> list[dict[str, str]]:
+    skipped = [
+        {"what": f"{row.panel}: {row.gate}", "why": str(row.note)}
+        for row in tables["gates"].itertuples()
+        if row.status == "not applicable"
+    ]
+    skipped += [{"what": name, "why": why} for name, why in results["geometry"]["skipped"].items()]
+    if "screen" not in results:
+        why = "switched off" if not chain.config.screen else "no panel is external"
+        skipped.append({"what": "Head screen", "why": why})
+    for name, panel in chain.panels.items():
+        for label, hint in panel.unplaced.items():
+            skipped.append(
+                {"what": f"{name}: cells labelled '{label}'", "why": f"the ruler does not know the label ({hint})"}
+            )
+    for row in tables.get("trajectories", pd.DataFrame({"status": []})).itertuples():
+        if row.status != "ok":
+            skipped.append({"what": f"Trajectory '{row.lineage}'", "why": str(row.status)})
+    return skipped

@@ -1,0 +1,195 @@
+"""Do the instruments find what was planted, and nothing where nothing is: one task per world, for the sweep engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from jaxtyping import Float
+
+from workbench.capture.pairs import PATTERNS, GenePairSink
+from workbench.capture.record import capture
+from workbench.cells.anchors import make_anchors
+from workbench.extractor.adaptor import LETAdaptor
+from workbench.extractor.algorithm import panel_expression
+from workbench.extractor.weight_operators import KINDS, weight_operators
+from workbench.gates.evaluate import evaluate, expected_to_fail, first_five, verdict
+from workbench.gates.pool import Pool
+from workbench.gates.screen import Side, rank_heads, score_head
+from workbench.gates.spec import SPEC
+from workbench.manifold.dimension_tables import agreement, dimension_table
+from workbench.manifold.null_rulers import shuffled
+from workbench.manifold.ruler import Ruler
+from workbench.model.tokenizer import Tokenizer
+from workbench.planted.cells import GRAPH, OFF_GRAPH, REMOVED, World, make_world, planted_cells
+from workbench.planted.checkpoint import PlantedModel, plant_world
+
+OPERATORS = ("attention", *KINDS)
+NULLS = ("null ruler", "signal removed")
+INTERNAL, EXTERNAL, TO_FAIL = ("D1", "D2", "D3"), ("D4", "D5", "D6"), ("E1", "E2", "E3")
+
+
+def operators_of(planted: PlantedModel, cells: AnnData, kind: str) -> Float[np.ndarray, "layer head gene gene"]:
+    """Operators of all heads of a planted model.
+
+    Parameters
+    ----------
+    planted
+        The model.
+    cells
+        For ``attention``: whose patterns are averaged.
+    kind
+        ``attention``, ``qk`` or ``ov``.
+    """
+    genes = planted.world.genes
+    if kind != "attention":
+        return weight_operators(planted.model, genes, kind).dense()
+    pairs = GenePairSink(genes, planted.model.vocabulary)
+    # A mean over a third of the cells is as good, and the passes are most of the work.
+    tokenizer = Tokenizer(cells[::3].copy(), planted.model.config, planted.model.vocabulary, seed=planted.world.seed)
+    capture(planted.model, tokenizer, [PATTERNS], [pairs], progress=False)
+    return pairs.result().mean()
+
+
+def overlap(operator: Float[np.ndarray, "gene gene"], read: Float[np.ndarray, "gene d"]) -> float:
+    """How much of a subspace is among what an operator reads most.
+
+    Parameters
+    ----------
+    operator
+        Rows are centred first: what all genes share does not tell which gene it is.
+    read
+        Orthonormal basis.
+
+    Returns
+    -------
+    float
+        Mean squared cosine of the principal angles between `read` and the d leading left singular vectors: 1 for the
+        same subspace, d / genes by chance.
+    """
+    left = np.linalg.svd(operator - operator.mean(0))[0][:, : read.shape[1]]
+    return float((np.linalg.svd(left.T @ read)[1] ** 2).mean())
+
+
+def side_of(world: World, cells: AnnData) -> Side:
+    """Anchors and expression of planted cells.
+
+    Parameters
+    ----------
+    world, cells
+        A world and cells of it.
+    """
+    expression = panel_expression(cells, world.genes)
+    obs = cells.obs.copy()
+    obs["stage"] = world.ruler.place(obs["cell_type"])[0]
+    return Side(make_anchors(expression, obs), expression, obs["stage"].to_numpy())
+
+
+def recovery(seed: int, kind: str) -> pd.DataFrame:
+    """One world with everything planted: which head comes first, its dimension and subspace, and its gates.
+
+    Parameters
+    ----------
+    seed
+        Of the world and the checkpoint.
+    kind
+        Of operator.
+
+    Returns
+    -------
+    DataFrame
+        One row; everything is about the head that the screen puts first, be it the planted one or not.
+    """
+    world = make_world(seed)
+    planted, adaptor = plant_world(world, seed), LETAdaptor()
+    fitted = planted_cells(world, INTERNAL)
+    operators = operators_of(planted, fitted, kind)
+    internal, external = side_of(world, fitted), side_of(world, planted_cells(world, EXTERNAL))
+    rows = []
+    for layer, head in np.ndindex(*operators.shape[:2]):
+        row, _ = score_head(operators[layer, head], internal, external, world.ruler, adaptor, refits=0, seed=seed)
+        rows.append({"layer": layer, "head": head, **row})
+    table = rank_heads(pd.DataFrame(rows), np.zeros(0))
+    is_planted = (table["layer"] == planted.layer) & (table["head"] == planted.head)
+    best = table.iloc[0]
+    matrix = operators[int(best["layer"]), int(best["head"])]
+    anchors = internal.anchors
+    between = world.ruler.distances[np.ix_(anchors.stage, anchors.stage)]
+    extracted = matrix @ adaptor.fit(anchors.centroids @ matrix, between).encoder_.T
+    found = dimension_table(np.asarray(internal.expression @ matrix, dtype=np.float64), n_subsamples=0, seed=seed)
+    doomed = side_of(world, planted_cells(world, TO_FAIL, ("lung",), signal=OFF_GRAPH))
+    gates = _gates(internal, doomed, matrix, world.ruler, adaptor, seed)
+    control = score_head(np.eye(len(world.genes)), internal, external, world.ruler, adaptor, refits=0, seed=seed)[0]
+    others = [overlap(operators[at], planted.read) for at in np.ndindex(*operators.shape[:2])]
+    others.pop(planted.layer * operators.shape[1] + planted.head)
+    return pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "operator": kind,
+                "planted": f"L{planted.layer}H{planted.head}",
+                "planted_rank": int(table.loc[is_planted, "rank"].iloc[0]),
+                "n_heads": len(table),
+                "residualised": best["residualised"],
+                "best_other": table.loc[~is_planted, "residualised"].max(),
+                "identity": control["residualised"],
+                "dimension": agreement(found)["median"],
+                "dimension_low": agreement(found)["low"],
+                "dimension_high": agreement(found)["high"],
+                "truth": len(world.tips),
+                "overlap": overlap(matrix, planted.read),
+                "overlap_extracted": overlap(extracted, planted.read),
+                "overlap_of_others": float(np.median(others)),
+                "gates_passed": sum(gate.status == "pass" for gate in gates),
+                "gates_total": len(gates),
+                "failed": ", ".join(gate.gate for gate in gates if gate.status != "pass"),
+                **_values(gates),
+                "n_anchors": len(internal.anchors),
+                "n_cells": internal.expression.shape[0],
+                "spec": SPEC.hash,
+            }
+        ]
+    )
+
+
+def null_draw(seed: int, kind: str, operator: str) -> pd.DataFrame:
+    """One world in which nothing is to be found: the planted head through the gates all the same.
+
+    Parameters
+    ----------
+    seed
+        Of the world and the checkpoint.
+    kind
+        ``null ruler``: cells and head as planted, but the ruler's stages changed places. ``signal removed``: a cell's
+        state has nothing to do with its label.
+    operator
+        Kind of operator.
+    """
+    world, adaptor = make_world(seed), LETAdaptor()
+    planted = plant_world(world, seed)
+    cells = planted_cells(world, INTERNAL, signal=REMOVED if kind == "signal removed" else GRAPH)
+    matrix = operators_of(planted, cells, operator)[planted.layer, planted.head]
+    ruler = world.ruler
+    if kind == "null ruler":
+        ruler = shuffled(ruler, seed, [ruler.stages[stage] for stage in world.stages])
+    doomed = side_of(world, planted_cells(world, TO_FAIL, ("lung",), signal=OFF_GRAPH))
+    gates = _gates(side_of(world, cells), doomed, matrix, ruler, adaptor, seed)
+    statuses = {gate.gate.replace(" ", "_") + "_status": gate.status for gate in gates}
+    row = {"seed": seed, "kind": kind, "operator": operator, "verdict": verdict(gates), **statuses, **_values(gates)}
+    return pd.DataFrame([{**row, "spec": SPEC.hash}])
+
+
+def _gates(side: Side, doomed: Side, matrix: np.ndarray, ruler: Ruler, adaptor: LETAdaptor, seed: int) -> list[Any]:
+    """All seven; the panel that is expected to fail goes through the same feature map."""
+
+    def pool(one: Side) -> Pool:
+        return Pool.of_panel(one.anchors.centroids @ matrix, one.anchors)
+
+    gates = evaluate(pool(side), ruler, adaptor, seed=seed, refits=0)
+    return [*gates, expected_to_fail({"off graph": first_five(pool(doomed), ruler, adaptor, seed=seed)})]
+
+
+def _values(gates: list[Any]) -> dict[str, float]:
+    return {gate.gate.replace(" ", "_"): gate.value for gate in gates}
