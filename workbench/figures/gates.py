@@ -13,7 +13,19 @@ from scipy.stats import kstest, kstwo
 from workbench.errors import EvaluationError
 from workbench.figures.manifold import SERIES
 from workbench.figures.panels import POINT, legend_keys, null_bars, points
-from workbench.figures.style import INK, NULL, QUIET, checked, dressed, label, number, records, span, wrapped
+from workbench.figures.style import (
+    INK,
+    NULL,
+    QUIET,
+    checked,
+    dressed,
+    label,
+    number,
+    records,
+    span,
+    with_value,
+    wrapped,
+)
 
 GATES = (
     "trustworthiness",
@@ -65,7 +77,7 @@ def gate_table(table: pd.DataFrame) -> go.Figure:
             if (row := at.get((panel, gate))) is None:
                 continue
             code[i, j], sign = _STATUS[row.status]
-            shown[i, j] = f"<b>{sign}</b> {number(row.value, 2)}" if np.isfinite(row.value) else f"<b>{sign}</b>"
+            shown[i, j] = f"<b>{sign}</b> {number(row.value)}" if np.isfinite(row.value) else f"<b>{sign}</b>"
             rule = f"{number(row.value)} {'≥' if row.rule == '>=' else '≤'} {number(row.threshold)}? "
             hover[i, j] = (
                 f"{label(panel)} ({label(row.role)}): {label(gate)}<br>{rule if np.isfinite(row.value) else ''}<b>{row.status}</b>"
@@ -138,9 +150,7 @@ def head_screen(
     numeric = ["rank", "layer", "head", "residualised", "low", "high", "spearman", "trustworthiness"]
     numeric += ["null_mean", "null_high", "p", "q", "n_anchors", "n_donors", *aurocs]
     every = checked(table, "head screen", ["gates"], numeric)
-    rows = every[np.isfinite(every["residualised"])].sort_values("rank").head(max(1, top))
-    if rows.empty:
-        raise EvaluationError("The head screen cannot be drawn: no head has a value.")
+    rows = with_value(every, "residualised", "head screen").sort_values("rank").head(max(1, top))
     names = [f"L{int(row.layer)}H{int(row.head)}" for row in records(rows)]
     shown = [f"{name} (planted)" if name == planted else name for name in names]
     hover = [
@@ -175,8 +185,9 @@ def head_screen(
         )
     legend_keys(figure, [(label(name), marker) for name, marker in keys])
     beside = "; ".join(f"{name} {number(value)}" for name, value in (controls or {}).items()) or "none given"
+    donors = f"{span(rows['n_donors'])} donors" if rows["n_donors"].max() > 0 else "unnamed donors"
     subtitle = (
-        f"The first {len(rows)} of n = {len(every)} heads on {span(rows['n_anchors'])} anchors of {span(rows['n_donors'])} donors. "
+        f"The first {len(rows)} of n = {len(every)} heads on {span(rows['n_anchors'])} anchors of {donors}. "
         f"Bars: 95 % bootstrap. Filled: q ≤ {ALPHA} (Benjamini-Hochberg over heads), {int((every['q'] <= ALPHA).sum())} of "
         f"{len(every)}. Controls that hold nothing of the model: {beside}."
     )
@@ -209,10 +220,7 @@ def p_uniform(table: pd.DataFrame) -> go.Figure:
     EvaluationError
         If a column is missing, or no p is finite.
     """
-    rows = checked(table, "figure of p values", ["kind"], ["p"])
-    rows = rows[np.isfinite(rows["p"])]
-    if rows.empty:
-        raise EvaluationError("The figure of p values cannot be drawn: no p is finite.")
+    rows = with_value(checked(table, "figure of p values", ["kind"], ["p"]), "p", "figure of p values")
     figure, said = go.Figure(), []
     n = int(rows.groupby("kind").size().min())
     band = float(kstwo.ppf(0.95, n))
@@ -271,7 +279,7 @@ def recovery(table: pd.DataFrame) -> go.Figure:
         If a column is missing.
     """
     numeric = ["seed", "planted_rank", "n_heads", "dimension", "truth", "overlap", "gates_passed", "gates_total"]
-    rows = checked(table, "recovery figure", ["operator"], numeric)
+    rows = with_value(checked(table, "recovery figure", ["operator"], numeric), "dimension", "recovery figure")
     rows["error"] = rows["dimension"] - rows["truth"]
     kinds = list(dict.fromkeys(rows["operator"]))
     panels = (

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import EvaluationError
 from workbench.figures.panels import ROW_HEIGHT, Panel, legend_keys, point_panels
-from workbench.figures.style import ACCENT, INK, NULL, checked, dressed, label, number, records, span
+from workbench.figures.style import ACCENT, INK, NULL, checked, dressed, label, number, records, span, with_value
 
 SERIES = ((ACCENT, "circle"), ("#CC6677", "square"), ("#117733", "diamond"), ("#AA4499", "triangle-up"))
 _ABOVE = 34
@@ -37,9 +37,7 @@ def dimension_agreement(table: pd.DataFrame, truth: float | None = None) -> go.F
     """
     numeric = ["dimension", "low", "high", "n", "k"]
     rows = checked(table, "figure of dimensions", ["space", "estimator", "note"], numeric)
-    rows = rows[np.isfinite(rows["dimension"])]
-    if rows.empty:
-        raise EvaluationError("The figure of dimensions cannot be drawn: no estimate is finite.")
+    rows = with_value(rows, "dimension", "figure of dimensions")
     order = list(dict.fromkeys(rows["estimator"]))
     place = {name: i for i, name in enumerate(reversed(order))}
     spaces = list(dict.fromkeys(rows["space"]))
@@ -116,6 +114,7 @@ def trust_curve(table: pd.DataFrame, threshold: float = 0.80) -> go.Figure:
         If a column is missing.
     """
     rows = checked(table, "trust curve", ["space"], ["k", "trustworthiness", "continuity", "null", "n"])
+    rows = with_value(rows, "trustworthiness", "trust curve")
     figure = go.Figure()
     for i, (space, own) in enumerate(rows.groupby("space", sort=False)):
         own, (color, symbol) = own.sort_values("k"), SERIES[i % len(SERIES)]
@@ -168,7 +167,7 @@ def let_elbow(table: pd.DataFrame) -> go.Figure:
         If a column is missing.
     """
     rows = checked(table, "elbow", numeric=["k", "stress", "reconstruction", "trustworthiness", "n_anchors"])
-    rows = rows.sort_values("k")
+    rows = with_value(rows, "stress", "elbow").sort_values("k")
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     lines = (
         ("objective (both terms)", rows["stress"] + rows["reconstruction"], SERIES[0], 1),
@@ -240,7 +239,15 @@ def trajectories(table: pd.DataFrame) -> go.Figure:
         "Null: depths permuted inside blocks. Smallest q: "
         f"{number(drawn['q'].min())}."
     )
-    return point_panels([panel], list(drawn["lineage"]), "Known lineages", subtitle, columns=1, notes=lost)
+    return point_panels(
+        [panel],
+        list(drawn["lineage"]),
+        "Known lineages",
+        subtitle,
+        columns=1,
+        notes=lost,
+        mark="all anchors of the branch",
+    )
 
 
 def _finite(rows: pd.DataFrame, columns: list[str]) -> list[float]:

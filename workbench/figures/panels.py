@@ -51,6 +51,7 @@ def point_panels(
     columns: int,
     baselines: Collection[str] = (),
     notes: Sequence[str] = (),
+    mark: str = "mean ± sd",
 ) -> go.Figure:
     """Draw panels side by side, each with the same rows, and list what could not be drawn underneath.
 
@@ -68,6 +69,8 @@ def point_panels(
         Rows that are drawn with an open mark.
     notes
         Sentences to list under the panels.
+    mark
+        What a point and its bar are, for the legend.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def point_panels(
             ticks="",
             **at,
         )
-    legend_keys(figure, _keys(bool(set(baselines) & set(order))))
+    legend_keys(figure, _keys(mark, bool(set(baselines) & set(order))))
     lines = [line for note in notes for line in wrapped(note, 92)]
     below = 62 + (24 + 17 * len(lines) if lines else 0)
     dressed(figure, title, subtitle, total, above=ABOVE, below=below)
@@ -222,8 +225,8 @@ def legend_keys(figure: go.Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip"))
 
 
-def _keys(with_baselines: bool) -> list[tuple[str, dict[str, Any]]]:
-    keys: list[tuple[str, dict[str, Any]]] = [("mean ± sd", {**POINT, "symbol": "circle"})]
+def _keys(mark: str, with_baselines: bool) -> list[tuple[str, dict[str, Any]]]:
+    keys: list[tuple[str, dict[str, Any]]] = [(mark, {**POINT, "symbol": "circle"})]
     if with_baselines:
         keys.append(("the same for a baseline", {**POINT, "symbol": "circle-open"}))
     return [*keys, ("null, up to its upper bound", {"symbol": "square", "size": 12, "color": NULL})]

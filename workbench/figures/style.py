@@ -156,6 +156,29 @@ def checked(table: pd.DataFrame, figure: str, text: Sequence[str] = (), numeric:
     return out
 
 
+def with_value(table: pd.DataFrame, column: str, figure: str) -> pd.DataFrame:
+    """Rows whose number is finite.
+
+    Parameters
+    ----------
+    table
+        From `checked`.
+    column
+        The number that is drawn.
+    figure
+        For the message.
+
+    Raises
+    ------
+    EvaluationError
+        If there is none.
+    """
+    kept = table[table[column].map(math.isfinite)]
+    if kept.empty:
+        raise EvaluationError(f"The {figure} cannot be drawn: no row has a finite '{column}'.")
+    return kept.copy()
+
+
 def records(table: pd.DataFrame) -> Iterator[Any]:
     """Rows of a checked table, with a column as attribute.
 
