@@ -83,7 +83,8 @@ def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool =
     Returns
     -------
     AnnData
-        ``uns["workbench"]`` holds the name, the source and which standard columns are there.
+        ``uns["workbench"]`` holds the name, the source and which standard columns are there. A file that the workbench
+        made, such as planted cells, keeps saying what it is: name and source have that beside the path.
 
     Raises
     ------
@@ -92,9 +93,9 @@ def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool =
     """
     known = DATASETS.get(str(name))
     if known is not None:
-        path, mapping, source = _packaged(known), mapping or known.mapping, known.source
+        path, mapping = _packaged(known), mapping or known.mapping
     else:
-        path, mapping, source = Path(name), mapping or CellMapping(), str(name)
+        path, mapping = Path(name), mapping or CellMapping()
         if not path.is_file():
             raise CellsError(f"{unknown_name('dataset', str(name), DATASETS)} No file of that name exists either.")
     with warnings.catch_warnings():
@@ -117,9 +118,10 @@ def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool =
         raise CellsError(f"'{path.name}' holds {adata.shape[0]} cells x {adata.shape[1]} genes; nothing to work on.")
     adata.var_names = pd.Index(gene_names(adata, mapping.gene_column))
     adata.var_names.name = None
+    said = {} if known else _says(path)
     adata.uns["workbench"] = {
-        "name": str(name),
-        "source": source,
+        "name": f"{name} ({said['name']})" if said else str(name),
+        "source": known.source if known else f"{name}: {said['source']}" if said else str(name),
         "columns": list(columns),
         "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
     }
@@ -151,6 +153,15 @@ def _packaged(dataset: Dataset) -> Path:
     raise CellsError(
         f"The installed '{dataset.package}' does not carry '{dataset.file}'; install the version named in constraints.txt."
     )
+
+
+def _says(path: Path) -> dict[str, str]:
+    """What a file that the workbench made says of itself; empty for any other."""
+    with h5py.File(path, "r") as handle:
+        about = handle.get("uns/workbench")
+        if not isinstance(about, h5py.Group) or not {"name", "source"} <= set(about):
+            return {}
+        return {key: about[key].asstr()[()] for key in ("name", "source")}
 
 
 def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.DataFrame]:

@@ -105,7 +105,18 @@ def first_five(
     ----------
     pool, ruler, adaptor, seed, refits, spec
         As in `evaluate`.
+
+    Raises
+    ------
+    EvaluationError
+        If a feature is NaN or infinite: then something is wrong with the operator or the cells, and no gate can say what.
     """
+    broken = int((~np.isfinite(pool.features)).any(1).sum())
+    if broken:
+        raise EvaluationError(
+            f"{broken} of {len(pool.features)} anchors have features that are NaN or infinite; look for such values in the "
+            "cells and in the checkpoint's weights."
+        )
     branches = np.array(ruler.branches)
     random = pool.random_splits(spec.random_splits, seed)
     donors = pool.donor_splits()
@@ -116,7 +127,7 @@ def first_five(
 
     return [
         _guarded(TRUST, lambda: _trust(pool, ruler, adaptor, seed, spec)),
-        _guarded(RANDOM, lambda: held(RANDOM, lambda _: random, "splits", "too few anchors")),
+        _guarded(RANDOM, lambda: held(RANDOM, lambda _: random, "splits", "too few anchors or stages on either side")),
         _guarded(DONOR, lambda: held(DONOR, lambda _: donors, "donors", no_donor)),
         _guarded(
             BRANCH,

@@ -56,8 +56,10 @@ def residualised_correlation(
     """Partial Spearman correlation over pairs: given whether the two anchors share a donor, a tissue.
 
     Both distances are ranked over the pairs, the indicators of a shared level are regressed out of the ranks by least
-    squares, and the residuals correlated. In a bootstrap draw whole clusters are drawn with replacement; a pair counts as
-    often as its two anchors were drawn together, ranks stay those of all pairs, and the regression is done again.
+    squares, and the residuals correlated. In a bootstrap draw whole clusters are drawn with replacement; ranks stay those
+    of all pairs, and the regression is done again. A pair inside a cluster that was drawn w times counts w times, and one
+    between clusters drawn v and w times v w n / (n - 1) times: in expectation each counts once, so that a draw does not
+    hold more pairs inside clusters than the data do. With few clusters the interval is short all the same.
 
     Parameters
     ----------
@@ -93,12 +95,13 @@ def residualised_correlation(
     columns = [*ranks, *(_standard(shared[name]) for name in kept)]
     names = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1].reshape(-1)
     n_clusters = int(names.max()) + 1
-    whole = _partial(_moments(columns, i, j, n, np.ones((1, n))))[0]
+    whole = _partial(_moments(columns, i, j, n, np.ones((1, n)), names, 1.0))[0]
     low = high = float("nan")
     if draws and n_clusters >= 2:
         rng = generator(seed, "residualised")
         drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), draws)
-        found = _partial(_moments(columns, i, j, n, drawn[:, names].astype(float)))
+        weights = drawn[:, names].astype(float)
+        found = _partial(_moments(columns, i, j, n, weights, names, n_clusters / (n_clusters - 1)))
         found = found[np.isfinite(found)]
         if len(found):
             low, high = (float(v) for v in np.quantile(found, [0.025, 0.975]))
@@ -111,16 +114,29 @@ def _standard(values: np.ndarray) -> np.ndarray:
     return (values - values.mean()) / spread if spread > _TINY else np.zeros_like(values)
 
 
-def _moments(columns: list[np.ndarray], i: np.ndarray, j: np.ndarray, n: int, weights: np.ndarray) -> np.ndarray:
-    """Weighted cross moments of a constant and the columns, (draw, variable, variable); a pair weighs w_i w_j."""
-    variables = [np.ones(len(i)), *columns]
+def _moments(
+    columns: list[np.ndarray],
+    i: np.ndarray,
+    j: np.ndarray,
+    n: int,
+    weights: np.ndarray,
+    clusters: np.ndarray,
+    between: float,
+) -> np.ndarray:
+    """Weighted cross moments of a constant and the columns, (draw, variable, variable).
+
+    A pair weighs w_i inside a cluster and `between` w_i w_j across two.
+    """
+    variables, within = [np.ones(len(i)), *columns], clusters[i] == clusters[j]
     p = len(variables)
     moments = np.empty((len(weights), p, p))
     for a in range(p):
         for b in range(a, p):
+            value = variables[a] * variables[b]
             products = np.zeros((n, n))
-            products[i, j] = variables[a] * variables[b]
-            moments[:, a, b] = moments[:, b, a] = ((weights @ products) * weights).sum(1)
+            products[i, j] = np.where(within, 0, between * value)
+            inside = np.bincount(i[within], value[within], n)
+            moments[:, a, b] = moments[:, b, a] = ((weights @ products) * weights).sum(1) + weights @ inside
     return moments
 
 

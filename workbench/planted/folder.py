@@ -41,7 +41,8 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     """
     folder, world = Path(folder), make_world(seed, shape=shape)
     planted = plant_world(world, seed, **model)
-    save_checkpoint(planted.model, folder / "checkpoint")
+    checkpoint = f"planted-checkpoint-{seed}"  # its name is what captions say of it
+    save_checkpoint(planted.model, folder / checkpoint)
     panels = {}
     for name, (role, donors, tissues, signal) in _PANELS.items():
         cells = planted_cells(world, donors, tissues, signal=signal)
@@ -51,7 +52,7 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     head = f"L{planted.layer}H{planted.head}"
     config = {
         "name": f"planted world, seed {seed}",
-        "checkpoint": "./checkpoint",
+        "checkpoint": f"./{checkpoint}",
         "seed": seed,
         "operator": "qk",
         "adaptor": {"feature_map": "single", "layer": planted.layer, "head": planted.head},
