@@ -52,12 +52,12 @@ def test_a_planted_head_passes_the_first_six(internal, planted_matrix, world, ad
 
 
 def test_a_ruler_with_exchanged_stages_fails_gate_six(internal, planted_matrix, world, adaptor):
-    """Twenty nulls at p = 0.05: one or two pass by chance."""
+    """At p = 0.05 one of six may pass by chance."""
     pool, passed = pool_of(internal, planted_matrix), 0
-    for seed in range(8):
+    for seed in range(6):
         ruler = shuffled(world.ruler, seed, [world.ruler.stages[s] for s in world.stages])
         passed += by_name(evaluate(pool, ruler, adaptor, seed=seed, refits=1, spec=QUICK))[NULL_RULER].status == "pass"
-    assert passed <= 2
+    assert passed <= 1
 
 
 def test_what_is_off_the_graph_fails_and_that_is_gate_seven(doomed, internal, planted_matrix, world, adaptor):

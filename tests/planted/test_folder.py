@@ -1,0 +1,39 @@
+"""A planted world as files."""
+
+from __future__ import annotations
+
+from workbench.cells.datasets import load
+from workbench.config import GatesConfig, load_cells, read_config
+from workbench.model.checkpoint import load_checkpoint
+from workbench.planted.folder import write_world
+from workbench.provenance import describe_model
+
+from .test_planted_world import SMALL
+
+MODEL = {"n_layers": 1, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}
+
+
+def test_files_load_as_any_others_and_say_that_they_are_planted(tmp_path):
+    config = read_config(write_world(tmp_path, 3, SMALL, **MODEL), GatesConfig)
+    assert (config.adaptor.layer, config.adaptor.head, config.seed) == (0, 1, 3)
+    assert describe_model(load_checkpoint(config.checkpoint), config.checkpoint).startswith("planted-checkpoint-3 ")
+    roles = {name: panel.role for name, panel in config.panels.items()}
+    assert roles == {
+        "internal": "internal", "external": "external", "zero_shot": "zero shot", "off_graph": "expected to fail",
+    }  # fmt: skip
+    donors = []
+    for panel in config.panels.values():
+        cells = load(panel.data.name)
+        about = cells.uns["workbench"]
+        assert "planted world, seed 3" in about["name"] and "planted, not real" in about["source"]
+        donors += sorted(set(load_cells(panel.data).obs["donor"]))
+    assert len(donors) == len(set(donors)) == 11
+
+
+def test_the_same_seed_writes_the_same_world(tmp_path):
+    for name in ("a", "b"):
+        write_world(tmp_path / name, 3, SMALL, **MODEL)
+    one, other = (load(tmp_path / name / "external.h5ad") for name in ("a", "b"))
+    assert (one.X != other.X).nnz == 0 and (one.obs_names == other.obs_names).all()
+    first, second = (load_checkpoint(tmp_path / name / "planted-checkpoint-3").fingerprint() for name in ("a", "b"))
+    assert first == second
