@@ -47,7 +47,14 @@ def null(n=10):
     statuses = {gate.replace(" ", "_") + "_status": "fail" for gate in GATES}
     values = {gate.replace(" ", "_"): 0.5 for gate in GATES}
     rows = [
-        {**values, **statuses, "kind": kind, "verdict": "fail", "null_ruler": (i + 0.5) / n, "blocked_permutation": 0.001}
+        {
+            **values,
+            **statuses,
+            "kind": kind,
+            "verdict": "fail",
+            "null_ruler": (i + 0.5) / n,
+            "blocked_permutation": 0.001,
+        }
         for i in range(n)
         for kind in ("null ruler", "signal removed")
     ]

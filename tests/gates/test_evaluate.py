@@ -11,7 +11,7 @@ from workbench.cells.anchors import Anchors
 from workbench.errors import EvaluationError
 from workbench.gates.evaluate import Gate, evaluate, expected_to_fail, first_five, verdict
 from workbench.gates.pool import Pool
-from workbench.gates.spec import BRANCH, DONOR, GATES, NULL_RULER, PERMUTATION, RANDOM, SPEC, TO_FAIL, TRUST, GateSpec
+from workbench.gates.spec import BRANCH, DONOR, GATES, NULL_RULER, PERMUTATION, RANDOM, SPEC, TRUST, GateSpec
 from workbench.manifold.null_rulers import shuffled
 
 QUICK = replace(SPEC, null_rulers=19, null_p=0.05, random_splits=5)
@@ -83,9 +83,7 @@ def test_verdicts():
     assert verdict([gate["fail"], gate["not applicable"]]) == "fail" and verdict([]) == "incomplete"
 
 
-def test_a_meaningless_ruler_that_passes_takes_gate_six_with_it(
-    internal, planted_matrix, world, adaptor, monkeypatch
-):
+def test_a_meaningless_ruler_that_passes_takes_gate_six_with_it(internal, planted_matrix, world, adaptor, monkeypatch):
     monkeypatch.setattr("workbench.gates.evaluate.meaningless", lambda ruler: ruler)
     gate = evaluate(pool_of(internal, planted_matrix), world.ruler, adaptor, seed=0, refits=1, spec=QUICK)[5]
     assert gate.status == "fail" and gate.p <= QUICK.null_p and "so nothing counts" in gate.note

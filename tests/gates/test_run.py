@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.gates.conftest import SMALL
 from workbench.cli import main
 from workbench.config import GatesConfig, read_config
 from workbench.errors import ConfigError, EvaluationError
@@ -22,8 +23,6 @@ from workbench.gates.run import run_gates
 from workbench.gates.spec import GATES, SPEC, GateSpec
 from workbench.planted.folder import write_world
 from workbench.sweep import Backend
-
-from .conftest import SMALL
 
 QUICK = ("adaptor.steps=25", "adaptor.k=4", "refits=1", "head_refits=2")
 

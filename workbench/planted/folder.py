@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from anndata import AnnData
@@ -20,7 +21,7 @@ _PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Signal]] = {
 }
 
 
-def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, **model: int) -> Path:
+def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, **model: Any) -> Path:
     """Write a planted world.
 
     Parameters
