@@ -1,4 +1,4 @@
-"""Does the order of sorted bulk populations along each lineage come out, from a ruler that was fitted without that lineage?
+"""The order of sorted bulk populations along each lineage, in a latent that was fitted without that lineage.
 
     python experiments/bulk_order.py POPULATIONS.csv.gz --out artifacts/bulk_order
 

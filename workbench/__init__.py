@@ -27,7 +27,9 @@ _WHERE = {
     "ablate": "workbench.ablation.run",
     "Ablation": "workbench.ablation.sites",
     "ablated": "workbench.ablation.edits",
+    "run_gates": "workbench.gates.run",
     "plant_head": "workbench.model.planted",
+    "write_world": "workbench.planted.folder",
     "make_anchors": "workbench.cells.anchors",
     "load_ruler": "workbench.manifold.ruler",
     "MemorySink": "workbench.capture.ragged",
@@ -36,6 +38,7 @@ _WHERE = {
     "MomentsSink": "workbench.capture.sinks",
     "Only": "workbench.capture.sinks",
     "GenePairSink": "workbench.capture.pairs",
+    "weight_operators": "workbench.extractor.weight_operators",
     "LETAdaptor": "workbench.extractor.adaptor",
     "Algorithm": "workbench.extractor.algorithm",
 }

@@ -164,7 +164,7 @@ def head_screen(
         for name, row in zip(shown, records(rows), strict=True)
     ]
     figure = go.Figure()
-    low, high = np.minimum(rows["null_mean"], 0), rows["null_high"]
+    low, high = rows["null_mean"].clip(upper=0), rows["null_high"]
     if np.isfinite(high).any():
         figure.add_traces(null_bars(shown, low, high))
     filled = rows["q"] <= ALPHA

@@ -1,4 +1,1 @@
-"""Rulers, anchors, intrinsic dimension, and how well a latent space keeps neighbourhoods, geodesics and rulers.
-
-Gates and the planted world of cells are not here yet.
-"""
+"""Rulers and null rulers, intrinsic dimension, holdouts, lineages, and how well a latent keeps neighbourhoods and geodesics."""
