@@ -31,6 +31,7 @@ def found(n=4, rank=1):
         **dict.fromkeys(values + more, 0.5),
         "truth": 6,
         "planted_rank": rank,
+        "planted": "L0H1",
         "gates_passed": 7,
         "gates_total": 7,
         "failed": "",
@@ -56,17 +57,19 @@ def null(n=10):
             "blocked_permutation": 0.001,
         }
         for i in range(n)
-        for kind in ("null ruler", "signal removed")
+        for kind in ("shuffled ruler", "rewired ruler", "signal removed")
     ]
     rows[0]["verdict"] = "pass"
     return pd.DataFrame(rows)
 
 
 def test_the_page_counts_what_it_is_given(script):
-    page = script.text(found(), null(), argparse.Namespace(seeds=4, draws=20))
+    page = script.text(found(), null(), argparse.Namespace(seeds=4, draws=30))
     assert "| planted head first | 3 of 4 | 4 of 4 | 4 of 4 |" in page
+    assert "Missed: seed 200, attention: the planted head L0H1 came in at rank 3" in page
+    assert "| above identity | 0 of 4 | 0 of 4 | 0 of 4 |" in page
     assert "3 of 4 (failed: null ruler)" in page and "within 1 in 1 of 4" in page
-    assert "1 of 20 pass all seven gates" in page and SPEC.hash in page
+    assert "1 of\n30 pass all seven gates" in page and SPEC.hash in page
     uniform = next(line for line in page.splitlines() if "p of null ruler: KS" in line)
     assert float(uniform.split("|")[2]) > 0.9
     crowded = next(line for line in page.splitlines() if "p of blocked permutation: KS" in line)

@@ -27,10 +27,11 @@ def test_what_was_planted_is_found(kind):
 
 
 def test_where_nothing_is_nothing_passes_and_p_is_uniform():
-    null = pd.concat([null_draw(seed, kind, "qk") for seed in range(101, 116) for kind in NULLS])
+    null = pd.concat([null_draw(seed, kind, "qk") for seed in range(101, 111) for kind in NULLS])
     assert "pass" not in set(null["verdict"])
     removed = null[null["kind"] == "signal removed"]
-    for p in (null["null_ruler"], removed["blocked_permutation"]):
+    fair = null[null["kind"] != "rewired ruler"]  # a rewired graph keeps some of the real one
+    for p in (fair["null_ruler"], removed["blocked_permutation"]):
         assert kstest(p.to_numpy(dtype=float), "uniform").pvalue > 0.01
         assert np.mean(p <= 0.05) <= 0.2
 

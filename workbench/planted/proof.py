@@ -20,14 +20,14 @@ from workbench.gates.pool import Pool
 from workbench.gates.screen import Side, rank_heads, score_head
 from workbench.gates.spec import SPEC
 from workbench.manifold.dimension_tables import agreement, dimension_table
-from workbench.manifold.null_rulers import shuffled
+from workbench.manifold.null_rulers import rewired, shuffled
 from workbench.manifold.ruler import Ruler
 from workbench.model.tokenizer import Tokenizer
 from workbench.planted.cells import GRAPH, OFF_GRAPH, REMOVED, World, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel, plant_world
 
 OPERATORS = ("attention", *KINDS)
-NULLS = ("null ruler", "signal removed")
+NULLS = ("shuffled ruler", "rewired ruler", "signal removed")
 INTERNAL, EXTERNAL, TO_FAIL = ("D1", "D2", "D3"), ("D4", "D5", "D6"), ("E1", "E2", "E3")
 
 
@@ -162,8 +162,8 @@ def null_draw(seed: int, kind: str, operator: str) -> pd.DataFrame:
     seed
         Of the world and the checkpoint.
     kind
-        ``null ruler``: cells and head as planted, but the ruler's stages changed places. ``signal removed``: a cell's
-        state has nothing to do with its label.
+        ``shuffled ruler``: cells and head as planted, but the ruler's stages changed places. ``rewired ruler``: the same
+        with a random graph of the same degrees. ``signal removed``: a cell's state has nothing to do with its label.
     operator
         Kind of operator.
     """
@@ -172,8 +172,10 @@ def null_draw(seed: int, kind: str, operator: str) -> pd.DataFrame:
     cells = planted_cells(world, INTERNAL, signal=REMOVED if kind == "signal removed" else GRAPH)
     matrix = operators_of(planted, cells, operator)[planted.layer, planted.head]
     ruler = world.ruler
-    if kind == "null ruler":
+    if kind == "shuffled ruler":
         ruler = shuffled(ruler, seed, [ruler.stages[stage] for stage in world.stages])
+    elif kind == "rewired ruler":
+        ruler = rewired(ruler, seed)
     doomed = side_of(world, planted_cells(world, TO_FAIL, ("lung",), signal=OFF_GRAPH))
     gates = _gates(side_of(world, cells), doomed, matrix, ruler, adaptor, seed)
     statuses = {gate.gate.replace(" ", "_") + "_status": gate.status for gate in gates}
