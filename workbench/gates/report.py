@@ -12,6 +12,7 @@ from workbench.files import write_json, write_text
 from workbench.gates.chain import GatesChain
 from workbench.gates.panels import TO_FAIL
 from workbench.gates.spec import SPEC
+from workbench.gates.tasks import CONTROLS
 from workbench.provenance import describe_model, manifest, pairs
 from workbench.stages import StageRunner
 
@@ -177,9 +178,15 @@ def _answers(chain: GatesChain, results: dict[str, dict[str, Any]], tables: dict
         best = tables["screen"].iloc[0]
         others = tables["screen_controls"]
         said = ", ".join(f"{row.operator} {row.residualised:.2f}" for row in others.itertuples())
+        plain = others.loc[others["operator"] == CONTROLS[0], "residualised"].max()
+        above = int((tables["screen"]["residualised"] > plain).sum())
         answers.append(
+            f"{above} of {len(tables['screen'])} heads are above plain expression ({plain:.2f}) on that measure."
+        )
+        answers.insert(
+            -1,
             f"Best single head on '{chain.external}': L{best['layer']:.0f}H{best['head']:.0f}, residualised correlation "
-            f"{best['residualised']:.2f} ({best['low']:.2f} to {best['high']:.2f}), q {best['q']:.3f}; controls: {said}."
+            f"{best['residualised']:.2f} ({best['low']:.2f} to {best['high']:.2f}), q {best['q']:.3f}; controls: {said}.",
         )
     return answers
 

@@ -6,6 +6,7 @@ A ruler is a stage graph (YAML, see ``rulers/hematopoiesis.yaml``) or a matrix o
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import re
 import unicodedata
@@ -99,7 +100,7 @@ class Ruler:
         return placed, unknown
 
     def hint(self, label: str) -> str:
-        """Near matches of an unknown label.
+        """Stages whose names are near to an unknown label.
 
         Parameters
         ----------
@@ -108,7 +109,10 @@ class Ruler:
         """
         if _ONTOLOGY_ID.fullmatch(label.strip()):
             return "no stage has this ontology id"  # ids with near numbers are other cells
-        return near_matches(normalise_label(label), self.labels) or "nothing near is known"
+        # Stricter than for keys of a configuration: a label that means nothing is nearer to some cell type than one thinks.
+        near = difflib.get_close_matches(normalise_label(label), self.labels, n=3, cutoff=0.7)
+        stages = dict.fromkeys(self.labels[name] for name in near)
+        return f"did you mean {' or '.join(map(repr, stages))}?" if stages else "nothing near is known"
 
 
 def normalise_label(label: str) -> str:
