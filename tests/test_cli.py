@@ -13,7 +13,7 @@ from helpers import D_MODEL, N_GENES, N_HEADS, N_LAYERS
 from workbench.cli import build_parser, main
 from workbench.model.checkpoint import load_checkpoint
 
-COMMANDS = ("inspect", "pretrain", "run", "ablate", "gates")
+COMMANDS = ("inspect", "pretrain", "run", "ablate", "gates", "apply")
 HEAVY = ("torch", "numpy", "scipy", "pandas", "anndata", "scanpy", "sklearn", "numba", "plotly", "umap")
 
 
@@ -30,7 +30,7 @@ def test_every_command_has_help_with_an_example_and_no_help_imports_anything_hea
 import contextlib, io, json, sys
 from workbench.cli import main
 said = {{}}
-for command in ([], ["inspect"], ["pretrain"], ["run"], ["ablate"], ["gates"], ["--version"]):
+for command in ([], ["inspect"], ["pretrain"], ["run"], ["ablate"], ["gates"], ["apply"], ["--version"]):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:

@@ -70,6 +70,22 @@ def build_parser() -> argparse.ArgumentParser:
     _backend_arguments(gates)
     gates.add_argument("--json", action="store_true", help="print the table of gates as JSON")
     gates.set_defaults(run=_gates)
+    apply = commands.add_parser(
+        "apply",
+        help="apply an exported algorithm to an h5ad of any size",
+        description="Apply an exported algorithm: latent, labels with probabilities and pseudotime go to a new h5ad without the "
+        "matrix. Example: workbench apply artifacts/demo/algorithm my_cells.h5ad --out my_cells.labels.h5ad",
+    )
+    apply.add_argument("algorithm", help="folder of the algorithm, such as artifacts/demo/algorithm")
+    apply.add_argument("cells", help="h5ad with gene symbols; counts or log-normalised values")
+    apply.add_argument("--out", type=Path, help="new file (CELLS.workbench.h5ad when absent); never overwritten")
+    apply.add_argument("--values", default="X", help="where the values are: X, raw, or the name of a layer")
+    apply.add_argument("--gene-column", help="column of var with gene symbols (the index when absent)")
+    apply.add_argument(
+        "--min-coverage", type=float, default=0.5, help="smallest share of the genes that must be measured"
+    )
+    apply.add_argument("--json", action="store_true", help="print one JSON object")
+    apply.set_defaults(run=_apply)
     return parser
 
 
@@ -175,6 +191,22 @@ def _gates(arguments: argparse.Namespace) -> int:
     result = run_gates(config, arguments.out or Path("artifacts") / config.name, backend)
     print(result.gates.to_json(orient="records", indent=2) if arguments.json else gates_text(result))
     return 1 if result.unmet else 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from workbench.cells.datasets import CellMapping
+    from workbench.extractor.apply import apply_file
+
+    mapping = CellMapping(values=arguments.values, gene_column=arguments.gene_column)
+    done = apply_file(
+        arguments.algorithm, arguments.cells, arguments.out, mapping=mapping, min_coverage=arguments.min_coverage
+    )
+    if arguments.json:
+        told = {"out": str(done.out), "n_cells": done.n_cells, "coverage": done.coverage, "seconds": done.seconds}
+        print(json.dumps(told))
+    else:
+        print(f"{done.n_cells} cells, {done.coverage:.0%} of the genes measured, {done.seconds:.1f} s: {done.out}")
+    return 0
 
 
 if __name__ == "__main__":

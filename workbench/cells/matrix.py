@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from jaxtyping import Float
 
 from workbench.errors import CellsError
 
@@ -155,7 +156,9 @@ def describe_values(matrix: Any, n_cells: int = 2000) -> ValuesReport:
     return ValuesReport(kind, len(totals), maximum, integer, float(np.median(totals)), float(np.median(genes)))
 
 
-def log_normalise(block: sp.csr_matrix, kind: str, target: float = 1e4) -> sp.csr_matrix:
+def log_normalise(
+    block: sp.csr_matrix, kind: str, target: float = 1e4, totals: Float[np.ndarray, " cell"] | None = None
+) -> sp.csr_matrix:
     """Log-normalised copy of rows: log(1 + counts per 10,000) from counts; logged values stay as they are.
 
     Parameters
@@ -166,12 +169,14 @@ def log_normalise(block: sp.csr_matrix, kind: str, target: float = 1e4) -> sp.cs
         As in `ValuesReport`.
     target
         Total per cell before the logarithm.
+    totals
+        Counts per cell, where `block` holds only some of the genes; those of the block when None.
     """
     out = block.astype(np.float32, copy=True)
     if kind == LOGGED:
         return out
     if kind == COUNTS:
-        totals = np.asarray(out.sum(1)).ravel()
+        totals = np.asarray(block.sum(1, dtype=np.float64)).ravel() if totals is None else totals
         out.data *= np.repeat((target / np.maximum(totals, 1e-12)).astype(np.float32), np.diff(out.indptr))
     np.log1p(out.data, out=out.data)
     return out

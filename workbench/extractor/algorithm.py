@@ -6,7 +6,7 @@ M = F W^T (gene by k) and c = -W b, without loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float
 
-from workbench.cells.matrix import check_block, describe_values, log_normalise, row_blocks
+from workbench.cells.matrix import COUNTS, check_block, describe_values, log_normalise, row_blocks
 from workbench.errors import ArtifactError, GeneMatchError
 from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
 
@@ -110,7 +110,10 @@ class Algorithm:
         CellsError
             If values are negative, NaN or infinite, or a cell expresses nothing.
         """
-        return self.encode_panel(panel_expression(cells, self.genes, min_coverage))
+        z = np.empty((cells.shape[0], self.matrix.shape[1]))
+        for start, block in panel_blocks(cells, self.genes, min_coverage):
+            z[start : start + block.shape[0]] = self.encode_panel(block)
+        return z
 
     def encode_panel(self, x: sp.csr_matrix) -> Float[np.ndarray, "cell k"]:
         """Latent of expression that is already aligned to the panel.
@@ -181,18 +184,74 @@ def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float
 
     Parameters
     ----------
-    cells
-        Cells with gene symbols as ``var_names``; the first of repeated names counts, and another case where none fits.
-    genes
-        The panel.
-    min_coverage
-        Smallest share of the panel that must be measured.
+    cells, genes, min_coverage
+        As in `panel_blocks`.
 
     Returns
     -------
     csr_matrix, shape (cell, gene)
         float32.
     """
+    out = sp.vstack([block for _, block in panel_blocks(cells, genes, min_coverage)], format="csr")
+    out.sort_indices()
+    return out
+
+
+def panel_blocks(
+    cells: AnnData, genes: tuple[str, ...], min_coverage: float = 0.0, size: int = 2048
+) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """Log-normalised expression on a panel, some cells at a time.
+
+    Parameters
+    ----------
+    cells
+        Cells with gene symbols as ``var_names``; the first of repeated names counts, and another case where none fits.
+    genes
+        The panel.
+    min_coverage
+        Smallest share of the panel that must be measured.
+    size
+        Cells per block.
+
+    Yields
+    ------
+    start, block
+        Number of the first cell, and (cell, gene) in float32, columns of a row in any order.
+    """
+    column = _columns(cells, genes)
+    found = np.unique(column[column >= 0])
+    if len(found) < max(1, min_coverage * len(genes)):
+        absent = [gene for i, gene in enumerate(genes) if i not in set(found.tolist())]
+        raise GeneMatchError(
+            f"The cells measure {len(found)} of the {len(genes)} panel genes, under the stated share of {min_coverage:.0%} "
+            f"(absent: {', '.join(absent[:3])}, ...); check that var_names are gene symbols."
+        )
+    kind = describe_values(cells.X).kind
+    for start, block in row_blocks(cells.X, size):
+        check_block(block, cells.obs_names[start : start + block.shape[0]])
+        # Totals are over all genes; only the panel's values need a logarithm.
+        totals = np.asarray(block.sum(1, dtype=np.float64)).ravel() if kind == COUNTS else None
+        to = column[block.indices]
+        keep = to >= 0
+        indptr = np.concatenate([[0], np.cumsum(keep)])[block.indptr]
+        part = sp.csr_matrix((block.data[keep], to[keep], indptr), shape=(block.shape[0], len(genes)))
+        yield start, log_normalise(part, kind, totals=totals)
+
+
+def coverage(cells: AnnData, genes: tuple[str, ...]) -> float:
+    """Share of a panel that cells measure.
+
+    Parameters
+    ----------
+    cells, genes
+        As in `panel_blocks`.
+    """
+    column = _columns(cells, genes)
+    return len(np.unique(column[column >= 0])) / len(genes)
+
+
+def _columns(cells: AnnData, genes: tuple[str, ...]) -> np.ndarray:
+    """Place in the panel of each measured gene, -1 for none."""
     place = {gene: i for i, gene in enumerate(genes)}
     names = cells.var_names.astype(str)
     exact = {name for name in names if name in place}
@@ -206,24 +265,7 @@ def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float
         if len(fits) == 1 and fits[0] not in seen:
             column[i] = place[fits[0]]
             seen.add(fits[0])
-    if len(seen) < max(1, min_coverage * len(genes)):
-        absent = [gene for gene in genes if gene not in seen]
-        raise GeneMatchError(
-            f"The cells measure {len(seen)} of the {len(genes)} panel genes, under the stated share of {min_coverage:.0%} "
-            f"(absent: {', '.join(absent[:3])}, ...); check that var_names are gene symbols."
-        )
-    kind = describe_values(cells.X).kind
-    blocks = []
-    for start, block in row_blocks(cells.X):
-        check_block(block, cells.obs_names[start : start + block.shape[0]])
-        logged = log_normalise(block, kind)
-        to = column[logged.indices]
-        keep = to >= 0
-        indptr = np.concatenate([[0], np.cumsum(keep)])[logged.indptr]
-        blocks.append(sp.csr_matrix((logged.data[keep], to[keep], indptr), shape=(logged.shape[0], len(genes))))
-    out = sp.vstack(blocks, format="csr")
-    out.sort_indices()
-    return out
+    return column
 
 
 def fold(
