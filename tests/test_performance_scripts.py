@@ -175,3 +175,14 @@ def test_manifold_says_how_to_install_its_peer(script, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         manifold.require_peer()
     assert stop.value.code == 2 and "pip install scikit-dimension==0.5.0" in capsys.readouterr().err
+
+
+def test_apply_is_checked_on_both_sides(script):
+    apply = script("apply")
+    sizes = {**apply.SIZES, **apply.TOY, "threads": 1}
+    figures, results = measured(apply, sizes, apply.TOY)
+    report = apply.report(figures, results, {**sizes, "repetitions": 1})
+    check_report(report, "share_of_limit", "memory_growth", "limit")
+    results["ours"]["latent"][3, 2] += 1
+    with pytest.raises(SystemExit, match="differs from the dense product"):
+        apply.report(figures, results, {**sizes, "repetitions": 1})
