@@ -51,7 +51,7 @@ def apply_file(
     *,
     mapping: CellMapping | None = None,
     min_coverage: float = 0.5,
-    block: int = 4096,
+    block: int = 1024,
     progress: bool = True,
 ) -> Applied:
     """Apply an algorithm to an h5ad and write a new h5ad without its matrix.
