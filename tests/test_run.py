@@ -33,7 +33,7 @@ from workbench.run import run
 
 N_GENES, PER_LABEL, LAYERS, HEADS = 36, 13, 3, 2
 STAGES = ["cells", "operators", "heads", "readouts", "algorithm"]
-TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "distances"]
+TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "distances"]
 FIGURES = ["latent", "heads", "holdouts", "distances", "readouts"]
 
 
@@ -181,11 +181,14 @@ def test_the_manifest_says_what_made_the_run(first, checkpoint):
 
 def test_the_metrics_are_those_of_the_tables(first, cells):
     metrics = first.metrics
-    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 9
+    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 18
     assert {row["representation"] for row in metrics["readouts"]} == {
         "latent (LET on drift)",
         "latent (LET on x itself)",
         "latent (LET on a random matrix)",
+        "latent (LET on random vectors, same singular values)",
+        "latent (LET on the operator with its genes permuted)",
+        "latent (LET on the cells' own gene correlation)",
         "PCA-3 of x",
         "raw x (log-normalised panel)",
         "scGPT cls embedding",
@@ -398,7 +401,7 @@ def test_donors_stay_whole_and_are_held_out(with_donors, cells):
     assert (listed.groupby("donor")["fold"].nunique() == 1).all() and set(listed["fold"]) == {"0", "1"}
     assert with_donors.metrics["stages"]["cells"]["folds"] == "donor"
     donors = [row for row in with_donors.metrics["holdouts"] if row["holdout"] == "donor"]
-    assert [row["n_splits"] for row in donors] == [4, 4, 4] and all(row["status"] == "ok" for row in donors)
+    assert [row["n_splits"] for row in donors] == [4] * 6 and all(row["status"] == "ok" for row in donors)
     assert "Donor holdout" not in {item["what"] for item in with_donors.metrics["skipped"]}
     assert "Whole donors are held out" in (with_donors.out / "report.html").read_text()
 
@@ -416,7 +419,8 @@ def features_without_the_first_fold(monkeypatch, config, out):
 
     def record(representations, wanted, fold, **options):
         found.update({name: make(0) for name, make in representations.items()}, fold=fold)
-        return [{"endpoint": "e", "status": "ok"}]
+        row = {"endpoint": "e", "metric": "m", "status": "ok"}
+        return [{**row, "representation": name, "by_fold": {0: 0.5, 1: 0.5}} for name in representations]
 
     chain = Chain(config, out)
     for name, stage in (("cells", chain.cells_stage), ("operators", chain.operators_stage)):
@@ -445,7 +449,7 @@ def test_neither_labels_nor_values_of_held_out_cells_reach_what_is_tested_on_the
     after = features_without_the_first_fold(monkeypatch, read_config(path, RunConfig), tmp_path / "after")
     assert np.array_equal(after["fold"], before["fold"])
     names = [name for name in before if name != "fold"]
-    assert len(names) == 6
+    assert len(names) == 9
     for name in names:
         np.testing.assert_allclose(after[name][~held], before[name][~held], atol=1e-5, err_msg=name)
         assert not np.allclose(after[name][held], before[name][held]), name

@@ -25,7 +25,8 @@ from workbench.config import RunConfig, load_cells
 from workbench.errors import EvaluationError
 from workbench.extractor.adaptor import LETAdaptor, angles
 from workbench.extractor.algorithm import Algorithm, Readout, fold, panel_expression
-from workbench.extractor.operator import feature_map, gaussian_control
+from workbench.extractor.controls import CONTROLS, added_value, control
+from workbench.extractor.operator import feature_map
 from workbench.extractor.readout import cross_validate, endpoints, fit_probe
 from workbench.files import digest, read_arrays, write_arrays
 from workbench.manifold.holdout import Split, group_splits, holdout_correlation, random_splits, with_null
@@ -232,10 +233,9 @@ class Chain:
         anchors, ruler, settings = self.anchors, self.ruler.distances, self.config.evaluation
         random = list(random_splits(len(anchors), settings.holdouts, self.config.seed))
 
-        def score(matrix: np.ndarray | None, splits: Any, refits: int) -> Any:
-            features = anchors.centroids if matrix is None else anchors.centroids @ matrix
+        def score(matrix: np.ndarray, splits: Any, refits: int) -> Any:
             return holdout_correlation(
-                features,
+                anchors.centroids @ matrix,
                 anchors.stage,
                 ruler,
                 splits,
@@ -255,12 +255,10 @@ class Chain:
         table["q"] = benjamini_hochberg(table["p"].to_numpy())
         table.to_csv(self.tables / "heads.csv", index=False)
         configured = self.feature_map()
+        maps = {str(self.config.adaptor.feature_map): configured}
+        maps |= {name: control(name, configured, self.expression, self.config.seed) for name in CONTROLS}
         holdouts = []
-        for name, matrix in (
-            (self.config.adaptor.feature_map, configured),
-            ("identity (x itself)", None),
-            ("gaussian (random matrix)", gaussian_control(configured, self.config.seed)),
-        ):
+        for name, matrix in maps.items():
             for kind, splits in self._holdouts(random):
                 found: dict[str, Any] = {"status": "not applicable: no donors"}
                 if splits is not None:
@@ -295,10 +293,9 @@ class Chain:
             def features(k: int) -> np.ndarray:
                 matrix = make(k)
                 anchors = self.make_anchors(np.flatnonzero(fold_of != k))
-                at = anchors.centroids if matrix is None else anchors.centroids @ matrix
-                fitted = self.adaptor().fit(at, self.ruler.distances[np.ix_(anchors.stage, anchors.stage)])
-                linear = np.eye(len(self.panel)) if matrix is None else matrix
-                encode, offset = fold(linear, fitted.encoder_, fitted.bias_)
+                between = self.ruler.distances[np.ix_(anchors.stage, anchors.stage)]
+                fitted = self.adaptor().fit(anchors.centroids @ matrix, between)
+                encode, offset = fold(matrix, fitted.encoder_, fitted.bias_)
                 return np.asarray(self.expression @ encode) + offset
 
             return features
@@ -310,13 +307,14 @@ class Chain:
             pca = PCA(n, random_state=key(self.config.seed, "pca") % 2**32).fit(dense[fold_of != k])
             return pca.transform(dense)
 
-        name = self.config.adaptor.feature_map
+        def controlled(name: str) -> Any:
+            # Correlations of genes come from the training cells alone, as the operator does.
+            return lambda k: control(name, self.feature_map(k), self.expression[fold_of != k], self.config.seed)
+
+        ours = f"latent (LET on {self.config.adaptor.feature_map})"
         representations = {
-            f"latent (LET on {name})": latent(self.feature_map),
-            "latent (LET on x itself)": latent(lambda k: None),
-            "latent (LET on a random matrix)": latent(
-                lambda k: gaussian_control(self.feature_map(k), self.config.seed)
-            ),
+            ours: latent(self.feature_map),
+            **{f"latent (LET on {name})": latent(controlled(name)) for name in CONTROLS},
             f"PCA-{min(10, self.config.adaptor.k)} of x": principal,
             "raw x (log-normalised panel)": lambda k: dense,
             f"scGPT {self.model.config.cell_style} embedding": lambda k: embedding,
@@ -327,8 +325,15 @@ class Chain:
         rows = cross_validate(
             representations, wanted, fold_of, permutations=settings.permutations, seed=self.config.seed
         )
+        folds = [
+            {**{name: row[name] for name in ("endpoint", "metric", "representation")}, "fold": k, "value": value}
+            for row in rows
+            for k, value in row.pop("by_fold").items()
+        ]
         table = pd.DataFrame(rows)
         table.to_csv(self.tables / "readouts.csv", index=False)
+        added = added_value(pd.DataFrame(folds), ours, 1 / len(set(fold_of.tolist())))
+        added.to_csv(self.tables / "added.csv", index=False)
         return {"undefined": sorted(set(table.loc[table["status"] != "ok", "endpoint"]))}
 
     def algorithm_stage(self, folder: Path) -> dict[str, Any]:

@@ -41,9 +41,11 @@ def run(config: RunConfig, out: Path) -> Path:
         chain.operators_stage,
     )
     evaluation = [operators["key"], chain.inputs("anchors", "adaptor", "evaluation", "seed")]
-    made = {name: chain.tables / f"{name}.csv" for name in ("heads", "holdouts", "readouts", "latent", "distances")}
+    made = {
+        name: chain.tables / f"{name}.csv" for name in ("heads", "holdouts", "readouts", "added", "latent", "distances")
+    }
     runner.run("heads", evaluation, chain.heads_stage, [made["heads"], made["holdouts"]])
-    readouts = runner.run("readouts", evaluation, chain.readouts_stage, [made["readouts"]])
+    readouts = runner.run("readouts", evaluation, chain.readouts_stage, [made["readouts"], made["added"]])
     files = [out / "algorithm" / WEIGHTS, out / "algorithm" / CARD, made["latent"], made["distances"]]
     algorithm = runner.run("algorithm", evaluation, chain.algorithm_stage, files)
     report_stage(chain, runner, {"cells": cells, "operators": operators, "readouts": readouts, "algorithm": algorithm})

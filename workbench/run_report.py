@@ -9,11 +9,13 @@ import yaml
 
 from workbench.chain import Chain
 from workbench.config import absolute
+from workbench.extractor.controls import IDENTITY
 from workbench.files import write_json, write_text
 from workbench.provenance import describe_model, manifest, pairs
 from workbench.stages import StageRunner
 
-_TABLES = ("latent", "heads", "holdouts", "readouts", "distances")
+_ALPHA = 0.05
+_TABLES = ("latent", "heads", "holdouts", "readouts", "added", "distances")
 
 
 def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str, Any]]) -> None:
@@ -52,6 +54,7 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
         "heads": tables["heads"].to_dict("records"),
         "holdouts": tables["holdouts"].to_dict("records"),
         "readouts": tables["readouts"].to_dict("records"),
+        "added": tables["added"].to_dict("records"),
         "skipped": summary["skipped"],
     }
     write_json(chain.out / "metrics.json", metrics)
@@ -112,14 +115,16 @@ def _answers(chain: Chain, results: dict[str, dict[str, Any]], tables: dict[str,
         if len(rows):
             said = ", ".join(f"{r.operator} {r.spearman:.2f} (sd {r.sd:.2f}, p {r.p:.3f})" for r in rows.itertuples())
             answers.append(f"{holdout.capitalize()} holdout of anchors, rank correlation with the ruler: {said}.")
-    table = tables["readouts"].query("status == 'ok'")
-    ours, plain = f"latent (LET on {kind})", "latent (LET on x itself)"
-    wide = table.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
-    raw = next(str(name) for name in wide if str(name).startswith("raw"))
-    above = [int((wide[ours] > wide[other]).sum()) for other in (plain, raw)]
+    compared = []
+    for name, rows in tables["added"].groupby("control", sort=False):
+        sure = rows["q"] <= _ALPHA
+        better, worse = (sure & (rows["difference"] > 0)).sum(), (sure & (rows["difference"] < 0)).sum()
+        compared.append(
+            f"{name}: above on {(rows['difference'] > 0).sum()} (q <= {_ALPHA}: {better} above, {worse} below)"
+        )
+    n = len(tables["added"].drop_duplicates(["endpoint", "metric"]))
     answers.append(
-        f"Readouts, of {len(wide)} endpoint metrics: the latent of the model's operator is above the same adaptor on plain "
-        f"expression on {above[0]}, and above raw expression on {above[1]} (means over folds; no test of the difference)."
+        f"Readouts of the latent of the model's operator, {n} endpoint metrics, against {'; '.join(compared)}."
     )
     best = tables["heads"].sort_values("spearman", ascending=False).iloc[0]
     answers.append(
@@ -136,8 +141,8 @@ def _verdict(kind: str, tables: dict[str, pd.DataFrame]) -> str:
     )
     read = tables["readouts"].query("status == 'ok'")
     wide = read.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
-    wins = int((held[kind] > held["identity (x itself)"]).sum())
-    wins += int((wide[f"latent (LET on {kind})"] > wide["latent (LET on x itself)"]).sum())
+    wins = int((held[kind] > held[IDENTITY]).sum())
+    wins += int((wide[f"latent (LET on {kind})"] > wide[f"latent (LET on {IDENTITY})"]).sum())
     total = len(held) + len(wide)
     if wins == 0:
         return f"On these data the model's operator adds nothing: on all {total} holdouts and endpoint metrics the same adaptor on plain expression does as well or better."

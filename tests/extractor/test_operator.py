@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workbench.errors import ShapeError
-from workbench.extractor.operator import drift, feature_map, gaussian_control, single, thirds
+from workbench.extractor.operator import drift, feature_map, single, thirds
 
 
 @pytest.fixture
@@ -62,14 +62,3 @@ def test_a_head_that_does_not_exist(operators, layer, head):
         ShapeError, match=f"no head {head} in layer {layer}: the model has layers 0 to 11 with heads 0 to 2"
     ):
         single(operators, layer, head)
-
-
-def test_the_gaussian_control_has_the_shape_and_the_norm_and_nothing_else(operators):
-    like = drift(operators)
-    control = gaussian_control(like, 3)
-    assert control.shape == like.shape
-    assert np.linalg.norm(control) == pytest.approx(np.linalg.norm(like))
-    assert np.array_equal(control, gaussian_control(like, 3))
-    assert np.array_equal(control, gaussian_control(like[::-1], 3)), "it looks at the norm alone"
-    assert not np.array_equal(control, gaussian_control(like, 4))
-    assert abs(np.corrcoef(control.ravel(), like.ravel())[0, 1]) < 0.4

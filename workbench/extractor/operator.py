@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench.errors import ShapeError
-from workbench.seeds import generator
 
 
 def thirds(n_layers: int) -> tuple[slice, slice, slice]:
@@ -101,17 +100,3 @@ def feature_map(
         For ``single``.
     """
     return drift(operators) if kind == "drift" else single(operators, layer, head)
-
-
-def gaussian_control(like: Float[np.ndarray, "gene feature"], seed: int) -> Float[np.ndarray, "gene feature"]:
-    """Random matrix of the same shape and Frobenius norm: what a feature map is worth without the model.
-
-    Parameters
-    ----------
-    like
-        The feature map to imitate.
-    seed
-        Seed.
-    """
-    noise = generator(seed, "gaussian control").standard_normal(like.shape)
-    return noise * (np.linalg.norm(like) / np.linalg.norm(noise))

@@ -124,8 +124,8 @@ def cross_validate(
     -------
     list of dict
         One row per endpoint, metric and representation: ``value`` (mean over folds), ``sd`` (over folds), ``n_folds``,
-        ``n_cells``, ``n_features``, ``null_mean``, ``null_high`` (97.5 %), ``p``, ``status``. A fold without both
-        classes is undefined and not counted.
+        ``n_cells``, ``n_features``, ``null_mean``, ``null_high`` (97.5 %), ``p``, ``status``, ``by_fold`` (value of each
+        fold). A fold without both classes is undefined and not counted.
     """
     rows: list[dict[str, Any]] = []
     for name, features_of in representations.items():
@@ -142,7 +142,7 @@ def _score(
     features: Mapping[int, np.ndarray], endpoint: Endpoint, fold: np.ndarray, permutations: int, seed: int
 ) -> list[dict[str, Any]]:
     metrics = _metrics(endpoint.kind)
-    values: dict[str, list[float]] = {name: [] for name in metrics}
+    values: dict[str, dict[int, float]] = {name: {} for name in metrics}
     null: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     for k, x in features.items():
         train, test = (endpoint.cells[side] for side in (fold[endpoint.cells] != k, fold[endpoint.cells] == k))
@@ -154,14 +154,18 @@ def _score(
         rng = generator(seed, "readout null", endpoint.name, str(k))
         shuffles = [rng.permutation(truth) for _ in range(permutations)]
         for name, metric in metrics.items():
-            values[name].append(metric(truth, said))
+            values[name][k] = metric(truth, said)
             null[name].append(np.array([metric(shuffled, said) for shuffled in shuffles]))
     n_features = next(iter(features.values())).shape[1]
     return [_row(name, values[name], null[name], len(endpoint.cells), n_features) for name in metrics]
 
 
-def _row(metric: str, values: list[float], null: list[np.ndarray], n_cells: int, n_features: int) -> dict[str, Any]:
+def _row(
+    metric: str, by_fold: dict[int, float], null: list[np.ndarray], n_cells: int, n_features: int
+) -> dict[str, Any]:
+    values = list(by_fold.values())
     row: dict[str, Any] = {"metric": metric, "n_cells": n_cells, "n_features": n_features, "n_folds": len(values)}
+    row["by_fold"] = by_fold
     if not values:
         nothing = dict.fromkeys(("value", "sd", "null_mean", "null_high", "p"), float("nan"))
         return {**row, **nothing, "status": "undefined: no fold has both classes on both sides"}

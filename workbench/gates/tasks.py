@@ -13,7 +13,7 @@ import pandas as pd
 from workbench.config import GatesConfig, absolute
 from workbench.errors import EvaluationError
 from workbench.extractor.adaptor import LETAdaptor
-from workbench.extractor.operator import gaussian_control
+from workbench.extractor.controls import gaussian
 from workbench.gates.evaluate import Gate, evaluate, expected_to_fail, first_five
 from workbench.gates.panels import INTERNAL, TO_FAIL, ZERO_SHOT
 from workbench.gates.pool import Pool
@@ -76,7 +76,7 @@ class Place:
         configured = read_matrix(folder, MODEL)
         if operator == CONTROLS[0]:
             return np.eye(len(configured))
-        return gaussian_control(configured, self.settings.seed)
+        return gaussian(configured, self.settings.seed)
 
 
 def adaptor_of(config: GatesConfig) -> LETAdaptor:

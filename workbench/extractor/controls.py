@@ -1,0 +1,154 @@
+"""What stands beside the model's operator in every table: feature maps that hold less of the model, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float
+from scipy import stats
+
+from workbench.seeds import generator
+from workbench.stats import benjamini_hochberg
+
+IDENTITY = "x itself"
+GAUSSIAN = "a random matrix"
+SPECTRUM = "random vectors, same singular values"
+PERMUTED = "the operator with its genes permuted"
+COEXPRESSION = "the cells' own gene correlation"
+CONTROLS = (IDENTITY, GAUSSIAN, SPECTRUM, PERMUTED, COEXPRESSION)
+
+
+def control(
+    name: str, like: Float[np.ndarray, "gene feature"], expression: sp.csr_matrix, seed: int
+) -> Float[np.ndarray, "gene width"]:
+    """Matrix of a control.
+
+    Parameters
+    ----------
+    name
+        One of `CONTROLS`.
+    like
+        The model's feature map.
+    expression
+        Of the cells that may be looked at, cell by gene.
+    seed
+        Seed.
+    """
+    if name == IDENTITY:
+        return np.eye(len(like))
+    if name == COEXPRESSION:
+        return coexpression(expression)
+    made = {GAUSSIAN: gaussian, SPECTRUM: spectrum_matched, PERMUTED: gene_permuted}[name]
+    return made(like, seed)
+
+
+def gaussian(like: Float[np.ndarray, "gene feature"], seed: int) -> Float[np.ndarray, "gene feature"]:
+    """Random matrix of the same shape and Frobenius norm: what a feature map is worth without the model.
+
+    Parameters
+    ----------
+    like
+        The feature map to imitate.
+    seed
+        Seed.
+    """
+    noise = generator(seed, "gaussian control").standard_normal(like.shape)
+    return noise * (np.linalg.norm(like) / np.linalg.norm(noise))
+
+
+def spectrum_matched(like: Float[np.ndarray, "gene feature"], seed: int) -> Float[np.ndarray, "gene feature"]:
+    """Random singular vectors, the feature map's own singular values: what its rank and its decay are worth.
+
+    Parameters
+    ----------
+    like, seed
+        As in `gaussian`.
+    """
+    values = np.linalg.svd(np.asarray(like, dtype=np.float64), compute_uv=False)
+    rng = generator(seed, "spectrum control")
+    read, write = (np.linalg.qr(rng.standard_normal((n, len(values))))[0] for n in like.shape)
+    return (read * values) @ write.T
+
+
+def gene_permuted(like: Float[np.ndarray, "gene feature"], seed: int) -> Float[np.ndarray, "gene feature"]:
+    """Rows of the feature map in another order: its structure, read from the wrong genes.
+
+    Parameters
+    ----------
+    like, seed
+        As in `gaussian`.
+    """
+    return like[generator(seed, "gene permuted control").permutation(len(like))]
+
+
+def coexpression(expression: sp.csr_matrix) -> Float[np.ndarray, "gene gene"]:
+    """Pearson correlation of genes over cells: a gene x gene operator that needs no model.
+
+    Parameters
+    ----------
+    expression
+        Cell by gene; a gene that does not vary correlates with none.
+    """
+    x = expression.astype(np.float64)
+    mean = np.asarray(x.mean(0)).ravel()
+    covariance = np.asarray((x.T @ x).todense()) / x.shape[0] - np.outer(mean, mean)
+    spread = np.sqrt(np.maximum(np.diag(covariance), 0))
+    varies = spread > 1e-9 * max(spread.max(initial=0), 1e-300)
+    scale = np.where(varies, 1 / np.where(varies, spread, 1), 0)
+    return covariance * np.outer(scale, scale)
+
+
+def added_value(folds: pd.DataFrame, ours: str, test_share: float) -> pd.DataFrame:
+    """What one representation adds to each other, endpoint by endpoint, over the same folds.
+
+    Parameters
+    ----------
+    folds
+        One row per ``endpoint``, ``metric``, ``representation`` and ``fold``: ``value``.
+    ours
+        The representation that is compared with all others.
+    test_share
+        Share of the cells that a fold holds out.
+
+    Returns
+    -------
+    DataFrame
+        ``endpoint``, ``metric``, ``control``, ``ours``, ``theirs``, ``difference`` (mean over folds, above 0 where ours is
+        better), ``low`` and ``high`` (95 %), ``n_folds``, ``p`` (two-sided), ``q`` (Benjamini-Hochberg over the rows of a
+        control). Folds share training cells, so the variance is corrected for that (Nadeau & Bengio, Machine Learning
+        52:239, 2003); with fewer than three folds there is no interval.
+    """
+    wide = folds.pivot_table(index=["endpoint", "metric", "fold"], columns="representation", values="value", sort=False)
+    rows: list[dict[str, Any]] = []
+    for (endpoint, metric), part in wide.groupby(level=["endpoint", "metric"], sort=False):
+        for name in wide.columns.drop(ours):
+            pair = part[[ours, name]].dropna()
+            one, other = pair[ours].to_numpy(), pair[name].to_numpy()
+            place = {
+                "endpoint": endpoint,
+                "metric": metric,
+                "control": name,
+                "ours": one.mean(),
+                "theirs": other.mean(),
+            }
+            rows.append({**place, **_difference(one - other, test_share)})
+    table = pd.DataFrame(rows)
+    table["q"] = table.groupby("control")["p"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
+    return table
+
+
+def _difference(values: np.ndarray, test_share: float) -> Mapping[str, float]:
+    n = len(values)
+    found = {"difference": float(values.mean()), "low": np.nan, "high": np.nan, "n_folds": n, "p": np.nan}
+    if n < 3:
+        return found
+    error = float(np.sqrt(values.var(ddof=1) * (1 / n + test_share / (1 - test_share))))
+    if error == 0:
+        return {**found, "low": found["difference"], "high": found["difference"], "p": float(found["difference"] == 0)}
+    reach = error * float(stats.t.ppf(0.975, n - 1))
+    p = 2 * float(stats.t.sf(abs(found["difference"]) / error, n - 1))
+    return {**found, "low": found["difference"] - reach, "high": found["difference"] + reach, "p": p}
