@@ -20,7 +20,7 @@ from workbench.cells.genes import match_genes
 from workbench.errors import CellsError
 from workbench.extractor.adaptor import LETAdaptor
 from workbench.extractor.controls import gaussian
-from workbench.extractor.operator import feature_map
+from workbench.extractor.operator import DenseOperators, FeatureMapSpec, feature_map
 from workbench.extractor.weight_operators import KINDS, weight_operators
 from workbench.files import write_text
 from workbench.manifold.holdout import group_splits, holdout_correlation, with_null
@@ -48,7 +48,10 @@ def main() -> None:
     stage, unknown = ruler.place(cells.obs["cell_type"])
     x, stage = x[stage >= 0], stage[stage >= 0]
     maps = {"identity (x itself)": np.eye(len(genes))}
-    maps |= {f"{kind}, drift": feature_map(weight_operators(model, genes, kind).dense(), "drift") for kind in KINDS}
+    maps |= {
+        f"{kind}, drift": feature_map(DenseOperators(weight_operators(model, genes, kind).dense()), FeatureMapSpec())
+        for kind in KINDS
+    }
     maps["gaussian (random matrix)"] = gaussian(maps["qk, drift"], arguments.seed)
     branch = np.array(ruler.branches)
     trajectories, holdouts = [], []

@@ -155,9 +155,9 @@ def test_an_out_folder_without_permission(tmp_path, tiny_checkpoint, capsys):
 
 
 def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench import run
+    from workbench.runs import run
 
-    def interrupted(*args):
+    def interrupted(*args, **more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupted)
@@ -166,9 +166,9 @@ def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, 
 
 
 def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch):
-    from workbench import run
+    from workbench.runs import run
 
-    def broken(*args):
+    def broken(*args, **more):
         raise ZeroDivisionError
 
     monkeypatch.setattr(run, "run", broken)
@@ -177,10 +177,10 @@ def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch)
 
 
 def test_the_folder_of_a_run_is_named_after_its_configuration(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench import run
+    from workbench.runs import run
 
     outs = []
-    monkeypatch.setattr(run, "run", lambda config, out: outs.append(str(out)) or out)
+    monkeypatch.setattr(run, "run", lambda config, out, **more: outs.append(str(out)) or out)
     path = config(tmp_path, tiny_checkpoint, "name: mine")
     assert main(["run", path]) == 0 and main(["run", path, "--out", "elsewhere", "--set", "name=other"]) == 0
     assert outs == [os.path.join("artifacts", "mine"), "elsewhere"]

@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from workbench.cells.datasets import CellMapping
-from workbench.config import DataConfig, PretrainConfig, RunConfig, load_cells, read_config
+from workbench.config import load_cells, read_config
 from workbench.errors import CellsError, ConfigError
+from workbench.settings import DataConfig, PretrainConfig, RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST = "checkpoint: model\n"

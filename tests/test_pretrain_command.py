@@ -10,11 +10,12 @@ from helpers import tiny_cells
 
 from workbench import pretrain as module
 from workbench.cli import main
-from workbench.config import PretrainConfig, read_config
+from workbench.config import read_config
 from workbench.errors import ConfigError, OutputError
 from workbench.model.checkpoint import load_checkpoint
 from workbench.model.tokenizer import Tokenizer
 from workbench.pretrain import pretrain
+from workbench.settings import PretrainConfig
 
 SETTINGS = """
 settings:

@@ -41,6 +41,12 @@ _WHERE = {
     "weight_operators": "workbench.extractor.weight_operators",
     "LETAdaptor": "workbench.extractor.adaptor",
     "Algorithm": "workbench.extractor.algorithm",
+    "Operator": "workbench.extractor.saved_operator",
+    "Extractor": "workbench.extractor.estimator",
+    "CellAdaptor": "workbench.extractor.cell_adaptor",
+    "svd_factors": "workbench.factors.factorise",
+    "load_gene_sets": "workbench.factors.gene_sets",
+    "enrich": "workbench.factors.programs",
 }
 
 __all__ = ["__version__", *_WHERE]

@@ -49,7 +49,26 @@ def build_parser() -> argparse.ArgumentParser:
         "Example: workbench run experiments/demo.yaml --out artifacts/demo --set adaptor.k=6",
     )
     _config_arguments(run, "folder of the run (artifacts/NAME when absent)")
-    run.set_defaults(run=_run)
+    _backend_arguments(run)
+    run.set_defaults(run=_run, parts=("extract", "factors"))
+    extract = commands.add_parser(
+        "extract",
+        help="the first part of a run: heads, controls, readouts, and the small algorithm",
+        description="Extract the small algorithm, with the evidence for and against it. "
+        "Example: workbench extract experiments/hematopoiesis.yaml --out artifacts/hematopoiesis",
+    )
+    _config_arguments(extract, "folder of the run (artifacts/NAME when absent)")
+    extract.set_defaults(run=_run, parts=("extract",), backend="sequential", jobs=1, address=None)
+    factors = commands.add_parser(
+        "factors",
+        help="the second part of a run: compaction, factors and gene programs",
+        description="Take the operator apart: smaller feature maps, factors, what breaks without them, gene programs. Goes on in the "
+        "folder of an extraction. Example: workbench factors experiments/hematopoiesis.yaml --out artifacts/hematopoiesis --jobs 2 "
+        "--backend loky",
+    )
+    _config_arguments(factors, "folder of the run (artifacts/NAME when absent)")
+    _backend_arguments(factors)
+    factors.set_defaults(run=_run, parts=("factors",))
     ablate = commands.add_parser(
         "ablate",
         help="sweep ablations over heads, with nulls, and report which heads matter for what",
@@ -144,7 +163,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
-    from workbench.config import PretrainConfig, read_config
+    from workbench.config import read_config
+    from workbench.settings import PretrainConfig
 
     config = read_config(arguments.config, PretrainConfig, arguments.set)
     # The heavy import last, so that a mistake in the configuration is said at once.
@@ -156,18 +176,26 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from workbench.config import RunConfig, read_config
+    from workbench.config import read_config
+    from workbench.settings import RunConfig
 
     config = read_config(arguments.config, RunConfig, arguments.set)
-    from workbench.run import run
+    if arguments.parts == ("factors",) and config.compaction is None and config.factors is None:
+        raise ConfigError(
+            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be taken apart; add one, "
+            "it may be empty: --set factors={}"
+        )
+    backend = _backend(arguments)
+    from workbench.runs.run import run
 
-    out = run(config, arguments.out or Path("artifacts") / config.name)
+    out = run(config, arguments.out or Path("artifacts") / config.name, parts=arguments.parts, backend=backend)
     print(f"Report: {out / 'report.html'}")
     return 0
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    from workbench.config import AblationConfig, read_config
+    from workbench.config import read_config
+    from workbench.settings import AblationConfig
 
     config = read_config(arguments.config, AblationConfig, arguments.set)
     backend = _backend(arguments)
@@ -182,7 +210,8 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _gates(arguments: argparse.Namespace) -> int:
-    from workbench.config import GatesConfig, read_config
+    from workbench.config import read_config
+    from workbench.settings import GatesConfig
 
     config = read_config(arguments.config, GatesConfig, arguments.set)
     backend = _backend(arguments)

@@ -1,4 +1,4 @@
-"""Typed configurations: one YAML file per experiment, unknown keys refused with the near match."""
+"""Reading configurations: one YAML file per experiment, unknown keys refused with the near match."""
 
 from __future__ import annotations
 
@@ -7,224 +7,18 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from workbench.errors import ConfigError, unknown_name
-from workbench.gates.spec import GATES
+from workbench.settings import DataConfig
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Config = TypeVar("Config", bound=BaseModel)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(_Strict):
-    """Which cells, and what their columns mean.
-
-    ``name`` is a shipped dataset or the path of an h5ad; the other keys are those of `CellMapping` and may be left out
-    for a shipped dataset.
-    """
-
-    name: str = "pbmc68k"
-    backed: bool = False
-    values: str | None = None
-    gene_column: str | None = None
-    cell_type: str | None = None
-    donor: str | None = None
-    tissue: str | None = None
-    batch: str | None = None
-    min_gene_share: float = Field(default=0.3, ge=0, le=1)
-
-
-class PretrainConfig(_Strict):
-    """``workbench pretrain``: the cells, every setting of `PretrainSettings`, and a note for the model card."""
-
-    out: Path
-    note: str = ""
-    data: DataConfig = DataConfig()
-    settings: dict[str, Any] = {}
-
-
-class PanelConfig(_Strict):
-    """Gene panel: the `size` matched genes seen in most cells; all matched genes when absent.
-
-    ``exclude`` names genes to leave out, such as those that the cells' labels were gated by.
-    """
-
-    size: PositiveInt | None = None
-    exclude: tuple[str, ...] = ()
-
-
-class AnchorConfig(_Strict):
-    """Anchors: centroids over donor x tissue x cell type x stage.
-
-    ``parts`` splits each group at random into up to that many anchors of at least ``min_cells`` cells. Parts are no
-    biological replicates: they share donors, and are only for data that have too few groups to hold any out. ``weights``,
-    when the adaptor is fitted: ``equal``, by number of ``cells``, or the same in total for each ``stage``.
-    """
-
-    min_cells: PositiveInt = 5
-    parts: PositiveInt = 1
-    weights: Literal["equal", "cells", "stage"] = "equal"
-
-
-class AdaptorConfig(_Strict):
-    """LET adaptor: latent width, weight of the reconstruction, scale of the angle, and the feature map it acts on."""
-
-    k: PositiveInt = 10
-    alpha: float = Field(default=0.1, ge=0)
-    beta: float = Field(default=0.3183098861837907, gt=0)
-    steps: PositiveInt = 200
-    feature_map: Literal["drift", "single"] = "drift"
-    layer: int = 0
-    head: int = 0
-
-
-class EvaluationConfig(_Strict):
-    """Folds of the cross-validation, random anchor holdouts, and null draws.
-
-    ``permutations`` are draws of the readouts' null (labels permuted against fixed predictions); ``refits`` of the
-    holdouts' null (stages relabelled, the adaptor fitted again); ``head_refits`` the same per head, pooled over heads.
-    """
-
-    folds: int = Field(default=5, ge=2)
-    holdouts: PositiveInt = 8
-    permutations: PositiveInt = 200
-    refits: PositiveInt = 40
-    head_refits: PositiveInt = 8
-
-
-class CaptureConfig(_Strict):
-    """Forward passes: cells per pass and longest sequence; the checkpoint's own when absent."""
-
-    batch_size: PositiveInt | None = None
-    max_tokens: PositiveInt | None = None
-
-
-class RunConfig(_Strict):
-    """``workbench run``: the whole chain from cells to an exported algorithm and a report."""
-
-    name: str = "run"
-    checkpoint: Path
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    ruler: str = "hematopoiesis"
-    stages: dict[str, str] = {}
-    panel: PanelConfig = PanelConfig()
-    capture: CaptureConfig = CaptureConfig()
-    anchors: AnchorConfig = AnchorConfig()
-    adaptor: AdaptorConfig = AdaptorConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-
-
-class StudyConfig(_Strict):
-    """What an ablation is judged on and by.
-
-    ``cells`` and ``reference`` are numbers of cells, drawn by seed and name (all when absent). ``metrics``: cell_shift,
-    masked_error, mvc_error, label_loss, label_error, trustworthiness, ruler, gene:SYMBOL.
-    """
-
-    cells: PositiveInt | None = None
-    reference: PositiveInt | None = None
-    metrics: tuple[str, ...] = ("cell_shift", "masked_error", "label_loss", "label_error")
-    per_label: bool = True
-    ruler: str = "hematopoiesis"
-    stages: dict[str, str] = {}
-    neighbours: PositiveInt = 15
-    folds: int = Field(default=5, ge=2)
-    mask_share: float = Field(default=0.25, gt=0, lt=1)
-    max_tokens: PositiveInt | None = None
-    batch_size: PositiveInt = 16
-    bootstrap: PositiveInt = 1000
-
-
-class SweepConfig(_Strict):
-    """Which ablations: every head, whole layers, further places or sets of places, and pairs of the top heads.
-
-    ``null_draws`` are random-direction draws per head; p is pooled over heads, and for one head alone to reach q = 1 / n
-    after Benjamini-Hochberg takes n draws. ``pairs_of_top`` heads, by the first of the study's metrics or by
-    ``pairs_by``, are also ablated two by two.
-    """
-
-    how: tuple[Literal["zero", "mean", "resample"], ...] = ("mean",)
-    heads: bool = True
-    layers: bool = False
-    sites: tuple[str | tuple[str, ...], ...] = ()
-    null_draws: int = Field(default=20, ge=0)
-    pairs_of_top: int = Field(default=0, ge=0)
-    pairs_by: str | None = None
-    block: PositiveInt = 32
-
-
-class ContrastConfig(_Strict):
-    """Two cell types between which heads are patched."""
-
-    target: str
-    source: str
-
-
-class AblationConfig(_Strict):
-    """``workbench ablate``: a sweep over heads, with nulls, attribution beside it, and contrasts between cell types."""
-
-    name: str = "ablation"
-    checkpoint: Path
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    study: StudyConfig = StudyConfig()
-    sweep: SweepConfig = SweepConfig()
-    attribution: bool = True
-    contrasts: tuple[ContrastConfig, ...] = ()
-
-
-class CellPanelConfig(_Strict):
-    """A panel of cells: its role in the gates, where its cells come from, and which of them it takes.
-
-    ``select`` keeps the cells whose standard column (cell_type, donor, tissue, batch) has one of the values. ``part``
-    ``[i, n]`` keeps the i-th of n parts of what is left, by a hash of the cells' names: for data that have nothing else to
-    part them by.
-    """
-
-    role: Literal["internal", "external", "zero shot", "expected to fail"]
-    data: DataConfig | None = None
-    select: dict[str, tuple[str, ...]] = {}
-    part: tuple[int, PositiveInt] | None = None
-    stages: dict[str, str] = {}
-    anchors: AnchorConfig | None = None
-
-
-class GatesConfig(_Strict):
-    """``workbench gates``: panels of cells, an operator of the model, and which gates have to pass.
-
-    ``data`` and ``anchors`` hold for panels without their own. ``operator`` is the kind: mean attention patterns over the
-    internal panel's cells, or ``qk`` and ``ov`` from the checkpoint alone. ``required`` gates have to pass on every
-    internal, external and zero-shot panel; one that is not applicable has not passed. ``refits`` are draws of the null
-    beside the holdouts; ``head_refits`` the same per head of the screen, pooled over heads.
-    """
-
-    name: str = "gates"
-    checkpoint: Path
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    ruler: str = "hematopoiesis"
-    stages: dict[str, str] = {}
-    genes: PanelConfig = PanelConfig()
-    capture: CaptureConfig = CaptureConfig()
-    anchors: AnchorConfig = AnchorConfig()
-    operator: Literal["attention", "qk", "ov"] = "attention"
-    adaptor: AdaptorConfig = AdaptorConfig()
-    panels: dict[str, CellPanelConfig]
-    required: tuple[str, ...] = GATES
-    screen: bool = True
-    refits: PositiveInt = 20
-    head_refits: PositiveInt = 8
-    trajectories: tuple[str, ...] = ("erythroid", "monocyte", "B", "T")
 
 
 # Keys whose values are paths: in a file they are relative to that file, on the command line to the working folder.
@@ -234,6 +28,8 @@ _PATHS = (
     ("out",),
     ("data", "name"),
     ("ruler",),
+    ("expected",),
+    ("factors", "gene_sets"),
     ("study", "ruler"),
     ("panels", "*", "data", "name"),
 )
@@ -328,7 +124,7 @@ def _anchor_path(raw: dict[str, Any], keys: tuple[str, ...], base: Path) -> None
         return
     # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
     written = section[last]
-    if keys in (("checkpoint",), ("out",)) or "/" in written or (base / written).exists():
+    if keys in (("checkpoint",), ("out",), ("expected",)) or "/" in written or (base / written).exists():
         section[last] = os.path.normpath(base / written)
 
 

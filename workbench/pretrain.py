@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from workbench.config import PretrainConfig, load_cells
+from workbench.config import load_cells
 from workbench.errors import ConfigError, unknown_name
 from workbench.files import write_text
 from workbench.model.baselines import choose_ridge, gene_mean, linear_regression, nearest_cells
@@ -22,6 +22,7 @@ from workbench.model.pretraining import PretrainSettings, TrainingData, finish, 
 from workbench.model.tokenizer import tokenise_rows
 from workbench.model.tokens import Tokens
 from workbench.seeds import generator, key
+from workbench.settings import PretrainConfig
 
 _RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0)
 

@@ -70,8 +70,13 @@ def manifest(
             "cores": psutil.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
         },
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, and of the workbench."""
+    return {"workbench": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
 def pairs(manifest: dict[str, Any]) -> list[tuple[str, str]]:

@@ -85,13 +85,10 @@ class StageRunner:
         dict
             What `work` returned, and the stage's ``key``.
         """
-        folder = self.out / "stages" / name
-        key = digest(name, inputs, code_version())
+        if (known := self.kept(name, inputs, files)) is not None:
+            return known
+        folder, key = self._place(name, inputs)
         done = folder / _DONE
-        if all(file.is_file() for file in (done, *files)) and (kept := read_json(done)).get("key") == key:
-            self.seconds[name], self.reused[name] = kept["seconds"], True
-            print(f"[{name}] unchanged, kept", file=sys.stderr)
-            return {**kept["result"], "key": key}
         begun = folder / _BEGUN
         if folder.is_dir() and not (begun.is_file() and read_json(begun).get("key") == key):
             shutil.rmtree(folder)
@@ -105,3 +102,22 @@ class StageRunner:
         self.seconds[name], self.reused[name] = seconds, False
         print(f"[{name}] done in {seconds:.1f} s", file=sys.stderr)
         return {**result, "key": key}
+
+    def kept(self, name: str, inputs: Any, files: Sequence[Path] = ()) -> dict[str, Any] | None:
+        """What a stage left that was done with these inputs and this code; None where it was not.
+
+        Parameters
+        ----------
+        name, inputs, files
+            As in `run`.
+        """
+        folder, key = self._place(name, inputs)
+        done = folder / _DONE
+        if not all(file.is_file() for file in (done, *files)) or (found := read_json(done)).get("key") != key:
+            return None
+        self.seconds[name], self.reused[name] = found["seconds"], True
+        print(f"[{name}] unchanged, kept", file=sys.stderr)
+        return {**found["result"], "key": key}
+
+    def _place(self, name: str, inputs: Any) -> tuple[Path, str]:
+        return self.out / "stages" / name, digest(name, inputs, code_version())

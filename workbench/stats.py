@@ -1,10 +1,11 @@
-"""The statistics that every room uses: rank correlation, permutation p, Benjamini-Hochberg."""
+"""The statistics that every room uses: rank correlation, permutation p, Benjamini-Hochberg, paired differences."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
+from scipy.stats import rankdata, wilcoxon
+from scipy.stats import t as student
 
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
@@ -56,3 +57,50 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
     scaled = p[order] * len(kept) / np.arange(1, len(kept) + 1)
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
     return q
+
+
+def corrected_difference(values: Float[np.ndarray, " split"], test_share: float) -> dict[str, float]:
+    """Mean of paired differences over splits that share training cells, with an interval that allows for that.
+
+    The variance of the mean is s^2 (1 / n + test / train) (Nadeau & Bengio, Machine Learning 52:239, 2003).
+
+    Parameters
+    ----------
+    values
+        Difference in each split.
+    test_share
+        Share of the cells that a split holds out.
+
+    Returns
+    -------
+    dict
+        ``difference``, ``low`` and ``high`` (95 %), ``n_folds``, ``p`` (two-sided); with fewer than three splits there is
+        no interval.
+    """
+    n = len(values)
+    found = {"difference": float(values.mean()), "low": np.nan, "high": np.nan, "n_folds": n, "p": np.nan}
+    if n < 3:
+        return found
+    error = float(np.sqrt(values.var(ddof=1) * (1 / n + test_share / (1 - test_share))))
+    if error == 0:
+        return {**found, "low": found["difference"], "high": found["difference"], "p": float(found["difference"] == 0)}
+    reach = error * float(student.ppf(0.975, n - 1))
+    p = 2 * float(student.sf(abs(found["difference"]) / error, n - 1))
+    return {**found, "low": found["difference"] - reach, "high": found["difference"] + reach, "p": p}
+
+
+def paired_wilcoxon(values: Float[np.ndarray, " split"]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test of paired differences; 1 where all are zero.
+
+    Splits that share cells are not independent, so that this p is too small; see `corrected_difference`.
+
+    Parameters
+    ----------
+    values
+        Difference in each split; NaN where there are fewer than three.
+    """
+    if len(values) < 3:
+        return float("nan")
+    # Differences that are only rounding would otherwise be ranked.
+    values = np.where(np.abs(values) < 1e-12, 0, values)
+    return 1.0 if not values.any() else float(wilcoxon(values).pvalue)

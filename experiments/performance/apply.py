@@ -18,8 +18,9 @@ import scipy.sparse as sp
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
-from workbench.extractor.algorithm import Algorithm, Readout, panel_expression
+from workbench.extractor.algorithm import Algorithm, panel_expression
 from workbench.extractor.apply import LATENT, apply_file
+from workbench.extractor.readout_weights import Readout
 from workbench.model.config import ModelConfig
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
@@ -81,7 +82,7 @@ def algorithm(sizes: Sizes) -> Algorithm:
 def _files(sizes: Sizes, times: int = 1) -> tuple[Path, Path, Path]:
     folder = Path(tempfile.mkdtemp())
     expression(sizes, times).write_h5ad(folder / "cells.h5ad")
-    return algorithm(sizes).save(folder / "algorithm"), folder / "cells.h5ad", folder / "out.h5ad"
+    return algorithm(sizes).save_pretrained(folder / "algorithm"), folder / "cells.h5ad", folder / "out.h5ad"
 
 
 def ours(ready: tuple[Path, Path, Path]) -> Path:

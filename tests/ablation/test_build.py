@@ -15,10 +15,10 @@ from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import evaluate, intact_cells
 from workbench.cells.splits import make_folds
-from workbench.config import StudyConfig
 from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
 from workbench.manifold.ruler import load_ruler
 from workbench.model.tokenizer import Tokenizer
+from workbench.settings import StudyConfig
 
 N, SEED = 40, 3
 # Any three stages will do.

@@ -12,9 +12,9 @@ from helpers import N_HEADS, N_LAYERS, tiny_cells, tiny_model
 from workbench.ablation.build import prepare
 from workbench.ablation.grid import describe_grid, identity, make_grid, make_pairs, random_pairs
 from workbench.ablation.sites import Ablation, all_heads
-from workbench.config import StudyConfig, SweepConfig
 from workbench.errors import EvaluationError, HookError
 from workbench.files import plain
+from workbench.settings import StudyConfig, SweepConfig
 
 ALL = N_LAYERS * N_HEADS
 SEED = 6

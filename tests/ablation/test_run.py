@@ -26,12 +26,13 @@ from workbench.ablation.run import ablate, run_ablation
 from workbench.ablation.sites import Ablation, site
 from workbench.cells.datasets import CellMapping, content_hash, load
 from workbench.cli import main
-from workbench.config import AblationConfig, read_config
+from workbench.config import read_config
 from workbench.errors import ConfigError, HookError, OutputError
 from workbench.files import read_json
 from workbench.model.checkpoint import load_checkpoint, save_checkpoint
 from workbench.model.planted import LABEL, plant_head, planted_cells
 from workbench.model.tokenizer import Tokenizer
+from workbench.settings import AblationConfig
 from workbench.stats import spearman
 from workbench.sweep import Backend
 

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from workbench.errors import EvaluationError, ShapeError
-from workbench.extractor.adaptor import LETAdaptor, _loss, _weights, angles
+from workbench.extractor.adaptor import LETAdaptor, _loss, _problem, angles
 from workbench.extractor.algorithm import fold
 
 BETA = 1 / np.pi
@@ -26,11 +26,10 @@ def problem(n=12, d=20, seed=0):
 
 def objective(k, d, points, distances, alpha, weights=None):
     """Loss and gradient in all coordinates, as functions of one vector."""
-    pairs = np.triu_indices(len(points), 1)
-    shares = _weights(weights, len(points), pairs)
+    fixed = _problem(points, distances, weights)
 
     def both(flat):
-        return _loss(flat[: k * d].reshape(k, d), flat[k * d :], points, distances, pairs, shares, BETA, alpha)
+        return _loss(flat[: k * d].reshape(k, d), flat[k * d :], fixed, BETA, alpha)
 
     def value(flat):
         return float(sum(both(flat)[:2]))
@@ -64,9 +63,8 @@ def test_the_loss_by_hand():
             stress += (0.3 * angle - distances[i, j]) ** 2 * share
         for p, latent, share in zip(points, z, of_anchor, strict=True):
             reconstruction += 0.7 * ((w.T @ latent + b - p) ** 2).sum() * share
-        found = _loss(
-            w, b, points, distances, pairs, _weights(None if given is None else np.array(given), 3, pairs), 0.3, 0.7
-        )
+        fixed = _problem(points, distances, None if given is None else np.array(given))
+        found = _loss(w, b, fixed, 0.3, 0.7)
         assert found[:2] == (pytest.approx(stress), pytest.approx(reconstruction))
 
 

@@ -15,7 +15,8 @@ import scipy.sparse as sp
 from helpers import genes, tiny_cells
 
 from workbench.errors import ArtifactError, CellsError, GeneMatchError
-from workbench.extractor.algorithm import CARD, WEIGHTS, Algorithm, Readout, panel_expression
+from workbench.extractor.algorithm import CARD, README, WEIGHTS, Algorithm, panel_expression
+from workbench.extractor.readout_weights import Readout
 
 PANEL = tuple(genes()[3:33])
 
@@ -161,7 +162,7 @@ def test_panel_expression_is_sparse_and_sorted():
 
 
 def test_save_and_load_are_bit_exact(algorithm, tmp_path):
-    again = Algorithm.load(algorithm.save(tmp_path / "new" / "algorithm"))
+    again = Algorithm.from_pretrained(algorithm.save_pretrained(tmp_path / "new" / "algorithm"))
     assert again.genes == algorithm.genes
     for ours, theirs in ((again.matrix, algorithm.matrix), (again.offset, algorithm.offset)):
         assert ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
@@ -176,42 +177,42 @@ def test_save_and_load_are_bit_exact(algorithm, tmp_path):
     assert np.array_equal(z, algorithm.transform(cells))
     for name, readout in algorithm.readouts.items():
         assert np.array_equal(again.readouts[name].predict(z), readout.predict(z))
-    assert sorted(p.name for p in (tmp_path / "new" / "algorithm").iterdir()) == [CARD, WEIGHTS]
+    assert sorted(p.name for p in (tmp_path / "new" / "algorithm").iterdir()) == [README, CARD, WEIGHTS]
     assert json.loads((tmp_path / "new" / "algorithm" / CARD).read_text())["k"] == 4
 
 
 def test_a_missing_file_is_an_error(algorithm, tmp_path):
     for name in (CARD, WEIGHTS):
-        folder = algorithm.save(tmp_path / name)
+        folder = algorithm.save_pretrained(tmp_path / name)
         (folder / name).unlink()
         with pytest.raises(ArtifactError, match=name):
-            Algorithm.load(folder)
+            Algorithm.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", [CARD, WEIGHTS])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_a_truncated_file_is_an_error(algorithm, tmp_path, name, share):
-    path = algorithm.save(tmp_path) / name
+    path = algorithm.save_pretrained(tmp_path) / name
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(ArtifactError, match=name):
-        Algorithm.load(tmp_path)
+        Algorithm.from_pretrained(tmp_path)
 
 
 def test_changed_weights_are_an_error(algorithm, tmp_path):
-    path = algorithm.save(tmp_path) / WEIGHTS
+    path = algorithm.save_pretrained(tmp_path) / WEIGHTS
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(ArtifactError, match="a file was changed or swapped; export it again"):
-        Algorithm.load(tmp_path)
+        Algorithm.from_pretrained(tmp_path)
 
 
 def test_swapped_weights_are_an_error(algorithm, tmp_path):
-    algorithm.save(tmp_path / "a")
-    make(seed=1).save(tmp_path / "b")
+    algorithm.save_pretrained(tmp_path / "a")
+    make(seed=1).save_pretrained(tmp_path / "b")
     shutil.copy(tmp_path / "b" / WEIGHTS, tmp_path / "a" / WEIGHTS)
     with pytest.raises(ArtifactError, match="a file was changed or swapped; export it again"):
-        Algorithm.load(tmp_path / "a")
+        Algorithm.from_pretrained(tmp_path / "a")
 
 
 def swap_genes(card):
@@ -233,29 +234,29 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_card_is_an_error(algorithm, tmp_path, change):
-    path = algorithm.save(tmp_path) / CARD
+    path = algorithm.save_pretrained(tmp_path) / CARD
     card = json.loads(path.read_text())
     change(card)
     path.write_text(json.dumps(card))
     with pytest.raises(ArtifactError, match="a file was changed or swapped; export it again"):
-        Algorithm.load(tmp_path)
+        Algorithm.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"format": 2}', "3"])
 def test_another_format_is_an_error(algorithm, tmp_path, content):
-    (algorithm.save(tmp_path) / CARD).write_text(content)
+    (algorithm.save_pretrained(tmp_path) / CARD).write_text(content)
     with pytest.raises(ArtifactError, match=f"{CARD}' is no algorithm of format 1; export it again"):
-        Algorithm.load(tmp_path)
+        Algorithm.from_pretrained(tmp_path)
 
 
 def test_it_is_read_and_applied_with_numpy_alone(algorithm, tmp_path):
-    algorithm.save(tmp_path / "algorithm")
+    algorithm.save_pretrained(tmp_path / "algorithm")
     cells = tiny_cells()
     cells.write_h5ad(tmp_path / "cells.h5ad")
     code = (
         "import sys, anndata, numpy as np\n"
         "from workbench.extractor.algorithm import Algorithm\n"
-        f"z = Algorithm.load({str(tmp_path / 'algorithm')!r})"
+        f"z = Algorithm.from_pretrained({str(tmp_path / 'algorithm')!r})"
         f".transform(anndata.read_h5ad({str(tmp_path / 'cells.h5ad')!r}))\n"
         f"np.save({str(tmp_path / 'z.npy')!r}, z)\n"
         "print(*(m for m in ('torch', 'scgpt', 'transformer_lens', 'sklearn', 'numba', 'scanpy') if m in sys.modules))\n"

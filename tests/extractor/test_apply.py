@@ -16,8 +16,9 @@ from helpers import genes, tiny_cells
 from workbench.cells.datasets import CellMapping
 from workbench.cli import main
 from workbench.errors import ArtifactError, CellsError, GeneMatchError, OutputError
-from workbench.extractor.algorithm import WEIGHTS, Algorithm, Readout
+from workbench.extractor.algorithm import WEIGHTS, Algorithm
 from workbench.extractor.apply import LATENT, apply_file
+from workbench.extractor.readout_weights import Readout
 
 
 def make():
@@ -32,7 +33,7 @@ def make():
 
 @pytest.fixture
 def folder(tmp_path):
-    return make().save(tmp_path / "algorithm")
+    return make().save_pretrained(tmp_path / "algorithm")
 
 
 @pytest.fixture

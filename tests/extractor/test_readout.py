@@ -1,4 +1,4 @@
-"""Readouts: the exported ones beside scikit-learn's, and a cross-validation that neither leaks nor flatters."""
+"""Readouts: their endpoints, their metrics, and a cross-validation that neither leaks nor flatters."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from workbench.cells.splits import make_folds
-from workbench.errors import EvaluationError
-from workbench.extractor.algorithm import Readout
-from workbench.extractor.readout import Endpoint, cross_validate, endpoints, fit_probe, probe
+from workbench.extractor.readout import METRICS, Endpoint, cross_validate, endpoints, probe, said, score, sides
 from workbench.manifold.ruler import load_ruler
 
 N = 120
-
-
-def exported(found):
-    return Readout(found["weights"], found["offset"], tuple(found["classes"]))
 
 
 @pytest.fixture
@@ -28,57 +22,6 @@ def latent():
 
 def endpoint(kind, target, cells=None):
     return Endpoint("it", kind, np.asarray(target), np.arange(len(target)) if cells is None else cells)
-
-
-# Exported readouts
-
-
-@pytest.mark.parametrize("n_classes", [2, 3, 5])
-def test_probabilities_equal_scikit_learn_s(latent, n_classes):
-    rng = np.random.default_rng(1)
-    target = np.array(
-        [f"class {i}" for i in (latent[:, 0] + rng.standard_normal(N) > 3) + rng.integers(0, n_classes - 1, N)]
-    )
-    wanted = endpoint("classes", target)
-    ours, theirs = exported(fit_probe(latent, wanted)), probe("classes").fit(latent, target)
-    assert ours.classes == tuple(sorted(set(target)))
-    np.testing.assert_allclose(ours.probabilities(latent), theirs.predict_proba(latent), atol=1e-9)
-    assert np.array_equal(ours.predict(latent), theirs.predict(latent))
-
-
-def test_a_binary_endpoint_has_one_column_and_the_probabilities_of_no_and_yes(latent):
-    target = latent[:, 0] > 3
-    ours, theirs = exported(fit_probe(latent, endpoint("binary", target))), probe("binary").fit(latent, target)
-    assert ours.weights.shape == (6, 1) and ours.classes == ("False", "True")
-    np.testing.assert_allclose(ours.probabilities(latent), theirs.predict_proba(latent), atol=1e-9)
-    assert np.array_equal(ours.predict(latent) == "True", theirs.predict(latent))
-
-
-def test_a_depth_is_a_number(latent):
-    target = latent @ np.arange(6) + 1
-    ours = exported(fit_probe(latent, endpoint("depth", target)))
-    assert ours.classes == ()
-    np.testing.assert_allclose(ours.predict(latent), probe("depth").fit(latent, target).predict(latent), atol=1e-9)
-
-
-def test_extreme_latents_give_probabilities():
-    readout = Readout(np.array([[1.0, -1.0]]), np.zeros(2), ("a", "b"))
-    np.testing.assert_allclose(readout.probabilities(np.array([[1e4], [-1e4], [0.0]])), [[1, 0], [0, 1], [0.5, 0.5]])
-
-
-def test_only_the_endpoint_s_cells_are_used(latent):
-    target = np.where(latent[:, 0] > 3, "a", "b")
-    cells = np.arange(0, N, 2)
-    spoiled = latent.copy()
-    spoiled[1::2] = 1e6
-    first, second = (fit_probe(x, endpoint("classes", target, cells)) for x in (latent, spoiled))
-    assert np.array_equal(first["weights"], second["weights"]) and np.array_equal(first["offset"], second["offset"])
-
-
-@pytest.mark.parametrize("kind", ["classes", "binary", "depth"])
-def test_one_class_is_an_error(latent, kind):
-    with pytest.raises(EvaluationError, match="Endpoint 'it' has 1 class among its cells; skip it"):
-        fit_probe(latent, endpoint(kind, np.ones(N)))
 
 
 # Endpoints
@@ -115,6 +58,27 @@ def test_cells_off_the_ruler_have_no_endpoint():
     found = {e.name: e.cells.tolist() for e in endpoints(stage, ruler.stages, ruler.branches, ruler.depths)}
     assert found["stage"] == found["branch"] == found["depth"] == [1, 2, 4, 5]
     assert found["CD4 against CD8"] == [4, 5] and found["monocyte against dendritic"] == []
+
+
+# Metrics and sides
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_every_metric_of_a_kind_is_there_and_one_for_what_is_perfect(latent, kind, hidden):
+    target = {"classes": np.where(latent[:, 0] > 3, "a", "b"), "binary": latent[:, 0] > 3, "depth": latent[:, 0]}[kind]
+    model = probe(kind, hidden, 1).fit(latent, target)
+    found = score(kind, target, said(model, kind, latent))
+    assert tuple(found) == METRICS[kind] and min(found.values()) > 0.85
+    assert set(score(kind, target, target.astype(float) if kind == "binary" else target).values()) == {1.0}
+
+
+def test_a_side_without_both_classes_is_none():
+    target = np.array(["a", "a", "b", "b", "b"])
+    it = endpoint("classes", target, np.array([0, 1, 2, 3]))
+    train, judged = sides(it, np.array([True, False, True, False, True]))
+    assert train.tolist() == [1, 3] and judged.tolist() == [0, 2], "cells outside the endpoint are on neither side"
+    assert sides(it, np.array([True, True, False, False, False])) is None
 
 
 # Cross-validation

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from helpers import genes, tiny_cells, vocabulary_ids
 
-from workbench.config import AnchorConfig, CellPanelConfig, DataConfig
 from workbench.errors import CellsError, EvaluationError
 from workbench.gates.panels import check_panels, load_panel, measure, panel_table
 from workbench.manifold.ruler import load_ruler
 from workbench.model.vocabulary import Vocabulary
+from workbench.settings import AnchorConfig, CellPanelConfig, DataConfig
 
 RULER = load_ruler("hematopoiesis")
 

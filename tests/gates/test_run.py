@@ -16,12 +16,13 @@ import yaml
 
 from tests.gates.conftest import SMALL
 from workbench.cli import main
-from workbench.config import GatesConfig, read_config
+from workbench.config import read_config
 from workbench.errors import ConfigError, EvaluationError
 from workbench.files import write_text
 from workbench.gates.run import run_gates
 from workbench.gates.spec import GATES, SPEC, GateSpec
 from workbench.planted.folder import write_world
+from workbench.settings import GatesConfig
 from workbench.sweep import Backend
 
 QUICK = ("adaptor.steps=25", "adaptor.k=4", "refits=1", "head_refits=2")

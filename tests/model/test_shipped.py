@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from workbench.config import PretrainConfig, read_config
+from workbench.config import read_config
 from workbench.files import read_json
 from workbench.model.checkpoint import load_checkpoint
 from workbench.model.pretraining import PretrainSettings, prepare, validate
 from workbench.model.tokenizer import Tokenizer
+from workbench.settings import PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "artifacts" / "scgpt-blood-mini"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tests.planted.test_planted_world import SMALL
 from workbench.cells.datasets import load
-from workbench.config import GatesConfig, load_cells, read_config
+from workbench.config import load_cells, read_config
 from workbench.model.checkpoint import load_checkpoint
 from workbench.planted.folder import write_world
 from workbench.provenance import describe_model
+from workbench.settings import GatesConfig
 
 MODEL = {"n_layers": 1, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}
 

@@ -27,13 +27,13 @@ from workbench.ablation.study import Study, intact_cells
 from workbench.cells.datasets import STANDARD
 from workbench.cells.genes import MIN_SHARE, with_matched_names
 from workbench.cells.splits import make_folds
-from workbench.config import StudyConfig
 from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.extractor.algorithm import panel_expression
 from workbench.manifold.ruler import load_ruler
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
 from workbench.seeds import key
+from workbench.settings import StudyConfig
 
 METRICS = ("cell_shift", "masked_error", "mvc_error", "label_loss", "label_error", "trustworthiness", "ruler")
 NEED_LABELS = ("label_loss", "label_error", "ruler")

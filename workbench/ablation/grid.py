@@ -12,11 +12,11 @@ import pandas as pd
 from workbench import __version__
 from workbench.ablation.build import Prepared
 from workbench.ablation.sites import ATTENTION, HEAD, MLP, Ablation, Site, all_heads, site
-from workbench.config import SweepConfig
 from workbench.errors import EvaluationError
 from workbench.files import digest
 from workbench.model.hooked import HookedScGPT
 from workbench.seeds import generator
+from workbench.settings import SweepConfig
 
 
 def make_grid(model: HookedScGPT, settings: SweepConfig, seed: int) -> list[Ablation]:

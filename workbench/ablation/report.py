@@ -17,10 +17,11 @@ from workbench.ablation.grid import describe_grid, identity
 from workbench.ablation.run import AblationResult, FromConfig, make_tasks, opened, refuse_early, run_ablation
 from workbench.ablation.sites import Ablation
 from workbench.cells.datasets import content_hash
-from workbench.config import AblationConfig, absolute
+from workbench.config import absolute
 from workbench.files import plain, read_json, write_json, write_text
 from workbench.model.hooked import HookedScGPT
 from workbench.provenance import describe_model, manifest, pairs
+from workbench.settings import AblationConfig
 from workbench.sweep import IDENTITY, Backend, rows_file
 
 _ALPHA = 0.05

@@ -22,11 +22,12 @@ from workbench.ablation.patching import activation_patching
 from workbench.ablation.sites import HEAD, Ablation, Site, site
 from workbench.ablation.study import Study, differences, evaluate
 from workbench.cells.genes import MIN_SHARE
-from workbench.config import AblationConfig, ContrastConfig, StudyConfig, SweepConfig, load_cells, make_config
+from workbench.config import load_cells, make_config
 from workbench.errors import EvaluationError, unknown_name
 from workbench.files import digest
 from workbench.model.checkpoint import load_checkpoint
 from workbench.model.hooked import HookedScGPT
+from workbench.settings import AblationConfig, ContrastConfig, StudyConfig, SweepConfig
 from workbench.sweep import Backend, Task, run_sweep
 
 Opener = Callable[[], Study]

@@ -161,6 +161,16 @@ class GenePairSink:
         """See `Sink`."""
         self._sums, self._counts = arrays["sums"].copy(), arrays["counts"].copy()
 
+    def group(self, number: int) -> GenePairMeans:
+        """Sums and counts of one group: the sink's own arrays, not a copy.
+
+        Parameters
+        ----------
+        number
+            Of the group.
+        """
+        return GenePairMeans(self.genes, self._hooks, self._sums[number], self._counts[number])
+
     def result(self, without: int | None = None) -> GenePairMeans:
         """Sums and counts over all groups, or all but one. A single group's are the sink's own arrays, not a copy.
 
@@ -170,7 +180,7 @@ class GenePairSink:
             Group to leave out.
         """
         if self.n_groups == 1 and without is None:
-            return GenePairMeans(self.genes, self._hooks, self._sums[0], self._counts[0])
+            return self.group(0)
         sums, counts = np.zeros_like(self._sums[0]), np.zeros_like(self._counts[0])
         for group in range(self.n_groups):
             if group != without:

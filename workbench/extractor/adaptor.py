@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numba import njit
 from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
+from workbench.threads import one_thread
 
 _SIN_FLOOR = 1e-3
 
@@ -97,22 +99,20 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
             raise EvaluationError("The anchors' features do not differ: the operator maps all of them to one point.")
         self.scale_ = float(np.sqrt((s**2).sum() / n))
         points = u[:, :rank] * s[:rank] / self.scale_
-        pairs = np.triu_indices(n, 1)
-        of_anchor, of_pair = _weights(sample_weight, n, pairs)
+        problem = _problem(points, distances, sample_weight)
         k = self.k
         start = np.zeros((k, rank))
         start[: min(k, rank), : min(k, rank)] = np.eye(min(k, rank))
 
         def loss(w: np.ndarray, b: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
-            return _loss(w, b, points, distances, pairs, (of_anchor, of_pair), self.beta, self.alpha)
+            return _loss(w, b, problem, float(self.beta), self.alpha)
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             w, b = flat[: k * rank].reshape(k, rank), flat[k * rank :]
             stress, rec, grad_w, grad_b = loss(w, b)
             return stress + rec, np.concatenate([grad_w.ravel(), grad_b])
 
-        # The matrices are small: more BLAS threads only wait for each other, and would make rounding depend on them.
-        with threadpool_limits(1):
+        with one_thread():
             found = minimize(
                 objective,
                 np.concatenate([start.ravel(), np.zeros(rank)]),
@@ -152,45 +152,72 @@ def angles(z: Float[np.ndarray, "row k"]) -> Float[np.ndarray, "row row"]:
     return np.arccos(np.clip(unit @ unit.T, -1, 1))
 
 
-def _weights(given: np.ndarray | None, n: int, pairs: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the anchors and of the pairs, both with sum 1."""
+@dataclass(frozen=True)
+class _Problem:
+    """What stays the same in a fit: anchors, distances, weights, and the weighted mean and mean square of the anchors."""
+
+    points: np.ndarray
+    distances: np.ndarray
+    of_anchor: np.ndarray
+    of_pair: np.ndarray
+    mean: np.ndarray
+    square: float
+
+
+def _problem(points: np.ndarray, distances: np.ndarray, given: np.ndarray | None) -> _Problem:
+    """Weights of anchors have sum 1, those of pairs are a symmetric matrix with sum 1 above its diagonal."""
+    n = len(points)
     weights = np.ones(n) if given is None else np.asarray(given, dtype=np.float64)
     if weights.shape != (n,) or not (np.isfinite(weights) & (weights > 0)).all():
         raise EvaluationError(f"{n} anchors need {n} weights above zero; found {weights.size}, or some that are not.")
-    of_pair = weights[pairs[0]] * weights[pairs[1]]
-    return weights / weights.sum(), of_pair / of_pair.sum()
+    of_anchor, of_pair = weights / weights.sum(), np.outer(weights, weights)
+    np.fill_diagonal(of_pair, 0)
+    square = float(of_anchor @ (points * points).sum(1))
+    return _Problem(points, distances, of_anchor, of_pair / np.triu(of_pair, 1).sum(), of_anchor @ points, square)
+
+
+@njit(cache=True, nogil=True)
+def _pull(cosine, distances, of_pair, beta, floor):
+    """Weighted squared error of the angles over pairs; `cosine` becomes its derivative by itself, 0 on the diagonal."""
+    n = len(cosine)
+    total = 0.0
+    for i in range(n):
+        cosine[i, i] = 0.0
+        for j in range(i + 1, n):
+            c = min(1.0, max(-1.0, cosine[i, j]))
+            residual = beta * np.arccos(c) - distances[i, j]
+            weighted = of_pair[i, j] * residual
+            total += weighted * residual
+            # d angle / d cosine = -1 / sin(angle), kept finite where two anchors coincide.
+            pull = -2.0 * beta * weighted / max(np.sqrt((1.0 - c) * (1.0 + c)), floor)
+            cosine[i, j] = pull
+            cosine[j, i] = pull
+    return total
 
 
 def _loss(
-    w: np.ndarray,
-    b: np.ndarray,
-    points: np.ndarray,
-    distances: np.ndarray,
-    pairs: tuple[np.ndarray, np.ndarray],
-    shares: tuple[np.ndarray, np.ndarray],
-    beta: float,
-    alpha: float,
+    w: np.ndarray, b: np.ndarray, problem: _Problem, beta: float, alpha: float
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Both terms and the gradient of their sum; `points` have total variance 1."""
-    n = len(points)
-    of_anchor, of_pair = shares
-    y = points - b
-    z = y @ w.T
-    norm = np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    """Both terms and the gradient of their sum; the points have total variance 1, the weights of the anchors sum 1.
+
+    With y = points - b and z = y W^T, the reconstruction error is z W - y, and |z W - y|^2 = z W W^T z - 2 z z + y y: only
+    products with W itself have the length of the features.
+    """
+    points, of_anchor = problem.points, problem.of_anchor
+    z = points @ w.T - w @ b
+    norm = np.maximum(np.sqrt((z * z).sum(1, keepdims=True)), 1e-12)
     unit = z / norm
-    cosine = np.clip(unit @ unit.T, -1, 1)
-    theta = np.arccos(cosine)
-    residual = (beta * theta - distances)[pairs]
-    stress = float(of_pair @ residual**2)
-    # d angle / d cosine = -1 / sin(angle), kept finite where two anchors coincide.
-    pull = np.zeros((n, n))
-    pull[pairs] = -2 * beta * of_pair * residual / np.maximum(np.sin(theta[pairs]), _SIN_FLOOR)
-    grad_unit = (pull + pull.T) @ unit
+    pull = unit @ unit.T
+    stress = float(_pull(pull, problem.distances, problem.of_pair, beta, _SIN_FLOOR))
+    grad_unit = pull @ unit
     grad_z = (grad_unit - unit * (unit * grad_unit).sum(1, keepdims=True)) / norm
-    error = z @ w + b - points
-    rec = alpha * float(of_anchor @ (error**2).sum(1))
-    grad_error = 2 * alpha * of_anchor[:, None] * error
-    grad_z = grad_z + grad_error @ w.T
-    grad_w = grad_z.T @ y + z.T @ grad_error
-    grad_b = grad_error.sum(0) - (grad_z @ w).sum(0)
+    weighted, through = of_anchor[:, None] * z, z @ (w @ w.T)
+    length = problem.square - 2 * (problem.mean @ b) + b @ b
+    rec = alpha * float((weighted * (through - 2 * z)).sum() + length)
+    # By z through the error z W - y: 2 alpha a (z W W^T - z); y itself gets the rest.
+    grad_z += 2 * alpha * of_anchor[:, None] * (through - z)
+    of_points = grad_z - 2 * alpha * weighted
+    total = of_points.sum(0)
+    grad_w = of_points.T @ points - np.outer(total, b) + 2 * alpha * (z.T @ weighted) @ w
+    grad_b = 2 * alpha * (weighted.sum(0) @ w - problem.mean + b) - grad_z.sum(0) @ w
     return stress, rec, grad_w, grad_b

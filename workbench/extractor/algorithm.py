@@ -18,54 +18,12 @@ from jaxtyping import Float
 
 from workbench.cells.matrix import COUNTS, check_block, describe_values, log_normalise, row_blocks
 from workbench.errors import ArtifactError, GeneMatchError
-from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
+from workbench.extractor.card import model_card
+from workbench.extractor.readout_weights import Readout
+from workbench.files import digest, read_arrays, read_json, write_arrays, write_json, write_text
 
-CARD, WEIGHTS = "config.json", "weights.safetensors"
+CARD, WEIGHTS, README = "config.json", "weights.safetensors", "README.md"
 _FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Readout:
-    """A linear readout of the latent.
-
-    Attributes
-    ----------
-    weights, offset
-        Latent by output, and output. One output column means two classes, or a number when there are no classes.
-    classes
-        Class names; empty for a number.
-    """
-
-    weights: Float[np.ndarray, "k output"]
-    offset: Float[np.ndarray, " output"]
-    classes: tuple[str, ...]
-
-    def probabilities(self, z: Float[np.ndarray, "cell k"]) -> Float[np.ndarray, "cell class"]:
-        """Probability of each class.
-
-        Parameters
-        ----------
-        z
-            Latent.
-        """
-        logits = z @ self.weights + self.offset
-        if logits.shape[1] == 1:
-            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-        logits = logits - logits.max(1, keepdims=True)
-        exponential = np.exp(logits)
-        return exponential / exponential.sum(1, keepdims=True)
-
-    def predict(self, z: Float[np.ndarray, "cell k"]) -> np.ndarray:
-        """Most probable class, or the number.
-
-        Parameters
-        ----------
-        z
-            Latent.
-        """
-        if not self.classes:
-            return (z @ self.weights + self.offset)[:, 0]
-        return np.array(self.classes)[self.probabilities(z).argmax(1)]
 
 
 @dataclass(frozen=True)
@@ -125,8 +83,8 @@ class Algorithm:
         """
         return np.asarray(x.astype(np.float64) @ self.matrix) + self.offset
 
-    def save(self, folder: str | Path) -> Path:
-        """Write ``weights.safetensors`` and ``config.json``.
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``weights.safetensors``, ``config.json`` and, for people, a model card in ``README.md``.
 
         Parameters
         ----------
@@ -136,7 +94,7 @@ class Algorithm:
         folder = Path(folder)
         arrays = {"matrix": self.matrix, "offset": self.offset}
         for name, readout in self.readouts.items():
-            arrays |= {f"readout/{name}/weights": readout.weights, f"readout/{name}/offset": readout.offset}
+            arrays |= {f"readout/{name}/{part}": array for part, array in readout.arrays().items()}
         write_arrays(folder / WEIGHTS, arrays)
         card = {
             "format": _FORMAT,
@@ -146,11 +104,13 @@ class Algorithm:
             "card": dict(self.card),
         }
         write_json(folder / CARD, {**card, "content": _content(arrays, card)})
+        described = {name: (readout.classes, readout.n_parameters) for name, readout in self.readouts.items()}
+        write_text(folder / README, model_card(self.card, self.genes, self.matrix.shape[1], described))
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Algorithm:
-        """Read what `save` wrote.
+    def from_pretrained(cls, folder: str | Path) -> Algorithm:
+        """Read what `save_pretrained` wrote.
 
         Parameters
         ----------
@@ -173,7 +133,13 @@ class Algorithm:
                 "export it again."
             )
         readouts = {
-            name: Readout(arrays[f"readout/{name}/weights"], arrays[f"readout/{name}/offset"], tuple(entry["classes"]))
+            name: Readout(
+                arrays[f"readout/{name}/weights"],
+                arrays[f"readout/{name}/offset"],
+                tuple(entry["classes"]),
+                arrays.get(f"readout/{name}/hidden_weights"),
+                arrays.get(f"readout/{name}/hidden_offset"),
+            )
             for name, entry in card["readouts"].items()
         }
         return cls(tuple(card["genes"]), arrays["matrix"], arrays["offset"], readouts, card["card"])

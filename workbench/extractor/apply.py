@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from workbench.cells.datasets import CellMapping, load
 from workbench.errors import CellsError, OutputError
-from workbench.extractor.algorithm import CARD, Algorithm, Readout, coverage, panel_blocks
+from workbench.extractor.algorithm import CARD, Algorithm, coverage, panel_blocks
+from workbench.extractor.readout_weights import Readout
 from workbench.files import atomically, digest
 
 LATENT = "X_workbench"
@@ -61,7 +62,7 @@ def apply_file(
     Parameters
     ----------
     algorithm
-        Folder that `Algorithm.save` wrote.
+        Folder that `Algorithm.save_pretrained` wrote.
     cells
         The h5ad: counts, normalised or log-normalised values with gene symbols.
     out
@@ -99,7 +100,7 @@ def apply_file(
     target = Path(out) if out is not None else source.with_name(f"{source.stem}.workbench.h5ad")
     if target.exists():
         raise OutputError(f"'{target}' exists already and is not overwritten; choose another with --out, or remove it.")
-    known = Algorithm.load(algorithm)
+    known = Algorithm.from_pretrained(algorithm)
     if not source.is_file():
         raise CellsError(f"There is no file '{source}'; give the path of an h5ad.")
     data = load(source, mapping, backed=True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float
-from scipy import stats
 
 from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg
+from workbench.stats import benjamini_hochberg, corrected_difference
 
 IDENTITY = "x itself"
 GAUSSIAN = "a random matrix"
@@ -135,20 +133,7 @@ def added_value(folds: pd.DataFrame, ours: str, test_share: float) -> pd.DataFra
                 "ours": one.mean(),
                 "theirs": other.mean(),
             }
-            rows.append({**place, **_difference(one - other, test_share)})
+            rows.append({**place, **corrected_difference(one - other, test_share)})
     table = pd.DataFrame(rows)
     table["q"] = table.groupby("control")["p"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
     return table
-
-
-def _difference(values: np.ndarray, test_share: float) -> Mapping[str, float]:
-    n = len(values)
-    found = {"difference": float(values.mean()), "low": np.nan, "high": np.nan, "n_folds": n, "p": np.nan}
-    if n < 3:
-        return found
-    error = float(np.sqrt(values.var(ddof=1) * (1 / n + test_share / (1 - test_share))))
-    if error == 0:
-        return {**found, "low": found["difference"], "high": found["difference"], "p": float(found["difference"] == 0)}
-    reach = error * float(stats.t.ppf(0.975, n - 1))
-    p = 2 * float(stats.t.sf(abs(found["difference"]) / error, n - 1))
-    return {**found, "low": found["difference"] - reach, "high": found["difference"] + reach, "p": p}

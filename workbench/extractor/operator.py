@@ -1,47 +1,136 @@
 """Gene-space operators of heads, and the linear feature maps made of them.
 
-``A[i, j]`` is the mean attention that query gene i pays to key gene j, over the cells in which both are tokens. A cell's
-expression x (a row vector over the panel) goes through a head as ``x @ A``.
+``A[i, j]`` says what query gene i (row) takes from key gene j (column). A cell's expression x (a row vector over the
+panel) goes through a head as ``x @ A``. Where the operators lie, and whether they were averaged over cells or come from
+the checkpoint alone, is the business of an `OperatorSource`; a feature map only asks it for heads and means of heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from workbench.errors import ShapeError
 
+Head = tuple[int, int]
 
-def thirds(n_layers: int) -> tuple[slice, slice, slice]:
-    """Early, middle and late layers; with twelve layers 1-4, 5-8 and 9-12.
+
+@runtime_checkable
+class OperatorSource(Protocol):
+    """Operators of all heads of one model on one panel."""
+
+    @property
+    def shape(self) -> Head:
+        """Layers and heads per layer."""
+
+    def head(self, layer: int, head: int) -> Float[np.ndarray, "gene gene"]:
+        """Operator of one head.
+
+        Parameters
+        ----------
+        layer, head
+            From 0.
+        """
+
+    def mean(self, layers: Sequence[int]) -> Float[np.ndarray, "gene gene"]:
+        """Mean operator over all heads of some layers.
+
+        Parameters
+        ----------
+        layers
+            From 0.
+        """
+
+
+@dataclass(frozen=True)
+class DenseOperators:
+    """Operators that are held in memory.
+
+    Attributes
+    ----------
+    array
+        Of all heads.
+    """
+
+    array: Float[np.ndarray, "layer head gene gene"]
+
+    @property
+    def shape(self) -> Head:
+        """See `OperatorSource`."""
+        return self.array.shape[0], self.array.shape[1]
+
+    def head(self, layer: int, head: int) -> Float[np.ndarray, "gene gene"]:
+        """See `OperatorSource`."""
+        check_head(self.shape, layer, head)
+        return self.array[layer, head]
+
+    def mean(self, layers: Sequence[int]) -> Float[np.ndarray, "gene gene"]:
+        """See `OperatorSource`."""
+        return self.array[list(layers)].mean((0, 1))
+
+
+@dataclass(frozen=True)
+class FeatureMapSpec:
+    """Which linear feature map f(x) = x F is made of the operators.
+
+    Attributes
+    ----------
+    kind
+        ``single``: F = A of one head. ``topk``: F = sum_i alpha_i A_i over weighted heads. ``drift`` (the reference of
+        arXiv:2603.10261): with blocks of layers pooled by the mean over their heads, F = [B_1 - B_2, B_2 - B_3, ...].
+    head
+        For ``single``: layer and head.
+    weights
+        For ``topk``: alpha by (layer, head), as `screen_weights` gives them.
+    blocks
+        For ``drift``: layers of each block; thirds of the model when empty.
+    """
+
+    kind: Literal["drift", "single", "topk"] = "drift"
+    head: Head = (0, 0)
+    weights: Mapping[Head, float] | None = None
+    blocks: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For tables and captions."""
+        if self.kind == "single":
+            return head_name(*self.head)
+        return "drift" if self.kind == "drift" else f"top {len(self.weights or ())} heads"
+
+
+def head_name(layer: int, head: int) -> str:
+    """``L2H5`` for layer 2, head 5, both from 0.
+
+    Parameters
+    ----------
+    layer, head
+        From 0.
+    """
+    return f"L{layer}H{head}"
+
+
+def thirds(n_layers: int) -> tuple[tuple[int, ...], ...]:
+    """Early, middle and late layers; with twelve layers the paper's 1-4, 5-8 and 9-12, counted from 0.
 
     Parameters
     ----------
     n_layers
         Depth of the model, at least 3.
+
+    Raises
+    ------
+    ShapeError
+        If the model is shallower.
     """
     if n_layers < 3:
         raise ShapeError(f"The drift feature map needs at least 3 layers, the model has {n_layers}; use 'single'.")
     a, b = round(n_layers / 3), round(2 * n_layers / 3)
-    return slice(0, a), slice(a, b), slice(b, n_layers)
-
-
-def single(
-    operators: Float[np.ndarray, "layer head gene gene"], layer: int, head: int
-) -> Float[np.ndarray, "gene gene"]:
-    """Feature map of one head: f(x) = x A.
-
-    Parameters
-    ----------
-    operators
-        Operators of all heads.
-    layer, head
-        Which, from 0.
-    """
-    check_head(operators.shape, layer, head)
-    return operators[layer, head]
+    return tuple(range(a)), tuple(range(a, b)), tuple(range(b, n_layers))
 
 
 def check_head(shape: Sequence[int], layer: int, head: int) -> None:
@@ -67,36 +156,76 @@ def check_head(shape: Sequence[int], layer: int, head: int) -> None:
         )
 
 
-def drift(operators: Float[np.ndarray, "layer head gene gene"]) -> Float[np.ndarray, "gene feature"]:
-    """Feature map of the paper's reference: f(x) = [x (A_early - A_mid), x (A_mid - A_late)].
-
-    Each block is the mean over its layers and heads (method: arXiv:2603.10261).
-
-    Parameters
-    ----------
-    operators
-        Operators of all heads.
-
-    Returns
-    -------
-    ndarray, shape (gene, 2 * gene)
-    """
-    early, mid, late = (operators[part].mean((0, 1)) for part in thirds(operators.shape[0]))
-    return np.concatenate([early - mid, mid - late], axis=1)
-
-
-def feature_map(
-    operators: Float[np.ndarray, "layer head gene gene"], kind: str, layer: int = 0, head: int = 0
-) -> Float[np.ndarray, "gene feature"]:
+def feature_map(operators: OperatorSource, spec: FeatureMapSpec) -> Float[np.ndarray, "gene feature"]:
     """Matrix F of a linear feature map f(x) = x F.
 
     Parameters
     ----------
     operators
-        Operators of all heads.
-    kind
-        ``drift`` or ``single``.
-    layer, head
-        For ``single``.
+        Of all heads.
+    spec
+        Which map.
+
+    Returns
+    -------
+    ndarray, shape (gene, feature)
+        As many features as genes, times the number of blocks less one for ``drift``.
+
+    Raises
+    ------
+    ShapeError
+        If a head or layer does not exist, a block is empty, there are fewer than two blocks, or no head has weight.
     """
-    return drift(operators) if kind == "drift" else single(operators, layer, head)
+    if spec.kind == "single":
+        return operators.head(*spec.head)
+    if spec.kind == "topk":
+        return _weighted(operators, spec.weights or {})
+    n_layers = operators.shape[0]
+    blocks = spec.blocks or thirds(n_layers)
+    wrong = [layer for block in blocks for layer in block if not 0 <= layer < n_layers]
+    if wrong or len(blocks) < 2 or not all(blocks):
+        found = (
+            f"layer {wrong[0]} of a model with layers 0 to {n_layers - 1}" if wrong else f"{[list(b) for b in blocks]}"
+        )
+        raise ShapeError(f"The drift feature map needs two or more blocks of layers that exist; found {found}.")
+    pooled = [operators.mean(block) for block in blocks]
+    return np.concatenate([one - other for one, other in zip(pooled, pooled[1:], strict=False)], axis=1)
+
+
+def _weighted(operators: OperatorSource, weights: Mapping[Head, float]) -> Float[np.ndarray, "gene gene"]:
+    kept = {head: alpha for head, alpha in sorted(weights.items()) if alpha}
+    if not kept:
+        raise ShapeError("The topk feature map needs a head with a weight other than 0; found none.")
+    terms = (np.float32(alpha) * operators.head(*head) for head, alpha in kept.items())
+    total = next(terms).copy()
+    for term in terms:
+        total += term
+    return total
+
+
+def screen_weights(scores: Mapping[Head, float], top: int) -> dict[Head, float]:
+    """Weights alpha of the ``topk`` feature map: the best heads of a screen, each by its score.
+
+    The method names "alpha from the head screen" and gives no formula. Here alpha is the score, 0 where it is negative
+    or undefined, and the weights sum to 1; of equal scores the head that comes first counts.
+
+    Parameters
+    ----------
+    scores
+        Rank correlation with the ruler by head, from cells that may be looked at.
+    top
+        Heads that get a weight.
+
+    Raises
+    ------
+    ShapeError
+        If no head has a score above 0.
+    """
+    positive = {head: float(score) for head, score in scores.items() if score > 0}
+    best = sorted(positive, key=lambda head: (-positive[head], head))[:top]
+    if not best:
+        raise ShapeError(
+            "No head of the screen has a score above 0, so topk has nothing to weigh; use 'drift' or 'single'."
+        )
+    total = sum(positive[head] for head in best)
+    return {head: positive[head] / total for head in best}

@@ -1,4 +1,4 @@
-"""Linear readouts, and their cross-validated worth beside baselines and a null."""
+"""Readouts of a latent, linear or with one hidden layer, and their cross-validated worth beside baselines and a null."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
-from workbench.errors import EvaluationError
-from workbench.seeds import generator
+from workbench.seeds import generator, key
 from workbench.stats import permutation_p, spearman
-
-Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -73,28 +73,108 @@ def endpoints(
     return found
 
 
-def probe(kind: str) -> Pipeline:
-    """Untrained linear readout: standardise, then logistic (classes weighted equally) or ridge regression.
+class BalancedMLP(MLPClassifier):
+    """One hidden layer, classes weighted equally, as the linear readouts weigh them."""
+
+    def fit(self, X: Any, y: Any) -> BalancedMLP:
+        """Fit.
+
+        Parameters
+        ----------
+        X, y
+            Features and classes.
+        """
+        return super().fit(X, y, sample_weight=compute_sample_weight("balanced", y))
+
+
+def probe(kind: str, hidden: int = 0, seed: int = 0) -> Pipeline:
+    """Untrained readout: standardise, then logistic (classes weighted equally) or ridge regression.
 
     Parameters
     ----------
     kind
         As in `Endpoint`.
+    hidden
+        Width of one hidden layer of ReLUs (the method's MLP2 has 64); 0 for a linear readout.
+    seed
+        Of the hidden layer's first weights.
     """
-    if kind == "depth":
-        return make_pipeline(StandardScaler(), Ridge(alpha=1.0))
-    return make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+    step: BaseEstimator
+    if hidden:
+        settings = {
+            "hidden_layer_sizes": (hidden,),
+            "solver": "lbfgs",
+            "alpha": 1e-3,
+            "max_iter": 500,
+            "random_state": key(seed, "readout", kind) % 2**32,
+        }
+        step = (MLPRegressor if kind == "depth" else BalancedMLP)(**settings)
+    else:
+        step = Ridge(alpha=1.0) if kind == "depth" else LogisticRegression(class_weight="balanced", max_iter=2000)
+    return make_pipeline(StandardScaler(), step)
 
 
-def _metrics(kind: str) -> dict[str, Metric]:
+def said(model: Pipeline, kind: str, x: Float[np.ndarray, "cell feature"]) -> np.ndarray:
+    """What a readout says of cells: class names, the probability of yes, or a number.
+
+    Parameters
+    ----------
+    model
+        Fitted `probe`.
+    kind
+        As in `Endpoint`.
+    x
+        Features.
+    """
+    return model.predict_proba(x)[:, 1] if kind == "binary" else model.predict(x)
+
+
+def score(kind: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Metrics of an endpoint, all larger where the readout is better.
+
+    Parameters
+    ----------
+    kind
+        As in `Endpoint`.
+    truth, predicted
+        Of the judged cells, which hold two classes at least; `predicted` as `said` gives it.
+
+    Returns
+    -------
+    dict
+        ``balanced accuracy`` and ``macro-F1`` (0 to 1), ``AUROC`` (0 to 1), or ``|Spearman|`` (0 to 1).
+    """
     if kind == "classes":
         return {
-            "balanced accuracy": lambda truth, said: float(balanced_accuracy_score(truth, said)),
-            "macro-F1": lambda truth, said: float(f1_score(truth, said, average="macro", zero_division=0)),
+            "balanced accuracy": float(balanced_accuracy_score(truth, predicted)),
+            "macro-F1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
         }
     if kind == "binary":
-        return {"AUROC": lambda truth, said: float(roc_auc_score(truth, said))}
-    return {"|Spearman|": lambda truth, said: abs(spearman(truth, said))}
+        return {"AUROC": float(roc_auc_score(truth, predicted))}
+    return {"|Spearman|": abs(spearman(truth, predicted))}
+
+
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "classes": ("balanced accuracy", "macro-F1"),
+    "binary": ("AUROC",),
+    "depth": ("|Spearman|",),
+}
+
+
+def sides(endpoint: Endpoint, test: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Cells of an endpoint to fit on and to judge on; None where either side holds one class only.
+
+    Parameters
+    ----------
+    endpoint
+        What is read.
+    test
+        Whether each cell is held out.
+    """
+    held = test[endpoint.cells]
+    train, judged = endpoint.cells[~held], endpoint.cells[held]
+    enough = all(len(set(endpoint.target[side].tolist())) > 1 for side in (train, judged))
+    return (train, judged) if enough else None
 
 
 def cross_validate(
@@ -104,8 +184,9 @@ def cross_validate(
     *,
     permutations: int,
     seed: int,
+    hidden: int = 0,
 ) -> list[dict[str, Any]]:
-    """Score linear readouts of several representations on cells that no part of the chain was fitted on.
+    """Score readouts of several representations on cells that no part of the chain was fitted on.
 
     Parameters
     ----------
@@ -118,7 +199,9 @@ def cross_validate(
     permutations
         Null draws: the truth is permuted inside each held-out fold against the fixed predictions.
     seed
-        Seed of the null.
+        Seed of the null, and of hidden layers.
+    hidden
+        Width of the readouts' hidden layer, as in `probe`.
 
     Returns
     -------
@@ -133,29 +216,34 @@ def cross_validate(
         for endpoint in wanted:
             rows += [
                 {"endpoint": endpoint.name, "representation": name, **row}
-                for row in _score(features, endpoint, fold, permutations, seed)
+                for row in _score(features, endpoint, fold, permutations, hidden, seed)
             ]
     return rows
 
 
 def _score(
-    features: Mapping[int, np.ndarray], endpoint: Endpoint, fold: np.ndarray, permutations: int, seed: int
+    features: Mapping[int, np.ndarray],
+    endpoint: Endpoint,
+    fold: np.ndarray,
+    permutations: int,
+    hidden: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    metrics = _metrics(endpoint.kind)
+    metrics = METRICS[endpoint.kind]
     values: dict[str, dict[int, float]] = {name: {} for name in metrics}
     null: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     for k, x in features.items():
-        train, test = (endpoint.cells[side] for side in (fold[endpoint.cells] != k, fold[endpoint.cells] == k))
-        truth = endpoint.target[test]
-        if len(set(endpoint.target[train].tolist())) < 2 or len(set(truth.tolist())) < 2:
+        if (found := sides(endpoint, fold == k)) is None:
             continue
-        model = probe(endpoint.kind).fit(x[train], endpoint.target[train])
-        said = model.predict_proba(x[test])[:, 1] if endpoint.kind == "binary" else model.predict(x[test])
+        train, test = found
+        truth = endpoint.target[test]
+        model = probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train])
+        predicted = said(model, endpoint.kind, x[test])
         rng = generator(seed, "readout null", endpoint.name, str(k))
-        shuffles = [rng.permutation(truth) for _ in range(permutations)]
-        for name, metric in metrics.items():
-            values[name][k] = metric(truth, said)
-            null[name].append(np.array([metric(shuffled, said) for shuffled in shuffles]))
+        shuffles = [score(endpoint.kind, rng.permutation(truth), predicted) for _ in range(permutations)]
+        for name, value in score(endpoint.kind, truth, predicted).items():
+            values[name][k] = value
+            null[name].append(np.array([draw[name] for draw in shuffles]))
     n_features = next(iter(features.values())).shape[1]
     return [_row(name, values[name], null[name], len(endpoint.cells), n_features) for name in metrics]
 
@@ -179,35 +267,3 @@ def _row(
         "p": permutation_p(float(np.mean(values)), means),
         "status": "ok",
     }
-
-
-def fit_probe(x: Float[np.ndarray, "cell feature"], endpoint: Endpoint) -> dict[str, Any]:
-    """Readout on all cells of an endpoint, standardisation folded into its weights.
-
-    Parameters
-    ----------
-    x
-        Latent of all cells.
-    endpoint
-        What to read.
-
-    Returns
-    -------
-    dict
-        ``weights`` (feature, output), ``offset`` (output,), ``classes`` (names, or empty for a depth).
-
-    Raises
-    ------
-    EvaluationError
-        If the cells hold one class only.
-    """
-    target = endpoint.target[endpoint.cells]
-    if len(set(target.tolist())) < 2:
-        raise EvaluationError(
-            f"Endpoint '{endpoint.name}' has {len(set(target.tolist()))} class among its cells; skip it."
-        )
-    scaler, linear = (step for _, step in probe(endpoint.kind).fit(x[endpoint.cells], target).steps)
-    weights = np.atleast_2d(linear.coef_) / scaler.scale_
-    offset = np.atleast_1d(linear.intercept_) - weights @ scaler.mean_
-    classes = [] if endpoint.kind == "depth" else [str(c) for c in linear.classes_]
-    return {"weights": weights.T, "offset": offset, "classes": classes}

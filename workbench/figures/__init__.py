@@ -1,21 +1,31 @@
 """Pure functions from a tidy table to a plotly figure; notebooks, reports and experiments call the same ones."""
 
 from workbench.figures.ablation import effect_map, head_intervals, label_effects
+from workbench.figures.added import added_value
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
+from workbench.figures.compaction import compaction_pareto
 from workbench.figures.distances import ruler_against_latent
 from workbench.figures.evidence import holdouts, readouts
+from workbench.figures.factors import factor_drops, factor_effects, factor_genes
 from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
 from workbench.figures.heads import head_map
 from workbench.figures.latent import latent_map
 from workbench.figures.manifold import dimension_agreement, let_elbow, trajectories, trust_curve
+from workbench.figures.sensitivity import sensitivity
 from workbench.figures.style import BRANCH_COLORS, branch_color
+from workbench.figures.subsets import subset_interactions
 
 __all__ = [
     "BRANCH_COLORS",
+    "added_value",
     "attribution_scatter",
     "branch_color",
+    "compaction_pareto",
     "dimension_agreement",
     "effect_map",
+    "factor_drops",
+    "factor_effects",
+    "factor_genes",
     "head_intervals",
     "gate_table",
     "head_map",
@@ -29,6 +39,8 @@ __all__ = [
     "readouts",
     "recovery",
     "ruler_against_latent",
+    "sensitivity",
+    "subset_interactions",
     "trajectories",
     "transfer_map",
     "trust_curve",

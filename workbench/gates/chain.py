@@ -16,15 +16,14 @@ from workbench.capture.record import capture
 from workbench.capture.sinks import Only
 from workbench.cells.datasets import content_hash
 from workbench.cells.genes import choose_panel, match_genes
-from workbench.config import GatesConfig
 from workbench.errors import EvaluationError, unknown_name
-from workbench.extractor.operator import feature_map
+from workbench.extractor.operator import DenseOperators, feature_map, head_name
 from workbench.extractor.weight_operators import weight_operators
 from workbench.files import digest, write_arrays, write_text
 from workbench.gates.geometry import geometry
 from workbench.gates.panels import EXTERNAL, INTERNAL, Measured, Panel, check_panels, load_panel, measure, panel_table
 from workbench.gates.spec import GATES, SPEC
-from workbench.gates.store import MATRICES, head_name, read_panel, write_panel
+from workbench.gates.store import MATRICES, read_panel, write_panel
 from workbench.gates.tasks import (
     MODEL,
     Place,
@@ -41,6 +40,7 @@ from workbench.manifold.ruler import Ruler, load_ruler
 from workbench.model.checkpoint import load_checkpoint
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
+from workbench.settings import GatesConfig
 from workbench.sweep import Backend, Task, run_sweep
 
 
@@ -59,13 +59,17 @@ class GatesChain:
     Raises
     ------
     EvaluationError
-        If a required gate does not exist.
+        If a required gate does not exist, or the feature map was chosen by what the gates judge.
     """
 
     def __init__(self, config: GatesConfig, out: Path, backend: Backend) -> None:
         for gate in config.required:
             if gate not in GATES:
                 raise EvaluationError(f"Key 'required': {unknown_name('gate', gate, GATES)}")
+        if config.adaptor.feature_map == "topk":
+            raise EvaluationError(
+                "The topk feature map chooses its heads by the very anchors that the gates judge; use 'single' or 'drift'."
+            )
         self.config, self.out, self.backend, self.tables = config, out, backend, out / "tables"
 
     @cached_property
@@ -168,9 +172,8 @@ class GatesChain:
             operators, found = self._attention(folder)
         else:
             operators = weight_operators(self.model, self.genes, config.operator).dense()
-        settings = config.adaptor
         arrays = {head_name(layer, head): operators[layer, head] for layer, head in np.ndindex(*operators.shape[:2])}
-        arrays[MODEL] = feature_map(operators, settings.feature_map, settings.layer, settings.head)
+        arrays[MODEL] = feature_map(DenseOperators(operators), config.adaptor.feature_map_spec())
         write_arrays(folder / MATRICES, {name: matrix.astype(np.float32) for name, matrix in arrays.items()})
         shutil.rmtree(folder / "capture", ignore_errors=True)
         return {"shape": list(operators.shape), **found}

@@ -13,12 +13,13 @@ from anndata import AnnData
 
 from workbench.cells.anchors import Anchors, make_anchors
 from workbench.cells.genes import match_genes, with_matched_names
-from workbench.config import AnchorConfig, CellPanelConfig, DataConfig, load_cells
+from workbench.config import load_cells
 from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.extractor.algorithm import panel_expression
 from workbench.manifold.ruler import Ruler
 from workbench.model.vocabulary import Vocabulary
 from workbench.seeds import key
+from workbench.settings import AnchorConfig, CellPanelConfig, DataConfig
 
 INTERNAL, EXTERNAL, ZERO_SHOT, TO_FAIL = "internal", "external", "zero shot", "expected to fail"
 

@@ -131,8 +131,7 @@ def _setting(chain: GatesChain) -> str:
 
 def _summary(chain: GatesChain, results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     config = chain.config
-    settings = config.adaptor
-    what = settings.feature_map if settings.feature_map == "drift" else f"L{settings.layer}H{settings.head}"
+    what = config.adaptor.name
     sources = dict.fromkeys(panel.cells.uns["workbench"]["source"] for panel in chain.panels.values())
     sizes = "; ".join(
         f"{row.panel} ({row.role}): {row.cells} cells, {row.anchors} anchors, {row.stages} stages, {row.donors} donors"

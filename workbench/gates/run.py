@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from workbench.config import GatesConfig
 from workbench.gates.chain import GatesChain
 from workbench.gates.report import report_stage
 from workbench.gates.spec import SPEC
+from workbench.settings import GatesConfig
 from workbench.stages import StageRunner
 from workbench.sweep import Backend
 
@@ -57,7 +57,7 @@ def run_gates(config: GatesConfig, out: Path, backend: Backend | None = None) ->
     }
     inputs = chain.inputs()
     panels = runner.run("panels", inputs, chain.panels_stage, [tables["panels"]])
-    feature_map = config.adaptor.model_dump(include={"feature_map", "layer", "head"})
+    feature_map = config.adaptor.model_dump(mode="json", include={"feature_map", "layer", "head", "blocks"})
     operators = runner.run("operators", [panels["key"], feature_map], chain.operators_stage)
     judged = [operators["key"], config.adaptor.model_dump(mode="json"), chain.inputs()["graph"]]
     results = {"panels": panels, "operators": operators}

@@ -20,17 +20,6 @@ MATRICES = "operators.safetensors"
 _MOST_CELLS = 5000
 
 
-def head_name(layer: int, head: int) -> str:
-    """Name of a head's matrix.
-
-    Parameters
-    ----------
-    layer, head
-        From 0.
-    """
-    return f"L{layer}H{head}"
-
-
 def write_panel(folder: Path, measured: Measured, seed: int) -> None:
     """Write a panel's anchors and cells.
 

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.config import GatesConfig, absolute
+from workbench.config import absolute
 from workbench.errors import EvaluationError
 from workbench.extractor.adaptor import LETAdaptor
 from workbench.extractor.controls import gaussian
+from workbench.extractor.operator import head_name
 from workbench.gates.evaluate import Gate, evaluate, expected_to_fail, first_five
 from workbench.gates.panels import INTERNAL, TO_FAIL, ZERO_SHOT
 from workbench.gates.pool import Pool
 from workbench.gates.screen import gate_columns, rank_heads, score_head
 from workbench.gates.spec import GATES, SPEC
-from workbench.gates.store import head_name, read_matrix, read_panel
+from workbench.gates.store import read_matrix, read_panel
 from workbench.manifold.ruler import load_ruler
+from workbench.settings import GatesConfig
 from workbench.sweep import Task
 
 MODEL = "configured feature map"
@@ -87,8 +89,7 @@ def adaptor_of(config: GatesConfig) -> LETAdaptor:
     config
         Configuration.
     """
-    settings = config.adaptor
-    return LETAdaptor(k=settings.k, alpha=settings.alpha, beta=settings.beta, steps=settings.steps)
+    return LETAdaptor(**config.adaptor.parameters())
 
 
 def gate_tasks(place: Place) -> list[Task]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from workbench.extractor.adaptor import LETAdaptor, angles
+from workbench.extractor.operator import Head, OperatorSource
 from workbench.seeds import generator
 from workbench.stats import permutation_p, spearman
 
@@ -84,6 +85,7 @@ def holdout_correlation(
     *,
     refits: int,
     seed: int,
+    weights: Float[np.ndarray, " anchor"] | None = None,
 ) -> tuple[dict[str, Any], Float[np.ndarray, " draw"]]:
     """Fit on the anchors that are left, correlate latent angles with ruler distances on those held out.
 
@@ -102,6 +104,8 @@ def holdout_correlation(
         Null draws: stages relabelled (see `relabelled`), everything fitted again.
     seed
         Seed of the null.
+    weights
+        Of the anchors, when the adaptor is fitted.
 
     Returns
     -------
@@ -109,14 +113,14 @@ def holdout_correlation(
         ``spearman`` (mean over splits), ``sd``, ``n_splits``, ``n_pairs`` (mean), ``status``; and the null draws of the
         same mean, for `with_null`.
     """
-    found, pairs = holdout_values(features, stage, ruler, splits(stage), adaptor)
+    found, pairs = holdout_values(features, stage, ruler, splits(stage), adaptor, weights)
     if not len(found):
         nothing = dict.fromkeys(("spearman", "sd", "n_pairs"), float("nan"))
         return {**nothing, "n_splits": 0, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
     null = []
     for draw in range(refits):
         again = relabelled(stage, seed, draw)
-        values = holdout_values(features, again, ruler, splits(again), adaptor)[0]
+        values = holdout_values(features, again, ruler, splits(again), adaptor, weights)[0]
         null.append(values.mean() if len(values) else np.nan)
     row = {
         "spearman": float(found.mean()),
@@ -173,6 +177,37 @@ def relabelled(stage: Int[np.ndarray, " anchor"], seed: int, draw: int) -> Int[n
     place = np.zeros(present.max() + 1, dtype=int)
     place[present] = generator(seed, "relabel", str(draw)).permutation(present)
     return place[stage]
+
+
+def head_scores(
+    operators: OperatorSource,
+    centroids: Float[np.ndarray, "anchor gene"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Float[np.ndarray, "stage stage"],
+    splits: Sequence[Split],
+    adaptor: LETAdaptor,
+) -> dict[Head, float]:
+    """Mean over splits of the rank correlation on held-out anchors, for every head alone.
+
+    Parameters
+    ----------
+    operators
+        Of all heads.
+    centroids, stage
+        Anchors.
+    ruler, splits, adaptor
+        As in `holdout_values`.
+
+    Returns
+    -------
+    dict
+        By layer and head; NaN where no split can be judged.
+    """
+    found = {}
+    for layer, head in np.ndindex(*operators.shape):
+        values, _ = holdout_values(centroids @ operators.head(layer, head), stage, ruler, splits, adaptor)
+        found[layer, head] = float(values.mean()) if len(values) else float("nan")
+    return found
 
 
 @threadpool_limits.wrap(limits=1)

@@ -16,25 +16,29 @@ import torch
 import yaml
 from helpers import randomise
 
-from workbench import chain as chain_module
-from workbench import run as run_module
 from workbench.capture import capture
-from workbench.chain import Chain
 from workbench.cli import main
-from workbench.config import RunConfig, read_config
+from workbench.config import read_config
 from workbench.errors import EvaluationError
 from workbench.extractor.algorithm import Algorithm
+from workbench.extractor.saved_operator import Operator
+from workbench.extractor.store import StoredOperators
 from workbench.files import read_arrays, read_json
 from workbench.model.checkpoint import load_checkpoint, save_checkpoint
 from workbench.model.config import ModelConfig
 from workbench.model.hooked import HookedScGPT
 from workbench.model.vocabulary import Vocabulary
-from workbench.run import run
+from workbench.runs import chain as chain_module
+from workbench.runs import evidence as evidence_module
+from workbench.runs import run as run_module
+from workbench.runs.chain import Chain
+from workbench.runs.run import run
+from workbench.settings import RunConfig
 
 N_GENES, PER_LABEL, LAYERS, HEADS = 36, 13, 3, 2
-STAGES = ["cells", "operators", "heads", "readouts", "algorithm"]
-TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "distances"]
-FIGURES = ["latent", "heads", "holdouts", "distances", "readouts"]
+STAGES = ["cells", "operators", "untrained", "heads", "readouts", "algorithm"]
+TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
+FIGURES = ["latent", "heads", "holdouts", "distances", "readouts", "added"]
 
 
 class FlatUMAP:
@@ -135,7 +139,8 @@ def no_evaluation(monkeypatch):
     """Stages after the operators, and the report, do nothing; returns the runners of the runs."""
     runners = []
     for stage in ("heads", "readouts", "algorithm"):
-        monkeypatch.setattr(Chain, f"{stage}_stage", lambda self, folder: {})
+        monkeypatch.setattr(run_module, f"{stage}_stage", lambda chain, folder: {})
+    monkeypatch.setattr(Chain, "untrained_stage", lambda self, folder: {})
     monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results: runners.append(runner))
     return runners
 
@@ -181,7 +186,7 @@ def test_the_manifest_says_what_made_the_run(first, checkpoint):
 
 def test_the_metrics_are_those_of_the_tables(first, cells):
     metrics = first.metrics
-    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 18
+    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 21
     assert {row["representation"] for row in metrics["readouts"]} == {
         "latent (LET on drift)",
         "latent (LET on x itself)",
@@ -189,6 +194,7 @@ def test_the_metrics_are_those_of_the_tables(first, cells):
         "latent (LET on random vectors, same singular values)",
         "latent (LET on the operator with its genes permuted)",
         "latent (LET on the cells' own gene correlation)",
+        "latent (LET on the same model before training)",
         "PCA-3 of x",
         "raw x (log-normalised panel)",
         "scGPT cls embedding",
@@ -216,7 +222,7 @@ def test_cells_are_listed_as_they_are(first, cells):
 
 
 def test_the_algorithm_from_the_file_makes_the_latent_table(first, cells):
-    algorithm = Algorithm.load(first.out / "algorithm")
+    algorithm = Algorithm.from_pretrained(first.out / "algorithm")
     latent = pd.read_csv(first.out / "tables" / "latent.csv")
     expected = latent[["z_1", "z_2", "z_3"]].to_numpy()
     found = algorithm.transform(cells)
@@ -230,13 +236,15 @@ def test_the_algorithm_from_the_file_makes_the_latent_table(first, cells):
 
 def test_the_operators_are_means_over_folds(first, cells):
     folder = first.out / "stages" / "operators"
-    arrays, _ = read_arrays(folder / "operators.safetensors")
-    maps, _ = read_arrays(folder / "feature-maps.safetensors")
-    assert arrays["attention"].shape == (LAYERS, HEADS, N_GENES - 2, N_GENES - 2)
-    assert set(maps) == {"all", "without-0", "without-1"} and maps["all"].shape == (N_GENES - 2, 2 * (N_GENES - 2))
+    stored = StoredOperators(folder)
+    assert stored.shape == (LAYERS, HEADS) and stored.head(0, 0).shape == (N_GENES - 2, N_GENES - 2)
+    whole, parts = stored.counts, [stored.leaving([k]).counts for k in (0, 1)]
+    assert np.array_equal(whole, sum(parts))
+    sums = [stored.leaving([k]).head(1, 1) * part for k, part in enumerate(parts)]
+    np.testing.assert_allclose(stored.head(1, 1) * whole, sum(sums), atol=1e-5)
     panel = (folder.parent / "cells" / "panel.txt").read_text().splitlines()
     expressed = (cells.X[:, [i for i, g in enumerate(cells.var_names) if g.upper() in panel]] > 0).toarray()
-    assert np.array_equal(np.sort(np.diag(arrays["counts"])), np.sort(expressed.sum(0)))
+    assert np.array_equal(np.sort(np.diag(whole)), np.sort(expressed.sum(0)))
     assert panel == sorted(panel) and "NOT MEASURED" not in panel
 
 
@@ -262,7 +270,7 @@ def test_an_unchanged_run_is_kept_whole(first, again, capsys):
     assert again() == STAGES
     assert read_json(again.out / "metrics.json") == first.metrics
     assert {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()} == before
-    assert capsys.readouterr().err.count("unchanged, kept") == 5
+    assert capsys.readouterr().err.count("unchanged, kept") == 6
 
 
 def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
@@ -275,21 +283,23 @@ def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
 
 
 def test_another_width_reruns_what_depends_on_it(first, again):
-    assert again("adaptor.k=2") == ["cells", "operators"]
+    assert again("adaptor.k=2") == ["cells", "operators", "untrained"]
     latent = pd.read_csv(again.out / "tables" / "latent.csv")
     assert [c for c in latent if c.startswith("z_")] == ["z_1", "z_2"]
-    assert Algorithm.load(again.out / "algorithm").matrix.shape == (N_GENES - 2, 2)
+    assert Algorithm.from_pretrained(again.out / "algorithm").matrix.shape == (N_GENES - 2, 2)
     assert read_json(again.out / "metrics.json")["readouts"] != first.metrics["readouts"]
     assert again("adaptor.k=2") == STAGES
 
 
 def test_another_feature_map_is_really_used(again):
-    assert again("adaptor.feature_map=single", "adaptor.layer=2", "adaptor.head=1") == ["cells"]
-    folder = again.out / "stages" / "operators"
-    operators = read_arrays(folder / "operators.safetensors")[0]["attention"]
-    np.testing.assert_array_equal(read_arrays(folder / "feature-maps.safetensors")[0]["all"], operators[2, 1])
+    kept = again("adaptor.feature_map=single", "adaptor.layer=2", "adaptor.head=1")
+    assert kept == ["cells", "operators", "untrained"]
+    operators = StoredOperators(again.out / "stages" / "operators")
+    saved = Operator.load(again.out / "operator")
+    np.testing.assert_array_equal(saved.matrix, operators.head(2, 1))
+    assert (saved.feature_map, saved.kind) == ("L2H1", "attention") and saved.genes == operators.genes
     heads = table(again.out, "heads").query("layer == '2' and head == '1'")
-    configured = table(again.out, "holdouts").query("operator == 'single' and holdout == 'random'")
+    configured = table(again.out, "holdouts").query("operator == 'L2H1' and holdout == 'random'")
     assert float(heads["spearman"].iloc[0]) == pytest.approx(float(configured["spearman"].iloc[0]), abs=1e-3)
 
 
@@ -297,12 +307,15 @@ def test_another_feature_map_is_really_used(again):
     ("override", "kept"),
     [
         ("name=other", STAGES),
-        ("adaptor.k=2", ["cells", "operators"]),
-        ("adaptor.feature_map=single", ["cells"]),
-        ("adaptor.layer=1", ["cells"]),
+        ("adaptor.k=2", ["cells", "operators", "untrained"]),
+        ("adaptor.feature_map=single", ["cells", "operators", "untrained"]),
+        ("adaptor.layer=1", ["cells", "operators", "untrained"]),
         ("capture.max_tokens=20", ["cells"]),
-        ("anchors.parts=3", ["cells", "operators"]),
-        ("evaluation.permutations=6", ["cells", "operators"]),
+        ("operator=qk", ["cells"]),
+        ("anchors.parts=3", ["cells", "operators", "untrained"]),
+        ("evaluation.permutations=6", ["cells", "operators", "untrained"]),
+        ("readout.hidden=4", ["cells", "operators", "untrained"]),
+        ("cell_heads={}", ["cells", "operators", "untrained", "heads"]),
         ("evaluation.folds=3", []),
         ("panel.size=20", []),
         ("stages={NA: NK}", []),
@@ -362,11 +375,11 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(first, tmp_path, monkeyp
     )
     run(config, tmp_path)
     assert done[0].resumed_at == 32
-    for name in ("operators", "feature-maps", "cells"):
+    for name in ("operators-0", "operators-1", "cells"):
         a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
         assert set(a) == set(b)
         for key, value in b.items():
-            np.testing.assert_allclose(a[key], value, atol=1e-5)
+            np.testing.assert_allclose(a[key], value, atol=1e-4)
     assert not (tmp_path / "stages" / "operators" / "capture").exists()
 
 
@@ -378,10 +391,10 @@ def test_an_interrupted_run_with_another_configuration_starts_that_stage_afresh(
     config = read_config(first.path, RunConfig, [override])
     for out in ("a", "b"):
         run(config, tmp_path / out)
-    for name in ("operators", "feature-maps"):
+    for name in ("operators-0", "operators-1"):
         a, b = (read_arrays(tmp_path / o / "stages" / "operators" / f"{name}.safetensors")[0] for o in "ab")
         for key, value in b.items():
-            np.testing.assert_allclose(a[key], value, atol=1e-5)
+            np.testing.assert_allclose(a[key], value, atol=1e-4)
 
 
 # Donors, and data that lack something
@@ -401,13 +414,13 @@ def test_donors_stay_whole_and_are_held_out(with_donors, cells):
     assert (listed.groupby("donor")["fold"].nunique() == 1).all() and set(listed["fold"]) == {"0", "1"}
     assert with_donors.metrics["stages"]["cells"]["folds"] == "donor"
     donors = [row for row in with_donors.metrics["holdouts"] if row["holdout"] == "donor"]
-    assert [row["n_splits"] for row in donors] == [4] * 6 and all(row["status"] == "ok" for row in donors)
+    assert [row["n_splits"] for row in donors] == [4] * 7 and all(row["status"] == "ok" for row in donors)
     assert "Donor holdout" not in {item["what"] for item in with_donors.metrics["skipped"]}
     assert "Whole donors are held out" in (with_donors.out / "report.html").read_text()
 
 
 def test_anchors_are_one_per_donor_tissue_and_label(with_donors, cells):
-    anchors = Chain(read_config(with_donors.path, RunConfig), with_donors.out).anchors
+    anchors = Chain(read_config(with_donors.path, RunConfig), with_donors.out).anchors()
     groups = cells.obs[cells.obs["label"] != "NA"].groupby(["donor", "label"]).size()
     assert len(anchors) == (groups >= 2).sum() and set(anchors.table["donor"]) == {"01", "1", "NA", "d4"}
     assert set(anchors.table["tissue"]) == {"blood"}
@@ -423,11 +436,12 @@ def features_without_the_first_fold(monkeypatch, config, out):
         return [{**row, "representation": name, "by_fold": {0: 0.5, 1: 0.5}} for name in representations]
 
     chain = Chain(config, out)
-    for name, stage in (("cells", chain.cells_stage), ("operators", chain.operators_stage)):
+    stages = {"cells": chain.cells_stage, "operators": chain.operators_stage, "untrained": chain.untrained_stage}
+    for name, stage in stages.items():
         (out / "stages" / name).mkdir(parents=True, exist_ok=True)
         stage(out / "stages" / name)
-    monkeypatch.setattr(chain_module, "cross_validate", record)
-    chain.readouts_stage(out)
+    monkeypatch.setattr(evidence_module, "cross_validate", record)
+    evidence_module.readouts_stage(chain, out)
     return found
 
 
@@ -449,7 +463,7 @@ def test_neither_labels_nor_values_of_held_out_cells_reach_what_is_tested_on_the
     after = features_without_the_first_fold(monkeypatch, read_config(path, RunConfig), tmp_path / "after")
     assert np.array_equal(after["fold"], before["fold"])
     names = [name for name in before if name != "fold"]
-    assert len(names) == 9
+    assert len(names) == 10
     for name in names:
         np.testing.assert_allclose(after[name][~held], before[name][~held], atol=1e-5, err_msg=name)
         assert not np.allclose(after[name][held], before[name][held]), name
@@ -493,7 +507,7 @@ def test_batches_that_are_no_numbers_are_said(cells, checkpoint, tmp_path, capsy
 def test_the_cells_may_stay_on_the_disk(first, tmp_path, no_evaluation):
     config = read_config(first.path, RunConfig, ["data.backed=true"])
     run(config, tmp_path)
-    for name in ("operators", "feature-maps", "cells"):
+    for name in ("operators-0", "operators-1", "cells"):
         a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
         assert set(a) == set(b) and all(np.array_equal(a[key], b[key]) for key in a)
     a, b = (Chain(c, first.out).expression for c in (config, read_config(first.path, RunConfig)))

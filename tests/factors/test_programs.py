@@ -1,0 +1,250 @@
+"""Enrichment agrees with closed forms, finds what was planted, and finds nothing where genes were shuffled."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import hypergeom
+
+from workbench.errors import EvaluationError, ShapeError
+from workbench.factors.gene_sets import GeneSets
+from workbench.factors.programs import COLUMNS, enrich, over_representation, preranked
+from workbench.stats import benjamini_hochberg
+
+N = 200
+
+
+def gene_sets(**sets):
+    return GeneSets("test", sets, {term: f"source of {term}" for term in sets})
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """200 genes, 3 factors of noise; term p0 stands out in what f00 reads, p1 in f01 (negative), p2 in what f02 writes."""
+    rng = np.random.default_rng(1)
+    genes = [f"GENE{i}" for i in range(N)]
+    shuffled = rng.permutation(genes)
+    sets = {f"p{k}": tuple(shuffled[12 * k : 12 * k + 12]) for k in range(3)}
+    sets |= {f"d{k}": tuple(rng.choice(shuffled[36:], 14, replace=False)) for k in range(6)}
+    sets["absent"] = (*sets["d0"], "ELSEWHERE1", "ELSEWHERE2")
+    loadings = {side: rng.standard_normal((N, 3)) for side in ("read", "write")}
+    for side, factor, term, shift in (("read", 0, "p0", 3), ("read", 1, "p1", -3), ("write", 2, "p2", 3)):
+        loadings[side][np.isin(genes, sets[term]), factor] += shift
+    return genes, gene_sets(**sets), loadings
+
+
+@pytest.fixture(scope="module")
+def result(planted):
+    genes, sets, loadings = planted
+    return enrich(loadings, genes, sets, n_top=25, null_draws=2, seed=0)
+
+
+def test_planted_programs_are_found_and_nothing_else(result):
+    for method in ("ORA", "GSEA"):
+        hits = result.table.query("method == @method and q <= 0.05")
+        found = set(zip(hits["factor"], hits["side"], hits["direction"], hits["term"], strict=True))
+        assert found == {("f00", "read", "+", "p0"), ("f01", "read", "-", "p1"), ("f02", "write", "+", "p2")}, method
+
+
+def test_the_table_is_tidy_and_complete(result):
+    table = result.table
+    assert list(table.columns) == list(COLUMNS) and not table[["score", "p", "q"]].isna().any().any()
+    places = ["method", "factor", "side", "direction", "term"]
+    assert not table.duplicated(places).any()
+    n_terms = 10
+    assert (table["method"] == "ORA").sum() == 3 * 2 * 2 * n_terms and (
+        table["method"] == "GSEA"
+    ).sum() == 3 * 2 * n_terms
+    assert (table["source"] == "source of " + table["term"]).all()
+    assert (table["genes"].str.split(";").str.len().where(table["genes"] != "", 0) == table["overlap"]).all()
+    assert (table.query("method == 'GSEA'")["n_list"] == N).all()
+    assert set(result.terms.query("kept")["term"]) == set(table["term"])
+    assert table.query("term == 'absent'")["n_term"].eq(14).all(), "genes off the panel do not count"
+
+
+def test_over_representation_is_the_hypergeometric_tail_with_the_panel_as_urn(result):
+    ora = result.table.query("method == 'ORA'")
+    some = ora["overlap"] > 0
+    tail = hypergeom.sf(ora["overlap"] - 1, N, ora["n_term"], ora["n_list"])
+    np.testing.assert_allclose(ora["p"][some], tail[some], atol=1e-10)
+    assert (ora["p"][~some] == 1).all() and (~some).any(), "a term without overlap is a test too"
+
+
+def test_all_lists_at_once_give_what_gseapy_gives_one_by_one(planted, result):
+    genes, sets, loadings = planted
+    members = np.array([np.isin(genes, sets.sets[term]) for term in sorted(sets.sets)])
+    top = np.zeros((1, N), dtype=bool)
+    top[0, np.argsort(-loadings["read"][:, 0])[:25]] = True
+    p, odds, overlap = over_representation(top, members)
+    rows = result.table.query("method == 'ORA' and factor == 'f00' and side == 'read' and direction == '+'")
+    rows = rows.sort_values("term")
+    np.testing.assert_allclose(p[0], rows["p"], atol=1e-12)
+    np.testing.assert_allclose(odds[0], rows["score"], rtol=1e-12)
+    assert list(overlap[0]) == list(rows["overlap"])
+
+
+def test_the_null_tests_as_many_rows_as_the_table_and_hits_next_to_nothing(result):
+    sizes = result.table.groupby("method").size()
+    assert list(result.null.columns) == ["method", "draw", "n_tests", "hits", "smallest_p"] and len(result.null) == 4
+    assert (result.null["n_tests"] == result.null["method"].map(sizes)).all()
+    assert result.null["hits"].sum() <= 2 and (result.null["smallest_p"] > 1e-5).all()
+
+
+def test_q_is_over_all_factors_sides_and_terms_of_a_method(result):
+    for _, part in result.table.groupby("method"):
+        np.testing.assert_allclose(part["q"], benjamini_hochberg(part["p"].to_numpy()))
+
+
+def test_the_order_of_the_genes_does_not_matter(planted):
+    genes, sets, loadings = planted
+    order = np.random.default_rng(5).permutation(N)
+    one = {"read": np.round(loadings["read"][:, :1], 1)}
+    kwargs = {"n_top": 25, "permutations": 200, "null_draws": 1, "seed": 3}
+    a = enrich(one, genes, sets, **kwargs)
+    b = enrich({"read": one["read"][order]}, [genes[i] for i in order], sets, **kwargs)
+    assert a.table.equals(b.table) and a.null.equals(b.null) and a.terms.equals(b.terms)
+
+
+def running_sum(loading, inside):
+    order = np.argsort(-loading, kind="stable")
+    hit = inside[order]
+    step = np.where(hit, np.abs(loading[order]) / np.abs(loading[inside]).sum(), -1 / (~inside).sum())
+    walk = np.cumsum(step)
+    return walk[np.argmax(np.abs(walk))], order[hit & (np.arange(len(walk)) <= np.argmax(walk))]
+
+
+def test_the_enrichment_score_is_the_largest_deviation_of_the_running_sum():
+    rng = np.random.default_rng(2)
+    loading = rng.standard_normal(60)
+    members = np.array([np.isin(np.arange(60), rng.choice(60, k, replace=False)) for k in (3, 8, 20)])
+    members = np.vstack([members, np.isin(np.arange(60), np.argsort(-loading)[:10:2])])
+    found = preranked(loading, members, 100, 0)
+    np.testing.assert_allclose(found["es"], [running_sum(loading, m)[0] for m in members], atol=1e-8)
+    assert found["edge"][3] == tuple(running_sum(loading, members[3])[1]), "the leading edge, by rank"
+
+
+def test_p_of_gsea_is_the_share_of_all_sets_of_its_size_and_sign_that_score_as_high():
+    rng = np.random.default_rng(4)
+    loading = rng.standard_normal(16)
+    loading[:4] += 1.5
+    every = np.array([running_sum(loading, np.isin(np.arange(16), c))[0] for c in itertools.combinations(range(16), 3)])
+    members = np.array([np.isin(np.arange(16), c) for c in ((0, 1, 2), (1, 7, 9), (5, 11, 14), (3, 4, 8))])
+    for (es, _, p, _), inside in zip(
+        preranked(loading, members, 10_000, 0).itertuples(index=False), members, strict=True
+    ):
+        signed = every[np.sign(every) == np.sign(es)]
+        exact = (np.abs(signed) >= abs(running_sum(loading, inside)[0]) - 1e-9).mean()
+        assert p == pytest.approx(exact, rel=0.25)
+
+
+def test_p_goes_below_what_permutations_can_resolve_and_is_never_zero():
+    loading = np.linspace(1, -1, 150)
+    p = preranked(loading, np.isin(np.arange(150), np.arange(15))[None], 100, 0)["p"][0]
+    assert 0 < p < 1e-8
+
+
+def test_sparse_loadings_are_tested_and_a_term_that_they_do_not_touch_has_p_1(capfd):
+    rng = np.random.default_rng(0)
+    loading = np.zeros(N)
+    loading[:20], loading[20:40] = np.linspace(2, 1, 20), np.linspace(-1, -2, 20)
+    terms = [np.arange(8), np.arange(100, 110), np.r_[0, 90:100], *(rng.choice(N, 12, replace=False) for _ in range(8))]
+    found = preranked(loading, np.array([np.isin(np.arange(N), t) for t in terms]), 1000, 0)
+    assert found["p"][0] < 1e-4 and found["es"][0] > 0.95
+    assert found.loc[1, ["es", "nes", "p"]].tolist() == [0, 0, 1] and found["edge"][1] == ()
+    assert found["edge"][2] == (0,) and found["p"].between(0, 1).all()
+    assert capfd.readouterr() == ("", ""), "ties are ours to order, the library need not warn of them"
+
+
+def test_a_side_without_negative_loadings_has_no_negative_list():
+    rng = np.random.default_rng(0)
+    loadings = {"read": np.abs(rng.standard_normal((N, 1))), "write": -np.eye(N)[:, 3:4]}
+    sets = gene_sets(a=tuple(f"G{i}" for i in range(10)))
+    ora = enrich(loadings, [f"G{i}" for i in range(N)], sets, null_draws=0, seed=0).table.query("method == 'ORA'")
+    assert list(zip(ora["side"], ora["direction"], ora["n_list"], strict=True)) == [
+        ("read", "+", 60),
+        ("write", "-", 1),
+    ]
+
+
+def test_equal_loadings_are_ordered_by_gene_name():
+    genes = ["d", "b", "a", "c", *(f"x{i}" for i in range(20))]
+    loading = np.r_[1.0, 1, 1, 1, np.full(20, -0.5)][:, None]
+    ora = enrich({"read": loading}, genes, gene_sets(t=("a", "b", "c", "d")), n_top=2, null_draws=0, seed=0).table
+    assert ora.query("method == 'ORA' and direction == '+'")["genes"].tolist() == ["a;b"]
+
+
+def test_a_panel_of_mixed_spelling_is_not_upper_cased_on_the_way():
+    genes = [
+        *(f"Cd{i}" for i in range(6)),
+        *(f"C{i}orf1" for i in range(6)),
+        *(f"GENE{i}" for i in range(150)),
+        "7",
+        "12",
+    ]
+    loading = np.linspace(1, -1, len(genes))[:, None]
+    sets = gene_sets(t=("CD0", "CD1", "C1orf1", "7"), u=tuple(f"GENE{i}" for i in range(8)))
+    table = enrich({"read": loading}, genes, sets, n_top=10, null_draws=0, seed=0).table
+    assert set(table.query("term == 't'")["n_term"]) == {4}
+    assert table.query("term == 't' and method == 'ORA' and direction == '+'")["genes"].tolist() == ["Cd0;Cd1;C1orf1"]
+
+
+def test_shuffled_genes_give_about_alpha():
+    rng = np.random.default_rng(0)
+    genes = [f"G{i:03d}" for i in range(N)]
+    sets = gene_sets(**{f"t{k}": tuple(rng.choice(genes, 5 + k // 2, replace=False)) for k in range(40)})
+    table = enrich({"read": rng.standard_normal((N, 8))}, genes, sets, n_top=25, null_draws=0, seed=0).table
+    share = table.assign(low=table["p"] <= 0.05).groupby("method")["low"].mean()
+    assert 0.03 < share["GSEA"] < 0.075, "320 tests: 0.05 within three standard errors"
+    assert share["ORA"] < 0.06, "discrete, so below its level"
+    assert not (table["q"] <= 0.05).any()
+
+
+def test_the_null_hands_out_the_same_names_to_all_sides(planted):
+    genes, sets, loadings = planted
+    read = loadings["read"][:, :1]
+    kwargs = {"n_top": 25, "permutations": 100, "null_draws": 4, "seed": 0}
+    one = enrich({"read": read}, genes, sets, **kwargs).null.query("method == 'ORA'")
+    two = enrich({"read": read, "write": read}, genes, sets, **kwargs).null.query("method == 'ORA'")
+    assert two["n_tests"].tolist() == [2 * n for n in one["n_tests"]]
+    assert two["smallest_p"].tolist() == one["smallest_p"].tolist() and one["smallest_p"].nunique() > 1
+
+
+def test_no_null_draws_leave_an_empty_table(planted):
+    genes, sets, loadings = planted
+    found = enrich({"read": loadings["read"][:, :1]}, genes, sets, permutations=100, null_draws=0, seed=0)
+    assert found.null.empty and "hits" in found.null.columns
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        ({"loadings": {}}, EvaluationError, "no loadings to enrich"),
+        ({"loadings": {"read": np.full((N, 2), np.nan)}}, EvaluationError, "side 'read' are not all finite"),
+        (
+            {"loadings": {"read": np.eye(N)[:, :3] * [1, 0, 1]}},
+            EvaluationError,
+            "Factor f01 is zero everywhere on side 'read'",
+        ),
+        ({"loadings": {"read": np.ones((N - 1, 2))}}, ShapeError, r"shape \(199, 2\); they need 200 genes"),
+        ({"loadings": {"read": np.ones((N, 0))}}, ShapeError, r"shape \(200, 0\)"),
+        (
+            {"loadings": {"read": np.ones((N, 2)), "write": np.ones((N, 3))}},
+            ShapeError,
+            "Sides differ in their factors",
+        ),
+        ({"n_top": N}, EvaluationError, "n_top is 200; .* fewer than the panel's 200"),
+        ({"n_top": 0}, EvaluationError, "n_top is 0"),
+        ({"permutations": 10}, EvaluationError, "at least 100 permutations"),
+        ({"null_draws": -1}, EvaluationError, "null_draws is -1"),
+        ({"min_size": 50}, EvaluationError, "No term of 'test' has 50 to 500 genes .* the most has 14"),
+        ({"genes": ["A"] * N}, EvaluationError, "found A twice"),
+        ({"genes": [f"ENSG{i}" for i in range(N)]}, EvaluationError, "check that both are gene symbols"),
+    ],
+)
+def test_what_cannot_be_enriched_is_refused(planted, without_shape_checks, change, error, sentence):
+    genes, sets, loadings = planted
+    given = {"loadings": loadings, "genes": genes, "sets": sets, "seed": 0, **change}
+    with pytest.raises(error, match=sentence):
+        enrich(**given)

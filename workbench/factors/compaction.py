@@ -1,0 +1,222 @@
+"""Smaller and smaller feature maps, each with its adaptor and readouts fitted again, against the one they stand for.
+
+The paper's chain is drift, one head, its truncated SVD, and a hard sparse form (arXiv:2603.10261). Beside it stand two
+alternatives of the sparse form's rank, and the exact folding, which is smaller than all of them and loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from workbench.errors import EvaluationError
+from workbench.extractor.readout import METRICS, Endpoint, probe, said, score, sides
+from workbench.factors.factorise import (
+    Factors,
+    hard_sparse,
+    nmf_factors,
+    relative_error,
+    sparse_pca_factors,
+    svd_factors,
+)
+from workbench.stats import benjamini_hochberg, corrected_difference, paired_wilcoxon
+
+REFERENCE, FOLDED, SINGLE = "reference", "folded", "single head"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A feature map of a certain size.
+
+    Attributes
+    ----------
+    name, order
+        Its name, and its place in the chain.
+    matrix
+        The feature map; None where it cannot be made.
+    n_bytes, n_weights
+        Size on disk (float32 weights, and the places of sparse ones), and numbers other than zero.
+    error
+        Relative Frobenius distance from the single head that it stands for; NaN where it stands for none.
+    note
+        Why it cannot be made.
+    """
+
+    name: str
+    order: int
+    matrix: Float[np.ndarray, "gene feature"] | None
+    n_bytes: int = 0
+    n_weights: int = 0
+    error: float = float("nan")
+    note: str = ""
+
+
+def variants(
+    reference: Float[np.ndarray, "gene feature"],
+    head: Float[np.ndarray, "gene gene"],
+    genes: tuple[str, ...],
+    *,
+    ranks: tuple[int, ...],
+    n_factors: int,
+    n_read: int,
+    n_write: int,
+    alternatives: bool,
+    width: int,
+    seed: int,
+) -> Iterator[Variant]:
+    """The chain, from large to small.
+
+    Parameters
+    ----------
+    reference, head
+        The configured feature map, and the operator of the single head that is compacted.
+    genes
+        The panel.
+    ranks, n_factors, n_read, n_write, alternatives
+        As in `CompactionConfig`.
+    width
+        k of the adaptor, for the size of the folded form.
+    seed
+        Of the alternatives.
+
+    Yields
+    ------
+    Variant
+        One after the other, so that no two are held at once.
+    """
+    yield Variant(REFERENCE, 0, reference, 4 * reference.size, reference.size)
+    # The folded form is the reference itself, multiplied out with its adaptor: same latent, another size.
+    yield Variant(FOLDED, 1, reference, 4 * width * (len(genes) + 1), width * (len(genes) + 1))
+    yield Variant(SINGLE, 2, head, 4 * head.size, head.size, 0.0)
+    wanted: list[tuple[str, Callable[[], Factors]]] = [
+        (f"rank {rank}", lambda rank=rank: svd_factors(head, genes, rank)) for rank in ranks
+    ]
+    sparse = f"hard sparse, {n_factors} x ({n_read} + {n_write})"
+    wanted.append((sparse, lambda: hard_sparse(svd_factors(head, genes, n_factors), n_read, n_write)))
+    if alternatives:
+        wanted.append((f"NMF, {n_factors}", lambda: nmf_factors(head, genes, n_factors, seed)))
+        wanted.append((f"sparse PCA, {n_factors}", lambda: sparse_pca_factors(head, genes, n_factors, seed)))
+    for order, (name, make) in enumerate(wanted, start=3):
+        try:
+            factors = make()
+        except EvaluationError as error:
+            yield Variant(name, order, None, note=str(error))
+            continue
+        left = relative_error(head, factors)
+        yield Variant(name, order, factors.matrix(), factors.n_bytes, factors.n_weights, left)
+
+
+def judge(
+    z: Float[np.ndarray, "cell k"], wanted: list[Endpoint], test: np.ndarray, hidden: int, seed: int
+) -> list[dict[str, Any]]:
+    """Readouts fitted on the training cells of a split and scored on its held-out cells.
+
+    Parameters
+    ----------
+    z
+        Latent of all cells.
+    wanted
+        Endpoints.
+    test
+        Whether each cell is held out.
+    hidden, seed
+        As in `probe`.
+
+    Returns
+    -------
+    list of dict
+        ``endpoint``, ``metric``, ``value``; NaN where either side lacks a class.
+    """
+    rows = []
+    for endpoint in wanted:
+        if (split := sides(endpoint, test)) is None:
+            rows += undefined([endpoint])
+            continue
+        train, judged = split
+        model = probe(endpoint.kind, hidden, seed).fit(z[train], endpoint.target[train])
+        found = score(endpoint.kind, endpoint.target[judged], said(model, endpoint.kind, z[judged]))
+        rows += [{"endpoint": endpoint.name, "metric": metric, "value": value} for metric, value in found.items()]
+    return rows
+
+
+def undefined(wanted: list[Endpoint]) -> list[dict[str, Any]]:
+    """Rows of endpoints that cannot be judged: NaN, never a number that looks like one.
+
+    Parameters
+    ----------
+    wanted
+        Endpoints.
+    """
+    return [
+        {"endpoint": endpoint.name, "metric": metric, "value": float("nan")}
+        for endpoint in wanted
+        for metric in METRICS[endpoint.kind]
+    ]
+
+
+def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
+    """What each variant loses against the reference, per endpoint metric.
+
+    Parameters
+    ----------
+    rows
+        One per ``split``, ``variant``, ``endpoint`` and ``metric``: ``value``, and what is known of the variant (``order``,
+        ``bytes``, ``parameters``, ``relative_error``, ``note``).
+    test_share
+        Share of the cells that a split holds out.
+
+    Returns
+    -------
+    DataFrame
+        One row per variant, endpoint and metric: ``value`` and ``sd`` over splits, ``n_splits``, ``reference``, ``difference``
+        with ``low`` and ``high`` (95 %, corrected for shared training cells) and ``p_corrected``, ``p`` (paired two-sided
+        Wilcoxon) and ``q`` (Benjamini-Hochberg over all rows), ``lost`` (below the reference with q at most 0.05), and
+        the variant's size. Values are those of the splits in which both are defined.
+    """
+    wide = rows.pivot_table(
+        index=["endpoint", "metric", "split"], columns="variant", values="value", sort=False, dropna=False
+    )
+    about = rows.groupby("variant", sort=False)[["order", "bytes", "parameters", "relative_error", "note"]]
+    known = about.agg(
+        {"order": "first", "bytes": "mean", "parameters": "mean", "relative_error": "mean", "note": "first"}
+    )
+    found: list[Mapping[str, Any]] = []
+    for (endpoint, metric), part in wide.groupby(level=["endpoint", "metric"], sort=False):
+        for name in known.sort_values("order").index:
+            both = (
+                part[[name, REFERENCE]].dropna().to_numpy()
+                if name != REFERENCE
+                else np.tile(part[[REFERENCE]].dropna().to_numpy(), 2)
+            )
+            row = {"variant": name, "endpoint": endpoint, "metric": metric, "n_splits": len(both), **known.loc[name]}
+            if not len(both):
+                found.append(row)
+                continue
+            difference = both[:, 0] - both[:, 1]
+            corrected = corrected_difference(difference, test_share)
+            found.append(
+                {
+                    **row,
+                    "value": both[:, 0].mean(),
+                    "sd": both[:, 0].std(ddof=1) if len(both) > 1 else np.nan,
+                    "reference": both[:, 1].mean(),
+                    **{key: corrected[key] for key in ("difference", "low", "high")},
+                    "p_corrected": corrected["p"],
+                    "p": np.nan if name == REFERENCE else paired_wilcoxon(difference),
+                }
+            )
+    table = pd.DataFrame(found).reindex(columns=COLUMNS)
+    table["q"] = benjamini_hochberg(table["p"].to_numpy(dtype=float))
+    table["lost"] = (table["q"] <= 0.05) & (table["difference"] < 0)
+    return table
+
+
+COLUMNS = (
+    "variant", "order", "endpoint", "metric", "value", "sd", "n_splits", "reference", "difference", "low", "high",
+    "p_corrected", "p", "q", "lost", "bytes", "parameters", "relative_error", "note",
+)  # fmt: skip

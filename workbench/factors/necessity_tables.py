@@ -1,0 +1,233 @@
+"""What the tables of ablated factors say over splits: drops with their nulls, impacts, subsets, and what lasts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from workbench.errors import EvaluationError
+from workbench.factors.necessity import OK, PLACE, RANDOM_PART, TURNED
+from workbench.seeds import generator
+from workbench.stats import benjamini_hochberg, permutation_p, spearman
+
+_NAN = float("nan")
+# In standard units, and finite: infinite draws would be left out of a p.
+_FAR = 1e300
+
+
+def summarise(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
+    """Drops of each factor over splits, with both nulls.
+
+    Parameters
+    ----------
+    effects, null
+        Of `Ablation`, of all splits.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per ``factor``, ``how``, ``endpoint`` and ``metric``: ``drop`` (mean), ``sd``, ``n_splits`` (defined ones),
+        ``intact``, ``none``, ``status``; ``null_mean``, ``null_high`` (97.5 %), ``p`` and ``q`` from the turned draws, and
+        ``part_mean``, ``part_high``, ``part_p`` and ``part_q`` from the random parts. q: Benjamini-Hochberg over all rows.
+
+    Notes
+    -----
+    The mean of a draw over splits is a draw of the mean. p is one-sided (a drop is worse than the null's). A few draws
+    per factor cannot give a small p, so drops are standardised by the mean and sd of the factor's own draws, and compared
+    with every draw of every factor (for the same metric and way), each standardised by the other draws of its own
+    factor. That assumes that standardised draws are alike for all factors. Splits that share cells are not independent;
+    sd over them is not a standard error.
+    """
+    grouped = effects.groupby(PLACE, sort=False)
+    table = grouped.agg(
+        drop=("drop", "mean"),
+        sd=("drop", "std"),
+        n_splits=("drop", "count"),
+        intact=("intact", "mean"),
+        none=("none", "mean"),
+        status=("status", _status),
+    ).reset_index()
+    return _with_nulls(table, null, PLACE, ["how", "endpoint", "metric"], "drop")
+
+
+def impacts(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
+    """One number per factor: its mean drop over endpoint metrics.
+
+    Parameters
+    ----------
+    effects, null
+        As in `summarise`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per ``factor`` and ``how``, the largest impact first: ``impact`` (mean over endpoint metrics of the mean
+        drop over splits; a negative drop, where the readout is better without the factor, counts as it is),
+        ``training_impact`` (the same on the training cells), ``sd`` (over splits), ``n_splits``, ``n_metrics``, ``share``
+        (of the summed positive impacts; 0 where it is not positive), ``cumulative`` (of the shares), and the columns of
+        both nulls as in `summarise`, q over all rows.
+    """
+    keys = ["factor", "how"]
+    known = effects[effects["drop"].notna()]
+    per_metric = known.groupby(PLACE, sort=False)[["drop", "training_drop"]].mean().reset_index()
+    table = effects[keys].drop_duplicates()
+    columns = {"impact": ("drop", "mean"), "training_impact": ("training_drop", "mean"), "n_metrics": ("drop", "count")}
+    table = table.merge(per_metric.groupby(keys).agg(**columns).reset_index(), on=keys, how="left")
+    per_split = (
+        known.groupby([*keys, "split"])["drop"].mean().groupby(keys).agg(sd="std", n_splits="count").reset_index()
+    )
+    table = table.merge(per_split, on=keys, how="left").fillna({"n_metrics": 0, "n_splits": 0})
+    table = table.astype({"n_metrics": int, "n_splits": int})
+    table = table.sort_values("impact", ascending=False, kind="stable").sort_values("how", kind="stable")
+    positive = table["impact"].clip(lower=0)
+    total = positive.groupby(table["how"]).transform("sum")
+    table["share"] = positive / total.where(total > 0)
+    table["cumulative"] = table.groupby("how")["share"].cumsum()
+    mean = null.groupby([*PLACE, "null", "draw"], sort=False)["drop"].mean().reset_index()
+    return _with_nulls(table.reset_index(drop=True), mean, keys, ["how"], "impact")
+
+
+def _status(column: pd.Series) -> str:
+    return OK if (column == OK).any() else "; ".join(dict.fromkeys(column))
+
+
+def _with_nulls(table: pd.DataFrame, null: pd.DataFrame, keys: list[str], pool: list[str], value: str) -> pd.DataFrame:
+    """Columns of both nulls; draws are averaged over whatever is not in `keys`, and pooled over factors in `pool`."""
+    for name, prefix, tested in ((TURNED, "null_", ""), (RANDOM_PART, "part_", "part_")):
+        own = null[null["null"] == name]
+        drawn = own.pivot_table(index=keys, columns="draw", values="drop", aggfunc="mean", sort=False)
+        draws = drawn.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy(dtype=float)
+        draws = draws if draws.shape[1] else np.full((len(table), 1), _NAN)
+        p, q = f"{tested}p", f"{tested}q"
+        table[f"{prefix}mean"], table[f"{prefix}high"] = draws.mean(1), np.quantile(draws, 0.975, axis=1)
+        table[p] = _NAN
+        for _, rows in table.groupby(pool, sort=False):
+            where = rows.index.to_numpy()
+            table.loc[where, p] = _pooled_p(rows[value].to_numpy(dtype=float), draws[where])
+        table[q] = benjamini_hochberg(table[p].to_numpy(dtype=float))
+    return table
+
+
+def _pooled_p(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    n = draws.shape[1]
+    if n < 3:
+        # No spread to standardise by.
+        return np.array([permutation_p(one, own) for one, own in zip(observed, draws, strict=True)])
+    others = np.stack([np.delete(draws, j, axis=1) for j in range(n)], axis=1)
+    pool = _standard(draws, others.mean(2), others.std(2, ddof=1)).ravel()
+    ours = _standard(observed, draws.mean(1), draws.std(1, ddof=1))
+    return np.array(
+        [permutation_p(one, pool) if np.isfinite(value) else _NAN for one, value in zip(ours, observed, strict=True)]
+    )
+
+
+def _standard(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Standard units; a value off draws that do not vary is as far out as can be, and one on them is not out at all."""
+    off = values - mean
+    flat = np.where(np.abs(off) > 1e-12, np.sign(off) * _FAR, 0.0)
+    return np.where(sd > 1e-12, off / np.where(sd > 1e-12, sd, 1), np.where(np.isfinite(off), flat, _NAN))
+
+
+def summarise_subsets(subsets: pd.DataFrame) -> pd.DataFrame:
+    """Scores of subsets over splits, beside what their factors give one by one.
+
+    Parameters
+    ----------
+    subsets
+        Of `Ablation`, of all splits.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per ``kind``, ``subset``, ``how``, ``endpoint`` and ``metric``: ``size``, ``value`` (mean), ``sd``,
+        ``n_splits`` (in which the subset occurs and the endpoint is defined), ``intact`` and ``none`` (mean over the same
+        splits), ``fraction`` = (value - none) / (intact - none), NaN where intact is not above none; ``additive``: none
+        plus what each factor of the subset adds when kept alone; ``interaction`` = value - additive, above 0 where the
+        factors do more together. Scores are bounded, so that factors that each do well come out below 0.
+
+    Notes
+    -----
+    ``none`` is the score of the same probe with every factor taken out, when it says the same of every cell: 1 / classes
+    for balanced accuracy, 0.5 for AUROC, and 0 for a rank correlation, which is undefined there.
+    """
+    keys = ["kind", "subset", "size", "how", "endpoint", "metric"]
+    known = subsets.copy()
+    # Means over the same splits.
+    known.loc[known["value"].isna(), ["intact", "none", "additive"]] = _NAN
+    table = (
+        known.groupby(keys, sort=False)
+        .agg(
+            value=("value", "mean"),
+            sd=("value", "std"),
+            n_splits=("value", "count"),
+            intact=("intact", "mean"),
+            none=("none", "mean"),
+            additive=("additive", "mean"),
+            status=("status", _status),
+        )
+        .reset_index()
+    )
+    above = table["intact"] - table["none"]
+    table["fraction"] = (table["value"] - table["none"]) / above.where(above > 1e-12)
+    table["interaction"] = table["value"] - table["additive"]
+    return table
+
+
+def persistence(
+    before: pd.DataFrame, after: pd.DataFrame, *, n_top: int = 4, permutations: int = 10000, seed: int
+) -> pd.DataFrame:
+    """Whether the same factors are the important ones after a change, such as `hard_sparse`.
+
+    Parameters
+    ----------
+    before, after
+        From `impacts`, of the same factors by name.
+    n_top
+        How many of the most important ones are compared.
+    permutations, seed
+        Of the null, in which factors of one side are renamed at random.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per ``how``: ``n_factors``, ``spearman`` of impacts with one-sided ``p``, ``n_top``, ``overlap`` (factors
+        among the first `n_top` on both sides), ``overlap_p``, and ``top_before`` and ``top_after`` by name.
+
+    Raises
+    ------
+    EvaluationError
+        If both do not hold the same factors, or the impact of one is not known.
+    """
+    rows = []
+    for how in dict.fromkeys(before["how"]):
+        one, other = (side[side["how"] == how].set_index("factor")["impact"] for side in (before, after))
+        if set(one.index) != set(other.index) or not len(one):
+            differ = sorted(set(one.index) ^ set(other.index))
+            raise EvaluationError(
+                f"Factors before and after are not the same for '{how}' ({', '.join(differ)} on one side only); compare the "
+                "same factors by name."
+            )
+        a, b = one.to_numpy(dtype=float), other[one.index].to_numpy(dtype=float)
+        if not np.isfinite([a, b]).all():
+            raise EvaluationError(
+                f"Some factors have no impact for '{how}': no endpoint is defined for them; leave them out."
+            )
+        n, top = len(a), min(n_top, len(a))
+        best = [np.argsort(-side, kind="stable")[:top] for side in (a, b)]
+        first, second = (np.isin(np.arange(n), at) for at in best)
+        rng = generator(seed, "persistence", how)
+        orders = [rng.permutation(n) for _ in range(permutations)]
+        names = one.index.to_numpy()
+        rho, overlap = spearman(a, b), int((first & second).sum())
+        rows.append(
+            {
+                **{"how": how, "n_factors": n, "spearman": rho},
+                "p": permutation_p(rho, np.array([spearman(a, b[order]) for order in orders])),
+                **{"n_top": top, "overlap": overlap},
+                "overlap_p": permutation_p(
+                    overlap, np.array([float((first & second[order]).sum()) for order in orders])
+                ),
+                **{"top_before": ", ".join(names[best[0]]), "top_after": ", ".join(names[best[1]])},
+            }
+        )
+    return pd.DataFrame(rows)

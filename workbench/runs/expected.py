@@ -1,0 +1,90 @@
+"""Published figures beside what a run found: printed, never asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from workbench.errors import ConfigError
+from workbench.runs.chain import Chain
+from workbench.runs.section import Section, read_table
+
+_KEYS = {"claim", "published", "table", "where", "column", "elsewhere"}
+
+
+def side_by_side(chain: Chain) -> Section:
+    """A table of published figures and the run's own.
+
+    Parameters
+    ----------
+    chain
+        A run whose tables are written; its ``expected`` names a YAML file with ``source`` and ``figures``: each has a
+        ``claim``, the ``published`` number, and either ``table``, ``where`` (column: value) and ``column`` of the run, or
+        ``elsewhere`` (what else gives it).
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is not of that form.
+    """
+    path = chain.config.expected
+    assert path is not None
+    source, figures = read_expected(path)
+    rows = [_row(chain, figure) for figure in figures]
+    table = pd.DataFrame(rows, columns=["claim", "published", "found", "sd", "n", "from"])
+    found = int(table["found"].notna().sum())
+    said = (
+        f"Published figures ({source}) stand beside those of this run in the table 'expected': {found} of {len(table)} have a "
+        "counterpart here. Where model, cells or panel differ from the publication's, a difference says nothing about it."
+    )
+    table.to_csv(chain.tables / "expected.csv", index=False)
+    return Section(tables={"expected": table}, answers=[said])
+
+
+def read_expected(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Source and figures of such a file.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is not of that form.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"The published figures in '{path}' cannot be read ({error}); check 'expected'.") from error
+    figures = raw.get("figures") if isinstance(raw, dict) else None
+    if not isinstance(figures, list) or not raw.get("source"):
+        raise ConfigError(f"'{path}' holds no published figures: it needs 'source' and a list 'figures'.")
+    for figure in figures:
+        whole = isinstance(figure, dict) and {"claim", "published"} <= set(figure) <= _KEYS
+        if not whole or ("elsewhere" in figure) == ("table" in figure):
+            raise ConfigError(
+                f"'{path}' has a figure that is not of the form claim, published, and table, where, column or elsewhere: {figure}."
+            )
+    return str(raw["source"]), figures
+
+
+def _row(chain: Chain, figure: dict[str, Any]) -> dict[str, Any]:
+    row = {"claim": figure["claim"], "published": figure["published"]}
+    if "elsewhere" in figure:
+        return {**row, "from": figure["elsewhere"]}
+    name, column = figure["table"], figure["column"]
+    if not (chain.tables / f"{name}.csv").is_file():
+        return {**row, "from": f"not made in this run: {name}.csv"}
+    part = read_table(chain, name)
+    for key, value in figure.get("where", {}).items():
+        part = part[part[key].astype(str) == str(value)] if key in part else part.iloc[:0]
+    if part.empty or column not in part:
+        return {**row, "from": f"no such row in {name}.csv"}
+    first = part.iloc[0]
+    n = next((first[key] for key in ("n_splits", "n_folds", "n_anchors") if key in part), None)
+    return {**row, "found": first[column], "sd": first.get("sd"), "n": n, "from": f"{name}.csv, {column}"}

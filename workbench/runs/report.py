@@ -1,0 +1,214 @@
+"""The last stage of a run: metrics, manifest, figures and the report page, from the tables alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from workbench.config import absolute
+from workbench.extractor.controls import IDENTITY
+from workbench.files import write_json, write_text
+from workbench.provenance import describe_model, manifest, pairs
+from workbench.runs.chain import Chain
+from workbench.runs.evidence import ours_of
+from workbench.runs.expected import side_by_side
+from workbench.runs.factor_report import compaction_section, factors_section
+from workbench.runs.section import Section, read_table, setting
+from workbench.stages import StageRunner
+
+_ALPHA = 0.05
+
+
+def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str, Any]]) -> None:
+    """Write ``metrics.json``, ``manifest.json``, ``figures/`` and ``report.html``.
+
+    Parameters
+    ----------
+    chain, runner
+        The run.
+    results
+        What the stages returned, by name; the report holds what is there.
+    """
+    from workbench.report import write_report
+
+    write_text(chain.out / "config.yaml", yaml.safe_dump(absolute(chain.config), sort_keys=False))
+    sections = [_cells_section(chain, results)]
+    if "algorithm" in results:
+        sections.append(_extract_section(chain, results))
+    if "compaction" in results:
+        sections.append(compaction_section(chain, results["compaction"]))
+    if "factors" in results:
+        sections.append(factors_section(chain, results["factors"]))
+    if chain.config.expected is not None:
+        sections.append(side_by_side(chain))
+    whole = Section.joined(sections)
+    metrics = {
+        "stages": {name: {k: v for k, v in result.items() if k != "key"} for name, result in results.items()},
+        **{name: table.to_dict("records") for name, table in whole.tables.items() if name != "latent"},
+        "skipped": whole.skipped,
+    }
+    write_json(chain.out / "metrics.json", metrics)
+    stages = {
+        name: {"seconds": seconds, "kept": runner.reused[name], "key": results.get(name, {}).get("key")}
+        for name, seconds in runner.seconds.items()
+    }
+    made_from = manifest(chain.config.model_dump(mode="json"), chain.model, chain.inputs("data")["content"], stages)
+    write_json(chain.out / "manifest.json", made_from)
+    summary = {**_summary(chain, results, whole), "provenance": pairs(made_from)}
+    write_report(chain.out, summary, whole.tables, whole.figures)
+
+
+def _summary(chain: Chain, results: dict[str, dict[str, Any]], whole: Section) -> dict[str, Any]:
+    config, cells, operators = chain.config, results["cells"], results["operators"]
+    algorithm = results.get("algorithm")
+    command = f"workbench run {chain.out / 'config.yaml'} --out {chain.out}"
+    return {
+        "title": f"{config.name}: a small algorithm out of scGPT",
+        "question": f"Do {config.operator} operators of the model's attention heads, through a linear adaptor, carry the "
+        f"{chain.ruler.name} ruler, and do they add anything to the same adaptor on plain expression?",
+        "answers": whole.answers or ["Nothing was judged in this run."],
+        "model": describe_model(chain.model, config.checkpoint),
+        "data": f"{chain.adata.uns['workbench']['source']}. {cells['genes']['matched']} of {cells['genes']['columns']} genes in the "
+        f"vocabulary, panel of {cells['n_panel']}; values: {cells['values']}; {cells['n_placed']} cells placed on the ruler; "
+        f"{operators['n_tokens']} tokens read.",
+        "skipped": whole.skipped,
+        "cautions": whole.cautions,
+        "captions": whole.captions,
+        "commands": dict.fromkeys(whole.captions, command),
+        "algorithm": algorithm
+        and f"algorithm/ ({algorithm['bytes'] / 1024:.0f} KiB): one {cells['n_panel']} x {config.adaptor.k} matrix, an offset and "
+        f"{len(algorithm['readouts'])} readouts ({algorithm['n_parameters']} parameters). The feature map alone takes "
+        f"{algorithm['bytes_feature_map'] / 2**20:.1f} MiB; folded with the adaptor it takes {algorithm['bytes_folded'] / 1024:.0f} KiB "
+        f"(float32), and from the file alone the latent differs by {algorithm['relative_difference_from_file']:.1e} of its largest value.",
+    }
+
+
+def _cells_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Section:
+    """What was left out of the cells, and what holds for whatever is made of them."""
+    skipped = []
+    if "donor" not in chain.obs:
+        why = "the data name no donors; folds are stratified by label, which is an easier test"
+        skipped.append({"what": "Donor holdout", "why": why})
+    if "tissue" not in chain.obs:
+        skipped.append({"what": "Tissue as a grouping of anchors", "why": "the data name no tissue"})
+    for label, hint in results["cells"]["unplaced_labels"].items():
+        skipped.append({"what": f"Cells labelled '{label}'", "why": f"the ruler does not know the label ({hint})"})
+    return Section(skipped=skipped, cautions=_cautions(chain))
+
+
+def _extract_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Section:
+    """Heads, holdouts, readouts, controls, sensitivity, and the latent that is exported."""
+    from workbench.figures import (
+        added_value,
+        head_map,
+        holdouts,
+        latent_map,
+        readouts,
+        ruler_against_latent,
+        sensitivity,
+    )
+
+    config, cells, evaluation = chain.config, results["cells"], chain.config.evaluation
+    names = ["latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
+    names += ["sensitivity"] if "sensitivity" in results else []
+    tables = {name: read_table(chain, name) for name in names}
+    random = tables["holdouts"].query("holdout == 'random' and status == 'ok'")
+    controls = dict(zip(random["operator"].astype(str), random["spearman"].astype(float), strict=True))
+    own, ours = config.adaptor.name, ours_of(chain)
+    others = [name for name in tables["readouts"]["representation"].unique() if name != ours and " head" not in name]
+    figures = {
+        "latent": latent_map(tables["latent"]),
+        "heads": head_map(tables["heads"], controls),
+        "holdouts": holdouts(tables["holdouts"], baselines=[name for name in controls if name != own]),
+        "distances": ruler_against_latent(tables["distances"]),
+        "readouts": readouts(tables["readouts"], baselines=others),
+        "added": added_value(tables["added"]),
+    }
+    model_and_data = setting(chain)
+    null = f"null: {evaluation.permutations} permutations of the labels, its upper bound the 97.5 % quantile"
+    again = "stages relabelled at random and the adaptor fitted again, its upper bound the 97.5 % quantile"
+    captions = {
+        "latent": f"UMAP of the exported latent, fitted on all of these cells: a picture, no evidence. {model_and_data}",
+        "heads": f"Each head alone through the adaptor: rank correlation of latent angles with ruler distances on held-out anchors "
+        f"({int(tables['heads']['n_anchors'].iloc[0])} anchors, mean over {evaluation.holdouts} random holdouts; null: {again}, "
+        f"{evaluation.head_refits} draws per head pooled over the heads). {model_and_data}",
+        "holdouts": f"The configured feature map beside controls without the model; bars: sd over splits; null: {again}, {evaluation.refits} draws. {model_and_data}",
+        "distances": f"Ruler distance of two stages against the latent angle (radians) of their anchors, fitted on these anchors: "
+        f"how far the fit went, not how far it holds. {model_and_data}",
+        "readouts": f"Readouts of cells that neither operator, adaptor nor readout was fitted on ({evaluation.folds} folds, "
+        f"{cells['folds']}; bars: sd over folds; {null} inside folds). {model_and_data}",
+        "added": f"Ours less each other representation on the same folds; 95 % intervals corrected for shared training cells. {model_and_data}",
+    }
+    if "sensitivity" in tables:
+        figures["sensitivity"] = sensitivity(tables["sensitivity"])
+        captions["sensitivity"] = (
+            f"Holdouts of the configured feature map under other settings of the adaptor. {model_and_data}"
+        )
+    undefined = tables["readouts"].query("status != 'ok'").drop_duplicates("endpoint")[["endpoint", "status"]]
+    skipped = [{"what": f"Readout '{name}'", "why": why} for name, why in undefined.itertuples(index=False)]
+    return Section(figures, captions, tables, _answers(chain, tables), skipped)
+
+
+def _answers(chain: Chain, tables: dict[str, pd.DataFrame]) -> list[str]:
+    answers = [_verdict(chain, tables)]
+    for holdout in ("random", "branch", "donor"):
+        rows = tables["holdouts"].query("holdout == @holdout and status == 'ok'")
+        if len(rows):
+            said = ", ".join(f"{r.operator} {r.spearman:.2f} (sd {r.sd:.2f}, p {r.p:.3f})" for r in rows.itertuples())
+            answers.append(f"{holdout.capitalize()} holdout of anchors, rank correlation with the ruler: {said}.")
+    compared = []
+    for name, rows in tables["added"].groupby("control", sort=False):
+        sure = rows["q"] <= _ALPHA
+        better, worse = (sure & (rows["difference"] > 0)).sum(), (sure & (rows["difference"] < 0)).sum()
+        compared.append(
+            f"{name}: above on {(rows['difference'] > 0).sum()} (q <= {_ALPHA}: {better} above, {worse} below)"
+        )
+    n = len(tables["added"].drop_duplicates(["endpoint", "metric"]))
+    answers.append(
+        f"Readouts of the latent of the model's operator, {n} endpoint metrics, against {'; '.join(compared)}."
+    )
+    best = tables["heads"].sort_values("spearman", ascending=False).iloc[0]
+    answers.append(
+        f"Strongest head alone: layer {int(best['layer'])}, head {int(best['head'])} (rank correlation {best['spearman']:.2f}, sd "
+        f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by the same number, so it is biased upward."
+    )
+    return answers
+
+
+def _verdict(chain: Chain, tables: dict[str, pd.DataFrame]) -> str:
+    """Say first whether the model's operator beat the same adaptor without the model, anywhere."""
+    kind, ours = chain.config.adaptor.name, ours_of(chain)
+    held = (
+        tables["holdouts"].query("status == 'ok'").pivot_table(index="holdout", columns="operator", values="spearman")
+    )
+    read = tables["readouts"].query("status == 'ok'")
+    wide = read.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
+    wins = int((held[kind] > held[IDENTITY]).sum()) if kind in held else 0
+    wins += int((wide[ours] > wide[f"latent (LET on {IDENTITY})"]).sum())
+    total = len(held) * (kind in held) + len(wide)
+    if wins == 0:
+        return f"On these data the model's operator adds nothing: on all {total} holdouts and endpoint metrics the same adaptor on plain expression does as well or better."
+    return f"On {wins} of {total} holdouts and endpoint metrics the model's operator is above the same adaptor on plain expression."
+
+
+def _cautions(chain: Chain) -> list[str]:
+    cautions = [
+        "The p of the holdouts asks whether the latent follows this ruler rather than a relabelled one: recognising cell "
+        "types, donors or parts of one group counts for nothing in it.",
+        "The folds share donors, tissue and technology: nothing here speaks of other donors."
+        if "donor" not in chain.obs
+        else "Whole donors are held out, but all donors come from one study.",
+        "The labels come with the dataset; where they were made from the same expression values, any method that sees "
+        "these values is favoured alike.",
+        "The operator was averaged over training folds only, but the checkpoint may have seen these cells in its own "
+        "training (see its model card).",
+        "Spreads are over folds or splits that overlap in their training cells, so they understate the uncertainty.",
+    ]
+    if chain.config.anchors.parts > 1:
+        cautions.append(
+            f"Each group of cells was split at random into up to {chain.config.anchors.parts} anchors: parts of a group are no "
+            "replicates, and a random holdout of anchors leaves parts of the same group in training."
+        )
+    return cautions
