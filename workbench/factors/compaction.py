@@ -178,9 +178,9 @@ def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
         Wilcoxon) and ``q`` (Benjamini-Hochberg over all rows), ``lost`` (below the reference with q at most 0.05), and
         the variant's size. Values are those of the splits in which both are defined.
     """
-    wide = rows.pivot_table(
-        index=["endpoint", "metric", "split"], columns="variant", values="value", sort=False, dropna=False
-    )
+    # Not a pivot table: that would drop what is undefined everywhere, or make up pairs of endpoint and metric.
+    wide = rows.set_index(["endpoint", "metric", "split", "variant"])["value"].unstack("variant")
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[["endpoint", "metric", "split"]].drop_duplicates()))
     about = rows.groupby("variant", sort=False)[["order", "bytes", "parameters", "relative_error", "note"]]
     known = about.agg(
         {"order": "first", "bytes": "mean", "parameters": "mean", "relative_error": "mean", "note": "first"}
