@@ -11,7 +11,7 @@ import torch
 from jaxtyping import config as shape_config
 from jaxtyping import install_import_hook
 
-CHECKED = ["workbench.model", "workbench.capture", "workbench.ablation", "workbench.manifold", "workbench.extractor"]
+CHECKED = [f"workbench.{room}" for room in ("model", "capture", "ablation", "manifold", "extractor", "factors")]
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -1,1 +1,1 @@
-"""Factors of an operator and their gene programs. A door for now."""
+"""An operator taken apart: factors, whether they last, what breaks without them, gene programs, smaller forms."""
