@@ -76,6 +76,16 @@ def test_the_page_counts_what_it_is_given(script):
     assert float(crowded.split("|")[2]) == 0
 
 
+def test_what_is_not_uniform_is_said_with_its_direction(script):
+    assert "gate 'blocked permutation' under signal removed" in script.uneven(null()), "all of its p are 0.001 here"
+    assert "mean p 0.00, too small on average" in script.uneven(null())
+    even = null(40)
+    even["blocked_permutation"] = even["null_ruler"]
+    assert script.uneven(even) == "Of the 3 distributions of p that have to be uniform, all are (KS p above 0.05)."
+    large = even.assign(null_ruler=even["null_ruler"] ** 0.2)
+    assert script.uneven(large).count("too large on average, so that the gate lets less through") == 2
+
+
 def test_the_sources_of_a_run_are_its_identity(script, monkeypatch):
     one = script.sources()
     assert one == script.sources() and re.fullmatch("[0-9a-f]+", one)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,13 +95,13 @@ def variants(
     yield Variant(FOLDED, 1, reference, 4 * width * (len(genes) + 1), width * (len(genes) + 1))
     yield Variant(SINGLE, 2, head, 4 * head.size, head.size, 0.0)
     wanted: list[tuple[str, Callable[[], Factors]]] = [
-        (f"rank {rank}", lambda rank=rank: svd_factors(head, genes, rank)) for rank in ranks
+        (f"rank {rank}", partial(svd_factors, head, genes, rank)) for rank in ranks
     ]
     sparse = f"hard sparse, {n_factors} x ({n_read} + {n_write})"
     wanted.append((sparse, lambda: hard_sparse(svd_factors(head, genes, n_factors), n_read, n_write)))
     if alternatives:
-        wanted.append((f"NMF, {n_factors}", lambda: nmf_factors(head, genes, n_factors, seed)))
-        wanted.append((f"sparse PCA, {n_factors}", lambda: sparse_pca_factors(head, genes, n_factors, seed)))
+        wanted.append((f"NMF, {n_factors}", partial(nmf_factors, head, genes, n_factors, seed)))
+        wanted.append((f"sparse PCA, {n_factors}", partial(sparse_pca_factors, head, genes, n_factors, seed)))
     for order, (name, make) in enumerate(wanted, start=3):
         try:
             factors = make()

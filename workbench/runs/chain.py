@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from workbench.settings import RunConfig
 UNTRAINED = "the same model before training"
 CONTROL_NAMES = (*CONTROLS, UNTRAINED)
 _NOBODY: frozenset[int] = frozenset()
+# Anchors and feature maps that are held: enough for all folds, not for all pairs of many.
+_REMEMBERED = 32
 
 
 class Chain:
@@ -55,8 +57,7 @@ class Chain:
 
     def __init__(self, config: RunConfig, out: Path) -> None:
         self.config, self.out, self.tables = config, out, out / "tables"
-        self._maps: dict[Any, np.ndarray] = {}
-        self._anchors: dict[frozenset[int], Anchors] = {}
+        self._known: dict[Any, Any] = {}
 
     def inputs(self, *sections: str) -> dict[str, Any]:
         """Parts of the configuration, with the content of the cells where ``data`` is among them.
@@ -142,10 +143,10 @@ class Chain:
         folds
             To leave out.
         """
-        wanted = frozenset(folds)
-        if wanted not in self._anchors:
-            rows, settings = np.flatnonzero(self.outside(folds)), self.config.anchors
-            self._anchors[wanted] = make_anchors(
+        rows, settings = np.flatnonzero(self.outside(folds)), self.config.anchors
+
+        def make() -> Anchors:
+            return make_anchors(
                 self.expression[rows],
                 self.obs.iloc[rows],
                 min_cells=settings.min_cells,
@@ -153,7 +154,8 @@ class Chain:
                 weights=settings.weights,
                 seed=self.config.seed,
             )
-        return self._anchors[wanted]
+
+        return self._remembered(("anchors", frozenset(folds)), make)
 
     def outside(self, folds: Collection[int]) -> np.ndarray:
         """Whether each cell is outside some folds.
@@ -218,12 +220,21 @@ class Chain:
         trained
             False: of the untrained model.
         """
-        wanted = (frozenset(folds), trained)
-        if wanted not in self._maps:
-            source = (self.operators if trained else self.untrained_operators).leaving(folds)
+        source = (self.operators if trained else self.untrained_operators).leaving(folds)
+
+        def make() -> np.ndarray:
             weights = self._weights(source, folds) if self.config.adaptor.feature_map == "topk" else None
-            self._maps[wanted] = feature_map(source, self.config.adaptor.feature_map_spec(weights)).astype(np.float32)
-        return self._maps[wanted]
+            return feature_map(source, self.config.adaptor.feature_map_spec(weights)).astype(np.float32)
+
+        return self._remembered(("map", frozenset(folds), trained), make)
+
+    def _remembered(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """What was made under this name, made now where it is not there; the oldest is forgotten first."""
+        if name not in self._known:
+            while len(self._known) >= _REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[name] = make()
+        return self._known[name]
 
     def control(self, name: str, folds: Collection[int] = _NOBODY) -> np.ndarray:
         """Feature map of a control, from the cells outside some folds.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +203,11 @@ def readouts_stage(chain: Chain, folder: Path) -> dict[str, Any]:
         Of the stage.
     """
     settings, hidden = chain.config.evaluation, chain.config.readout.hidden
-    every = {name: _remembered(make) for name, make in representations(chain).items()}
+    every = representations(chain)
+    # Ours is asked for again when its probabilities are calibrated.
+    every[ours_of(chain)] = cache(every[ours_of(chain)])
     rows = cross_validate(
-        tqdm_over(every),
+        _with_bar(every),
         chain.endpoints,
         chain.fold,
         permutations=settings.permutations,
@@ -233,38 +236,17 @@ def readouts_stage(chain: Chain, folder: Path) -> dict[str, Any]:
     return {"undefined": sorted(set(table.loc[table["status"] != "ok", "endpoint"]))}
 
 
-def _remembered(make: Callable[[int], np.ndarray]) -> Callable[[int], np.ndarray]:
-    known: dict[int, np.ndarray] = {}
+def _with_bar(every: dict[str, Callable[[int], np.ndarray]]) -> dict[str, Callable[[int], np.ndarray]]:
+    """The same representations, with a bar that moves when the first features of one are asked for."""
+    bar, begun = tqdm(total=len(every), unit="representation", desc="readouts"), set[str]()
 
-    def features(k: int) -> np.ndarray:
-        if k not in known:
-            known[k] = make(k)
-        return known[k]
+    def told(name: str, k: int) -> np.ndarray:
+        if name not in begun:
+            begun.add(name)
+            bar.update()
+        return every[name](k)
 
-    return features
-
-
-def tqdm_over(every: dict[str, Any]) -> dict[str, Any]:
-    """The same mapping, with a bar that moves when an entry's first features are made.
-
-    Parameters
-    ----------
-    every
-        Representations.
-    """
-    bar = tqdm(total=len(every), unit="representation", desc="readouts")
-    seen: set[str] = set()
-
-    def told(name: str, make: Callable[[int], np.ndarray]) -> Callable[[int], np.ndarray]:
-        def features(k: int) -> np.ndarray:
-            if name not in seen:
-                seen.add(name)
-                bar.update()
-            return make(k)
-
-        return features
-
-    return {name: told(name, make) for name, make in every.items()}
+    return {name: partial(told, name) for name in every}
 
 
 def sensitivity_stage(chain: Chain, settings: SensitivityConfig, folder: Path) -> dict[str, Any]:
