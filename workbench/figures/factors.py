@@ -139,7 +139,7 @@ def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
         ],
     )
     first = drawn.head(4)
-    null = "Null: a random part of the same norm removed instead." if known else "No null was drawn."
+    null = "Null: the factor's own number along a random direction of the latent." if known else "No null was drawn."
     subtitle = (
         f"n = {len(drawn)} factors, one at a time {removed(how)}, probes fixed; mean over endpoint metrics, ± sd over n = "
         f"{span(drawn['n_splits'])} splits. {null} q ≤ {ALPHA} (Benjamini-Hochberg): "
