@@ -134,7 +134,9 @@ def uneven(null: pd.DataFrame) -> str:
         p = null.loc[null["kind"] == kind, SHOWN[gate]].to_numpy(dtype=float)
         ks = kstest(p, "uniform").pvalue
         if ks <= 0.05:
-            side = "too large on average, so that the gate lets less through" if p.mean() > 0.5 else "too small on average"
+            side = (
+                "too large on average, so that the gate lets less through" if p.mean() > 0.5 else "too small on average"
+            )
             said.append(f"gate '{gate}' under {kind}, KS p {ks:.3f}: mean p {p.mean():.2f}, {side}")
     head = f"Of the {len(UNIFORM)} distributions of p that have to be uniform"
     return f"{head}, not so at 0.05: {'; '.join(said)}." if said else f"{head}, all are (KS p above 0.05)."

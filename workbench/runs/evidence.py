@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 from tqdm import tqdm
 
 from workbench.errors import EvaluationError
@@ -114,9 +115,7 @@ def representations(chain: Chain) -> dict[str, Callable[[int], np.ndarray]]:
         The run.
     """
     found = {ours_of(chain): _latent(chain, chain.feature_map)}
-    found |= {
-        f"latent (LET on {name})": _latent(chain, lambda k, n=name: chain.control(n, k)) for name in CONTROL_NAMES
-    }
+    found |= {f"latent (LET on {name})": _latent(chain, partial(chain.control, name)) for name in CONTROL_NAMES}
     found |= {name: _cell_head(chain, more) for name, more in _cell_heads(chain).items()}
     dense = np.asarray(chain.expression.todense(), dtype=np.float64)
     embedding = read_arrays(chain.out / "stages" / "operators" / "cells.safetensors")[0]["cell"]
@@ -265,12 +264,12 @@ def sensitivity_stage(chain: Chain, settings: SensitivityConfig, folder: Path) -
     features, between = anchors.centroids @ chain.feature_map(), chain.between(anchors)
     random = list(random_splits(len(anchors), chain.config.evaluation.holdouts, chain.config.seed))
     own = chain.config.adaptor
-    grid = [("k", {"k": k}) for k in settings.ks]
+    grid: list[tuple[str, dict[str, float]]] = [("k", {"k": k}) for k in settings.ks]
     grid += [("alpha x beta", {"alpha": a, "beta": b}) for a in settings.alphas for b in settings.betas]
     rows = []
     for swept, changes in tqdm(grid, unit="setting", desc="sensitivity"):
         adaptor = chain.adaptor(**changes)
-        fitted = chain.adaptor(**changes).fit(features, between, anchors.weights)
+        fitted = clone(adaptor).fit(features, between, anchors.weights)
         kept = trustworthiness(features, fitted.transform(features), min(_NEIGHBOURS, (len(anchors) - 1) // 2))
         about = {
             "swept": swept,

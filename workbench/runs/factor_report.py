@@ -30,9 +30,9 @@ def compaction_section(chain: Chain, result: dict[str, Any]) -> Section:
     lost = table[table["lost"].astype(str) == "True"].groupby("variant").size()
     metrics = len(table.drop_duplicates(["endpoint", "metric"]))
     said = [
-        f"{row.variant} ({row.bytes / 1024:,.0f} KiB): {int(lost.get(row.variant, 0))}"
-        for row in table.drop_duplicates("variant").sort_values("order").itertuples()
-        if row.variant != "reference" and pd.notna(row.value)
+        f"{row['variant']} ({row['bytes'] / 1024:,.0f} KiB): {int(lost.get(row['variant'], 0))}"
+        for row in table.drop_duplicates("variant").sort_values("order").to_dict("records")
+        if row["variant"] != "reference" and pd.notna(row["value"])
     ]
     left_out = table[table["note"].notna()].drop_duplicates("variant")
     caption = (
@@ -46,7 +46,7 @@ def compaction_section(chain: Chain, result: dict[str, Any]) -> Section:
         captions={"compaction": caption},
         tables={"compaction": table},
         answers=[f"Compaction, metrics lost of {metrics} (q <= {_ALPHA}): {'; '.join(said)}."],
-        skipped=[{"what": f"Compaction: {r.variant}", "why": r.note} for r in left_out.itertuples()],
+        skipped=[{"what": f"Compaction: {r['variant']}", "why": str(r["note"])} for r in left_out.to_dict("records")],
         cautions=[
             "Folding operator, adaptor and bias into one matrix is exact, so it is the size to compare with: see 'folded'."
         ],
