@@ -86,7 +86,7 @@ WRONG = {
     "a fraction for a number": (SMALLEST + "adaptor: {k: 2.5}", r"Key 'adaptor.k' is 2.5: input should be a valid int"),
     "a value for a section": (SMALLEST + "panel: 30", r"Key 'panel' is 30: input should be a valid dictionary"),
     "an empty section": (SMALLEST + "panel:", r"Key 'panel' is None: input should be a valid dictionary"),
-    "another word": (SMALLEST + "adaptor: {feature_map: drft}", r"'adaptor.feature_map' is 'drft': input should be 'drift' or"),
+    "another word": (SMALLEST + "adaptor: {feature_map: drft}", r"'adaptor.feature_map' is 'drft': input should be 'drift', 'single' or 'topk'"),
     "a stage that is no text": (SMALLEST + "stages: {a: [B]}", r"Key 'stages.a' is \['B'\]: input should be a valid string"),
     "a number as a key": (SMALLEST + "3: x", r"3"),
     "a missing key": ("seed: 1", "Key 'checkpoint' is missing"),
