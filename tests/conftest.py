@@ -94,3 +94,18 @@ def without_shape_checks():
     shape_config.update("jaxtyping_disable", True)
     yield
     shape_config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def few_null_rulers():
+    """Nine null rulers at p = 0.1 instead of 99 at 0.01, for tests of what goes round the gates."""
+    from workbench.gates import evaluate as module
+    from workbench.gates.spec import GateSpec
+
+    spec = GateSpec(null_rulers=9, null_p=0.1, random_splits=3)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("first_five", "evaluate"):
+            function = getattr(module, name)
+            function = getattr(function, "__wrapped__", function)
+            patch.setitem(function.__kwdefaults__, "spec", spec)
+        yield

@@ -152,6 +152,12 @@ class SensitivityConfig(_Strict):
     betas: tuple[float, ...] = (0.1592, 0.3183, 0.6366)
 
 
+class RunGatesConfig(_Strict):
+    """The gates on the anchors of a run; ``refits`` are draws of the null beside the holdouts."""
+
+    refits: PositiveInt = 20
+
+
 class CompactionConfig(_Strict):
     """Smaller and smaller feature maps, each judged against the configured one on cells of left-out folds.
 
@@ -196,7 +202,7 @@ class RunConfig(_Strict):
     """``workbench run``: the whole chain from cells to an exported algorithm, its factors and a report.
 
     ``workbench extract`` goes as far as the algorithm, ``workbench factors`` adds ``compaction`` and ``factors``. Sections
-    that are absent are skipped: ``cell_heads``, ``sensitivity``, ``compaction``, ``factors``. ``operator``: mean attention
+    that are absent are skipped: ``gates``, ``cell_heads``, ``sensitivity``, ``compaction``, ``factors``. ``operator``: mean attention
     patterns over the cells, or ``qk`` and ``ov`` from the checkpoint alone. ``expected`` names a file of published
     figures that the report prints beside what was found.
     """
@@ -214,6 +220,7 @@ class RunConfig(_Strict):
     adaptor: AdaptorConfig = AdaptorConfig()
     readout: ReadoutConfig = ReadoutConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    gates: RunGatesConfig | None = None
     cell_heads: CellHeadsConfig | None = None
     sensitivity: SensitivityConfig | None = None
     compaction: CompactionConfig | None = None

@@ -20,7 +20,7 @@ from workbench.config import read_config
 from workbench.errors import ConfigError, EvaluationError
 from workbench.files import write_text
 from workbench.gates.run import run_gates
-from workbench.gates.spec import GATES, SPEC, GateSpec
+from workbench.gates.spec import GATES, SPEC
 from workbench.planted.folder import write_world
 from workbench.settings import GatesConfig
 from workbench.sweep import Backend
@@ -29,18 +29,8 @@ QUICK = ("adaptor.steps=25", "adaptor.k=4", "refits=1", "head_refits=2")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_null_rulers():
-    """Nine null rulers at p = 0.1 instead of 99 at 0.01: what is tested here is the run, not the gate."""
-    patch = pytest.MonkeyPatch()
-    spec = GateSpec(null_rulers=9, null_p=0.1, random_splits=3)
-    for name in ("first_five", "evaluate"):
-        from workbench.gates import evaluate as module
-
-        function = getattr(module, name)
-        function = getattr(function, "__wrapped__", function)
-        patch.setitem(function.__kwdefaults__, "spec", spec)
-    yield
-    patch.undo()
+def quick(few_null_rulers):
+    """What is tested here is the run, not the gate."""
 
 
 @pytest.fixture(scope="module")

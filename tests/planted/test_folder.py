@@ -5,16 +5,17 @@ from __future__ import annotations
 from tests.planted.test_planted_world import SMALL
 from workbench.cells.datasets import load
 from workbench.config import load_cells, read_config
+from workbench.factors.gene_sets import load_gene_sets
 from workbench.model.checkpoint import load_checkpoint
 from workbench.planted.folder import write_world
 from workbench.provenance import describe_model
-from workbench.settings import GatesConfig
+from workbench.settings import GatesConfig, RunConfig
 
 MODEL = {"n_layers": 1, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}
 
 
 def test_files_load_as_any_others_and_say_that_they_are_planted(tmp_path):
-    config = read_config(write_world(tmp_path, 3, SMALL, **MODEL), GatesConfig)
+    config = read_config(write_world(tmp_path, 3, SMALL, **MODEL) / "gates.yaml", GatesConfig)
     assert (config.adaptor.layer, config.adaptor.head, config.seed) == (0, 1, 3)
     assert describe_model(load_checkpoint(config.checkpoint), config.checkpoint).startswith("planted-checkpoint-3 ")
     roles = {name: panel.role for name, panel in config.panels.items()}
@@ -37,3 +38,13 @@ def test_the_same_seed_writes_the_same_world(tmp_path):
     assert (one.X != other.X).nnz == 0 and (one.obs_names == other.obs_names).all()
     first, second = (load_checkpoint(tmp_path / name / "planted-checkpoint-3").fingerprint() for name in ("a", "b"))
     assert first == second
+
+
+def test_the_run_is_of_the_planted_head_and_knows_the_planted_programs(tmp_path):
+    config = read_config(write_world(tmp_path, 3, SMALL, **MODEL) / "run.yaml", RunConfig)
+    assert config.factors.head == config.compaction.head == "L0H1" and config.operator == "qk"
+    cells, sets = load_cells(config.data), load_gene_sets(config.factors.gene_sets)
+    assert cells.obs["donor"].nunique() == config.evaluation.folds == 6
+    programs = {gene for term, genes in sets.sets.items() if term.startswith("program") for gene in genes}
+    assert programs == {gene for gene in cells.var_names if gene.startswith("PLANTED")}
+    assert sum(not term.startswith("program") for term in sets.sets) > 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,18 +17,21 @@ from workbench.config import read_config
 from workbench.errors import ConfigError, EvaluationError
 from workbench.factors.compaction import FOLDED, REFERENCE
 from workbench.files import read_json
-from workbench.runs.chain import Chain
+from workbench.gates.spec import GATES, SPEC
+from workbench.runs.chain import CONTROL_NAMES, Chain
+from workbench.runs.evidence import BIASED
 from workbench.runs.expected import read_expected
 from workbench.runs.factors import TABLES
+from workbench.runs.gates import gates_stage
 from workbench.runs.run import run
 from workbench.runs.splits import fold_pairs, head_of
-from workbench.settings import RunConfig
+from workbench.settings import RunConfig, RunGatesConfig
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 @pytest.fixture(scope="module")
-def made(cells, checkpoint, tmp_path_factory):
+def made(few_null_rulers, cells, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("factors")
     names = [name for name in cells.var_names if " " not in name]
     (folder / "own.gmt").write_text(
@@ -50,6 +54,7 @@ def made(cells, checkpoint, tmp_path_factory):
         checkpoint,
         cells,
         evaluation={"folds": 4, "holdouts": 2, "permutations": 3, "refits": 2, "head_refits": 1},
+        gates={"refits": 1},
         cell_heads={"epochs": 3, "hybrid": False},
         sensitivity={"ks": [2, 3], "alphas": [0.1], "betas": [0.3]},
         compaction={"splits": 3, "ranks": [8, 3], "n_factors": 3, "n_read": 6, "n_write": 6},
@@ -74,7 +79,7 @@ def table(made, name):
 
 
 def test_the_second_part_goes_on_where_the_first_stopped(made):
-    extract = ["cells", "operators", "untrained", "heads", "readouts", "sensitivity", "algorithm"]
+    extract = ["cells", "operators", "untrained", "heads", "readouts", "gates", "sensitivity", "algorithm"]
     assert made.first["stages"] == extract and "compaction" not in made.first["report"].lower().split("<nav")[0]
     stages = read_json(made.out / "manifest.json")["stages"]
     assert list(stages) == [*extract, "compaction", "factors"]
@@ -91,6 +96,28 @@ def test_the_second_part_goes_on_where_the_first_stopped(made):
     ):
         assert f'id="figure-{name}"' in page and (made.out / "figures" / f"{name}.json").is_file()
     assert all((made.out / "tables" / f"{name}.csv").is_file() for name in TABLES)
+
+
+def test_gates_are_judged_beside_every_control_and_stand_on_the_card(made):
+    gates, controls = table(made, "gates"), table(made, "gate_controls")
+    assert gates["gate"].tolist() == list(GATES) and set(gates["operator"]) == {"drift"}
+    assert (gates["spec"] == SPEC.hash).all() and gates["status"].iloc[-1] == "not applicable"
+    assert controls.groupby("operator").size().to_dict() == dict.fromkeys(CONTROL_NAMES, len(GATES))
+    card = (made.out / "algorithm" / "README.md").read_text()
+    section = card.split(f"## Gates (spec {SPEC.hash})")[1].split("##")[0]
+    for row in gates.itertuples():
+        assert f"| {row.gate} | {row.status}" in section
+    assert 'id="figure-gates"' in (made.out / "report.html").read_text()
+
+
+def test_gates_of_chosen_heads_are_not_applicable(made, few_null_rulers, tmp_path):
+    chain = Chain(read_config(made.path, RunConfig, ["adaptor.feature_map=topk", "adaptor.top=2"]), tmp_path)
+    shutil.copy(made.out / "tables" / "cells.csv", tmp_path)
+    chain.out, chain.tables = made.out, tmp_path
+    said = gates_stage(chain, RunGatesConfig(refits=1), tmp_path)
+    own = pd.read_csv(tmp_path / "gates.csv")
+    assert set(own["status"]) == {"not applicable"} and len(said["unmet"]) == len(GATES)
+    assert own["note"].iloc[0] == BIASED
 
 
 def test_the_cell_head_is_judged_beside_the_anchor_head(made):

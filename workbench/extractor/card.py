@@ -66,6 +66,17 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
 
 def _evidence(card: Mapping[str, Any]) -> list[str]:
     out: list[str] = []
+    if card.get("gates"):
+        out += [
+            f"## Gates (spec {card['gates'][0]['spec']})",
+            "",
+            "| gate | status | value (sd, n) | asked | null up to | p |",
+            "|---|---|---|---|---|---|",
+        ]
+        out += [_gate(row) for row in card["gates"]]
+        out.append("")
+    elif "gates" in card:
+        out += ["Gates were not judged in this run: its configuration has no section `gates`.", ""]
     if card.get("readouts"):
         out += [
             "## On held-out cells",
@@ -104,6 +115,15 @@ def _evidence(card: Mapping[str, Any]) -> list[str]:
         ]
         out.append("")
     return out
+
+
+def _gate(row: Mapping[str, Any]) -> str:
+    if row["value"] is None:
+        return f"| {row['gate']} | {row['status']}: {row['note']} | - | - | - | - |"
+    return (
+        f"| {row['gate']} | {row['status']} | {_number(row['value'])} ({_number(row['sd'])}, {row['n']} {row['unit']}) "
+        f"| {row['rule']} {_number(row['threshold'])} | {_number(row['null_high'])} | {_number(row['p'])} |"
+    )
 
 
 def _number(value: Any) -> str:

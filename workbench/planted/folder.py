@@ -1,4 +1,4 @@
-"""A planted world as files: a checkpoint, four panels and a configuration, for the command line and for notebooks."""
+"""A planted world as files: a checkpoint, cells and configurations, for the command line and for notebooks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from anndata import AnnData
 
 from workbench.files import atomically, write_text
 from workbench.model.checkpoint import save_checkpoint
-from workbench.planted.cells import GRAPH, OFF_GRAPH, Signal, WorldShape, make_world, planted_cells
-from workbench.planted.checkpoint import plant_world
+from workbench.planted.cells import GRAPH, OFF_GRAPH, Signal, World, WorldShape, make_world, planted_cells
+from workbench.planted.checkpoint import PlantedModel, plant_world
+from workbench.planted.factor_proof import planted_sets
 
 _PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Signal]] = {
     "internal": ("internal", ("D1", "D2", "D3"), ("marrow", "blood"), GRAPH),
@@ -19,6 +20,9 @@ _PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Signal]] = {
     "zero_shot": ("zero shot", ("D7", "D8"), ("marrow", "blood"), GRAPH),
     "off_graph": ("expected to fail", ("E1", "E2", "E3"), ("lung",), OFF_GRAPH),
 }
+# Donors of the run: as many as make enough pairs to leave out; one tissue, so that its anchors stay few.
+_DONORS, _TISSUES = ("D1", "D2", "D3", "D4", "D5", "D6"), ("marrow",)
+_SAID = "# Planted, not real: synthetic cells, and a checkpoint whose head {} encodes their stage graph.\n"
 
 
 def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, **model: Any) -> Path:
@@ -38,29 +42,55 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     Returns
     -------
     Path
-        ``gates.yaml``, for ``workbench gates``: the planted head's ``qk`` operator on all four panels.
+        The folder, with ``gates.yaml`` for ``workbench gates`` (four panels) and ``run.yaml`` for ``workbench run`` (six
+        donors, the planted gene sets among decoys in ``programs.gmt``), both of the planted head's ``qk`` operator.
     """
     folder, world = Path(folder), make_world(seed, shape=shape)
     planted = plant_world(world, seed, **model)
     checkpoint = f"planted-checkpoint-{seed}"  # its name is what captions say of it
     save_checkpoint(planted.model, folder / checkpoint)
+    shared = {"name": f"planted world, seed {seed}", "checkpoint": f"./{checkpoint}", "seed": seed, "operator": "qk"}
+    shared["adaptor"] = {"feature_map": "single", "layer": planted.layer, "head": planted.head}
+    said = _SAID.format(_head(planted))
+    for name, more in (("gates", _gates(folder, world)), ("run", _run(folder, world, _head(planted)))):
+        write_text(folder / f"{name}.yaml", said + yaml.safe_dump({**shared, **more}, sort_keys=False))
+    return folder
+
+
+def _gates(folder: Path, world: World) -> dict[str, Any]:
     panels = {}
     for name, (role, donors, tissues, signal) in _PANELS.items():
-        cells = planted_cells(world, donors, tissues, signal=signal)
-        _write(cells, folder / f"{name}.h5ad")
-        data = {"name": f"./{name}.h5ad", "cell_type": "cell_type", "donor": "donor", "tissue": "tissue"}
-        panels[name] = {"role": role, "data": data}
-    head = f"L{planted.layer}H{planted.head}"
-    config = {
-        "name": f"planted world, seed {seed}",
-        "checkpoint": f"./{checkpoint}",
-        "seed": seed,
-        "operator": "qk",
-        "adaptor": {"feature_map": "single", "layer": planted.layer, "head": planted.head},
-        "panels": panels,
+        _write(planted_cells(world, donors, tissues, signal=signal), folder / f"{name}.h5ad")
+        panels[name] = {"role": role, "data": _data(name)}
+    return {"panels": panels}
+
+
+def _run(folder: Path, world: World, head: str) -> dict[str, Any]:
+    _write(planted_cells(world, _DONORS, _TISSUES, signal=GRAPH), folder / "donors.h5ad")
+    sets = planted_sets(world)
+    lines = ["\t".join([term, sets.sources[term], *genes]) for term, genes in sets.sets.items()]
+    write_text(folder / "programs.gmt", "\n".join(lines) + "\n")
+    n, size = len(world.shape.branches), world.shape.genes_per_program
+    pairs = len(_DONORS) * (len(_DONORS) - 1) // 2
+    return {
+        "data": _data("donors"),
+        "evaluation": {"folds": len(_DONORS), "holdouts": 4, "permutations": 100, "refits": 10, "head_refits": 2},
+        "gates": {"refits": 4},
+        "cell_heads": {"hybrid": False},
+        "compaction": {"splits": pairs, "head": head, "n_factors": n, "n_read": size, "n_write": size},
+        "factors": {
+            **{"head": head, "n": n, "n_genes": size, "splits": pairs},
+            **{"gene_sets": "./programs.gmt", "permutations": 200, "program_draws": 5},
+        },
     }
-    said = f"# Planted, not real: synthetic cells, and a checkpoint whose head {head} encodes their stage graph.\n"
-    return write_text(folder / "gates.yaml", said + yaml.safe_dump(config, sort_keys=False))
+
+
+def _data(name: str) -> dict[str, str]:
+    return {"name": f"./{name}.h5ad", "cell_type": "cell_type", "donor": "donor", "tissue": "tissue"}
+
+
+def _head(planted: PlantedModel) -> str:
+    return f"L{planted.layer}H{planted.head}"
 
 
 def _write(cells: AnnData, path: Path) -> None:

@@ -32,7 +32,7 @@ from workbench.seeds import key
 from workbench.settings import SensitivityConfig
 from workbench.stats import benjamini_hochberg
 
-_BIASED = "not applicable: the heads of topk were chosen by these anchors"
+BIASED = "the heads of topk were chosen by these anchors"
 _NEIGHBOURS = 5
 
 
@@ -89,7 +89,11 @@ def heads_stage(chain: Chain, folder: Path) -> dict[str, Any]:
         for kind, splits in _holdouts(chain, random):
             found: dict[str, Any] = {"status": "not applicable: no donors"}
             if splits is not None:
-                found = {"status": _BIASED} if chosen and own else with_null(*score(matrix, splits, settings.refits))
+                found = (
+                    {"status": f"not applicable: {BIASED}"}
+                    if chosen and own
+                    else with_null(*score(matrix, splits, settings.refits))
+                )
             holdouts.append({"operator": name, "holdout": kind, **found})
     pd.DataFrame(holdouts).to_csv(chain.tables / "holdouts.csv", index=False)
     return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}

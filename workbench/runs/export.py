@@ -17,6 +17,7 @@ from workbench.manifold.shape import stage_distances
 from workbench.provenance import versions
 from workbench.runs.chain import Chain
 from workbench.runs.evidence import ours_of
+from workbench.runs.gates import card_gates
 from workbench.seeds import key
 
 LIMITS = (
@@ -89,6 +90,7 @@ def _card(chain: Chain, fitted: Any) -> dict[str, Any]:
         "n_anchors": len(chain.anchors()),
         "stress": fitted.stress_,
         "reconstruction": fitted.reconstruction_,
+        "gates": card_gates(chain),
         "holdouts": held[held["status"] == "ok"].to_dict("records"),
         "readouts": read[(read["representation"] == own) & (read["status"] == "ok")].to_dict("records"),
         "controls": pd.read_csv(chain.tables / "added.csv").to_dict("records"),

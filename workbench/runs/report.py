@@ -15,6 +15,7 @@ from workbench.runs.chain import Chain
 from workbench.runs.evidence import ours_of
 from workbench.runs.expected import side_by_side
 from workbench.runs.factor_report import compaction_section, factors_section
+from workbench.runs.gates import gates_section
 from workbench.runs.section import Section, read_table, setting
 from workbench.stages import StageRunner
 
@@ -37,6 +38,8 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     sections = [_cells_section(chain, results)]
     if "algorithm" in results:
         sections.append(_extract_section(chain, results))
+    if "gates" in results:
+        sections.append(gates_section(chain))
     if "compaction" in results:
         sections.append(compaction_section(chain, results["compaction"]))
     if "factors" in results:

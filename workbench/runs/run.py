@@ -16,6 +16,7 @@ from workbench.runs.evidence import heads_stage, readouts_stage, sensitivity_sta
 from workbench.runs.export import algorithm_stage
 from workbench.runs.factors import TABLES as FACTOR_TABLES
 from workbench.runs.factors import factors_stage
+from workbench.runs.gates import CONTROLS_TABLE, TABLE, gates_stage
 from workbench.runs.report import report_stage
 from workbench.settings import RunConfig
 from workbench.stages import StageRunner
@@ -83,7 +84,7 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
     """Stages of both parts that the configuration asks for, in their order."""
     config = chain.config
     judged = chain.inputs("anchors", "adaptor", "readout", "evaluation", "seed")
-    evidence = [judged, chain.inputs("cell_heads")]
+    evidence = [judged, chain.inputs("cell_heads", "gates")]
     whole = RunConfig.model_validate(absolute(config)).model_dump_json()
 
     def tables(*names: str) -> tuple[Path, ...]:
@@ -96,6 +97,10 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
             "readouts", EXTRACT, evidence, partial(readouts_stage, chain), tables("readouts", "added", "calibration")
         ),
     ]
+    if config.gates is not None:
+        given = [judged, config.gates.model_dump(mode="json")]
+        work = partial(gates_stage, chain, config.gates)
+        stages.append(_Stage("gates", EXTRACT, given, work, tables(TABLE, CONTROLS_TABLE)))
     if config.sensitivity is not None:
         work = partial(sensitivity_stage, chain, config.sensitivity)
         given = [judged, config.sensitivity.model_dump(mode="json")]
