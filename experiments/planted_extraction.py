@@ -120,9 +120,9 @@ head by a paired two-sided Wilcoxon test over worlds (Benjamini-Hochberg over fe
 
 {tables}
 
-Programs are no proof of the model: the cells' own gene correlation, without any model, finds the same programs, because genes of a program go
-together; so does an operator whose rows were permuted, on the side that was not. What only the planted head has is its factors, and
-the graph between them.
+Programs are no proof of the model. Whatever keeps genes of a program together finds most of them, because such genes go together in
+the cells and in the embedding: the cells' own gene correlation without any model, another head, and an operator whose rows were
+permuted, on the side that was not. What only the planted head has is its factors, and the graph between them.
 """
 
 
