@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from workbench.errors import OutputError
 from workbench.figures import page
+from workbench.figures.gallery import Request, drawn, read_tables, write_index
 from workbench.figures.style import number
 from workbench.files import write_text
 
@@ -64,19 +65,10 @@ def write_report(
         If the summary lacks something, a name cannot be a file name, or the folder cannot be written.
     """
     _check(summary, tables, figures)
-    divs = {name: _div(name, figure) for name, figure in figures.items()}
-    plotly_js = get_plotlyjs()
-    folder = out / "figures"
-    if figures:
-        write_text(folder / PLOTLY_FILE, plotly_js)
-    for name, figure in figures.items():
-        alt = _alt(name, figure, summary)
-        parts = {"title": _text(_heading(name)), "plotly": PLOTLY_FILE, "alt": alt, "figure": divs[name]}
-        write_text(folder / f"{name}.html", page.FIGURE_PAGE.substitute(parts))
-        write_text(folder / f"{name}.json", figure.to_json())
+    divs = write_figures(out, figures, summary.get("captions", {}))
     content = page.REPORT.substitute(
         title=_text(summary["title"]),
-        plotly=plotly_js,
+        plotly=get_plotlyjs(),
         question=_text(summary["question"]),
         answers=_items(summary["answers"]),
         facts=_facts(summary, tables),
@@ -88,6 +80,60 @@ def write_report(
         provenance=_provenance(summary.get("provenance", ())),
     )
     return write_text(out / "report.html", content)
+
+
+def report_run(
+    out: Path,
+    summary: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    requests: Sequence[Request],
+) -> Path:
+    """Draw the figures that a run asks for, write what `workbench figures` needs to draw them again, and the report.
+
+    Parameters
+    ----------
+    out
+        Folder of the run, with ``tables/``.
+    summary
+        As in `write_report`, with `command`, which makes the tables, in place of `captions` and `commands`.
+    tables
+        As in `write_report`.
+    requests
+        The figures.
+    """
+    again = f"workbench figures {out} --only"
+    commands = {one.name: f"{again} {one.name}   # from tables/\n{summary['command']}" for one in requests}
+    wanted = {name for one in requests for name in (*one.of.tables, *one.of.optional)}
+    figures, captions = drawn(requests, {**read_tables(out, sorted(wanted - set(tables))), **tables})
+    write_index(out, requests, summary["command"])
+    return write_report(out, {**summary, "captions": captions, "commands": commands}, tables, figures)
+
+
+def write_figures(out: Path, figures: Mapping[str, go.Figure], captions: Mapping[str, str]) -> dict[str, str]:
+    """Write `figures/NAME.html` and `figures/NAME.json` per figure; the pages share one plotly.js.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    figures, captions
+        By name.
+
+    Returns
+    -------
+    dict of str to str
+        The part of each page that holds the figure.
+    """
+    folder = out / "figures"
+    if figures:
+        write_text(folder / PLOTLY_FILE, get_plotlyjs())
+    divs = {name: _div(name, figure) for name, figure in figures.items()}
+    for name, figure in figures.items():
+        alt = _alt(name, figure, captions)
+        parts = {"title": _text(_heading(name)), "plotly": PLOTLY_FILE, "alt": alt, "figure": divs[name]}
+        write_text(folder / f"{name}.html", page.FIGURE_PAGE.substitute(parts))
+        write_text(folder / f"{name}.json", figure.to_json())
+    return divs
 
 
 def _check(summary: Mapping[str, Any], tables: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
@@ -158,18 +204,18 @@ def _div(name: str, figure: go.Figure) -> str:
     )
 
 
-def _alt(name: str, figure: go.Figure, summary: Mapping[str, Any]) -> str:
+def _alt(name: str, figure: go.Figure, captions: Mapping[str, str]) -> str:
     # The title of a figure is plotly's small HTML: its first line, without marks, is the alternative text's start.
     title = (figure.layout.title.text or _heading(name)).split("<br>")[0]
     plain = html.unescape(re.sub(r"<[^>]*>", "", title))
-    return _text(f"{plain}. {summary['captions'][name]}")
+    return _text(f"{plain}. {captions[name]}")
 
 
 def _figure(name: str, div: str, figure: go.Figure, summary: Mapping[str, Any]) -> str:
     return page.FIGURE.substitute(
         name=name,
         heading=_text(_heading(name)),
-        alt=_alt(name, figure, summary),
+        alt=_alt(name, figure, summary["captions"]),
         figure=div,
         caption=_text(summary["captions"][name]),
         command=_text(summary["commands"][name]),

@@ -13,8 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from workbench.errors import OutputError
-from workbench.files import digest, plain, read_json, write_json
+from workbench.files import digest, plain, read_json, write_json, write_text
 
 _BEGUN, _DONE = "begun.json", "done.json"
 
@@ -43,13 +45,14 @@ class StageRunner:
     ----------
     out
         Folder of the run.
-    seconds, reused
-        Time of each stage, and which were taken as they were.
+    seconds, reused, peak
+        Time of each stage, which were taken as they were, and the peak memory of the process when each was made (bytes).
     """
 
     out: Path
     seconds: dict[str, float] = field(default_factory=dict)
     reused: dict[str, bool] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:
@@ -98,8 +101,9 @@ class StageRunner:
         began = time.perf_counter()
         result = plain(work(folder))
         seconds = time.perf_counter() - began
-        write_json(done, {"key": key, "seconds": seconds, "peak_bytes": peak_memory(), "result": result})
-        self.seconds[name], self.reused[name] = seconds, False
+        peak = peak_memory()
+        write_json(done, {"key": key, "seconds": seconds, "peak_bytes": peak, "result": result})
+        self.seconds[name], self.reused[name], self.peak[name] = seconds, False, peak
         print(f"[{name}] done in {seconds:.1f} s", file=sys.stderr)
         return {**result, "key": key}
 
@@ -115,9 +119,24 @@ class StageRunner:
         done = folder / _DONE
         if not all(file.is_file() for file in (done, *files)) or (found := read_json(done)).get("key") != key:
             return None
-        self.seconds[name], self.reused[name] = found["seconds"], True
+        self.seconds[name], self.reused[name], self.peak[name] = found["seconds"], True, found["peak_bytes"]
         print(f"[{name}] unchanged, kept", file=sys.stderr)
         return {**found["result"], "key": key}
 
     def _place(self, name: str, inputs: Any) -> tuple[Path, str]:
         return self.out / "stages" / name, digest(name, inputs, code_version())
+
+    def runtime(self) -> pd.DataFrame:
+        """Seconds and peak memory of the stages so far, also written to ``tables/runtime.csv``.
+
+        Returns
+        -------
+        DataFrame
+            ``stage``, ``seconds``, ``peak_bytes``.
+        """
+        rows = [(name, seconds, self.peak[name]) for name, seconds in self.seconds.items()]
+        table = pd.DataFrame(rows, columns=["stage", "seconds", "peak_bytes"])
+        path, text = self.out / "tables" / "runtime.csv", table.to_csv(index=False)
+        if not path.is_file() or path.read_text() != text:
+            write_text(path, text)
+        return table

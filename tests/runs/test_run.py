@@ -31,9 +31,9 @@ from workbench.runs.chain import Chain
 from workbench.runs.run import run
 from workbench.settings import RunConfig
 
-STAGES = ["cells", "operators", "untrained", "heads", "readouts", "algorithm"]
+STAGES = ["cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm"]
 TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
-FIGURES = ["latent", "heads", "holdouts", "distances", "readouts", "added"]
+FIGURES = ["latent", "latent_3d", "drift", "runtime", "heads", "holdouts", "distances", "readouts", "added"]
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_an_unchanged_run_is_kept_whole(first, again, capsys):
     assert again() == STAGES
     assert read_json(again.out / "metrics.json") == first.metrics
     assert {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()} == before
-    assert capsys.readouterr().err.count("unchanged, kept") == 6
+    assert capsys.readouterr().err.count("unchanged, kept") == 7
 
 
 def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
@@ -209,7 +209,7 @@ def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
 
 
 def test_another_width_reruns_what_depends_on_it(first, again):
-    assert again("adaptor.k=2") == ["cells", "operators", "untrained"]
+    assert again("adaptor.k=2") == ["cells", "operators", "untrained", "drift"]
     latent = pd.read_csv(again.out / "tables" / "latent.csv")
     assert [c for c in latent if c.startswith("z_")] == ["z_1", "z_2"]
     assert Algorithm.from_pretrained(again.out / "algorithm").matrix.shape == (N_GENES - 2, 2)
@@ -219,7 +219,7 @@ def test_another_width_reruns_what_depends_on_it(first, again):
 
 def test_another_feature_map_is_really_used(again):
     kept = again("adaptor.feature_map=single", "adaptor.layer=2", "adaptor.head=1")
-    assert kept == ["cells", "operators", "untrained"]
+    assert kept == ["cells", "operators", "untrained", "drift"]
     operators = StoredOperators(again.out / "stages" / "operators")
     saved = Operator.load(again.out / "operator")
     np.testing.assert_array_equal(saved.matrix, operators.head(2, 1))
@@ -233,15 +233,15 @@ def test_another_feature_map_is_really_used(again):
     ("override", "kept"),
     [
         ("name=other", STAGES),
-        ("adaptor.k=2", ["cells", "operators", "untrained"]),
-        ("adaptor.feature_map=single", ["cells", "operators", "untrained"]),
-        ("adaptor.layer=1", ["cells", "operators", "untrained"]),
+        ("adaptor.k=2", ["cells", "operators", "untrained", "drift"]),
+        ("adaptor.feature_map=single", ["cells", "operators", "untrained", "drift"]),
+        ("adaptor.layer=1", ["cells", "operators", "untrained", "drift"]),
         ("capture.max_tokens=20", ["cells"]),
         ("operator=qk", ["cells"]),
-        ("anchors.parts=3", ["cells", "operators", "untrained"]),
-        ("evaluation.permutations=6", ["cells", "operators", "untrained"]),
-        ("readout.hidden=4", ["cells", "operators", "untrained"]),
-        ("cell_heads={}", ["cells", "operators", "untrained", "heads"]),
+        ("anchors.parts=3", ["cells", "operators", "untrained", "drift"]),
+        ("evaluation.permutations=6", ["cells", "operators", "untrained", "drift"]),
+        ("readout.hidden=4", ["cells", "operators", "untrained", "drift"]),
+        ("cell_heads={}", ["cells", "operators", "untrained", "drift", "heads"]),
         ("evaluation.folds=3", []),
         ("panel.size=20", []),
         ("stages={NA: NK}", []),

@@ -18,6 +18,7 @@ from workbench.ablation.run import AblationResult, FromConfig, make_tasks, opene
 from workbench.ablation.sites import Ablation
 from workbench.cells.datasets import content_hash
 from workbench.config import absolute
+from workbench.figures.gallery import Request
 from workbench.files import plain, read_json, write_json, write_text
 from workbench.model.hooked import HookedScGPT
 from workbench.provenance import describe_model, manifest, pairs
@@ -93,7 +94,7 @@ def ablate_and_report(config: AblationConfig, out: Path, backend: Backend) -> Pa
     Path
         The report.
     """
-    from workbench.report import write_report
+    from workbench.report import report_run
 
     result = run_ablation(config, out, backend)
     effective = absolute(config)
@@ -104,80 +105,57 @@ def ablate_and_report(config: AblationConfig, out: Path, backend: Backend) -> Pa
     stages = {name: {"seconds": seconds, "kept": False} for name, seconds in result.seconds.items()}
     made_from = manifest(effective, result.prepared.study.model, content_hash(result.cells), stages)
     write_json(out / "manifest.json", made_from)
-    figures, captions = _figures(config, result)
     command = f"workbench ablate {out / 'config.yaml'} --out {out}"
     summary = {
         **_summary(config, result),
-        "captions": captions,
-        "commands": dict.fromkeys(figures, command),
+        "command": command,
         "provenance": pairs(made_from),
     }
-    return write_report(out, summary, result.tables, figures)
+    return report_run(out, summary, result.tables, _figures(config, result))
 
 
-def _figures(config: AblationConfig, result: AblationResult) -> tuple[dict[str, Any], dict[str, str]]:
-    from workbench.figures import (
-        attribution_scatter,
-        effect_map,
-        head_intervals,
-        interaction_matrix,
-        label_effects,
-        transfer_map,
-    )
-
+def _figures(config: AblationConfig, result: AblationResult) -> list[Request]:
     setting = _setting(config, result)
     bars = "95 % bootstrap over donors" if result.prepared.donors is not None else "95 % bootstrap over cells"
     null = (
         "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
     )
-    figures: dict[str, Any] = {}
-    captions: dict[str, str] = {}
+    requests: list[Request] = []
 
-    def add(name: str, figure: Any, caption: str) -> None:
-        figures[name], captions[name] = figure, f"{caption} {setting}"
+    def add(name: str, entry: str, caption: str, **options: Any) -> None:
+        requests.append(Request(name, f"{caption} {setting}", entry, options))
 
-    table, how = result.tables["effects"], config.sweep.how[0]
+    how = config.sweep.how[0]
     single = [name for name in result.prepared.metrics if name not in result.prepared.per_label]
     for name in single if config.sweep.heads else ():
         slug = _slug(name)
-        add(
-            f"effect_{slug}",
-            effect_map(table, name, how),
-            f"Change of {name} when a head's output is replaced ({how}); {null}.",
-        )
-        add(
-            f"heads_{slug}",
-            head_intervals(table, name, how),
-            f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws.",
-        )
+        said = f"Change of {name} when a head's output is replaced ({how}); {null}."
+        add(f"effect_{slug}", "effect", said, metric=name, how=how)
+        said = f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws."
+        add(f"heads_{slug}", "intervals", said, metric=name, how=how)
     if result.prepared.per_label and config.sweep.heads:
-        add(
-            "labels",
-            label_effects(table, how),
-            "Change in the share of wrongly read cells of each label, the probe held fixed.",
-        )
+        said = "Change in the share of wrongly read cells of each label, the probe held fixed."
+        add("labels", "labels", said, how=how)
     if "attribution" in result.tables:
-        add(
-            "attribution",
-            attribution_scatter(result.tables["attribution"]),
-            "Effects estimated from one backward pass against the exact ones, a point per head.",
-        )
+        said = "Effects estimated from one backward pass against the exact ones, a point per head."
+        add("attribution", "attribution", said)
     if "interactions" in result.tables:
         by = config.sweep.pairs_by or next(iter(result.prepared.metrics))
         add(
             "interactions",
-            interaction_matrix(result.tables["interactions"], by),
+            "interactions",
             f"Effect on {by} of two heads together minus the sum of both; {bars}.",
+            by=by,
         )
     if "transfer" in result.tables:
-        for i, (_, part) in enumerate(result.tables["transfer"].groupby(["target", "source"], sort=False)):
-            add(
-                f"transfer_{i + 1}",
-                transfer_map(part),
+        pairs_drawn = result.tables["transfer"][["target", "source"]].drop_duplicates()
+        for i, (target, source) in enumerate(pairs_drawn.itertuples(index=False)):
+            said = (
                 "How far one head's activations from cells of the source type move cells of the target type towards it; "
-                f"null: other cells of the target type as source; {bars}.",
+                f"null: other cells of the target type as source; {bars}."
             )
-    return figures, captions
+            add(f"transfer_{i + 1}", "transfer", said, target=target, source=source)
+    return requests
 
 
 def _slug(name: str) -> str:

@@ -5,13 +5,17 @@ from workbench.figures.added import added_value
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
 from workbench.figures.compaction import compaction_pareto
 from workbench.figures.distances import ruler_against_latent
+from workbench.figures.drift import drift
 from workbench.figures.evidence import holdouts, readouts
 from workbench.figures.factors import factor_drops, factor_effects, factor_genes
 from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
 from workbench.figures.heads import head_map
-from workbench.figures.latent import latent_map
+from workbench.figures.latent import latent_map, latent_space
 from workbench.figures.manifold import dimension_agreement, let_elbow, trajectories, trust_curve
+from workbench.figures.runtime import runtime
+from workbench.figures.second_panel import panel_gates
 from workbench.figures.sensitivity import sensitivity
+from workbench.figures.shape import flat_and_ripple
 from workbench.figures.style import BRANCH_COLORS, branch_color
 from workbench.figures.subsets import subset_interactions
 
@@ -22,10 +26,12 @@ __all__ = [
     "branch_color",
     "compaction_pareto",
     "dimension_agreement",
+    "drift",
     "effect_map",
     "factor_drops",
     "factor_effects",
     "factor_genes",
+    "flat_and_ripple",
     "head_intervals",
     "gate_table",
     "head_map",
@@ -34,11 +40,14 @@ __all__ = [
     "interaction_matrix",
     "label_effects",
     "latent_map",
+    "latent_space",
     "let_elbow",
     "p_uniform",
+    "panel_gates",
     "readouts",
     "recovery",
     "ruler_against_latent",
+    "runtime",
     "sensitivity",
     "subset_interactions",
     "trajectories",

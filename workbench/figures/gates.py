@@ -16,6 +16,7 @@ from workbench.figures.panels import POINT, legend_keys, null_bars, points
 from workbench.figures.style import (
     INK,
     NULL,
+    ON_FILL,
     QUIET,
     checked,
     dressed,
@@ -95,7 +96,7 @@ def gate_table(table: pd.DataFrame) -> go.Figure:
             y=names,
             text=shown,
             texttemplate="%{text}",
-            textfont={"color": INK, "size": 13},
+            textfont={"color": ON_FILL, "size": 13},
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
             colorscale=[[0, _FILLS[0]], [0.5, _FILLS[1]], [1, _FILLS[2]]],

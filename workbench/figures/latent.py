@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import EvaluationError
-from workbench.figures.style import OUTLINE, branch_color, branch_order, checked, dressed, label
+from workbench.figures.style import BRANCH_COLORS, OUTLINE, branch_color, branch_order, checked, dressed, label
 
+SYMBOLS_3D = ("circle", "square", "diamond", "cross", "x", "circle-open", "square-open", "diamond-open")
 SYMBOLS = (
     "circle",
     "square",
@@ -134,3 +136,92 @@ def _symbols(keys: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
         out[branch, stage] = SYMBOLS[seen[color] % len(SYMBOLS)]
         seen[color] += 1
     return out
+
+
+def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "donor")) -> go.Figure:
+    """Three principal axes of the latent, with a menu of what colours the cells.
+
+    Parameters
+    ----------
+    table
+        One row per cell: `cell_id`, `stage`, `branch`, `z_1` to `z_k` (three or more), and any other column of `by`.
+    by
+        Columns that the cells can be coloured by; those that are not there, or hold one value, are left out.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        A trace per value and column; the first column is shown, a button per further column shows that one.
+
+    Raises
+    ------
+    EvaluationError
+        If a column is missing, or the latent has fewer than three dimensions.
+    """
+    names = [str(column) for column in table.columns if str(column).startswith("z_")]
+    if len(names) < 3:
+        raise EvaluationError(f"The latent in three dimensions cannot be drawn: it has {len(names)}.")
+    ways = [name for name in by if name in table.columns and (name == by[0] or table[name].nunique() > 1)]
+    cells = checked(table, "latent in three dimensions", ["cell_id", *ways], names)
+    z = cells[names].to_numpy()
+    u, s, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    axes, share = u[:, :3] * s[:3], s[:3] ** 2 / (s**2).sum()
+    figure, owner = go.Figure(), []
+    for way in ways:
+        values = branch_order(cells[way]) if way == "branch" else sorted(set(cells[way]))
+        for i, value in enumerate(values):
+            rows = np.flatnonzero(cells[way] == value)
+            if way == "branch":
+                color = branch_color(value)
+            elif way == "stage" and "branch" in ways:
+                color = branch_color(cells["branch"].iloc[rows[0]])
+            else:
+                color = list(BRANCH_COLORS.values())[i % len(BRANCH_COLORS)]
+            figure.add_trace(
+                go.Scatter3d(
+                    x=axes[rows, 0],
+                    y=axes[rows, 1],
+                    z=axes[rows, 2],
+                    mode="markers",
+                    name=f"{label(value or 'unassigned')} (n = {len(rows):,})",
+                    text=[label(name) for name in cells["cell_id"].iloc[rows]],
+                    hovertemplate=f"cell %{{text}}<br>{way} {label(value)} (n = {len(rows):,})<extra></extra>",
+                    marker={
+                        "size": 3,
+                        "color": color,
+                        "symbol": SYMBOLS_3D[i % len(SYMBOLS_3D)] if way != "branch" else "circle",
+                        "line": {"color": OUTLINE, "width": 1},
+                    },
+                    visible=way == ways[0],
+                )
+            )
+            owner.append(way)
+    subtitle = (
+        f"n = {len(cells):,} cells; principal axes of the {len(names)}-dimensional latent, {share[0]:.0%}, {share[1]:.0%} and {share[2]:.0%} of "
+        "its variance. Drag to turn."
+    )
+    dressed(figure, "The latent in three dimensions", subtitle, 560, above=36 if len(ways) > 1 else 0, below=10)
+    scene = {
+        axis: {"title": {"text": f"axis {i + 1}"}, "showticklabels": False}
+        for i, axis in enumerate(("xaxis", "yaxis", "zaxis"))
+    }
+    figure.update_layout(scene=scene, legend={"y": 1, "yanchor": "top"})
+    if len(ways) > 1:
+        buttons = [
+            {"label": f"by {way}", "method": "restyle", "args": [{"visible": [one == way for one in owner]}]}
+            for way in ways
+        ]
+        figure.update_layout(
+            updatemenus=[
+                {
+                    "type": "buttons",
+                    "direction": "right",
+                    "buttons": buttons,
+                    "x": 0,
+                    "xanchor": "left",
+                    "y": 1.07,
+                    "yanchor": "top",
+                }
+            ]
+        )
+    return figure

@@ -5,7 +5,10 @@ Whoever fills a template escapes what is put in; the templates themselves load n
 
 from __future__ import annotations
 
+import json
 from string import Template
+
+from workbench.figures.style import DARK
 
 # Nothing may be fetched, whatever a label holds. Plotly builds WebGL programs with `Function`, hence unsafe-eval.
 _POLICY = (
@@ -26,6 +29,7 @@ STYLE = """
   }
 }
 * { box-sizing: border-box; }
+@media screen and (prefers-color-scheme: dark) { .plot.plot { background: var(--card); } }
 html { scroll-behavior: smooth; }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 body {
@@ -51,7 +55,7 @@ nav { margin-top: 1.25rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0; padding: 0; list-style: none; }
 figure { margin: 0 0 2rem; }
 figcaption { max-width: 78ch; margin-top: .6rem; }
-.plot { background: #ffffff; color: #1b1b1f; border: 1px solid var(--rule); border-radius: 6px; padding: .75rem;
+.plot { background: #ffffff; border: 1px solid var(--rule); border-radius: 6px; padding: .75rem;
   overflow-x: auto; }
 .plot > div { min-width: 46rem; }
 .command { color: var(--quiet); margin: .6rem 0 0; font-size: .9rem; }
@@ -75,6 +79,9 @@ th[aria-sort="descending"] button::after { content: " \\2193"; opacity: 1; color
 tbody tr:nth-child(even) { background: var(--stripe); }
 .on-paper { display: none; }
 .note { color: var(--quiet); font-size: .9rem; margin: .25rem 0 .5rem; }
+.search { margin: 0 0 .5rem; font-size: .9rem; color: var(--quiet); }
+.search input { font: inherit; color: var(--ink); background: var(--card); border: 1px solid var(--rule); border-radius: 4px;
+  padding: .2rem .5rem; margin-left: .35rem; }
 .provenance th { font-weight: 600; white-space: nowrap; }
 .provenance td { overflow-wrap: anywhere; }
 footer { padding: 2rem 1.25rem; }
@@ -82,7 +89,7 @@ footer { padding: 2rem 1.25rem; }
 @media print {
   :root { --page: #fff; --card: #fff; --ink: #000; --quiet: #333; --rule: #bbb; --accent: #1f4e79; --stripe: #f4f4f4; }
   body { font-size: 10.5pt; }
-  nav, thead button::after { display: none; }
+  nav, .search, thead button::after { display: none; }
   main, header { max-width: none; padding: 0; }
   figure, tr, .answers { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
@@ -101,6 +108,44 @@ footer { padding: 2rem 1.25rem; }
   thead th { position: static; }
 }
 """
+
+# The same replacement as `style.in_dark`, in the page: figures follow the reader's theme, and are light on paper.
+THEME_SCRIPT = (
+    """
+"use strict";
+var figureTheme = (function () {
+  var dark = window.matchMedia("(prefers-color-scheme: dark)"), colors = """
+    + json.dumps(DARK)
+    + """;
+  function plots() { return Array.from(document.querySelectorAll(".js-plotly-plot")); }
+  function darkened(value, key) {
+    if (typeof value === "string") {
+      return colors[value] || value.replace(/color:(#[0-9a-f]{6})/g, function (all, color) {
+        return "color:" + (colors[color] || color);
+      });
+    }
+    if (key === "colorscale" || value === null || typeof value !== "object" || ArrayBuffer.isView(value)) { return value; }
+    if (Array.isArray(value)) { return value.map(function (one) { return darkened(one); }); }
+    var out = {};
+    Object.keys(value).forEach(function (name) { out[name] = darkened(value[name], name); });
+    return out;
+  }
+  function paint(onDark) {
+    plots().forEach(function (plot) {
+      if (!plot.inLight) { plot.inLight = { data: plot.data, layout: plot.layout }; }
+      if (Boolean(plot.isDark) === onDark) { return; }
+      plot.isDark = onDark;
+      var data = onDark ? darkened(plot.inLight.data) : plot.inLight.data;
+      var layout = onDark ? darkened(plot.inLight.layout) : plot.inLight.layout;
+      Plotly.react(plot, data, layout);
+    });
+  }
+  dark.addEventListener("change", function () { paint(dark.matches); });
+  paint(dark.matches);
+  return { paint: paint, now: function () { paint(dark.matches); }, plots: plots };
+})();
+"""
+)
 
 SCRIPT = """
 "use strict";
@@ -128,13 +173,28 @@ SCRIPT = """
       });
     });
   });
-  // Paper is narrower than a window: figures are drawn again at its width.
-  function plots() { return Array.from(document.querySelectorAll(".js-plotly-plot")); }
+  // Searching: rows that hold every word stay; the number of them is said.
+  document.querySelectorAll(".search input").forEach(function (field) {
+    var body = document.getElementById(field.getAttribute("aria-controls")).tBodies[0];
+    var said = field.closest("p").querySelector("[role=status]");
+    field.addEventListener("input", function () {
+      var words = field.value.toLowerCase().split(/\\s+/).filter(Boolean), kept = 0;
+      Array.from(body.rows).forEach(function (row) {
+        var text = row.textContent.toLowerCase();
+        row.hidden = !words.every(function (word) { return text.includes(word); });
+        kept += row.hidden ? 0 : 1;
+      });
+      said.textContent = words.length ? kept + " of " + body.rows.length + " rows" : "";
+    });
+  });
+  // Paper is white, and narrower than a window: figures are drawn again at its width.
   window.addEventListener("beforeprint", function () {
-    plots().forEach(function (plot) { Plotly.relayout(plot, { width: 690, autosize: false }); });
+    figureTheme.paint(false);
+    figureTheme.plots().forEach(function (plot) { Plotly.relayout(plot, { width: 690, autosize: false }); });
   });
   window.addEventListener("afterprint", function () {
-    plots().forEach(function (plot) { Plotly.relayout(plot, { width: null, autosize: true }); });
+    figureTheme.plots().forEach(function (plot) { Plotly.relayout(plot, { width: null, autosize: true }); });
+    figureTheme.now();
   });
 })();
 """
@@ -194,24 +254,30 @@ $provenance
 </section>
 </main>
 <footer></footer>
+<script>{THEME_SCRIPT.replace("$", "$$")}</script>
 <script>{SCRIPT}</script>
 </body>
 </html>
 """)
 
-FIGURE_PAGE = Template("""<!DOCTYPE html>
+FIGURE_PAGE = Template(f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
-<style>body { margin: 1rem; background: #ffffff; }</style>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 1rem; background: #ffffff; }}
+@media screen and (prefers-color-scheme: dark) {{ body {{ background: #202228; }} }}
+</style>
 <script src="$plotly"></script>
 </head>
 <body>
 <div role="img" aria-label="$alt">
 $figure
 </div>
+<script>{THEME_SCRIPT.replace("$", "$$")}</script>
 </body>
 </html>
 """)
@@ -230,6 +296,8 @@ FIGURE = Template("""<figure id="figure-$name" aria-labelledby="figure-$name-hea
 TABLE = Template("""<section aria-labelledby="table-$name-heading">
 <h3 id="table-$name-heading">$heading</h3>
 <p class="note">$note</p>
+<p class="search"><label>Search in these rows <input type="search" aria-controls="table-$name"></label>
+<span role="status" aria-live="polite"></span></p>
 <div class="scroll" role="region" tabindex="0" aria-labelledby="table-$name-heading">
 <table class="sortable" id="table-$name">
 <thead><tr>

@@ -23,6 +23,8 @@ NULL = "#b4b4bb"
 NULL_EDGE = "#6d6d75"
 OUTLINE = "rgba(20, 20, 25, 0.55)"
 UNASSIGNED = "#bbbbbb"
+# Ink on a fill that is light in both themes.
+ON_FILL = "#1b1b1e"
 
 # Paul Tol's "muted" scheme: nine colours that stay apart under protanopia, deuteranopia and tritanopia.
 BRANCH_COLORS = {
@@ -41,6 +43,27 @@ FALLBACK_COLORS = ("#000000", "#E69F00", "#0077BB", "#CC3311", "#7B4B1E")
 
 _BY_KEY = {name.casefold(): color for name, color in BRANCH_COLORS.items()}
 _SYNONYMS = {"progenitors": "progenitor", "dc": "dendritic", "monocytes": "monocyte", "granulocytes": "granulocyte"}
+
+# On a dark page. Branches keep their hue; the three darkest are lifted, and colour scales stay as they are.
+DARK = {
+    INK: "#ececf0",
+    QUIET: "#a9abb5",
+    RULE: "#3a3d46",
+    ACCENT: "#8fc1f0",
+    NULL: "#5c5f6a",
+    NULL_EDGE: "#9fa1ab",
+    OUTLINE: "rgba(236, 236, 240, 0.6)",
+    "white": "#202228",
+    "#332288": "#8577e6",
+    "#117733": "#2f9e57",
+    "#882255": "#bb3d80",
+    "#000000": "#f4f4f6",
+    "#542788": "#b2abd2",
+    "#B35806": "#fdb863",
+    "#7B4B1E": "#b98a5e",
+    "rgba(31, 78, 121, 0.35)": "rgba(143, 193, 240, 0.4)",
+    "#cfe3ee": "#2d4658",
+}
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -302,3 +325,29 @@ def dressed(
         margin=margin,
     )
     return figure
+
+
+def in_dark(figure: go.Figure) -> go.Figure:
+    """The same figure for a dark page.
+
+    Parameters
+    ----------
+    figure
+        Drawn in the shared template; not changed.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        With the colours of `DARK` in their places; colour scales, and so what a value looks like, stay.
+    """
+    return go.Figure(_darkened(figure.to_plotly_json()))
+
+
+def _darkened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: one if key == "colorscale" else _darkened(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_darkened(one) for one in value]
+    if isinstance(value, str):
+        return DARK.get(value) or re.sub(r"color:(#[0-9a-f]{6})", lambda m: f"color:{DARK.get(m[1], m[1])}", value)
+    return value

@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from workbench.config import absolute
+from workbench.figures.gallery import Request
 from workbench.files import write_json, write_text
 from workbench.gates.chain import GatesChain
 from workbench.gates.panels import TO_FAIL
@@ -32,7 +33,7 @@ def report_stage(chain: GatesChain, runner: StageRunner, results: dict[str, dict
     results
         What the stages returned, by name.
     """
-    from workbench.report import write_report
+    from workbench.report import report_run
 
     made = {"gates", "controls", "panels", *results["geometry"]["tables"]}
     if "screen" in results:
@@ -49,79 +50,42 @@ def report_stage(chain: GatesChain, runner: StageRunner, results: dict[str, dict
     content = "; ".join(f"{name} {value}" for name, value in chain.inputs()["content"].items())
     made_from = manifest(effective, chain.model, content, stages)
     write_json(chain.out / "manifest.json", made_from)
-    figures, captions = _figures(chain, tables)
     command = f"workbench gates {chain.out / 'config.yaml'} --out {chain.out}"
     summary = {
         **_summary(chain, results, tables),
-        "captions": captions,
-        "commands": dict.fromkeys(captions, command),
+        "command": command,
         "provenance": pairs(made_from),
     }
-    write_report(chain.out, summary, tables, figures)
+    tables["runtime"] = runner.runtime()
+    report_run(chain.out, summary, tables, _figures(chain, tables))
 
 
-def _figures(chain: GatesChain, tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Any], dict[str, str]]:
-    from workbench import figures as draw
-
+def _figures(chain: GatesChain, tables: dict[str, pd.DataFrame]) -> list[Request]:
     setting = _setting(chain)
     inside = f"Internal panel '{chain.internal.name}', adaptor fitted on its anchors. {setting}"
-    figures, captions = {}, {}
-
-    def add(name: str, table: str, make: Any, caption: str, **more: Any) -> None:
-        if table in tables and len(tables[table]):
-            figures[name], captions[name] = make(tables[table], **more), caption
-
-    add(
-        "gates",
-        "gates",
-        draw.gate_table,
-        f"The seven gates, fixed before any run (spec {SPEC.hash}); a gate that cannot be computed is no pass. {setting}",
-    )
-    controls = {}
-    if "screen_controls" in tables:
-        rows = tables["screen_controls"].dropna(subset=["residualised"])
-        controls = dict(zip(rows["operator"], rows["residualised"], strict=True))
-    add(
-        "screen",
-        "screen",
-        draw.head_screen,
-        f"Each head alone: adaptor fitted on '{chain.internal.name}', frozen, judged on '{chain.external}'; rank correlation "
+    captions = {
+        "gates": f"The seven gates, fixed before any run (spec {SPEC.hash}); a gate that cannot be computed is no pass. {setting}",
+        "panels": f"Gates 1 to 4 on every panel, beside the same adaptor on controls without the model. {setting}",
+        "screen": f"Each head alone: adaptor fitted on '{chain.internal.name}', frozen, judged on '{chain.external}'; rank correlation "
         "of latent angles with the ruler over pairs of anchors, donor and tissue regressed out; null: stages relabelled, "
         f"adaptor fitted again, pooled over heads. {setting}",
-        controls=controls,
-    )
-    add(
-        "dimension",
-        "dimension",
-        draw.dimension_agreement,
-        f"Intrinsic dimension by every estimator; bars: 95 % by random halves, bias not included. {inside}",
-    )
-    add(
-        "trust",
-        "quality",
-        draw.trust_curve,
-        f"Trustworthiness and continuity of the latent against f(x); null: rows of the latent permuted. {inside}",
-        threshold=SPEC.trustworthiness,
-    )
-    add("elbow", "elbow", draw.let_elbow, f"Objective and trustworthiness by the latent's width. {inside}")
-    add(
-        "distances",
-        "distances",
-        draw.ruler_against_latent,
-        f"Ruler distance of two stages against the latent angle of their anchors: how far the fit went, not how far it "
+        "dimension": f"Intrinsic dimension by every estimator; bars: 95 % by random halves, bias not included. {inside}",
+        "trust": f"Trustworthiness and continuity of the latent against f(x); null: rows of the latent permuted. {inside}",
+        "elbow": f"Objective and trustworthiness by the latent's width. {inside}",
+        "shape": f"Geodesics along the neighbour graph, the share of variance in the best plane, and Moran's I off it. {inside}",
+        "distances": "Ruler distance of two stages against the latent angle of their anchors: how far the fit went, not how far it "
         f"holds. {inside}",
-    )
-    if "trajectories" in tables:
-        known = tables["trajectories"]
-        tables = {**tables, "trajectories": known if (known["status"] == "ok").any() else known[:0]}
-    add(
-        "trajectories",
-        "trajectories",
-        draw.trajectories,
-        "Progress (angle from the earliest stage) along each lineage against depth; the adaptor never saw the lineage's own "
+        "trajectories": "Progress (angle from the earliest stage) along each lineage against depth; the adaptor never saw the lineage's own "
         f"anchors; null: depths permuted inside donor and tissue. {inside}",
-    )
-    return figures, captions
+        "runtime": f"This run on one machine. {setting}",
+    }
+    options = {"trust": {"threshold": SPEC.trustworthiness}}
+    requests = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
+    # A lineage may have no correlation at all; then there is nothing to draw.
+    known = dict(tables)
+    if "trajectories" in known and not (known["trajectories"]["status"] == "ok").any():
+        del known["trajectories"]
+    return [one for one in requests if all(len(known.get(name, ())) for name in one.of.tables)]
 
 
 def _setting(chain: GatesChain) -> str:

@@ -50,9 +50,10 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     checkpoint = f"planted-checkpoint-{seed}"  # its name is what captions say of it
     save_checkpoint(planted.model, folder / checkpoint)
     shared = {"name": f"planted world, seed {seed}", "checkpoint": f"./{checkpoint}", "seed": seed, "operator": "qk"}
-    shared["adaptor"] = {"feature_map": "single", "layer": planted.layer, "head": planted.head}
+    adaptor = {"feature_map": "single", "layer": planted.layer, "head": planted.head}
+    run = {"adaptor": {**adaptor, "k": len(world.shape.branches)}, **_run(folder, world, _head(planted))}
     said = _SAID.format(_head(planted))
-    for name, more in (("gates", _gates(folder, world)), ("run", _run(folder, world, _head(planted)))):
+    for name, more in (("gates", {"adaptor": adaptor, **_gates(folder, world)}), ("run", run)):
         write_text(folder / f"{name}.yaml", said + yaml.safe_dump({**shared, **more}, sort_keys=False))
     return folder
 

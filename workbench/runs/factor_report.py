@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.figures.gallery import Request
 from workbench.runs.chain import Chain
 from workbench.runs.factors import TABLES
 from workbench.runs.section import Section, read_table, setting
@@ -23,8 +24,6 @@ def compaction_section(chain: Chain, result: dict[str, Any]) -> Section:
     result
         What the stage returned.
     """
-    from workbench.figures import compaction_pareto
-
     table = read_table(chain, "compaction")
     chosen = ", ".join(f"{name} in {n}" for name, n in result["heads"].items())
     lost = table[table["lost"].astype(str) == "True"].groupby("variant").size()
@@ -42,8 +41,7 @@ def compaction_section(chain: Chain, result: dict[str, Any]) -> Section:
         f"Single head: {chosen} splits. {setting(chain)}"
     )
     return Section(
-        figures={"compaction": compaction_pareto(table)},
-        captions={"compaction": caption},
+        figures=[Request("compaction", caption)],
         tables={"compaction": table},
         answers=[f"Compaction, metrics lost of {metrics} (q <= {_ALPHA}): {'; '.join(said)}."],
         skipped=[{"what": f"Compaction: {r['variant']}", "why": str(r["note"])} for r in left_out.to_dict("records")],
@@ -63,15 +61,7 @@ def factors_section(chain: Chain, result: dict[str, Any]) -> Section:
     result
         What the stage returned.
     """
-    from workbench.figures import factor_drops, factor_effects, factor_genes, subset_interactions
-
     tables = {name: read_table(chain, name) for name in TABLES}
-    figures = {
-        "factor_drops": factor_drops(tables["factors"], how="mean"),
-        "factor_effects": factor_effects(tables["factor_effects"], how="mean"),
-        "factor_subsets": subset_interactions(tables["factor_subsets"].query("kind == 'alone'")),
-        "factor_genes": factor_genes(_by_impact(tables), tables["programs"]),
-    }
     where = f"Head {result['head']}, {result['method']} of {result['n_factors']} factors. {setting(chain)}"
     null = f"null: {result['null_draws']} draws per factor and split, each the factor's own number along a random direction of the latent"
     captions = {
@@ -83,16 +73,10 @@ def factors_section(chain: Chain, result: dict[str, Any]) -> Section:
         f"is among the top; programs: over-representation and pre-ranked enrichment against {result['gene_sets']}, background the "
         f"panel of {len(chain.panel)} genes, Benjamini-Hochberg over factors, terms and sides. {where}",
     }
-    return Section(
-        figures, captions, tables, _answers(tables, result), list(result["skipped"]), list(result["cautions"])
-    )
-
-
-def _by_impact(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Genes of the factors, the most needed factor first."""
-    order = tables["factors"].query("how == 'mean'").set_index("factor")["place"]
-    genes = tables["factor_genes"]
-    return genes.iloc[genes["factor"].map(order).argsort(kind="stable")]
+    # What is drawn is set to its mean; the tables also have what is set to zero.
+    options = {"factor_drops": {"how": "mean"}, "factor_effects": {"how": "mean"}}
+    figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
+    return Section(figures, tables, _answers(tables, result), list(result["skipped"]), list(result["cautions"]))
 
 
 def _answers(tables: dict[str, pd.DataFrame], result: dict[str, Any]) -> list[str]:

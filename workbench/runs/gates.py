@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from workbench.figures.gallery import Request
 from workbench.gates.evaluate import Gate, evaluate, expected_to_fail
 from workbench.gates.panels import INTERNAL
 from workbench.gates.pool import Pool
@@ -57,8 +58,6 @@ def gates_section(chain: Chain) -> Section:
     chain
         The run.
     """
-    from workbench.figures import gate_table
-
     tables = {name: read_table(chain, name) for name in (TABLE, CONTROLS_TABLE)}
     gates = tables[TABLE]
     beside = [
@@ -80,7 +79,7 @@ def gates_section(chain: Chain) -> Section:
         f"The seven gates, fixed before any run (spec {SPEC.hash}), on the anchors of this run as one internal panel; a gate that cannot "
         f"be computed is no pass. {setting(chain)}"
     )
-    return Section({TABLE: gate_table(gates)}, {TABLE: caption}, tables, [answer], skipped)
+    return Section([Request("gates", caption)], tables, [answer], skipped)
 
 
 def card_gates(chain: Chain) -> list[dict[str, Any]]:

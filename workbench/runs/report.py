@@ -9,9 +9,11 @@ import yaml
 
 from workbench.config import absolute
 from workbench.extractor.controls import IDENTITY
+from workbench.figures.gallery import Request
 from workbench.files import write_json, write_text
 from workbench.provenance import describe_model, manifest, pairs
 from workbench.runs.chain import Chain
+from workbench.runs.drift import drift_section
 from workbench.runs.evidence import ours_of
 from workbench.runs.expected import side_by_side
 from workbench.runs.factor_report import compaction_section, factors_section
@@ -32,12 +34,14 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     results
         What the stages returned, by name; the report holds what is there.
     """
-    from workbench.report import write_report
+    from workbench.report import report_run
 
     write_text(chain.out / "config.yaml", yaml.safe_dump(absolute(chain.config), sort_keys=False))
     sections = [_cells_section(chain, results)]
     if "algorithm" in results:
         sections.append(_extract_section(chain, results))
+    if "drift" in results:
+        sections.append(drift_section(chain, results["drift"]))
     if "gates" in results:
         sections.append(gates_section(chain))
     if "compaction" in results:
@@ -60,7 +64,9 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     made_from = manifest(chain.config.model_dump(mode="json"), chain.model, chain.inputs("data")["content"], stages)
     write_json(chain.out / "manifest.json", made_from)
     summary = {**_summary(chain, results, whole), "provenance": pairs(made_from)}
-    write_report(chain.out, summary, whole.tables, whole.figures)
+    whole.tables["runtime"] = runner.runtime()
+    figures = [*whole.figures, Request("runtime", f"This run on one machine. {setting(chain)}")]
+    report_run(chain.out, summary, whole.tables, figures)
 
 
 def _summary(chain: Chain, results: dict[str, dict[str, Any]], whole: Section) -> dict[str, Any]:
@@ -78,8 +84,7 @@ def _summary(chain: Chain, results: dict[str, dict[str, Any]], whole: Section) -
         f"{operators['n_tokens']} tokens read.",
         "skipped": whole.skipped,
         "cautions": whole.cautions,
-        "captions": whole.captions,
-        "commands": dict.fromkeys(whole.captions, command),
+        "command": command,
         "algorithm": algorithm
         and f"algorithm/ ({algorithm['bytes'] / 1024:.0f} KiB): one {cells['n_panel']} x {config.adaptor.k} matrix, an offset and "
         f"{len(algorithm['readouts'])} readouts ({algorithm['n_parameters']} parameters). The feature map alone takes "
@@ -103,37 +108,17 @@ def _cells_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Section:
 
 def _extract_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Section:
     """Heads, holdouts, readouts, controls, sensitivity, and the latent that is exported."""
-    from workbench.figures import (
-        added_value,
-        head_map,
-        holdouts,
-        latent_map,
-        readouts,
-        ruler_against_latent,
-        sensitivity,
-    )
-
     config, cells, evaluation = chain.config, results["cells"], chain.config.evaluation
     names = ["latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
     names += ["sensitivity"] if "sensitivity" in results else []
     tables = {name: read_table(chain, name) for name in names}
-    random = tables["holdouts"].query("holdout == 'random' and status == 'ok'")
-    controls = dict(zip(random["operator"].astype(str), random["spearman"].astype(float), strict=True))
     own, ours = config.adaptor.name, ours_of(chain)
-    others = [name for name in tables["readouts"]["representation"].unique() if name != ours and " head" not in name]
-    figures = {
-        "latent": latent_map(tables["latent"]),
-        "heads": head_map(tables["heads"], controls),
-        "holdouts": holdouts(tables["holdouts"], baselines=[name for name in controls if name != own]),
-        "distances": ruler_against_latent(tables["distances"]),
-        "readouts": readouts(tables["readouts"], baselines=others),
-        "added": added_value(tables["added"]),
-    }
     model_and_data = setting(chain)
     null = f"null: {evaluation.permutations} permutations of the labels, its upper bound the 97.5 % quantile"
     again = "stages relabelled at random and the adaptor fitted again, its upper bound the 97.5 % quantile"
     captions = {
         "latent": f"UMAP of the exported latent, fitted on all of these cells: a picture, no evidence. {model_and_data}",
+        "latent_3d": f"Principal axes of the exported latent, fitted on all of these cells: a picture, no evidence. {model_and_data}",
         "heads": f"Each head alone through the adaptor: rank correlation of latent angles with ruler distances on held-out anchors "
         f"({int(tables['heads']['n_anchors'].iloc[0])} anchors, mean over {evaluation.holdouts} random holdouts; null: {again}, "
         f"{evaluation.head_refits} draws per head pooled over the heads). {model_and_data}",
@@ -145,13 +130,16 @@ def _extract_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Sectio
         "added": f"Ours less each other representation on the same folds; 95 % intervals corrected for shared training cells. {model_and_data}",
     }
     if "sensitivity" in tables:
-        figures["sensitivity"] = sensitivity(tables["sensitivity"])
         captions["sensitivity"] = (
             f"Holdouts of the configured feature map under other settings of the adaptor. {model_and_data}"
         )
     undefined = tables["readouts"].query("status != 'ok'").drop_duplicates("endpoint")[["endpoint", "status"]]
     skipped = [{"what": f"Readout '{name}'", "why": why} for name, why in undefined.itertuples(index=False)]
-    return Section(figures, captions, tables, _answers(chain, tables), skipped)
+    if config.adaptor.k < 3:
+        del captions["latent_3d"]
+    options = {"holdouts": {"own": own}, "readouts": {"own": ours}}
+    figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
+    return Section(figures, tables, _answers(chain, tables), skipped)
 
 
 def _answers(chain: Chain, tables: dict[str, pd.DataFrame]) -> list[str]:

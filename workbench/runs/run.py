@@ -12,6 +12,7 @@ from workbench.config import absolute
 from workbench.extractor.algorithm import CARD, WEIGHTS
 from workbench.runs.chain import Chain
 from workbench.runs.compaction import compaction_stage
+from workbench.runs.drift import drift_stage
 from workbench.runs.evidence import heads_stage, readouts_stage, sensitivity_stage
 from workbench.runs.export import algorithm_stage
 from workbench.runs.factors import TABLES as FACTOR_TABLES
@@ -92,6 +93,7 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
 
     stages = [
         _Stage("untrained", EXTRACT, [], chain.untrained_stage, ()),
+        _Stage("drift", EXTRACT, list(config.adaptor.blocks), partial(drift_stage, chain), ()),
         _Stage("heads", EXTRACT, judged, partial(heads_stage, chain), tables("heads", "holdouts")),
         _Stage(
             "readouts", EXTRACT, evidence, partial(readouts_stage, chain), tables("readouts", "added", "calibration")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-import plotly.graph_objects as go
 
+from workbench.figures.gallery import Request, read_tables
 from workbench.provenance import describe_model
 from workbench.runs.chain import Chain
 
@@ -18,8 +18,10 @@ class Section:
 
     Attributes
     ----------
-    figures, captions, tables
-        By name; every figure has a caption.
+    figures
+        What is to be drawn.
+    tables
+        By name.
     answers
         Sentences for the summary.
     skipped
@@ -28,8 +30,7 @@ class Section:
         What could be wrong.
     """
 
-    figures: dict[str, go.Figure] = field(default_factory=dict)
-    captions: dict[str, str] = field(default_factory=dict)
+    figures: list[Request] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
@@ -46,8 +47,7 @@ class Section:
         """
         whole = cls()
         for part in parts:
-            whole.figures.update(part.figures)
-            whole.captions.update(part.captions)
+            whole.figures.extend(part.figures)
             whole.tables.update(part.tables)
             whole.answers.extend(part.answers)
             whole.skipped.extend(part.skipped)
@@ -56,7 +56,7 @@ class Section:
 
 
 def read_table(chain: Chain, name: str) -> pd.DataFrame:
-    """A table that a stage left; only an empty field is missing, a label such as "NA" is a label.
+    """A table that a stage left.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def read_table(chain: Chain, name: str) -> pd.DataFrame:
     name
         Of the table.
     """
-    return pd.read_csv(chain.tables / f"{name}.csv", keep_default_na=False, na_values=[""])
+    return read_tables(chain.out, [name])[name]
 
 
 def setting(chain: Chain) -> str:

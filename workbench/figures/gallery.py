@@ -1,0 +1,359 @@
+"""The figures that a run can have: what each shows, the tables it is drawn from, and its counterpart in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench import figures as draw
+from workbench.errors import EvaluationError, OutputError, unknown_name
+from workbench.files import read_json, write_json
+
+INDEX = "index.json"
+Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure of the gallery.
+
+    Attributes
+    ----------
+    shows
+        What is in it.
+    tables
+        Names of the tables that it is drawn from.
+    draw
+        From these tables, and options, to the figure.
+    paper
+        Its counterpart in the paper; empty where there is none.
+    optional
+        Tables that it uses where they are there.
+    """
+
+    shows: str
+    tables: tuple[str, ...]
+    draw: Callable[..., go.Figure]
+    paper: str = ""
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A figure as a run asks for it.
+
+    Attributes
+    ----------
+    name
+        Of its files.
+    caption
+        Model, data, n, spread and null.
+    entry
+        Name in the gallery; the figure's own when empty.
+    options
+        For the drawing, JSON-ready.
+    """
+
+    name: str
+    caption: str
+    entry: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def of(self) -> Entry:
+        """The entry of the gallery."""
+        return GALLERY[self.entry or self.name]
+
+
+def _heads(tables: Tables) -> go.Figure:
+    """With the same score of the controls, where the holdouts are there."""
+    controls = {}
+    if "holdouts" in tables:
+        rows = tables["holdouts"].query("holdout == 'random' and status == 'ok'")
+        controls = dict(zip(rows["operator"].astype(str), rows["spearman"].astype(float), strict=True))
+    return draw.head_map(tables["heads"], controls)
+
+
+def _holdouts(tables: Tables, own: str = "") -> go.Figure:
+    table = tables["holdouts"]
+    own = own or str(table["operator"].iloc[0])
+    return draw.holdouts(table, baselines=[name for name in table["operator"].unique() if name != own])
+
+
+def _readouts(tables: Tables, own: str = "") -> go.Figure:
+    table = tables["readouts"]
+    own = own or str(table["representation"].iloc[0])
+    names = table["representation"].unique()
+    return draw.readouts(table, baselines=[name for name in names if name != own and " head" not in name])
+
+
+def _screen(tables: Tables) -> go.Figure:
+    controls = {}
+    if "screen_controls" in tables:
+        rows = tables["screen_controls"].dropna(subset=["residualised"])
+        controls = dict(zip(rows["operator"], rows["residualised"], strict=True))
+    return draw.head_screen(tables["screen"], controls=controls)
+
+
+def _subsets(tables: Tables) -> go.Figure:
+    return draw.subset_interactions(tables["factor_subsets"].query("kind == 'alone'"))
+
+
+def _factor_genes(tables: Tables) -> go.Figure:
+    """The most needed factor first."""
+    order = tables["factors"].query("how == 'mean'").set_index("factor")["place"]
+    genes = tables["factor_genes"]
+    ranked = genes.iloc[genes["factor"].map(order).argsort(kind="stable")]
+    return draw.factor_genes(ranked, tables["programs"])
+
+
+def _first(table: pd.DataFrame, column: str, given: str) -> str:
+    return given or str(table[column].iloc[0])
+
+
+def _effect(tables: Tables, metric: str = "", how: str = "") -> go.Figure:
+    table = tables["effects"]
+    return draw.effect_map(table, _first(table, "metric", metric), _first(table, "how", how))
+
+
+def _intervals(tables: Tables, metric: str = "", how: str = "") -> go.Figure:
+    table = tables["effects"]
+    return draw.head_intervals(table, _first(table, "metric", metric), _first(table, "how", how))
+
+
+def _labels(tables: Tables, how: str = "") -> go.Figure:
+    return draw.label_effects(tables["effects"], _first(tables["effects"], "how", how))
+
+
+def _interactions(tables: Tables, by: str = "") -> go.Figure:
+    return draw.interaction_matrix(tables["interactions"], _first(tables["interactions"], "metric", by))
+
+
+def _transfer(tables: Tables, target: str = "", source: str = "") -> go.Figure:
+    table = tables["transfer"]
+    target, source = _first(table, "target", target), _first(table, "source", source)
+    return draw.transfer_map(table[(table["target"] == target) & (table["source"] == source)])
+
+
+def _plain(make: Callable[..., go.Figure], table: str) -> Callable[..., go.Figure]:
+    def drawn(tables: Tables, **options: Any) -> go.Figure:
+        return make(tables[table], **options)
+
+    return drawn
+
+
+GALLERY: dict[str, Entry] = {
+    "latent": Entry("the latent in two dimensions, by branch and stage", ("latent",), _plain(draw.latent_map, "latent"), "manifold map"),
+    "latent_3d": Entry(
+        "three principal axes of the latent, by branch, stage or donor",
+        ("latent",),
+        _plain(draw.latent_space, "latent"),
+        "manifold map, in three dimensions",
+    ),
+    "distances": Entry(
+        "ruler distance against latent distance, per pair of stages",
+        ("distances",),
+        _plain(draw.ruler_against_latent, "distances"),
+        "geodesic correlation with the ruler",
+    ),
+    "gates": Entry("the seven gates, panel by panel", ("gates",), _plain(draw.gate_table, "gates"), "gate table of the internal panel"),
+    "panels": Entry(
+        "gates 1 to 4 on every panel, beside the controls",
+        ("gates", "controls"),
+        lambda tables: draw.panel_gates(tables["gates"], tables["controls"]),
+        "external and zero-shot panels; the lung panel that is expected to fail",
+    ),
+    "heads": Entry("held-out correlation of every head alone", ("heads",), _heads, "head screen", optional=("holdouts",)),
+    "screen": Entry(
+        "every head judged on an external panel, donor and tissue regressed out",
+        ("screen",),
+        _screen,
+        "head screen on the external panel",
+        optional=("screen_controls",),
+    ),
+    "holdouts": Entry("the configured feature map beside controls on held-out anchors", ("holdouts",), _holdouts, "random, donor and branch holdouts"),
+    "readouts": Entry("readouts of held-out cells, every representation", ("readouts",), _readouts, "endpoints of the extracted algorithm"),
+    "added": Entry("what the operator adds to each control, per endpoint", ("added",), _plain(draw.added_value, "added")),
+    "sensitivity": Entry(
+        "holdouts under other widths and weights of the adaptor",
+        ("sensitivity",),
+        _plain(draw.sensitivity, "sensitivity"),
+        "LET objective and trustworthiness at k = 3, 6, 10",
+    ),
+    "elbow": Entry("objective and trustworthiness by the latent's width", ("elbow",), _plain(draw.let_elbow, "elbow"), "LET objective and trustworthiness at k = 3, 6, 10"),
+    "trust": Entry("trustworthiness and continuity by neighbourhood", ("quality",), _plain(draw.trust_curve, "quality"), "trustworthiness"),
+    "dimension": Entry("intrinsic dimension by every estimator", ("dimension",), _plain(draw.dimension_agreement, "dimension"), "8 to 10 dimensions"),
+    "shape": Entry("flatness, and structure off the plane", ("shape",), _plain(draw.flat_and_ripple, "shape"), "flatness and ripple of the sheet"),
+    "trajectories": Entry(
+        "progress along each lineage against depth",
+        ("trajectories",),
+        lambda tables: draw.trajectories(tables["trajectories"].query("status == 'ok'")),
+        "erythroid trajectory",
+    ),
+    "drift": Entry(
+        "how alike the operators of the layers are, and the genes that change most between blocks",
+        ("drift_layers", "drift_genes"),
+        lambda tables: draw.drift(tables["drift_layers"], tables["drift_genes"]),
+        "drift between early, middle and late layers",
+    ),
+    "compaction": Entry("size against loss of ever smaller forms", ("compaction",), _plain(draw.compaction_pareto, "compaction"), "compaction, endpoints lost"),
+    "factor_drops": Entry(
+        "what readouts lose without each factor, and the cumulative share",
+        ("factors",),
+        _plain(draw.factor_drops, "factors"),
+        "four-factor core, concentration of the impact",
+    ),
+    "factor_effects": Entry("the same drop per endpoint metric", ("factor_effects",), _plain(draw.factor_effects, "factor_effects"), "factor by endpoint"),
+    "factor_subsets": Entry("all subsets of the top factors, kept alone", ("factor_subsets",), _subsets, "all 15 subsets of the top four factors"),
+    "factor_genes": Entry("genes that each factor reads and writes, and their programs", ("factors", "factor_genes", "programs"), _factor_genes, "gene programs of the factors"),
+    "effect": Entry("effect of ablating each head, per metric", ("effects",), _effect, "head map"),
+    "intervals": Entry("the heads that matter most, with intervals and null", ("effects",), _intervals, "top heads"),
+    "labels": Entry("wrongly read cells of each label by ablated head", ("effects",), _labels),
+    "attribution": Entry("gradient estimates against exact effects", ("attribution",), _plain(draw.attribution_scatter, "attribution")),
+    "interactions": Entry("two heads together less the sum of both", ("interactions",), _interactions),
+    "transfer": Entry("how far a head carries one cell type to another", ("transfer",), _transfer),
+    "runtime": Entry("seconds and peak memory by stage", ("runtime",), _plain(draw.runtime, "runtime"), "runtime of the campaign"),
+}  # fmt: skip
+
+
+def drawn(requests: Sequence[Request], tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
+    """Draw figures.
+
+    Parameters
+    ----------
+    requests
+        What is asked for.
+    tables
+        Tables by name.
+
+    Returns
+    -------
+    figures, captions
+        By name.
+    """
+    figures = {request.name: _draw(request.of, tables, request.options) for request in requests}
+    return figures, {request.name: request.caption for request in requests}
+
+
+def _draw(entry: Entry, tables: Tables, options: Mapping[str, Any]) -> go.Figure:
+    wanted = (*entry.tables, *entry.optional)
+    return entry.draw({name: tables[name] for name in wanted if name in tables}, **options)
+
+
+def write_index(out: Path, requests: Sequence[Request], command: str) -> None:
+    """Write ``figures/index.json``: what `regenerate` needs beside the tables.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    requests
+        The figures of the run.
+    command
+        The command that makes the tables.
+    """
+    entries = {
+        one.name: {"entry": one.entry or one.name, "options": dict(one.options), "caption": one.caption}
+        for one in requests
+    }
+    write_json(out / "figures" / INDEX, {"command": command, "figures": entries})
+
+
+def requests_of(out: Path) -> list[Request]:
+    """Figures of a run: those of its index, or, where it has none, one of each entry whose tables are there.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds no tables.
+    """
+    there = {path.stem for path in (out / "tables").glob("*.csv")}
+    if not there:
+        raise OutputError(f"'{out}' holds no tables/*.csv; give the folder that a run wrote.")
+    index = out / "figures" / INDEX
+    if not index.is_file():
+        caption = "Drawn from the tables alone; the run left no caption."
+        return [Request(name, caption) for name, entry in GALLERY.items() if set(entry.tables) <= there]
+    known = read_json(index)["figures"]
+    return [Request(name, one["caption"], one["entry"], one["options"]) for name, one in known.items()]
+
+
+def chosen(requests: Sequence[Request], names: Sequence[str]) -> list[Request]:
+    """Those of some names; a name of the gallery stands for all figures of that entry.
+
+    Parameters
+    ----------
+    requests
+        Figures of a run.
+    names
+        All where there are none.
+
+    Raises
+    ------
+    OutputError
+        If the run has no such figure.
+    """
+    for name in names:
+        if not any(name in (one.name, one.entry) for one in requests):
+            known = [one.name for one in requests]
+            why = f" The gallery has it, from {', '.join(GALLERY[name].tables)}.csv." if name in GALLERY else ""
+            raise OutputError(f"This run has no figure '{name}'.{why} {unknown_name('figure', name, known)}")
+    return [one for one in requests if not names or {one.name, one.entry} & set(names)]
+
+
+def read_tables(out: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Tables of a run; only an empty field is missing, a label such as "NA" is a label.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    names
+        Those that are not there are left out.
+    """
+    paths = {name: out / "tables" / f"{name}.csv" for name in names}
+    return {
+        name: pd.read_csv(path, keep_default_na=False, na_values=[""]) for name, path in paths.items() if path.is_file()
+    }
+
+
+def regenerated(out: Path, requests: Sequence[Request]) -> tuple[dict[str, go.Figure], dict[str, str]]:
+    """Draw figures of a run from its tables alone.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    requests
+        From `requests_of`.
+
+    Returns
+    -------
+    figures
+        By name.
+    missing
+        Those that could not be drawn, and why.
+    """
+    names = {name for request in requests for name in (*request.of.tables, *request.of.optional)}
+    tables = read_tables(out, sorted(names))
+    figures, missing = {}, {}
+    for request in requests:
+        lacking = [name for name in request.of.tables if name not in tables]
+        if lacking:
+            missing[request.name] = f"tables/{', tables/'.join(f'{name}.csv' for name in lacking)} is not there"
+            continue
+        try:
+            figures[request.name] = _draw(request.of, tables, request.options)
+        except EvaluationError as error:
+            missing[request.name] = str(error)
+    return figures, missing
