@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from helpers import D_MODEL, N_GENES, N_HEADS, N_LAYERS
 
-from workbench.cli import build_parser, main
+from workbench.cli import BACKENDS, SHELLS, build_parser, main, parsers
+from workbench.config import read_config
+from workbench.files import write_json
 from workbench.model.checkpoint import load_checkpoint
+from workbench.settings import AblationConfig, GatesConfig, PretrainConfig, RunConfig
 
-COMMANDS = ("inspect", "pretrain", "run", "ablate", "gates", "apply")
-HEAVY = ("torch", "numpy", "scipy", "pandas", "anndata", "scanpy", "sklearn", "numba", "plotly", "umap")
+COMMANDS = tuple(parsers()[1])
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "anndata",
+    "scanpy",
+    "sklearn",
+    "numba",
+    "plotly",
+    "umap",
+    "pydantic",
+    "shtab",
+)
+SETTINGS = {"pretrain": PretrainConfig, "run": RunConfig, "extract": RunConfig, "factors": RunConfig, "ablate": AblationConfig, "gates": GatesConfig}  # fmt: skip
 
 
-def test_help_names_every_command(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    said = capsys.readouterr().out
-    assert all(f"    {command}" in said for command in COMMANDS)
-
-
-def test_every_command_has_help_with_an_example_and_no_help_imports_anything_heavy():
+@pytest.fixture(scope="module")
+def helps():
+    """What each --help prints, and which heavy modules one fresh process holds after printing all of them."""
     code = f"""
 import contextlib, io, json, sys
 from workbench.cli import main
 said = {{}}
-for command in ([], ["inspect"], ["pretrain"], ["run"], ["ablate"], ["gates"], ["apply"], ["--version"]):
+for command in ([], *([name] for name in {COMMANDS}), ["--version"]):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:
@@ -41,20 +58,151 @@ for command in ([], ["inspect"], ["pretrain"], ["run"], ["ablate"], ["gates"], [
 print(json.dumps([said, [name for name in {HEAVY} if name in sys.modules]]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    said, heavy = json.loads(done.stdout)
-    assert heavy == []
-    for command in COMMANDS:
-        assert f"usage: workbench {command}" in said[command] and f"Example: workbench {command} " in " ".join(
-            said[command].split()
-        )
-    assert said["--version"].startswith("workbench ")
+    return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("arguments", [[], ["rnu"], ["run"], ["inspect"], ["run", "a.yaml", "--otu", "x"]])
+def examples(said):
+    return [line.strip() for line in said.splitlines() if line.strip().startswith("workbench ")]
+
+
+def test_help_names_every_command(helps):
+    said, _ = helps
+    assert {"doctor", "inspect", "pretrain", "run", "extract", "factors", "ablate", "gates", "apply", "completion"} <= {
+        *COMMANDS
+    }
+    assert all(f"\n    {command}" in said[""] for command in COMMANDS) and said["--version"].startswith("workbench ")
+
+
+def test_no_help_imports_anything_heavy(helps):
+    assert helps[1] == []
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_example_is_a_command_as_it_stands(helps, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    said = helps[0][command]
+    assert said.startswith(f"usage: workbench {command}") and examples(said)
+    for example in examples(said):
+        # What follows is the shell's.
+        words = shlex.split(example.split(">")[0])[1:]
+        arguments = build_parser().parse_args(words)
+        assert command in ("", arguments.command)
+        if hasattr(arguments, "config"):
+            assert Path(arguments.config).is_file() and arguments.config.startswith("experiments/")
+            read_config(arguments.config, SETTINGS[arguments.command], arguments.set)
+        if arguments.command == "inspect":
+            assert Path(arguments.path).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "No command was given; workbench --help lists them"),
+        (["rnu"], "Unknown command 'rnu': did you mean 'run'?"),
+        (["gate", "a.yaml", "--json"], "Unknown command 'gate': did you mean 'gates'"),
+        (["--josn"], "Unknown option '--josn'"),
+        (["run", "a.yaml", "--otu", "x"], "Unknown option '--otu': did you mean '--out'"),
+        (["inspect", "a", "--jsno=1"], "Unknown option '--jsno': did you mean '--json'"),
+        (["run", "a.yaml", "b.yaml"], "'b.yaml' is one argument too many; workbench run --help says what it takes"),
+    ],
+)
+def test_a_mistyped_command_or_option_is_one_sentence_and_status_2(arguments, said, capsys):
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and error.startswith("workbench: ") and said in error
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["inspect"], ["completion", "csh"], ["run", "a.yaml", "--jobs", "two"]])
 def test_arguments_that_do_not_parse_end_with_status_2_and_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    assert stop.value.code == 2 and "usage: workbench" in capsys.readouterr().err
+    assert stop.value.code == 2 and f"usage: workbench {arguments[0]}" in capsys.readouterr().err
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "workbench", "gaets"], capture_output=True, text=True)
+    assert done.returncode == 2 and "did you mean 'gates'" in done.stderr
+    done = subprocess.run([sys.executable, "-m", "workbench", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("workbench ")
+
+
+# Completion
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """Completions by a real bash, in a folder with files of several kinds."""
+    if (bash := shutil.which("bash")) is None:
+        pytest.skip("no bash here")
+    folder = tmp_path_factory.mktemp("completion")
+    (folder / "experiments" / "performance").mkdir(parents=True)
+    for name in (
+        "exported.h5ad",
+        "experiment.yaml",
+        "example.yml",
+        "extra.txt",
+        "experiments/demo.yaml",
+        "experiments/a.txt",
+    ):
+        (folder / name).touch()
+    script = subprocess.run([sys.executable, "-m", "workbench", "completion", "bash"], capture_output=True, check=True)
+    (folder / "completion.bash").write_bytes(script.stdout)
+
+    def asked(line):
+        words = line.split(" ")
+        shell = f"""
+source ./completion.bash
+function=$(complete -p workbench | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+COMP_WORDS=({" ".join(words[:-1])} {shlex.quote(words[-1])}); COMP_CWORD={len(words) - 1}
+$function
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+        done = subprocess.run([bash, "--norc", "-c", shell], capture_output=True, text=True, cwd=folder, check=True)
+        return sorted(done.stdout.split())
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("workbench ga", ["gates"]),
+        ("workbench nothing", []),
+        ("workbench --v", ["--version"]),
+        ("workbench run exp", ["experiment.yaml", "experiments"]),
+        ("workbench run ex", ["example.yml", "experiment.yaml", "experiments"]),
+        ("workbench run experiments/", ["experiments/demo.yaml", "experiments/performance"]),
+        ("workbench run experiment.yaml --out ex", ["experiments"]),
+        ("workbench run experiment.yaml --backend lo", ["loky"]),
+        ("workbench run experiment.yaml --js", ["--json"]),
+        ("workbench inspect ex", ["experiments"]),
+        ("workbench doctor --checkpoint ex", ["experiments"]),
+        ("workbench apply ex", ["experiments"]),
+        ("workbench apply experiments ex", ["experiments", "exported.h5ad"]),
+        ("workbench completion z", ["zsh"]),
+    ],
+)
+def test_bash_completes(complete, line, offered):
+    assert complete(line) == offered
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_has_a_script_with_every_command(shell, capsys):
+    assert main(["completion", shell]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in COMMANDS)
+
+
+def test_completion_offers_the_backends_there_are():
+    from workbench.sweep import BACKENDS as known
+
+    assert BACKENDS == known
+
+
+def test_completion_without_its_package_is_said(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install shtab" in one_line(capsys, "ConfigError")
 
 
 def test_options_of_the_parser():
@@ -88,6 +236,74 @@ def test_inspect_as_text(tiny_checkpoint, capsys):
         "not a known release",
     ):
         assert part in said
+
+
+# One JSON value on stdout, with --json; the work itself is stood in for
+
+
+def stood_in(out, *stages):
+    """Files that the work would leave, and a word on stderr as progress has it."""
+    print("progress", file=sys.stderr)
+    write_json(out / "manifest.json", {"stages": {name: {"seconds": 1.5, "kept": False} for name in stages}})
+    return out
+
+
+def json_of(capsys, *arguments, status=0):
+    assert main([*arguments, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("command", "stages"),
+    [("run", ["cells", "algorithm"]), ("extract", ["cells", "algorithm"]), ("factors", ["cells", "factors"])],
+)
+def test_a_run_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch, command, stages):
+    from workbench.runs import run
+
+    monkeypatch.setattr(run, "run", lambda config, out, **more: stood_in(out, *stages))
+    out = tmp_path / "out"
+    said = json_of(capsys, command, config(tmp_path, tiny_checkpoint, "factors: {}"), "--out", str(out))
+    algorithm = str(out / "algorithm") if "algorithm" in stages else None
+    files = {"report": str(out / "report.html"), "metrics": str(out / "metrics.json"), "algorithm": algorithm}
+    assert said == {**files, "seconds": dict.fromkeys(stages, 1.5)}
+
+
+def test_a_sweep_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch):
+    from workbench.ablation import report
+
+    monkeypatch.setattr(report, "dry_run", lambda config, out: "so much")
+    monkeypatch.setattr(
+        report, "ablate_and_report", lambda config, out, backend: stood_in(out, "sweep") / "report.html"
+    )
+    start = ["ablate", config(tmp_path, tiny_checkpoint), "--out", str(tmp_path / "out")]
+    said = json_of(capsys, *start)
+    assert said["report"] == str(tmp_path / "out" / "report.html") and said["seconds"] == {"sweep": 1.5}
+    assert json_of(capsys, *start, "--dry-run") == {"dry_run": "so much"}
+
+
+def test_a_training_as_json(tmp_path, capsys, monkeypatch):
+    from workbench import pretrain
+
+    monkeypatch.setattr(pretrain, "pretrain", lambda config, out: out)
+    (tmp_path / "train.yaml").write_text("out: made\n")
+    said = json_of(capsys, "pretrain", str(tmp_path / "train.yaml"), "--out", str(tmp_path / "x"))
+    assert said["checkpoint"] == str(tmp_path / "x") and said["card"] == str(tmp_path / "x" / "README.md")
+
+
+def test_gates_as_json_have_null_for_what_is_undefined(tmp_path, tiny_checkpoint, capsys, monkeypatch):
+    from workbench.gates import run
+
+    table = pd.DataFrame({"gate": ["branch holdout"], "value": [float("nan")], "status": ["not applicable"]})
+    result = SimpleNamespace(gates=table, unmet=("branch holdout",), out=tmp_path)
+    monkeypatch.setattr(run, "run_gates", lambda config, out, backend: result)
+    text = "panels: {internal: {role: internal}}"
+    said = json_of(capsys, "gates", config(tmp_path, tiny_checkpoint, text), "--out", str(tmp_path / "out"), status=1)
+    assert said == [{"gate": "branch holdout", "value": None, "status": "not applicable"}]
+
+
+def test_an_error_leaves_stdout_empty_with_json_too(tmp_path, capsys):
+    assert main(["run", str(tmp_path / "absent.yaml"), "--json"]) == 2
+    one_line(capsys, "ConfigError")
 
 
 # What is wrong

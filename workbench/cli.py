@@ -3,131 +3,220 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from workbench import __version__
-from workbench.errors import ConfigError, WorkbenchError
+from workbench import __version__, commands
+from workbench.errors import WorkbenchError, unknown_name
 
-if TYPE_CHECKING:
-    from workbench.sweep import Backend
+# What the shell completes an argument with.
+BACKEND, CELLS, CONFIG, FOLDER = "backend", "cells", "config", "folder"
+BACKENDS = ("sequential", "loky", "threading", "dask")
+SHELLS = ("bash", "zsh", "fish")
+_RUN_FOLDER = "folder of the run (artifacts/NAME when absent)"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Parser of all commands."""
+    return parsers()[0]
+
+
+def parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Parser of all commands, and the parser of each by its name."""
     parser = argparse.ArgumentParser(
-        prog="workbench", description="A mechanistic-interpretability research workbench for scGPT."
+        prog="workbench",
+        description="A mechanistic-interpretability research workbench for scGPT.",
+        epilog=_examples(
+            "workbench doctor",
+            "workbench inspect artifacts/scgpt-blood-mini",
+            "workbench run experiments/demo.yaml --out artifacts/demo",
+        )
+        + "\n\nMore about each: workbench COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Not required: that no command was given is said in a sentence of our own.
+    all_commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    inspect = commands.add_parser(
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], help: str, description: str, *examples: str, **more: Any
+    ) -> argparse.ArgumentParser:
+        one = all_commands.add_parser(
+            name,
+            help=help,
+            description=textwrap.fill(description, 79),
+            epilog=_examples(*examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.set_defaults(run=run, **more)
+        return one
+
+    doctor = add(
+        "doctor",
+        commands.doctor,
+        "say what works on this machine and what each optional feature lacks",
+        "Say what works on this machine: versions, devices, memory, disk, checkpoints, and what each optional feature needs. "
+        "Exits with 1 where something that is required is broken, or a checkpoint cannot be read.",
+        "workbench doctor",
+        "workbench doctor --checkpoint artifacts/scgpt-blood-mini --json",
+    )
+    _completed(
+        doctor, FOLDER, "--checkpoint", help="a checkpoint folder to try, beside the one that ships", metavar="PATH"
+    )
+    _json(doctor)
+    inspect = add(
         "inspect",
-        help="say what a checkpoint folder holds and whether it can be read",
-        description="Say what a checkpoint folder holds. Example: workbench inspect artifacts/scgpt-blood-mini",
+        commands.inspect,
+        "say what a checkpoint folder holds and whether it can be read",
+        "Say what a checkpoint folder holds: configuration, heads, vocabulary, and what was and was not read.",
+        "workbench inspect artifacts/scgpt-blood-mini",
     )
-    inspect.add_argument("path", help="folder with args.json, vocab.json and best_model.pt")
-    inspect.add_argument("--json", action="store_true", help="print one JSON object")
-    inspect.set_defaults(run=_inspect)
-
-    pretrain = commands.add_parser(
+    _completed(inspect, FOLDER, "path", help="folder with args.json, vocab.json and best_model.pt")
+    _json(inspect)
+    pretrain = add(
         "pretrain",
-        help="train a scGPT-format checkpoint on cells",
-        description="Train a scGPT-format checkpoint; go on where an interrupted training stopped. "
-        "Example: workbench pretrain experiments/pretrain_blood_mini.yaml --set settings.steps=100 --out /tmp/mini",
+        commands.pretrain,
+        "train a scGPT-format checkpoint on cells",
+        "Train a scGPT-format checkpoint; go on where an interrupted training stopped.",
+        "workbench pretrain experiments/pretrain_blood_mini.yaml --set settings.steps=100 --out /tmp/mini",
     )
-    _config_arguments(pretrain, "checkpoint folder (the configuration's own when absent)")
-    pretrain.set_defaults(run=_pretrain)
-
-    run = commands.add_parser(
+    _config(pretrain, "checkpoint folder (the configuration's own when absent)")
+    run = add(
         "run",
-        help="run the chain: cells to operators, adaptor, readout, algorithm and report",
-        description="Run the chain; finished stages whose inputs are unchanged are not run again. "
-        "Example: workbench run experiments/demo.yaml --out artifacts/demo --set adaptor.k=6",
+        commands.run,
+        "run the chain: cells to operators, adaptor, readout, algorithm and report",
+        "Run the chain; finished stages whose inputs are unchanged are not run again.",
+        "workbench run experiments/demo.yaml --out artifacts/demo --set adaptor.k=6",
+        "workbench run experiments/hematopoiesis.yaml --backend loky --jobs 2 --json",
+        parts=("extract", "factors"),
     )
-    _config_arguments(run, "folder of the run (artifacts/NAME when absent)")
-    _backend_arguments(run)
-    run.set_defaults(run=_run, parts=("extract", "factors"))
-    extract = commands.add_parser(
+    _config(run, _RUN_FOLDER)
+    _backend(run)
+    extract = add(
         "extract",
-        help="the first part of a run: heads, controls, readouts, and the small algorithm",
-        description="Extract the small algorithm, with the evidence for and against it. "
-        "Example: workbench extract experiments/hematopoiesis.yaml --out artifacts/hematopoiesis",
+        commands.run,
+        "the first part of a run: heads, controls, readouts, and the small algorithm",
+        "Extract the small algorithm, with the evidence for and against it.",
+        "workbench extract experiments/hematopoiesis.yaml --out artifacts/hematopoiesis",
+        parts=("extract",),
+        backend="sequential",
+        jobs=1,
+        address=None,
     )
-    _config_arguments(extract, "folder of the run (artifacts/NAME when absent)")
-    extract.set_defaults(run=_run, parts=("extract",), backend="sequential", jobs=1, address=None)
-    factors = commands.add_parser(
+    _config(extract, _RUN_FOLDER)
+    factors = add(
         "factors",
-        help="the second part of a run: compaction, factors and gene programs",
-        description="Take the operator apart: smaller feature maps, factors, what breaks without them, gene programs. Goes on in the "
-        "folder of an extraction. Example: workbench factors experiments/hematopoiesis.yaml --out artifacts/hematopoiesis --jobs 2 "
-        "--backend loky",
+        commands.run,
+        "the second part of a run: compaction, factors and gene programs",
+        "Take the operator apart: smaller feature maps, factors, what breaks without them, gene programs. Goes on in the "
+        "folder of an extraction.",
+        "workbench factors experiments/hematopoiesis.yaml --out artifacts/hematopoiesis --jobs 2 --backend loky",
+        parts=("factors",),
     )
-    _config_arguments(factors, "folder of the run (artifacts/NAME when absent)")
-    _backend_arguments(factors)
-    factors.set_defaults(run=_run, parts=("factors",))
-    ablate = commands.add_parser(
+    _config(factors, _RUN_FOLDER)
+    _backend(factors)
+    ablate = add(
         "ablate",
-        help="sweep ablations over heads, with nulls, and report which heads matter for what",
-        description="Sweep ablations over heads; finished tasks are not done again, and several processes may share a folder. "
-        "Example: workbench ablate experiments/ablation_blood_mini.yaml --out artifacts/ablation --backend loky --jobs 2",
+        commands.ablate,
+        "sweep ablations over heads, with nulls, and report which heads matter for what",
+        "Sweep ablations over heads; finished tasks are not done again, and several processes may share a folder.",
+        "workbench ablate experiments/ablation_blood_mini.yaml --out artifacts/ablation --backend loky --jobs 2",
     )
-    _config_arguments(ablate, "folder of the sweep (artifacts/NAME when absent)")
-    _backend_arguments(ablate)
+    _config(ablate, "folder of the sweep (artifacts/NAME when absent)")
+    _backend(ablate)
     ablate.add_argument("--dry-run", action="store_true", help="print the grid and an estimate of the time, and stop")
-    ablate.set_defaults(run=_ablate)
-    gates = commands.add_parser(
+    gates = add(
         "gates",
-        help="put panels of cells through the seven gates, screen all heads, and report",
-        description="Put panels of cells through the seven gates; finished work is not done again. Exits with 1 where a "
-        "required gate does not pass. Example: workbench gates experiments/gates_blood_mini.yaml --out artifacts/gates",
+        commands.gates,
+        "put panels of cells through the seven gates, screen all heads, and report",
+        "Put panels of cells through the seven gates; finished work is not done again. Exits with 1 where a required gate "
+        "does not pass.",
+        "workbench gates experiments/gates_blood_mini.yaml --out artifacts/gates",
     )
-    _config_arguments(gates, "folder of the run (artifacts/NAME when absent)")
-    _backend_arguments(gates)
-    gates.add_argument("--json", action="store_true", help="print the table of gates as JSON")
-    gates.set_defaults(run=_gates)
-    apply = commands.add_parser(
+    _config(gates, _RUN_FOLDER, "print the table of gates as JSON")
+    _backend(gates)
+    figures = add(
+        "figures",
+        commands.figures,
+        "draw the figures of a run again from its tables, or list them",
+        "Draw figures again, from the tables of a run alone: no model, no cells. A figure whose table is missing is named, "
+        "never drawn empty.",
+        "workbench figures artifacts/demo --list",
+        "workbench figures artifacts/demo --only heads --only holdouts --format html,svg",
+    )
+    _completed(figures, FOLDER, "folder", type=Path, help="folder of a run, an ablation or a gate run")
+    figures.add_argument(
+        "--list", action="store_true", help="name every figure, its table and its counterpart in the paper"
+    )
+    figures.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this figure; may be given more than once"
+    )
+    figures.add_argument(
+        "--format", default="html", help="html, svg, png, pdf, or several with commas; images need kaleido"
+    )
+    figures.add_argument("--dark", action="store_true", help="images for a dark page")
+    _json(figures)
+    apply = add(
         "apply",
-        help="apply an exported algorithm to an h5ad of any size",
-        description="Apply an exported algorithm: latent, labels with probabilities and pseudotime go to a new h5ad without the "
-        "matrix. Example: workbench apply artifacts/demo/algorithm my_cells.h5ad --out my_cells.labels.h5ad",
+        commands.apply,
+        "apply an exported algorithm to an h5ad of any size",
+        "Apply an algorithm that a run has left behind: latent, labels with probabilities and pseudotime go to a new h5ad "
+        "without the matrix. Neither torch nor the checkpoint is needed.",
+        "workbench apply artifacts/demo/algorithm my_cells.h5ad --out my_cells.labels.h5ad",
     )
-    apply.add_argument("algorithm", help="folder of the algorithm, such as artifacts/demo/algorithm")
-    apply.add_argument("cells", help="h5ad with gene symbols; counts or log-normalised values")
-    apply.add_argument("--out", type=Path, help="new file (CELLS.workbench.h5ad when absent); never overwritten")
+    _completed(apply, FOLDER, "algorithm", help="folder of the algorithm, such as artifacts/demo/algorithm")
+    _completed(apply, CELLS, "cells", help="h5ad with gene symbols; counts or log-normalised values")
+    _completed(apply, CELLS, "--out", type=Path, help="new file (CELLS.workbench.h5ad when absent); never overwritten")
     apply.add_argument("--values", default="X", help="where the values are: X, raw, or the name of a layer")
     apply.add_argument("--gene-column", help="column of var with gene symbols (the index when absent)")
     apply.add_argument(
         "--min-coverage", type=float, default=0.5, help="smallest share of the genes that must be measured"
     )
-    apply.add_argument("--json", action="store_true", help="print one JSON object")
-    apply.set_defaults(run=_apply)
-    return parser
+    _json(apply)
+    completion = add(
+        "completion",
+        commands.completion,
+        "print the script by which a shell completes commands, options and files",
+        "Print a completion script. In bash, put it where the first example says (make the folder first) and open a new "
+        "shell; in zsh, into a file _workbench in a folder of $fpath.",
+        "workbench completion bash > ~/.local/share/bash-completion/completions/workbench",
+        "workbench completion zsh > ~/.zfunc/_workbench",
+        "workbench completion fish > ~/.config/fish/completions/workbench.fish",
+    )
+    completion.add_argument("shell", choices=SHELLS, help=", ".join(SHELLS))
+    return parser, all_commands.choices
 
 
-def _backend_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", default="sequential", help="sequential, loky (processes), threading or dask")
+def _examples(*lines: str) -> str:
+    return "\n".join(["Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _completed(parser: argparse.ArgumentParser, kind: str, *names: str, **more: Any) -> None:
+    parser.add_argument(*names, **more).complete = kind  # type: ignore[attr-defined]
+
+
+def _json(parser: argparse.ArgumentParser, help: str = "print one JSON object; progress stays on stderr") -> None:
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def _backend(parser: argparse.ArgumentParser) -> None:
+    _completed(
+        parser, BACKEND, "--backend", default="sequential", help="sequential, loky (processes), threading or dask"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="workers of the backend (-1: one per core)")
     parser.add_argument("--address", help="scheduler of a Dask cluster, for --backend dask")
 
 
-def _backend(arguments: argparse.Namespace) -> Backend:
-    from workbench.sweep import Backend
-
-    if arguments.jobs == 0:
-        raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")
-    return Backend(arguments.backend, arguments.jobs, arguments.address)
-
-
-def _config_arguments(parser: argparse.ArgumentParser, out_help: str) -> None:
-    parser.add_argument("config", help="YAML configuration")
-    parser.add_argument("--out", type=Path, help=out_help)
+def _config(parser: argparse.ArgumentParser, out_help: str, *json_help: str) -> None:
+    _completed(parser, CONFIG, "config", help="YAML configuration")
+    _completed(parser, FOLDER, "--out", type=Path, help=out_help)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; may be given more than once"
     )
+    _json(parser, *json_help)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,9 +230,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when all went well, 1 when a required gate did not pass, 2 when the input was at fault, 130 when interrupted.
+        0 when all went well, 1 when a required gate did not pass or something required is broken, 2 when the input was at
+        fault, 130 when interrupted.
     """
-    arguments = build_parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser, known = parsers()
+    arguments, wrong = _read(parser, known, given)
+    if arguments is None:
+        print(f"workbench: {wrong}", file=sys.stderr)
+        return 2
     try:
         return arguments.run(arguments)
     except WorkbenchError as error:
@@ -154,88 +249,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _inspect(arguments: argparse.Namespace) -> int:
-    from workbench.model.inspection import describe, describe_text
-
-    description = describe(arguments.path)
-    print(json.dumps(description, indent=2) if arguments.json else describe_text(description))
-    return 0
-
-
-def _pretrain(arguments: argparse.Namespace) -> int:
-    from workbench.config import read_config
-    from workbench.settings import PretrainConfig
-
-    config = read_config(arguments.config, PretrainConfig, arguments.set)
-    # The heavy import last, so that a mistake in the configuration is said at once.
-    from workbench.pretrain import pretrain
-
-    out = pretrain(config, arguments.out or config.out)
-    print(f"Checkpoint and model card: {out}")
-    return 0
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from workbench.config import read_config
-    from workbench.settings import RunConfig
-
-    config = read_config(arguments.config, RunConfig, arguments.set)
-    if arguments.parts == ("factors",) and config.compaction is None and config.factors is None:
-        raise ConfigError(
-            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be taken apart; add one, "
-            "it may be empty: --set factors={}"
-        )
-    backend = _backend(arguments)
-    from workbench.runs.run import run
-
-    out = run(config, arguments.out or Path("artifacts") / config.name, parts=arguments.parts, backend=backend)
-    print(f"Report: {out / 'report.html'}")
-    return 0
-
-
-def _ablate(arguments: argparse.Namespace) -> int:
-    from workbench.config import read_config
-    from workbench.settings import AblationConfig
-
-    config = read_config(arguments.config, AblationConfig, arguments.set)
-    backend = _backend(arguments)
-    from workbench.ablation.report import ablate_and_report, dry_run
-
-    out = arguments.out or Path("artifacts") / config.name
-    if arguments.dry_run:
-        print(dry_run(config, out))
-        return 0
-    print(f"Report: {ablate_and_report(config, out, backend)}")
-    return 0
-
-
-def _gates(arguments: argparse.Namespace) -> int:
-    from workbench.config import read_config
-    from workbench.settings import GatesConfig
-
-    config = read_config(arguments.config, GatesConfig, arguments.set)
-    backend = _backend(arguments)
-    from workbench.gates.run import gates_text, run_gates
-
-    result = run_gates(config, arguments.out or Path("artifacts") / config.name, backend)
-    print(result.gates.to_json(orient="records", indent=2) if arguments.json else gates_text(result))
-    return 1 if result.unmet else 0
-
-
-def _apply(arguments: argparse.Namespace) -> int:
-    from workbench.cells.datasets import CellMapping
-    from workbench.extractor.apply import apply_file
-
-    mapping = CellMapping(values=arguments.values, gene_column=arguments.gene_column)
-    done = apply_file(
-        arguments.algorithm, arguments.cells, arguments.out, mapping=mapping, min_coverage=arguments.min_coverage
-    )
-    if arguments.json:
-        told = {"out": str(done.out), "n_cells": done.n_cells, "coverage": done.coverage, "seconds": done.seconds}
-        print(json.dumps(told))
-    else:
-        print(f"{done.n_cells} cells, {done.coverage:.0%} of the genes measured, {done.seconds:.1f} s: {done.out}")
-    return 0
+def _read(
+    parser: argparse.ArgumentParser, known: Mapping[str, argparse.ArgumentParser], given: Sequence[str]
+) -> tuple[argparse.Namespace | None, str]:
+    """The arguments, or None and the sentence that says what is wrong with them."""
+    # No option before the command takes a value, so the first word that is none is the command.
+    first = next((word for word in given if not word.startswith("-")), None)
+    if first is not None and first not in known:
+        return None, f"{unknown_name('command', first, known)} (workbench --help lists all)"
+    arguments, more = parser.parse_known_args(given)
+    command = " ".join(["workbench", *([first] if first else [])])
+    if more and not more[0].startswith("-"):
+        return None, f"'{more[0]}' is one argument too many; {command} --help says what it takes."
+    if more:
+        options = [name for name in known.get(first or "", parser)._option_string_actions if name.startswith("--")]
+        return None, f"{unknown_name('option', more[0].split('=')[0], options)} ({command} --help lists all)"
+    if first is None:
+        return None, "No command was given; workbench --help lists them, and workbench doctor says what works here."
+    return arguments, ""
 
 
 if __name__ == "__main__":

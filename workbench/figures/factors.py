@@ -197,8 +197,8 @@ def factor_effects(table: pd.DataFrame, how: str = "mean") -> go.Figure:
     strong = int((drawn["q"] <= ALPHA).sum())
     subtitle = (
         f"Drop of the score when one factor is {removed(how)}, probes fixed; above 0, red: worse without it. n = {len(names)} "
-        f"factors, {span(drawn['n_splits'])} splits; sd over them: {span(drawn['sd'].round(3))}. Null: a random part of the same "
-        f"norm removed instead. Starred: q ≤ {ALPHA} (Benjamini-Hochberg over all), {strong} of {len(drawn)}."
+        f"factors, {span(drawn['n_splits'])} splits; sd over them: {span(drawn['sd'].round(3))}. Null: the factor's own "
+        f"number along a random direction of the latent. Starred: q ≤ {ALPHA} (Benjamini-Hochberg over all), {strong} of {len(drawn)}."
     )
     colors = colors_of(cells["value"], "drop", worse=1, factor=1)
     figure = heatmap(cells, names, columns, colors, "What each factor is needed for", subtitle, ("", "factor"))

@@ -10,7 +10,18 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import EvaluationError
-from workbench.figures.style import BRANCH_COLORS, OUTLINE, branch_color, branch_order, checked, dressed, label
+from workbench.figures.style import (
+    BRANCH_COLORS,
+    INK,
+    OUTLINE,
+    QUIET,
+    RULE,
+    branch_color,
+    branch_order,
+    checked,
+    dressed,
+    label,
+)
 
 SYMBOLS_3D = ("circle", "square", "diamond", "cross", "x", "circle-open", "square-open", "diamond-open")
 SYMBOLS = (
@@ -201,10 +212,8 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
         "its variance. Drag to turn."
     )
     dressed(figure, "The latent in three dimensions", subtitle, 560, above=36 if len(ways) > 1 else 0, below=10)
-    scene = {
-        axis: {"title": {"text": f"axis {i + 1}"}, "showticklabels": False}
-        for i, axis in enumerate(("xaxis", "yaxis", "zaxis"))
-    }
+    axis = {"showticklabels": False, "gridcolor": RULE, "zerolinecolor": RULE}
+    scene = {f"{name}axis": {"title": {"text": f"axis {i + 1}"}, **axis} for i, name in enumerate("xyz")}
     figure.update_layout(scene=scene, legend={"y": 1, "yanchor": "top"})
     if len(ways) > 1:
         buttons = [
@@ -217,6 +226,10 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
                     "type": "buttons",
                     "direction": "right",
                     "buttons": buttons,
+                    "showactive": False,
+                    "bgcolor": "white",
+                    "bordercolor": QUIET,
+                    "font": {"color": INK},
                     "x": 0,
                     "xanchor": "left",
                     "y": 1.07,

@@ -1,0 +1,114 @@
+"""The gallery: figures again from the tables of a run, what is missing is said, and the dark theme."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from figures import synthetic
+from workbench.cli import main
+from workbench.errors import OutputError
+from workbench.figures.again import draw_again, listing
+from workbench.figures.gallery import GALLERY, Request, write_index
+from workbench.figures.style import DARK, INK, in_dark
+from workbench.report import report_run
+
+TABLES = {"heads": synthetic.heads, "holdouts": synthetic.holdouts, "latent": synthetic.latent}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "tables").mkdir()
+    for name, make in TABLES.items():
+        make().to_csv(tmp_path / "tables" / f"{name}.csv", index=False)
+    return tmp_path
+
+
+def test_every_entry_says_what_it_shows_and_has_a_table():
+    for name, entry in GALLERY.items():
+        assert name.isidentifier() and entry.shows and entry.tables and callable(entry.draw)
+
+
+def test_figures_are_drawn_from_tables_alone(folder):
+    written, missing = draw_again(folder)
+    assert not missing
+    assert {path.stem for path in written} == {"heads", "holdouts", "latent", "latent_3d"}
+    for path in written:
+        assert path.is_file() and json.loads(path.with_suffix(".json").read_text())["data"]
+
+
+def test_what_a_run_asked_for_is_drawn_as_it_was(folder):
+    requests = [Request("mine", "said", "holdouts", {"own": "identity"}), Request("heads", "said")]
+    tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in TABLES}
+    summary = {**synthetic.summary(), "command": "workbench run x"}
+    report_run(folder, summary, tables, requests)
+    before = (folder / "figures" / "mine.json").read_text()
+    (folder / "figures" / "mine.json").unlink()
+    written, missing = draw_again(folder, ["holdouts"])
+    assert [path.name for path in written] == ["mine.html"] and not missing
+    assert (folder / "figures" / "mine.json").read_text() == before
+    report = (folder / "report.html").read_text()
+    assert f"workbench figures {folder} --only mine" in report and "workbench run x" in report
+
+
+def test_a_figure_whose_table_is_gone_is_missing_and_never_empty(folder):
+    write_index(folder, [Request("heads", "said"), Request("gates", "said")], "workbench run x")
+    written, missing = draw_again(folder)
+    assert [path.stem for path in written] == ["heads"] and missing == {"gates": "tables/gates.csv is not there"}
+    rows = {row["figure"]: row for row in listing(folder)}
+    assert rows["heads"]["drawn"] == ["heads"] and rows["gates"]["missing"] and rows["latent"]["missing"]
+    assert list(rows) == list(GALLERY)
+    (folder / "tables" / "heads.csv").write_text("layer,head\n0,0\n")
+    assert "lacks the column" in draw_again(folder)[1]["heads"]
+
+
+def test_the_command_lists_draws_and_says_what_is_missing(folder, capsys):
+    assert main(["figures", str(folder), "--list", "--json"]) == 0
+    assert {row["figure"] for row in json.loads(capsys.readouterr().out)} == set(GALLERY)
+    assert main(["figures", str(folder), "--only", "heads,latent"]) == 0
+    assert capsys.readouterr().out.split() == [str(folder / "figures" / f"{name}.html") for name in ("latent", "heads")]
+    write_index(folder, [Request("gates", "said")], "workbench run x")
+    assert main(["figures", str(folder)]) == 1
+    assert "missing: gates: tables/gates.csv" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("only", "formats", "said"),
+    [
+        (["head"], ("html",), "heads"),
+        (["gates"], ("html",), "from gates.csv"),
+        ([], ("tiff",), "format 'tiff'"),
+    ],
+)
+def test_names_that_are_not_known_are_one_sentence(folder, only, formats, said):
+    with pytest.raises(OutputError, match=said):
+        draw_again(folder, only, formats)
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    with pytest.raises(OutputError, match="holds no tables"):
+        draw_again(tmp_path)
+
+
+def test_images_that_cannot_be_made_say_what_they_need(folder, monkeypatch):
+    def fail(*given, **more):
+        raise RuntimeError("no browser")
+
+    monkeypatch.setattr(go.Figure, "write_image", fail)
+    with pytest.raises(OutputError, match="no browser.*kaleido"):
+        draw_again(folder, ["heads"], ["svg"])
+    assert not list((folder / "figures").glob(".*.part"))
+
+
+def test_the_dark_theme_changes_ink_and_paper_and_no_colour_scale():
+    figure = GALLERY["heads"].draw({"heads": synthetic.heads()})
+    before = figure.to_json()
+    dark = in_dark(figure)
+    assert figure.to_json() == before
+    assert dark.layout.template.layout.paper_bgcolor == DARK["white"]
+    assert dark.layout.template.layout.font.color == DARK[INK] and INK not in dark.layout.title.text
+    assert dark.data[0].colorscale == figure.data[0].colorscale
+    assert json.loads(dark.to_json())["data"][0]["z"] == json.loads(before)["data"][0]["z"]

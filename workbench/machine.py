@@ -1,0 +1,154 @@
+"""What this machine has: cores, memory, disk, folders that can be written, and where torch can compute."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where torch can compute; memory in bytes, where torch says it."""
+
+    name: str
+    said: str
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Torch:
+    """Version and devices of torch; the sentence that says why it cannot be used; one about what it does not use."""
+
+    version: str | None
+    devices: tuple[Device, ...]
+    problem: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores, bytes of memory and disk, and the folders that runs and compiled code are written to.
+
+    Attributes
+    ----------
+    cores, usable_cores
+        Of the machine, and those that this process may use.
+    memory, memory_available
+        Bytes; None where psutil is not there to say it.
+    folder, disk_free, folder_writable
+        The current folder.
+    cache, cache_writable
+        Where ``make`` keeps environments.
+    compiled_code
+        Folder that keeps compiled code; None where none can be written.
+    """
+
+    system: str
+    cores: int
+    usable_cores: int
+    memory: int | None
+    memory_available: int | None
+    folder: str
+    disk_free: int
+    folder_writable: bool
+    cache: str
+    cache_writable: bool
+    compiled_code: str | None
+
+
+def read_machine() -> Machine:
+    """Look at this machine; nothing is left behind."""
+    here, caches = Path.cwd(), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache, cores = caches / "scgpt-workbench", os.cpu_count() or 1
+    total: int | None = None
+    available: int | None = None
+    try:
+        memory = import_module("psutil").virtual_memory()
+        total, available = int(memory.total), int(memory.available)
+    # Reported among the required packages.
+    except ImportError:
+        pass
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    # Where numba looks, in its order.
+    places = [Path(named)] if named else [PACKAGE, caches / "numba"]
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        cores=cores,
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
+        memory=total,
+        memory_available=available,
+        folder=str(here),
+        disk_free=shutil.disk_usage(here).free,
+        folder_writable=can_write(here),
+        cache=str(cache),
+        cache_writable=can_write(cache),
+        compiled_code=next((str(place) for place in places if can_write(place)), None),
+    )
+
+
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in the nearest one above it that exists.
+
+    Parameters
+    ----------
+    folder
+        Need not exist, and is not made.
+    """
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    try:
+        # Tried, since a read-only disk or a full one is not seen in the permissions.
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"x")
+        return True
+    except OSError:
+        return False
+
+
+def read_torch(load: Callable[[], Any] = lambda: import_module("torch")) -> Torch:
+    """Import torch and ask where it can compute.
+
+    Parameters
+    ----------
+    load
+        Imports it.
+    """
+    try:
+        torch = load()
+        version, threads = str(torch.__version__), torch.get_num_threads()
+    # A broken installation may raise anything.
+    except Exception as error:
+        return Torch(None, (), f"torch is installed and cannot be imported ({first_line(error)}).")
+    devices, note = [Device("cpu", f"{threads} thread{'s' if threads != 1 else ''}", None)], None
+    try:
+        if torch.cuda.is_available():
+            cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+            devices += [Device(f"cuda:{i}", card.name, int(card.total_memory)) for i, card in enumerate(cards)]
+        elif shutil.which("nvidia-smi"):
+            built = f"was built for CUDA {torch.version.cuda}" if torch.version.cuda else "was built without CUDA"
+            note = f"nvidia-smi is here, but torch sees no NVIDIA card; this torch ({version}) {built}."
+        if torch.backends.mps.is_available():
+            devices.append(Device("mps", "Apple", int(torch.mps.recommended_max_memory())))
+    except Exception as error:
+        note = f"torch cannot say which accelerators are here ({first_line(error)}); the processor can be used."
+    return Torch(version, tuple(devices), None, note)
+
+
+def first_line(error: BaseException) -> str:
+    """Kind and first line of an error that is not ours.
+
+    Parameters
+    ----------
+    error
+        Any.
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
