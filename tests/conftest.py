@@ -8,6 +8,7 @@ from pathlib import Path
 import numba
 import pytest
 import torch
+from browser import browser_page, chromium  # noqa: F401
 from jaxtyping import config as shape_config
 from jaxtyping import install_import_hook
 

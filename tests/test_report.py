@@ -130,7 +130,7 @@ def test_inserted_text_is_escaped(tmp_path):
     page = Page(text)
     assert EVIL not in text
     assert len(page.scripts) == 4  # plotly, the figure, its theme, the page's own
-    assert page.text.count(EVIL) == 17  # each of the texts above once, and the title twice
+    assert page.text.count(EVIL) == 18  # each of the texts above once; the title, and what was skipped, twice
     assert "$title ${plotly}" in page.text
     assert EVIL not in (tmp_path / "figures" / "one.html").read_text(encoding="utf-8")
 

@@ -47,7 +47,8 @@ def write_report(
         Folder of the run.
     summary
         `title`, `question`, `answers` (list), `model`, `data`; for every figure a text in `captions` (model, data, n,
-        spread, null) and the command that makes it in `commands`; optional: `n`, `algorithm`, `skipped` (list of `what`
+        spread, null) and the command that makes it in `commands`; optional: `n`, `facts` (such as gates and controls, one line
+        each), `algorithm`, `skipped` (list of `what`
         and `why`), `cautions` (list), `provenance` (pairs of key and value). All plain text.
     tables
         Tidy tables by name; the whole of each is expected at `tables/NAME.csv`, the report shows the first rows.
@@ -178,9 +179,14 @@ def _facts(summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> st
         "Model": summary["model"],
         "Data": summary["data"],
         "n": summary.get("n") or counted,
+        **summary.get("facts", {}),
         "Exported algorithm": summary.get("algorithm"),
     }
-    return "\n".join(f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in facts.items() if value)
+    lines = [f"<dt>{_text(key)}</dt><dd>{_text(value)}</dd>" for key, value in facts.items() if value]
+    skipped = summary.get("skipped", ())
+    names = "; ".join(str(item["what"]) for item in skipped) or "nothing"
+    lines.append(f'<dt><a href="#skipped">Skipped</a></dt><dd>{_text(names)}</dd>')
+    return "\n".join(lines)
 
 
 def _skipped(skipped: Sequence[Mapping[str, str]]) -> str:

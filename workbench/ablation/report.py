@@ -179,6 +179,10 @@ def _summary(config: AblationConfig, result: AblationResult) -> dict[str, Any]:
         "answers": _answers(config, result),
         "model": describe_model(study.model, config.checkpoint),
         "data": source,
+        "facts": {
+            "Gates": "none: an ablation asks what a head does, not whether a latent follows a ruler (workbench gates)",
+            "Controls": f"{config.sweep.null_draws} null draws per head: its change turned in a random direction",
+        },
         "n": f"{len(study.tokens)} cells, {len(result.grid)} ablations with null draws",
         "skipped": [{"what": what, "why": why} for what, why in result.skipped.items()]
         + (

@@ -106,6 +106,10 @@ def _summary(chain: GatesChain, results: dict[str, dict[str, Any]], tables: dict
         "question": f"Does the latent of a linear adaptor on the model's {config.operator} operator ({what}) follow the "
         f"{chain.ruler.name} ruler on anchors it has not seen, beyond null rulers and controls?",
         "answers": _answers(chain, results, tables),
+        "facts": {
+            "Gates": f"spec {SPEC.hash}, required: {', '.join(config.required)}",
+            "Controls": f"{', '.join(CONTROLS)}; each through the same gates",
+        },
         "model": describe_model(chain.model, config.checkpoint),
         "data": f"{'; '.join(sources)}. {results['panels']['n_genes']} genes. {sizes}.",
         "skipped": _skipped(chain, results, tables),

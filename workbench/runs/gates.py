@@ -66,10 +66,8 @@ def gates_section(chain: Chain) -> Section:
     ]
     said = ", ".join(f"{row.gate} ({row.value:.3g})" for row in gates.itertuples() if row.status == "fail")
     passed = int((gates["status"] == "pass").sum())
-    answer = (
-        f"Gates of spec {SPEC.hash} on these anchors: {passed} of {len(gates)} pass{f'; failing: {said}' if said else ''}; passed by the "
-        f"controls: {', '.join(beside)}."
-    )
+    counted = f"{passed} of {len(gates)} pass{f'; failing: {said}' if said else ''} (spec {SPEC.hash})"
+    answer = f"Gates on these anchors: {counted}; passed by the controls: {', '.join(beside)}."
     skipped = [
         {"what": f"Gate '{row.gate}'", "why": str(row.note)}
         for row in gates.itertuples()
@@ -79,7 +77,7 @@ def gates_section(chain: Chain) -> Section:
         f"The seven gates, fixed before any run (spec {SPEC.hash}), on the anchors of this run as one internal panel; a gate that cannot "
         f"be computed is no pass. {setting(chain)}"
     )
-    return Section([Request("gates", caption)], tables, [answer], skipped)
+    return Section([Request("gates", caption)], tables, [answer], skipped, facts={"Gates": counted})
 
 
 def card_gates(chain: Chain) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from workbench.extractor.controls import IDENTITY
 from workbench.figures.gallery import Request
 from workbench.files import write_json, write_text
 from workbench.provenance import describe_model, manifest, pairs
-from workbench.runs.chain import Chain
+from workbench.runs.chain import CONTROL_NAMES, Chain
 from workbench.runs.drift import drift_section
 from workbench.runs.evidence import ours_of
 from workbench.runs.expected import side_by_side
@@ -44,6 +44,8 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
         sections.append(drift_section(chain, results["drift"]))
     if "gates" in results:
         sections.append(gates_section(chain))
+    else:
+        sections.append(Section(facts={"Gates": "not judged: the configuration has no section 'gates'"}))
     if "compaction" in results:
         sections.append(compaction_section(chain, results["compaction"]))
     if "factors" in results:
@@ -84,6 +86,7 @@ def _summary(chain: Chain, results: dict[str, dict[str, Any]], whole: Section) -
         f"{operators['n_tokens']} tokens read.",
         "skipped": whole.skipped,
         "cautions": whole.cautions,
+        "facts": whole.facts,
         "command": command,
         "algorithm": algorithm
         and f"algorithm/ ({algorithm['bytes'] / 1024:.0f} KiB): one {cells['n_panel']} x {config.adaptor.k} matrix, an offset and "
@@ -139,7 +142,8 @@ def _extract_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Sectio
         del captions["latent_3d"]
     options = {"holdouts": {"own": own}, "readouts": {"own": ours}}
     figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
-    return Section(figures, tables, _answers(chain, tables), skipped)
+    facts = {"Controls": f"{', '.join(CONTROL_NAMES)}; each through the same adaptor, folds and readouts"}
+    return Section(figures, tables, _answers(chain, tables), skipped, facts=facts)
 
 
 def _answers(chain: Chain, tables: dict[str, pd.DataFrame]) -> list[str]:

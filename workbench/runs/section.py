@@ -28,6 +28,8 @@ class Section:
         ``what`` and ``why``.
     cautions
         What could be wrong.
+    facts
+        Lines for the summary's list, by name.
     """
 
     figures: list[Request] = field(default_factory=list)
@@ -35,6 +37,7 @@ class Section:
     answers: list[str] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Sequence[Section]) -> Section:
@@ -52,6 +55,7 @@ class Section:
             whole.answers.extend(part.answers)
             whole.skipped.extend(part.skipped)
             whole.cautions.extend(part.cautions)
+            whole.facts.update(part.facts)
         return whole
 
 
