@@ -9,13 +9,14 @@ PY := $(ENV)/bin/python
 RUN := PYTHONPATH="$(CURDIR)" $(PY)
 OUT ?= artifacts/demo
 
-.PHONY: help demo test test-slow check format python pretrain clean
+.PHONY: help demo test test-slow check docs format python pretrain clean
 
 help:
 	@echo "make demo       run the main job on real human blood cells and say where the report lies"
 	@echo "make test       the fast tests (the tier that CI runs)"
 	@echo "make test-slow  the slow tests"
 	@echo "make check      lint, format check and types"
+	@echo "make docs       build the documentation, warnings are errors: artifacts/site/index.html"
 	@echo "make format     format the code"
 	@echo "make python     print the environment's interpreter"
 	@echo "make pretrain   train the mini checkpoint again (about half an hour on two cores)"
@@ -34,6 +35,9 @@ check: $(ENV)/.complete
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+
+docs: $(ENV)/.complete
+	@$(RUN) -m sphinx -W --keep-going -q -b html docs artifacts/site
 
 format: $(ENV)/.complete
 	@$(RUN) -m ruff check --fix .
@@ -54,7 +58,7 @@ $(ENV)/.complete: pyproject.toml constraints.txt
 	@echo "Making the environment $(ENV) (once; several minutes)" >&2
 	@rm -rf "$(ENV)" && mkdir -p "$(CACHE)"
 	@$(PYTHON) -m venv "$(ENV)" || { echo "python3 cannot make virtual environments; install its venv package." >&2; exit 1; }
-	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['dev']))" > "$(ENV)/requirements.txt"
+	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; print('\n'.join(p['dependencies'] + e['dev'] + e['docs'] + e['notebook'] + e['image']))" > "$(ENV)/requirements.txt"
 	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r "$(ENV)/requirements.txt" >&2
 	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-deps scgpt==0.2.4 >&2
 	@touch "$@"
