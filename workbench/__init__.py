@@ -47,6 +47,7 @@ _WHERE = {
     "svd_factors": "workbench.factors.factorise",
     "load_gene_sets": "workbench.factors.gene_sets",
     "enrich": "workbench.factors.programs",
+    "explore": "workbench.explorer.widget",
 }
 
 __all__ = ["__version__", *_WHERE]

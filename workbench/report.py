@@ -35,7 +35,12 @@ LONG_CELL = 40
 
 
 def write_report(
-    out: Path, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], figures: Mapping[str, go.Figure]
+    out: Path,
+    summary: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    figures: Mapping[str, go.Figure],
+    *,
+    explorer: str = "",
 ) -> Path:
     """Write `report.html`, and per figure `figures/NAME.html` and `figures/NAME.json`.
 
@@ -54,6 +59,8 @@ def write_report(
         Tidy tables by name; the whole of each is expected at `tables/NAME.csv`, the report shows the first rows.
     figures
         Figures by name; a name may hold letters, digits, `_` and `-`.
+    explorer
+        HTML from `workbench.explorer.page.explorer_fragment`, put in as it is.
 
     Returns
     -------
@@ -75,6 +82,8 @@ def write_report(
         facts=_facts(summary, tables),
         figures="\n".join(_figure(name, divs[name], figures[name], summary) for name in figures)
         or "<p>No figure was drawn.</p>",
+        explorer=explorer,
+        explorer_link='<li><a href="#explorer">Explorer</a></li>' if explorer else "",
         skipped=_skipped(summary.get("skipped", ())),
         cautions=_list(summary.get("cautions", ()), "Nothing was noted."),
         tables="\n".join(_table(name, table) for name, table in tables.items()) or "<p>No table was made.</p>",
@@ -88,6 +97,8 @@ def report_run(
     summary: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
     requests: Sequence[Request],
+    *,
+    explorer: str = "",
 ) -> Path:
     """Draw the figures that a run asks for, write what `workbench figures` needs to draw them again, and the report.
 
@@ -101,13 +112,17 @@ def report_run(
         As in `write_report`.
     requests
         The figures.
+    explorer
+        As in `write_report`.
     """
     again = f"workbench figures {out} --only"
     commands = {one.name: f"{again} {one.name}   # from tables/\n{summary['command']}" for one in requests}
     wanted = {name for one in requests for name in (*one.of.tables, *one.of.optional)}
     figures, captions = drawn(requests, {**read_tables(out, sorted(wanted - set(tables))), **tables})
     write_index(out, requests, summary["command"])
-    return write_report(out, {**summary, "captions": captions, "commands": commands}, tables, figures)
+    return write_report(
+        out, {**summary, "captions": captions, "commands": commands}, tables, figures, explorer=explorer
+    )
 
 
 def write_figures(out: Path, figures: Mapping[str, go.Figure], captions: Mapping[str, str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ def code_version() -> str:
     """Hash of the package's own source files."""
     root = Path(__file__).parent
     out = hashlib.blake2b(digest_size=16)
-    for path in sorted([*root.rglob("*.py"), *root.rglob("*.yaml")]):
+    for path in sorted(path for kind in ("py", "yaml", "js") for path in root.rglob(f"*.{kind}")):
         out.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return out.hexdigest()
 

@@ -31,7 +31,7 @@ from workbench.runs.chain import Chain
 from workbench.runs.run import run
 from workbench.settings import RunConfig
 
-STAGES = ["cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm"]
+STAGES = ["cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm", "explorer"]
 TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
 FIGURES = ["latent", "latent_3d", "drift", "runtime", "heads", "holdouts", "distances", "readouts", "added"]
 
@@ -196,7 +196,7 @@ def test_an_unchanged_run_is_kept_whole(first, again, capsys):
     assert again() == STAGES
     assert read_json(again.out / "metrics.json") == first.metrics
     assert {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()} == before
-    assert capsys.readouterr().err.count("unchanged, kept") == 7
+    assert capsys.readouterr().err.count("unchanged, kept") == 8
 
 
 def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):

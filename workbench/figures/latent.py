@@ -179,9 +179,9 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
     axes, share = u[:, :3] * s[:3], s[:3] ** 2 / (s**2).sum()
     figure, owner = go.Figure(), []
     for way in ways:
-        values = branch_order(cells[way]) if way == "branch" else sorted(set(cells[way]))
+        values = branch_order(cells[way].tolist()) if way == "branch" else sorted(set(cells[way]))
         for i, value in enumerate(values):
-            rows = np.flatnonzero(cells[way] == value)
+            rows = np.flatnonzero((cells[way] == value).to_numpy())
             if way == "branch":
                 color = branch_color(value)
             elif way == "stage" and "branch" in ways:

@@ -224,6 +224,7 @@ $facts
 </header>
 <nav aria-label="Sections"><ul>
 <li><a href="#figures">Figures</a></li>
+$explorer_link
 <li><a href="#skipped">What was skipped</a></li>
 <li><a href="#cautions">What could be wrong</a></li>
 <li><a href="#tables">Tables</a></li>
@@ -234,6 +235,7 @@ $facts
 <h2 id="figures-heading">Figures</h2>
 $figures
 </section>
+$explorer
 <section id="skipped" aria-labelledby="skipped-heading">
 <h2 id="skipped-heading">What was skipped, and why</h2>
 $skipped

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from workbench.config import absolute
 from workbench.extractor.controls import IDENTITY
 from workbench.figures.gallery import Request
-from workbench.files import write_json, write_text
+from workbench.files import write_json
 from workbench.provenance import describe_model, manifest, pairs
 from workbench.runs.chain import CONTROL_NAMES, Chain
 from workbench.runs.drift import drift_section
 from workbench.runs.evidence import ours_of
 from workbench.runs.expected import side_by_side
+from workbench.runs.explorer import explorer_of
 from workbench.runs.factor_report import compaction_section, factors_section
 from workbench.runs.gates import gates_section
 from workbench.runs.section import Section, read_table, setting
@@ -36,7 +35,6 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     """
     from workbench.report import report_run
 
-    write_text(chain.out / "config.yaml", yaml.safe_dump(absolute(chain.config), sort_keys=False))
     sections = [_cells_section(chain, results)]
     if "algorithm" in results:
         sections.append(_extract_section(chain, results))
@@ -68,7 +66,8 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     summary = {**_summary(chain, results, whole), "provenance": pairs(made_from)}
     whole.tables["runtime"] = runner.runtime()
     figures = [*whole.figures, Request("runtime", f"This run on one machine. {setting(chain)}")]
-    report_run(chain.out, summary, whole.tables, figures)
+    explorer = explorer_of(chain) if "explorer" in results else ""
+    report_run(chain.out, summary, whole.tables, figures, explorer=explorer)
 
 
 def _summary(chain: Chain, results: dict[str, dict[str, Any]], whole: Section) -> dict[str, Any]:

@@ -8,12 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from workbench.config import absolute
 from workbench.extractor.algorithm import CARD, WEIGHTS
+from workbench.files import write_text
 from workbench.runs.chain import Chain
 from workbench.runs.compaction import compaction_stage
 from workbench.runs.drift import drift_stage
 from workbench.runs.evidence import heads_stage, readouts_stage, sensitivity_stage
+from workbench.runs.explorer import explorer_stage
 from workbench.runs.export import algorithm_stage
 from workbench.runs.factors import TABLES as FACTOR_TABLES
 from workbench.runs.factors import factors_stage
@@ -63,6 +67,7 @@ def run(
         part, ``algorithm/``.
     """
     runner, chain = StageRunner(out), Chain(config, out)
+    write_text(out / "config.yaml", yaml.safe_dump(absolute(config), sort_keys=False))
     cells = runner.run(
         "cells",
         [chain.inputs("data", "ruler", "stages", "panel", "seed"), config.evaluation.folds],
@@ -109,6 +114,7 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
         stages.append(_Stage("sensitivity", EXTRACT, given, work, tables("sensitivity")))
     left = (chain.out / "algorithm" / WEIGHTS, chain.out / "algorithm" / CARD, *tables("latent", "distances"))
     stages.append(_Stage("algorithm", EXTRACT, evidence, partial(algorithm_stage, chain), left))
+    stages.append(_Stage("explorer", EXTRACT, evidence, partial(explorer_stage, chain), ()))
     if config.compaction is not None:
         given = [judged, config.compaction.model_dump(mode="json")]
         work = partial(compaction_stage, chain, whole, backend)

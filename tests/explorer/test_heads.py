@@ -1,0 +1,124 @@
+"""Pairs, factors and programs of heads, against brute force and against the functions that a run uses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from explorer.conftest import READ, WRITTEN, planted_genes, planted_operators
+from workbench.explorer.heads import described, head_factors, programs_of, short, strongest_pairs
+from workbench.factors.factorise import svd_factors, top_genes
+from workbench.factors.gene_sets import load_gene_sets
+from workbench.factors.programs import enrich
+
+
+@pytest.fixture(scope="module")
+def planted():
+    genes = planted_genes()
+    return genes, planted_operators(genes)
+
+
+def test_pairs_are_the_largest_by_size_of_those_that_enough_cells_have():
+    rng = np.random.default_rng(0)
+    matrix, counts = rng.normal(size=(9, 9)), rng.integers(0, 20, (9, 9)).astype(float)
+    found = strongest_pairs(matrix, counts, n=7, min_cells=10)
+    pairs = [(i, j) for i in range(9) for j in range(9) if i != j and counts[i, j] >= 10]
+    assert found["n_pairs"] == len(pairs)
+    expected = sorted(pairs, key=lambda at: -abs(matrix[at]))[:7]
+    assert [(i, j) for i, j, _, _ in found["raw"]] == expected
+    assert all(value == short(matrix[i, j]) and n == counts[i, j] for i, j, value, n in found["raw"])
+    mean = {j: np.mean([matrix[i, k] for i, k in pairs if k == j]) for j in range(9) if any(k == j for _, k in pairs)}
+    expected = sorted(pairs, key=lambda at: -abs(matrix[at] - mean[at[1]]))[:7]
+    assert [(i, j) for i, j, _, _ in found["specific"]] == expected
+    assert all(value == short(matrix[i, j] - mean[j]) for i, j, value, _ in found["specific"])
+
+
+def test_what_all_query_genes_share_is_no_specific_pair():
+    matrix = np.zeros((6, 6))
+    matrix[:, 2] = 5.0
+    matrix[4, 1] = 1.0
+    found = strongest_pairs(matrix, n=1)
+    assert found["raw"][0][1] == 2 and found["specific"][0][:2] == [4, 1]
+    assert found["raw"][0][3] is None, "operators of weights have no cells"
+
+
+def test_where_no_pair_has_enough_cells_there_is_none():
+    found = strongest_pairs(np.ones((4, 4)), np.full((4, 4), 3.0), min_cells=10)
+    assert found == {"n_pairs": 0, "raw": [], "specific": []}
+
+
+def test_factors_are_those_of_the_run(planted):
+    genes, matrices = planted
+    factors, expected = head_factors(matrices[1, 1], genes), svd_factors(matrices[1, 1], genes, 6)
+    assert np.array_equal(factors.read, expected.read) and np.array_equal(factors.strength, expected.strength)
+    rows, table = described(matrices[1, 1], factors), top_genes(expected, 10)
+    for row in rows:
+        for side in ("read", "write"):
+            own = table[(table["factor"] == row["name"]) & (table["side"] == side)]
+            assert [genes[gene] for gene, _ in row[side]] == own["gene"].tolist()
+            assert [loading for _, loading in row[side]] == [short(v, 3) for v in own["loading"]]
+    shares = [row["share"] for row in rows]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.01
+
+
+def test_an_operator_of_low_rank_has_as_many_factors_as_its_rank():
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(12, 2)) @ rng.normal(size=(2, 12))
+    assert len(head_factors(matrix, [f"G{i}" for i in range(12)]).strength) == 2
+
+
+def test_an_operator_of_zeros_has_none_and_the_reason_is_said():
+    found = head_factors(np.zeros((3, 3)), ["A", "B", "C"])
+    assert isinstance(found, str) and "zero everywhere" in found
+    assert described(np.zeros((3, 3)), found) == []
+
+
+def test_the_planted_programs_are_found_and_shuffled_names_find_hardly_any(planted):
+    genes, matrices = planted
+    factors = [head_factors(matrices[at], genes) for at in np.ndindex(matrices.shape[:2])]
+    found = programs_of(factors, genes, seed=0)
+    terms = [one["term"] for one in found.summary["terms"]]
+    for side, program in (("read", READ), ("write", WRITTEN)):
+        rows = found.shown[3, 0, side]["rows"]
+        assert terms[rows[0][0]] == program and rows[0][5] < 1e-3
+        sets = load_gene_sets("hematopoiesis").sets[program]
+        assert {genes[gene] for gene in rows[0][6]} <= set(sets) and len(rows[0][6]) == rows[0][2]
+    assert found.hits[3][1] > max(found.hits[head][1] for head in (0, 1, 2, 4, 5))
+    assert found.summary["null"]["high"] < found.summary["n_hits"]
+    assert sum(hits[0] for hits in found.hits.values()) == found.summary["n_tests"]
+
+
+@pytest.mark.slow
+def test_p_is_that_of_the_run_s_own_test(planted):
+    genes, matrices = planted
+    factors = head_factors(matrices[1, 1], genes, 2)
+    found, sets = programs_of([factors], genes), load_gene_sets("hematopoiesis")
+    loadings = {"read": factors.read, "write": factors.write.T}
+    table = enrich(loadings, genes, sets, permutations=100, null_draws=0, seed=0).table
+    ora = table[table["method"] == "ORA"].set_index(["factor", "side", "direction", "term"])
+    assert found.summary["n_tests"] == len(ora)
+    terms = [one["term"] for one in found.summary["terms"]]
+    for (_, f, side), one in found.shown.items():
+        for term, direction, overlap, n_list, p, q, _ in one["rows"]:
+            row = ora.loc[f"f{f:02d}", side, direction, terms[term]]
+            assert (overlap, n_list) == (row["overlap"], row["n_list"])
+            assert p == pytest.approx(row["p"], rel=6e-3) and q == pytest.approx(row["q"], rel=6e-3)
+        assert one["hits"] == (ora.loc[f"f{f:02d}"].loc[side]["q"] <= 0.05).sum()
+
+
+def test_nothing_depends_on_the_order_of_the_genes(planted):
+    genes, matrices = planted
+    order = np.random.default_rng(2).permutation(len(genes))
+    shuffled = tuple(genes[i] for i in order)
+    one = programs_of([head_factors(matrices[1, 1], genes)], genes)
+    other = programs_of([head_factors(matrices[1, 1][np.ix_(order, order)], shuffled)], shuffled)
+    assert one.summary["n_hits"] == other.summary["n_hits"]
+    assert sorted(genes[g] for g in one.shown[0, 0, "read"]["rows"][0][6]) == sorted(
+        shuffled[g] for g in other.shown[0, 0, "read"]["rows"][0][6]
+    )
+
+
+def test_a_panel_without_gene_symbols_is_said_not_hidden():
+    genes = [f"ENSG{i:011d}" for i in range(12)]
+    found = programs_of([head_factors(np.random.default_rng(0).normal(size=(12, 12)), genes)], genes)
+    assert "gene symbols" in found.why and not found.shown

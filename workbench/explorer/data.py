@@ -1,0 +1,303 @@
+"""What the explorer shows, of a run's folder or of a model alone, as one JSON-ready object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from anndata import AnnData
+from tqdm import tqdm
+
+from workbench.cells.genes import MIN_SHARE, choose_panel, match_genes
+from workbench.errors import ArtifactError, EvaluationError
+from workbench.explorer.heads import ALPHA, MIN_CELLS, described, head_factors, programs_of, short, strongest_pairs
+from workbench.explorer.live import Session, open_session
+from workbench.explorer.maps import latent_map
+from workbench.explorer.measures import effect_measures, norm_measure, ruler_measure
+from workbench.extractor.operator import Head, head_name
+from workbench.extractor.store import INDEX, StoredOperators
+from workbench.extractor.weight_operators import weight_operators
+from workbench.files import plain, read_json
+from workbench.model.hooked import HookedScGPT
+
+VERSION = 1
+MAX_PANEL = 1200
+
+
+@dataclass(frozen=True)
+class ExplorerData:
+    """Everything that the explorer shows; each part is JSON-ready.
+
+    Attributes
+    ----------
+    title
+        Of the page.
+    facts
+        Pairs of what and value: model, cells, operator.
+    kind
+        ``attention``, ``qk`` or ``ov``.
+    genes
+        The panel; elsewhere genes are numbers of it.
+    shape
+        Layers and heads per layer.
+    measures
+        What the head map can be coloured by, see `measures`.
+    heads
+        Per head, by layer: pairs, factors and programs, see `heads`.
+    programs
+        Of all tests together, see `Programs`.
+    maps
+        Cells, see `cell_map`.
+    missing
+        Pairs of what is not there, and why.
+    live
+        What can be computed while one looks; None on a page without Python.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    kind: str
+    genes: tuple[str, ...]
+    shape: Head
+    measures: tuple[dict[str, Any], ...]
+    heads: tuple[dict[str, Any], ...]
+    programs: dict[str, Any]
+    maps: tuple[dict[str, Any], ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
+    live: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready copy."""
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return plain({"version": VERSION, "alpha": ALPHA, "min_cells": MIN_CELLS, **parts})
+
+
+def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int = 0) -> ExplorerData:
+    """What a run of ``workbench run`` left.
+
+    Parameters
+    ----------
+    run
+        Its folder. Without the screen of heads or the latent, the explorer says so.
+    ablation
+        Folder of ``workbench ablate`` on the same checkpoint.
+    seed
+        Of the shufflings of gene names, and of the drawing where there are too many cells.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds no operators, or the ablation is of another model.
+    """
+    folder = Path(run)
+    if not (folder / "stages" / "operators" / INDEX).is_file():
+        raise ArtifactError(
+            f"'{folder}' holds no operators (stages/operators/{INDEX}), so there is no head to look at; give the folder "
+            "of a `workbench run` or `workbench extract` that came past its stage of operators."
+        )
+    source = StoredOperators(folder / "stages" / "operators")
+    counts = source.counts if source.kind == "attention" else None
+    data = _of_heads(source.head, source.shape, source.genes, source.kind, counts, seed)
+    tables, missing, maps = folder / "tables", list(data.missing), []
+    scores: list[dict[str, Any]] = []
+    if (tables / "heads.csv").is_file():
+        scores.append(ruler_measure(pd.read_csv(tables / "heads.csv"), source.shape))
+    else:
+        missing.append(("score", "the run has no tables/heads.csv; workbench extract screens the heads."))
+    if ablation is None:
+        missing.append(
+            ("ablation", "none was given with the run; workbench ablate makes one, for all heads and beside its nulls.")
+        )
+    else:
+        scores += _effects(folder, Path(ablation), source.shape)
+    if (tables / "latent.csv").is_file():
+        names = dict.fromkeys(("cell_id", "cell_type", "stage", "branch"), str)
+        # A label such as "NA" is a label.
+        latent = pd.read_csv(tables / "latent.csv", dtype=names, keep_default_na=False)
+        maps.append(latent_map(latent, seed))
+    else:
+        missing.append(("cells", "the run has no tables/latent.csv; workbench extract makes the latent."))
+    return replace(
+        data,
+        title=_config(folder).get("name") or folder.resolve().name,
+        facts=(*_facts_of(folder), *data.facts),
+        measures=(*scores, *data.measures),
+        maps=tuple(maps),
+        missing=tuple(missing),
+    )
+
+
+def from_model(
+    model: HookedScGPT,
+    cells: AnnData | None = None,
+    *,
+    genes: Sequence[str] | None = None,
+    kind: str = "qk",
+    session: Session | None = None,
+    seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
+) -> ExplorerData:
+    """What a checkpoint alone says: operators of the weights, without scores, and cells where they are given.
+
+    Parameters
+    ----------
+    model
+        The checkpoint.
+    cells
+        Cells that the model embeds, for the map; some are drawn as in `open_session`.
+    genes
+        The panel; the genes that most cells have, 1,200 at most, when None.
+    kind
+        ``qk`` or ``ov``.
+    session
+        Cells that are embedded already.
+    seed
+        The one seed.
+    min_gene_share
+        Smallest share of the cells' genes that must be in the vocabulary.
+
+    Raises
+    ------
+    EvaluationError
+        If there are neither genes nor cells and the vocabulary is too large to show whole.
+    """
+    if genes is None:
+        genes = _panel(model, cells, min_gene_share)
+    operators = weight_operators(model, genes, kind)
+    shape = model.config.n_layers, model.config.n_heads
+    data = _of_heads(operators.matrix, shape, operators.genes, kind, None, seed)
+    if session is None and cells is not None:
+        session = open_session(model, cells, seed=seed, min_gene_share=min_gene_share)
+    missing = [*data.missing, ("score", "operators of a checkpoint alone are not scored; workbench run scores heads.")]
+    missing.append(("ablation", "none was run; workbench ablate does it for all heads, beside their nulls."))
+    if session is None:
+        missing.append(("cells", "no cells were given."))
+    data = replace(data, title=f"scGPT, {shape[0]} layers x {shape[1]} heads", missing=tuple(missing))
+    if session is None:
+        return data
+    source = cells.uns.get("workbench", {}).get("source") if cells is not None else None
+    facts = (("cells", str(source)), *data.facts) if source else data.facts
+    return with_cells(replace(data, facts=facts), session)
+
+
+def with_cells(data: ExplorerData, session: Session) -> ExplorerData:
+    """The same with the cells of a session as a further map.
+
+    Parameters
+    ----------
+    data
+        Of the same model.
+    session
+        Its cells.
+
+    Raises
+    ------
+    ArtifactError
+        If the model has other layers and heads.
+    """
+    shape = session.model.config.n_layers, session.model.config.n_heads
+    if shape != tuple(data.shape):
+        raise ArtifactError(
+            f"The model has {shape[0]} layers of {shape[1]} heads, and the operators {data.shape[0]} of {data.shape[1]}: "
+            "they are of different models; give the checkpoint of the run."
+        )
+    return replace(data, maps=(*data.maps, session.to_map()))
+
+
+def _of_heads(
+    operator: Callable[[int, int], np.ndarray],
+    shape: Head,
+    genes: tuple[str, ...],
+    kind: str,
+    counts: np.ndarray | None,
+    seed: int,
+) -> ExplorerData:
+    heads, factors, norms = [], [], {}
+    for at in tqdm(list(np.ndindex(*shape)), unit="head", desc="explorer"):
+        matrix = operator(*at)
+        norms[at] = float(np.linalg.norm(matrix))
+        factors.append(found := head_factors(matrix, genes))
+        heads.append(
+            {
+                "layer": at[0],
+                "head": at[1],
+                "name": head_name(*at),
+                "norm": short(norms[at]),
+                "pairs": strongest_pairs(matrix, counts),
+                "factors": described(matrix, found),
+                "no_factors": found if isinstance(found, str) else "",
+            }
+        )
+    programs = programs_of(factors, genes, seed=seed)
+    for i, head in enumerate(heads):
+        head["hits"] = programs.hits.get(i)
+        for f, row in enumerate(head["factors"]):
+            row["programs"] = {side: programs.shown.get((i, f, side)) for side in ("read", "write")}
+    facts = (
+        ("operator", f"{kind}, {'mean over cells' if counts is not None else 'from the weights alone'}"),
+        ("panel", f"{len(genes):,} genes"),
+        ("heads", f"{shape[0]} layers of {shape[1]}"),
+    )
+    missing = (("programs", programs.why),) if programs.why else ()
+    measures = (norm_measure(norms, shape),)
+    return ExplorerData("", facts, kind, tuple(genes), shape, measures, tuple(heads), programs.summary, (), missing)
+
+
+def _panel(model: HookedScGPT, cells: AnnData | None, min_gene_share: float) -> tuple[str, ...]:
+    if cells is not None:
+        match = match_genes(cells.var_names.to_numpy(), model.vocabulary, min_gene_share)
+        return choose_panel(cells, match, MAX_PANEL)
+    known = model.vocabulary.genes
+    if len(known) > MAX_PANEL:
+        raise EvaluationError(
+            f"The vocabulary has {len(known):,} genes, too many to show all of ({MAX_PANEL:,}); name some as `genes`, or "
+            "give cells, whose most frequent genes are taken."
+        )
+    return tuple(known)
+
+
+def _effects(run: Path, ablation: Path, shape: Head) -> list[dict[str, Any]]:
+    table = ablation / "tables" / "effects.csv"
+    if not table.is_file():
+        raise ArtifactError(
+            f"'{ablation}' has no tables/effects.csv; give the folder of a `workbench ablate` that ended."
+        )
+    ours, theirs = (weights_of(folder) for folder in (run, ablation))
+    if ours and theirs and ours != theirs:
+        raise ArtifactError(
+            f"The ablation in '{ablation}' is of other weights ({theirs[:8]}) than the run in '{run}' ({ours[:8]}); give "
+            "an ablation of the run's checkpoint."
+        )
+    return effect_measures(pd.read_csv(table, keep_default_na=True), shape)
+
+
+def weights_of(folder: Path) -> str:
+    """Fingerprint of the model of a run or an ablation; empty where the folder does not say.
+
+    Parameters
+    ----------
+    folder
+        Of the run or ablation.
+    """
+    path = folder / "manifest.json"
+    return str((read_json(path).get("checkpoint") or {}).get("weights") or "") if path.is_file() else ""
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.yaml"
+    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found if isinstance(found, dict) else {}
+
+
+def _facts_of(folder: Path) -> list[tuple[str, str]]:
+    """Model and cells, from what the run left."""
+    config, card = _config(folder), folder / "algorithm" / "config.json"
+    known = read_json(card).get("card", {}) if card.is_file() else {}
+    model = Path(str(config.get("checkpoint", ""))).name or (known.get("checkpoint") or {}).get("name")
+    cells = known.get("data") or (config.get("data") or {}).get("name")
+    return [(what, str(value)) for what, value in (("model", model), ("cells", cells)) if value]

@@ -1,0 +1,311 @@
+"""What is computed while one looks: cell embeddings with heads ablated, beside the same change in random directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from jaxtyping import Float
+
+from workbench.ablation.build import choose_cells, choose_rows
+from workbench.ablation.edits import Edits, ablated
+from workbench.ablation.exact import exact_sweep
+from workbench.ablation.reference import Reference, build_reference, needed_hooks
+from workbench.ablation.sites import Ablation
+from workbench.ablation.study import intact_cells
+from workbench.cells.genes import MIN_SHARE
+from workbench.errors import EvaluationError, WorkbenchError, unknown_name
+from workbench.explorer.heads import short
+from workbench.explorer.maps import branches_of, cell_map, label_groups
+from workbench.model.hooked import HookedScGPT
+from workbench.model.tokenizer import Tokenizer
+from workbench.model.tokens import Tokens
+from workbench.stats import permutation_p
+
+HOWS = ("zero", "mean")
+MAP = "embedding"
+NO_LABEL = "no label"
+
+
+@dataclass(frozen=True)
+class Session:
+    """Some cells of a model, embedded, that can be embedded again with heads ablated.
+
+    Attributes
+    ----------
+    model
+        The intact model.
+    tokens, labels
+        The cells that are shown.
+    n_total
+        Cells that these were drawn from.
+    intact
+        Their embeddings.
+    center, axes
+        Of the fixed projection: principal axes of `intact`.
+    share
+        Share of the variance that each axis holds.
+    max_cells
+        Of the chosen cells at most so many are ablated at once, drawn by seed and name.
+    null_draws
+        Random directions beside each ablation.
+    batch_size
+        Cells per pass.
+    seed
+        The one seed.
+    """
+
+    model: HookedScGPT
+    tokens: Tokens
+    labels: tuple[str, ...]
+    n_total: int
+    intact: Float[np.ndarray, "cell d_model"]
+    center: Float[np.ndarray, " d_model"]
+    axes: Float[np.ndarray, "d_model 2"]
+    share: Float[np.ndarray, " 2"]
+    max_cells: int
+    null_draws: int
+    batch_size: int
+    seed: int
+    _references: dict[tuple[str, ...], Reference] = field(default_factory=dict, repr=False)
+
+    def project(self, cells: Float[np.ndarray, "cell d_model"]) -> Float[np.ndarray, "cell 2"]:
+        """Places of embeddings on the map.
+
+        Parameters
+        ----------
+        cells
+            Embeddings.
+        """
+        return (cells - self.center) @ self.axes
+
+    def reference(self, ablation: Ablation) -> Reference | None:
+        """Means over the shown cells that a mean ablation needs; None for others.
+
+        Parameters
+        ----------
+        ablation
+            What will be ablated.
+        """
+        hooks = needed_hooks([ablation])
+        if hooks and hooks not in self._references:
+            self._references.clear()  # one set of layers at a time: of a large model each is hundreds of megabytes
+            self._references[hooks] = build_reference(self.model, self.tokens, hooks, self.batch_size)
+        return self._references.get(hooks)
+
+    def settings(self) -> dict[str, Any]:
+        """What the page says of an ablation before it is made."""
+        numbers = {name: getattr(self, name) for name in ("max_cells", "null_draws", "seed")}
+        return {"map": MAP, "hows": list(HOWS), **numbers}
+
+    def to_map(self) -> dict[str, Any]:
+        """The shown cells as a map of the explorer."""
+        a, b = (f"{share:.0%}" for share in self.share)
+        return cell_map(
+            MAP,
+            "cell embeddings of the model, principal axes",
+            f"The axes hold {a} and {b} of the variance of the embeddings of the cells that are shown.",
+            ("axis 1", "axis 2"),
+            self.project(self.intact),
+            list(self.tokens.cell_ids),
+            list(self.labels),
+            label_groups(branches_of(self.labels)),
+            n_total=self.n_total,
+            seed=self.seed,
+            limit=len(self.labels),
+        )
+
+
+def open_session(
+    model: HookedScGPT,
+    cells: AnnData,
+    *,
+    n_cells: int = 200,
+    max_cells: int = 60,
+    null_draws: int = 10,
+    batch_size: int = 16,
+    seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
+) -> Session:
+    """Draw cells, tokenise and embed them.
+
+    Parameters
+    ----------
+    model
+        The intact model.
+    cells
+        As `datasets.load` returns them.
+    n_cells
+        Cells on the map at most, drawn by seed and name.
+    max_cells, null_draws, batch_size, seed
+        As in `Session`.
+    min_gene_share
+        Smallest share of the cells' genes that must be in the vocabulary.
+
+    Raises
+    ------
+    EvaluationError
+        If fewer than three cells are there, or a number is out of range.
+    """
+    for name, value in (("n_cells", n_cells), ("max_cells", max_cells), ("null_draws", null_draws)):
+        if value < 1:
+            raise EvaluationError(f"{name} is {value}; give 1 or more.")
+    chosen = choose_cells(cells, n_cells, seed)
+    if len(chosen) < 3:
+        raise EvaluationError(f"A map of cells takes three, and {len(chosen)} are there; give more cells.")
+    tokens = Tokenizer(
+        chosen,
+        model.config,
+        model.vocabulary,
+        seed=seed,
+        batch_column="batch" if "batch" in chosen.obs else None,
+        min_share=min_gene_share,
+    ).tokens()
+    tokens = tokens.to(model.device, model.dtype)
+    intact = intact_cells(model, tokens, batch_size)
+    center = intact.mean(0)
+    _, s, vt = np.linalg.svd(intact - center, full_matrices=False)
+    axes = vt[:2] * np.sign(vt[np.arange(2), np.abs(vt[:2]).argmax(1)])[:, None]
+    share = s[:2] ** 2 / max(float((s**2).sum()), np.finfo(float).tiny)
+    labels = chosen.obs["cell_type"].astype(str) if "cell_type" in chosen.obs else [NO_LABEL] * len(chosen)
+    return Session(
+        model,
+        tokens,
+        tuple(labels),
+        cells.shape[0],
+        intact,
+        center,
+        axes.T,
+        share,
+        max_cells,
+        null_draws,
+        batch_size,
+        seed,
+    )
+
+
+def shift(session: Session, heads: Sequence[str], how: str, labels: Sequence[str]) -> dict[str, Any]:
+    """Ablate heads together in the shown cells of some labels, and say how far these cells move.
+
+    Parameters
+    ----------
+    session
+        Model and cells.
+    heads
+        Labels such as ``L2H1``.
+    how
+        ``zero``, or ``mean``: over the shown cells, by gene.
+    labels
+        Of cells.
+
+    Returns
+    -------
+    dict
+        JSON-ready. ``rows`` (of the map), ``start`` and ``end`` (places), ``null_end`` (of the first random direction);
+        ``n``, ``n_chosen``; ``mean`` and ``sd`` over cells of 1 - cosine; ``by_label``; ``null``: ``mean``, ``low``, ``high``
+        (of the draws' means over cells), ``draws``; ``p`` (draws at least as large, this one counted); ``in_plane`` (share
+        of the squared change that the map shows).
+
+    Raises
+    ------
+    EvaluationError
+        If no cell is chosen, or a label or way to ablate is unknown.
+    HookError
+        If a head does not exist, or none is named.
+    """
+    if how not in HOWS:
+        raise EvaluationError(unknown_name("way to ablate", how, HOWS))
+    for label in labels:
+        if label not in session.labels:
+            raise EvaluationError(unknown_name("label", label, sorted(set(session.labels))))
+    ablation = Ablation(tuple(heads), how, seed=session.seed)
+    ablation.check(session.model.config, session.model.vocabulary)
+    chosen = [i for i, label in enumerate(session.labels) if label in set(labels)]
+    if not chosen:
+        raise EvaluationError("No cell is chosen to ablate the heads in; tick a label.")
+    names = session.tokens.cell_ids
+    rows = [chosen[i] for i in choose_rows([names[i] for i in chosen], session.max_cells, session.seed)]
+    before, after, nulls = _embeddings(session, ablation, rows)
+    turned = _turn(before, after)
+    null = np.array([_turn(before, one).mean() for one in nulls])
+    change = after - before
+    total = float((change**2).sum())
+    kinds = np.array([session.labels[i] for i in rows])
+    return {
+        "heads": [str(place) for place in ablation.sites],
+        "how": how,
+        "rows": rows,
+        "start": _places(session, before),
+        "end": _places(session, after),
+        "null_end": _places(session, nulls[0]),
+        "n": len(rows),
+        "n_chosen": len(chosen),
+        "n_reference": len(session.labels) if how == "mean" else None,
+        **_moments(turned),
+        "by_label": [{"label": kind, **_moments(turned[kinds == kind])} for kind in sorted(set(kinds.tolist()))],
+        "null": {"mean": short(null.mean()), "low": short(null.min()), "high": short(null.max()), "draws": len(null)},
+        "p": short(permutation_p(float(turned.mean()), null)),
+        "in_plane": short(float(((change @ session.axes) ** 2).sum()) / total, 3) if total else None,
+    }
+
+
+def answer(session: Session, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Reply to a request of the explorer; an error that input can cause is a sentence in it.
+
+    Parameters
+    ----------
+    session
+        Model and cells.
+    message
+        ``id``, ``heads``, ``how`` and ``labels``.
+    """
+    asked = message.get("id")
+    try:
+        heads, labels = ([str(one) for one in message.get(key) or ()] for key in ("heads", "labels"))
+        return {"type": "shift", "id": asked, **shift(session, heads, str(message.get("how")), labels)}
+    except WorkbenchError as error:
+        return {"type": "error", "id": asked, "message": str(error)}
+
+
+def _embeddings(
+    session: Session, ablation: Ablation, rows: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Intact, ablated, and with the change turned at random, once per draw."""
+    model, reference = session.model, session.reference(ablation)
+    draws = [
+        Ablation(ablation.sites, ablation.how, seed=ablation.seed, rotation=draw) for draw in range(session.null_draws)
+    ]
+    before: list[np.ndarray] = []
+    after: list[np.ndarray] = []
+    nulls: list[list[np.ndarray]] = [[] for _ in draws]
+    for batch in session.tokens.take(rows).batches(session.batch_size):
+        with torch.no_grad(), ablated(model, ablation, reference):
+            after.append(_numbers(model(batch).cell))
+        # The sweep shares what lies below the first head, and its intact pass is of the same batch.
+        for which, out in exact_sweep(model, batch, draws, Edits(model, batch, draws, reference)):
+            (before if which is None else nulls[which]).append(_numbers(out.cell))
+    return np.concatenate(before), np.concatenate(after), [np.concatenate(parts) for parts in nulls]
+
+
+def _numbers(cell: torch.Tensor | None) -> np.ndarray:
+    assert cell is not None
+    return cell.float().cpu().numpy().astype(np.float64)
+
+
+def _turn(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """1 - cosine of each cell."""
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    return 1 - (before * after).sum(1) / np.where(lengths > 0, lengths, 1)
+
+
+def _moments(values: np.ndarray) -> dict[str, Any]:
+    sd = short(values.std(ddof=1)) if len(values) > 1 else None
+    return {"n": len(values), "mean": short(values.mean()), "sd": sd}
+
+
+def _places(session: Session, cells: np.ndarray) -> list[list[float | None]]:
+    return [[short(v, 6) for v in row] for row in session.project(cells)]

@@ -1,0 +1,138 @@
+"""Cells on the maps of the explorer: where they lie, which label they have, and its colour on a light and a dark page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from workbench.ablation.build import choose_rows
+from workbench.errors import EvaluationError
+from workbench.explorer.heads import short
+from workbench.figures.style import DARK, branch_color, branch_order
+from workbench.manifold.ruler import load_ruler
+
+# A browser draws so many marks without delay; more are drawn by seed, and the explorer says so.
+MAX_CELLS = 4000
+NO_BRANCH = "no branch"
+
+
+def label_groups(branches: Mapping[str, str]) -> list[dict[str, str]]:
+    """Labels with branch and colours, ordered by branch, as in the figures, and name.
+
+    Parameters
+    ----------
+    branches
+        Branch of each label.
+    """
+    order = {branch: i for i, branch in enumerate(branch_order(list(branches.values())))}
+    groups = []
+    for label, branch in sorted(branches.items(), key=lambda pair: (order[pair[1]], pair[0])):
+        color = branch_color(None if branch == NO_BRANCH else branch)
+        groups.append({"label": label, "branch": branch, "light": color, "dark": DARK.get(color, color)})
+    return groups
+
+
+def branches_of(labels: Sequence[str], ruler: str = "hematopoiesis") -> dict[str, str]:
+    """Branch of each label that a ruler places.
+
+    Parameters
+    ----------
+    labels
+        Cell type labels, each once or more often.
+    ruler
+        As in `load_ruler`.
+    """
+    known = load_ruler(ruler)
+    names = sorted(set(labels))
+    placed, _ = known.place(names)
+    return {name: known.branches[at] if at >= 0 else NO_BRANCH for name, at in zip(names, placed.tolist(), strict=True)}
+
+
+def cell_map(
+    key: str,
+    name: str,
+    note: str,
+    axes: tuple[str, str],
+    xy: Float[np.ndarray, "cell 2"],
+    ids: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[Mapping[str, str]],
+    *,
+    n_total: int | None = None,
+    seed: int = 0,
+    limit: int = MAX_CELLS,
+) -> dict[str, Any]:
+    """Cells of one map; of more than `limit` cells, as many drawn by seed and name.
+
+    Parameters
+    ----------
+    key, name, note, axes
+        For the page.
+    xy, ids, labels
+        Position, name and label of each cell.
+    groups
+        From `label_groups`.
+    n_total
+        Cells that these were drawn from; all of them when None.
+    seed, limit
+        Of the drawing.
+    """
+    there = np.flatnonzero(np.isfinite(xy).all(1)).tolist()
+    kept = [there[i] for i in choose_rows([ids[i] for i in there], limit, seed)]
+    number = {group["label"]: i for i, group in enumerate(groups)}
+    return {
+        "key": key,
+        "name": name,
+        "note": note,
+        "axes": list(axes),
+        "groups": [dict(group) for group in groups],
+        "x": [short(v, 5) for v in xy[kept, 0]],
+        "y": [short(v, 5) for v in xy[kept, 1]],
+        "group": [number[labels[i]] for i in kept],
+        "ids": [str(ids[i]) for i in kept],
+        "n_total": len(ids) if n_total is None else n_total,
+        "n_without_place": len(ids) - len(there),
+        "seed": seed,
+    }
+
+
+def latent_map(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+    """Map of a run's latent.
+
+    Parameters
+    ----------
+    table
+        ``tables/latent.csv``, names read as text.
+    seed
+        Of the drawing where there are too many cells.
+
+    Raises
+    ------
+    EvaluationError
+        If the table has no coordinates or no cell type.
+    """
+    columns = next((pair for pair in (("umap_1", "umap_2"), ("z_1", "z_2")) if set(pair) <= set(table)), None)
+    lacking = [name for name in ("cell_id", "cell_type", "branch") if name not in table]
+    if columns is None or lacking:
+        raise EvaluationError(
+            f"The latent cannot be drawn: its table lacks {', '.join(lacking) or 'umap_1 and umap_2, or z_1 and z_2'}."
+        )
+    labels = table["cell_type"].astype(str).tolist()
+    groups = label_groups(dict(zip(labels, table["branch"].astype(str), strict=True)))
+    umap = columns[0] == "umap_1"
+    k = sum(str(column).startswith("z_") for column in table.columns)
+    return cell_map(
+        "latent",
+        f"the run's {k}-dimensional latent, {'UMAP' if umap else 'first two coordinates'}",
+        "Only neighbourhoods can be read from a UMAP, not distances." if umap else "",
+        ("UMAP 1", "UMAP 2") if umap else ("z 1", "z 2"),
+        table[list(columns)].to_numpy(dtype=np.float64),
+        table["cell_id"].astype(str).tolist(),
+        labels,
+        groups,
+        seed=seed,
+    )
