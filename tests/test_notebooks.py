@@ -1,14 +1,119 @@
-"""Every notebook runs from top to bottom."""
+"""Every notebook runs from top to bottom, as a script and in a kernel, and says what could be wrong with it."""
 
+from __future__ import annotations
+
+import os
+import re
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.py"))
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+# What the fast tier runs; the others take longer than it should.
+FAST = {"01_load_and_hook"}
+OWN = "WORKBENCH_"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, capsys):
+def _id(path):
+    return path.stem
+
+
+def _slow(path):
+    return pytest.param(path, id=path.stem, marks=() if path.stem in FAST else pytest.mark.slow)
+
+
+def _cells(path):
+    jupytext = pytest.importorskip("jupytext", reason="jupytext is not installed; pip install -e '.[notebook]'")
+    return jupytext.read(path)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_users_own(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(OWN)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def tree():
+    """The files of the checkout before; a notebook writes nothing but into temporary folders."""
+
+    def files():
+        return {
+            f for place in (ROOT, ROOT / "notebooks") for f in place.iterdir() if not f.name.startswith((".", "__"))
+        }
+
+    before = files()
+    yield
+    assert files() <= before
+
+
+def test_there_are_seven_and_the_readme_names_each():
+    assert len(NOTEBOOKS) == 7
+    told = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    assert not [path.name for path in NOTEBOOKS if path.name not in told]
+
+
+@pytest.mark.parametrize("path", [_slow(path) for path in NOTEBOOKS])
+def test_notebook_runs_as_a_script(path, capsys, tree):
     runpy.run_path(str(path))
     assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_id)
+def test_notebook_runs_in_a_kernel(path, monkeypatch, tree):
+    # A kernel starts where the server did, or in the notebook's folder: each place is taken by some.
+    place, notebook = ROOT if path.stem in FAST else path.parent, _cells(path)
+    client = pytest.importorskip("nbclient", reason="nbclient is not installed; pip install -e '.[notebook]'")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    client.NotebookClient(
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(place)}}
+    ).execute()
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in shown if output.output_type == "error"]
+    pictures = [output for output in shown if output.output_type in ("display_data", "execute_result")]
+    assert pictures or path.stem in FAST
+
+
+@pytest.mark.slow
+def test_the_last_one_takes_files_of_the_users_own(tmp_path, monkeypatch, capsys):
+    from workbench.planted.cells import WorldShape
+    from workbench.planted.folder import write_world
+
+    size = WorldShape(("monocyte", "B", "T"), 3, n_nuisance=6, n_background=20, cells_per_group=5)
+    world = write_world(tmp_path / "world", 5, size, n_layers=2, n_heads=4, d_model=32)
+    own = {"CHECKPOINT": world / "planted-checkpoint-5", "CELLS": world / "donors.h5ad", "CELL_TYPE": "cell_type"}
+    for name, value in {**own, "DONOR": "donor"}.items():
+        monkeypatch.setenv(OWN + name, str(value))
+    runpy.run_path(str(NOTEBOOKS[-1]))
+    told = capsys.readouterr().out
+    assert "is not set" not in told and "no screen" not in told
+    assert "2 layers x 4 heads" in told and "donor: 6" in told and "data.donor=donor" in told
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_id)
+def test_notebook_says_what_it_teaches_and_what_could_be_wrong(path):
+    cells = _cells(path).cells
+    first, last = cells[0], cells[-1]
+    assert first.cell_type == last.cell_type == "markdown"
+    title, _, opening = first.source.partition("\n")
+    assert title.startswith("# ") and opening.strip().startswith("You will learn ")
+    section = (
+        last.source.rpartition("\n## ")[2] if not last.source.startswith("## ") else last.source.rpartition("## ")[2]
+    )
+    assert section.startswith("What could be wrong with this")
+    assert section.count("\n- ") >= 4
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_id)
+def test_notebook_is_paired_text_without_outputs_or_paths_of_a_machine(path):
+    notebook, text = _cells(path), path.read_text(encoding="utf-8")
+    assert notebook.metadata["jupytext"]["formats"] == "ipynb,py:percent"
+    assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
+    assert not re.search(r"(?<![\w.)}])/(home|root|work|tmp|Users|mnt|opt)\b|\b[A-Z]:\\", text)
+    # An opened notebook may lie beside its text, but git must not know it.
+    known = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not known.stdout

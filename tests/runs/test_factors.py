@@ -46,6 +46,14 @@ def made(few_null_rulers, cells, checkpoint, tmp_path_factory):
             "column": "bytes",
         },
         {"claim": "gates", "published": 1, "elsewhere": "workbench gates"},
+        {
+            "claim": "best pair",
+            "published": 0.95,
+            "table": "factor_subsets",
+            "where": {"kind": "alone", "size": 2, "how": "mean", "endpoint": "stage", "metric": "macro-F1"},
+            "column": "fraction",
+            "best": True,
+        },
         {"claim": "absent", "published": 2, "table": "heads", "where": {"layer": 99}, "column": "spearman"},
     ]
     (folder / "figures.yaml").write_text(yaml.safe_dump({"source": "a paper", "figures": figures}))
@@ -161,6 +169,10 @@ def test_published_figures_stand_beside_and_are_never_asserted(made):
     assert rows.loc["size", "found"] == 4 * (N_GENES - 2) * 2 * (N_GENES - 2) and rows.loc["size", "published"] == 17.5
     assert pd.isna(rows.loc["gates", "found"]) and rows.loc["gates", "from"] == "workbench gates"
     assert rows.loc["absent", "from"] == "no such row in heads.csv"
+    pairs = table(made, "factor_subsets").query("kind == 'alone' and size == 2 and how == 'mean'")
+    pairs = pairs.query("endpoint == 'stage' and metric == 'macro-F1'")
+    assert len(pairs) == 3 and rows.loc["best pair", "found"] == pairs["fraction"].max()
+    assert rows.loc["best pair", "n"] == 3 and pd.isna(rows.loc["best pair", "sd"]) and pd.isna(rows.loc["size", "sd"])
 
 
 def test_splits_and_heads_are_chosen_by_training_cells(made):

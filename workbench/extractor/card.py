@@ -37,7 +37,7 @@ def model_card(
         "",
         "| endpoint | classes | parameters |",
         "|---|---|---|",
-        *(f"| {name} | {len(classes) or 'a number'} | {n} |" for name, (classes, n) in readouts.items()),
+        *(f"| {_cell(name)} | {len(classes) or 'a number'} | {n} |" for name, (classes, n) in readouts.items()),
         "",
         *_evidence(card),
         "## Limits",
@@ -85,7 +85,7 @@ def _evidence(card: Mapping[str, Any]) -> list[str]:
             "|---|---|---|---|---|",
         ]
         out += [
-            f"| {r['endpoint']} | {r['metric']} | {_number(r['value'])} ({_number(r['sd'])}, n = {r['n_folds']}) "
+            f"| {_cell(r['endpoint'])} | {_cell(r['metric'])} | {_number(r['value'])} ({_number(r['sd'])}, n = {r['n_folds']}) "
             f"| {_number(r['null_high'])} | {_number(r['p'])} |"
             for r in card["readouts"]
         ]
@@ -98,7 +98,7 @@ def _evidence(card: Mapping[str, Any]) -> list[str]:
             "|---|---|---|---|---|",
         ]
         out += [
-            f"| {r['operator']} | {r['holdout']} | {_number(r['spearman'])} ({_number(r['sd'])}) | {_number(r['null_high'])} | {_number(r['p'])} |"
+            f"| {_cell(r['operator'])} | {r['holdout']} | {_number(r['spearman'])} ({_number(r['sd'])}) | {_number(r['null_high'])} | {_number(r['p'])} |"
             for r in card["holdouts"]
         ]
         out.append("")
@@ -110,7 +110,7 @@ def _evidence(card: Mapping[str, Any]) -> list[str]:
             "|---|---|---|---|---|",
         ]
         out += [
-            f"| {r['control']} | {r['endpoint']} | {r['metric']} | {_number(r['difference'])} ({_number(r['low'])} to {_number(r['high'])}) | {_number(r['q'])} |"
+            f"| {_cell(r['control'])} | {_cell(r['endpoint'])} | {_cell(r['metric'])} | {_number(r['difference'])} ({_number(r['low'])} to {_number(r['high'])}) | {_number(r['q'])} |"
             for r in card["controls"]
         ]
         out.append("")
@@ -119,11 +119,16 @@ def _evidence(card: Mapping[str, Any]) -> list[str]:
 
 def _gate(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
-        return f"| {row['gate']} | {row['status']}: {row['note']} | - | - | - | - |"
+        return f"| {row['gate']} | {row['status']}: {_cell(row['note'])} | - | - | - | - |"
     return (
         f"| {row['gate']} | {row['status']} | {_number(row['value'])} ({_number(row['sd'])}, {row['n']} {row['unit']}) "
         f"| {row['rule']} {_number(row['threshold'])} | {_number(row['null_high'])} | {_number(row['p'])} |"
     )
+
+
+def _cell(text: object) -> str:
+    """Text in a table of Markdown, where a bar would begin the next cell."""
+    return str(text).replace("|", "\\|")
 
 
 def _number(value: Any) -> str:

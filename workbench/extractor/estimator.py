@@ -227,6 +227,8 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         made.matrix_, made.offset_, made.readout_ = known.matrix, known.offset, known.readouts[LABEL]
         made.classes_, made.genes_ = np.array(made.readout_.classes), known.genes
         made.n_features_in_ = len(known.genes)
+        # A table with its genes in another order is then refused, as it is before saving.
+        made.feature_names_in_ = np.array(known.genes, dtype=object)
         return made
 
     def __sklearn_tags__(self) -> Any:

@@ -22,6 +22,7 @@ class GateSpec:
     2. to 4. an adaptor is fitted without the held-out anchors, and the score is the mean over splits of the Spearman
        correlation of latent angles with ruler distances: among the held-out anchors (random, donor), or between them
        and the others (branch, whose anchors all lie close together);
+
     5. labels are permuted only where no label was fitted on: the adaptor comes from one half of the donors (of the
        anchors, where there are no two donors), and the stages of the other half change places inside donor x tissue. It
        asks whether the latent knows which anchor is which, and any latent that recognises cell types passes;

@@ -12,7 +12,10 @@ from workbench.errors import ConfigError
 from workbench.runs.chain import Chain
 from workbench.runs.section import Section, read_table
 
-_KEYS = {"claim", "published", "table", "where", "column", "elsewhere"}
+_KEYS = {"claim", "published", "table", "where", "column", "best", "elsewhere"}
+# The columns that a table's sd is the sd of; sizes have neither sd nor n.
+_WITH_SD = {"spearman", "value", "impact"}
+_SIZES = {"bytes", "parameters"}
 
 
 def side_by_side(chain: Chain) -> Section:
@@ -22,8 +25,8 @@ def side_by_side(chain: Chain) -> Section:
     ----------
     chain
         A run whose tables are written; its ``expected`` names a YAML file with ``source`` and ``figures``: each has a
-        ``claim``, the ``published`` number, and either ``table``, ``where`` (column: value) and ``column`` of the run, or
-        ``elsewhere`` (what else gives it).
+        ``claim``, the ``published`` number, and either ``table``, ``where`` (column: value) and ``column`` of the run, with
+        ``best: true`` for the largest of several rows, or ``elsewhere`` (what else gives it).
 
     Raises
     ------
@@ -82,9 +85,17 @@ def _row(chain: Chain, figure: dict[str, Any]) -> dict[str, Any]:
         return {**row, "from": f"not made in this run: {name}.csv"}
     part = read_table(chain, name)
     for key, value in figure.get("where", {}).items():
-        part = part[part[key].astype(str) == str(value)] if key in part else part.iloc[:0]
+        part = part[_equal(part[key], value)] if key in part else part.iloc[:0]
     if part.empty or column not in part:
         return {**row, "from": f"no such row in {name}.csv"}
-    first = part.iloc[0]
-    n = next((first[key] for key in ("n_splits", "n_folds", "n_anchors") if key in part), None)
-    return {**row, "found": first[column], "sd": first.get("sd"), "n": n, "from": f"{name}.csv, {column}"}
+    first = part.sort_values(column, ascending=False, kind="stable").iloc[0] if figure.get("best") else part.iloc[0]
+    n = next((first[key] for key in ("n_splits", "n_folds", "n_anchors") if key in part and column not in _SIZES), None)
+    sd = first.get("sd") if column in _WITH_SD else None
+    return {**row, "found": first[column], "sd": sd, "n": n, "from": f"{name}.csv, {column}"}
+
+
+def _equal(column: pd.Series, value: Any) -> pd.Series:
+    """Numbers as numbers: a whole number that stands beside a missing one is read as 4.0."""
+    if isinstance(value, (int, float)) and pd.api.types.is_numeric_dtype(column):
+        return column == value
+    return column.astype(str) == str(value)

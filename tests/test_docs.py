@@ -1,0 +1,272 @@
+"""The pages of docs/: links lead somewhere, nothing public is left out, the tutorial runs, sphinx has nothing to complain about."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import workbench
+from workbench import errors
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TUTORIAL = DOCS / "tutorial.md"
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+# What stands behind the command line only has no page in the API.
+NO_PAGE = {f"workbench.{name}" for name in ("__main__", "cli", "commands", "doctor", "machine", "requirements")}
+
+
+def without_code(text: str) -> str:
+    """A page without its code, in which brackets are no links."""
+    return re.sub(r"`[^`\n]*`", "code", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and myst make them."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S), re.M
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", TUTORIAL.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_resolve(page):
+    for link in _LINK.findall(without_code(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to '{link}', which is not there"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to '{link}', but no heading there is called that"
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = set()
+    for page in PAGES:
+        for body in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            names = [line for line in body.splitlines() if line and not line.startswith(":")]
+            listed |= {(page.parent / f"{name}.md").resolve() for name in names}
+    assert {*PAGES} - listed == {DOCS / "index.md"} and listed <= {*PAGES}
+
+
+def test_every_module_has_its_place_in_the_api():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+    shown = set(re.findall(r"^\.\. automodule:: (\S+)$", text, re.M))
+    files = [path for path in (ROOT / "workbench").rglob("*.py") if path.stem != "__init__"]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    wrong = shown ^ (modules - NO_PAGE)
+    assert not wrong, f"add these to docs/api/, or remove them there: {', '.join(sorted(wrong))}"
+
+
+def test_every_public_name_is_in_the_overview_of_the_api():
+    text = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`workbench\.(\w+)`", text))
+    assert set(workbench.__all__) - {"__version__"} <= named
+
+
+def test_every_error_is_in_the_error_index():
+    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    kinds = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert kinds and all(f"| `{name}` |" in text for name in kinds)
+
+
+def test_the_commands_that_pages_name_exist():
+    from workbench.cli import build_parser
+
+    commands = next(
+        action for action in build_parser()._actions if action.choices and action.metavar == "COMMAND"
+    ).choices
+    for page in PAGES:
+        for command in re.findall(r"^ {4,}workbench ([a-z]\w+)", page.read_text(encoding="utf-8"), re.M):
+            assert command in commands, f"{page.name} names 'workbench {command}', which is no command"
+
+
+def test_the_configurations_that_pages_name_exist_and_can_be_read():
+    from workbench.config import read_config
+    from workbench.settings import AblationConfig, GatesConfig, RunConfig
+
+    kinds = {
+        "run": RunConfig,
+        "extract": RunConfig,
+        "factors": RunConfig,
+        "ablate": AblationConfig,
+        "gates": GatesConfig,
+    }
+    found = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for command, config, rest in re.findall(r"^ {4,}workbench (\w+) (experiments/\S+\.yaml)(.*)$", text, re.M):
+            given = [a or b for a, b in re.findall(r"--set (?:\"([^\"]+)\"|(\S+))", rest)]
+            read_config(ROOT / config, kinds[command], given)
+            found += 1
+    assert found > 5
+
+
+def test_the_tutorial_uses_public_names():
+    tree = ast.parse("\n".join(blocks()))
+    used = {
+        n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "workbench"
+    }
+    assert used and used <= set(workbench.__all__)
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path):
+    code = "\n".join(blocks()).replace("artifacts/tutorial", tmp_path.as_posix())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # In a process of its own, as a reader runs it: without the shape checks of the tests.
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("balanced accuracy on 350 held-out cells") == 2
+    assert (tmp_path / "algorithm" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    for package in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(package, reason=f"{package} builds the pages: pip install 'scgpt-workbench[docs]'")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        "-d",
+        tmp_path / "doctrees",
+        DOCS,
+        tmp_path / "site",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    pages = {path.relative_to(tmp_path / "site").with_suffix(".md") for path in (tmp_path / "site").rglob("*.html")}
+    assert {page.relative_to(DOCS) for page in PAGES} <= pages
+    html = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    fetched = re.findall(r"(?:src|href)=\"(?:https?:)?//[^\"]+\"", html)
+    assert not [f for f in fetched if "href" not in f], "a page fetches something from the web"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("paper_table", ROOT / "experiments" / "paper_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def made_up_run(folder: Path, *, controls: bool = True) -> Path:
+    """What a run leaves, with made-up numbers."""
+    tables = {
+        "expected": [
+            {
+                "claim": "p|x: random",
+                "published": 0.4,
+                "found": 0.25,
+                "sd": 0.125,
+                "n": 8,
+                "from": "holdouts.csv, spearman",
+            },
+            {
+                "claim": "size",
+                "published": 17500000,
+                "found": 4681800.0,
+                "sd": 0.5,
+                "n": 20,
+                "from": "compaction.csv, bytes",
+            },
+            {"claim": "donor", "published": 0.5, "from": "holdouts.csv, spearman"},
+            {"claim": "programs", "published": "-", "from": "tables/programs.csv"},
+        ],
+        "heads": [{"layer": 0, "head": 0}, {"layer": 1, "head": 2}],
+    }
+    if controls:
+        null = {"sd": 0.1, "n_splits": 8, "null_high": 0.2, "p": 0.0243}
+        tables["holdouts"] = [
+            {"operator": "drift", "holdout": "random", "spearman": 0.25, "status": "ok", **null},
+            {"operator": "x itself", "holdout": "random", "spearman": 0.75, "status": "ok", **null},
+            {"operator": "drift", "holdout": "donor", "spearman": np.nan, "status": "not applicable: no donors"},
+        ]
+        tables["added"] = [
+            {"control": "latent (LET on x itself)", "difference": 0.1, "q": 0.01},
+            {"control": "latent (LET on x itself)", "difference": -0.1, "q": 0.5},
+            {"control": "latent (LET on a random matrix)", "difference": 0.1, "q": 0.01},
+        ]
+    (folder / "tables").mkdir(parents=True)
+    for name, rows in tables.items():
+        pd.DataFrame(rows).to_csv(folder / "tables" / f"{name}.csv", index=False)
+    config = {"name": "made_up", "checkpoint": "models/tiny", "data": {"name": "made-up cells", "donor": None}}
+    config |= {"operator": "qk", "adaptor": {"feature_map": "single"}}
+    made = {
+        "config": config,
+        "seed": 3,
+        "workbench": "0.0",
+        "code": "abcdef0123456789",
+        "checkpoint": {"release": None},
+    }
+    (folder / "manifest.json").write_text(json.dumps(made))
+    (folder / "metrics.json").write_text(json.dumps({"stages": {"cells": {"n_cells": 1234, "n_panel": 56}}}))
+    return folder
+
+
+def test_the_paper_page_names_model_and_data_and_what_has_no_counterpart(script, tmp_path):
+    page = script.page(made_up_run(tmp_path / "run"))
+    assert "| model | scGPT, whole-human, 12 layers x 8 heads | tiny, 2 layers x 3 heads |" in page
+    assert "made-up cells, 1,234 cells, 56 genes, no donors" in page
+    assert "agreement is not expected" in page and "2 of 4 have a counterpart" in page
+    assert r"| p\|x: random | 0.4 | 0.25 (sd 0.125, n = 8) | holdouts.csv, spearman |" in page
+    assert "| donor | 0.5 | not in this run | holdouts.csv, spearman |" in page
+    assert "| programs | - | a table, no single figure | tables/programs.csv |" in page
+
+
+def test_the_paper_page_gives_no_spread_of_another_column(script, tmp_path):
+    # The sd of that row is of a metric, not of the size.
+    assert "| size | 17,500,000 | 4,681,800 | compaction.csv, bytes |" in script.page(made_up_run(tmp_path / "run"))
+
+
+def test_the_paper_page_has_the_controls_of_the_same_run(script, tmp_path):
+    page = script.page(made_up_run(tmp_path / "run"))
+    assert "| drift | 0.25 (sd 0.10, n = 8); null up to 0.20, p 0.024 |" in page
+    assert "| x itself | 0.75 (sd 0.10, n = 8); null up to 0.20, p 0.024 |" in page
+    assert "above on 1 of 2 endpoint metrics (1 above and 0 below with q at most 0.05)" in page
+    assert "no control stands beside" in script.page(made_up_run(tmp_path / "bare", controls=False))
+
+
+def test_a_run_without_published_figures_is_refused_in_a_sentence(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", str(tmp_path)])
+    assert script.main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ArtifactError: ") and "expected.csv" in said and "expected: paper_figures.yaml" in said
+
+
+def test_the_paper_page_is_written_where_asked(script, tmp_path, monkeypatch, capsys):
+    run, out = made_up_run(tmp_path / "run"), tmp_path / "paper.md"
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", str(run), "--docs", str(out)])
+    assert script.main() == 0 and capsys.readouterr().out.strip() == str(out)
+    assert out.read_text(encoding="utf-8") == script.page(run)
+
+
+def test_the_paper_page_has_every_published_figure():
+    from workbench.runs.expected import read_expected
+
+    text = (DOCS / "paper.md").read_text(encoding="utf-8")
+    figures = read_expected(ROOT / "experiments" / "paper_figures.yaml")[1]
+    absent = [figure["claim"] for figure in figures if f"| {figure['claim'].replace('|', chr(92) + '|')} |" not in text]
+    assert not absent, f"docs/paper.md lacks {', '.join(absent)}; make it again with experiments/paper_table.py"
