@@ -37,7 +37,7 @@ check: $(ENV)/.complete
 	@$(RUN) -m mypy
 
 docs: $(ENV)/.complete
-	@$(RUN) -m sphinx -W --keep-going -q -b html docs artifacts/site
+	@$(RUN) -m sphinx -W --keep-going -E -q -b html docs artifacts/site
 
 format: $(ENV)/.complete
 	@$(RUN) -m ruff check --fix .
