@@ -98,6 +98,8 @@ def test_the_round_trip_is_bit_exact(cells, operator, tmp_path):
     assert np.array_equal(again.transform(x), made.transform(pd.DataFrame(x, columns=GENES)))
     assert np.array_equal(again.predict_proba(x), made.predict_proba(pd.DataFrame(x, columns=GENES)))
     assert again.predict(x).tolist() == made.predict(pd.DataFrame(x, columns=GENES)).tolist()
+    with pytest.raises(ValueError, match="feature names should match"):  # as before saving
+        again.predict(pd.DataFrame(x, columns=GENES).iloc[:, ::-1])
     assert "made up" in (tmp_path / "it" / "README.md").read_text()
     counts = ad.AnnData(sp.csr_matrix(x.astype(np.float32)), var=pd.DataFrame(index=GENES))
     known = Algorithm.from_pretrained(tmp_path / "it")
