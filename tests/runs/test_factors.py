@@ -87,7 +87,18 @@ def table(made, name):
 
 
 def test_the_second_part_goes_on_where_the_first_stopped(made):
-    extract = ["cells", "operators", "untrained", "drift", "heads", "readouts", "gates", "sensitivity", "algorithm", "explorer"]
+    extract = [
+        "cells",
+        "operators",
+        "untrained",
+        "drift",
+        "heads",
+        "readouts",
+        "gates",
+        "sensitivity",
+        "algorithm",
+        "explorer",
+    ]
     assert made.first["stages"] == extract and "compaction" not in made.first["report"].lower().split("<nav")[0]
     stages = read_json(made.out / "manifest.json")["stages"]
     assert list(stages) == [*extract, "compaction", "factors"]

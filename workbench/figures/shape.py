@@ -37,12 +37,13 @@ def flat_and_ripple(table: pd.DataFrame) -> go.Figure:
         f"{number(r.null_high)}; p = {number(r.p)}<br>{label(r.note)}"
         for r in records(rows)
     ]
-    panels = [
-        Panel(
-            str(measure), f"n = {span(part['n'])} anchors", "value", part, (min(0.0, part["value"].min() - 0.05), 1.04)
-        )
-        for measure, part in rows.groupby("measure", sort=False)
-    ]
+    panels = []
+    for measure, part in rows.groupby("measure", sort=False):
+        # A measure is "what, of which (statistic)"; its first part is the title.
+        title, _, rest = str(measure).replace(" (", ", ").rstrip(")").partition(", ")
+        note = f"{rest}; n = {span(part['n'])} anchors" if rest else f"n = {span(part['n'])} anchors"
+        low = part[["value", "null_mean", "null_high"]].min().min()
+        panels.append(Panel(title, note, "value", part, (min(0.0, low - 0.05), 1.04)))
     return point_panels(
         panels,
         list(dict.fromkeys(rows["row"])),

@@ -1,0 +1,114 @@
+"""Latent in 3D, panels, shape, drift and runtime: what is drawn is what the table says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from figures import synthetic
+from workbench.errors import EvaluationError
+from workbench.figures import drift, flat_and_ripple, latent_space, panel_gates, runtime
+
+EVIL = "<b>evil</b>"
+
+
+def gates(panel, role, operator=None, value=0.5):
+    table = pd.DataFrame(
+        {
+            "panel": panel,
+            "role": role,
+            "gate": ["trustworthiness", "random holdout", "donor holdout", "branch holdout", "null ruler"],
+            "status": ["pass", "pass", "not applicable", "fail", "fail"],
+            "unit": ["anchors", "splits", "", "branches", "rulers"],
+            "value": [0.9, value, np.nan, 0.1, 0.4],
+            "threshold": [0.8, 0.2, np.nan, 0.2, 0.01],
+            "sd": [0.1, 0.1, np.nan, 0.2, np.nan],
+            "n": [30, 20, 0, 4, 99],
+            "null_mean": [0.5, 0.0, np.nan, np.nan, 0.0],
+            "null_high": [0.6, 0.1, np.nan, np.nan, 0.1],
+            "p": [0.05, 0.01, np.nan, np.nan, 0.4],
+        }
+    )
+    return table if operator is None else table.assign(operator=operator)
+
+
+def text_of(figure):
+    return figure.to_json()
+
+
+def test_panels_stand_side_by_side_with_their_controls():
+    own = pd.concat([gates("inside", "internal"), gates(EVIL, "external", value=0.3)])
+    controls = pd.concat([gates("inside", "internal", "identity", 0.4), gates(EVIL, "external", "identity", 0.2)])
+    figure = panel_gates(own, controls)
+    points = [
+        trace for trace in figure.data if trace.type == "scatter" and trace.text is not None and len(trace.y) == 4
+    ]
+    assert len(points) == 3  # a plot per gate that has a value
+    random = next(trace for trace in points if list(trace.x) == [0.5, 0.3, 0.4, 0.2])
+    assert [name.split(":")[1].strip() for name in random.y] == ["model", "model", "identity", "identity"]
+    assert EVIL not in text_of(figure)
+    with pytest.raises(EvaluationError, match="has a value"):
+        panel_gates(own.assign(value=np.nan), controls.assign(value=np.nan))
+
+
+def test_the_latent_turns_and_is_coloured_by_what_there_is():
+    table = synthetic.latent().assign(donor=lambda t: np.where(np.arange(len(t)) % 2, "d1", EVIL))
+    figure = latent_space(table)
+    shown = [trace for trace in figure.data if trace.visible]
+    assert sum(len(trace.x) for trace in shown) == len(table)
+    assert len(shown) == table["branch"].nunique()
+    assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["by branch", "by stage", "by donor"]
+    assert EVIL not in text_of(figure)
+    assert not latent_space(table.drop(columns=["donor"]).assign(stage="one")).layout.updatemenus
+    z = table[[f"z_{i}" for i in range(1, 11)]].to_numpy()
+    drawn = np.concatenate([np.column_stack([t.x, t.y, t.z]) for t in shown])
+    values = np.linalg.svd(z - z.mean(0), compute_uv=False)
+    assert np.allclose((drawn**2).sum(0), values[:3] ** 2)
+    with pytest.raises(EvaluationError, match="it has 2"):
+        latent_space(table.drop(columns=[f"z_{i}" for i in range(3, 11)]))
+
+
+def test_shape_has_a_plot_per_measure_and_a_null_where_there_is_one():
+    table = pd.DataFrame(
+        {
+            "space": ["f(x)", "z"] * 2,
+            "measure": ["geodesic against ruler, all pairs (Spearman)"] * 2
+            + ["structure off the plane (Moran's I)"] * 2,
+            "note": ["", "", "199 permutations", EVIL],
+            "value": [0.8, 0.7, 0.1, -0.2],
+            "null_mean": [np.nan, np.nan, -0.3, -0.1],
+            "null_high": [np.nan, np.nan, 0.0, 0.05],
+            "p": [np.nan, np.nan, 0.01, 0.6],
+            "n": 30,
+        }
+    )
+    figure = flat_and_ripple(table)
+    titles = [note.text for note in figure.layout.annotations]
+    assert any("geodesic against ruler" in t and "all pairs, Spearman; n = 30" in t for t in titles)
+    assert figure.layout.xaxis2.range[0] < -0.3 and EVIL not in text_of(figure)
+
+
+def test_drift_draws_every_pair_of_layers_and_the_first_genes():
+    first, second = np.indices((3, 3))
+    layers = pd.DataFrame({"first": first.ravel(), "second": second.ravel(), "cosine": np.eye(3).ravel()})
+    layers = layers.assign(n_heads=2, n_genes=20)
+    genes = pd.DataFrame(
+        [
+            ("block 1 - block 2", side, f"{EVIL}{i}", i + 1, 1 / (i + 2))
+            for side in ("read", "write")
+            for i in range(20)
+        ],
+        columns=["step", "side", "gene", "rank", "share"],
+    )
+    figure = drift(layers, genes)
+    assert figure.data[0].z.tolist() == np.eye(3).tolist()
+    assert [len(trace.y) for trace in figure.data[1:]] == [12, 12] and EVIL not in text_of(figure)
+    assert np.allclose(figure.data[1].x[0], 50) and "would hold 5 %" in figure.layout.title.text.replace("<br>", " ")
+
+
+def test_runtime_has_a_bar_per_stage():
+    table = pd.DataFrame({"stage": ["cells", EVIL], "seconds": [1.0, 3.0], "peak_bytes": [2**30, 2**31]})
+    figure = runtime(table)
+    assert list(figure.data[0].x) == [1, 3] and list(figure.data[1].x) == [1, 2]
+    assert "4 s in all" in figure.layout.title.text and EVIL not in text_of(figure)
