@@ -43,8 +43,10 @@ ${themed(SAYS_DARK, DARK, "--on-dark")}
 .wbx .wbx-error { color: var(--warn); font-weight: 600; }
 .wbx dl { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 0 0 10px; font-size: 13px; }
 .wbx dl div { display: flex; gap: 6px; min-width: 0; }
-.wbx dt { color: var(--quiet); font-weight: 400; }
-.wbx dd { margin: 0; overflow-wrap: anywhere; }
+/* Notebooks style definition lists of their own: floated terms, indented descriptions. */
+.wbx.wbx dl dt { float: none; clear: none; width: auto; flex: none; display: block; margin: 0; padding: 0;
+  color: var(--quiet); font-weight: 400; }
+.wbx.wbx dl dd { float: none; width: auto; margin: 0; padding: 0; overflow-wrap: anywhere; }
 .wbx ul { margin: 4px 0; padding: 0 0 0 18px; }
 .wbx li { overflow-wrap: anywhere; }
 .wbx :focus-visible { outline: 3px solid var(--accent); outline-offset: 1px; }
