@@ -147,28 +147,52 @@ def _extract_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Sectio
 
 def _answers(chain: Chain, tables: dict[str, pd.DataFrame]) -> list[str]:
     answers = [_verdict(chain, tables)]
-    for holdout in ("random", "branch", "donor"):
-        rows = tables["holdouts"].query("holdout == @holdout and status == 'ok'")
-        if len(rows):
-            said = ", ".join(f"{r.operator} {r.spearman:.2f} (sd {r.sd:.2f}, p {r.p:.3f})" for r in rows.itertuples())
-            answers.append(f"{holdout.capitalize()} holdout of anchors, rank correlation with the ruler: {said}.")
-    compared = []
-    for name, rows in tables["added"].groupby("control", sort=False):
-        sure = rows["q"] <= _ALPHA
-        better, worse = (sure & (rows["difference"] > 0)).sum(), (sure & (rows["difference"] < 0)).sum()
-        compared.append(
-            f"{name}: above on {(rows['difference'] > 0).sum()} (q <= {_ALPHA}: {better} above, {worse} below)"
-        )
-    n = len(tables["added"].drop_duplicates(["endpoint", "metric"]))
-    answers.append(
-        f"Readouts of the latent of the model's operator, {n} endpoint metrics, against {'; '.join(compared)}."
-    )
+    answers.append(f"On held-out anchors, rank correlation with the ruler: {'; '.join(_held_out(chain, tables))}.")
+    answers.append(_readouts_said(tables["added"]))
     best = tables["heads"].sort_values("spearman", ascending=False).iloc[0]
     answers.append(
         f"Strongest head alone: layer {int(best['layer'])}, head {int(best['head'])} (rank correlation {best['spearman']:.2f}, sd "
         f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by the same number, so it is biased upward."
     )
     return answers
+
+
+def _held_out(chain: Chain, tables: dict[str, pd.DataFrame]) -> list[str]:
+    said, own = [], chain.config.adaptor.name
+    for kind, rows in tables["holdouts"].query("status == 'ok'").groupby("holdout", sort=False):
+        ours, others = rows[rows["operator"] == own], rows[rows["operator"] != own].sort_values("spearman")
+        low, high = others.iloc[0], others.iloc[-1]
+        numbers = (
+            "".join(f"{r.spearman:.2f} (sd {r.sd:.2f}, p {r.p:.3f})" for r in ours.itertuples()) or "not applicable"
+        )
+        said.append(
+            f"{kind} holdout {numbers}, controls {low['spearman']:.2f} ({low['operator']}) to {high['spearman']:.2f} ({high['operator']})"
+        )
+    return said or ["no holdout could be made"]
+
+
+def _readouts_said(added: pd.DataFrame) -> str:
+    """On how many metrics ours is above each other representation, and on how many of them surely."""
+    sure = added["q"] <= _ALPHA
+    counted = added.assign(
+        above=added["difference"] > 0, better=sure & (added["difference"] > 0), worse=sure & (added["difference"] < 0)
+    )
+    totals = counted.groupby("control", sort=False)[["above", "better", "worse"]].sum()
+    n = len(added.drop_duplicates(["endpoint", "metric"]))
+    heads = totals[totals.index.str.endswith(" head")]
+    lines = [
+        f"{name.removeprefix('latent (LET on ').rstrip(')') if name.startswith('latent') else name} {row.above} ({row.better})"
+        for name, row in totals.drop(heads.index).iterrows()
+    ]
+    if len(heads):
+        lines.append(
+            f"{len(heads)} other heads of the adaptor {heads['above'].min()} to {heads['above'].max()} ({heads['better'].max()} at most)"
+        )
+    worse = [f"{name} on {row.worse}" for name, row in totals[totals["worse"] > 0].iterrows()]
+    return (
+        f"Readouts of the operator's latent on held-out cells, metrics of {n} on which it is above (q <= {_ALPHA}): {'; '.join(lines)}. Surely "
+        f"below: {', '.join(worse) or 'none'}."
+    )
 
 
 def _verdict(chain: Chain, tables: dict[str, pd.DataFrame]) -> str:
