@@ -116,7 +116,10 @@ def report_run(
         As in `write_report`.
     """
     again = f"workbench figures {out} --only"
-    commands = {one.name: f"{again} {one.name}   # from tables/\n{summary['command']}" for one in requests}
+    commands = {
+        one.name: f"{again} {one.name}   # from {', '.join(f'tables/{name}.csv' for name in one.of.tables)}\n{summary['command']}"
+        for one in requests
+    }
     wanted = {name for one in requests for name in (*one.of.tables, *one.of.optional)}
     figures, captions = drawn(requests, {**read_tables(out, sorted(wanted - set(tables))), **tables})
     write_index(out, requests, summary["command"])
