@@ -26,7 +26,7 @@ demo: $(ENV)/.complete
 	@$(RUN) -m workbench.cli run experiments/demo.yaml --out "$(OUT)"
 
 test: $(ENV)/.complete
-	@$(RUN) -m pytest -m "not slow"
+	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(ENV)/.complete
 	@$(RUN) -m pytest -m slow
