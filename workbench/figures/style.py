@@ -322,10 +322,10 @@ def dressed(
     margin = {"l": 70, "r": 30, "t": top + above, "b": below}
     height = plot_height + top + above + below
     # Padding does not move a title down, so its place says how far it is from the edge: images have no margin around them.
-    title = {"text": text, "font": {"size": 17}, "pad": {"l": 14}, "y": 1 - _TITLE / height}
+    place = {"font": {"size": 17}, "pad": {"l": 14}, "y": 1 - _TITLE / height}
     figure.update_layout(
         template=TEMPLATE,
-        title=title,
+        title={"text": text, **place},
         height=height,
         margin=margin,
     )

@@ -180,10 +180,7 @@ def _readouts_said(added: pd.DataFrame) -> str:
     totals = counted.groupby("control", sort=False)[["above", "better", "worse"]].sum()
     n = len(added.drop_duplicates(["endpoint", "metric"]))
     heads = totals[totals.index.str.endswith(" head")]
-    lines = [
-        f"{name.removeprefix('latent (LET on ').rstrip(')') if name.startswith('latent') else name} {row.above} ({row.better})"
-        for name, row in totals.drop(heads.index).iterrows()
-    ]
+    lines = [f"{_plain(str(name))} {row.above} ({row.better})" for name, row in totals.drop(heads.index).iterrows()]
     if len(heads):
         lines.append(
             f"{len(heads)} other heads of the adaptor {heads['above'].min()} to {heads['above'].max()} ({heads['better'].max()} at most)"
@@ -193,6 +190,11 @@ def _readouts_said(added: pd.DataFrame) -> str:
         f"Readouts of the operator's latent on held-out cells, metrics of {n} on which it is above (q <= {_ALPHA}): {'; '.join(lines)}. Surely "
         f"below: {', '.join(worse) or 'none'}."
     )
+
+
+def _plain(name: str) -> str:
+    """A representation by what the adaptor acts on."""
+    return name.removeprefix("latent (LET on ").removesuffix(")") if name.startswith("latent (") else name
 
 
 def _verdict(chain: Chain, tables: dict[str, pd.DataFrame]) -> str:
