@@ -41,7 +41,7 @@ BRANCH_COLORS = {
 # For branches that the mapping above does not name; chosen to stay apart from it, under those three as well.
 FALLBACK_COLORS = ("#000000", "#E69F00", "#0077BB", "#CC3311", "#7B4B1E")
 
-_TITLE = 10  # pixels above the title
+_TITLE = 24  # pixels above the title
 
 _BY_KEY = {name.casefold(): color for name, color in BRANCH_COLORS.items()}
 _SYNONYMS = {"progenitors": "progenitor", "dc": "dendritic", "monocytes": "monocyte", "granulocytes": "granulocyte"}
@@ -321,7 +321,7 @@ def dressed(
     text, top = heading(title, subtitle)
     margin = {"l": 70, "r": 30, "t": top + above, "b": below}
     height = plot_height + top + above + below
-    # Padding does not move a title down, so its place says how far it is from the edge: images have no margin around them.
+    # The anchor of a title with lines is not its upper edge: this far down, an image without a margin shows it whole.
     place = {"font": {"size": 17}, "pad": {"l": 14}, "y": 1 - _TITLE / height}
     figure.update_layout(
         template=TEMPLATE,
