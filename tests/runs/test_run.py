@@ -448,3 +448,8 @@ def test_the_picture_is_umap_s(first, tmp_path, monkeypatch):
         run(read_config(first.path, RunConfig), tmp_path / out)
         flat.append(pd.read_csv(tmp_path / out / "tables" / "latent.csv")[["umap_1", "umap_2"]].to_numpy())
     assert np.isfinite(flat[0]).all() and flat[0].std(0).min() > 0 and np.array_equal(*flat)
+
+
+def test_a_table_that_is_gone_is_made_again(again):
+    (again.out / "tables" / "drift_genes.csv").unlink()
+    assert "drift" not in again() and (again.out / "tables" / "drift_genes.csv").is_file()

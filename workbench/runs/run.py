@@ -90,15 +90,18 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
     """Stages of both parts that the configuration asks for, in their order."""
     config = chain.config
     judged = chain.inputs("anchors", "adaptor", "readout", "evaluation", "seed")
-    evidence = [judged, chain.inputs("cell_heads", "gates")]
+    evidence = [judged, chain.inputs("cell_heads")]
     whole = RunConfig.model_validate(absolute(config)).model_dump_json()
 
     def tables(*names: str) -> tuple[Path, ...]:
         return tuple(chain.tables / f"{name}.csv" for name in names)
 
+    # A shallow model has no blocks to drift between, and leaves no table.
+    deep = bool(config.adaptor.blocks) or chain.model.config.n_layers >= 3
+    drifted = tables("drift_layers", "drift_genes") if deep else ()
     stages = [
         _Stage("untrained", EXTRACT, [], chain.untrained_stage, ()),
-        _Stage("drift", EXTRACT, list(config.adaptor.blocks), partial(drift_stage, chain), ()),
+        _Stage("drift", EXTRACT, list(config.adaptor.blocks), partial(drift_stage, chain), drifted),
         _Stage("heads", EXTRACT, judged, partial(heads_stage, chain), tables("heads", "holdouts")),
         _Stage(
             "readouts", EXTRACT, evidence, partial(readouts_stage, chain), tables("readouts", "added", "calibration")
@@ -113,7 +116,9 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
         given = [judged, config.sensitivity.model_dump(mode="json")]
         stages.append(_Stage("sensitivity", EXTRACT, given, work, tables("sensitivity")))
     left = (chain.out / "algorithm" / WEIGHTS, chain.out / "algorithm" / CARD, *tables("latent", "distances"))
-    stages.append(_Stage("algorithm", EXTRACT, evidence, partial(algorithm_stage, chain), left))
+    # The gates stand on its card.
+    carded = [evidence, chain.inputs("gates")]
+    stages.append(_Stage("algorithm", EXTRACT, carded, partial(algorithm_stage, chain), left))
     stages.append(_Stage("explorer", EXTRACT, evidence, partial(explorer_stage, chain), ()))
     if config.compaction is not None:
         given = [judged, config.compaction.model_dump(mode="json")]
