@@ -5,11 +5,12 @@ CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/scgpt-workbenc
 HASH := $(shell cat pyproject.toml constraints.txt | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read() + sys.version.encode()).hexdigest()[:16])")
 ENV := $(CACHE)/env-$(HASH)
 PY := $(ENV)/bin/python
+PEERS := $(CACHE)/peers-$(HASH)
 # The package is used from this checkout, so that several checkouts can share one environment.
 RUN := PYTHONPATH="$(CURDIR)" $(PY)
 OUT ?= artifacts/demo
 
-.PHONY: help demo test test-slow check docs format python pretrain clean
+.PHONY: help demo test test-slow check docs format python peers pretrain clean
 
 help:
 	@echo "make demo       run the main job on real human blood cells and say where the report lies"
@@ -19,6 +20,7 @@ help:
 	@echo "make docs       build the documentation, warnings are errors: artifacts/site/index.html"
 	@echo "make format     format the code"
 	@echo "make python     print the environment's interpreter"
+	@echo "make peers      make the environment of the benchmark's peers (once; several minutes) and print its interpreter"
 	@echo "make pretrain   train the mini checkpoint again (about half an hour on two cores)"
 	@echo "make clean      remove the demo's output"
 
@@ -49,6 +51,10 @@ pretrain: $(ENV)/.complete
 python: $(ENV)/.complete
 	@echo "$(PY)"
 
+# Beside scGPT's own packages: what the benchmark compares with. For `workbench benchmark ... --set peers.python=$$(make -s peers)`.
+peers: $(PEERS)/.complete
+	@echo "$(PEERS)/bin/python"
+
 clean:
 	rm -rf artifacts/demo
 
@@ -62,4 +68,12 @@ $(ENV)/.complete:
 	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; print('\n'.join(p['dependencies'] + e['dev'] + e['docs'] + e['notebook'] + e['image']))" > "$(ENV)/requirements.txt"
 	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r "$(ENV)/requirements.txt" >&2
 	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-deps scgpt==0.2.4 >&2
+	@touch "$@"
+
+$(PEERS)/.complete:
+	@echo "Making the environment $(PEERS) (once; several minutes)" >&2
+	@rm -rf "$(PEERS)" && mkdir -p "$(CACHE)"
+	@$(PYTHON) -m venv "$(PEERS)"
+	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['peers']))" > "$(PEERS)/requirements.txt"
+	@"$(PEERS)/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r "$(PEERS)/requirements.txt" >&2
 	@touch "$@"

@@ -138,6 +138,17 @@ def parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     )
     _config(gates, _RUN_FOLDER, "print the table of gates as JSON")
     _backend(gates)
+    benchmark = add(
+        "benchmark",
+        commands.benchmark,
+        "the extracted algorithm against what else one could use, on repeated splits",
+        "Methods x splits x endpoints: the extracted heads, controls, baselines, frozen scGPT and other packages, on donors "
+        "that nothing was fitted on. Finished tasks are not done again, and several processes may share a folder.",
+        "workbench benchmark experiments/benchmark_pbmc68k.yaml --out artifacts/benchmark",
+        "workbench benchmark experiments/benchmark_kang.yaml --set data.name=kang2018_8donors.h5ad --backend loky --jobs 2",
+    )
+    _config(benchmark, _RUN_FOLDER, "print files and the wins, ties and losses as JSON")
+    _backend(benchmark)
     figures = add(
         "figures",
         commands.figures,

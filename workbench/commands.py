@@ -163,6 +163,33 @@ def gates(arguments: Arguments) -> int:
     return 1 if result.unmet else 0
 
 
+def benchmark(arguments: Arguments) -> int:
+    """Run a campaign of methods, splits and endpoints.
+
+    Parameters
+    ----------
+    arguments
+        ``config``, ``set``, ``out``, ``json`` and those of the backend.
+    """
+    from workbench.benchmark.settings import BenchmarkConfig
+    from workbench.config import read_config
+
+    config = read_config(arguments.config, BenchmarkConfig, arguments.set)
+    backend = _backend(arguments)
+    from workbench.benchmark.run import run_benchmark
+    from workbench.files import read_json
+
+    out = run_benchmark(config, _out(arguments, config.name), backend)
+
+    def told() -> dict[str, Any]:
+        tally = read_json(out / "metrics.json")["tally"]
+        files = {"report": str(out / "report.html"), "tables": str(out / "tables")}
+        return {**files, "ours": config.ours, "tally": tally, "seconds": _seconds(out)}
+
+    answer(arguments, told, lambda: f"Report: {out / 'report.html'}")
+    return 0
+
+
 def figures(arguments: Arguments) -> int:
     """List the figures of a run, or draw them again from its tables; 1 where one that was asked for cannot be drawn.
 

@@ -32,6 +32,8 @@ _PATHS = (
     ("factors", "gene_sets"),
     ("study", "ruler"),
     ("panels", "*", "data", "name"),
+    ("transfer", "*", "data", "name"),
+    ("peers", "python"),
 )
 
 

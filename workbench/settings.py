@@ -12,11 +12,13 @@ from workbench.extractor.operator import FeatureMapSpec, Head
 from workbench.gates.spec import GATES
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Settings of which no key is unknown and none can be changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Which cells, and what their columns mean.
 
     ``name`` is a shipped dataset or the path of an h5ad; the other keys are those of `CellMapping` and may be left out
@@ -34,7 +36,7 @@ class DataConfig(_Strict):
     min_gene_share: float = Field(default=0.3, ge=0, le=1)
 
 
-class PretrainConfig(_Strict):
+class PretrainConfig(Strict):
     """``workbench pretrain``: the cells, every setting of `PretrainSettings`, and a note for the model card."""
 
     out: Path
@@ -43,7 +45,7 @@ class PretrainConfig(_Strict):
     settings: dict[str, Any] = {}
 
 
-class PanelConfig(_Strict):
+class PanelConfig(Strict):
     """Gene panel: the `size` matched genes seen in most cells; all matched genes when absent.
 
     ``exclude`` names genes to leave out, such as those that the cells' labels were gated by.
@@ -53,7 +55,7 @@ class PanelConfig(_Strict):
     exclude: tuple[str, ...] = ()
 
 
-class AnchorConfig(_Strict):
+class AnchorConfig(Strict):
     """Anchors: centroids over donor x tissue x cell type x stage.
 
     ``parts`` splits each group at random into up to that many anchors of at least ``min_cells`` cells. Parts are no
@@ -66,7 +68,7 @@ class AnchorConfig(_Strict):
     weights: Literal["equal", "cells", "stage"] = "equal"
 
 
-class AdaptorConfig(_Strict):
+class AdaptorConfig(Strict):
     """LET adaptor: latent width, weight of the reconstruction, scale of the angle, and the feature map it acts on.
 
     ``feature_map``: ``single`` (one head, by ``layer`` and ``head``), ``topk`` (the ``top`` heads of a screen on the cells
@@ -104,7 +106,7 @@ class AdaptorConfig(_Strict):
         return {"k": self.k, "alpha": self.alpha, "beta": self.beta, "steps": self.steps}
 
 
-class EvaluationConfig(_Strict):
+class EvaluationConfig(Strict):
     """Folds of the cross-validation, random anchor holdouts, and null draws.
 
     ``permutations`` are draws of the readouts' null (labels permuted against fixed predictions); ``refits`` of the
@@ -118,20 +120,20 @@ class EvaluationConfig(_Strict):
     head_refits: PositiveInt = 8
 
 
-class CaptureConfig(_Strict):
+class CaptureConfig(Strict):
     """Forward passes: cells per pass and longest sequence; the checkpoint's own when absent."""
 
     batch_size: PositiveInt | None = None
     max_tokens: PositiveInt | None = None
 
 
-class ReadoutConfig(_Strict):
+class ReadoutConfig(Strict):
     """Readouts: linear, or with one hidden layer of that width (the method's MLP2 has 64)."""
 
     hidden: int = Field(default=0, ge=0)
 
 
-class CellHeadsConfig(_Strict):
+class CellHeadsConfig(Strict):
     """Cell head and hybrid heads of the adaptor, judged beside the anchor head.
 
     Training on cells: at most ``per_stage`` cells of each stage, ``epochs`` at most, minibatches of ``batch_size``.
@@ -144,7 +146,7 @@ class CellHeadsConfig(_Strict):
     hybrid: bool = True
 
 
-class SensitivityConfig(_Strict):
+class SensitivityConfig(Strict):
     """How much the holdouts depend on the adaptor's own settings: its width, and its two weights."""
 
     ks: tuple[PositiveInt, ...] = tuple(range(1, 16))
@@ -152,13 +154,13 @@ class SensitivityConfig(_Strict):
     betas: tuple[float, ...] = (0.1592, 0.3183, 0.6366)
 
 
-class RunGatesConfig(_Strict):
+class RunGatesConfig(Strict):
     """The gates on the anchors of a run; ``refits`` are draws of the null beside the holdouts."""
 
     refits: PositiveInt = 20
 
 
-class CompactionConfig(_Strict):
+class CompactionConfig(Strict):
     """Smaller and smaller feature maps, each judged against the configured one on cells of left-out folds.
 
     ``splits``: so many pairs of folds are left out, one pair after the other. ``head``: the single head that is compacted
@@ -175,7 +177,7 @@ class CompactionConfig(_Strict):
     alternatives: bool = True
 
 
-class FactorsConfig(_Strict):
+class FactorsConfig(Strict):
     """Factors of one head's operator: what they read and write, whether they last, what breaks without them.
 
     ``head`` as in `CompactionConfig`, chosen by all anchors when absent. ``groups`` of cells (donors, where there are as
@@ -198,7 +200,7 @@ class FactorsConfig(_Strict):
     program_draws: PositiveInt = 10
 
 
-class RunConfig(_Strict):
+class RunConfig(Strict):
     """``workbench run``: the whole chain from cells to an exported algorithm, its factors and a report.
 
     ``workbench extract`` goes as far as the algorithm, ``workbench factors`` adds ``compaction`` and ``factors``. Sections
@@ -228,7 +230,7 @@ class RunConfig(_Strict):
     expected: Path | None = None
 
 
-class StudyConfig(_Strict):
+class StudyConfig(Strict):
     """What an ablation is judged on and by.
 
     ``cells`` and ``reference`` are numbers of cells, drawn by seed and name (all when absent). ``metrics``: cell_shift,
@@ -249,7 +251,7 @@ class StudyConfig(_Strict):
     bootstrap: PositiveInt = 1000
 
 
-class SweepConfig(_Strict):
+class SweepConfig(Strict):
     """Which ablations: every head, whole layers, further places or sets of places, and pairs of the top heads.
 
     ``null_draws`` are random-direction draws per head; p is pooled over heads, and for one head alone to reach q = 1 / n
@@ -267,14 +269,14 @@ class SweepConfig(_Strict):
     block: PositiveInt = 32
 
 
-class ContrastConfig(_Strict):
+class ContrastConfig(Strict):
     """Two cell types between which heads are patched."""
 
     target: str
     source: str
 
 
-class AblationConfig(_Strict):
+class AblationConfig(Strict):
     """``workbench ablate``: a sweep over heads, with nulls, attribution beside it, and contrasts between cell types."""
 
     name: str = "ablation"
@@ -287,7 +289,7 @@ class AblationConfig(_Strict):
     contrasts: tuple[ContrastConfig, ...] = ()
 
 
-class CellPanelConfig(_Strict):
+class CellPanelConfig(Strict):
     """A panel of cells: its role in the gates, where its cells come from, and which of them it takes.
 
     ``select`` keeps the cells whose standard column (cell_type, donor, tissue, batch) has one of the values. ``part``
@@ -303,7 +305,7 @@ class CellPanelConfig(_Strict):
     anchors: AnchorConfig | None = None
 
 
-class GatesConfig(_Strict):
+class GatesConfig(Strict):
     """``workbench gates``: panels of cells, an operator of the model, and which gates have to pass.
 
     ``data`` and ``anchors`` hold for panels without their own. ``operator`` is the kind: mean attention patterns over the

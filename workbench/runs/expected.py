@@ -9,8 +9,9 @@ import pandas as pd
 import yaml
 
 from workbench.errors import ConfigError
+from workbench.figures.gallery import read_tables
 from workbench.runs.chain import Chain
-from workbench.runs.section import Section, read_table
+from workbench.runs.section import Section
 
 _KEYS = {"claim", "published", "table", "where", "column", "best", "elsewhere"}
 # The columns that a table's sd is the sd of; sizes have neither sd nor n.
@@ -33,18 +34,31 @@ def side_by_side(chain: Chain) -> Section:
     ConfigError
         If the file cannot be read or is not of that form.
     """
-    path = chain.config.expected
-    assert path is not None
+    assert chain.config.expected is not None
+    table, said = expected_table(chain.config.expected, chain.out)
+    return Section(tables={"expected": table}, answers=[said])
+
+
+def expected_table(path: Path, out: Path) -> tuple[pd.DataFrame, str]:
+    """The table ``expected`` of a run, which is also written, and a sentence about it.
+
+    Parameters
+    ----------
+    path
+        As ``expected`` in `side_by_side`.
+    out
+        Folder of a run whose tables are written.
+    """
     source, figures = read_expected(path)
-    rows = [_row(chain, figure) for figure in figures]
+    rows = [_row(out, figure) for figure in figures]
     table = pd.DataFrame(rows, columns=["claim", "published", "found", "sd", "n", "from"])
     found = int(table["found"].notna().sum())
     said = (
         f"Published figures ({source}) stand beside those of this run in the table 'expected': {found} of {len(table)} have a "
         "counterpart here. Where model, cells or panel differ from the publication's, a difference says nothing about it."
     )
-    table.to_csv(chain.tables / "expected.csv", index=False)
-    return Section(tables={"expected": table}, answers=[said])
+    table.to_csv(out / "tables" / "expected.csv", index=False)
+    return table, said
 
 
 def read_expected(path: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -76,14 +90,14 @@ def read_expected(path: Path) -> tuple[str, list[dict[str, Any]]]:
     return str(raw["source"]), figures
 
 
-def _row(chain: Chain, figure: dict[str, Any]) -> dict[str, Any]:
+def _row(out: Path, figure: dict[str, Any]) -> dict[str, Any]:
     row = {"claim": figure["claim"], "published": figure["published"]}
     if "elsewhere" in figure:
         return {**row, "from": figure["elsewhere"]}
     name, column = figure["table"], figure["column"]
-    if not (chain.tables / f"{name}.csv").is_file():
+    if not (out / "tables" / f"{name}.csv").is_file():
         return {**row, "from": f"not made in this run: {name}.csv"}
-    part = read_table(chain, name)
+    part = read_tables(out, [name])[name]
     for key, value in figure.get("where", {}).items():
         part = part[_equal(part[key], value)] if key in part else part.iloc[:0]
     if part.empty or column not in part:
