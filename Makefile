@@ -75,5 +75,6 @@ $(PEERS)/.complete:
 	@rm -rf "$(PEERS)" && mkdir -p "$(CACHE)"
 	@$(PYTHON) -m venv "$(PEERS)"
 	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['peers']))" > "$(PEERS)/requirements.txt"
-	@"$(PEERS)/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r "$(PEERS)/requirements.txt" >&2
+	@grep -v '^scikit-learn==' constraints.txt > "$(PEERS)/constraints.txt"  # one that CellTypist can work with
+	@"$(PEERS)/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -c "$(PEERS)/constraints.txt" -r "$(PEERS)/requirements.txt" >&2
 	@touch "$@"

@@ -71,11 +71,11 @@ def _figures(chain: BenchmarkChain, tables: dict[str, pd.DataFrame]) -> list[Req
     setting = _setting(chain)
     n = len(tables["splits"])
     found = []
-    for kind in tables["splits"]["kind"].unique():
-        own = tables["splits"].query("kind == @kind")
-        last = kind.replace(" ", "_")
-        options = {"kind": str(kind)}
-        said = f"{kind}, {len(own)} split(s), {own['data'].iloc[0]}"
+    for place, ((kind, data), own) in enumerate(tables["splits"].groupby(["kind", "data"], sort=False)):
+        # The first kind has the plain names; what follows says which it is.
+        last = "" if not place else f"_{str(kind).replace(' ', '_')}" + (f"_{place}" if place > 1 else "")
+        options = {"kind": str(kind), "data": str(data)}
+        said = f"{kind}, {len(own)} split(s), {data}"
         captions = {
             "benchmark_endpoints": f"Every method on cells that nothing was fitted on ({said}); bars: sd over splits, which overlap. {setting}",
             "benchmark_differences": f"{chain.config.ours} less each other method on the same splits ({said}); above 0: ours is better; 95 % intervals; "
@@ -87,7 +87,7 @@ def _figures(chain: BenchmarkChain, tables: dict[str, pd.DataFrame]) -> list[Req
         few = len(own) < _FEW
         for name, caption in captions.items():
             if not (few and name == "benchmark_ranks"):
-                found.append(Request(f"{name}_{last}", caption, entry=name, options=options))
+                found.append(Request(f"{name}{last}", caption, entry=name, options=options))
     found.append(Request("benchmark_costs", f"Seconds of a split against trained numbers, {n} splits. {setting}"))
     found.append(Request("runtime", f"This run on one machine. {setting}"))
     return found

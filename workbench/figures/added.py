@@ -64,7 +64,7 @@ def added_value(table: pd.DataFrame, q: float = 0.05) -> go.Figure:
         )
         for (endpoint, metric), part in parts
     ]
-    figure, total, above = _grid(titles, ROW_HEIGHT * len(order) + 22)
+    figure, total, above = panel_grid(titles, ROW_HEIGHT * len(order) + 22)
     ends = drawn[["difference", "low", "high"]].to_numpy()
     low, high = min(0.0, float(np.nanmin(ends))), max(0.0, float(np.nanmax(ends)))
     pad = 0.1 * (high - low) or 0.1
@@ -102,8 +102,21 @@ def added_value(table: pd.DataFrame, q: float = 0.05) -> go.Figure:
     return list_undrawn(figure, missing(rows, drawn, ["endpoint", "metric"], "control", "no fold has a value of both"))
 
 
-def _grid(titles: Sequence[str], each: int) -> tuple[go.Figure, int, int]:
-    """Empty panels with these titles, the pixels of all of them, and those that titles and legend need above."""
+def panel_grid(titles: Sequence[str], each: int) -> tuple[go.Figure, int, int]:
+    """Empty panels, three across, with one scale of rows.
+
+    Parameters
+    ----------
+    titles
+        Of the panels, in small HTML.
+    each
+        Pixels of a panel.
+
+    Returns
+    -------
+    figure, total, above
+        The panels, the pixels of all of them, and those that titles and legend need above.
+    """
     across = min(_ACROSS, len(titles))
     down = math.ceil(len(titles) / across)
     lines = LINE * max(title.count("<br>") + 1 for title in titles) + 10

@@ -140,6 +140,20 @@ def _transfer(tables: Tables, target: str = "", source: str = "") -> go.Figure:
     return draw.transfer_map(table[(table["target"] == target) & (table["source"] == source)])
 
 
+def _benchmark(make: Callable[..., go.Figure], *names: str) -> Callable[..., go.Figure]:
+    """Of one kind of split and the data that it judges; the first where none is named."""
+
+    def drawn(tables: Tables, kind: str = "", data: str = "") -> go.Figure:
+        parts = []
+        for name in names:
+            table = tables[name]
+            table = table[table["kind"] == _first(table, "kind", kind)]
+            parts.append(table[table["data"] == _first(table, "data", data)] if len(table) else table)
+        return make(*parts)
+
+    return drawn
+
+
 def _plain(make: Callable[..., go.Figure], table: str) -> Callable[..., go.Figure]:
     def drawn(tables: Tables, **options: Any) -> go.Figure:
         return make(tables[table], **options)
@@ -217,6 +231,31 @@ GALLERY: dict[str, Entry] = {
     "attribution": Entry("gradient estimates against exact effects", ("attribution",), _plain(draw.attribution_scatter, "attribution")),
     "interactions": Entry("two heads together less the sum of both", ("interactions",), _interactions),
     "transfer": Entry("how far a head carries one cell type to another", ("transfer",), _transfer),
+    "benchmark_endpoints": Entry(
+        "every method on every endpoint metric, mean and single splits",
+        ("summary", "scores"),
+        _benchmark(draw.benchmark_endpoints, "summary", "scores"),
+        "benchmark per endpoint",
+    ),
+    "benchmark_differences": Entry(
+        "what ours is better or worse by than each method, per endpoint metric",
+        ("comparisons",),
+        _benchmark(draw.benchmark_differences, "comparisons"),
+        "paired tests per endpoint",
+    ),
+    "benchmark_tally": Entry(
+        "wins, ties and losses, method by endpoint metric",
+        ("comparisons",),
+        _benchmark(draw.benchmark_tally, "comparisons"),
+        "endpoints on which it beats each comparator",
+    ),
+    "benchmark_ranks": Entry("mean ranks with critical differences", ("ranks",), _benchmark(draw.benchmark_ranks, "ranks")),
+    "benchmark_costs": Entry(
+        "seconds of a split against trained numbers",
+        ("costs", "methods"),
+        lambda tables: draw.benchmark_costs(tables["costs"], tables["methods"]),
+        "campaign time and parameters against scGPT with an MLP",
+    ),
     "runtime": Entry("seconds and peak memory by stage", ("runtime",), _plain(draw.runtime, "runtime"), "runtime of the campaign"),
 }  # fmt: skip
 

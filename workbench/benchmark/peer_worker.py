@@ -1,0 +1,320 @@
+"""A process of its own for a method of another package: run as ``PYTHON peer_worker.py``, it needs no workbench.
+
+One request a line on stdin, one JSON reply a line on stdout; arrays go through safetensors files in a folder. The cells that
+are judged come with a second request, after the method was fitted: until then they do not exist for it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from safetensors.numpy import load_file, save_file
+
+
+class NotRun(Exception):
+    """The method cannot be run on such data."""
+
+
+def read_cells(folder: Path, side: str) -> dict[str, Any]:
+    """Matrices, and whatever stands beside them.
+
+    Parameters
+    ----------
+    folder, side
+        Of ``side.safetensors``.
+    """
+    arrays = load_file(folder / f"{side}.safetensors")
+    shape = tuple(arrays.pop("shape").tolist())
+    found: dict[str, Any] = {"counts": None}
+    for kind in ("expression", "counts"):
+        if f"{kind}/data" in arrays:
+            parts = tuple(arrays.pop(f"{kind}/{part}") for part in ("data", "indices", "indptr"))
+            found[kind] = sp.csr_matrix(parts, shape=shape)
+    return {**found, **arrays}
+
+
+def anndata(matrix: sp.csr_matrix, prefix: str = "cell") -> Any:
+    """Cells as AnnData; names are numbers.
+
+    Parameters
+    ----------
+    matrix, prefix
+        Values, and what the names of the cells begin with.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    obs = pd.DataFrame(index=[f"{prefix}{i}" for i in range(matrix.shape[0])])
+    return AnnData(matrix.copy(), obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(matrix.shape[1])]))
+
+
+class Nearest:
+    """What new cells get of training cells: the plain mean over their nearest ones along principal components."""
+
+    def __init__(self, expression: sp.csr_matrix, components: int, neighbours: int, seed: int) -> None:
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import NearestNeighbors
+
+        dense = np.asarray(expression.todense(), dtype=np.float64)
+        self.pca = PCA(min(components, *(n - 1 for n in dense.shape)), random_state=seed).fit(dense)
+        self.z = self.pca.transform(dense)
+        self.search = NearestNeighbors(n_neighbors=min(neighbours, len(dense))).fit(self.z)
+
+    def __call__(self, expression: sp.csr_matrix, values: np.ndarray) -> np.ndarray:
+        """Means of `values` (training cell by column) for other cells."""
+        z = self.pca.transform(np.asarray(expression.todense(), dtype=np.float64))
+        return values[self.search.kneighbors(z, return_distance=False)].mean(1)
+
+    def root(self, early: np.ndarray) -> int:
+        """The training cell nearest to the mean of some of them."""
+        return int(np.argmin(np.linalg.norm(self.z - self.z[early].mean(0), axis=1)))
+
+
+class DPT:
+    """scanpy: principal components, neighbours, diffusion map, diffusion pseudotime from a root."""
+
+    package = "scanpy"
+
+    @classmethod
+    def warm(cls) -> None:
+        """Let what scanpy compiles be compiled; like imports, that is no part of what a fit takes."""
+        noise = sp.csr_matrix(np.random.default_rng(0).random((60, 20), dtype=np.float32))
+        cls({"expression": noise, "early": np.arange(60) < 5}, {"seed": 0})
+
+    def __init__(self, train: dict[str, Any], options: dict[str, Any]) -> None:
+        import scanpy as sc
+
+        seed = int(options["seed"])
+        self.nearest = Nearest(train["expression"], int(options.get("components", 50)), 15, seed)
+        cells = anndata(train["expression"])
+        cells.obsm["X_pca"] = self.nearest.z.astype(np.float32)
+        few = min(int(options.get("neighbours", 15)), len(self.nearest.z) - 1)
+        sc.pp.neighbors(cells, n_neighbors=few, use_rep="X_pca", random_state=seed)
+        width = min(int(options.get("diffusion_components", 10)), len(self.nearest.z) - 2)
+        sc.tl.diffmap(cells, n_comps=width + 1, random_state=seed)
+        cells.uns["iroot"] = self.nearest.root(train["early"].astype(bool))
+        sc.tl.dpt(cells, n_dcs=width)
+        time_ = cells.obs["dpt_pseudotime"].to_numpy(dtype=np.float64)
+        # A cell of another component than the root's is infinitely far; it is put behind all that can be reached.
+        time_ = np.where(np.isfinite(time_), time_, np.nanmax(np.where(np.isfinite(time_), time_, np.nan)))
+        # The first component is constant.
+        self.latent, self.time = np.asarray(cells.obsm["X_diffmap"][:, 1:], dtype=np.float64), time_
+        self.n_parameters = self.nearest.pca.components_.size + self.latent.size + self.time.size
+
+    def say(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Latent and pseudotime of cells."""
+        found = self.nearest(cells["expression"], np.column_stack([self.latent, self.time]))
+        return {"latent": found[:, :-1], "depth": found[:, -1]}
+
+
+class Palantir(DPT):
+    """Palantir: diffusion maps, multiscale space, pseudotime from an early cell."""
+
+    package = "palantir"
+
+    def __init__(self, train: dict[str, Any], options: dict[str, Any]) -> None:
+        import palantir
+        import pandas as pd
+
+        seed = int(options["seed"])
+        self.nearest = Nearest(train["expression"], int(options.get("components", 50)), 15, seed)
+        n = len(self.nearest.z)
+        names = [f"cell{i}" for i in range(n)]
+        table = pd.DataFrame(self.nearest.z, index=names)
+        few = min(int(options.get("neighbours", 30)), n - 1)
+        maps = palantir.utils.run_diffusion_maps(table, n_components=10, knn=few, seed=seed)
+        space = palantir.utils.determine_multiscale_space(maps)
+        early = names[self.nearest.root(train["early"].astype(bool))]
+        found = palantir.core.run_palantir(
+            space,
+            early,
+            knn=few,
+            num_waypoints=min(int(options.get("waypoints", 500)), n),
+            use_early_cell_as_start=True,
+            n_jobs=1,
+            seed=seed,
+        )
+        self.latent = space.loc[names].to_numpy(dtype=np.float64)
+        self.time = found.pseudotime.loc[names].to_numpy(dtype=np.float64)
+        self.n_parameters = self.nearest.pca.components_.size + self.latent.size + self.time.size
+
+
+class CellTypist:
+    """CellTypist, trained on the stages of the training side with its own defaults."""
+
+    package = "celltypist"
+
+    def __init__(self, train: dict[str, Any], options: dict[str, Any]) -> None:
+        import celltypist
+
+        self.celltypist, stage = celltypist, train["stage"].astype(str)
+        given = {name: value for name, value in options.items() if name != "seed"}
+        cells = anndata(train["expression"])
+        self.model = celltypist.train(
+            np.asarray(cells.X.todense()),
+            labels=stage,
+            genes=list(cells.var_names),
+            check_expression=False,
+            n_jobs=1,
+            **given,
+        )
+        classifier = self.model.classifier
+        self.n_parameters = int(classifier.coef_.size + classifier.intercept_.size)
+
+    def say(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Probability of each stage, and the stages' numbers; the one-against-rest scores of a cell are made to sum to 1."""
+        classifier, scaler = self.model.classifier, self.model.scaler
+        x = np.asarray(cells["expression"].todense(), dtype=np.float64)
+        # What celltypist.annotate does before it asks its classifier: scale, and cut at 10.
+        x = np.minimum((x - scaler.mean_) / scaler.scale_, 10)
+        logits = classifier.decision_function(x)
+        logits = np.column_stack([-logits, logits]) if logits.ndim == 1 else logits
+        chance = 1 / (1 + np.exp(-logits))
+        chance = np.maximum(chance, 1e-12)
+        numbers = np.array([int(name) for name in classifier.classes_])
+        return {"stages": numbers, "chance": chance / chance.sum(1, keepdims=True), "latent": logits}
+
+
+class ScVI:
+    """scVI: a variational autoencoder of counts; the latent is the mean of its posterior.
+
+    Donors are batches in training. The encoder does not see the batch, so a cell of a donor that was never seen is encoded
+    as any other; which batch it is given makes no difference.
+    """
+
+    package = "scvi-tools"
+
+    def __init__(self, train: dict[str, Any], options: dict[str, Any]) -> None:
+        if train["counts"] is None:
+            raise NotRun("it needs integer counts, and the data hold none")
+        import logging
+
+        import scvi
+
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        scvi.settings.seed = int(options["seed"])
+        scvi.settings.verbosity = logging.ERROR
+        self.scvi, cells = scvi, anndata(train["counts"])
+        cells.obs["batch"] = train["donor"].astype(str) if "donor" in train else "one"
+        self.batch = cells.obs["batch"].iloc[0]
+        scvi.model.SCVI.setup_anndata(cells, batch_key="batch")
+        self.model = scvi.model.SCVI(cells, n_latent=int(options.get("latent", 10)))
+        self.model.train(
+            max_epochs=int(options.get("epochs", 100)),
+            accelerator="cpu",
+            devices=1,
+            early_stopping=True,
+            enable_progress_bar=False,
+            logger=False,
+            enable_checkpointing=False,
+        )
+        self.n_parameters = sum(part.numel() for part in self.model.module.parameters())
+
+    def say(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Mean of the posterior."""
+        if cells["counts"] is None:
+            raise NotRun("it needs integer counts, and these cells have none")
+        given = anndata(cells["counts"], "new")
+        given.obs["batch"] = self.batch
+        return {"latent": np.asarray(self.model.get_latent_representation(given), dtype=np.float64)}
+
+
+class Watch:
+    """Seconds, and the most memory above that at the beginning, looked at every ten milliseconds; 0 without psutil."""
+
+    def __enter__(self) -> Watch:
+        self.peak, self.done = 0, threading.Event()
+        try:
+            import psutil
+
+            self.resident = lambda: psutil.Process().memory_info().rss
+        except ImportError:
+            self.resident = lambda: 0
+        self.before = self.resident()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+        self.began = time.perf_counter()
+        return self
+
+    def _look(self) -> None:
+        while not self.done.wait(0.01):
+            self.peak = max(self.peak, self.resident() - self.before)
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.perf_counter() - self.began
+        self.done.set()
+        self.thread.join()
+        self.peak = max(self.peak, self.resident() - self.before)
+
+
+METHODS = {"dpt": DPT, "palantir": Palantir, "celltypist": CellTypist, "scvi": ScVI}
+
+
+def answer(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
+    """Do what a request asks for.
+
+    Parameters
+    ----------
+    request
+        ``do``: fit or say; ``folder``; and to fit: ``method`` and ``options``.
+    held
+        Keeps the fitted method between requests.
+    """
+    folder, side = Path(request["folder"]), request["side"]
+    cells = read_cells(folder, side)
+    if request["do"] == "fit":
+        kind = METHODS[request["method"]]
+        # Imports are no part of what a fit takes.
+        __import__({"scvi-tools": "scvi"}.get(kind.package, kind.package))
+        if kind is DPT:
+            kind.warm()
+        with Watch() as watch:
+            held["fitted"] = kind(cells, request["options"])
+        held["version"] = f"{kind.package} {importlib.metadata.version(kind.package)}"
+    else:
+        with Watch() as watch:
+            said = held["fitted"].say(cells)
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in said.items()}, folder / f"{side}.said.safetensors"
+        )
+    return {
+        "seconds": watch.seconds,
+        "peak_bytes": watch.peak,
+        "n_parameters": int(held["fitted"].n_parameters),
+        "version": held["version"],
+    }
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    replies = os.fdopen(os.dup(1), "w")
+    # Packages that print must not get between the replies.
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    held: dict[str, Any] = {}
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line), held)
+        except NotRun as error:
+            reply = {"error": "not run", "message": str(error)}
+        except ImportError as error:
+            reply = {"error": "missing", "message": str(error)}
+        # Whatever a package raises belongs into the table of the campaign.
+        except Exception as error:
+            reply = {"error": "failed", "message": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()
