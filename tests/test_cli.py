@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ import pandas as pd
 import pytest
 from helpers import D_MODEL, N_GENES, N_HEADS, N_LAYERS
 
-from workbench.cli import BACKENDS, SHELLS, build_parser, main, parsers
+from workbench.benchmark.settings import BenchmarkConfig
+from workbench.cli import build_parser, main, parsers
 from workbench.config import read_config
 from workbench.files import write_json
 from workbench.model.checkpoint import load_checkpoint
@@ -37,7 +37,7 @@ HEAVY = (
     "pydantic",
     "shtab",
 )
-SETTINGS = {"pretrain": PretrainConfig, "run": RunConfig, "extract": RunConfig, "factors": RunConfig, "ablate": AblationConfig, "gates": GatesConfig}  # fmt: skip
+SETTINGS = {"pretrain": PretrainConfig, "run": RunConfig, "extract": RunConfig, "factors": RunConfig, "ablate": AblationConfig, "gates": GatesConfig, "benchmark": BenchmarkConfig}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,85 +124,6 @@ def test_the_package_is_a_command():
     assert done.returncode == 2 and "did you mean 'gates'" in done.stderr
     done = subprocess.run([sys.executable, "-m", "workbench", "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("workbench ")
-
-
-# Completion
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory):
-    """Completions by a real bash, in a folder with files of several kinds."""
-    if (bash := shutil.which("bash")) is None:
-        pytest.skip("no bash here")
-    folder = tmp_path_factory.mktemp("completion")
-    (folder / "experiments" / "performance").mkdir(parents=True)
-    for name in (
-        "exported.h5ad",
-        "experiment.yaml",
-        "example.yml",
-        "extra.txt",
-        "experiments/demo.yaml",
-        "experiments/a.txt",
-    ):
-        (folder / name).touch()
-    script = subprocess.run([sys.executable, "-m", "workbench", "completion", "bash"], capture_output=True, check=True)
-    (folder / "completion.bash").write_bytes(script.stdout)
-
-    def asked(line):
-        words = line.split(" ")
-        shell = f"""
-source ./completion.bash
-function=$(complete -p workbench | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
-COMP_WORDS=({" ".join(words[:-1])} {shlex.quote(words[-1])}); COMP_CWORD={len(words) - 1}
-$function
-printf '%s\\n' "${{COMPREPLY[@]}}"
-"""
-        done = subprocess.run([bash, "--norc", "-c", shell], capture_output=True, text=True, cwd=folder, check=True)
-        return sorted(done.stdout.split())
-
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("workbench ga", ["gates"]),
-        ("workbench nothing", []),
-        ("workbench --v", ["--version"]),
-        ("workbench run exp", ["experiment.yaml", "experiments"]),
-        ("workbench run ex", ["example.yml", "experiment.yaml", "experiments"]),
-        ("workbench run experiments/", ["experiments/demo.yaml", "experiments/performance"]),
-        ("workbench run experiment.yaml --out ex", ["experiments"]),
-        ("workbench run experiment.yaml --backend lo", ["loky"]),
-        ("workbench run experiment.yaml --js", ["--json"]),
-        ("workbench inspect ex", ["experiments"]),
-        ("workbench doctor --checkpoint ex", ["experiments"]),
-        ("workbench apply ex", ["experiments"]),
-        ("workbench apply experiments ex", ["experiments", "exported.h5ad"]),
-        ("workbench completion z", ["zsh"]),
-    ],
-)
-def test_bash_completes(complete, line, offered):
-    assert complete(line) == offered
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-def test_every_shell_has_a_script_with_every_command(shell, capsys):
-    assert main(["completion", shell]) == 0
-    said = capsys.readouterr().out
-    assert all(command in said for command in COMMANDS)
-
-
-def test_completion_offers_the_backends_there_are():
-    from workbench.sweep import BACKENDS as known
-
-    assert BACKENDS == known
-
-
-def test_completion_without_its_package_is_said(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    assert main(["completion", "bash"]) == 2
-    assert "pip install shtab" in one_line(capsys, "ConfigError")
 
 
 def test_options_of_the_parser():

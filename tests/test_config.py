@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from workbench.benchmark.settings import BenchmarkConfig
 from workbench.cells.datasets import CellMapping
 from workbench.config import load_cells, read_config
 from workbench.errors import CellsError, ConfigError
@@ -214,3 +215,9 @@ def test_cells_are_loaded_with_the_mapping_that_is_given(pbmc68k):
     assert set(CellMapping.__dataclass_fields__) <= set(DataConfig.model_fields)
     with pytest.raises(CellsError, match="no obs column 'bulk_label'.*did you mean 'bulk_labels'"):
         load_cells(DataConfig(cell_type="bulk_label"))
+
+
+@pytest.mark.parametrize("name", ["pbmc68k", "kang", "combat", "paper"])
+def test_the_shipped_benchmarks_are_valid(name):
+    config = read_config(ROOT / "experiments" / f"benchmark_{name}.yaml", BenchmarkConfig)
+    assert config.name == f"benchmark_{name}" and config.splits.n >= 6 and config.ours == "anchor head"

@@ -98,10 +98,12 @@ def test_the_commands_that_pages_name_exist():
 
 
 def test_the_configurations_that_pages_name_exist_and_can_be_read():
+    from workbench.benchmark.settings import BenchmarkConfig
     from workbench.config import read_config
     from workbench.settings import AblationConfig, GatesConfig, RunConfig
 
     kinds = {
+        "benchmark": BenchmarkConfig,
         "run": RunConfig,
         "extract": RunConfig,
         "factors": RunConfig,

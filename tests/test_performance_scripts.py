@@ -186,3 +186,15 @@ def test_apply_is_checked_on_both_sides(script):
     results["ours"]["latent"][3, 2] += 1
     with pytest.raises(SystemExit, match="differs from the dense product"):
         apply.report(figures, results, {**sizes, "repetitions": 1})
+
+
+def test_campaign_compares_the_same_cells_and_splits(script):
+    campaign = script("campaign")
+    sizes = {**campaign.TOY, "threads": 1}
+    figures, results = measured(campaign, sizes, campaign.TOY)
+    report = campaign.report(figures, results, {**sizes, "repetitions": 1})
+    check_report(report, "ratio_with_export", "export")
+    assert report["sizes"]["layers"] == 12 and report["ratio_with_export"] < report["ratio"]
+    results["ours"]["chance"] = results["ours"]["chance"][1:]
+    with pytest.raises(SystemExit, match="answer for other cells"):
+        campaign.report(figures, results, {**sizes, "repetitions": 1})

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from figures import synthetic
 
 from workbench.figures.gallery import Request
-from workbench.report import report_run
+from workbench.figures.style import dressed
+from workbench.report import report_run, write_figures
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts" / "test"
 TABLES = {
@@ -61,6 +63,16 @@ def test_it_loads_with_every_plot_and_without_complaint(report, browser_page, th
 def test_the_summary_fits_one_screen(page):
     box = page.locator("#summary").bounding_box()
     assert box["y"] + box["height"] <= 900
+
+
+@pytest.mark.parametrize("words", [3, 60, 240])
+def test_no_title_reaches_into_its_plot(tmp_path, browser_page, words):
+    figure = dressed(go.Figure(go.Scatter(x=[0, 1], y=[0, 1])), "A title", "several " * words, 200)
+    write_figures(tmp_path, {"long": figure}, {"long": "Synthetic."})
+    opened = browser_page(tmp_path / "figures" / "long.html")
+    opened.page.wait_for_selector("#plot-long .g-gtitle")
+    title = opened.page.locator("#plot-long .g-gtitle").bounding_box()
+    assert title["y"] + title["height"] <= opened.page.locator("#plot-long .nsewdrag").bounding_box()["y"]
 
 
 def test_tables_sort_by_mouse_and_by_keyboard(report, page):

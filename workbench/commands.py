@@ -252,11 +252,16 @@ def completion(arguments: Arguments) -> int:
 
     parser, commands = parsers()
     kinds = {
-        BACKEND: shtab.cmd(f"echo {' '.join(BACKENDS)}"),
-        CELLS: shtab.glob("*.h5ad"),
+        # A line each: fish takes a line for one candidate.
+        BACKEND: shtab.cmd(f"printf '%s\\n' {' '.join(BACKENDS)}"),
+        # zsh takes one pattern in brackets for a qualifier of files.
+        CELLS: {**shtab.glob("*.h5ad"), "zsh": "_files -g '*.h5ad'"},
         CONFIG: shtab.glob("*.yaml", "*.yml"),
         FOLDER: shtab.DIRECTORY,
     }
+    for one in commands.values():
+        # The short help of the list of commands is then shown, not the first line of a paragraph.
+        one.description = None
     for one in (parser, *commands.values()):
         for action in one._actions:
             if (kind := getattr(action, "complete", None)) is not None:

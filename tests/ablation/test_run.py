@@ -501,6 +501,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
         ("swep={}", "ConfigError: The configuration "),
         ("sweep.null_drows=3", "did you mean 'sweep.null_draws'"),
         ("data.cell_type=null", "EvaluationError: Unknown metric for sweep.pairs_by 'label loss'"),
+        ("data.cell_type=null", "The metrics of labels need data.cell_type."),
         ("checkpoint=nowhere", "CheckpointError: There is no checkpoint folder 'nowhere'"),
     ],
 )  # fmt: skip

@@ -67,6 +67,42 @@ def test_an_operator_of_low_rank_has_as_many_factors_as_its_rank():
     assert len(head_factors(matrix, [f"G{i}" for i in range(12)]).strength) == 2
 
 
+def spectrum(kind, d=450, seed=3):
+    """A random operator (singular values close to each other), a clear spectrum, or few factors and noise in float32."""
+    rng = np.random.default_rng(seed)
+    if kind == "random":
+        return rng.standard_normal((d, d))
+    sides = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(2)]
+    if kind == "clear":
+        return (sides[0] * 0.8 ** np.arange(d)) @ sides[1].T
+    # Read genes by their sum: as centred as it gets, and of rank 3 but for the rounding of float32.
+    read = sides[0][:, :3] - sides[0][:, :3].mean(0)
+    return ((read * [3, 2, 1]) @ sides[1][:, :3].T).astype(np.float32)
+
+
+@pytest.mark.parametrize(("kind", "n"), [("random", 6), ("clear", 6), ("rank 3", 3)])
+def test_of_many_genes_the_first_factors_are_those_of_the_whole_decomposition(kind, n):
+    matrix = spectrum(kind)
+    genes = [f"G{i:04d}" for i in range(len(matrix))]
+    factors = head_factors(matrix, genes)
+    u, s, vt = np.linalg.svd(matrix.astype(np.float64))
+    np.testing.assert_allclose(factors.strength, s[:n], rtol=1e-10)
+    expected = svd_factors(matrix, genes, n)
+    np.testing.assert_allclose(factors.read, expected.read, atol=1e-8)
+    np.testing.assert_allclose(factors.write, expected.write, atol=1e-8)
+    assert np.abs((factors.read * u[:, :n]).sum(0)) == pytest.approx(np.ones(n), abs=1e-10)
+    assert np.abs((factors.write * vt[:n]).sum(1)) == pytest.approx(np.ones(n), abs=1e-10)
+    assert factors.names == expected.names and described(matrix, factors) == described(matrix, expected)
+    again = head_factors(matrix, genes)
+    assert np.array_equal(factors.read, again.read) and np.array_equal(factors.write, again.write)
+
+
+def test_of_many_genes_too_a_head_without_factors_says_why(without_shape_checks):
+    genes = [f"G{i:04d}" for i in range(450)]
+    assert "zero everywhere" in head_factors(np.zeros((450, 450)), genes)
+    assert "NaN" in head_factors(np.full((450, 450), np.nan), genes)
+
+
 def test_an_operator_of_zeros_has_none_and_the_reason_is_said():
     found = head_factors(np.zeros((3, 3)), ["A", "B", "C"])
     assert isinstance(found, str) and "zero everywhere" in found

@@ -162,6 +162,19 @@ def test_what_is_missing_is_said(browser_page, data, tmp_path):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_stands_outside_the_cards_is_read_on_a_page_of_the_other_theme(browser_page, path, theme):
+    shown = browser_page(path, color_scheme=theme)
+    shown.page.evaluate(f"document.body.style.background = '{'white' if theme == 'dark' else 'black'}'")
+
+    def light(selector, what):
+        rgb = shown.page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{what}")
+        assert rgb.startswith("rgb(")
+        return sum(map(int, re.findall(r"\d+", rgb)[:3])) / 3
+
+    assert abs(light(".wbx", "backgroundColor") - light(".wbx > dl dd", "color")) > 150
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_theme_is_the_system_s_or_the_notebook_s(browser_page, path, theme):
     shown = browser_page(path, color_scheme=theme)
     other = {"light": "dark", "dark": "light"}[theme]

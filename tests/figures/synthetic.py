@@ -274,3 +274,103 @@ def summary():
         ],
         "algorithm": "algorithm/algorithm.safetensors (synthetic, 0.12 MB)",
     }
+
+
+COMPETITORS = {  # method: (group, better than chance by, trained numbers, seconds)
+    "anchor head": ("extracted", 0.30, 17_000, 0.4),
+    "cell head": ("extracted", 0.31, 19_000, 3.0),
+    "raw log1p": ("baseline", 0.33, 58_000, 0.3),
+    "scGPT cls, 3-layer MLP": ("scGPT", 0.22, 172_092, 17.0),
+    "scVI-10D": ("peer", 0.28, 410_000, 95.0),
+    "LET on x itself": ("control", 0.27, 8_600, 0.25),
+    "anchor head, labels permuted": ("control", 0.0, 17_000, 0.4),
+    "hybrid, strong 0.04 head": ("extracted", 0.30, 19_000, 3.2),
+    "hybrid, conservative 0.01 head": ("extracted", 0.31, 19_000, 3.1),
+    "single head": ("compact", 0.29, 16_000, 0.4),
+    "rank 64": ("compact", 0.28, 16_000, 0.4),
+    "rank 16": ("compact", 0.24, 16_000, 0.4),
+    "hard sparse, 16 x (60 + 60)": ("compact", 0.22, 16_000, 0.5),
+    "LET on gaussian": ("control", 0.26, 17_000, 0.4),
+    "LET on spectrum-matched": ("control", 0.27, 17_000, 0.4),
+    "LET on gene-permuted": ("control", 0.26, 17_000, 0.4),
+    "LET on co-expression": ("control", 0.29, 17_000, 0.5),
+    "LET on an untrained model": ("control", 0.27, 17_000, 0.4),
+    "raw log1p, small MLP": ("baseline", 0.32, 61_000, 5.0),
+    "PCA-10": ("baseline", 0.31, 8_600, 0.1),
+    "SVD-10": ("baseline", 0.31, 8_600, 0.1),
+    "scGPT cls": ("scGPT", 0.2, 20_000, 12.0),
+    "scGPT average": ("scGPT", 0.21, 20_000, 12.0),
+    "scGPT average, 3-layer MLP": ("scGPT", 0.23, 172_092, 17.0),
+    "LET on residual stream 0": ("layers", 0.2, 9_000, 12.2),
+    "LET on residual stream 1": ("layers", 0.2, 9_000, 12.2),
+    "scanpy DPT": ("peer", 0.25, 0, 0.5),
+    "CellTypist": ("peer", 0.3, 7_600, 0.2),
+    "Palantir": ("peer", 0.1, 0, 30.0),
+}
+JUDGED = (
+    ("stage", "balanced accuracy", "higher"),
+    ("stage", "macro-F1", "higher"),
+    ("stage", "calibration error", "lower"),
+    ("branch", "balanced accuracy", "higher"),
+    ("branch", "macro-F1", "higher"),
+    ("depth", "|Spearman|", "higher"),
+    ("CD4 against CD8", "AUROC", "higher"),
+    ("CD4 against CD8", "balanced accuracy", "higher"),
+    ("monocyte against dendritic", "AUROC", "higher"),
+    ("monocyte against macrophage", "AUROC", "higher"),
+    ("clusters", "ARI", "higher"),
+    ("donor", "leakage", "lower"),
+)
+
+
+def benchmark(n_methods=5, n_judged=12, n_splits=10, seed=9):
+    """Tables of a campaign with planted scores, and what the statistics make of them; the fifth method was not run."""
+    from workbench.benchmark import statistics
+
+    rng = np.random.default_rng(seed)
+    names, judged, splits = list(COMPETITORS)[:n_methods], JUDGED[:n_judged], [f"s{i}" for i in range(n_splits)]
+    held = {split: (f"donor {i % 8}", f"donor {(i + 1 + i // 8) % 8}") for i, split in enumerate(splits)}
+    at = {"kind": "donor holdout", "data": "planted"}
+    rows, costs = [], []
+    for j, (endpoint, metric, better) in enumerate(judged):
+        shared = rng.normal(0, 0.03, n_splits)
+        for name in names:
+            edge = COMPETITORS[name][1] + rng.normal(0, 0.03)
+            undefined = endpoint == "monocyte against macrophage"
+            silent = name == "Palantir" and endpoint != "depth"
+            for i, split in enumerate(splits):
+                status = "undefined: no split has both classes" if undefined else "not said" if silent else "ok"
+                status = "not run: its package is not installed" if name == "scVI-10D" else status
+                for scope in ("all", *held[split]):
+                    value = 0.5 + shared[i] + edge * (0.6 + j / 24) + rng.normal(0, 0.012)
+                    value = (1 - value if better == "lower" else value) if status == "ok" else np.nan
+                    what = {"scope": scope, "endpoint": endpoint, "metric": metric, "better": better}
+                    rows.append({"method": name, "split": split, **at, **what, "value": value, "status": status})
+    for name in names:
+        group, _, n_parameters, seconds = COMPETITORS[name]
+        ran = name != "scVI-10D"
+        for split in splits:
+            fit = seconds * rng.uniform(0.8, 1.2)
+            of = {"fit_seconds": fit, "predict_seconds": 0.01, "forward_seconds": 11.0 if group == "scGPT" else 0.0}
+            of = {**of, "n_parameters": n_parameters, "peak_bytes": 2.0**20 * (1 + 10 * seconds)}
+            of = of if ran else dict.fromkeys(of, np.nan)
+            costs.append({"method": name, "split": split, **of, "once_seconds": 27.0 if group == "extracted" else 0.0})
+    tables = {
+        "scores": pd.DataFrame(rows).assign(n_cells=180),
+        "splits": pd.DataFrame({"split": splits, **at, "test_donors": ["+".join(held[one]) for one in splits]}).assign(
+            disjoint=[i in (0, 2, 4, 6) for i in range(n_splits)], test_share=0.25
+        ),
+        "methods": pd.DataFrame({"method": names, "group": [COMPETITORS[name][0] for name in names]}).assign(
+            about="planted",
+            status=["not run: its package is not installed" if n == "scVI-10D" else "run" for n in names],
+        ),
+        "costs": pd.DataFrame(costs).assign(n_train=540, n_test=180),
+    }
+    tables["costs"]["status"] = np.where(
+        tables["costs"]["fit_seconds"].isna(), "not run: its package is not installed", "ok"
+    )
+    tables["summary"] = statistics.summarise(tables["scores"], tables["methods"])
+    tables["comparisons"] = statistics.compare(tables["scores"], tables["splits"], "anchor head", 0)
+    tables["tally"] = statistics.tally(tables["comparisons"])
+    tables["ranks"] = statistics.ranks(tables["scores"])
+    return tables

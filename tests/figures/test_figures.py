@@ -397,6 +397,16 @@ def test_head_intervals_are_ordered_by_what_matters(metric, sign):
     assert not [t for t in figures.head_intervals(synthetic.effects(null=0), metric).data if t.type == "bar"]
 
 
+def test_head_intervals_say_how_many_heads_beyond_the_null_are_not_among_the_worst():
+    table = synthetic.effects()
+    losses = table[(table["metric"] == "label loss") & (table["kind"] == "head")].sort_values("effect")
+    table.loc[losses.index, "q"] = 1.0
+    assert "not drawn" not in texts(figures.head_intervals(table, "label loss", top=5))
+    table.loc[[*losses.index[:3], losses.index[-1]], "q"] = 0.01
+    said = texts(figures.head_intervals(table, "label loss", top=5))
+    assert f"1 of 5 and 3 of the {len(losses) - 5} that are not drawn" in said
+
+
 def test_attribution_scatter_has_a_panel_per_metric_and_rho_per_method():
     table = synthetic.attribution()
     table.loc[0, "estimated"] = np.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.planted.test_planted_world import SMALL
+from workbench.benchmark.settings import BenchmarkConfig
 from workbench.cells.datasets import load
 from workbench.config import load_cells, read_config
 from workbench.factors.gene_sets import load_gene_sets
@@ -48,3 +49,10 @@ def test_the_run_is_of_the_planted_head_and_knows_the_planted_programs(tmp_path)
     programs = {gene for term, genes in sets.sets.items() if term.startswith("program") for gene in genes}
     assert programs == {gene for gene in cells.var_names if gene.startswith("PLANTED")}
     assert sum(not term.startswith("program") for term in sets.sets) > 3
+
+
+def test_the_benchmark_of_a_world_names_its_planted_head_and_its_donors(tmp_path):
+    folder = write_world(tmp_path, 3, SMALL, **MODEL)
+    config, run = read_config(folder / "benchmark.yaml", BenchmarkConfig), read_config(folder / "run.yaml", RunConfig)
+    assert config.operator == "qk" and config.adaptor == run.adaptor and config.data == run.data
+    assert (folder / "benchmark.yaml").read_text().startswith("# Planted, not real")

@@ -188,6 +188,12 @@ def test_the_report_says_what_was_skipped_and_why(first):
     assert (donors["status"] == "not applicable: no donors").all() and (donors["spearman"] == "").all()
 
 
+def test_the_summary_of_a_run_fits_one_screen(first, browser_page):
+    shown = browser_page(first.out / "report.html", viewport={"width": 1280, "height": 900})
+    box = shown.page.locator("#summary").bounding_box()
+    assert box["y"] + box["height"] <= 900 and shown.errors == []
+
+
 # What is run again
 
 

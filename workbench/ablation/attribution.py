@@ -226,9 +226,10 @@ def compare_attribution(
     a, b = np.nanmean(estimate, axis=2), np.nanmean(exact, axis=2)
     rho = spearman(a.ravel(), b.ravel())
     if not rho >= AGREE:
+        more = ", or add the second-order term (draws=2 or more)" if method == METHODS[0] else ""
         warnings.warn(
             f"Attribution by {method} ranks heads unlike the exact sweep for '{metric}' (Spearman {rho:.2f} over "
-            f"{a.size} heads, {AGREE} wanted): trust the exact effects, or add the second-order term (draws=2 or more).",
+            f"{a.size} heads, {AGREE} wanted): trust the exact effects{more}.",
             stacklevel=2,
         )
     layer, head = (index.ravel() for index in np.indices(a.shape))

@@ -325,7 +325,8 @@ def ruler_correlation(stage: Int[np.ndarray, " cell"], distances: Float[np.ndarr
     present = [s for s in range(len(distances)) if (stage == s).sum() >= 2]
     if len(present) < 3:
         raise EvaluationError(
-            f"{len(present)} stages have two cells or more; a ruler correlation needs three. Map more labels to stages."
+            f"{len(present)} stages have two cells or more; a ruler correlation needs three. Map more labels to stages "
+            "(study.stages), or leave 'ruler' out of study.metrics."
         )
 
     def function(run: Run) -> Tensor:

@@ -170,6 +170,7 @@ class Bench:
         )
         judged = self.pools[split.panel] if split.kind == TRANSFER else pool
         test = np.flatnonzero(judged.stage >= 0 if split.kind == TRANSFER else ~inside & (pool.stage >= 0))
+        test = test[np.argsort(judged.names[test], kind="stable")]
         for rows, side in ((train, "training"), (test, "test")):
             if not len(rows):
                 raise EvaluationError(

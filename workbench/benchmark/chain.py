@@ -306,7 +306,7 @@ class BenchmarkChain:
 
     def _splits(self, costs: pd.DataFrame) -> pd.DataFrame:
         units, pools = self.bench.about["units"], self.bench.pools
-        sizes = costs.groupby("split")[["n_train", "n_test"]].first()
+        sizes = costs.drop_duplicates("split").set_index("split")[["n_train", "n_test"]].astype(int).to_dict("index")
         rows = []
         for name, one in self.bench.splits.items():
             pool = pools[one.panel if one.kind == TRANSFER else INTERNAL]
@@ -320,8 +320,7 @@ class BenchmarkChain:
                     "kind": one.kind,
                     "data": pool.name,
                     "test_donors": "+".join(held) if named else "",
-                    "n_train": int(sizes.loc[name, "n_train"]),
-                    "n_test": int(sizes.loc[name, "n_test"]),
+                    **sizes[name],
                     "n_train_donors": len(units) - len(one.held) if pools[INTERNAL].donor is not None else 0,
                     "disjoint": one.disjoint,
                     "test_share": float((~self.bench.inside(one)).mean()) if one.held else np.nan,

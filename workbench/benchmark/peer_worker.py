@@ -273,7 +273,7 @@ def answer(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
     folder, side = Path(request["folder"]), request["side"]
     cells = read_cells(folder, side)
     if request["do"] == "fit":
-        kind = METHODS[request["method"]]
+        kind: Any = METHODS[request["method"]]
         # Imports are no part of what a fit takes.
         __import__({"scvi-tools": "scvi"}.get(kind.package, kind.package))
         if kind is DPT:

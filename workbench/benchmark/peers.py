@@ -64,6 +64,9 @@ class PeerMethod(Method):
         OutOfTimeError
             If it takes longer than its budget.
         """
+        if self.key == "scvi" and train.cells.counts is None:
+            # The worker would say the same, half a minute of imports later.
+            raise NotRunError("it needs integer counts, and the data hold none")
         depth = np.asarray(train.ruler.depths)[train.stage]
         extra = {"stage": train.stage.astype(np.int64), "early": (depth == depth.min()).astype(np.uint8)}
         if train.donor is not None:
@@ -147,7 +150,7 @@ class _FittedPeer:
             # What the target of each stage's training cells is; a stage without one has no say.
             target = dict(zip(self.train.stage[one.cells].tolist(), one.target[one.cells].tolist(), strict=True))
             classes = ("False", "True") if one.kind == "binary" else tuple(sorted({str(t) for t in target.values()}))
-            if len(classes) < 2:
+            if len(set(target.values())) < 2:
                 continue
             said = np.array([str(target.get(int(stage), "")) for stage in stages])
             values = chance @ (said[:, None] == np.array(classes)).astype(float)

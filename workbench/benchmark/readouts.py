@@ -114,6 +114,8 @@ class Readouts:
         with one_thread(), warnings.catch_warnings():
             # An MLP that still learns at its last epoch is a readout like any other; how good it is, the test side says.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            # Fewer cells than a batch: one batch then.
+            warnings.filterwarnings("ignore", "Got `batch_size`", UserWarning)
             for one in endpoints:
                 target = one.target[one.cells]
                 if len(set(target.tolist())) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,11 +11,13 @@ import yaml
 from workbench.benchmark.bench import INTERNAL
 from workbench.benchmark.chain import TABLES, BenchmarkChain
 from workbench.benchmark.costs import campaign_costs
-from workbench.benchmark.endpoints import CLUSTERS, LEAKAGE
+from workbench.benchmark.endpoints import ALL, CLUSTERS, LEAKAGE
+from workbench.benchmark.methods import COMPACT, CONTROL, LAYERS
 from workbench.benchmark.splits import HOLDOUT, STRATIFIED
 from workbench.benchmark.statistics import cautions
 from workbench.config import absolute
 from workbench.figures.gallery import Request
+from workbench.figures.style import records
 from workbench.files import write_json, write_text
 from workbench.provenance import describe_model, manifest, pairs
 from workbench.stages import StageRunner
@@ -108,7 +111,7 @@ def _summary(
         for name, one in panels.items()
     )
     kinds = tables["splits"].groupby("kind", sort=False).size()
-    controls = tables["methods"].query("group == @CONTROL")["method"].tolist()
+    controls = tables["methods"].loc[tables["methods"]["group"] == CONTROL, "method"].tolist()
     return {
         "title": f"{config.name}: the extracted algorithm beside what else one could use",
         "question": f"On cells that nothing was fitted on, where is {config.ours} better, where worse, and where no different from every other "
@@ -130,14 +133,16 @@ def _summary(
 def _answers(chain: BenchmarkChain, tables: dict[str, pd.DataFrame]) -> list[str]:
     """Wins, ties and losses against every method, and the costs beside scGPT with an MLP; no winner over all."""
     answers = []
-    for kind, rows in tables["tally"].groupby("kind", sort=False):
+    group = dict(zip(tables["methods"]["method"], tables["methods"]["group"], strict=True))
+    for (kind, data), rows in tables["tally"].groupby(["kind", "data"], sort=False):
         said = [
             f"{row.method} {row.wins}/{row.ties}/{row.losses}"
-            for row in rows.itertuples()
-            if row.wins + row.ties + row.losses
+            for row in records(rows)
+            if row.wins + row.ties + row.losses and group.get(row.method) not in (COMPACT, LAYERS)
         ]
         answers.append(
-            f"{str(kind).capitalize()}: endpoint metrics that {chain.config.ours} wins / ties / loses against {'; '.join(said) or 'nobody'}."
+            f"{str(kind).capitalize()} ({Path(str(data)).name}): endpoint metrics that {chain.config.ours} wins / ties / loses against "
+            f"{'; '.join(said) or 'nobody'}. All methods: the table 'tally'."
         )
     costs = tables["campaign_costs"].set_index("method")
     for name in [name for name in costs.index if "3-layer MLP" in str(name)]:
@@ -159,7 +164,7 @@ def _audited(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def _skipped(results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
-    skipped = []
+    skipped: list[dict[str, str]] = []
     if HOLDOUT not in set(tables["splits"]["kind"]):
         skipped.append(
             {
@@ -167,16 +172,12 @@ def _skipped(results: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]
                 "why": f"the data name no donors; splits are {STRATIFIED} by label, which is an easier test",
             }
         )
+    skipped += [{"what": row.method, "why": row.status} for row in records(tables["methods"]) if row.status != "run"]
+    scores = tables["scores"]
+    wrong = scores["status"].str.startswith(("undefined", "not run: needs igraph")) & (scores["scope"] == ALL)
+    counted = scores[wrong].groupby(["kind", "endpoint", "status"], sort=False)["split"].nunique().reset_index()
     skipped += [
-        {"what": row.method, "why": row.status} for row in tables["methods"].itertuples() if row.status != "run"
-    ]
-    undefined = tables["scores"][tables["scores"]["status"].str.startswith(("undefined", "not run: needs igraph"))]
-    undefined = (
-        undefined[undefined["scope"] == "all"].groupby(["kind", "endpoint", "status"], sort=False)["split"].nunique()
-    )
-    skipped += [
-        {"what": f"{endpoint} ({kind}, {n} split(s))", "why": status}
-        for (kind, endpoint, status), n in undefined.items()
+        {"what": f"{row.endpoint} ({row.kind}, {row.split} split(s))", "why": row.status} for row in records(counted)
     ]
     for name, panel in results["cells"]["panels"].items():
         where = "" if name == INTERNAL else f"{name}: "

@@ -108,7 +108,8 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str, seed: int) ->
     if len(table):
         grouped = table.groupby(["method", *_WHERE], sort=False)["p"]
         table["q"] = grouped.transform(lambda p: benjamini_hochberg(p.to_numpy(dtype=float)))
-    table["outcome"] = [outcome(row.difference, row.q, row.n_splits) for row in table.itertuples()]
+    judged = zip(table["difference"].tolist(), table["q"].tolist(), table["n_splits"].tolist(), strict=True)
+    table["outcome"] = [outcome(*one) for one in judged]
     return table
 
 

@@ -3,9 +3,9 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const LIGHT = `--ink: #1b1b1f; --quiet: #55555e; --rule: #d5d5db; --card: #ffffff; --stripe: #f3f4f7; --accent: #1f4e79;
-  --on-accent: #ffffff; --off: #c9c9d0; --warn: #9c2b1f; color-scheme: light;`;
+  --on-accent: #ffffff; --off: #c9c9d0; --warn: #9c2b1f; --ground: #f6f6f8; color-scheme: light;`;
 const DARK = `--ink: #ececf0; --quiet: #a9abb5; --rule: #3a3d46; --card: #202228; --stripe: #2a2d36; --accent: #8fc1f0;
-  --on-accent: #16171b; --off: #4a4d57; --warn: #ff9c8f; color-scheme: dark;`;
+  --on-accent: #16171b; --off: #4a4d57; --warn: #ff9c8f; --ground: #16171b; color-scheme: dark;`;
 // A notebook says which theme it has; a page leaves it to the system.
 const SAYS_LIGHT = ['[data-jp-theme-light="true"]', ".vscode-light", ".vscode-high-contrast-light", '[data-theme="light"]'];
 const SAYS_DARK = ['[data-jp-theme-light="false"]', ".vscode-dark", ".vscode-high-contrast", '[data-theme="dark"]'];
@@ -16,7 +16,8 @@ function themed(ancestors, colors, own) {
 }
 
 const STYLE = `
-.wbx { ${LIGHT} color: var(--ink); container-type: inline-size; position: relative;
+.wbx { ${LIGHT} color: var(--ink); background: var(--ground); padding: 8px; border-radius: 6px;
+  container-type: inline-size; position: relative;
   font: 14px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
 .wbx .hue { --hue: var(--on-light); }
 @media (prefers-color-scheme: dark) { .wbx { ${DARK} } .wbx .hue { --hue: var(--on-dark); } }

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse.linalg import ArpackError, svds
+from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError
-from workbench.factors.factorise import READ, WRITE, Factors, by_size, svd_factors
+from workbench.factors.factorise import READ, SVD, WRITE, Factors, by_size, rank_floor, signed, svd_factors
 from workbench.factors.gene_sets import load_gene_sets, on_panel
 from workbench.factors.programs import over_representation
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
 
 N_PAIRS, N_FACTORS, N_GENES = 12, 6, 10
+# From here on the whole decomposition of a head takes long.
+MANY_GENES = 400
 # A mean over fewer cells than this is mostly the noise of these cells.
 MIN_CELLS = 10
 # Genes of a list that is tested, hits that are shown of it, and shufflings of the gene names.
@@ -82,6 +87,9 @@ def strongest_pairs(
 def head_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n: int = N_FACTORS) -> Factors | str:
     """The first SVD factors of an operator, as many as its rank allows; a sentence where there is none.
 
+    Of many genes only these factors are computed, by Lanczos iterations from a fixed start (ARPACK, Lehoucq, Sorensen &
+    Yang 1998), to the precision of the numbers; they are those of `svd_factors` but for rounding.
+
     Parameters
     ----------
     matrix, genes
@@ -89,6 +97,9 @@ def head_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n
     n
         Factors wanted.
     """
+    if len(genes) >= MANY_GENES and np.isfinite(matrix).all() and matrix.any():
+        with contextlib.suppress(ArpackError):
+            return _leading(matrix, genes, n)
     said = ""
     for wanted in range(min(n, len(genes)), 0, -1):
         try:
@@ -96,6 +107,16 @@ def head_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n
         except EvaluationError as error:
             said = str(error)
     return said
+
+
+def _leading(matrix: np.ndarray, genes: Sequence[str], n: int) -> Factors:
+    # Not a constant vector, which the factors of a centred operator are at right angles to.
+    start = generator(0, "explorer factors", str(len(genes))).standard_normal(len(genes))
+    with threadpool_limits(1):
+        u, s, vt = svds(np.asarray(matrix, dtype=np.float64), k=n, v0=start, solver="arpack")
+    order = np.argsort(-s, kind="stable")
+    order = order[s[order] > rank_floor(s.max(), len(genes), matrix.dtype)]
+    return signed(genes, u[:, order], s[order], vt[order], SVD)
 
 
 @dataclass(frozen=True)
@@ -224,9 +245,9 @@ def _lists(factors: Sequence[Factors | str], names: np.ndarray) -> list[tuple[in
         for f in range(len(one.strength)):
             for side in _SIDES:
                 loading = _side(one, side)[:, f]
-                for direction, signed in (("+", loading), ("-", -loading)):
-                    top = named[np.argsort(-signed[named], kind="stable")[:N_LIST]]
-                    top = top[signed[top] > 0]
+                for direction, loadings in (("+", loading), ("-", -loading)):
+                    top = named[np.argsort(-loadings[named], kind="stable")[:N_LIST]]
+                    top = top[loadings[top] > 0]
                     if len(top):
                         lists.append((head, f, side, direction, top))
     return lists

@@ -138,7 +138,7 @@ def svd_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n:
     with threadpool_limits(1):
         u, s, vt = np.linalg.svd(work)
     _check_rank(s, matrix.dtype, n)
-    return _signed(genes, u[:, :n], s[:n], vt[:n], SVD)
+    return signed(genes, u[:, :n], s[:n], vt[:n], SVD)
 
 
 def nmf_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n: int, seed: int) -> Factors:
@@ -322,6 +322,21 @@ def by_size(loadings: Float[np.ndarray, "gene factor"], genes: Sequence[str]) ->
     return named[np.argsort(-np.abs(loadings[named]), axis=0, kind="stable")]
 
 
+def rank_floor(largest: float, n_genes: int, dtype: np.dtype) -> float:
+    """Singular values up to this count for nothing.
+
+    Parameters
+    ----------
+    largest
+        The largest singular value.
+    n_genes
+        Of the panel.
+    dtype
+        Of the operator, as it was made.
+    """
+    return float(10 * np.sqrt(n_genes) * np.finfo(dtype).eps * largest)
+
+
 def _checked(matrix: np.ndarray, genes: Sequence[str], n: int) -> np.ndarray:
     d = len(genes)
     if matrix.shape != (d, d):
@@ -344,7 +359,7 @@ def _checked(matrix: np.ndarray, genes: Sequence[str], n: int) -> np.ndarray:
 
 
 def _check_rank(s: np.ndarray, dtype: np.dtype, n: int) -> None:
-    rank = int((s > 10 * np.sqrt(len(s)) * np.finfo(dtype).eps * s[0]).sum())
+    rank = int((s > rank_floor(s[0], len(s), dtype)).sum())
     if n > rank:
         raise EvaluationError(f"{n} factors were asked for and the operator has rank {rank}; ask for {rank} at most.")
 
@@ -357,11 +372,17 @@ def _normalised(genes: Sequence[str], read: np.ndarray, write: np.ndarray, metho
     if empty:
         raise EvaluationError(f"{empty} of {len(strength)} factors came out empty ({method}); ask for {mend}.")
     order = np.argsort(-strength, kind="stable")
-    return _signed(genes, (read / of_read)[:, order], strength[order], (write / of_write[:, None])[order], method)
+    return signed(genes, (read / of_read)[:, order], strength[order], (write / of_write[:, None])[order], method)
 
 
-def _signed(genes: Sequence[str], read: np.ndarray, strength: np.ndarray, write: np.ndarray, method: str) -> Factors:
-    """Factors with the signs that `svd_factors` describes."""
+def signed(genes: Sequence[str], read: np.ndarray, strength: np.ndarray, write: np.ndarray, method: str) -> Factors:
+    """Factors with the signs that `svd_factors` describes.
+
+    Parameters
+    ----------
+    genes, read, strength, write, method
+        As in `Factors`, each factor with any sign.
+    """
     sign = np.sign((read**3).sum(0))
     for f in np.flatnonzero(np.abs((read**3).sum(0)) <= _TIE):
         size = np.abs(read[:, f])

@@ -3,7 +3,8 @@
 from workbench.figures.ablation import effect_map, head_intervals, label_effects
 from workbench.figures.added import added_value
 from workbench.figures.benchmark import benchmark_differences, benchmark_endpoints
-from workbench.figures.benchmark_maps import benchmark_costs, benchmark_ranks, benchmark_tally
+from workbench.figures.benchmark_costs import benchmark_costs
+from workbench.figures.benchmark_maps import benchmark_ranks, benchmark_tally
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
 from workbench.figures.compaction import compaction_pareto
 from workbench.figures.distances import ruler_against_latent

@@ -109,12 +109,14 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
         keys.append(("range of the head's null draws", {"symbol": "square", "size": 12, "color": NULL}))
     legend_keys(figure, keys)
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    worse = int(first["worse"])
+    worse, sure = int(first["worse"]), int(filled.sum())
+    others = int((every["q"] <= ALPHA).sum()) - sure
+    more = f" and {others} of the {len(every) - len(rows)} that are not drawn" if others else ""
     subtitle = (
         f"{_whole(metric)}The {len(rows)} of n = {len(every)} heads with the {'largest' if worse == 0 else 'worst'} "
         f"effects of {first['how']} ablation, {span(rows['n_cells'])} cells; {_SIGN[worse]}. Points: mean effect over cells; bars: its 95 % "
-        f"bootstrap interval. Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads), {int(filled.sum())} of "
-        f"{len(rows)}. {_null(every)}"
+        f"bootstrap interval. Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads), {sure} of "
+        f"{len(rows)}{more}. {_null(every)}"
     )
     height = ROW_HEIGHT * len(rows) + 22
     dressed(figure, f"Heads that matter most: {short(metric, CUT)}", subtitle, height, above=_ABOVE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,36 +12,41 @@ import plotly.graph_objects as go
 from workbench.figures.added import heading_of, legend_above, list_undrawn, once, panel_grid
 from workbench.figures.heatmap import ALPHA
 from workbench.figures.panels import legend_keys
-from workbench.figures.style import INK, QUIET, RULE, checked, dressed, label, number, records, span, with_value
+from workbench.figures.style import ACCENT, INK, QUIET, RULE, checked, dressed, label, number, records, span, with_value
 
-ROW = 19
-_AXIS = 66
-# Okabe & Ito's colours, which stay apart under colour blindness; what was extracted is in the accent of all figures.
-GROUP_COLORS = {
-    "extracted": "#1f4e79",
-    "compact": "#56B4E9",
-    "control": "#8c8c94",
-    "baseline": "#E69F00",
-    "scGPT": "#009E73",
-    "layers": "#7fc9ae",
-    "peer": "#CC79A7",
+BETTER, WORSE = "#0072B2", "#D55E00"
+PLACE = ("kind", "data")
+_ROW, _ACROSS, _AXIS = 19, 3, 66
+# Okabe & Ito's colours, which stay apart under colour blindness; what was extracted is in the accent of all figures. Each
+# group has a mark of its own as well.
+_GROUPS = {
+    "extracted": (ACCENT, "diamond"),
+    "compact": ("#56B4E9", "diamond-open"),
+    "control": ("#8c8c94", "x"),
+    "baseline": ("#E69F00", "square"),
+    "scGPT": ("#009E73", "circle"),
+    "layers": ("#7fc9ae", "circle-open"),
+    "peer": ("#CC79A7", "triangle-up"),
 }
 
 
-def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame) -> go.Figure:
+def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame, ours: str = "") -> go.Figure:
     """Scores of every method, one panel per endpoint metric: the mean over splits with its sd, and every split.
 
     Parameters
     ----------
     summary
-        `method`, `group`, `endpoint`, `metric`, `better`, `value`, `sd`, `n_splits`, `status`, of one kind of split.
+        `method`, `group`, `kind`, `data`, `endpoint`, `metric`, `better`, `value`, `sd`, `n_splits`, `status`, of one kind of
+        split.
     scores
-        `method`, `endpoint`, `metric`, `split`, `scope`, `value`; rows of the scope `all` are drawn as small dots.
+        `method`, `endpoint`, `metric`, `scope`, `value` of the same; rows of the scope `all` are drawn as small dots.
+    ours
+        The method whose name is bold and whose mean is a line through each panel.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        Rows are methods in the order of the table, coloured by group; what was not run, or is undefined, is listed.
+        Rows are methods by group, in the order of the table; what was not run, or is undefined, is listed.
 
     Raises
     ------
@@ -48,62 +54,72 @@ def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame) -> go.Figur
         If a column is missing, a method is in a panel twice, or no value is finite.
     """
     what = "figure of the benchmark"
-    text = ["method", "group", "endpoint", "metric", "better", "status"]
+    text = ["method", "group", *PLACE, "endpoint", "metric", "better", "status"]
     rows = checked(summary, what, text, ["value", "sd", "n_splits"])
     once(rows, ["endpoint", "metric", "method"], what)
     drawn = with_value(rows, "value", what)
     dots = checked(scores, what, ["method", "endpoint", "metric", "scope"], ["value"])
     dots = dots[(dots["scope"] == "all") & np.isfinite(dots["value"])]
-    order = [name for name in dict.fromkeys(rows["method"]) if name in set(drawn["method"])]
-    group = dict(zip(rows["method"], rows["group"], strict=True))
     drawn["hover"] = [
         f"{label(r.method)} ({label(r.group)})<br>{label(r.endpoint)}, {label(r.metric)}: {number(r.value)} ± {number(r.sd)}<br>"
         f"sd over n = {number(r.n_splits)} splits"
         for r in records(drawn)
     ]
+    group = dict(zip(rows["method"], rows["group"], strict=True))
+    there = set(drawn["method"])
+    order = sorted((name for name in group if name in there), key=lambda name: _place(group[name]))
+    shown = names(order, ours)
     parts = list(drawn.groupby(["endpoint", "metric", "better"], sort=False))
     titles = [
         heading_of(str(endpoint), f"{metric}, {better} is better", f"n = {span(part['n_splits'])} splits", width=26)
         for (endpoint, metric, better), part in parts
     ]
-    figure, total, above = panel_grid(titles, ROW * len(order) + 16)
+    figure, total, above = panel_grid(titles, _ROW * len(order) + 16)
     for i, ((endpoint, metric, _), part) in enumerate(parts):
-        at = {"row": i // 3 + 1, "col": i % 3 + 1}
+        at = {"row": i // _ACROSS + 1, "col": i % _ACROSS + 1}
         own = dots[(dots["endpoint"] == endpoint) & (dots["metric"] == metric) & dots["method"].isin(part["method"])]
         figure.add_trace(
             go.Scatter(
                 x=own["value"],
-                y=[label(name) for name in own["method"]],
+                y=[shown[name] for name in own["method"]],
                 mode="markers",
-                marker={"color": [_color(group.get(name, "")) for name in own["method"]], "size": 4, "opacity": 0.45},
+                name="splits",
+                marker={"color": [group_color(group[name]) for name in own["method"]], "size": 4, "opacity": 0.45},
                 hoverinfo="skip",
                 showlegend=False,
             ),
             **at,
         )
-        colors = [_color(name) for name in part["group"]]
-        for color in dict.fromkeys(colors):
-            kept = part[[one == color for one in colors]]
+        for name, kept in part.groupby("group", sort=False):
+            color, symbol = _mark(str(name))
             figure.add_trace(
                 go.Scatter(
                     x=kept["value"],
-                    y=[label(name) for name in kept["method"]],
+                    y=[shown[one] for one in kept["method"]],
                     error_x={"array": kept["sd"], "color": color, "thickness": 1.5, "width": 3},
                     mode="markers",
-                    marker={"color": color, "size": 8, "symbol": "diamond"},
+                    name=label(name),
+                    marker={"color": color, "size": 8, "symbol": symbol, "line": {"color": color, "width": 1.6}},
                     hovertext=kept["hover"],
                     hoverinfo="text",
                     showlegend=False,
                 ),
                 **at,
             )
+        for value in part.loc[part["method"] == ours, "value"]:
+            figure.add_vline(value, line={"color": ACCENT, "width": 1, "dash": "dot"}, layer="below", **at)
         figure.update_xaxes(title=label(metric), nticks=6, **at)
-        _methods(figure, order, at)
-    groups = [name for name in dict.fromkeys(rows["group"]) if name in {group[one] for one in order}]
-    legend_keys(figure, [(label(name), {"color": _color(name), "size": 9, "symbol": "diamond"}) for name in groups])
+        _methods(figure, [shown[name] for name in order], at)
+    keys = [(label(name), name) for name in sorted({group[one] for one in order}, key=_place)]
+    marks = [(name, {"color": _mark(of)[0], "size": 9, "symbol": _mark(of)[1]}) for name, of in keys]
+    if ours in there:
+        line = {"color": ACCENT, "width": 1.5}
+        marks.append((f"mean of {label(ours)}", {"symbol": "line-ns", "size": 12, "color": ACCENT, "line": line}))
+    legend_keys(figure, marks)
+    above += 20 * (len(marks) > 5)
     subtitle = (
-        f"Cells that nothing was fitted on: mean ± sd over splits (n = {span(drawn['n_splits'])}), which overlap, so that the sd "
-        "understates the uncertainty; small dots: single splits."
+        f"{place_of(rows)}: cells that nothing was fitted on, mean ± sd over splits (n = {span(drawn['n_splits'])}); where splits "
+        "overlap the sd understates the uncertainty. Small dots: single splits."
     )
     dressed(figure, "Every method, endpoint by endpoint", subtitle, total, above=above, below=_AXIS)
     legend_above(figure, total, above)
@@ -116,13 +132,14 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     comparisons
-        `ours`, `method`, `endpoint`, `metric`, `ours_value`, `value`, `difference` (above 0: ours is better), `low`, `high`,
-        `interval`, `n_splits`, `effect`, `p`, `q`, `outcome`, of one kind of split.
+        `ours`, `method`, `kind`, `data`, `endpoint`, `metric`, `better`, `ours_value`, `value`, `difference` (above 0: ours is
+        better), `low`, `high`, `interval`, `n_splits`, `effect`, `p`, `q`, `outcome`, `n_disjoint`, `difference_disjoint`,
+        `p_disjoint`, of one kind of split.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        Filled where q <= 0.05.
+        Filled where q <= 0.05; what has no difference is listed.
 
     Raises
     ------
@@ -131,70 +148,72 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
     """
     what = "figure of differences"
     numeric = ["ours_value", "value", "difference", "low", "high", "n_splits", "effect", "p", "q"]
-    rows = checked(comparisons, what, ["ours", "method", "endpoint", "metric", "interval", "outcome"], numeric)
+    numeric += ["n_disjoint", "difference_disjoint", "p_disjoint"]
+    text = ["ours", "method", *PLACE, "endpoint", "metric", "better", "interval", "outcome"]
+    rows = checked(comparisons, what, text, numeric)
     once(rows, ["endpoint", "metric", "method"], what)
     drawn = with_value(rows, "difference", what)
     ours = rows["ours"].iloc[0]
     drawn["hover"] = [
         f"{label(r.endpoint)}, {label(r.metric)}<br>{label(ours)} {number(r.ours_value)}, {label(r.method)} {number(r.value)}<br>difference "
         f"{number(r.difference)} ({number(r.low)} to {number(r.high)}: {label(r.interval)})<br>rank-biserial {number(r.effect)}, n = "
-        f"{number(r.n_splits)} splits<br>p = {number(r.p)}, q = {number(r.q)}: {label(r.outcome)}"
+        f"{number(r.n_splits)} splits<br>p = {number(r.p)}, q = {number(r.q)}: {label(r.outcome)}<br>splits without a common test cell: "
+        f"{number(r.difference_disjoint)}, p = {number(r.p_disjoint)}, n = {number(r.n_disjoint)}"
         for r in records(drawn)
     ]
     order = [name for name in dict.fromkeys(rows["method"]) if name in set(drawn["method"])]
-    parts = list(drawn.groupby(["endpoint", "metric"], sort=False))
+    shown = names(order)
+    parts = list(drawn.groupby(["endpoint", "metric", "better"], sort=False))
     titles = [
         heading_of(
             str(endpoint),
-            str(metric),
+            f"{metric}, {better} is better",
             f"ours {span(part['ours_value'].round(3))}, n = {span(part['n_splits'])} splits",
             width=26,
         )
-        for (endpoint, metric), part in parts
+        for (endpoint, metric, better), part in parts
     ]
-    figure, total, above = panel_grid(titles, ROW * len(order) + 16)
+    figure, total, above = panel_grid(titles, _ROW * len(order) + 16)
     for i, (_, part) in enumerate(parts):
-        at = {"row": i // 3 + 1, "col": i % 3 + 1}
-        for outcome, color in (("win", "#0072B2"), ("tie", QUIET), ("loss", "#D55E00")):
-            kept = part[part["outcome"] == outcome]
+        at = {"row": i // _ACROSS + 1, "col": i % _ACROSS + 1}
+        for outcome, kept in part.groupby("outcome", sort=False):
+            color = {"win": BETTER, "loss": WORSE}.get(str(outcome), QUIET)
+            spread = {"array": kept["high"] - kept["difference"], "arrayminus": kept["difference"] - kept["low"]}
+            symbol = "circle" if outcome in ("win", "loss") else "circle-open"
             figure.add_trace(
                 go.Scatter(
                     x=kept["difference"],
-                    y=[label(name) for name in kept["method"]],
-                    error_x={
-                        "array": kept["high"] - kept["difference"],
-                        "arrayminus": kept["difference"] - kept["low"],
-                        "color": color,
-                        "thickness": 1.5,
-                        "width": 3,
-                    },
+                    y=[shown[name] for name in kept["method"]],
+                    error_x={**spread, "color": color, "thickness": 1.5, "width": 3},
                     mode="markers",
-                    marker={
-                        "color": color,
-                        "size": 8,
-                        "symbol": "circle-open" if outcome == "tie" else "circle",
-                        "line": {"width": 2},
-                    },
+                    name=outcome,
+                    marker={"color": color, "size": 8, "symbol": symbol, "line": {"color": color, "width": 2}},
                     hovertext=kept["hover"],
                     hoverinfo="text",
                     showlegend=False,
                 ),
                 **at,
             )
-        figure.update_xaxes(title="ours minus method", nticks=6, zeroline=True, zerolinecolor=INK, **at)
-        _methods(figure, order, at)
-    keys = [
-        (f"ours better, q ≤ {ALPHA:g}", {"color": "#0072B2", "symbol": "circle"}),
+        ends = part[["difference", "low", "high"]].to_numpy()
+        low, high = min(0.0, float(np.nanmin(ends))), max(0.0, float(np.nanmax(ends)))
+        pad = 0.07 * (high - low) or 0.1
+        figure.update_xaxes(
+            title="ours better →", range=[low - pad, high + pad], nticks=6, zeroline=True, zerolinecolor=INK, **at
+        )
+        _methods(figure, [shown[name] for name in order], at)
+    keys: list[tuple[str, dict[str, Any]]] = [
+        (f"ours better, q ≤ {ALPHA:g}", {"color": BETTER, "symbol": "circle"}),
         ("no sure difference", {"color": QUIET, "symbol": "circle-open", "line": {"width": 2}}),
-        (f"ours worse, q ≤ {ALPHA:g}", {"color": "#D55E00", "symbol": "circle"}),
+        (f"ours worse, q ≤ {ALPHA:g}", {"color": WORSE, "symbol": "circle"}),
     ]
     legend_keys(figure, [(name, {**marker, "size": 9}) for name, marker in keys])
-    counts = {name: int((drawn["outcome"] == name).sum()) for name in ("win", "tie", "loss")}
+    counts = drawn["outcome"].value_counts()
+    bars = " or ".join(sorted(set(drawn["interval"]) - {"none"})) or "none"
     subtitle = (
-        f"Mean difference over the same splits, right of 0: {ours} is better (signs turned where lower is better). Bars: 95 %, "
-        f"{' or '.join(sorted({one for one in drawn['interval'] if one != 'none'})) or 'none'}. Null: no difference, two-sided Wilcoxon over splits, "
-        f"Benjamini-Hochberg over the endpoint metrics of a method. Of {len(drawn)}: {counts['win']} better, {counts['tie']} no sure "
-        f"difference, {counts['loss']} worse."
+        f"{place_of(rows)}: {ours} less each method, mean over the same splits; right of 0 ours is better, whichever side is better "
+        f"of the metric. Bars: 95 %, {bars}. Null: no difference (two-sided Wilcoxon over splits, Benjamini-Hochberg over the "
+        f"endpoint metrics of a method). Of {len(drawn)}: {counts.get('win', 0)} better, {counts.get('tie', 0)} no sure difference, "
+        f"{counts.get('loss', 0)} worse."
     )
     dressed(figure, f"{ours} less each other method", subtitle, total, above=above, below=_AXIS)
     legend_above(figure, total, above)
@@ -202,37 +221,29 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
     return list_undrawn(figure, _reasons(lost))
 
 
-def _methods(figure: go.Figure, order: Sequence[str], at: Mapping[str, int]) -> None:
-    figure.update_yaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=[label(name) for name in reversed(order)],
-        range=[-0.6, len(order) - 0.4],
-        gridcolor=RULE,
-        ticks="",
-        tickfont={"size": 11},
-        dtick=1,
-        **at,
-    )
+def names(methods: Sequence[str], ours: str = "") -> dict[str, str]:
+    """Methods as the axis of a figure writes them.
+
+    Parameters
+    ----------
+    methods
+        Plain text.
+    ours
+        The one that is bold.
+    """
+    return {name: f"<b>{label(name)}</b>" if name == ours else label(name) for name in methods}
 
 
-def _reasons(lost: pd.DataFrame) -> list[str]:
-    """One sentence for each reason: the methods and endpoints that have no value."""
-    notes = []
-    for status, part in lost.groupby("status", sort=False):
-        by_place: dict[str, list[str]] = {}
-        for place, own in part.groupby(["endpoint", "metric"], sort=False):
-            by_place.setdefault(", ".join(f"'{name}'" for name in own["method"]), []).append(" ".join(map(str, place)))
-        for names, places in by_place.items():
-            n = names.count("',") + 1
-            who = names if n <= 6 else f"{n} methods"
-            where = ", ".join(places) if len(places) <= 4 else f"{len(places)} endpoint metrics"
-            notes.append(f"{where} ({who}): {status}")
-    return notes
+def place_of(rows: pd.DataFrame) -> str:
+    """Kind of split and data that a checked table is about, as the first words of a subtitle.
 
-
-def _color(group: str) -> str:
-    return GROUP_COLORS.get(group, QUIET)
+    Parameters
+    ----------
+    rows
+        With `kind` and `data`.
+    """
+    said = " and ".join(dict.fromkeys(f"{kind}, {data}" for kind, data in zip(rows["kind"], rows["data"], strict=True)))
+    return said[:1].upper() + said[1:]
 
 
 def group_color(group: str) -> str:
@@ -243,4 +254,40 @@ def group_color(group: str) -> str:
     group
         As in ``methods.csv``.
     """
-    return _color(group)
+    return _mark(group)[0]
+
+
+def _mark(group: str) -> tuple[str, str]:
+    return _GROUPS.get(group, (QUIET, "cross"))
+
+
+def _place(group: str) -> int:
+    return list(_GROUPS).index(group) if group in _GROUPS else len(_GROUPS)
+
+
+def _methods(figure: go.Figure, shown: Sequence[str], at: Mapping[str, int]) -> None:
+    figure.update_yaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=list(reversed(shown)),
+        range=[-0.6, len(shown) - 0.4],
+        gridcolor=RULE,
+        ticks="",
+        tickfont={"size": 11},
+        dtick=1,
+        **at,
+    )
+
+
+def _reasons(lost: pd.DataFrame) -> list[str]:
+    """One sentence for each reason and each set of methods: the endpoint metrics of which they have no value."""
+    notes = []
+    for status, part in lost.groupby("status", sort=False):
+        places: dict[tuple[str, ...], list[str]] = {}
+        for place, own in part.groupby(["endpoint", "metric"], sort=False):
+            places.setdefault(tuple(own["method"]), []).append(" ".join(map(str, place)))
+        for who, where in places.items():
+            said = ", ".join(f"'{name}'" for name in who) if len(who) <= 6 else f"{len(who)} methods"
+            listed = ", ".join(where) if len(where) <= 4 else f"{len(where)} endpoint metrics"
+            notes.append(f"{listed} ({said}): {status}")
+    return notes

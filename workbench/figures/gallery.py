@@ -147,9 +147,13 @@ def _benchmark(make: Callable[..., go.Figure], *names: str) -> Callable[..., go.
         parts = []
         for name in names:
             table = tables[name]
-            table = table[table["kind"] == _first(table, "kind", kind)]
-            parts.append(table[table["data"] == _first(table, "data", data)] if len(table) else table)
-        return make(*parts)
+            for column, given in (("kind", kind), ("data", data)):
+                table = table[table[column] == _first(table, column, given)] if len(table) else table
+            parts.append(table)
+        # The comparisons are drawn for their own sake, or say which method is ours.
+        if "comparisons" in names or not len(tables.get("comparisons", ())):
+            return make(*parts)
+        return make(*parts, ours=_first(tables["comparisons"], "ours", ""))
 
     return drawn
 
@@ -236,6 +240,7 @@ GALLERY: dict[str, Entry] = {
         ("summary", "scores"),
         _benchmark(draw.benchmark_endpoints, "summary", "scores"),
         "benchmark per endpoint",
+        optional=("comparisons",),
     ),
     "benchmark_differences": Entry(
         "what ours is better or worse by than each method, per endpoint metric",
@@ -249,7 +254,12 @@ GALLERY: dict[str, Entry] = {
         _benchmark(draw.benchmark_tally, "comparisons"),
         "endpoints on which it beats each comparator",
     ),
-    "benchmark_ranks": Entry("mean ranks with critical differences", ("ranks",), _benchmark(draw.benchmark_ranks, "ranks")),
+    "benchmark_ranks": Entry(
+        "mean ranks with critical differences",
+        ("ranks",),
+        _benchmark(draw.benchmark_ranks, "ranks"),
+        optional=("comparisons",),
+    ),
     "benchmark_costs": Entry(
         "seconds of a split against trained numbers",
         ("costs", "methods"),

@@ -50,7 +50,7 @@ a { color: var(--accent); }
 .answers li + li { margin-top: .35rem; }
 dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.25rem; margin: 0; }
 dl.facts dt { color: var(--quiet); }
-dl.facts dd { margin: 0; }
+dl.facts dd { margin: 0; max-width: 96ch; }
 nav { margin-top: 1.25rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0; padding: 0; list-style: none; }
 figure { margin: 0 0 2rem; }

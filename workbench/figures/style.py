@@ -42,6 +42,9 @@ BRANCH_COLORS = {
 FALLBACK_COLORS = ("#000000", "#E69F00", "#0077BB", "#CC3311", "#7B4B1E")
 
 _TITLE = 24  # pixels above the title
+_TITLE_SIZE = 17
+# Pixels from line to line of a title: plotly goes by the size of the title, whatever that of the line is.
+_LINE = 1.3 * _TITLE_SIZE
 
 _BY_KEY = {name.casefold(): color for name, color in BRANCH_COLORS.items()}
 _SYNONYMS = {"progenitors": "progenitor", "dc": "dendritic", "monocytes": "monocyte", "granulocytes": "granulocyte"}
@@ -299,7 +302,8 @@ def heading(title: str, subtitle: str) -> tuple[str, int]:
     """
     lines = wrapped(subtitle)
     small = "<br>".join(lines)
-    return f"<b>{label(title)}</b><br><span style='font-size:12px;color:{QUIET}'>{small}</span>", 44 + 18 * len(lines)
+    text = f"<b>{label(title)}</b><br><span style='font-size:12px;color:{QUIET}'>{small}</span>"
+    return text, round(48 + _LINE * len(lines))
 
 
 def dressed(
@@ -322,7 +326,7 @@ def dressed(
     margin = {"l": 70, "r": 30, "t": top + above, "b": below}
     height = plot_height + top + above + below
     # The anchor of a title with lines is not its upper edge: this far down, an image without a margin shows it whole.
-    place = {"font": {"size": 17}, "pad": {"l": 14}, "y": 1 - _TITLE / height}
+    place = {"font": {"size": _TITLE_SIZE}, "pad": {"l": 14}, "y": 1 - _TITLE / height}
     figure.update_layout(
         template=TEMPLATE,
         title={"text": text, **place},

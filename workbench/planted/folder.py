@@ -42,8 +42,9 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     Returns
     -------
     Path
-        The folder, with ``gates.yaml`` for ``workbench gates`` (four panels) and ``run.yaml`` for ``workbench run`` (six
-        donors, the planted gene sets among decoys in ``programs.gmt``), both of the planted head's ``qk`` operator.
+        The folder, with ``gates.yaml`` for ``workbench gates`` (four panels), ``run.yaml`` for ``workbench run`` (six donors,
+        the planted gene sets among decoys in ``programs.gmt``) and ``benchmark.yaml`` for ``workbench benchmark`` (the same
+        donors, each with its batch effect), all of the planted head's ``qk`` operator.
     """
     folder, world = Path(folder), make_world(seed, shape=shape)
     planted = plant_world(world, seed, **model)
@@ -53,7 +54,9 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     adaptor = {"feature_map": "single", "layer": planted.layer, "head": planted.head}
     run = {"adaptor": {**adaptor, "k": len(world.shape.branches)}, **_run(folder, world, _head(planted))}
     said = _SAID.format(_head(planted))
-    for name, more in (("gates", {"adaptor": adaptor, **_gates(folder, world)}), ("run", run)):
+    held_out = {"adaptor": run["adaptor"], "data": run["data"], "splits": {"n": 15, "test_share": 0.34}}
+    configs = {"gates": {"adaptor": adaptor, **_gates(folder, world)}, "run": run, "benchmark": held_out}
+    for name, more in configs.items():
         write_text(folder / f"{name}.yaml", said + yaml.safe_dump({**shared, **more}, sort_keys=False))
     return folder
 

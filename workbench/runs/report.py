@@ -81,17 +81,16 @@ def _summary(chain: Chain, results: dict[str, dict[str, Any]], whole: Section) -
         "answers": whole.answers or ["Nothing was judged in this run."],
         "model": describe_model(chain.model, config.checkpoint),
         "data": f"{chain.adata.uns['workbench']['source']}. {cells['genes']['matched']} of {cells['genes']['columns']} genes in the "
-        f"vocabulary, panel of {cells['n_panel']}; values: {cells['values']}; {cells['n_placed']} cells placed on the ruler; "
-        f"{operators['n_tokens']} tokens read.",
+        f"vocabulary, panel of {cells['n_panel']}; {cells['values'].split(' (')[0]}; {cells['n_placed']} cells placed on the ruler; "
+        f"{operators['n_tokens']:,} tokens read.",
         "skipped": whole.skipped,
         "cautions": whole.cautions,
         "facts": whole.facts,
         "command": command,
         "algorithm": algorithm
         and f"algorithm/ ({algorithm['bytes'] / 1024:.0f} KiB): one {cells['n_panel']} x {config.adaptor.k} matrix, an offset and "
-        f"{len(algorithm['readouts'])} readouts ({algorithm['n_parameters']} parameters). The feature map alone takes "
-        f"{algorithm['bytes_feature_map'] / 2**20:.1f} MiB; folded with the adaptor it takes {algorithm['bytes_folded'] / 1024:.0f} KiB "
-        f"(float32), and from the file alone the latent differs by {algorithm['relative_difference_from_file']:.1e} of its largest value.",
+        f"{len(algorithm['readouts'])} readouts ({algorithm['n_parameters']} parameters); the feature map alone is "
+        f"{algorithm['bytes_feature_map'] / 2**20:.1f} MiB, folded with the adaptor {algorithm['bytes_folded'] / 1024:.0f} KiB.",
     }
 
 
@@ -141,7 +140,7 @@ def _extract_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Sectio
         del captions["latent_3d"]
     options = {"holdouts": {"own": own}, "readouts": {"own": ours}}
     figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
-    facts = {"Controls": f"{', '.join(CONTROL_NAMES)}; each through the same adaptor, folds and readouts"}
+    facts = {"Controls": f"{'; '.join(CONTROL_NAMES)}. Same adaptor, folds and readouts."}
     return Section(figures, tables, _answers(chain, tables), skipped, facts=facts)
 
 

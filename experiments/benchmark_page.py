@@ -1,0 +1,176 @@
+"""Campaigns as a page of the documentation: every method on every endpoint metric, wins and losses alike.
+
+    python experiments/benchmark_page.py artifacts/benchmark_pbmc68k artifacts/benchmark_kang --docs docs/benchmark.md
+
+Reads what `workbench benchmark` left (`tables/`, `manifest.json`) and computes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.benchmark.statistics import cautions
+from workbench.errors import ArtifactError, WorkbenchError
+from workbench.files import read_json, write_text
+
+TABLES = ("summary", "comparisons", "tally", "splits", "scores", "methods", "campaign_costs")
+SHORT = {"balanced accuracy": "BA", "calibration error": "ECE", "macro-F1": "F1", "|Spearman|": "rho"}
+MARK = {"win": "+", "loss": "−"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of campaigns")
+    parser.add_argument("--docs", type=Path, help="write the page there; it is printed otherwise")
+    arguments = parser.parse_args()
+    try:
+        made = page(arguments.runs)
+    except WorkbenchError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    if arguments.docs:
+        print(write_text(arguments.docs, made))
+    else:
+        print(made)
+    return 0
+
+
+def page(runs: list[Path]) -> str:
+    """The page of some campaigns.
+
+    Parameters
+    ----------
+    runs
+        Their folders.
+
+    Raises
+    ------
+    ArtifactError
+        If a table is missing.
+    """
+    parts = [HEAD]
+    for run in runs:
+        tables = {}
+        for name in TABLES:
+            path = run / "tables" / f"{name}.csv"
+            if not path.is_file():
+                raise ArtifactError(f"'{run}' has no tables/{name}.csv; run `workbench benchmark` to its end first.")
+            text = dict.fromkeys(("scope", "test_donors", "split", "data"), str)
+            tables[name] = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+        parts.append(campaign(tables, read_json(run / "manifest.json")))
+    return "\n".join(parts)
+
+
+HEAD = """# Benchmark
+
+Made by `experiments/benchmark_page.py` from campaigns as they came out; `workbench benchmark` makes these. The model in all of them is the mini
+checkpoint that ships (6 layers x 4 heads, trained on 700 blood cells), so nothing here speaks of the real scGPT.
+
+How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
+metric, a `−` that it is worse, each with q <= 0.05 (two-sided Wilcoxon over splits, Benjamini-Hochberg over the metrics of a method); no mark: no
+sure difference. ECE (calibration error) and donor leakage are better when low. A dash: undefined, or not said by the method. There is no overall
+winner, and none is computed.
+"""
+
+
+def campaign(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
+    """Part of a campaign.
+
+    Parameters
+    ----------
+    tables, manifest
+        What it left.
+    """
+    config, splits = manifest["config"], tables["splits"]
+    lines = [f"\n## {config['name']}\n"]
+    for (kind, data), own in splits.groupby(["kind", "data"], sort=False):
+        donors = {name for names in own["test_donors"].dropna() for name in str(names).split("+") if name}
+        who = f"{len(donors)} donors are tested" if donors else "no donors are named"
+        lines.append(
+            f"\n### {str(kind).capitalize()}: {Path(str(data)).name}\n\n{len(own)} split(s), {who}, {own['n_train'].min()} to "
+            f"{own['n_train'].max()} training and {own['n_test'].min()} to {own['n_test'].max()} test cells; {int(own['disjoint'].sum())} of the "
+            "splits share no test cell.\n"
+        )
+        lines.append(_values(tables, str(kind), str(data)))
+        lines.append(_tally(tables, str(kind), str(data)))
+    lines.append("\n### What it costs\n")
+    lines.append(_costs(tables["campaign_costs"]))
+    lines.append("\n### What was not run, and what to be careful with\n")
+    for row in tables["methods"].itertuples():
+        if row.status != "run":
+            lines.append(f"- {row.method}: {row.status}")
+    lines += [f"- {said}" for said in cautions(tables["scores"], splits)]
+    return "\n".join(lines) + "\n"
+
+
+def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
+    def kept(name: str) -> pd.DataFrame:
+        table = tables[name]
+        return table[(table["kind"] == kind) & (table["data"] == data)]
+
+    summary, outcome = kept("summary"), kept("comparisons")
+    sign = {(r.method, r.endpoint, r.metric): MARK.get(r.outcome, "") for r in outcome.itertuples()}
+    columns = list(dict.fromkeys(zip(summary["endpoint"], summary["metric"], strict=True)))
+    defined = [place for place in columns if _place(summary, *place)["value"].notna().any()]
+    short = {
+        "CD4 against CD8": "CD4/CD8",
+        "monocyte against dendritic": "mono/DC",
+        "monocyte against macrophage": "mono/macro",
+    }
+    heads = [f"{short.get(endpoint, endpoint)} {SHORT.get(metric, metric)}" for endpoint, metric in defined]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    values = summary.set_index(["method", "endpoint", "metric"])["value"]
+    for method in dict.fromkeys(summary["method"]):
+        cells = []
+        for place in defined:
+            value = values[(method, *place)]
+            mark = sign.get((method, *place), "")
+            cells.append("–" if pd.isna(value) else f"{value:.2f}{' ' + mark if mark else ''}")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    sd = summary.groupby(["endpoint", "metric"])["sd"].median()
+    spread = ", ".join(
+        f"{head} {sd[place]:.2f}" for head, place in zip(heads, defined, strict=True) if pd.notna(sd[place])
+    )
+    if spread:
+        lines.append(f"\nSd over splits, median over methods: {spread}.")
+    lost = [f"{endpoint} {metric}" for endpoint, metric in columns if (endpoint, metric) not in defined]
+    if lost:
+        lines.append(f"\nUndefined for every method: {', '.join(lost)}.")
+    return "\n".join(lines)
+
+
+def _place(summary: pd.DataFrame, endpoint: str, metric: str) -> pd.DataFrame:
+    return summary[(summary["endpoint"] == endpoint) & (summary["metric"] == metric)]
+
+
+def _tally(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
+    table = tables["tally"]
+    own = table[(table["kind"] == kind) & (table["data"] == data)]
+    said = "; ".join(
+        f"{row.method} {row.wins}/{row.ties}/{row.losses} (above on {row.above})"
+        for row in own.itertuples()
+        if row.wins + row.ties + row.losses
+    )
+    return f"\nWins / ties / losses of the anchor head, and on how many metrics it is above, surely or not: {said}.\n"
+
+
+def _costs(table: pd.DataFrame) -> str:
+    lines = [
+        "| method | s, all splits | s, forward passes | s, operators once | times ours | times ours, operators at hand | trained numbers | peak MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table.itertuples():
+        lines.append(
+            f"| {row.method} | {row.split_seconds:.1f} | {row.cells_seconds:.1f} | {row.once_seconds:.1f} | {row.times_ours:.2g} | "
+            f"{row.times_ours_given:.2g} | {row.n_parameters:.0f} | {row.peak_bytes / 2**20:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

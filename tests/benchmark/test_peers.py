@@ -1,0 +1,219 @@
+"""Peers run in processes of their own: a crash, an endless loop or a missing package is a sentence, and nothing lingers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import scipy.sparse as sp
+
+from workbench.benchmark import peers as module
+from workbench.benchmark.campaign import attempted, every_other
+from workbench.benchmark.endpoints import ALL, Judged, asked, judge
+from workbench.benchmark.methods import PEER, Listed
+from workbench.benchmark.peers import WORKER, PeerMethod, peer_methods
+from workbench.benchmark.protocol import Cells, NotRunError, OutOfTimeError, Training
+from workbench.manifold.ruler import load_ruler
+
+RULER = load_ruler("hematopoiesis")
+PYTHON = os.environ.get("WORKBENCH_PEERS_PYTHON")
+STAGES = ("HSC", "CMP", "GMP", "monocyte")
+
+
+def planted(n=120, seed=0, prefix="c"):
+    """Cells along a planted gradient of four stages."""
+    rng = np.random.default_rng(seed)
+    place = np.sort(rng.random(n))
+    genes = 40
+    centre = np.linspace(-0.2, 1.2, genes)
+    mean = 6 * np.exp(-(((place[:, None] - centre) / 0.25) ** 2)) + 0.2
+    counts = rng.poisson(mean).astype(np.float32)
+    logged = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4).astype(np.float32)
+    stage = RULER.place([STAGES[min(3, int(4 * p))] for p in place])[0]
+    names = np.array([f"{prefix}{i:04d}" for i in range(n)])
+    return (
+        Cells(names, tuple(f"G{i}" for i in range(genes)), sp.csr_matrix(logged), sp.csr_matrix(counts)),
+        stage,
+        place,
+    )
+
+
+@pytest.fixture(scope="module")
+def train():
+    cells, stage, _ = planted()
+    donor = np.array(["a", "b"])[np.arange(len(stage)) % 2]
+    return Training(cells, stage, donor, RULER, asked(stage, RULER, macrophages=False), 0)
+
+
+def children():
+    return {one.pid for one in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A worker of one's own in the place of ours."""
+
+    def make(body):
+        script = tmp_path / "worker.py"
+        head = "import json, os, sys, time\nreply = lambda **m: print(json.dumps(m), flush=True)\nline = sys.stdin.readline()\n"
+        script.write_text(head + textwrap.dedent(body))
+        monkeypatch.setattr(module, "WORKER", script)
+        return PeerMethod("fake", "celltypist", "", None, 3)
+
+    return make
+
+
+def test_a_crash_is_told_with_its_last_words(fake, train):
+    before = children()
+    method = fake("sys.stderr.write('something\\nran out of luck\\n'); sys.stderr.flush(); os._exit(7)")
+    with pytest.raises(RuntimeError, match="its process ended: exit status 7, ran out of luck"):
+        method.fit(train)
+    assert children() == before
+
+
+def test_a_killed_process_is_told_as_such(fake, train):
+    method = fake("import signal; os.kill(os.getpid(), signal.SIGKILL)")
+    said, _, status = attempted(Listed(method, PEER, ""), None_sides(train), 0.0)
+    assert said is None and status == "failed: RuntimeError: its process ended: killed by signal 9"
+
+
+def None_sides(train):
+    from workbench.benchmark.bench import Sides
+
+    cells, stage, _ = planted(30, 1, "t")
+    return Sides(train, cells, Judged(cells.names, stage, None, asked(stage, RULER, macrophages=False)))
+
+
+def test_an_endless_loop_ends_with_its_budget_and_leaves_no_process(fake, train):
+    before, began = children(), time.monotonic()
+    method = fake(
+        "import subprocess\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\ntime.sleep(600)"
+    )
+    with pytest.raises(OutOfTimeError, match="stopped after its 3 seconds"):
+        method.fit(train)
+    assert time.monotonic() - began < 60 and children() == before
+
+
+def test_the_budget_holds_for_answers_as_well(fake, train):
+    method = fake("reply(seconds=0.1, peak_bytes=0, n_parameters=3, version='x'); time.sleep(600)")
+    fitted = method.fit(train)
+    with pytest.raises(OutOfTimeError):
+        fitted.say(train.cells)
+
+
+def test_no_folder_is_left(fake, train, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fake("reply(seconds=0.1, peak_bytes=0, n_parameters=3, version='x')").fit(train).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["worker.py"]
+
+
+def test_a_missing_package_names_the_extra(train, monkeypatch):
+    # -S: without site-packages' scanpy, only what the worker itself needs is put back.
+    monkeypatch.setattr(module, "WORKER", _without("scanpy"))
+    with pytest.raises(NotRunError, match=r"scanpy.*pip install 'scgpt-workbench\[peers\]'"):
+        peer_methods(None, 60)["scanpy DPT"].fit(train)
+
+
+def _without(package):
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp())
+    hidden = f"import sys\nsys.modules[{package!r}] = None\n"
+    text = WORKER.read_text()
+    place = text.index("import importlib")
+    (folder / "worker.py").write_text(text[:place] + hidden + text[place:])
+    return folder / "worker.py"
+
+
+def test_an_interpreter_that_is_not_there_is_said(train):
+    with pytest.raises(NotRunError, match="the interpreter '/nowhere/python' cannot be started.*peers.python"):
+        PeerMethod("x", "dpt", "", Path("/nowhere/python")).fit(train)
+
+
+def test_data_without_counts_are_nothing_for_scvi(train):
+    from dataclasses import replace
+
+    bare = replace(train, cells=replace(train.cells, counts=None))
+    with pytest.raises(NotRunError, match="integer counts"):
+        peer_methods()["scVI-10D"].fit(bare)
+
+
+def test_the_worker_needs_nothing_of_ours():
+    imported = [line for line in WORKER.read_text().splitlines() if line.lstrip().startswith(("import", "from"))]
+    assert not any("workbench" in line for line in imported)
+
+
+def real(name):
+    if name == "scanpy DPT":
+        return peer_methods(Path(sys.executable), 300)[name]
+    if PYTHON is None:
+        pytest.skip("WORKBENCH_PEERS_PYTHON names no interpreter with the peers; `make peers` prints one")
+    return peer_methods(Path(PYTHON), 600, {"scVI-10D": {"epochs": 20}})[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scVI-10D"])
+def test_a_planted_gradient_is_found_on_cells_that_were_not_there(name, train):
+    cells, stage, _ = planted(60, seed=1, prefix="t")
+    truth = Judged(cells.names, stage, None, asked(stage, RULER, macrophages=False))
+    fitted = real(name).fit(train)
+    try:
+        said = fitted.say(cells)
+        half = fitted.say(every_other(cells))
+    finally:
+        fitted.close()
+    rows = {
+        (r["endpoint"], r["metric"]): r
+        for r in judge(said, truth, trained=train.endpoints, seed=0)
+        if r["scope"] == ALL
+    }
+    assert rows["depth", "|Spearman|"]["value"] > 0.7, rows
+    assert rows["stage", "balanced accuracy"]["value"] > (0.4 if name == "scVI-10D" else 0.6), rows
+    assert fitted.n_parameters > 0 and fitted.seconds["fit"] > 0
+    for endpoint, answer in half.answers.items():
+        np.testing.assert_allclose(answer.values, said.answers[endpoint].values[::2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scVI-10D"])
+def test_a_peer_gives_the_same_twice(name, train):
+    cells, _, _ = planted(40, seed=2, prefix="t")
+    method, found = real(name), []
+    for _ in range(2):
+        fitted = method.fit(train)
+        found.append(fitted.say(cells).latent)
+        fitted.close()
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+def test_celltypists_probabilities_become_answers_about_branches_and_pairs(fake, train):
+    method = fake(
+        """
+        import numpy as np
+        from safetensors.numpy import save_file
+        reply(seconds=0.1, peak_bytes=0, n_parameters=3, version='x')
+        request = json.loads(sys.stdin.readline())
+        chance = np.array([[0.7, 0.1, 0.1, 0.1], [0.0, 0.2, 0.2, 0.6]])
+        stages = np.array(STAGES)
+        save_file({'stages': stages, 'chance': chance, 'latent': chance}, f"{request['folder']}/{request['side']}.said.safetensors")
+        reply(seconds=0.1, peak_bytes=0, n_parameters=3, version='x')
+        """.replace("STAGES", str(sorted(set(train.stage.tolist()))))
+    )
+    fitted = method.fit(train)
+    said = fitted.say(train.cells)
+    fitted.close()
+    stages = sorted(set(train.stage.tolist()))
+    names = [RULER.stages[i] for i in stages]
+    stage = said.answers["stage"]
+    assert stage.values[0, stage.classes.index(names[0])] == pytest.approx(0.7)
+    branch = said.answers["branch"]
+    assert branch.values.sum(1) == pytest.approx(1)
+    depths = np.asarray(RULER.depths)[stages]
+    assert said.answers["depth"].values[1, 0] == pytest.approx(np.array([0.0, 0.2, 0.2, 0.6]) @ depths)
+    assert "CD4 against CD8" not in said.answers
