@@ -108,6 +108,41 @@ def test_the_order_of_rows_changes_nothing():
     pd.testing.assert_frame_equal(first, mixed.set_index("method").loc[first.index])
 
 
+def test_the_interval_is_that_of_donors_around_the_difference_over_splits():
+    scores, splits = campaign({"ours": np.full(12, 0.7), "other": np.full(12, 0.6)})
+    # Every donor's own difference is 0.3: there is nothing to draw, and the interval has no width.
+    alone = (scores["scope"] != "all") & (scores["method"] == "ours")
+    row = one(compare(scores.assign(value=scores["value"].mask(alone, 0.9)), splits, "ours", 0), method="other")
+    assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    # A donor without both classes is in no draw.
+    scores.loc[scores["scope"] == "c", "value"] = np.nan
+    row = one(compare(scores, splits, "ours", 0), method="other")
+    assert row["interval"] == "bootstrap over 5 donors" and row["n_splits"] == 12
+
+
+def test_three_donors_are_too_few_to_draw_from():
+    rng = np.random.default_rng(1)
+    scores, splits = campaign({"ours": rng.random(6), "other": rng.random(6)}, donors=("a", "b", "c"))
+    assert one(compare(scores, splits, "ours", 0), method="other")["interval"] == "over splits, corrected"
+
+
+def test_two_splits_have_a_difference_but_neither_p_nor_interval():
+    scores, splits = campaign({"ours": np.array([0.8, 0.9]), "other": np.array([0.1, 0.1])}, donors=())
+    row = one(compare(scores, splits, "ours", 0), method="other")
+    assert row["difference"] == pytest.approx(0.75) and row["interval"] == "none" and row["outcome"] == "tie"
+    assert np.isnan([row["p"], row["q"], row["low"], row["high"]]).all()
+
+
+def test_kinds_and_data_are_judged_apart():
+    first, splits = campaign({"ours": np.full(6, 0.9) + np.arange(6) / 100, "b": np.full(6, 0.5)})
+    second = campaign({"ours": np.full(6, 0.1), "b": np.full(6, 0.5) + np.arange(6) / 100}, kind="transfer")[0]
+    second["split"] = "to " + second["split"]
+    more = splits.assign(split="to " + splits["split"], kind="transfer")
+    table = compare(pd.concat([first, second]), pd.concat([splits, more]), "ours", 0)
+    assert dict(zip(table["kind"], table["outcome"], strict=True)) == {"donor holdout": "win", "transfer": "loss"}
+    assert tally(table)[["wins", "losses"]].to_numpy().tolist() == [[1, 0], [0, 1]]
+
+
 def test_q_is_over_the_metrics_of_a_method():
     rng = np.random.default_rng(3)
     parts = [campaign({"ours": rng.normal(0.02 * i, 0.05, 9), "b": np.zeros(9)}, endpoint=f"e{i}") for i in range(4)]
@@ -176,3 +211,25 @@ def test_cautions_name_what_is_shared_and_what_cannot_be_reached():
     said = " ".join(cautions(scores, splits))
     assert "4 splits share test and training cells" in said and "3 of them share no test cell" in said
     assert "cannot reach p <= 0.05" in said and "Undefined in some splits" in said and "stage" in said
+
+
+def test_few_splits_need_several_metrics_at_once_and_the_caution_says_how_many():
+    values = {"ours": np.arange(6) / 100 + 0.6, "b": np.full(6, 0.5)}
+    parts = [campaign(values, endpoint=f"e{i}")[0] for i in range(10)]
+    splits = campaign(values)[1]
+    said = " ".join(cautions(pd.concat(parts), splits))
+    assert "p = 0.031 at best" in said and "at least 7 of the 10 endpoint metrics at once" in said
+    # Seven are enough, and six are not.
+    for enough in (6, 7):
+        flat = [part.assign(value=0.5) for part in parts[enough:]]
+        table = compare(pd.concat([*parts[:enough], *flat]), splits, "ours", 0)
+        assert (table["outcome"] == "win").sum() == (enough if enough == 7 else 0)
+    assert "at once" not in " ".join(cautions(parts[0], splits))
+
+
+def test_cautions_are_of_the_splits_of_each_dataset():
+    values = {"ours": np.full(6, 0.6), "b": np.full(6, 0.5)}
+    scores, splits = campaign(values)
+    splits = splits.assign(kind="transfer", data=[f"other {i}" for i in range(6)], disjoint=True)
+    said = cautions(scores, splits)
+    assert sum("Transfer, other" in one and "1 split(s) cannot reach" in one for one in said) == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -254,17 +255,27 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame) -> list[str]:
         Tables of a campaign.
     """
     said = []
-    for kind, part in splits.groupby("kind", sort=False):
+    own = scores[(scores["scope"] == ALL) & scores["value"].notna()]
+    for (kind, data), part in splits.groupby(_WHERE, sort=False):
         n, apart = len(part), int(part["disjoint"].astype(bool).sum())
+        who = f"{str(kind).capitalize()}, {data}"
         if n > apart:
             said.append(
-                f"{str(kind).capitalize()}: the {n} splits share test and training cells, so that Wilcoxon's p, which takes them to be "
+                f"{who}: the {n} splits share test and training cells, so that Wilcoxon's p, which takes them to be "
                 f"independent, is too small; {apart} of them share no test cell (columns *_disjoint)."
             )
+        there = own[(own["kind"] == kind) & (own["data"] == data)]
+        metrics, smallest = len(there[["endpoint", "metric"]].drop_duplicates()), 2.0 ** (1 - n)
+        needed = ceil(metrics * smallest / ALPHA)
         if n < _FEWEST_SPLITS:
             said.append(
-                f"{str(kind).capitalize()}: {n} split(s) cannot reach p <= {ALPHA} in a two-sided signed-rank test ({_FEWEST_SPLITS} are the "
+                f"{who}: {n} split(s) cannot reach p <= {ALPHA} in a two-sided signed-rank test ({_FEWEST_SPLITS} are the "
                 "fewest): every outcome is a tie."
+            )
+        elif needed > 1:
+            said.append(
+                f"{who}: {n} splits reach p = {smallest:.2g} at best, so that q <= {ALPHA} takes at least {needed} of the {metrics} "
+                "endpoint metrics at once: a tie is no evidence of no difference."
             )
     donors = {name for names in splits["test_donors"].dropna() for name in str(names).split("+") if name}
     if donors:

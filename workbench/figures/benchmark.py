@@ -14,14 +14,14 @@ from workbench.figures.heatmap import ALPHA
 from workbench.figures.panels import legend_keys
 from workbench.figures.style import ACCENT, INK, QUIET, RULE, checked, dressed, label, number, records, span, with_value
 
-BETTER, WORSE = "#0072B2", "#D55E00"
+BETTER, WORSE = ACCENT, "#D55E00"
 PLACE = ("kind", "data")
 _ROW, _ACROSS, _AXIS = 19, 3, 66
-# Okabe & Ito's colours, which stay apart under colour blindness; what was extracted is in the accent of all figures. Each
-# group has a mark of its own as well.
+# What was extracted is in the accent of all figures, most others in colours of Okabe & Ito, which stay apart under colour
+# blindness; each group has a mark of its own as well.
 _GROUPS = {
     "extracted": (ACCENT, "diamond"),
-    "compact": ("#56B4E9", "diamond-open"),
+    "compact": ("#8073AC", "diamond-open"),
     "control": ("#8c8c94", "x"),
     "baseline": ("#E69F00", "square"),
     "scGPT": ("#009E73", "circle"),

@@ -204,9 +204,9 @@ def benchmark_ranks(ranks: pd.DataFrame, ours: str = "") -> go.Figure:
     figure.update_annotations(font={"size": 13})
     for i, (_, _, part) in enumerate(parts):
         _diagram(figure, part, most, ours, {"row": i // across + 1, "col": i % across + 1})
-    mark = {"symbol": "circle", "size": 9}
-    keys = [(label(ours), {**mark, "color": BETTER})] if ours in set(rows["method"]) else []
-    keys.append(("mean rank of a method", {**mark, "color": NULL_EDGE}))
+    own = {"symbol": "diamond", "size": 11, "color": BETTER}
+    keys: list[tuple[str, dict[str, Any]]] = [(label(ours), own)] if ours in set(rows["method"]) else []
+    keys.append(("mean rank of a method", {"symbol": "circle", "size": 9, "color": NULL_EDGE}))
     line = {"width": 3, "color": INK}
     keys.append(("not further apart than CD", {"symbol": "line-ns", "size": 13, "color": INK, "line": line}))
     legend_keys(figure, keys)
@@ -230,7 +230,11 @@ def _diagram(figure: go.Figure, part: pd.DataFrame, most: int, ours: str, at: di
             y=list(range(n)),
             mode="markers",
             name="mean rank",
-            marker={"color": [BETTER if name == ours else NULL_EDGE for name in part["method"]], "size": 8},
+            marker={
+                "color": [BETTER if name == ours else NULL_EDGE for name in part["method"]],
+                "symbol": ["diamond" if name == ours else "circle" for name in part["method"]],
+                "size": [11 if name == ours else 8 for name in part["method"]],
+            },
             hovertext=[
                 f"{label(r.method)}<br>mean rank {number(r.mean_rank)} of {number(r.n_methods)}, n = {number(r.n_splits)} splits"
                 for r in records(part)
