@@ -74,7 +74,7 @@ checkpoint that ships (6 layers x 4 heads, trained on 700 blood cells), so nothi
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
 metric, a `−` that it is worse, each with q <= 0.05 (two-sided Wilcoxon over splits, Benjamini-Hochberg over the metrics of a method); no mark: no
 sure difference. ECE (calibration error) and donor leakage are better when low. A dash: undefined, or not said by the method. There is no overall
-winner, and none is computed.
+winner, and none is computed. Seconds are of two slow cores that did other work beside: compare their order of magnitude only.
 """
 
 

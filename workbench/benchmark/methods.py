@@ -22,7 +22,7 @@ from workbench.errors import EvaluationError
 from workbench.extractor.adaptor import LETAdaptor
 from workbench.extractor.algorithm import fold
 from workbench.extractor.cell_adaptor import CellAdaptor, hybrid_sweep
-from workbench.extractor.controls import CONTROLS, control
+from workbench.extractor.controls import COEXPRESSION, CONTROLS, IDENTITY, control
 from workbench.extractor.operator import Head, feature_map, head_name, screen_weights
 from workbench.factors.compaction import FOLDED, REFERENCE, variants
 from workbench.files import digest
@@ -111,7 +111,8 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
             Represented(partial(let, partial(controlled, config, name))),
             CONTROL,
             "the anchor head with the operator replaced",
-            shared=True,
+            # These two need nothing of the operator, not even its size.
+            shared=name not in (IDENTITY, COEXPRESSION),
         )
     found[f"LET on {UNTRAINED}"] = Listed(
         Represented(partial(let, partial(untrained_map, config))),
