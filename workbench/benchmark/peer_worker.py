@@ -1,7 +1,8 @@
-"""A process of its own for a method of another package: run as ``PYTHON peer_worker.py``, it needs no workbench.
+"""A process of its own for a method of another package: run as ``PYTHON peer_worker.py FOLDER``, it needs no workbench.
 
 One request a line on stdin, one JSON reply a line on stdout; arrays go through safetensors files in a folder. The cells that
-are judged come with a second request, after the method was fitted: until then they do not exist for it.
+are judged come with a second request, after the method was fitted: until then they do not exist for it. FOLDER is the
+temporary one of the exchange; it is removed when there is nobody left to ask.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import resource
+import shutil
 import sys
 import threading
 import time
@@ -16,9 +19,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
-from safetensors.numpy import load_file, save_file
+try:
+    import numpy as np
+    import scipy.sparse as sp
+    from safetensors.numpy import load_file, save_file
+except ImportError as error:
+    print(json.dumps({"error": "missing", "message": str(error)}), flush=True)
+    sys.exit(0)
 
 
 class NotRun(Exception):
@@ -157,26 +164,32 @@ class CellTypist:
     def __init__(self, train: dict[str, Any], options: dict[str, Any]) -> None:
         import celltypist
 
-        self.celltypist, stage = celltypist, train["stage"].astype(str)
-        given = {name: value for name, value in options.items() if name != "seed"}
+        stage = train["stage"].astype(str)
+        given = {"random_state": int(options["seed"]), **{k: v for k, v in options.items() if k != "seed"}}
         cells = anndata(train["expression"])
-        self.model = celltypist.train(
-            np.asarray(cells.X.todense()),
-            labels=stage,
-            genes=list(cells.var_names),
-            check_expression=False,
-            n_jobs=1,
-            **given,
-        )
+        x, genes = np.asarray(cells.X.todense()), list(cells.var_names)
+        try:
+            self.model = celltypist.train(x, labels=stage, genes=genes, check_expression=False, n_jobs=1, **given)
+        except TypeError as error:
+            if "multi_class" not in str(error):
+                raise
+            version = importlib.metadata.version("scikit-learn")
+            raise NotRun(
+                f"it passes an argument that scikit-learn {version} no longer takes; install 'scikit-learn<1.8' beside it, or "
+                "set its option use_SGD to true"
+            ) from error
         classifier = self.model.classifier
         self.n_parameters = int(classifier.coef_.size + classifier.intercept_.size)
+        # It leaves out genes that no training cell expresses, and those that it does not select.
+        place = {name: i for i, name in enumerate(cells.var_names)}
+        self.columns = np.array([place[name] for name in classifier.features])
 
     def say(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
         """Probability of each stage, and the stages' numbers; the one-against-rest scores of a cell are made to sum to 1."""
         classifier, scaler = self.model.classifier, self.model.scaler
-        x = np.asarray(cells["expression"].todense(), dtype=np.float64)
+        x = np.asarray(cells["expression"].todense(), dtype=np.float64)[:, self.columns]
         # What celltypist.annotate does before it asks its classifier: scale, and cut at 10.
-        x = np.minimum((x - scaler.mean_) / scaler.scale_, 10)
+        x = np.minimum((x - (scaler.mean_ if scaler.with_mean else 0)) / scaler.scale_, 10)
         logits = classifier.decision_function(x)
         logits = np.column_stack([-logits, logits]) if logits.ndim == 1 else logits
         chance = 1 / (1 + np.exp(-logits))
@@ -230,7 +243,10 @@ class ScVI:
 
 
 class Watch:
-    """Seconds, and the most memory above that at the beginning, looked at every ten milliseconds; 0 without psutil."""
+    """Seconds, and the most memory above that at the beginning, looked at every ten milliseconds.
+
+    Without psutil it is what the greatest memory of the process grew by, which is less where there was more before.
+    """
 
     def __enter__(self) -> Watch:
         self.peak, self.done = 0, threading.Event()
@@ -239,7 +255,8 @@ class Watch:
 
             self.resident = lambda: psutil.Process().memory_info().rss
         except ImportError:
-            self.resident = lambda: 0
+            unit = 1 if sys.platform == "darwin" else 1024
+            self.resident = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         self.before = self.resident()
         self.thread = threading.Thread(target=self._look, daemon=True)
         self.thread.start()
@@ -295,8 +312,25 @@ def answer(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def end_with(parent: int, folder: Path) -> None:
+    """End when the process that asks has ended, even in the middle of a fit, and take the folder of the exchange along.
+
+    Parameters
+    ----------
+    parent, folder
+        Its id, and what it can no longer remove.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
 def main() -> None:
     """Answer requests until there are no more."""
+    mine = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    if mine is not None:
+        threading.Thread(target=end_with, args=(os.getppid(), mine), daemon=True).start()
     replies = os.fdopen(os.dup(1), "w")
     # Packages that print must not get between the replies.
     os.dup2(2, 1)
@@ -308,12 +342,17 @@ def main() -> None:
         except NotRun as error:
             reply = {"error": "not run", "message": str(error)}
         except ImportError as error:
-            reply = {"error": "missing", "message": str(error)}
+            reply = {"error": "missing", "message": " ".join(str(error).split())[:300]}
         # Whatever a package raises belongs into the table of the campaign.
         except Exception as error:
             reply = {"error": "failed", "message": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
+        try:
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()
+        except BrokenPipeError:
+            break
+    if mine is not None:
+        shutil.rmtree(mine, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,16 @@ import scipy.sparse as sp
 
 from workbench.benchmark.protocol import Answer, Cells, Fitted, Method, NotRunError, OutOfTimeError, Said, Training
 from workbench.benchmark.readouts import LINEAR, Readouts
+from workbench.errors import ConfigError, unknown_name
 from workbench.files import read_arrays, write_arrays
 
 WORKER = Path(__file__).with_name("peer_worker.py")
+# Of the worker's methods; what CellTypist's may be, its own `train` says.
+_OPTIONS = {
+    "dpt": ("components", "neighbours", "diffusion_components"),
+    "palantir": ("components", "neighbours", "waypoints"),
+    "scvi": ("latent", "epochs"),
+}
 _EXTRA = "pip install 'scgpt-workbench[peers]', or name the interpreter that has it as peers.python"
 
 
@@ -40,6 +47,8 @@ class PeerMethod(Method):
         So long may it take to be fitted, and again to answer, process start and exchange of files included.
     options
         For the worker.
+    threads
+        That the process may use; one, so that what methods take can be compared.
     """
 
     name: str
@@ -48,6 +57,7 @@ class PeerMethod(Method):
     python: Path | None = None
     seconds: float = 600
     options: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
 
     def fit(self, train: Training) -> Fitted:
         """Fit in a new process.
@@ -79,10 +89,11 @@ class PeerMethod(Method):
             seconds, peak = {"fit": told["seconds"], "say": 0.0}, told["peak_bytes"]
             fitted = _FittedPeer(worker, train, told["n_parameters"], seconds, peak)
             if self.key != "celltypist":
+                latent = fitted.arrays(train.cells)["latent"]
                 began = time.perf_counter()
-                readouts = Readouts.fit(fitted.arrays(train.cells)["latent"], train.endpoints, LINEAR, train.seed)
+                readouts = Readouts.fit(latent, train.endpoints, LINEAR, train.seed)
                 fitted.readouts = readouts
-                seconds["fit"] += time.perf_counter() - began
+                seconds["fit"] += seconds["say"] + time.perf_counter() - began
                 fitted.n_parameters += readouts.n_parameters
             return fitted
         except BaseException:
@@ -101,7 +112,12 @@ def peer_methods(
         As in `PeerMethod`.
     options
         By name. scanpy DPT: ``components``, ``neighbours``, ``diffusion_components``; Palantir: ``components``, ``neighbours``,
-        ``waypoints``; CellTypist: those of ``celltypist.train``; scVI-10D: ``latent``, ``epochs``.
+        ``waypoints``; CellTypist: those of ``celltypist.train``; scVI-10D: ``latent``, ``epochs``. And ``threads`` of any.
+
+    Raises
+    ------
+    ConfigError
+        For options of a method that is none, or that it does not have.
     """
     known = {
         "scanpy DPT": ("dpt", "10 diffusion components, probes on them; depth is diffusion pseudotime itself, from the cell amid the earliest stage"),
@@ -109,10 +125,19 @@ def peer_methods(
         "CellTypist": ("celltypist", "trained on the stages of the training side, its own defaults; other endpoints follow from its probabilities"),
         "scVI-10D": ("scvi", "variational autoencoder of the counts, donors as batches, 10 latent dimensions; linear probes"),
     }  # fmt: skip
-    return {
-        name: PeerMethod(name, key, about, python, seconds, dict((options or {}).get(name, {})))
-        for name, (key, about) in known.items()
-    }
+    for name, given in (options or {}).items():
+        if name not in known:
+            raise ConfigError(unknown_name("peer", name, known))
+        able = _OPTIONS.get(known[name][0])
+        for option in given:
+            if able is not None and option not in (*able, "threads"):
+                raise ConfigError(unknown_name(f"option of {name}", option, (*able, "threads")))
+    found = {}
+    for name, (key, about) in known.items():
+        given = dict((options or {}).get(name, {}))
+        threads = int(given.pop("threads", 1))
+        found[name] = PeerMethod(name, key, about, python, seconds, given, threads)
+    return found
 
 
 @dataclass
@@ -133,11 +158,14 @@ class _FittedPeer:
 
     def say(self, cells: Cells) -> Said:
         found = self.arrays(cells)
+        began = time.perf_counter()
         if self.readouts is None:
-            return Said(self._from_stages(found["stages"], found["chance"]), found["latent"])
-        answers = self.readouts.answers(found["latent"])
+            answers = self._from_stages(found["stages"], found["chance"])
+        else:
+            answers = self.readouts.answers(found["latent"])
         if "depth" in found:
             answers["depth"] = Answer((), found["depth"].reshape(-1, 1))
+        self.seconds["say"] += time.perf_counter() - began
         return Said(answers, found["latent"])
 
     def _from_stages(self, stages: np.ndarray, chance: np.ndarray) -> dict[str, Answer]:
@@ -160,6 +188,12 @@ class _FittedPeer:
     def close(self) -> None:
         self.worker.close()
 
+    def __enter__(self) -> _FittedPeer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
 
 class _Worker:
     """The process, and the folder through which it is fed."""
@@ -168,18 +202,21 @@ class _Worker:
         self.method, self.asked = method, 0
         self.folder = Path(tempfile.mkdtemp(prefix="workbench-peer-"))
         self.errors = (self.folder / "stderr").open("wb")
-        one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+        limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+        given = {**dict.fromkeys(limits, str(method.threads)), "PYTHONHASHSEED": "0", "PYTHONPATH": ""}
+        # Otherwise it makes a folder in the home of whoever imports it.
+        given["CELLTYPIST_FOLDER"] = str(self.folder / "celltypist")
         python = str(method.python or sys.executable)
         # A copy: the folder of a script is the first place that its imports are looked for, and ours has modules of its own.
         script = shutil.copy(WORKER, self.folder)
         try:
             self.process = subprocess.Popen(
-                [python, str(script)],
+                [python, str(script), str(self.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
                 cwd=self.folder,
-                env={**os.environ, **one, "PYTHONHASHSEED": "0", "PYTHONPATH": ""},
+                env={**os.environ, **given},
                 start_new_session=True,
             )
         except OSError as error:
@@ -206,8 +243,9 @@ class _Worker:
         try:
             self.process.stdin.write((json.dumps({**request, "folder": str(self.folder)}) + "\n").encode())
             self.process.stdin.flush()
-        except OSError as error:
-            raise RuntimeError(f"its process ended: {self._last_words()}") from error
+        except OSError:
+            # It has ended; what it said before that, if anything, is read below.
+            pass
         line = self._line(time.monotonic() + self.method.seconds)
         told = json.loads(line)
         if told.get("error") == "missing":
@@ -234,16 +272,32 @@ class _Worker:
         return line
 
     def _last_words(self) -> str:
+        self._end_what_it_started()
         code = self.process.wait()
-        self.errors.flush()
         lines = (self.folder / "stderr").read_bytes().decode(errors="replace").strip().splitlines()
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
         return f"{how}{f', {lines[-1][:200]}' if lines else ''}"
 
+    def _end_what_it_started(self) -> None:
+        """Kill its group; its own exit status stays what it is if it ends within seconds."""
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            # Not reaped yet, its id is nobody else's.
+            if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                break
+            time.sleep(0.02)
+        self._kill()
+
+    def _kill(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # the second is what macOS says of a group that has ended
+            pass
+
     def close(self) -> None:
         if self.process.poll() is None:
             # Whatever it has started goes with it.
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self._kill()
             self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.errors):
             if stream is not None:
