@@ -97,7 +97,6 @@ def campaign(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
             "splits share no test cell.\n"
         )
         lines.append(_values(tables, str(kind), str(data)))
-        lines.append(_tally(tables, str(kind), str(data)))
     lines.append("\n### What it costs\n")
     lines.append(_costs(tables["campaign_costs"]))
     lines.append("\n### What was not run, and what to be careful with\n")
@@ -123,7 +122,8 @@ def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
         "monocyte against macrophage": "mono/macro",
     }
     heads = [f"{short.get(endpoint, endpoint)} {SHORT.get(metric, metric)}" for endpoint, metric in defined]
-    lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    lines = ["| method | " + " | ".join(heads) + " | ours wins / ties / loses |", "|---|" + "---|" * (len(heads) + 1)]
+    won = {row.method: f"{row.wins} / {row.ties} / {row.losses}" for row in kept("tally").itertuples()}
     values = summary.set_index(["method", "endpoint", "metric"])["value"]
     for method in dict.fromkeys(summary["method"]):
         cells = []
@@ -131,7 +131,9 @@ def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
             value = values[(method, *place)]
             mark = sign.get((method, *place), "")
             cells.append("–" if pd.isna(value) else f"{value:.2f}{' ' + mark if mark else ''}")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {method} | " + " | ".join(cells) + f" | {won.get(method, '') if any(c != '–' for c in cells) else ''} |"
+        )
     sd = summary.groupby(["endpoint", "metric"])["sd"].median()
     spread = ", ".join(
         f"{head} {sd[place]:.2f}" for head, place in zip(heads, defined, strict=True) if pd.notna(sd[place])
@@ -146,17 +148,6 @@ def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
 
 def _place(summary: pd.DataFrame, endpoint: str, metric: str) -> pd.DataFrame:
     return summary[(summary["endpoint"] == endpoint) & (summary["metric"] == metric)]
-
-
-def _tally(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
-    table = tables["tally"]
-    own = table[(table["kind"] == kind) & (table["data"] == data)]
-    said = "; ".join(
-        f"{row.method} {row.wins}/{row.ties}/{row.losses} (above on {row.above})"
-        for row in own.itertuples()
-        if row.wins + row.ties + row.losses
-    )
-    return f"\nWins / ties / losses of the anchor head, and on how many metrics it is above, surely or not: {said}.\n"
 
 
 def _costs(table: pd.DataFrame) -> str:

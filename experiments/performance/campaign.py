@@ -24,7 +24,7 @@ from workbench.config import make_config
 from workbench.extractor.algorithm import panel_expression
 from workbench.extractor.operator import thirds
 from workbench.extractor.weight_operators import weight_operators
-from workbench.manifold.ruler import load_ruler
+from workbench.manifold.ruler import Ruler, load_ruler
 from workbench.model.config import ModelConfig
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
@@ -48,6 +48,7 @@ class Ready:
     panel: tuple[str, ...]
     cells: Cells
     stage: np.ndarray
+    ruler: Ruler
     held: list[np.ndarray]
     blocks: Pooled | None
 
@@ -91,11 +92,12 @@ def prepare(sizes: Sizes, operators: bool) -> Ready:
     model = HookedScGPT(config, vocabulary).requires_grad_(False).eval()
     rng = np.random.default_rng(0)
     panel = tuple(f"GENE{i}" for i in np.sort(rng.choice(sizes["genes"], sizes["panel"], replace=False)))
-    stage = load_ruler("hematopoiesis").place([STAGES[i % len(STAGES)] for i in range(n)])[0]
+    ruler = load_ruler("hematopoiesis")
+    stage = ruler.place([STAGES[i % len(STAGES)] for i in range(n)])[0]
     held = [np.isin(np.arange(n) // len(STAGES) % 4, [i % 4]) for i in range(sizes["splits"])]
     cells = Cells(np.array([f"c{i:05d}" for i in range(n)]), panel, panel_expression(adata, panel))
     made = export(model, panel) if operators else None
-    return Ready(model, Tokenizer(adata, config, vocabulary), panel, cells, stage, held, made)
+    return Ready(model, Tokenizer(adata, config, vocabulary), panel, cells, stage, ruler, held, made)
 
 
 def export(model: HookedScGPT, panel: tuple[str, ...]) -> Pooled:
@@ -132,7 +134,7 @@ def campaign(ready: Ready, name: str, cells: Cells) -> np.ndarray:
         Probabilities of stages of the last split.
     """
     config = make_config(BenchmarkConfig, checkpoint="random", anchors={"min_cells": 2, "parts": 6})
-    method, ruler = own_methods(config, N_LAYERS)[name].method, load_ruler("hematopoiesis")
+    method = own_methods(config, N_LAYERS)[name].method
     for test in ready.held:
         sides = [
             Cells(
@@ -145,7 +147,9 @@ def campaign(ready: Ready, name: str, cells: Cells) -> np.ndarray:
             for rows in (~test, test)
         ]
         stage = ready.stage[~test]
-        train = Training(sides[0], stage, None, ruler, asked(stage, ruler, macrophages=False), 0, ready.blocks)
+        train = Training(
+            sides[0], stage, None, ready.ruler, asked(stage, ready.ruler, macrophages=False), 0, ready.blocks
+        )
         said = method.fit(train).say(sides[1])
     return said.answers["stage"].values
 

@@ -24,6 +24,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from threadpoolctl import threadpool_limits
 
 Sizes = dict[str, Any]
 Result = dict[str, np.ndarray]
@@ -130,7 +131,7 @@ def measure_here(side: Side, sizes: Sizes, toy: Sizes, at_least: float = 0) -> t
     side
         The side.
     sizes
-        Sizes of the measured run; ``threads`` is the number of torch's threads.
+        Sizes of the measured run; ``threads`` is the number of threads of torch, BLAS and OpenMP.
     toy
         Sizes of the warm-up, small enough to leave no memory behind that the measured run could use.
     at_least
@@ -156,11 +157,13 @@ def measure_here(side: Side, sizes: Sizes, toy: Sizes, at_least: float = 0) -> t
         cpu.append(time.process_time() - cpu_start)
         return value
 
-    with PeakGrowth() as peak:
-        value = timed()
-    while sum(seconds) < at_least:
-        del value
-        value = timed()
+    # Only now, when the warm-up has loaded every library that has threads of its own.
+    with threadpool_limits(sizes["threads"]):
+        with PeakGrowth() as peak:
+            value = timed()
+        while sum(seconds) < at_least:
+            del value
+            value = timed()
     figures = {
         "seconds": min(seconds),
         "cpu_seconds": min(cpu),

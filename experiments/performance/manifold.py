@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from common import Result, Side, Sizes, arguments, measure, serve, show, versions
-from threadpoolctl import threadpool_limits
 
 from workbench.manifold.dimension import correlation_dimension, likelihood, pca_local, two_nn
 from workbench.manifold.neighbors import find_neighbors
@@ -60,18 +59,16 @@ def prepare(sizes: Sizes) -> Ready:
     return x, np.ascontiguousarray(u[:, :2] * s[:2]), sizes
 
 
-def timed(parts: dict[str, Callable[[], float]], threads: int) -> np.ndarray:
+def timed(parts: dict[str, Callable[[], float]]) -> np.ndarray:
     """Value and seconds of each part, in the order of `PARTS`; NaN and 0 for one that is not there.
 
     Parameters
     ----------
     parts
         By name.
-    threads
-        Of BLAS and OpenMP.
     """
     found = np.full((len(PARTS), 2), [np.nan, 0.0])
-    with threadpool_limits(threads), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, part in parts.items():
             start = time.perf_counter()
@@ -103,8 +100,7 @@ def ours(ready: Ready) -> np.ndarray:
             "local PCA": lambda: float(pca_local(x, kept[0]).mean()),
             "correlation integral": lambda: correlation_dimension(x, kept[0], k1=sizes["k1"], k2=sizes["k"], n_radii=2),
             "trustworthiness": lambda: float(trustworthiness(x, y, sizes["trust_k"]).mean()),
-        },
-        sizes["threads"],
+        }
     )
 
 
@@ -128,8 +124,7 @@ def peer(ready: Ready) -> np.ndarray:
             "local PCA": lambda: skdim.lPCA().fit_pw(x, n_neighbors=k).dimension_pw_.mean(),
             "correlation integral": lambda: skdim.CorrInt(k1=sizes["k1"], k2=k).fit(x).dimension_,
             "trustworthiness": lambda: manifold.trustworthiness(x, y, n_neighbors=sizes["trust_k"]),
-        },
-        sizes["threads"],
+        }
     )
 
 
