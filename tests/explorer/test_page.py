@@ -19,7 +19,8 @@ POLICY = (
 )
 ASKING = """
 <script type="module">
-%s
+const module = new Blob([JSON.parse(document.getElementById("module").textContent)], { type: "text/javascript" });
+const { render } = (await import(URL.createObjectURL(module))).default;
 const data = JSON.parse(document.getElementById("data").textContent);
 const handlers = [];
 const model = {
@@ -196,11 +197,22 @@ def test_nothing_is_wider_than_a_narrow_page(browser_page, path):
     assert shown.page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-@pytest.fixture
-def live_page(browser_page, data, session, tmp_path):
+# As anywidget does, the module comes from a blob; the second page is as strict as the one in which VS Code shows a notebook's outputs.
+NOTEBOOKS = {
+    "JupyterLab": '<body data-jp-theme-light="true">',
+    "VS Code": "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline' blob:; "
+    'style-src \'unsafe-inline\'; img-src data:"><body class="vscode-dark">',
+}
+
+
+@pytest.fixture(params=list(NOTEBOOKS))
+def live_page(request, browser_page, data, session, tmp_path):
     shown = replace(data, maps=(*data.maps, session.to_map()), live=session.settings())
-    inline = json.dumps(shown.to_dict()).replace("<", "\\u003c")
-    page = f'<meta charset="utf-8"><div id="root"></div><script type="application/json" id="data">{inline}</script>{ASKING % script()}'
+    held = "".join(
+        f'<script type="application/json" id="{name}">{json.dumps(what).replace("<", chr(92) + "u003c")}</script>'
+        for name, what in (("data", shown.to_dict()), ("module", script()))
+    )
+    page = f'<meta charset="utf-8">{NOTEBOOKS[request.param]}<div id="root"></div>{held}{ASKING}'
     (tmp_path / "live.html").write_text(page)
     asked = []
 
