@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
+from processes import context, needs_processes, start
 
 from workbench.errors import ArtifactError, ConfigError, OutputError
 from workbench.files import digest, read_json, write_text
@@ -23,7 +24,6 @@ from workbench.sweep import BACKENDS, Task, claim_folder, read_sweep, rows_file,
 
 IDENTITY = {"seed": 1, "cells": {"number": 7, "hash": "abc"}, "metrics": ["a", "b"]}
 LOCAL = ["sequential", "threading", pytest.param("loky", marks=pytest.mark.slow)]
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 class Broken(RuntimeError):
@@ -163,48 +163,44 @@ def test_a_grid_may_grow_shrink_and_change_its_order(folder, log, expected):
     assert calls(log) == Counter(range(6))
 
 
-@needs_fork
-def test_a_task_that_another_process_holds_is_left_to_it(folder, log, expected):
+def hold(folder, log, key, started, finishes):
+    """Hold a task's lock, and do the task or wait to be killed."""
+    with FileLock((folder / "locks").joinpath(f"{digest(key)}.lock")):
+        write_text(started, "")
+        time.sleep(0.3 if finishes else 60)
+        rows = work(log, 2)
+        rows.to_parquet(folder / "part", index=False)
+        rows_file(folder, key).parent.mkdir(exist_ok=True)
+        os.replace(folder / "part", rows_file(folder, key))
+
+
+def held(folder, log, tasks, *, finishes):
     claim_folder(folder, IDENTITY)
-    tasks = make_tasks(log)
-    started, process = folder / "started", os.fork()
-    if process == 0:
-        try:
-            with FileLock((folder / "locks").joinpath(f"{digest(tasks[2].key)}.lock")):
-                write_text(started, "")
-                time.sleep(0.3)
-                rows = work(log, 2)
-                rows.to_parquet(folder / "part", index=False)
-                rows_file(folder, tasks[2].key).parent.mkdir(exist_ok=True)
-                os.replace(folder / "part", rows_file(folder, tasks[2].key))
-        finally:
-            os._exit(0)
-    while not started.exists():
+    process = start(hold, folder, log, tasks[2].key, folder / "started", finishes)
+    while not (folder / "started").exists():
+        assert process.is_alive()
         time.sleep(0.001)
+    return process
+
+
+@needs_processes
+def test_a_task_that_another_process_holds_is_left_to_it(folder, log, expected):
+    tasks = make_tasks(log)
+    process = held(folder, log, tasks, finishes=True)
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
-    os.waitpid(process, 0)
+    process.join()
     assert calls(log) == Counter(range(6))
 
 
-@needs_fork
+@needs_processes
 def test_a_task_whose_holder_dies_is_done_by_another(folder, log, expected):
-    claim_folder(folder, IDENTITY)
     tasks = make_tasks(log)
-    started, process = folder / "started", os.fork()
-    if process == 0:
-        try:
-            with FileLock((folder / "locks").joinpath(f"{digest(tasks[2].key)}.lock")):
-                write_text(started, "")
-                time.sleep(60)
-        finally:
-            os._exit(0)
-    while not started.exists():
-        time.sleep(0.001)
-    killer = threading.Timer(0.2, os.kill, (process, signal.SIGKILL))
+    process = held(folder, log, tasks, finishes=False)
+    killer = threading.Timer(0.2, process.kill)
     killer.start()
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
     killer.join()
-    os.waitpid(process, 0)
+    process.join()
     assert calls(log) == Counter(range(6))
 
 
@@ -216,57 +212,53 @@ def test_the_lock_file_of_a_dead_process_holds_up_nobody(folder, log, expected, 
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
 
 
-def in_children(n, what):
+def in_children(n, what, *args):
     """Processes that do it at the same moment; their exit codes: 0 done, 2 refused, 1 anything else."""
-    start, children = time.time() + 0.05, []
-    for i in range(n):
-        process = os.fork()
-        if process == 0:
-            code = 1
-            try:
-                time.sleep(max(0, start - time.time()))
-                what(i)
-                code = 0
-            except OutputError:
-                code = 2
-            finally:
-                os._exit(code)
-        children.append(process)
-    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in children]
+    together = context().Barrier(n)
+    children = [start(together_with, together, what, i, *args) for i in range(n)]
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
 
 
-@needs_fork
+def together_with(others, what, *args):
+    others.wait(60)
+    try:
+        what(*args)
+    except OutputError:
+        sys.exit(2)
+
+
+def share(i, folder, tasks):
+    sweep(folder, tasks)
+
+
+def claim(i, folder, same):
+    claim_folder(folder, IDENTITY if same else {"seed": i})
+    (folder / "rows").mkdir(exist_ok=same)
+
+
+@needs_processes
 def test_processes_that_share_a_folder_share_the_work(folder, log, expected):
     tasks = make_tasks(log, 24, pause=0.001)
-    assert in_children(3, lambda i: sweep(folder, tasks)) == [0, 0, 0]
+    assert in_children(3, share, folder, tasks) == [0, 0, 0]
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected(24))
     assert calls(log) == Counter(range(24))
 
 
-@needs_fork
+@needs_processes
 def test_of_several_sweeps_that_claim_a_folder_at_once_one_gets_it(tmp_path):
     for attempt in range(10):
         folder = tmp_path / str(attempt)
-
-        def claim(i, folder=folder):
-            claim_folder(folder, {"seed": i})
-            (folder / "rows").mkdir()
-
-        codes = in_children(4, claim)
+        codes = in_children(4, claim, folder, False)
         assert sorted(codes) == [0, 2, 2, 2]
         assert read_json(folder / "sweep.json") == {"seed": codes.index(0)}
 
 
-@needs_fork
+@needs_processes
 def test_the_same_sweep_may_start_twice_at_once(tmp_path):
     for attempt in range(10):
-        folder = tmp_path / str(attempt)
-
-        def claim(i, folder=folder):
-            claim_folder(folder, IDENTITY)
-            (folder / "rows").mkdir(exist_ok=True)
-
-        assert in_children(4, claim) == [0] * 4
+        assert in_children(4, claim, tmp_path / str(attempt), True) == [0] * 4
 
 
 # Interruptions
@@ -334,25 +326,21 @@ class Attempts:
         assert set().union(*map(calls, self.logs)) == set(range(n))
 
 
-@needs_fork
+@needs_processes
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_sweep_that_is_killed_again_and_again_ends_the_same(folder, tmp_path, expected, seed):
     n, attempts, rng, cut = 30, Attempts(folder, tmp_path), random.Random(seed), []
     plain = make_tasks(tmp_path, n)
     while len(finished(folder, plain)) < n - 5:
         log = attempts.log(plain)
-        process = os.fork()
-        if process == 0:
-            try:
-                sweep(folder, [Task(task.key, (str(log), i, 0.02)) for i, task in enumerate(plain)])
-            finally:
-                os._exit(0)
+        process = start(sweep, folder, [Task(task.key, (str(log), i, 0.02)) for i, task in enumerate(plain)])
         while not calls(log):
+            assert process.is_alive()
             time.sleep(0.001)
         # Any moment of about seven tasks.
         time.sleep(rng.uniform(0, 0.15))
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        process.kill()
+        process.join()
         cut.append(len(finished(folder, plain)))
     assert len(cut) > 1, "killed more than once"
     log = attempts.log(plain)
@@ -372,12 +360,12 @@ def test_other_processes_that_are_killed_and_resumed_end_the_same(folder, tmp_pa
     n, attempts, rng = 30, Attempts(folder, tmp_path), random.Random(5)
     tasks, killed = make_tasks(tmp_path, n), 0
 
-    def start():
+    def begin():
         log = attempts.log(tasks)
         return log, start_process(folder, log, n, backend)
 
     for _ in range(4):
-        log, process = start()
+        log, process = begin()
         while not calls(log) and process.poll() is None:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.3))
@@ -385,7 +373,7 @@ def test_other_processes_that_are_killed_and_resumed_end_the_same(folder, tmp_pa
         process.kill()
         process.wait()
     assert killed
-    assert start()[1].wait() == 0
+    assert begin()[1].wait() == 0
     found = sweep(folder, tasks)
     pd.testing.assert_frame_equal(found, expected(n))
     attempts.assert_nothing_is_done_twice(n)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 
 import numpy as np
 import pytest
 from helpers import genes, tiny_cells, tiny_model
+from processes import needs_processes, start
 
 from workbench.capture import GenePairSink, MemorySink, MomentsSink, Only, ShardSink, capture, read_shards
 from workbench.errors import ArtifactError
@@ -65,9 +64,13 @@ def cells():
     return tiny_cells(N_CELLS, seed=7)
 
 
+def groups_of(cells):
+    return {cell: i % 3 for i, cell in enumerate(cells.obs_names)}
+
+
 @pytest.fixture(scope="module")
 def groups(cells):
-    return {cell: i % 3 for i, cell in enumerate(cells.obs_names)}
+    return groups_of(cells)
 
 
 class Run:
@@ -185,25 +188,23 @@ def test_a_finished_capture_is_not_run_again(run, whole):
     assert_same(run.results(), whole)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def go_slowly(folder):
+    cells = tiny_cells(N_CELLS, seed=7)
+    Run(tiny_model(seed=1), cells, groups_of(cells), folder).go(pause=0.01)
+
+
+@needs_processes
 def test_a_killed_capture_ends_the_same(run, whole):
-    process = os.fork()
-    if process == 0:
-        try:
-            run.go(pause=0.01)
-        finally:
-            os._exit(0)
+    process = start(go_slowly, run.folder)
     state = run.folder / "shards" / "capture-state.safetensors"
-    gone = 0
-    while not state.exists() and not gone:
-        gone, _ = os.waitpid(process, os.WNOHANG)
+    while not state.exists():
+        assert process.is_alive(), "the capture ended before it saved anything"
         time.sleep(0.001)
-    assert not gone, "the capture ended before it saved anything"
     # 15 batches x 5 hooks x 10 ms: any moment of what is left.
     delay = random.uniform(0, 0.6)
     time.sleep(delay)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+    process.kill()
+    process.join()
     report = run.go()
     assert report.resumed_at >= SAVE and report.resumed_at % SAVE in (0, N_CELLS % SAVE)
     assert_same(run.results(), whole)
