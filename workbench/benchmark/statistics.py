@@ -20,7 +20,7 @@ _WHERE = ["kind", "data"]
 _WHAT = ["endpoint", "metric", "better"]
 _DRAWS, _FEWEST_DONORS = 2000, 4
 # Six pairs are the fewest with which a two-sided signed-rank test can come to 0.05: 2 / 2^6 = 0.031.
-_FEWEST_SPLITS = 6
+FEWEST_SPLITS = 6
 
 
 def summarise(scores: pd.DataFrame, methods: pd.DataFrame) -> pd.DataFrame:
@@ -267,9 +267,9 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame) -> list[str]:
         there = own[(own["kind"] == kind) & (own["data"] == data)]
         metrics, smallest = len(there[["endpoint", "metric"]].drop_duplicates()), 2.0 ** (1 - n)
         needed = ceil(metrics * smallest / ALPHA)
-        if n < _FEWEST_SPLITS:
+        if n < FEWEST_SPLITS:
             said.append(
-                f"{who}: {n} split(s) cannot reach p <= {ALPHA} in a two-sided signed-rank test ({_FEWEST_SPLITS} are the "
+                f"{who}: {n} split(s) cannot reach p <= {ALPHA} in a two-sided signed-rank test ({FEWEST_SPLITS} are the "
                 "fewest): every outcome is a tie."
             )
         elif needed > 1:
