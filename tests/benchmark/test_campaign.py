@@ -54,6 +54,8 @@ def test_a_campaign_leaves_every_table_and_figure(campaign):
         "campaign_costs",
     }
     assert names <= {path.stem for path in (out / "tables").glob("*.csv")}
+    # Named by their files, wherever those lie.
+    assert set(table(out, "splits")["data"]) == {"cells.h5ad", "other.h5ad"}
     figures = {path.stem for path in (out / "figures").glob("*.html")}
     kinds = ("", "_transfer")
     assert {f"benchmark_{what}{kind}" for what in ("endpoints", "differences", "tally") for kind in kinds} <= figures
@@ -241,6 +243,7 @@ def test_a_second_run_does_nothing_again(campaign, tmp_path):
     assert (out / "tables" / "scores.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_another_seed_or_ours_runs_what_depends_on_it(campaign, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(campaign.out, out)

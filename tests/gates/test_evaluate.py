@@ -51,6 +51,7 @@ def test_a_planted_head_passes_the_first_six(internal, planted_matrix, world, ad
     assert found[NULL_RULER].value == 0.05 and "the meaningless ruler fails" in found[NULL_RULER].note
 
 
+@pytest.mark.slow
 def test_a_ruler_with_exchanged_stages_fails_gate_six(internal, planted_matrix, world, adaptor):
     """At p = 0.05 one of six may pass by chance."""
     pool, passed = pool_of(internal, planted_matrix), 0

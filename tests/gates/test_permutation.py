@@ -54,6 +54,7 @@ def test_what_follows_the_ruler_is_found_at_the_smallest_p():
     assert found.p == 1 / 2001 and found.spearman > 0.5
 
 
+@pytest.mark.slow
 def test_p_is_uniform_where_labels_mean_nothing():
     p = [blocked_permutation(*case(n=30, seed=s), draws=199, seed=s).p for s in range(120)]
     assert stats.kstest(p, "uniform").pvalue > 0.01

@@ -92,6 +92,7 @@ def test_everything_a_reader_needs_is_written_and_says_planted(done):
     assert names <= {path.stem for path in (done.out / "figures").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_effective_configuration_gives_the_same_run(done, tmp_path):
     again = run_gates(read_config(done.out / "config.yaml", GatesConfig), tmp_path / "again")
     pd.testing.assert_frame_equal(gates(again), gates(done))
@@ -100,6 +101,7 @@ def test_the_effective_configuration_gives_the_same_run(done, tmp_path):
 # Going on
 
 
+@pytest.mark.slow
 def test_finished_work_is_kept_and_changed_settings_are_done_again(config, done, tmp_path):
     out = tmp_path / "run"
     run_gates(settings(config, "screen=false"), out)
@@ -115,6 +117,7 @@ def test_finished_work_is_kept_and_changed_settings_are_done_again(config, done,
     assert not gates(other)["value"].equals(gates(done)["value"])
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(config, done, tmp_path):
     again = run_gates(settings(config), tmp_path / "run", Backend("threading", 2))
     pd.testing.assert_frame_equal(gates(again), gates(done))
@@ -212,6 +215,7 @@ def test_what_is_wrong_is_one_line(config, folder, tmp_path, capsys, more, said)
     assert len(lines) == 1 and said in lines[0]
 
 
+@pytest.mark.slow
 def test_attention_operators_come_from_the_internal_cells(config, tmp_path):
     result = run_gates(settings(config, "operator=attention", "screen=false"), tmp_path / "run")
     assert set(result.gates["panel"]) == {"internal", "external", "zero_shot", "off_graph"}

@@ -129,6 +129,7 @@ def test_gates_are_judged_beside_every_control_and_stand_on_the_card(made):
     assert 'id="figure-gates"' in (made.out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_gates_of_chosen_heads_are_not_applicable(made, few_null_rulers, tmp_path):
     chain = Chain(read_config(made.path, RunConfig, ["adaptor.feature_map=topk", "adaptor.top=2"]), tmp_path)
     shutil.copy(made.out / "tables" / "cells.csv", tmp_path)
@@ -203,6 +204,7 @@ def test_splits_and_heads_are_chosen_by_training_cells(made):
         head_of(chain, "L9H9")
 
 
+@pytest.mark.slow
 def test_an_operator_of_the_checkpoint_has_no_stability_over_cells(made, tmp_path):
     config = read_config(made.path, RunConfig, ["operator=ov", "factors.n=3", "compaction.ranks=[2]"])
     run(config, tmp_path, parts=("factors",))

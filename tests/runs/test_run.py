@@ -214,6 +214,7 @@ def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_another_width_reruns_what_depends_on_it(first, again):
     assert again("adaptor.k=2") == ["cells", "operators", "untrained", "drift"]
     latent = pd.read_csv(again.out / "tables" / "latent.csv")
@@ -223,6 +224,7 @@ def test_another_width_reruns_what_depends_on_it(first, again):
     assert again("adaptor.k=2") == STAGES
 
 
+@pytest.mark.slow
 def test_another_feature_map_is_really_used(again):
     kept = again("adaptor.feature_map=single", "adaptor.layer=2", "adaptor.head=1")
     assert kept == ["cells", "operators", "untrained", "drift"]

@@ -153,7 +153,7 @@ class BenchmarkChain:
         splits = make_splits(units, kind, config.splits.n, config.splits.test_share, config.seed)
         splits += [Split(f"to {name}", TRANSFER, frozenset(), disjoint=True, panel=name) for name in config.transfer]
         told = [{**asdict(one), "held": sorted(one.held)} for one in splits]
-        names = {name: cells.uns["workbench"]["name"] for name, cells in self.cells.items()}
+        names = _names({name: str(cells.uns["workbench"]["name"]) for name, cells in self.cells.items()})
         genes = self._union(self._pool(INTERNAL), splits)
         found = {"data": names, "splits": told, "units": units, "kind": kind, "genes": genes}
         write_json(folder / SPLITS, {**found, "n_layers": self.model.config.n_layers})
@@ -357,3 +357,9 @@ class BenchmarkChain:
 
     def _write(self, name: str, table: pd.DataFrame) -> None:
         write_text(self.tables / f"{name}.csv", table.to_csv(index=False))
+
+
+def _names(paths: dict[str, str]) -> dict[str, str]:
+    """Names of files without their folders, unless two of them are the same."""
+    short = {name: Path(path).name for name, path in paths.items()}
+    return short if len(set(short.values())) == len(short) else paths
