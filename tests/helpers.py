@@ -262,3 +262,12 @@ def require_upstream(module: str) -> types.ModuleType:
     finally:
         for name in stubs:
             del sys.modules[name]
+
+
+def load_script(name: str) -> types.ModuleType:
+    """A file of experiments/ as a module."""
+    path = Path(__file__).resolve().parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

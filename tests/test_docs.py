@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import load_script
 
 import workbench
 from workbench import errors
@@ -168,10 +168,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("paper_table", ROOT / "experiments" / "paper_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("paper_table")
 
 
 def made_up_run(folder: Path, *, controls: bool = True) -> Path:

@@ -65,8 +65,8 @@ class Pooled:
         return N_LAYERS, N_HEADS
 
     def head(self, layer: int, head: int) -> np.ndarray:
-        """None is at hand."""
-        raise NotImplementedError
+        """None is at hand; a method that asks for one could not be measured here."""
+        raise LookupError(f"L{layer}H{head}: only means over blocks of layers are at hand.")
 
     def mean(self, layers: Sequence[int]) -> np.ndarray:
         """Mean over the heads of some layers."""

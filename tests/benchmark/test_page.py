@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import load_script
 
 from workbench.benchmark.statistics import FEWEST_SPLITS
 from workbench.errors import ArtifactError
@@ -19,10 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def page():
-    spec = importlib.util.spec_from_file_location("benchmark_page", ROOT / "experiments" / "benchmark_page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.page
+    return load_script("benchmark_page").page
 
 
 @pytest.fixture(scope="module")

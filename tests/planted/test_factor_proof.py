@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import load_script
 
 from workbench.planted.cells import make_world
 from workbench.planted.checkpoint import plant_world
@@ -50,9 +50,7 @@ def test_planted_factors_are_found_and_the_controls_lose():
 
 
 def test_the_page_counts_what_it_is_given():
-    spec = importlib.util.spec_from_file_location("planted_extraction", ROOT / "experiments" / "planted_extraction.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("planted_extraction")
     rows = [
         {
             **{"seed": seed, "operator": "qk", "feature_map": name, "residualised": value + 0.01 * seed},
