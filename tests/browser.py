@@ -1,7 +1,8 @@
-"""A headless browser for tests that click: skipped, with the reason, where there is none."""
+"""A headless browser for tests that click: skipped, with the reason, where there is none, and failed where CI is set."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip(f"needs a browser on the PATH: {', '.join(BROWSERS)}")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs a browser on the PATH: {', '.join(BROWSERS)}")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 from figures import synthetic
 
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.figures.style import dressed
 from workbench.report import report_run, write_figures
 

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from workbench.errors import OutputError
 from workbench.figures import page
-from workbench.figures.gallery import Request, drawn, read_tables, write_index
+from workbench.figures.requests import Request, drawn, read_tables, write_index
 from workbench.figures.style import number
 from workbench.files import write_text
 

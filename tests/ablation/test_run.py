@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from workbench.ablation import run as run_module
+from workbench.ablation import sweeping
 from workbench.ablation.edits import ablated
 from workbench.ablation.metrics import Metric
 from workbench.ablation.reference import build_reference
@@ -105,13 +105,13 @@ def config(made):
 @pytest.fixture
 def evaluations(monkeypatch):
     """Row numbers of every block of cells that is evaluated."""
-    evaluate, found = run_module.evaluate, []
+    evaluate, found = sweeping.evaluate, []
 
     def counted(study, grid, rows):
         found.append(tuple(rows))
         return evaluate(study, grid, rows)
 
-    monkeypatch.setattr(run_module, "evaluate", counted)
+    monkeypatch.setattr(sweeping, "evaluate", counted)
     return found
 
 

@@ -14,9 +14,10 @@ from benchmark.conftest import METHODS, synthetic_cells, write
 from workbench.benchmark.bench import INTERNAL, Bench, replaced_by_noise
 from workbench.benchmark.campaign import attempted, audit
 from workbench.benchmark.embeddings import OnPanel
-from workbench.benchmark.methods import Listed, dense, own_methods, permuted, three_layers
+from workbench.benchmark.methods import Listed, own_methods, three_layers
 from workbench.benchmark.protocol import NotRunError, OutOfTimeError
 from workbench.benchmark.readouts import Encoder, Represented
+from workbench.benchmark.representations import dense, permuted
 from workbench.benchmark.run import run_benchmark
 from workbench.benchmark.settings import BenchmarkConfig
 from workbench.cli import main

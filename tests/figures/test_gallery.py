@@ -12,7 +12,8 @@ from figures import synthetic
 from workbench.cli import main
 from workbench.errors import OutputError
 from workbench.figures.again import draw_again, listing
-from workbench.figures.gallery import GALLERY, Request, write_index
+from workbench.figures.gallery import GALLERY
+from workbench.figures.requests import Request, write_index
 from workbench.figures.style import DARK, INK, in_dark
 from workbench.report import report_run
 

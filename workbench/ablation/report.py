@@ -14,11 +14,12 @@ import yaml
 from workbench.ablation.build import Prepared
 from workbench.ablation.effects import top_heads
 from workbench.ablation.grid import describe_grid, identity
-from workbench.ablation.run import AblationResult, FromConfig, make_tasks, opened, refuse_early, run_ablation
+from workbench.ablation.run import AblationResult, refuse_early, run_ablation
 from workbench.ablation.sites import Ablation
+from workbench.ablation.sweeping import FromConfig, make_tasks, opened
 from workbench.cells.datasets import content_hash
 from workbench.config import absolute
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.files import plain, read_json, write_json, write_text
 from workbench.model.hooked import HookedScGPT
 from workbench.provenance import describe_model, manifest, pairs

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import numpy as np
-import pandas as pd
-from jaxtyping import Float
-from sklearn.decomposition import PCA, TruncatedSVD
 
 from workbench.benchmark.embeddings import AVERAGE, CLS
-from workbench.benchmark.protocol import Cells, Method, NotRunError, Training
-from workbench.benchmark.readouts import Encoder, Represented
+from workbench.benchmark.protocol import Method
+from workbench.benchmark.readouts import Represented
+from workbench.benchmark.representations import (
+    RANKS,
+    SPARSE,
+    WIDTH,
+    cell_head,
+    compact,
+    controlled,
+    embedded,
+    let,
+    let_on_stream,
+    mapped,
+    permuted,
+    principal,
+    raw,
+    singular,
+    untrained_map,
+)
 from workbench.benchmark.settings import BenchmarkConfig
-from workbench.cells.anchors import Anchors, make_anchors
-from workbench.errors import EvaluationError
-from workbench.extractor.adaptor import LETAdaptor
-from workbench.extractor.algorithm import fold
-from workbench.extractor.cell_adaptor import CellAdaptor, hybrid_sweep
-from workbench.extractor.controls import COEXPRESSION, CONTROLS, IDENTITY, control
-from workbench.extractor.operator import Head, feature_map, head_name, screen_weights
-from workbench.factors.compaction import FOLDED, REFERENCE, variants
-from workbench.files import digest
-from workbench.manifold.holdout import head_scores, random_splits
-from workbench.seeds import generator, key
+from workbench.extractor.cell_adaptor import hybrid_sweep
+from workbench.extractor.controls import COEXPRESSION, CONTROLS, IDENTITY
 
 EXTRACTED, COMPACT, CONTROL, BASELINE, SCGPT, LAYERS, PEER = GROUPS = (
     "extracted", "compact", "control", "baseline", "scGPT", "layers", "peer",
 )  # fmt: skip
 ANCHOR_HEAD, UNTRAINED, PERMUTED_LABELS = "anchor head", "an untrained model", "labels permuted"
 WITH_MLP = "scGPT cls, 3-layer MLP"
-_HOLDOUTS, _RANKS, _WIDTH, _HIDDEN = 8, (64, 16), 10, (64,)
-_SPARSE = {"n_factors": 16, "n_read": 60, "n_write": 60}
-
-Matrix = Callable[[Training], np.ndarray]
+_HIDDEN = (64,)
 
 
 @dataclass(frozen=True)
@@ -75,16 +72,16 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
         Of the model.
     """
     what = config.adaptor.name
-    let = partial(_let, config)
+    on = partial(let, config)
     found = {
         ANCHOR_HEAD: Listed(
-            Represented(partial(let, partial(mapped, config))),
+            Represented(partial(on, partial(mapped, config))),
             EXTRACTED,
             f"LET on {what}, fitted to anchors; linear probes",
             shared=True,
         ),
         "cell head": Listed(
-            Represented(partial(_cell_head, config, {})), EXTRACTED, f"LET on {what}, trained on cells", shared=True
+            Represented(partial(cell_head, config, {})), EXTRACTED, f"LET on {what}, trained on cells", shared=True
         ),
     }
     if config.cell_heads.hybrid:
@@ -92,15 +89,15 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
         for kind in ("strong", "conservative"):
             one = next(sweep for sweep in hybrid_sweep() if kind in sweep["name"])
             found[f"{one['name']} head"] = Listed(
-                Represented(partial(_cell_head, config, one["parameters"])),
+                Represented(partial(cell_head, config, one["parameters"])),
                 EXTRACTED,
                 "cell head with terms for the topology of the stages",
                 shared=True,
             )
-    sparse = f"hard sparse, {_SPARSE['n_factors']} x ({_SPARSE['n_read']} + {_SPARSE['n_write']})"
-    for name in ("single head", *(f"rank {rank}" for rank in _RANKS), sparse):
+    sparse = f"hard sparse, {SPARSE['n_factors']} x ({SPARSE['n_read']} + {SPARSE['n_write']})"
+    for name in ("single head", *(f"rank {rank}" for rank in RANKS), sparse):
         found[name] = Listed(
-            Represented(partial(_compact, config, name)),
+            Represented(partial(compact, config, name)),
             COMPACT,
             "LET on the head that a screen of training anchors puts first"
             + ("" if name == "single head" else f", {name}"),
@@ -108,20 +105,20 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
         )
     for name in CONTROLS:
         found[f"LET on {name}"] = Listed(
-            Represented(partial(let, partial(controlled, config, name))),
+            Represented(partial(on, partial(controlled, config, name))),
             CONTROL,
             "the anchor head with the operator replaced",
             # These two need nothing of the operator, not even its size.
             shared=name not in (IDENTITY, COEXPRESSION),
         )
     found[f"LET on {UNTRAINED}"] = Listed(
-        Represented(partial(let, partial(untrained_map, config))),
+        Represented(partial(on, partial(untrained_map, config))),
         CONTROL,
         "the anchor head on operators of a model of the same shape that was never trained",
         shared=True,
     )
     found[f"anchor head, {PERMUTED_LABELS}"] = Listed(
-        Represented(partial(let, partial(mapped, config)), relabel=permuted),
+        Represented(partial(on, partial(mapped, config)), relabel=permuted),
         CONTROL,
         "fitted to training labels that were permuted: what chance gives",
         shared=True,
@@ -129,8 +126,8 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
     found |= {
         "raw log1p": Listed(Represented(raw), BASELINE, "log-normalised expression of the panel; linear probes"),
         "raw log1p, small MLP": Listed(Represented(raw, _HIDDEN), BASELINE, f"one hidden layer of {_HIDDEN[0]}"),
-        f"PCA-{_WIDTH}": Listed(Represented(principal), BASELINE, "principal components of the training side"),
-        f"SVD-{_WIDTH}": Listed(Represented(singular), BASELINE, "singular vectors of the training side, not centred"),
+        f"PCA-{WIDTH}": Listed(Represented(principal), BASELINE, "principal components of the training side"),
+        f"SVD-{WIDTH}": Listed(Represented(singular), BASELINE, "singular vectors of the training side, not centred"),
     }
     for name in (CLS, AVERAGE):
         said = "<cls> after the last layer" if name == CLS else "mean over the gene tokens after the last layer"
@@ -145,7 +142,7 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
         )
     for layer in range(n_layers):
         found[f"LET on residual stream {layer}"] = Listed(
-            Represented(partial(_let_on_stream, config, f"{AVERAGE} {layer}")),
+            Represented(partial(let_on_stream, config, f"{AVERAGE} {layer}")),
             LAYERS,
             f"LET on the mean over gene tokens after layer {layer}; linear probes",
             forward=True,
@@ -162,262 +159,3 @@ def three_layers(width: int) -> tuple[int, ...]:
         Of the embedding.
     """
     return max(width // 2, 2), max(width // 4, 2)
-
-
-# Representations
-
-
-def raw(train: Training) -> Encoder:
-    """Expression itself.
-
-    Parameters
-    ----------
-    train
-        The training side.
-    """
-    return Encoder(dense, 0)
-
-
-def dense(cells: Cells) -> Float[np.ndarray, "cell gene"]:
-    """Expression of the panel as an array.
-
-    Parameters
-    ----------
-    cells
-        Any.
-    """
-    return np.asarray(cells.expression.todense(), dtype=np.float64)
-
-
-def principal(train: Training) -> Encoder:
-    """Principal components of the training side.
-
-    Parameters
-    ----------
-    train
-        The training side.
-    """
-    x = dense(train.cells)
-    pca = PCA(min(_WIDTH, *x.shape), random_state=key(train.seed, "pca") % 2**32).fit(x)
-    return Encoder(lambda cells: pca.transform(dense(cells)), pca.components_.size + pca.mean_.size)
-
-
-def singular(train: Training) -> Encoder:
-    """Leading right singular vectors of the training side, not centred.
-
-    Parameters
-    ----------
-    train
-        The training side.
-    """
-    wide = train.cells.expression.astype(np.float64)
-    svd = TruncatedSVD(min(_WIDTH, min(wide.shape) - 1), random_state=key(train.seed, "svd") % 2**32).fit(wide)
-    return Encoder(lambda cells: svd.transform(cells.expression.astype(np.float64)), svd.components_.size)
-
-
-def embedded(name: str, train: Training) -> Encoder:
-    """A frozen embedding of scGPT.
-
-    Parameters
-    ----------
-    name
-        Of the embedding.
-    train
-        The training side.
-
-    Raises
-    ------
-    NotRunError
-        If the campaign has no such embedding.
-    """
-    if name not in train.cells.embeddings:
-        raise NotRunError(f"the campaign has no embedding '{name}'")
-    return Encoder(lambda cells: cells.embeddings[name].astype(np.float64), 0)
-
-
-def anchors_of(config: BenchmarkConfig, train: Training) -> Anchors:
-    """Anchors of the training side.
-
-    Parameters
-    ----------
-    config
-        With ``anchors`` and ``seed``.
-    train
-        The training side.
-    """
-    columns = {"stage": train.stage, "donor": train.donor, "tissue": train.tissue, "cell_type": train.cell_type}
-    obs = pd.DataFrame({k: v for k, v in columns.items() if v is not None}, index=train.cells.names)
-    settings = config.anchors
-    return make_anchors(
-        train.cells.expression,
-        obs,
-        min_cells=settings.min_cells,
-        parts=settings.parts,
-        weights=settings.weights,
-        seed=config.seed,
-    )
-
-
-def _let(config: BenchmarkConfig, make: Matrix, train: Training) -> Encoder:
-    """LET on the feature map that `make` gives, folded with it."""
-    matrix, anchors = make(train), anchors_of(config, train)
-    head = LETAdaptor(**config.adaptor.parameters()).fit(
-        anchors.centroids @ matrix, train.ruler.distances[np.ix_(anchors.stage, anchors.stage)], anchors.weights
-    )
-    encode, offset = fold(matrix, head.encoder_, head.bias_)
-    return _folded(encode, offset, head.encoder_.size + head.bias_.size)
-
-
-def _folded(encode: np.ndarray, offset: np.ndarray, n_parameters: int) -> Encoder:
-    return Encoder(lambda cells: np.asarray(cells.expression @ encode) + offset, n_parameters)
-
-
-def _let_on_stream(config: BenchmarkConfig, name: str, train: Training) -> Encoder:
-    """LET on a frozen embedding: anchors are means of embeddings, as means of expression are."""
-    frozen = embedded(name, train)
-    x = frozen.encode(train.cells)
-    import scipy.sparse as sp
-
-    wide = replace(train, cells=replace(train.cells, expression=sp.csr_matrix(x)))
-    anchors = anchors_of(config, wide)
-    head = LETAdaptor(**config.adaptor.parameters()).fit(
-        anchors.centroids, train.ruler.distances[np.ix_(anchors.stage, anchors.stage)], anchors.weights
-    )
-    return Encoder(lambda cells: head.transform(frozen.encode(cells)), head.encoder_.size + head.bias_.size)
-
-
-def _cell_head(config: BenchmarkConfig, more: dict[str, Any], train: Training) -> Encoder:
-    settings = config.cell_heads.model_dump(exclude={"hybrid"})
-    width = config.adaptor
-    # A stage of which there is one cell only has no pair within it.
-    kept = np.flatnonzero(np.bincount(train.stage)[train.stage] > 1)
-    head = CellAdaptor(k=width.k, beta=width.beta, seed=config.seed, **settings, **more).fit(
-        train.cells.expression[kept],
-        train.stage[kept],
-        train.ruler.distances,
-        operator=mapped(config, train).astype(np.float64),
-        groups=None if train.donor is None else train.donor[kept],
-        names=train.cells.names[kept],
-    )
-    return _folded(head.matrix_, head.offset_, head.n_parameters_)
-
-
-# Feature maps
-
-
-def mapped(config: BenchmarkConfig, train: Training) -> np.ndarray:
-    """The configured feature map of the training side's operators.
-
-    Parameters
-    ----------
-    config, train
-        The campaign, and the training side.
-
-    Raises
-    ------
-    NotRunError
-        If there are no operators.
-    """
-    if train.operators is None:
-        raise NotRunError("the campaign has no operators")
-    weights = None
-    if config.adaptor.feature_map == "topk":
-        weights = screen_weights(_screened(config, train)[0][0], config.adaptor.top)
-    return feature_map(train.operators, config.adaptor.feature_map_spec(weights)).astype(np.float32)
-
-
-def untrained_map(config: BenchmarkConfig, train: Training) -> np.ndarray:
-    """The same of a model that was never trained.
-
-    Parameters
-    ----------
-    config, train
-        As in `mapped`.
-    """
-    return mapped(config, replace(train, operators=train.untrained))
-
-
-def controlled(config: BenchmarkConfig, name: str, train: Training) -> np.ndarray:
-    """Feature map of a control.
-
-    Parameters
-    ----------
-    config, train
-        As in `mapped`.
-    name
-        One of `CONTROLS`.
-    """
-    return control(name, mapped(config, train), train.cells.expression, config.seed)
-
-
-def _compact(config: BenchmarkConfig, name: str, train: Training) -> Encoder:
-    """LET on a compact form of the head that a screen of the training anchors puts first."""
-    (scores, took), new = _screened(config, train)
-    scores = {head: value for head, value in scores.items() if np.isfinite(value)}
-    if not scores or train.operators is None:
-        raise EvaluationError("no head can be scored on held-out anchors, so none can be chosen")
-    best = max(scores, key=lambda head: (scores[head], tuple(-part for part in head)))
-    own = train.operators.head(*best)
-    made = variants(
-        own,
-        own,
-        train.cells.genes,
-        ranks=_RANKS,
-        alternatives=False,
-        width=config.adaptor.k,
-        seed=config.seed,
-        **_SPARSE,
-    )
-    found = next(one for one in made if one.name == name and one.name not in (REFERENCE, FOLDED))
-    if found.matrix is None:
-        raise NotRunError(f"{head_name(*best)}: {found.note}")
-    matrix = found.matrix
-    return replace(_let(config, lambda _: matrix, train), remembered_seconds=0.0 if new else took)
-
-
-Screen = tuple[dict[Head, float], float]
-# The last screen only: methods of a split follow each other.
-_SCREEN: dict[str, Screen] = {}
-
-
-def _screened(config: BenchmarkConfig, train: Training) -> tuple[Screen, bool]:
-    """Score of every head alone on held-out training anchors, what it took, and whether it was made now."""
-    if train.operators is None:
-        raise NotRunError("the campaign has no operators")
-    settings = config.model_dump_json(include={"anchors", "adaptor", "seed", "checkpoint", "operator"})
-    x = train.cells.expression
-    own = digest(settings, train.cells.names.tolist(), list(train.cells.genes), train.stage, x.data, x.indices)
-    if own in _SCREEN:
-        return _SCREEN[own], False
-    began = time.perf_counter()
-    anchors = anchors_of(config, train)
-    scores = head_scores(
-        train.operators,
-        anchors.centroids,
-        anchors.stage,
-        train.ruler.distances,
-        list(random_splits(len(anchors), _HOLDOUTS, config.seed)),
-        LETAdaptor(**config.adaptor.parameters()),
-    )
-    _SCREEN.clear()
-    _SCREEN[own] = scores, time.perf_counter() - began
-    return _SCREEN[own], True
-
-
-def permuted(train: Training) -> Training:
-    """The training side with its labels permuted, in everything that is fitted.
-
-    Parameters
-    ----------
-    train
-        The training side.
-    """
-    order = generator(train.seed, "benchmark labels permuted").permutation(len(train.stage))
-    # Every cell takes the label, and the targets, of another one.
-    place = np.argsort(order)
-    endpoints = []
-    for one in train.endpoints:
-        cells = np.sort(place[one.cells])
-        endpoints.append(replace(one, target=one.target[order], cells=cells))
-    kind = None if train.cell_type is None else train.cell_type[order]
-    return replace(train, stage=train.stage[order], cell_type=kind, endpoints=tuple(endpoints))

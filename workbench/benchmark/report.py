@@ -16,7 +16,7 @@ from workbench.benchmark.methods import COMPACT, CONTROL, LAYERS
 from workbench.benchmark.splits import HOLDOUT, STRATIFIED
 from workbench.benchmark.statistics import cautions
 from workbench.config import absolute
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.figures.style import records
 from workbench.files import write_json, write_text
 from workbench.provenance import describe_model, manifest, pairs

@@ -9,7 +9,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench.errors import OutputError, unknown_name
-from workbench.figures.gallery import GALLERY, chosen, regenerated, requests_of
+from workbench.figures.gallery import GALLERY
+from workbench.figures.requests import chosen, regenerated, requests_of
 from workbench.figures.style import in_dark
 from workbench.report import write_figures
 

@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from workbench.config import absolute
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.files import write_json, write_text
 from workbench.gates.chain import GatesChain
 from workbench.gates.panels import TO_FAIL

@@ -15,8 +15,9 @@ from transformer_lens.hook_points import HookPoint
 
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.files import digest
-from workbench.model.components import Block, ClassDecoder, Embed, ExpressionDecoder, MVCDecoder, NormedEmbedding
+from workbench.model.components import Block, Embed, NormedEmbedding
 from workbench.model.config import ModelConfig
+from workbench.model.decoders import ClassDecoder, ExpressionDecoder, MVCDecoder
 from workbench.model.tokens import Tokens
 from workbench.model.vocabulary import Vocabulary
 

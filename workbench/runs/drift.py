@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.errors import ShapeError
 from workbench.extractor.drift import drift_genes, layer_likeness
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.runs.chain import Chain
 from workbench.runs.section import Section, read_table, setting
 

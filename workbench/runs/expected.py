@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from workbench.errors import ConfigError
-from workbench.figures.gallery import read_tables
+from workbench.figures.requests import read_tables
 from workbench.runs.chain import Chain
 from workbench.runs.section import Section
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.runs.chain import Chain
 from workbench.runs.factors import TABLES
 from workbench.runs.section import Section, read_table, setting

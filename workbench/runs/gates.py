@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.gates.evaluate import Gate, evaluate, expected_to_fail
 from workbench.gates.panels import INTERNAL
 from workbench.gates.pool import Pool

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.extractor.controls import IDENTITY
-from workbench.figures.gallery import Request
+from workbench.figures.requests import Request
 from workbench.files import write_json
 from workbench.provenance import describe_model, manifest, pairs
 from workbench.runs.chain import CONTROL_NAMES, Chain

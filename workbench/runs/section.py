@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from workbench.figures.gallery import Request, read_tables
+from workbench.figures.requests import Request, read_tables
 from workbench.provenance import describe_model
 from workbench.runs.chain import Chain
 
