@@ -74,8 +74,18 @@ checkpoint that ships (6 layers x 4 heads, trained on 700 blood cells), so nothi
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
 metric, a `−` that it is worse, each with q <= 0.05 (two-sided Wilcoxon over splits, Benjamini-Hochberg over the metrics of a method); no mark: no
 sure difference. A transfer is one split: there the marks say that the 95 % bootstrap interval over donors leaves 0 out, with no correction for
-many. ECE (calibration error) and donor leakage are better when low. A dash: undefined, or not said by the method. There is no overall
-winner, and none is computed. Seconds are of two slow cores that did other work beside: compare their order of magnitude only.
+many; clusters and donor leakage have no such interval, so a transfer's tally is over the other metrics. A dash: undefined, or not said by
+the method. There is no overall winner, and none is computed. Seconds are of two slow cores that did other work beside: compare their order of
+magnitude only.
+
+Metrics: BA is balanced accuracy, F1 its macro average, ECE the expected calibration error (better when low), rho the rank correlation with
+the depth on the ruler; clusters ARI is the agreement of Leiden clusters of the representation with the stages; donor leakage is how well a
+linear probe finds the donor once stage means are taken out, 0 by chance (better when low). Methods: LET is the linear adaptor of the paper;
+the anchor head is LET on the configured operator, fitted to mean profiles of groups of cells (anchors), the cell head the same trained on cells, the
+hybrid heads that with terms for the topology of the stages; [Extraction](extraction.md) says more of these and of the controls, and
+`tables/methods.csv` of a campaign has a line on each method. "Hard sparse, 16 x (60 + 60)" keeps 16 factors of a head with 60 genes read
+and 60 written each. Costs: "with operators at hand" leaves out their capture, which is done once for all splits; trained numbers are the
+parameters that a method fits.
 
 The cells: `pbmc68k` ships (700 cells, no donors, no counts). `kang2018_8donors` are 8 donors of Kang et al. 2018 (GSE96583, the authors' labels),
 half of whose cells were stimulated with interferon beta. `combat_pbmc_6donors` are 6 donors of the COMBAT Consortium 2022 with marker-gated labels,
@@ -103,10 +113,11 @@ def campaign(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
     for (kind, data), own in splits.groupby(["kind", "data"], sort=False):
         donors = {name for names in own["test_donors"].dropna() for name in str(names).split("+") if name}
         who = f"{len(donors)} donors are tested" if donors else "no donors are named"
+        n = len(own)
+        apart = f"; {int(own['disjoint'].sum())} of them share no test cell" if n > 1 else ""
         lines.append(
-            f"\n### {str(kind).capitalize()}: {data}\n\n{len(own)} split(s), {who}, {own['n_train'].min()} to "
-            f"{own['n_train'].max()} training and {own['n_test'].min()} to {own['n_test'].max()} test cells; {int(own['disjoint'].sum())} of the "
-            "splits share no test cell.\n"
+            f"\n### {str(kind).capitalize()}: {data}\n\n{n} split{'s' * (n > 1)}, {who}, {_range(own['n_train'])} training and "
+            f"{_range(own['n_test'])} test cells{apart}.\n"
         )
         lines.append(_values(tables, str(kind), str(data)))
     lines.append("\n### What it costs\n")
@@ -117,6 +128,11 @@ def campaign(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
             lines.append(f"- {row.method}: {row.status}")
     lines += [f"- {said}" for said in cautions(tables["scores"], splits)]
     return "\n".join(lines) + "\n"
+
+
+def _range(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:

@@ -242,7 +242,8 @@ Seed {seed}; workbench {version}. sd over splits or folds, n of them.
 
 ## Figures
 
-{found} of {total} have a counterpart in this run. "Endpoints lost" counts endpoint metrics with q at most 0.05 against the full operator.
+{found} of {total} have a counterpart in this run. "Endpoints lost" counts endpoint metrics with q at most 0.05 against the full operator; the paper has 8,
+how many a run has depends on its labels (7 on `pbmc68k`).
 
 {figures}
 

@@ -19,6 +19,7 @@
 
 # %%
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -34,9 +35,10 @@ from workbench.sweep import Backend
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
-checkpoint, data = root / "artifacts" / "scgpt-blood-mini", "pbmc68k"
+# Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
+checkpoint, data, mapping = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None
 n_cells, null_draws, max_tokens = 64, 3, 128
-model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data)
+model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
 scratch = tempfile.TemporaryDirectory()
 out, quiet = Path(scratch.name) / "ablation", Backend(progress=False)
 
@@ -120,7 +122,7 @@ print("the same table:", again.equals(effects), "from", len(list((out / "sweep")
 by = "masked expression error"
 config = AblationConfig(
     checkpoint=checkpoint,
-    data={"name": data},
+    data={"name": data, **({} if mapping is None else asdict(mapping))},
     study={"metrics": metrics, "cells": n_cells, "max_tokens": max_tokens, "bootstrap": 500},
     sweep={"null_draws": null_draws, "pairs_of_top": 3, "pairs_by": by},
 )

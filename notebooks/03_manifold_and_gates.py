@@ -47,9 +47,10 @@ from workbench.seeds import generator
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
-checkpoint, data, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", 0
+# Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
+checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_cells, n_genes = 160, 120
-model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data)
+model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
 order = generator(seed, "notebook cells").permutation(cells.shape[0])
 few = cells[np.sort(order[:n_cells])].copy()
 

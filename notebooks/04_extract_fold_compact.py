@@ -42,9 +42,10 @@ from workbench.stats import spearman
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
-checkpoint, data, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", 0
+# Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
+checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_cells, n_genes, n_folds = 200, 120, 5
-model, every = workbench.load_checkpoint(checkpoint), workbench.load(data)
+model, every = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
 # A fold may lack a class that a readout says: it counts as wrong, and need not be said each time.
 warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
 chosen = np.sort(generator(seed, "notebook cells").permutation(every.shape[0])[:n_cells])

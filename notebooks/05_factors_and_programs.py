@@ -41,9 +41,10 @@ from workbench.seeds import generator
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
-checkpoint, data, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", 0
+# Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
+checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_cells, n_genes, n_factors, n_groups, n_top = 200, 500, 6, 10, 40
-model, every = workbench.load_checkpoint(checkpoint), workbench.load(data)
+model, every = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
 chosen = np.sort(generator(seed, "notebook cells").permutation(every.shape[0])[:n_cells])
 cells = every[chosen].copy()
 

@@ -43,9 +43,10 @@ from workbench.stats import permutation_p
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
-checkpoint, data, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", 0
+# Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
+checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_genes = 200
-model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data)
+model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
 # A draw of the bootstrap may lack a class that a readout says: it counts as wrong, and need not be said each time.
 warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
 scratch = tempfile.TemporaryDirectory()
@@ -64,9 +65,12 @@ def show(table, *columns):
 
 # %%
 ruler = workbench.load_ruler("hematopoiesis")
+stage, unknown = ruler.place(cells.obs["cell_type"])
+cells = cells[stage >= 0].copy()
+print(f"{len(cells)} cells on the ruler; left out: {', '.join(unknown) or 'none'}")
 tokenizer = workbench.Tokenizer(cells, model.config, model.vocabulary, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
-labels = np.array(ruler.stages)[ruler.place(cells.obs["cell_type"])[0]]
+labels = np.array(ruler.stages)[stage[stage >= 0]]
 folds, kind = make_folds(cells.obs, 5, seed)
 train, test = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
 layer, head = model.config.n_layers // 2, 0

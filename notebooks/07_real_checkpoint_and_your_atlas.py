@@ -23,6 +23,7 @@
 
 # %%
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -145,8 +146,11 @@ show(pd.DataFrame(rows).assign(unit="GiB, 5 folds, batches of 8"))
 # %%
 few = tokenizer.tokens(0, min(8, len(tokenizer))).to(model.device, model.dtype)
 model(few)
+wait = torch.cuda.synchronize if model.device.type == "cuda" else (lambda: None)
+wait()
 began = time.perf_counter()
 model(few)
+wait()
 each = (time.perf_counter() - began) / len(few)
 print(
     f"about {each * 1000:.0f} ms a cell (one pass over {len(few)} cells, no spread known): {each * cells.shape[0] / 3600:.2g} h for all {cells.shape[0]}"
@@ -234,13 +238,14 @@ head_map(screen, bare) if screen is not None else None
 # no head above x itself is a result, and reason to think before the full run.
 #
 # ## The full run
-# Everything takes another path and nothing else. With a donor column whole donors are held out; a run that was interrupted goes on.
+# The same configurations with other paths and columns. With a donor column whole donors are held out (of fewer than five donors,
+# `--set evaluation.folds=N`); a run that was interrupted goes on.
 
 # %%
 changes = [f"checkpoint={checkpoint}"] if os.environ.get("WORKBENCH_CHECKPOINT") else []
 if mapping is not None:
     changes += [f"data.name={data}", *(f"data.{name}={value}" for name, value in columns.items()), "data.backed=true"]
-shared = " ".join(f"--set {change}" for change in changes)
+shared = " ".join(f"--set {shlex.quote(change)}" for change in changes)
 size, parts = min(1200, len(tokenizer.match.genes)), 1 if "donor" in cells.obs else 6
 sets = f"--set panel.size={size} --set anchors.parts={parts}"
 print(f"workbench run experiments/demo.yaml --out my_run {sets} {shared}")

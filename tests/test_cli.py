@@ -103,6 +103,7 @@ def test_every_example_is_a_command_as_it_stands(helps, command, monkeypatch):
         (["--josn"], "Unknown option '--josn'"),
         (["run", "a.yaml", "--otu", "x"], "Unknown option '--otu': did you mean '--out'"),
         (["inspect", "a", "--jsno=1"], "Unknown option '--jsno': did you mean '--json'"),
+        (["--json", "doctor"], "'--json' stands before the command; options come after it: workbench doctor --json"),
         (["run", "a.yaml", "b.yaml"], "'b.yaml' is one argument too many; workbench run --help says what it takes"),
     ],
 )
@@ -300,6 +301,9 @@ def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, 
     monkeypatch.setattr(run, "run", interrupted)
     assert main(["run", config(tmp_path, tiny_checkpoint)]) == 130
     assert capsys.readouterr().err == "Interrupted; the same command goes on from the last save.\n"
+    monkeypatch.setattr("workbench.model.inspection.describe", interrupted)
+    assert main(["inspect", str(tiny_checkpoint)]) == 130
+    assert capsys.readouterr().err == "Interrupted; the same command starts again, and nothing was left half-written.\n"
 
 
 def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch):

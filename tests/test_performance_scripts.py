@@ -96,7 +96,7 @@ def test_capture_compares_equal_work(script, panel):
         capture.report(figures, results, {**sizes, "repetitions": 1})
 
 
-@pytest.mark.parametrize("batch, peer_batch", [(1, 1), (3, 2)])
+@pytest.mark.parametrize("batch, peer_batch", [pytest.param(1, 1, marks=pytest.mark.slow), (3, 2)])
 def test_ablation_compares_equal_work(script, batch, peer_batch):
     ablation = script("ablation")
     sizes = {**HEADS, "batch": batch, "peer_batch": peer_batch}

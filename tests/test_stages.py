@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +117,25 @@ def test_a_corrupt_result_is_said(tmp_path):
         StageRunner(tmp_path).run("one", 1, Work())
 
 
+def test_whether_a_result_stands_on_what_is_there(tmp_path):
+    runner = StageRunner(tmp_path)
+    assert stages.stands_on(tmp_path, "upper", "lower")  # the folder does not say
+    lower = runner.run("lower", ["a"], lambda folder: {})
+    runner.run("upper", [lower["key"], 1], lambda folder: {})
+    assert stages.stands_on(tmp_path, "upper", "lower")
+    other = runner.run("lower", ["b"], lambda folder: {})
+    assert not stages.stands_on(tmp_path, "upper", "lower")
+
+    def fails(folder):
+        raise OSError
+
+    with pytest.raises(OSError):
+        runner.run("upper", [other["key"], 1], fails)
+    assert not stages.stands_on(tmp_path, "upper", "lower")
+    runner.run("upper", [other["key"], 1], lambda folder: {})
+    assert stages.stands_on(tmp_path, "upper", "lower")
+
+
 def test_results_are_the_same_whether_kept_or_fresh(tmp_path):
     import numpy as np
 
@@ -147,6 +167,12 @@ def test_the_probe_of_the_folder_leaves_nothing_behind(tmp_path):
 
 def test_the_code_version_is_a_hash_of_the_sources():
     assert len(stages.code_version()) == 32 and stages.code_version() == stages.code_version()
+
+
+def test_every_file_that_is_installed_counts_as_source():
+    root = Path(stages.__file__).parent
+    there = {path.suffix[1:] for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert there <= set(stages._SOURCES)
 
 
 def test_peak_memory_is_in_bytes():

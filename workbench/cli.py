@@ -17,6 +17,8 @@ BACKEND, CELLS, CONFIG, FOLDER = "backend", "cells", "config", "folder"
 BACKENDS = ("sequential", "loky", "threading", "dask")
 SHELLS = ("bash", "zsh", "fish")
 _RUN_FOLDER = "folder of the run (artifacts/NAME when absent)"
+# Commands that save while they work, and take that up again.
+_GO_ON = ("run", "extract", "factors", "ablate", "gates", "benchmark", "pretrain")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -158,7 +160,7 @@ def parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         "workbench figures artifacts/demo --list",
         "workbench figures artifacts/demo --only heads --only holdouts --format html,svg",
     )
-    _completed(figures, FOLDER, "folder", type=Path, help="folder of a run, an ablation or a gate run")
+    _completed(figures, FOLDER, "folder", type=Path, help="folder of a run, an ablation, a gate run or a benchmark")
     figures.add_argument(
         "--list", action="store_true", help="name every figure, its table and its counterpart in the paper"
     )
@@ -256,7 +258,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from the last save.", file=sys.stderr)
+        again = (
+            "goes on from the last save"
+            if arguments.command in _GO_ON
+            else "starts again, and nothing was left half-written"
+        )
+        print(f"Interrupted; the same command {again}.", file=sys.stderr)
         return 130
 
 
@@ -273,6 +280,12 @@ def _read(
     if more and not more[0].startswith("-"):
         return None, f"'{more[0]}' is one argument too many; {command} --help says what it takes."
     if more:
+        if (
+            first is not None
+            and given.index(more[0]) < given.index(first)
+            and more[0] not in parser._option_string_actions
+        ):
+            return None, f"'{more[0]}' stands before the command; options come after it: {command} {more[0]}"
         options = [name for name in known.get(first or "", parser)._option_string_actions if name.startswith("--")]
         return None, f"{unknown_name('option', more[0].split('=')[0], options)} ({command} --help lists all)"
     if first is None:

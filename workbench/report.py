@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def report_run(
     explorer
         As in `write_report`.
     """
-    again = f"workbench figures {out} --only"
+    again = shlex.join(["workbench", "figures", str(out), "--only"])
     commands = {
         one.name: f"{again} {one.name}   # from {', '.join(f'tables/{name}.csv' for name in one.of.tables)}\n{summary['command']}"
         for one in requests

@@ -19,14 +19,15 @@ from workbench.errors import OutputError
 from workbench.files import digest, plain, read_json, write_json, write_text
 
 _BEGUN, _DONE = "begun.json", "done.json"
+_SOURCES = ("py", "yaml", "json", "gmt", "js")
 
 
 @cache
 def code_version() -> str:
-    """Hash of the package's own source files."""
+    """Hash of the package's own files, code and data."""
     root = Path(__file__).parent
     out = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for kind in ("py", "yaml", "js") for path in root.rglob(f"*.{kind}")):
+    for path in sorted(path for kind in _SOURCES for path in root.rglob(f"*.{kind}")):
         out.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return out.hexdigest()
 
@@ -35,6 +36,30 @@ def peak_memory() -> int:
     """Peak resident bytes of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def stands_on(out: Path, name: str, below: str) -> bool:
+    """Whether what a stage left was made on what another stage holds now; True where the folder does not say.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    name, below
+        The stage, and the one whose key is among its inputs.
+    """
+
+    def last(stage: str) -> dict[str, Any] | None:
+        folder = out / "stages" / stage
+        if (folder / _DONE).is_file():
+            return read_json(folder / _DONE)
+        return {} if (folder / _BEGUN).is_file() else None
+
+    own, under = last(name), last(below)
+    if own is None or under is None:
+        return True
+    # Begun and not ended: nothing is known to stand on it.
+    return bool(own and under) and under["key"] in own.get("inputs", [under["key"]])
 
 
 @dataclass
@@ -102,7 +127,8 @@ class StageRunner:
         result = plain(work(folder))
         seconds = time.perf_counter() - began
         peak = peak_memory()
-        write_json(done, {"key": key, "seconds": seconds, "peak_bytes": peak, "result": result})
+        made = {"key": key, "inputs": plain(inputs), "seconds": seconds, "peak_bytes": peak, "result": result}
+        write_json(done, made)
         self.seconds[name], self.reused[name], self.peak[name] = seconds, False, peak
         print(f"[{name}] done in {seconds:.1f} s", file=sys.stderr)
         return {**result, "key": key}

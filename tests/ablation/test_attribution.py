@@ -173,7 +173,7 @@ def quadratic(kept: dict, direction: torch.Tensor) -> Metric:
     return Metric("square", "", 0, function, differentiable=True)
 
 
-@pytest.mark.parametrize("n_heads,draws", [(1, 1), (1, 3), (4, 300)])
+@pytest.mark.parametrize("n_heads,draws", [(1, 1), (1, 3), pytest.param(4, 300, marks=pytest.mark.slow)])
 def test_the_second_order_term_makes_a_quadratic_metric_exact(n_heads, draws):
     """For one head whatever the signs; for several, what is between them averages out over draws."""
     study, direction, kept = study_of(n_layers=1, n_heads=n_heads), torch.linspace(-1, 2, 16, dtype=torch.float64), {}

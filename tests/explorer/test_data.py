@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from helpers import tiny_model
 
-from explorer.conftest import EVIL, HEADS, LAYERS, write_effects, write_run
+from explorer.conftest import EVIL, HEADS, LAYERS, READ, write_effects, write_run
 from workbench.errors import ArtifactError, EvaluationError
 from workbench.explorer.data import from_model, from_run, with_cells
 from workbench.explorer.live import open_session
@@ -17,7 +17,9 @@ from workbench.explorer.maps import cell_map, label_groups, latent_map
 from workbench.explorer.measures import ruler_measure
 from workbench.extractor.store import StoredOperators
 from workbench.extractor.weight_operators import weight_operators
+from workbench.factors.gene_sets import load_gene_sets
 from workbench.figures.style import BRANCH_COLORS
+from workbench.files import write_json
 
 
 def test_a_run_is_shown_whole(data, run_folder):
@@ -72,6 +74,24 @@ def test_what_is_missing_is_said(tmp_path):
     said = dict(found.missing)
     assert "tables/heads.csv" in said["score"] and "tables/latent.csv" in said["cells"] and "ablate" in said["ablation"]
     assert [measure["kind"] for measure in found.measures] == ["norm"] and found.maps == ()
+
+
+def test_tables_of_other_operators_are_not_shown(tmp_path):
+    run = write_run(tmp_path / "run")
+    for name, key, inputs in (("operators", "new", []), ("heads", "h", ["new", {}]), ("algorithm", "a", ["old", {}])):
+        write_json(run / "stages" / name / "done.json", {"key": key, "inputs": inputs})
+    found = from_run(run)
+    assert [one["kind"] for one in found.measures] == ["score", "norm"] and found.maps == ()
+    assert "of other operators than the run holds now" in dict(found.missing)["cells"]
+    (run / "stages" / "heads" / "done.json").rename(run / "stages" / "heads" / "begun.json")
+    assert "of other operators" in dict(from_run(run).missing)["score"]
+
+
+def test_programs_are_of_the_collection_that_the_run_names(tmp_path):
+    run = write_run(tmp_path / "run")
+    (tmp_path / "own.gmt").write_text("mine\t\t" + "\t".join(sorted(load_gene_sets("hematopoiesis").sets[READ])) + "\n")
+    (run / "config.yaml").write_text(f"name: planted\nfactors: {{gene_sets: {tmp_path / 'own.gmt'}}}\n")
+    assert [one["term"] for one in from_run(run).programs["terms"]] == ["mine"]
 
 
 def test_a_folder_without_operators_is_refused(tmp_path):

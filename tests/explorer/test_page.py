@@ -30,6 +30,7 @@ const model = {
   send: async (message) => { const reply = await window.ask(message); handlers.forEach((handler) => handler(reply)); },
 };
 render({ model, el: document.getElementById("root") });
+window.again = (id) => render({ model, el: document.body.appendChild(Object.assign(document.createElement("div"), { id })) }) && null;
 </script>
 """
 
@@ -257,6 +258,20 @@ def test_several_heads_and_chosen_labels_are_asked_for(live_page):
     page.get_by_role("button", name="leave out L1H1").click()
     page.get_by_role("button", name="ablate", exact=True).click()
     page.wait_for_function("document.querySelector('.wbx-result h4').textContent === 'L0H0 ablated (zero)'")
+
+
+def test_two_views_of_one_widget_take_their_own_answers(live_page):
+    page = live_page.page
+    page.evaluate("window.again('second')")
+    views = {"L1H1": page.locator("#root"), "L0H0": page.locator("#second")}
+    # Each asks once: the answer to the second view's first question goes to the first as well.
+    for head, view in views.items():
+        view.locator(f'[data-head="{head}"]').click()
+        view.get_by_role("button", name="ablate", exact=True).click()
+        view.locator(".wbx-arrow").first.wait_for()
+    for head, view in views.items():
+        assert view.locator(".wbx-result h4").inner_text() == f"{head} ablated (zero)"
+    assert len(live_page.asked) == 2 and live_page.errors == []
 
 
 def test_an_error_of_python_is_shown_and_one_can_ask_again(live_page):

@@ -12,6 +12,7 @@ from workbench.explorer import widget as module
 from workbench.explorer.data import from_model
 from workbench.explorer.live import answer
 from workbench.explorer.page import script
+from workbench.figures.style import OFF_RULER
 from workbench.files import write_json
 from workbench.model.checkpoint import save_checkpoint
 
@@ -28,6 +29,14 @@ shown
 MESSAGE = """
 shown._handle_custom_msg({"type": "ablate", "id": 1, "heads": ["L0H0"], "how": "zero", "labels": ["B"]}, [])
 print(sent[0]["type"], sent[0]["n"], sorted(shown.data)[:2])
+"""
+OWN_RULER = """
+name: own
+references: {a2020: "A, Journal 1:1 (2020)"}
+stages:
+  root: {from: [], branch: stem, source: a2020}
+  left: {from: [root], branch: L, source: a2020}
+  right: {from: [root], branch: R, source: a2020}
 """
 
 
@@ -69,6 +78,14 @@ def test_what_fails_otherwise_is_said_and_raised(model, cells, asked, monkeypatc
         shown._asked(shown, {"type": "ablate", "id": 2}, [])
     assert sent[0]["id"] == 2 and "RuntimeError: out of memory" in sent[0]["message"]
 
+    def interrupted(session, message):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shown._asked(shown, {"type": "ablate", "id": 3}, [])
+    assert sent[1] == {"type": "error", "id": 3, "message": "The ablation was interrupted; ask again."}
+
 
 def test_a_run_alone_is_shown_and_not_live(run_folder, data, effects_folder, asked):
     pytest.importorskip("anywidget", reason="needs anywidget")
@@ -91,8 +108,16 @@ def test_a_run_with_cells_uses_its_checkpoint(model, cells, data, tmp_path, aske
     monkeypatch.setattr(module, "from_run", lambda run, **more: of_model)
     shown = workbench.explore(run, cells, n_cells=8, null_draws=1)
     assert [one["key"] for one in shown.data["maps"]] == ["embedding"] and shown.data["live"]
+    assert {one["label"]: one["branch"] for one in shown.data["maps"][0]["groups"]} == {"B": "B", "T": "T"}
     message = {"type": "ablate", "id": 1, "heads": ["L0H0"], "how": "zero", "labels": ["B"]}
     assert asked(shown, message)[0]["type"] == "shift"
+    # Where the run's ruler puts these labels, and its configuration maps one of them, branches are the run's.
+    (run / "own.yaml").write_text(OWN_RULER)
+    (run / "config.yaml").write_text(
+        f"name: own\ncheckpoint: {checkpoint}\nruler: {run / 'own.yaml'}\nstages: {{T: left}}\n"
+    )
+    shown = workbench.explore(run, cells, n_cells=8, null_draws=1)
+    assert {one["label"]: one["branch"] for one in shown.data["maps"][0]["groups"]} == {"T": "L", "B": OFF_RULER}
 
 
 def test_what_does_not_go_together_is_refused(model, run_folder, effects_folder):

@@ -106,6 +106,7 @@ def test_the_round_trip_is_bit_exact(cells, operator, tmp_path):
     np.testing.assert_allclose(known.transform(counts), made.transform(pd.DataFrame(x, columns=GENES)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_loading_and_applying_need_no_torch(cells, operator, tmp_path):
     x, label = cells
     Extractor(operator, k=3).fit(x, label).save_pretrained(tmp_path / "it", GENES)

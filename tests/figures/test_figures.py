@@ -8,7 +8,7 @@ import pytest
 from figures import synthetic
 from workbench import figures
 from workbench.errors import EvaluationError
-from workbench.figures.style import BRANCH_COLORS, FALLBACK_COLORS, UNASSIGNED
+from workbench.figures.style import BRANCH_COLORS, FALLBACK_COLORS, OFF_RULER, UNASSIGNED
 
 DRAWN = {
     figures.latent_map: synthetic.latent,
@@ -108,7 +108,7 @@ def test_branch_colors_are_fixed_and_distinct():
     for branch, color in BRANCH_COLORS.items():
         assert figures.branch_color(branch) == figures.branch_color(f" {branch.upper()} cells ") == color
     assert figures.branch_color("stromal") == figures.branch_color("stromal") in FALLBACK_COLORS
-    assert {figures.branch_color(b) for b in (None, np.nan, pd.NA, "")} == {UNASSIGNED}
+    assert {figures.branch_color(b) for b in (None, np.nan, pd.NA, "", OFF_RULER)} == {UNASSIGNED}
 
 
 # Machado et al. 2009, linear RGB, the whole deficiency.
@@ -165,7 +165,18 @@ def test_latent_map_counts_cells_without_coordinates_and_without_branch():
     table.loc[10:12, "branch"] = None
     figure = figures.latent_map(table)
     assert "5 cells without coordinates" in texts(figure)
-    assert {t.marker.color for t in figure.data if t.legendgroup == "unassigned"} == {UNASSIGNED}
+    assert {t.marker.color for t in figure.data if t.legendgroup == OFF_RULER} == {UNASSIGNED}
+
+
+def test_cells_off_the_ruler_are_grey_and_are_no_branch():
+    table = synthetic.latent()
+    before = figures.latent_map(table).layout.title.text
+    table.loc[10:12, ["stage", "branch"]] = OFF_RULER
+    for draw in (figures.latent_map, figures.latent_space):
+        grey = [t for t in draw(table).data if t.marker.color == UNASSIGNED]
+        assert grey and all("not on the ruler" in t.name for t in grey)
+    said = figures.latent_map(table).layout.title.text
+    assert said.replace(", not on the ruler: 3 cells", "") == before
 
 
 def test_latent_map_escapes_markup_of_labels():

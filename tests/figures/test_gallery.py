@@ -13,7 +13,7 @@ from workbench.cli import main
 from workbench.errors import OutputError
 from workbench.figures.again import draw_again, listing
 from workbench.figures.gallery import GALLERY
-from workbench.figures.requests import Request, write_index
+from workbench.figures.requests import Request, regenerated, requests_of, write_index
 from workbench.figures.style import DARK, INK, in_dark
 from workbench.report import report_run
 
@@ -53,6 +53,15 @@ def test_what_a_run_asked_for_is_drawn_as_it_was(folder):
     assert (folder / "figures" / "mine.json").read_text() == before
     report = (folder / "report.html").read_text()
     assert f"workbench figures {folder} --only mine" in report and "workbench run x" in report
+
+
+def test_the_run_s_own_operator_is_no_control_of_the_head_map(folder):
+    for own, request in (("attention, best head", {}), ("identity", {"own": "identity"})):
+        write_index(folder, [Request("heads", "said", options=request)], "workbench run x")
+        figures, _ = regenerated(folder, requests_of(folder))
+        said = figures["heads"].layout.title.text.partition("ontrols")[2]
+        names = {"attention, best head", "attention, all heads", "identity", "gaussian"}
+        assert {name for name in names if name in said} == names - {own}
 
 
 def test_a_figure_whose_table_is_gone_is_missing_and_never_empty(folder):

@@ -61,6 +61,9 @@ def test_the_latent_turns_and_is_coloured_by_what_there_is():
     assert [button.label for button in figure.layout.updatemenus[0].buttons] == ["by branch", "by stage", "by donor"]
     assert EVIL not in text_of(figure)
     assert not latent_space(table.drop(columns=["donor"]).assign(stage="one")).layout.updatemenus
+    by_stage = [trace for trace in figure.data if not trace.visible and "stage " in trace.hovertemplate]
+    assert len(by_stage) == table["stage"].nunique()
+    assert len({(trace.marker.color, trace.marker.symbol) for trace in by_stage}) == len(by_stage)
     z = table[[f"z_{i}" for i in range(1, 11)]].to_numpy()
     drawn = np.concatenate([np.column_stack([t.x, t.y, t.z]) for t in shown])
     values = np.linalg.svd(z - z.mean(0), compute_uv=False)

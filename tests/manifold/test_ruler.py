@@ -297,6 +297,21 @@ def test_a_graph_from_a_file_of_one_s_own(tmp_path):
     assert load_ruler(str(write(tmp_path, OWN))).stages == ruler.stages
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"left": {"from": ["root"], "branch": "R", "source": "a2020", "labels": ["Left cell"]}},
+        {"left": {"from": ["root"], "branch": "L", "source": "a2020", "labels": ["Left cell", "sinister"]}},
+        {"left": {"from": ["root"], "branch": "L", "source": "b2021", "labels": ["Left cell"]}},
+        {"both": {"from": ["left"], "branch": "L"}},
+    ],
+)
+def test_the_fingerprint_is_of_everything_that_a_result_may_depend_on(tmp_path, other):
+    own = load_ruler(write(tmp_path, OWN)).fingerprint()
+    assert load_ruler(write(tmp_path, OWN)).fingerprint() == own
+    assert load_ruler(write(tmp_path, changed(**other))).fingerprint() != own
+
+
 def test_several_roots_and_the_nearest_counts(tmp_path):
     ruler = load_ruler(
         write(tmp_path, changed(other={"from": [], "branch": "S"}, end={"from": ["both", "other"], "branch": "L"}))

@@ -18,12 +18,13 @@ from workbench.errors import ConfigError, EvaluationError
 from workbench.factors.compaction import FOLDED, REFERENCE
 from workbench.files import read_json
 from workbench.gates.spec import GATES, SPEC
+from workbench.runs import run as run_module
 from workbench.runs.chain import CONTROL_NAMES, Chain
 from workbench.runs.evidence import BIASED
 from workbench.runs.expected import read_expected
 from workbench.runs.factors import TABLES
 from workbench.runs.gates import gates_stage
-from workbench.runs.run import run
+from workbench.runs.run import FACTORS, run
 from workbench.runs.splits import fold_pairs, head_of
 from workbench.settings import RunConfig, RunGatesConfig
 
@@ -233,6 +234,18 @@ def test_gene_sets_without_overlap_are_said_before_the_work(made, tmp_path, caps
     other.write_text("one\t\tXyz1\tXyz2\tXyz3\n")
     assert main(["factors", str(made.path), "--out", str(made.out), "--set", f"factors.gene_sets={other}"]) == 2
     assert "gene symbols" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_edited_file_of_gene_sets_is_read_again(made, tmp_path, monkeypatch):
+    out, own, runners = tmp_path / "out", tmp_path / "own.gmt", []
+    shutil.copytree(made.out, out)
+    monkeypatch.setattr(run_module, "factors_stage", lambda *args: {})
+    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results: runners.append(runner))
+    text = (made.path.parent / "own.gmt").read_text()
+    for content in (text, text, text.replace("second", "renamed")):
+        own.write_text(content)
+        run(read_config(made.path, RunConfig, [f"factors.gene_sets={own}"]), out, parts=[FACTORS])
+    assert [runner.reused["factors"] for runner in runners] == [False, True, False]
 
 
 def test_a_configuration_without_either_section_is_said(made, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib import resources
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+import yaml
 from helpers import randomise
 
 from runs.conftest import HEADS, LAYERS, N_GENES, write
@@ -267,6 +269,19 @@ def test_other_values_rerun_everything(again, no_evaluation, cells, checkpoint, 
     assert not any(no_evaluation[0].reused.values())
 
 
+def test_a_ruler_that_was_edited_reruns_everything(again, first, no_evaluation, tmp_path):
+    shipped = yaml.safe_load(
+        (resources.files("workbench.manifold") / "rulers" / "hematopoiesis.yaml").read_text("utf-8")
+    )
+    own, kept = tmp_path / "own.yaml", []
+    for branch in ("lymphoid", "another", "another"):
+        shipped["stages"]["NK"]["branch"] = branch
+        own.write_text(yaml.safe_dump(shipped, sort_keys=False))
+        run(read_config(first.path, RunConfig, [f"ruler={own}"]), again.out)
+        kept.append([name for name, reused in no_evaluation[-1].reused.items() if reused])
+    assert kept == [[], [], STAGES]
+
+
 def test_other_weights_rerun_all_but_the_first_stage(first, again, no_evaluation, checkpoint, tmp_path):
     other = save_checkpoint(randomise(load_checkpoint(checkpoint), seed=9), tmp_path / "other")
     run(read_config(first.path, RunConfig, [f"checkpoint={other}"]), again.out)
@@ -428,7 +443,7 @@ def test_labels_that_no_ruler_knows_are_an_error_that_says_what_to_do(cells, che
 def test_too_few_anchors_to_hold_any_out_are_an_error_not_a_crash(cells, checkpoint, tmp_path):
     few = cells[cells.obs["label"].isin(["CD19+ B", "CD56+ NK", "CD34+", "Dendritic"])].copy()
     path = write(tmp_path, checkpoint, few, anchors={"min_cells": 2, "parts": 1})
-    with pytest.raises(EvaluationError, match="head map cannot be drawn"):
+    with pytest.raises(EvaluationError, match="4 anchors are too few for a holdout.*raise anchors.parts"):
         run(read_config(path, RunConfig), tmp_path / "out")
 
 

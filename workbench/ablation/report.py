@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def ablate_and_report(config: AblationConfig, out: Path, backend: Backend) -> Pa
     stages = {name: {"seconds": seconds, "kept": False} for name, seconds in result.seconds.items()}
     made_from = manifest(effective, result.prepared.study.model, content_hash(result.cells), stages)
     write_json(out / "manifest.json", made_from)
-    command = f"workbench ablate {out / 'config.yaml'} --out {out}"
+    command = shlex.join(["workbench", "ablate", str(out / "config.yaml"), "--out", str(out)])
     summary = {
         **_summary(config, result),
         "command": command,

@@ -104,7 +104,7 @@ class BenchmarkChain:
             **self.config.model_dump(mode="json", include=keys),
             "content": self.content,
             "vocabulary": digest(dict(self.model.vocabulary.ids)),
-            "graph": [list(self.ruler.stages), self.ruler.distances.tolist(), dict(self.ruler.labels)],
+            "graph": self.ruler.fingerprint(),
         }
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _summary(
         "data": f"{'; '.join(sources)}. {results['cells']['n_genes']} genes. {sizes}.",
         "skipped": _skipped(results, tables),
         "cautions": [*cautions(tables["scores"], tables["splits"]), *_cautions(tables)],
-        "command": f"workbench benchmark {chain.out / 'config.yaml'} --out {chain.out}",
+        "command": shlex.join(["workbench", "benchmark", str(chain.out / "config.yaml"), "--out", str(chain.out)]),
     }
 
 

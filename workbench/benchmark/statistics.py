@@ -269,19 +269,22 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame) -> list[str]:
         needed = ceil(metrics * smallest / ALPHA)
         if n < FEWEST_SPLITS:
             said.append(
-                f"{who}: {n} split(s) cannot reach p <= {ALPHA} in a two-sided signed-rank test ({FEWEST_SPLITS} are the "
-                "fewest): every outcome is a tie."
+                f"{who}: {n} split{'s' * (n > 1)} cannot reach p <= {ALPHA} in a two-sided signed-rank test ({FEWEST_SPLITS} are the "
+                "fewest): by that test every outcome is a tie, and only the intervals say something."
             )
         elif needed > 1:
             said.append(
                 f"{who}: {n} splits reach p = {smallest:.2g} at best, so that q <= {ALPHA} takes at least {needed} of the {metrics} "
                 "endpoint metrics at once: a tie is no evidence of no difference."
             )
-    donors = {name for names in splits["test_donors"].dropna() for name in str(names).split("+") if name}
-    if donors:
-        said.append(f"Intervals are over {len(donors)} donors, where every one has both classes of an endpoint.")
+        donors = {name for names in part["test_donors"].dropna() for name in str(names).split("+") if name}
+        if donors:
+            said.append(
+                f"{who}: intervals are over {len(donors)} donors, where every one has both classes of an endpoint; clusters and "
+                "donor leakage have one value for all of them, and no interval."
+            )
     undefined = scores[(scores["scope"] == ALL) & scores["status"].str.startswith("undefined")]
     if len(undefined):
         names = ", ".join(dict.fromkeys(undefined["endpoint"]))
-        said.append(f"Undefined in some splits, and counted in none of these: {names}.")
+        said.append(f"Undefined in some splits or in all, and counted in none of these: {names}.")
     return said

@@ -24,8 +24,11 @@ from workbench.extractor.store import INDEX, StoredOperators
 from workbench.extractor.weight_operators import weight_operators
 from workbench.files import plain, read_json
 from workbench.model.hooked import HookedScGPT
+from workbench.stages import stands_on
 
 VERSION = 1
+SHIPPED = "hematopoiesis"  # the gene sets
+_STALE = "is of other operators than the run holds now; workbench extract makes it anew."
 MAX_PANEL = 1200
 
 
@@ -102,10 +105,14 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
         )
     source = StoredOperators(folder / "stages" / "operators")
     counts = source.counts if source.kind == "attention" else None
-    data = _of_heads(source.head, source.shape, source.genes, source.kind, counts, seed)
+    config = _config(folder)
+    collection = str((config.get("factors") or {}).get("gene_sets") or SHIPPED)
+    data = _of_heads(source.head, source.shape, source.genes, source.kind, counts, seed, collection)
     tables, missing, maps = folder / "tables", list(data.missing), []
     scores: list[dict[str, Any]] = []
-    if (tables / "heads.csv").is_file():
+    if not stands_on(folder, "heads", "operators"):
+        missing.append(("score", f"tables/heads.csv {_STALE}"))
+    elif (tables / "heads.csv").is_file():
         scores.append(ruler_measure(pd.read_csv(tables / "heads.csv"), source.shape))
     else:
         missing.append(("score", "the run has no tables/heads.csv; workbench extract screens the heads."))
@@ -115,7 +122,9 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
         )
     else:
         scores += _effects(folder, Path(ablation), source.shape)
-    if (tables / "latent.csv").is_file():
+    if not stands_on(folder, "algorithm", "operators"):
+        missing.append(("cells", f"tables/latent.csv {_STALE}"))
+    elif (tables / "latent.csv").is_file():
         names = dict.fromkeys(("cell_id", "cell_type", "stage", "branch"), str)
         # A label such as "NA" is a label.
         latent = pd.read_csv(tables / "latent.csv", dtype=names, keep_default_na=False)
@@ -124,8 +133,8 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
         missing.append(("cells", "the run has no tables/latent.csv; workbench extract makes the latent."))
     return replace(
         data,
-        title=_config(folder).get("name") or folder.resolve().name,
-        facts=(*_facts_of(folder), *data.facts),
+        title=config.get("name") or folder.resolve().name,
+        facts=(*_facts_of(folder, config), *data.facts),
         measures=(*scores, *data.measures),
         maps=tuple(maps),
         missing=tuple(missing),
@@ -216,6 +225,7 @@ def _of_heads(
     kind: str,
     counts: np.ndarray | None,
     seed: int,
+    collection: str = SHIPPED,
 ) -> ExplorerData:
     heads, factors, norms = [], [], {}
     for at in tqdm(list(np.ndindex(*shape)), unit="head", desc="explorer"):
@@ -233,7 +243,7 @@ def _of_heads(
                 "no_factors": found if isinstance(found, str) else "",
             }
         )
-    programs = programs_of(factors, genes, seed=seed)
+    programs = programs_of(factors, genes, collection, seed)
     for i, head in enumerate(heads):
         head["hits"] = programs.hits.get(i)
         for f, row in enumerate(head["factors"]):
@@ -294,9 +304,9 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _facts_of(folder: Path) -> list[tuple[str, str]]:
+def _facts_of(folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Model and cells, from what the run left."""
-    config, card = _config(folder), folder / "algorithm" / "config.json"
+    card = folder / "algorithm" / "config.json"
     known = read_json(card).get("card", {}) if card.is_file() else {}
     model = Path(str(config.get("checkpoint", ""))).name or (known.get("checkpoint") or {}).get("name")
     cells = known.get("data") or (config.get("data") or {}).get("name")

@@ -156,7 +156,7 @@ function scoreCells(measure, row) {
     return [
       number(row.value),
       `sd ${number(row.sd)} over ${count(row.n_splits, "split")}`,
-      `up to ${number(row.null_high)} (${count(row.n_null, "draw")})`,
+      `97.5 % below ${number(row.null_high)} (${count(row.n_null, "draw")}, all heads)`,
       count(row.n_anchors, "anchor"),
       number(row.p),
       number(row.q),
@@ -165,7 +165,7 @@ function scoreCells(measure, row) {
   return [
     number(row.value) + (measure.unit ? ` ${measure.unit}` : ""),
     `${number(row.low)} to ${number(row.high)} (95 %)`,
-    row.n_null ? `${number(row.null_low)} to ${number(row.null_high)} (${count(row.n_null, "draw")})` : "none",
+    row.n_null ? `${number(row.null_low)} to ${number(row.null_high)} (all ${count(row.n_null, "draw")} of this head)` : "none",
     count(row.n_cells, "cell"),
     number(row.p),
     number(row.q),
@@ -651,7 +651,7 @@ function liveCard(data, state, uid, model, show, result) {
     button.removeAttribute("aria-busy");
   };
   const answered = (message) => {
-    if (!message || message.id !== asked) return;
+    if (!message || message.id !== `${uid} ${asked}`) return;
     done();
     if (message.type === "error") return fail(message.message);
     status.className = "wbx-status wbx-unseen";
@@ -667,7 +667,8 @@ function liveCard(data, state, uid, model, show, result) {
     button.setAttribute("aria-busy", "true");
     status.className = "wbx-status";
     status.textContent = "Python is at work ...";
-    model.send({ type: "ablate", id: asked, heads: state.heads, how: state.how, labels });
+    // Python answers all views of a widget; the id says whose question it was.
+    model.send({ type: "ablate", id: `${uid} ${asked}`, heads: state.heads, how: state.how, labels });
   });
   model.on("msg:custom", answered);
   card.append(

@@ -57,6 +57,8 @@ class Session:
         Cells per pass.
     seed
         The one seed.
+    branches
+        Branch of each label, see `branches_of`.
     """
 
     model: HookedScGPT
@@ -71,6 +73,7 @@ class Session:
     null_draws: int
     batch_size: int
     seed: int
+    branches: Mapping[str, str]
     _references: dict[tuple[str, ...], Reference] = field(default_factory=dict, repr=False)
 
     def project(self, cells: Float[np.ndarray, "cell d_model"]) -> Float[np.ndarray, "cell 2"]:
@@ -113,7 +116,7 @@ class Session:
             self.project(self.intact),
             list(self.tokens.cell_ids),
             list(self.labels),
-            label_groups(branches_of(self.labels)),
+            label_groups(self.branches),
             n_total=self.n_total,
             seed=self.seed,
             limit=len(self.labels),
@@ -130,6 +133,8 @@ def open_session(
     batch_size: int = 16,
     seed: int = 0,
     min_gene_share: float = MIN_SHARE,
+    ruler: str = "hematopoiesis",
+    stages: Mapping[str, str] | None = None,
 ) -> Session:
     """Draw cells, tokenise and embed them.
 
@@ -145,6 +150,8 @@ def open_session(
         As in `Session`.
     min_gene_share
         Smallest share of the cells' genes that must be in the vocabulary.
+    ruler, stages
+        Which branch a label is of, as in `branches_of`.
 
     Raises
     ------
@@ -185,6 +192,7 @@ def open_session(
         null_draws,
         batch_size,
         seed,
+        branches_of(labels, ruler, stages),
     )
 
 

@@ -12,12 +12,11 @@ from jaxtyping import Float
 from workbench.ablation.build import choose_rows
 from workbench.errors import EvaluationError
 from workbench.explorer.heads import short
-from workbench.figures.style import DARK, branch_color, branch_order
+from workbench.figures.style import DARK, OFF_RULER, branch_color, branch_order
 from workbench.manifold.ruler import load_ruler
 
 # A browser draws so many marks without delay; more are drawn by seed, and the explorer says so.
 MAX_CELLS = 4000
-NO_BRANCH = "no branch"
 
 
 def label_groups(branches: Mapping[str, str]) -> list[dict[str, str]]:
@@ -31,12 +30,14 @@ def label_groups(branches: Mapping[str, str]) -> list[dict[str, str]]:
     order = {branch: i for i, branch in enumerate(branch_order(list(branches.values())))}
     groups = []
     for label, branch in sorted(branches.items(), key=lambda pair: (order[pair[1]], pair[0])):
-        color = branch_color(None if branch == NO_BRANCH else branch)
+        color = branch_color(branch)
         groups.append({"label": label, "branch": branch, "light": color, "dark": DARK.get(color, color)})
     return groups
 
 
-def branches_of(labels: Sequence[str], ruler: str = "hematopoiesis") -> dict[str, str]:
+def branches_of(
+    labels: Sequence[str], ruler: str = "hematopoiesis", extra: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Branch of each label that a ruler places.
 
     Parameters
@@ -45,11 +46,13 @@ def branches_of(labels: Sequence[str], ruler: str = "hematopoiesis") -> dict[str
         Cell type labels, each once or more often.
     ruler
         As in `load_ruler`.
+    extra
+        More labels and their stages, as in `Ruler.place`.
     """
     known = load_ruler(ruler)
     names = sorted(set(labels))
-    placed, _ = known.place(names)
-    return {name: known.branches[at] if at >= 0 else NO_BRANCH for name, at in zip(names, placed.tolist(), strict=True)}
+    placed, _ = known.place(names, extra)
+    return {name: known.branches[at] if at >= 0 else OFF_RULER for name, at in zip(names, placed.tolist(), strict=True)}
 
 
 def cell_map(

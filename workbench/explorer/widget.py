@@ -86,14 +86,16 @@ def explore(
             raise EvaluationError(f"{', '.join(sorted(model_options))}: a run has its genes and its operators already.")
         data = from_run(run_or_model, ablation=ablation, seed=seed)
         if cells is not None:
-            session = open_session(_model_of(Path(run_or_model)), cells, **options)
+            config = read_config(Path(run_or_model) / "config.yaml", RunConfig)
+            model = _model_of(Path(run_or_model), config)
+            session = open_session(model, cells, ruler=config.ruler, stages=config.stages, **options)
             data = with_cells(data, session)
     return kind(data if session is None else replace(data, live=session.settings()), session)
 
 
-def _model_of(run: Path) -> HookedScGPT:
+def _model_of(run: Path, config: RunConfig) -> HookedScGPT:
     """The model that a run was made with."""
-    model = load_checkpoint(read_config(run / "config.yaml", RunConfig).checkpoint)
+    model = load_checkpoint(config.checkpoint)
     wanted, found = weights_of(run), model.fingerprint()
     if wanted and wanted != found:
         raise ArtifactError(
@@ -138,9 +140,11 @@ def _widget_class() -> type:
                 return
             try:
                 self.send(answer(self.session, content))
-            except Exception as error:
-                # Else the page would wait for ever; the notebook's log has the whole of it.
-                sentence = f"The ablation failed ({type(error).__name__}: {error}); see the log of the notebook."
+            except BaseException as error:
+                # Else the page would wait for ever, after an interrupted kernel too; the notebook's log has the whole of it.
+                stopped = isinstance(error, KeyboardInterrupt)
+                failed = f"The ablation failed ({type(error).__name__}: {error}); see the log of the notebook."
+                sentence = "The ablation was interrupted; ask again." if stopped else failed
                 self.send({"type": "error", "id": content.get("id"), "message": sentence})
                 raise
 

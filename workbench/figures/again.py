@@ -107,6 +107,7 @@ def draw_again(
 
 def _image(figure: go.Figure, path: Path) -> Path:
     part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.write_image(part, format=path.suffix[1:], scale=_SCALE if path.suffix == ".png" else 1, width=1000)
     except Exception as error:  # kaleido raises what its browser raises

@@ -39,11 +39,12 @@ class Entry:
     optional: tuple[str, ...] = ()
 
 
-def _heads(tables: Tables) -> go.Figure:
+def _heads(tables: Tables, own: str = "") -> go.Figure:
     """With the same score of the controls, where the holdouts are there."""
     controls = {}
     if "holdouts" in tables:
-        rows = tables["holdouts"].query("holdout == 'random' and status == 'ok'")
+        own = own or str(tables["holdouts"]["operator"].iloc[0])
+        rows = tables["holdouts"].query("holdout == 'random' and status == 'ok' and operator != @own")
         controls = dict(zip(rows["operator"].astype(str), rows["spearman"].astype(float), strict=True))
     return draw.head_map(tables["heads"], controls)
 

@@ -13,6 +13,7 @@ from workbench.errors import EvaluationError
 from workbench.figures.style import (
     BRANCH_COLORS,
     INK,
+    OFF_RULER,
     OUTLINE,
     QUIET,
     RULE,
@@ -69,9 +70,7 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
     drawn = cells[np.isfinite(cells["umap_1"]) & np.isfinite(cells["umap_2"])]
     if drawn.empty:
         raise EvaluationError("The latent map cannot be drawn: 'umap_1' and 'umap_2' hold no finite number.")
-    drawn = drawn.assign(
-        branch=drawn["branch"].replace("", "unassigned"), stage=drawn["stage"].replace("", "unassigned")
-    )
+    drawn = drawn.assign(branch=drawn["branch"].replace("", OFF_RULER), stage=drawn["stage"].replace("", OFF_RULER))
     groups = {key: group for key, group in drawn.groupby(["branch", "stage"], sort=True)}
     branches = branch_order(drawn["branch"])
     of_branch = drawn["branch"].value_counts()
@@ -104,7 +103,7 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
                     f"branch {label(branch)} (n = {of_branch[branch]:,})<extra></extra>"
                 ),
                 marker={
-                    "color": branch_color(None if branch == "unassigned" else branch),
+                    "color": branch_color(branch),
                     "symbol": symbols[branch, stage],
                     "size": size + 4 if few else size,
                     "opacity": 1.0 if few else 0.8,
@@ -115,10 +114,13 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
         titled.add(branch)
     figure.data = sorted(figure.data, key=lambda trace: -len(trace.x))
 
-    lost = len(cells) - len(drawn)
+    lost, off = len(cells) - len(drawn), int((drawn["stage"] == OFF_RULER).sum())
+    placed = [key for key in groups if key[1] != OFF_RULER]
     subtitle = (
-        f"n = {len(drawn):,} cells (branches: {len(branches)}, stages: {len(groups)}); "
-        f"colour: branch, symbol: stage, larger marks: stages with few cells"
+        f"n = {len(drawn):,} cells (branches: {len({branch for branch, _ in placed})}, stages: {len(placed)}"
+        + (f", {OFF_RULER}: {off:,} cells" if off else "")
+        + "); "
+        "colour: branch, symbol: stage, larger marks: stages with few cells"
         + (f"; {lost:,} cells without coordinates are not drawn" if lost else "")
         + ". Only neighbourhoods can be read from a UMAP, not distances."
     )
@@ -177,8 +179,11 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
     z = cells[names].to_numpy()
     u, s, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
     axes, share = u[:, :3] * s[:3], s[:3] ** 2 / (s**2).sum()
-    figure, owner = go.Figure(), []
+    for way in {"branch", "stage"} & set(ways):
+        cells[way] = cells[way].replace("", OFF_RULER)
+    figure, owner, palette = go.Figure(), [], list(BRANCH_COLORS.values())
     for way in ways:
+        seen: Counter[str] = Counter()
         values = branch_order(cells[way].tolist()) if way == "branch" else sorted(set(cells[way]))
         for i, value in enumerate(values):
             rows = np.flatnonzero((cells[way] == value).to_numpy())
@@ -187,7 +192,7 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
             elif way == "stage" and "branch" in ways:
                 color = branch_color(cells["branch"].iloc[rows[0]])
             else:
-                color = list(BRANCH_COLORS.values())[i % len(BRANCH_COLORS)]
+                color = palette[i % len(palette)]
             figure.add_trace(
                 go.Scatter3d(
                     x=axes[rows, 0],
@@ -200,13 +205,15 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
                     marker={
                         "size": 3,
                         "color": color,
-                        "symbol": SYMBOLS_3D[i % len(SYMBOLS_3D)] if way != "branch" else "circle",
+                        # Counted per colour: stages of one branch differ in symbol.
+                        "symbol": SYMBOLS_3D[seen[color] % len(SYMBOLS_3D)],
                         "line": {"color": OUTLINE, "width": 1},
                     },
                     visible=way == ways[0],
                 )
             )
             owner.append(way)
+            seen[color] += 1
     subtitle = (
         f"n = {len(cells):,} cells; principal axes of the {len(names)}-dimensional latent, {share[0]:.0%}, {share[1]:.0%} and {share[2]:.0%} of "
         "its variance. Drag to turn."

@@ -23,6 +23,8 @@ NULL = "#b4b4bb"
 NULL_EDGE = "#6d6d75"
 OUTLINE = "rgba(20, 20, 25, 0.55)"
 UNASSIGNED = "#bbbbbb"
+# Stage and branch of cells whose label the ruler does not know.
+OFF_RULER = "not on the ruler"
 # Ink on a fill that is light in both themes.
 ON_FILL = "#1b1b1e"
 
@@ -107,7 +109,8 @@ def branch_color(branch: object) -> str:
     Parameters
     ----------
     branch
-        Name of the branch; case, and an appended "cell" or "cells", do not matter. A missing name is light grey.
+        Name of the branch; case, and an appended "cell" or "cells", do not matter. A missing name, and `OFF_RULER`, are
+        light grey.
 
     Returns
     -------
@@ -118,7 +121,7 @@ def branch_color(branch: object) -> str:
         branch is None
         or (isinstance(branch, float) and math.isnan(branch))
         or branch is pd.NA
-        or not str(branch).strip()
+        or str(branch).strip() in ("", OFF_RULER)
     ):
         return UNASSIGNED
     key = re.sub(r"[\s_-]+cells?$", "", str(branch).strip().casefold())

@@ -141,7 +141,7 @@ class GatesChain:
             "content": {name: content_hash(panel.cells) for name, panel in self.panels.items()},
             "weights": self.model.fingerprint(),
             "vocabulary": digest(dict(self.model.vocabulary.ids)),
-            "graph": [list(self.ruler.stages), self.ruler.distances.tolist(), dict(self.ruler.labels)],
+            "graph": self.ruler.fingerprint(),
         }
 
     def panels_stage(self, folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pandas as pd
@@ -50,7 +51,7 @@ def report_stage(chain: GatesChain, runner: StageRunner, results: dict[str, dict
     content = "; ".join(f"{name} {value}" for name, value in chain.inputs()["content"].items())
     made_from = manifest(effective, chain.model, content, stages)
     write_json(chain.out / "manifest.json", made_from)
-    command = f"workbench gates {chain.out / 'config.yaml'} --out {chain.out}"
+    command = shlex.join(["workbench", "gates", str(chain.out / "config.yaml"), "--out", str(chain.out)])
     summary = {
         **_summary(chain, results, tables),
         "command": command,

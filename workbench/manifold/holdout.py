@@ -45,6 +45,10 @@ class Split:
         return self.test[i], self.against[j]
 
 
+# Three to fit on and three to compare with each other.
+FEWEST_ANCHORS = 6
+
+
 def random_splits(n: int, n_splits: int, seed: int) -> Iterator[Split]:
     """Hold out 30 % of the anchors at random, drawn anew each time, and compare them with each other.
 

@@ -11,7 +11,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from scipy.sparse.csgraph import connected_components, shortest_path
 
 from workbench.errors import EvaluationError, near_matches, unknown_name
+from workbench.files import digest
 
 Edge = tuple[int, int, float]  # parent, child, length
 
@@ -65,6 +66,17 @@ class Ruler:
     literature: Mapping[str, str]
     edges: tuple[Edge, ...] = ()
     ontology: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Hash of everything in it; the same on every machine.
+
+        Returns
+        -------
+        str
+            32 hex digits.
+        """
+        parts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("distances", "depths")}
+        return digest(parts, self.distances, self.depths)
 
     def place(self, labels: Iterable[str], extra: Mapping[str, str] | None = None) -> tuple[np.ndarray, list[str]]:
         """Stage of each label.

@@ -71,7 +71,7 @@ class Chain:
         if "data" in sections:
             chosen["content"] = content_hash(self.adata)
             chosen["vocabulary"] = digest(dict(self.model.vocabulary.ids))
-            chosen["graph"] = [list(self.ruler.stages), self.ruler.distances.tolist(), dict(self.ruler.labels)]
+            chosen["graph"] = self.ruler.fingerprint()
         return chosen
 
     @cached_property

@@ -19,6 +19,7 @@ from workbench.extractor.controls import added_value
 from workbench.extractor.readout import cross_validate
 from workbench.files import read_arrays
 from workbench.manifold.holdout import (
+    FEWEST_ANCHORS,
     Split,
     group_splits,
     holdout_correlation,
@@ -58,6 +59,11 @@ def heads_stage(chain: Chain, folder: Path) -> dict[str, Any]:
         Of the stage.
     """
     anchors, settings = chain.anchors(), chain.config.evaluation
+    if len(anchors) < FEWEST_ANCHORS:
+        raise EvaluationError(
+            f"{len(anchors)} anchors are too few for a holdout, which fits on three at least and compares three others "
+            f"({FEWEST_ANCHORS} are needed); raise anchors.parts, lower anchors.min_cells, or map more labels to stages."
+        )
     random = list(random_splits(len(anchors), settings.holdouts, chain.config.seed))
 
     def score(matrix: np.ndarray, splits: Any, refits: int) -> Any:

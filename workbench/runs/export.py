@@ -13,6 +13,7 @@ from workbench.extractor.adaptor import angles
 from workbench.extractor.algorithm import Algorithm, fold
 from workbench.extractor.calibration import fit_readout
 from workbench.extractor.saved_operator import Operator
+from workbench.figures.style import OFF_RULER
 from workbench.manifold.shape import stage_distances
 from workbench.provenance import versions
 from workbench.runs.chain import Chain
@@ -113,8 +114,9 @@ def _write_latent(chain: Chain, z: np.ndarray) -> None:
         {
             "cell_id": chain.obs.index,
             "cell_type": chain.obs["cell_type"].to_numpy(),
-            "stage": np.where(stage >= 0, np.array(ruler.stages)[placed], "not on the ruler"),
-            "branch": np.where(stage >= 0, np.array(ruler.branches)[placed], "not on the ruler"),
+            "stage": np.where(stage >= 0, np.array(ruler.stages)[placed], OFF_RULER),
+            **({} if chain.donors is None else {"donor": chain.donors}),
+            "branch": np.where(stage >= 0, np.array(ruler.branches)[placed], OFF_RULER),
             "umap_1": flat[:, 0],
             "umap_2": flat[:, 1],
             **{f"z_{i + 1}": z[:, i] for i in range(z.shape[1])},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pandas as pd
@@ -73,7 +74,7 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
 def _summary(chain: Chain, results: dict[str, dict[str, Any]], whole: Section) -> dict[str, Any]:
     config, cells, operators = chain.config, results["cells"], results["operators"]
     algorithm = results.get("algorithm")
-    command = f"workbench run {chain.out / 'config.yaml'} --out {chain.out}"
+    command = shlex.join(["workbench", "run", str(chain.out / "config.yaml"), "--out", str(chain.out)])
     return {
         "title": f"{config.name}: a small algorithm out of scGPT",
         "question": f"Do {config.operator} operators of the model's attention heads, through a linear adaptor, carry the "
@@ -138,7 +139,7 @@ def _extract_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Sectio
     skipped = [{"what": f"Readout '{name}'", "why": why} for name, why in undefined.itertuples(index=False)]
     if config.adaptor.k < 3:
         del captions["latent_3d"]
-    options = {"holdouts": {"own": own}, "readouts": {"own": ours}}
+    options = {"heads": {"own": own}, "holdouts": {"own": own}, "readouts": {"own": ours}}
     figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
     facts = {"Controls": f"{'; '.join(CONTROL_NAMES)}. Same adaptor, folds and readouts."}
     return Section(figures, tables, _answers(chain, tables), skipped, facts=facts)

@@ -12,7 +12,8 @@ import yaml
 
 from workbench.config import absolute
 from workbench.extractor.algorithm import CARD, WEIGHTS
-from workbench.files import write_text
+from workbench.factors.gene_sets import load_gene_sets
+from workbench.files import digest, write_text
 from workbench.runs.chain import Chain
 from workbench.runs.compaction import compaction_stage
 from workbench.runs.drift import drift_stage
@@ -125,7 +126,9 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
         work = partial(compaction_stage, chain, whole, backend)
         stages.append(_Stage("compaction", FACTORS, given, work, tables("compaction", "compaction_lost")))
     if config.factors is not None:
-        given = [judged, config.factors.model_dump(mode="json")]
+        # The file of the user's, not its path alone.
+        sets = load_gene_sets(config.factors.gene_sets)
+        given = [judged, config.factors.model_dump(mode="json"), digest(sets.sets, sets.sources)]
         work = partial(factors_stage, chain, whole, backend)
         stages.append(_Stage("factors", FACTORS, given, work, tables(*FACTOR_TABLES)))
     return stages
