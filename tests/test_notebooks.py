@@ -9,12 +9,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import randomise
+
+from workbench.model.checkpoint import save_checkpoint
+from workbench.model.config import ModelConfig
+from workbench.model.hooked import HookedScGPT
+from workbench.model.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 # What the fast tier runs; the others take longer than it should.
 FAST = {"01_load_and_hook"}
 OWN = "WORKBENCH_"
+DONORS = "kang2018_8donors.h5ad"
 
 
 def _id(path):
@@ -76,6 +83,29 @@ def test_notebook_runs_in_a_kernel(path, monkeypatch, tree):
     assert not [output for output in shown if output.output_type == "error"]
     pictures = [output for output in shown if "application/vnd.plotly.v1+json" in output.get("data", {})]
     assert bool(pictures) == ("workbench.figures" in path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def random_model(shared_data, tmp_path_factory):
+    """A checkpoint of random weights whose vocabulary has the genes of the cells."""
+    import anndata as ad
+
+    genes = ad.read_h5ad(shared_data / DONORS, backed="r").var_names
+    vocabulary = Vocabulary.of_genes(sorted(genes))
+    config = ModelConfig(n_tokens=len(vocabulary), d_model=32, n_layers=3, n_heads=2, d_mlp=32, max_tokens=400)
+    return save_checkpoint(randomise(HookedScGPT(config, vocabulary)), tmp_path_factory.mktemp("model") / "random")
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data(DONORS)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if 'pbmc68k", None' in path.read_text("utf-8")], ids=_id)
+def test_another_checkpoint_and_cells_with_donors_are_two_values_at_the_top(path, shared_data, random_model, capsys):
+    own = f"{str(shared_data / DONORS)!r}, workbench.CellMapping(cell_type='cell_type', donor='donor')"
+    text = path.read_text("utf-8").replace('"pbmc68k", None', own)
+    text = text.replace('root / "artifacts" / "scgpt-blood-mini"', f"Path({str(random_model)!r})")
+    assert str(shared_data) in text and str(random_model) in text
+    exec(compile(text, str(path), "exec"), {"__file__": str(path), "__name__": "__main__"})
+    assert capsys.readouterr().out
 
 
 @pytest.mark.slow

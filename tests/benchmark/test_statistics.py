@@ -230,6 +230,8 @@ def test_few_splits_need_several_metrics_at_once_and_the_caution_says_how_many()
 def test_cautions_are_of_the_splits_of_each_dataset():
     values = {"ours": np.full(6, 0.6), "b": np.full(6, 0.5)}
     scores, splits = campaign(values)
-    splits = splits.assign(kind="transfer", data=[f"other {i}" for i in range(6)], disjoint=True)
+    donors = [f"a{i}+b{i}" for i in range(6)]
+    splits = splits.assign(kind="transfer", data=[f"other {i}" for i in range(6)], disjoint=True, test_donors=donors)
     said = cautions(scores, splits)
-    assert sum("Transfer, other" in one and "1 split(s) cannot reach" in one for one in said) == 6
+    assert sum("intervals are over 2 donors" in one for one in said) == 6
+    assert sum("Transfer, other" in one and "1 split cannot reach" in one for one in said) == 6
