@@ -74,9 +74,9 @@ checkpoint that ships (6 layers x 4 heads, trained on 700 blood cells), so nothi
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
 metric, a `−` that it is worse, each with q <= 0.05 (two-sided Wilcoxon over splits, Benjamini-Hochberg over the metrics of a method); no mark: no
 sure difference. A transfer is one split: there the marks say that the 95 % bootstrap interval over donors leaves 0 out, with no correction for
-many; clusters and donor leakage have no such interval, so a transfer's tally is over the other metrics. A dash: undefined, or not said by
-the method. There is no overall winner, and none is computed. Seconds are of two slow cores that did other work beside: compare their order of
-magnitude only.
+many; clusters and donor leakage have no value by donor, and in one split no interval, so a transfer's tally is over the other metrics. A dash:
+undefined, or not said by the method. There is no overall winner, and none is computed. Seconds are of two slow cores that did other work
+beside: compare their order of magnitude only.
 
 Metrics: BA is balanced accuracy, F1 its macro average, ECE the expected calibration error (better when low), rho the rank correlation with
 the depth on the ruler; clusters ARI is the agreement of Leiden clusters of the representation with the stages; donor leakage is how well a
@@ -126,7 +126,7 @@ def campaign(tables: dict[str, pd.DataFrame], manifest: dict[str, Any]) -> str:
     for row in tables["methods"].itertuples():
         if row.status != "run":
             lines.append(f"- {row.method}: {row.status}")
-    lines += [f"- {said}" for said in cautions(tables["scores"], splits)]
+    lines += [f"- {said}" for said in cautions(tables["scores"], splits, tables["comparisons"])]
     return "\n".join(lines) + "\n"
 
 
@@ -178,7 +178,7 @@ def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
 
 
 def _beyond(low: float, high: float) -> str:
-    """What an interval over donors says of one split, which has no test over splits."""
+    """What an interval says where splits are too few for a test over them."""
     return "win" if low > 0 else "loss" if high < 0 else "tie" if low <= 0 else "undefined"
 
 

@@ -93,7 +93,9 @@ def random_model(shared_data, tmp_path_factory):
     genes = ad.read_h5ad(shared_data / DONORS, backed="r").var_names
     vocabulary = Vocabulary.of_genes(sorted(genes))
     config = ModelConfig(n_tokens=len(vocabulary), d_model=32, n_layers=3, n_heads=2, d_mlp=32, max_tokens=400)
-    return save_checkpoint(randomise(HookedScGPT(config, vocabulary)), tmp_path_factory.mktemp("model") / "random")
+    return save_checkpoint(
+        randomise(HookedScGPT(config, vocabulary), seed=0), tmp_path_factory.mktemp("model") / "random"
+    )
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -10,7 +11,8 @@ import pytest
 from figures import synthetic
 
 from workbench.errors import OutputError
-from workbench.report import ROWS_SHOWN, write_report
+from workbench.figures.requests import Request
+from workbench.report import ROWS_SHOWN, report_run, write_report
 
 EVIL = "<script>alert('x')</script>"
 
@@ -168,3 +170,12 @@ def test_what_the_summary_lacks_is_named(tmp_path, change, said):
 def test_a_name_that_is_no_file_name_is_refused(tmp_path):
     with pytest.raises(OutputError, match=r"'\.\./x' is no name"):
         write_report(tmp_path, synthetic.summary(), {"../x": pd.DataFrame()}, {})
+
+
+def test_a_figure_that_cannot_be_drawn_is_skipped_and_said(tmp_path):
+    (tmp_path / "tables").mkdir()
+    tables = {"heads": synthetic.heads().assign(spearman=np.nan), "holdouts": synthetic.holdouts()}
+    summary = {**synthetic.summary(), "command": "workbench run x"}
+    path = report_run(tmp_path, summary, tables, [Request("heads", "said"), Request("holdouts", "said")])
+    page = html.unescape(path.read_text(encoding="utf-8"))
+    assert "Figure 'heads'" in page and "holds no finite number" in page and 'id="plot-holdouts"' in page

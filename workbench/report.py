@@ -122,11 +122,15 @@ def report_run(
         for one in requests
     }
     wanted = {name for one in requests for name in (*one.of.tables, *one.of.optional)}
-    figures, captions = drawn(requests, {**read_tables(out, sorted(wanted - set(tables))), **tables})
+    figures, missing = drawn(requests, {**read_tables(out, sorted(wanted - set(tables))), **tables})
     write_index(out, requests, summary["command"])
-    return write_report(
-        out, {**summary, "captions": captions, "commands": commands}, tables, figures, explorer=explorer
-    )
+    skipped = [{"what": f"Figure '{name}'", "why": why} for name, why in missing.items()]
+    more = {
+        "captions": {one.name: one.caption for one in requests},
+        "commands": commands,
+        "skipped": [*summary.get("skipped", ()), *skipped],
+    }
+    return write_report(out, {**summary, **more}, tables, figures, explorer=explorer)
 
 
 def write_figures(out: Path, figures: Mapping[str, go.Figure], captions: Mapping[str, str]) -> dict[str, str]:

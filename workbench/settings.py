@@ -180,8 +180,8 @@ class CompactionConfig(Strict):
 class FactorsConfig(Strict):
     """Factors of one head's operator: what they read and write, whether they last, what breaks without them.
 
-    ``head`` as in `CompactionConfig`, chosen by all anchors when absent. ``groups`` of cells (donors, where there are as
-    many) are drawn ``bootstraps`` times for the stability of factors, which only operators averaged over cells can lack.
+    ``head`` as in `CompactionConfig`, chosen by all anchors when absent. ``groups`` of cells (of whole donors, where
+    there are five or more) are drawn ``bootstraps`` times for the stability of factors, which only operators averaged over cells can lack.
     ``null_draws`` random factors of the same norm for each. ``gene_sets``: a shipped collection or the path of a GMT;
     ``permutations`` of the pre-ranked enrichment, ``program_draws`` of shuffled loadings.
     """

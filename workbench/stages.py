@@ -38,6 +38,18 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def key_of(out: Path, name: str) -> str:
+    """Key of what a stage holds now; empty where it has not ended.
+
+    Parameters
+    ----------
+    out, name
+        Folder of the run, and the stage.
+    """
+    done = out / "stages" / name / _DONE
+    return str(read_json(done)["key"]) if done.is_file() else ""
+
+
 def stands_on(out: Path, name: str, below: str) -> bool:
     """Whether what a stage left was made on what another stage holds now; True where the folder does not say.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sysconfig
+import venv
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -242,6 +244,33 @@ def test_a_second_run_does_nothing_again(campaign, tmp_path):
     stages = read_json(out / "manifest.json")["stages"]
     assert all(stage["kept"] for stage in stages.values())
     assert (out / "tables" / "scores.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_peer_that_was_not_there_is_tried_again_once_something_is_installed(cells, checkpoint, tmp_path):
+    # An environment with all that the worker needs but Palantir.
+    venv.create(tmp_path / "env", symlinks=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (site / "more.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "palantir.py").write_text("raise ImportError('No module named palantir')\n")
+    python = tmp_path / "env" / "bin" / "python"
+    small = {"methods": ["Palantir"], "ours": "PCA-10", "audit": False, "splits": {"n": 1}}
+    path = write(tmp_path, checkpoint, cells, peers={"python": str(python)}, **small)
+    config, out = read_config(path, BenchmarkConfig), tmp_path / "out"
+
+    def status():
+        run_benchmark(config, out)
+        return table(out, "methods").set_index("method")["status"]["Palantir"]
+
+    assert status().startswith("not run: No module named palantir")
+    # Another version is there, which fails otherwise; the campaign was killed after its tasks, or had ended.
+    for version, killed in (("1.0", False), ("2.0", True)):
+        if killed:
+            (out / "stages" / "campaign" / "done.json").unlink()
+        (site / "palantir.dist-info").mkdir(exist_ok=True)
+        (site / "palantir.dist-info" / "METADATA").write_text(f"Name: palantir\nVersion: {version}\n")
+        (site / "palantir.py").write_text(f"raise ValueError('this is {version}')\n")
+        assert status() == f"failed: RuntimeError: ValueError: this is {version}"
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from workbench.benchmark import peers as module
 from workbench.benchmark.campaign import attempted, every_other
 from workbench.benchmark.endpoints import ALL, Judged, asked, judge
 from workbench.benchmark.methods import PEER, Listed
-from workbench.benchmark.peers import WORKER, PeerMethod, peer_methods
+from workbench.benchmark.peers import WORKER, PeerMethod, peer_methods, peer_versions
 from workbench.benchmark.protocol import Cells, NotRunError, OutOfTimeError, Training
 from workbench.errors import ConfigError
 from workbench.manifold.ruler import load_ruler
+from workbench.requirements import installed
 
 RULER = load_ruler("hematopoiesis")
 PYTHON = os.environ.get("WORKBENCH_PEERS_PYTHON")
@@ -279,6 +281,17 @@ def test_threads_are_one_unless_said_otherwise():
 def test_an_interpreter_that_is_not_there_is_said(train):
     with pytest.raises(NotRunError, match="the interpreter '/nowhere/python' cannot be started.*peers.python"):
         PeerMethod("x", "dpt", "", Path("/nowhere/python")).fit(train)
+
+
+def test_what_is_installed_for_peers_is_found_in_their_environment(tmp_path):
+    venv.create(tmp_path / "env", symlinks=True)
+    python = tmp_path / "env" / "bin" / "python"
+    assert peer_versions(python) == {}
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (site / "palantir-1.4.5.dist-info").mkdir()
+    (site / "palantir-1.4.5.dist-info" / "METADATA").write_text("Name: palantir\nVersion: 1.4.5\n")
+    assert peer_versions(python) == {"palantir": "1.4.5"}
+    assert peer_versions()["scanpy"] == installed("scanpy") and peer_versions(Path("/nowhere/python")) == {}
 
 
 def test_data_without_counts_are_nothing_for_scvi(train):

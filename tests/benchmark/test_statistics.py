@@ -208,7 +208,7 @@ def test_ranks_are_friedmans():
 
 def test_cautions_name_what_is_shared_and_what_cannot_be_reached():
     scores, splits = campaign({"ours": np.array([0.5, np.nan, 0.5, 0.6]), "b": np.zeros(4)})
-    said = " ".join(cautions(scores, splits))
+    said = " ".join(cautions(scores, splits, compare(scores, splits, "ours", 0)))
     assert "4 splits share test and training cells" in said and "3 of them share no test cell" in said
     assert "cannot reach p <= 0.05" in said and "Undefined in some splits" in said and "stage" in said
 
@@ -217,21 +217,42 @@ def test_few_splits_need_several_metrics_at_once_and_the_caution_says_how_many()
     values = {"ours": np.arange(6) / 100 + 0.6, "b": np.full(6, 0.5)}
     parts = [campaign(values, endpoint=f"e{i}")[0] for i in range(10)]
     splits = campaign(values)[1]
-    said = " ".join(cautions(pd.concat(parts), splits))
+    every = pd.concat(parts)
+    said = " ".join(cautions(every, splits, compare(every, splits, "ours", 0)))
     assert "p = 0.031 at best" in said and "at least 7 of the 10 endpoint metrics at once" in said
     # Seven are enough, and six are not.
     for enough in (6, 7):
         flat = [part.assign(value=0.5) for part in parts[enough:]]
         table = compare(pd.concat([*parts[:enough], *flat]), splits, "ours", 0)
         assert (table["outcome"] == "win").sum() == (enough if enough == 7 else 0)
-    assert "at once" not in " ".join(cautions(parts[0], splits))
+    assert "at once" not in " ".join(cautions(parts[0], splits, compare(parts[0], splits, "ours", 0)))
 
 
 def test_cautions_are_of_the_splits_of_each_dataset():
     values = {"ours": np.full(6, 0.6), "b": np.full(6, 0.5)}
     scores, splits = campaign(values)
-    donors = [f"a{i}+b{i}" for i in range(6)]
-    splits = splits.assign(kind="transfer", data=[f"other {i}" for i in range(6)], disjoint=True, test_donors=donors)
-    said = cautions(scores, splits)
-    assert sum("intervals are over 2 donors" in one for one in said) == 6
-    assert sum("Transfer, other" in one and "1 split cannot reach" in one for one in said) == 6
+    data = {f"s{i}": f"other {i}" for i in range(6)}
+    scores = scores.assign(kind="transfer", data=scores["split"].map(data))
+    splits = splits.assign(kind="transfer", data=splits["split"].map(data), disjoint=True, test_share=np.nan)
+    said = cautions(scores, splits, compare(scores, splits, "ours", 0))
+    # Of two donors in one split nothing can be drawn, so there is nothing to be pointed at either.
+    assert sum("Transfer, other" in one and one.endswith("every outcome is a tie.") for one in said) == 6
+    assert sum("intervals are not given, which takes 4 donors or 3 splits" in one for one in said) == 6
+
+
+def test_cautions_say_of_each_metric_what_its_interval_is():
+    values = {"ours": np.arange(6) / 100 + 0.6, "b": np.full(6, 0.5)}
+    scores, splits = campaign(values)
+    whole = campaign(values, endpoint="clusters", metric="ARI")[0].query("scope == 'all'")
+    every = pd.concat([scores, whole])
+    said = cautions(every, splits, compare(every, splits, "ours", 0))
+    assert (
+        "Donor holdout, cells: intervals are a bootstrap over at most 6 donors, those with both classes of an endpoint; for clusters "
+        "ARI they are over splits, corrected for shared cells."
+    ) in said
+    few, splits = campaign(values, donors=("a", "b", "c"))
+    said = cautions(few, splits, compare(few, splits, "ours", 0))
+    assert "Donor holdout, cells: intervals are over splits, corrected for shared cells." in said
+    # Of what nobody was asked, no interval is spoken of.
+    nothing = scores.assign(value=np.nan, status="not run: not there")
+    assert "intervals are" not in " ".join(cautions(nothing, splits, compare(nothing, splits, "ours", 0)))

@@ -95,6 +95,27 @@ def test_columns_get_their_standard_names(source, path, backed):
     assert found.uns["workbench"]["mapping"]["donor"] == "person"
 
 
+@pytest.mark.parametrize("kind", [pd.Categorical, lambda values: np.array(values, dtype=object)])
+def test_a_cell_without_a_label_has_none_and_one_without_a_donor_is_refused(tmp_path, kind):
+    cells = tiny_cells(12, 8)
+    cells.obs["label"] = kind(["B", None, "NA"] * 4)
+    cells.write_h5ad(tmp_path / "it.h5ad")
+    loaded = load(tmp_path / "it.h5ad", CellMapping(cell_type="label"))
+    assert loaded.obs["cell_type"].tolist() == ["B", "", "NA"] * 4
+    for standard in ("donor", "tissue", "batch"):
+        with pytest.raises(CellsError, match=f"4 of 12 cells without a {standard} \\(obs column 'label'\\)"):
+            load(tmp_path / "it.h5ad", CellMapping(**{standard: "label"}))
+
+
+def test_cells_are_read_by_rows_however_the_file_holds_them(tmp_path):
+    cells = tiny_cells(12, 8)
+    expected = dense(cells.X)
+    cells.X = sp.csc_matrix(cells.X)
+    cells.write_h5ad(tmp_path / "columns.h5ad")
+    loaded = load(tmp_path / "columns.h5ad")
+    assert loaded.X.format == "csr" and np.array_equal(dense(loaded.X), expected)
+
+
 def test_the_file_is_not_changed(path):
     before = path.read_bytes()
     for backed in (False, True):

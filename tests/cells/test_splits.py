@@ -70,6 +70,11 @@ def test_too_few_donors_are_an_error(with_donors):
         make_folds(with_donors, 9)
 
 
+def test_of_one_donor_no_folds_can_be_made_and_that_is_said(obs):
+    with pytest.raises(EvaluationError, match="1 donors cannot fill 2 folds of whole donors; leave data.donor out"):
+        make_folds(obs.assign(donor="one"), 2)
+
+
 def test_too_few_cells_are_an_error(obs):
     with pytest.raises(EvaluationError, match="4 cells cannot fill 5 folds; set evaluation.folds lower"):
         make_folds(obs.iloc[:4], 5)

@@ -162,3 +162,10 @@ def test_the_table_judges_on_held_out_folds_only():
     assert table["log_loss"].iloc[1] < table["log_loss"].iloc[0] and table["temperature"].iloc[1] > 1
     nothing = calibration_table(lambda k: x, [endpoint("classes", np.zeros(160))], np.arange(160) % 4)
     assert nothing.empty
+
+
+def test_folds_of_classes_that_no_other_fold_has_cannot_be_judged():
+    x, _ = overconfident(80)
+    fold = np.arange(80) % 4
+    apart = np.array([f"class {2 * k + i}" for k, i in zip(fold, np.arange(80) // 4 % 2, strict=True)])
+    assert calibration_table(lambda k: x, [endpoint("classes", apart)], fold).empty

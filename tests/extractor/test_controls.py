@@ -113,3 +113,8 @@ def test_folds_that_are_undefined_for_one_are_left_out_for_both():
 def test_no_difference_at_all_is_no_evidence():
     row = added_value(folds({"a": np.zeros(5)}), "ours", 0.2).query("control == 'x'").iloc[0]
     assert row["difference"] == 0 and row["p"] == 1
+
+
+def test_without_a_fold_there_is_a_table_without_rows():
+    table = added_value(pd.DataFrame([]), "ours", 0.2)
+    assert table.empty and {"endpoint", "control", "difference", "q"} <= set(table)

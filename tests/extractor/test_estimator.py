@@ -91,6 +91,20 @@ def test_the_order_of_named_cells_does_not_matter(cells, operator, objective):
     np.testing.assert_allclose(other.matrix_, one.matrix_, atol=1e-4 * scale)
 
 
+def test_donors_may_be_a_list_or_a_column_of_a_table(cells, operator):
+    x, label = cells
+    donor = [f"d{i // 4 % 4}" for i in range(160)]
+    index = [f"cell {i}" for i in range(160)]
+    made = [
+        Extractor(operator, k=3, min_cells=2).fit(x, label, groups=groups).transform(x)
+        for groups in (np.array(donor), donor, pd.Series(donor, index=index), pd.Categorical(donor))
+    ]
+    for one in made[1:]:
+        np.testing.assert_array_equal(one, made[0])
+    with pytest.raises(ShapeError, match="3 groups were given for 160 cells"):
+        Extractor(operator).fit(x, label, groups=donor[:3])
+
+
 def test_the_round_trip_is_bit_exact(cells, operator, tmp_path):
     x, label = cells
     made = Extractor(operator, DISTANCES, k=3).fit(pd.DataFrame(x, columns=GENES), label)

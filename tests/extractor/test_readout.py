@@ -219,3 +219,23 @@ def test_the_order_of_the_cells_does_not_matter(pbmc68k):
         wanted = Endpoint("it", "classes", obs["cell_type"].to_numpy()[at], np.arange(150))
         found.append(scores(lambda k, at=at: x[at], wanted, fold, permutations=3)["balanced accuracy"]["value"])
     assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
+def test_with_names_the_order_of_the_cells_changes_nothing(latent, fold):
+    rng = np.random.default_rng(3)
+    target, names = (
+        np.where(latent[:, 0] + rng.standard_normal(N) > 3, "a", "b"),
+        np.array([f"c{i:03d}" for i in range(N)]),
+    )
+    order, found = rng.permutation(N), []
+    for rows in (np.arange(N), order):
+        made = cross_validate(
+            {"it": lambda k, rows=rows: latent[rows]},
+            [endpoint("classes", target[rows])],
+            fold[rows],
+            permutations=19,
+            seed=0,
+            names=names[rows],
+        )
+        found.append([{key: row[key] for key in ("value", "null_mean", "null_high", "p")} for row in made])
+    assert found[0] == [pytest.approx(row, abs=1e-9) for row in found[1]]

@@ -61,9 +61,13 @@ def test_a_donor_of_both_panels_is_left_out_of_the_fit():
     assert split.test.tolist() == [6, 7] and split.train.tolist() == [2, 3, 4, 5]
 
 
-def test_donors_are_named_in_both_panels_or_in_none():
+def test_donors_of_the_judged_panel_count_whether_or_not_the_other_names_its_own():
     assert frozen(second="").donor is None and frozen(second="").donor_splits() == []
     assert pool(donors="").donor_splits() == [] and pool(donors="111111").donor_splits() == []
+    alone = frozen(first="")
+    assert [s.test.tolist() for s in alone.donor_splits()] == [[6, 7], [8]]
+    assert all(s.train.tolist() == list(range(6)) for s in alone.donor_splits())
+    assert alone.blocks(alone.test)[:, 0].tolist() == ["4", "4", "5"]
 
 
 def test_halves_are_apart_by_donor_where_there_are_donors():

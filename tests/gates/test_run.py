@@ -19,6 +19,8 @@ from workbench.cli import main
 from workbench.config import read_config
 from workbench.errors import ConfigError, EvaluationError
 from workbench.files import write_text
+from workbench.gates import run as run_module
+from workbench.gates.chain import GatesChain
 from workbench.gates.run import run_gates
 from workbench.gates.spec import GATES, SPEC
 from workbench.planted.folder import write_world
@@ -243,3 +245,25 @@ def test_nothing_of_the_users_is_changed(config, folder, done):
     with pytest.raises(EvaluationError):
         run_gates(settings(config, "required=[nothing]"), done.out)
     assert before == {path.name: path.read_bytes() for path in folder.glob("*.h5ad")}
+
+
+def test_the_screen_is_made_again_when_another_panel_is_the_first_external_one(config, tmp_path, monkeypatch):
+    raw = yaml.safe_load(config.read_text())
+    raw["checkpoint"] = str(config.parent / raw["checkpoint"])
+    for panel in raw["panels"].values():
+        panel["data"]["name"] = str(config.parent / panel["data"]["name"])
+    external = raw["panels"]["external"]
+    halves = {name: {**external, "select": {"donor": donors}} for name, donors in (("x", ["D4"]), ("y", ["D5", "D6"]))}
+    for stage in ("panels", "operators", "gates", "screen", "geometry"):
+        monkeypatch.setattr(GatesChain, f"{stage}_stage", lambda self, folder: {"panel": self.external, "unmet": []})
+    seen = []
+    monkeypatch.setattr(
+        run_module, "report_stage", lambda chain, runner, results: seen.append(results["screen"]["panel"])
+    )
+    (tmp_path / "run" / "tables").mkdir(parents=True)
+    for name in ("panels", "gates", "controls", "screen", "screen_controls"):
+        (tmp_path / "run" / "tables" / f"{name}.csv").write_text("gate\n")
+    for order in (("x", "y"), ("y", "x"), ("y", "x")):
+        raw["panels"] = {"internal": raw["panels"]["internal"], **{name: halves[name] for name in order}}
+        run_gates(settings(write_text(tmp_path / "gates.yaml", yaml.safe_dump(raw, sort_keys=False))), tmp_path / "run")
+    assert seen == ["x", "y", "y"]

@@ -341,3 +341,13 @@ def test_the_elbow_is_where_the_planted_ruler_ends():
 def test_an_elbow_of_too_few_anchors_is_an_error():
     with pytest.raises(EvaluationError, match="k = 5 for n = 8 points"):
         let_elbow(np.random.default_rng(0).standard_normal((8, 4)), np.ones((8, 8)) - np.eye(8), ks=[2])
+
+
+def test_an_elbow_weighs_its_anchors():
+    rng = np.random.default_rng(0)
+    features, distances = rng.standard_normal((14, 4)), np.ones((14, 14)) - np.eye(14)
+    plain, same, other = (
+        let_elbow(features, distances, ks=[2], n_neighbors=4, adaptor=LETAdaptor(steps=20), weights=weights)
+        for weights in (None, np.ones(14), np.linspace(0.1, 5, 14))
+    )
+    assert plain.equals(same) and not plain.equals(other)

@@ -129,6 +129,18 @@ def test_no_anchor_of_the_branch_is_fitted_on(ruler, monkeypatch):
         assert not any((features[i] == trained).all(1).any() for i in np.flatnonzero(own))
 
 
+def test_the_weights_of_the_anchors_count(ruler):
+    stage, z = anchors_of(ruler, ["HSC", "MEP", "erythroid", "CLP", "pro-B", "pre-B", "plasma"])
+    features, table = z @ np.random.default_rng(1).standard_normal((z.shape[1], 6)), []
+    for weights in (None, np.ones(len(stage)), np.linspace(0.1, 5, len(stage))):
+        table.append(
+            trajectory_table(
+                features, stage, ruler, LETAdaptor(k=2, steps=20), branches=["B"], weights=weights, draws=20, seed=0
+            )
+        )
+    assert table[0].equals(table[1]) and not table[0].equals(table[2])
+
+
 def test_nothing_left_to_fit_on_is_said(ruler):
     stage, z = anchors_of(ruler, ["pro-B", "pre-B", "B naive", "B memory"])
     row = trajectory_table(z, stage, ruler, LETAdaptor(k=2), branches=["B"], seed=0).iloc[0]

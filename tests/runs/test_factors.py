@@ -18,15 +18,16 @@ from workbench.errors import ConfigError, EvaluationError
 from workbench.factors.compaction import FOLDED, REFERENCE
 from workbench.files import read_json
 from workbench.gates.spec import GATES, SPEC
+from workbench.runs import factors as factors_module
 from workbench.runs import run as run_module
 from workbench.runs.chain import CONTROL_NAMES, Chain
 from workbench.runs.evidence import BIASED
-from workbench.runs.expected import read_expected
+from workbench.runs.expected import expected_table, read_expected
 from workbench.runs.factors import TABLES
 from workbench.runs.gates import gates_stage
 from workbench.runs.run import FACTORS, run
 from workbench.runs.splits import fold_pairs, head_of
-from workbench.settings import RunConfig, RunGatesConfig
+from workbench.settings import FactorsConfig, RunConfig, RunGatesConfig
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -240,7 +241,7 @@ def test_an_edited_file_of_gene_sets_is_read_again(made, tmp_path, monkeypatch):
     out, own, runners = tmp_path / "out", tmp_path / "own.gmt", []
     shutil.copytree(made.out, out)
     monkeypatch.setattr(run_module, "factors_stage", lambda *args: {})
-    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results: runners.append(runner))
+    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results, made: runners.append(runner))
     text = (made.path.parent / "own.gmt").read_text()
     for content in (text, text, text.replace("second", "renamed")):
         own.write_text(content)
@@ -268,6 +269,25 @@ def test_published_figures_of_another_form(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_expected(path)
+
+
+def test_a_table_of_another_configuration_is_not_found_in_this_run(made):
+    path = made.path.parent / "figures.yaml"
+    everything, _ = expected_table(path, made.out)
+    without, _ = expected_table(path, made.out, {"factor_subsets"})
+    row = without.set_index("claim").loc["size"]
+    assert np.isfinite(everything.set_index("claim").loc["size", "found"]) and np.isnan(row["found"])
+    assert row["from"] == "not made in this run: compaction.csv"
+    expected_table(path, made.out)
+
+
+def test_many_donors_are_dealt_whole_into_as_many_groups_as_are_asked_for():
+    names = pd.Index([f"c{i}" for i in range(900)])
+    donors = np.array([f"d{i % 300}" for i in range(900)])
+    chain = SimpleNamespace(obs=pd.DataFrame(index=names), donors=donors, config=SimpleNamespace(seed=0))
+    groups = pd.Series(factors_module._groups(chain, FactorsConfig(groups=20)))
+    assert set(groups) == set(range(20)) and groups.groupby(donors).nunique().max() == 1
+    assert groups.groupby(groups).size().max() == 45
 
 
 def test_the_shipped_figures_can_be_read():

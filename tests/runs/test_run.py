@@ -20,17 +20,18 @@ from runs.conftest import HEADS, LAYERS, N_GENES, write
 from workbench.capture import capture
 from workbench.cli import main
 from workbench.config import read_config
-from workbench.errors import EvaluationError
+from workbench.errors import EvaluationError, ShapeError
 from workbench.extractor.algorithm import Algorithm
 from workbench.extractor.saved_operator import Operator
 from workbench.extractor.store import StoredOperators
-from workbench.files import read_arrays, read_json
+from workbench.files import read_arrays, read_json, write_json
 from workbench.model.checkpoint import load_checkpoint, save_checkpoint
 from workbench.runs import chain as chain_module
 from workbench.runs import evidence as evidence_module
 from workbench.runs import run as run_module
 from workbench.runs.chain import Chain
 from workbench.runs.run import run
+from workbench.runs.splits import chain_of
 from workbench.settings import RunConfig
 
 STAGES = ["cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm", "explorer"]
@@ -69,7 +70,7 @@ def no_evaluation(monkeypatch):
     for stage in ("heads", "readouts", "algorithm"):
         monkeypatch.setattr(run_module, f"{stage}_stage", lambda chain, folder: {})
     monkeypatch.setattr(Chain, "untrained_stage", lambda self, folder: {})
-    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results: runners.append(runner))
+    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results, made: runners.append(runner))
     return runners
 
 
@@ -445,6 +446,50 @@ def test_too_few_anchors_to_hold_any_out_are_an_error_not_a_crash(cells, checkpo
     path = write(tmp_path, checkpoint, few, anchors={"min_cells": 2, "parts": 1})
     with pytest.raises(EvaluationError, match="4 anchors are too few for a holdout.*raise anchors.parts"):
         run(read_config(path, RunConfig), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("adaptor.blocks=[[0],[9]]", "blocks of layers that exist; found layer 9 of a model with layers 0 to 2"),
+        ("adaptor.blocks=[[0],[]]", "blocks of layers that exist"),
+        ("adaptor={feature_map: single, layer: 1, head: 7}", "There is no head 7 in layer 1"),
+    ],
+)
+def test_a_feature_map_that_the_model_cannot_have_is_refused_before_the_capture(
+    first, tmp_path, monkeypatch, override, said
+):
+    monkeypatch.setattr(chain_module, "capture", None)
+    with pytest.raises(ShapeError, match=said):
+        run(read_config(first.path, RunConfig, [override]), tmp_path)
+
+
+@pytest.mark.slow
+def test_sorted_populations_as_donors_end_with_a_report(cells, checkpoint, tmp_path):
+    sorted_cells = cells[cells.obs["label"] != "NA"].copy()
+    sorted_cells.obs["donor"] = sorted_cells.obs["label"]
+    rare = np.flatnonzero(sorted_cells.obs["label"] == "Dendritic")[:-1]
+    sorted_cells = sorted_cells[np.setdiff1d(np.arange(sorted_cells.n_obs), rare)].copy()
+    path = write(
+        tmp_path,
+        checkpoint,
+        sorted_cells,
+        data={"donor": "donor"},
+        evaluation={"folds": 9, "holdouts": 2, "permutations": 3, "refits": 2, "head_refits": 1},
+        anchors={"min_cells": 1},
+        cell_heads={"epochs": 2, "hybrid": False},
+    )
+    out = run(read_config(path, RunConfig), tmp_path / "out")
+    page = (out / "report.html").read_text()
+    assert "No readout could be judged" in page and "Figure 'added'" in page
+
+
+def test_cells_of_other_content_are_read_again_by_the_splits(first, tmp_path):
+    out, made = tmp_path / "out", []
+    for key in ("a", "a", "b"):
+        write_json(out / "stages" / "cells" / "done.json", {"key": key})
+        made.append(chain_of(read_config(first.path, RunConfig).model_dump_json(), str(out)))
+    assert made[0] is made[1] and made[1] is not made[2]
 
 
 def test_batches_that_are_no_numbers_are_said(cells, checkpoint, tmp_path, capsys):

@@ -24,9 +24,12 @@ from workbench.extractor.store import StoredOperators
 from workbench.files import read_json
 from workbench.manifold.ruler import Ruler, load_ruler
 from workbench.seeds import generator
+from workbench.stages import key_of
 
 INTERNAL = "internal"
-MODEL, SPLITS, FORWARD = "operators", "splits.json", "forward.json"
+# Stages; the key of the second says of which cells and which model everything before a method is.
+MODEL, UNTRAINED = "operators", "untrained"
+SPLITS, FORWARD = "splits.json", "forward.json"
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Bench:
     @cached_property
     def stored(self) -> tuple[StoredOperators | None, StoredOperators | None]:
         """Operators of the model, and of the untrained one."""
-        places = [self.out / "stages" / name for name in (MODEL, "untrained")]
+        places = [self.out / "stages" / name for name in (MODEL, UNTRAINED)]
         one, other = (StoredOperators(place) if (place / "operators.json").is_file() else None for place in places)
         return one, other
 
@@ -311,9 +314,8 @@ def replaced_by_noise(pool: Pool, rows: np.ndarray, seed: int) -> Pool:
     return replace(pool, obs=other, expression=noisy(pool.expression), counts=counts, embeddings=embeddings)
 
 
-@lru_cache(maxsize=1)
 def bench_of(config: str, out: str) -> Bench:
-    """A campaign, in the process that needs it.
+    """A campaign, in the process that needs it; remembered until its cells or its model are others.
 
     Parameters
     ----------
@@ -322,10 +324,14 @@ def bench_of(config: str, out: str) -> Bench:
     out
         Folder of the run.
     """
+    return _bench(config, out, key_of(Path(out), UNTRAINED))
+
+
+@lru_cache(maxsize=1)
+def _bench(config: str, out: str, key: str) -> Bench:
     return Bench(BenchmarkConfig.model_validate_json(config), Path(out))
 
 
-@lru_cache(maxsize=2)
 def sides_of(config: str, out: str, split: str) -> Sides:
     """Sides of a split; the last two are remembered, because methods ask for them one after the other.
 
@@ -336,5 +342,10 @@ def sides_of(config: str, out: str, split: str) -> Sides:
     split
         Its name.
     """
-    bench = bench_of(config, out)
+    return _sides(config, out, key_of(Path(out), UNTRAINED), split)
+
+
+@lru_cache(maxsize=2)
+def _sides(config: str, out: str, key: str, split: str) -> Sides:
+    bench = _bench(config, out, key)
     return bench.sides(bench.splits[split])

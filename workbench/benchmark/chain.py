@@ -15,6 +15,8 @@ from anndata import AnnData
 from workbench.benchmark.bench import FORWARD, INTERNAL, SPLITS, Bench, embeddings_file, seen_in_most
 from workbench.benchmark.campaign import audit_task, benchmark_task, scores_and_costs
 from workbench.benchmark.embeddings import forward_seconds, read_model
+from workbench.benchmark.methods import PEER
+from workbench.benchmark.peers import peer_versions
 from workbench.benchmark.pools import Pool, read_pool, write_pool
 from workbench.benchmark.settings import BenchmarkConfig
 from workbench.benchmark.splits import TRANSFER, Split, drawn_cells, make_splits, make_units
@@ -22,7 +24,7 @@ from workbench.benchmark.statistics import compare, ranks, summarise, tally
 from workbench.cells.datasets import content_hash
 from workbench.cells.genes import match_genes
 from workbench.config import absolute, load_cells
-from workbench.errors import EvaluationError
+from workbench.errors import CellsError, EvaluationError
 from workbench.extractor.store import write_weights
 from workbench.extractor.weight_operators import weight_operators
 from workbench.files import digest, write_arrays, write_json, write_text
@@ -31,6 +33,7 @@ from workbench.model.checkpoint import load_checkpoint
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
 from workbench.model.untrained import untrained
+from workbench.requirements import installed
 from workbench.settings import DataConfig
 from workbench.sweep import Backend, Task, run_sweep
 
@@ -79,6 +82,12 @@ class BenchmarkChain:
 
     def _placed(self, data: DataConfig, stages: dict[str, str]) -> AnnData:
         cells = load_cells(data)
+        if not cells.obs_names.is_unique:
+            twice = cells.obs_names[cells.obs_names.duplicated()][0]
+            raise CellsError(
+                f"Cell names of '{data.name}' must be unique because they key the random numbers; '{twice}' occurs more than "
+                "once. Call adata.obs_names_make_unique() and write the file again."
+            )
         if "cell_type" not in cells.obs:
             raise EvaluationError(
                 f"The cells of '{data.name}' have no cell type column, which the ruler needs; set data.cell_type to the column of "
@@ -96,6 +105,11 @@ class BenchmarkChain:
     def bench(self) -> Bench:
         """The campaign as its tasks see it; after the stages of cells and of the model."""
         return Bench(self.config, self.out)
+
+    def found(self) -> dict[str, str | None]:
+        """Versions of what peers and clusters need: with others, what was not run may be."""
+        peers = any(one.group == PEER for one in self.bench.methods.values())
+        return {"igraph": installed("igraph"), **(peer_versions(self.config.peers.python) if peers else {})}
 
     def inputs(self) -> dict[str, Any]:
         """Everything that cells and splits depend on."""
@@ -196,27 +210,30 @@ class BenchmarkChain:
         Parameters
         ----------
         folder
-            Of the stage; an interrupted capture in it goes on.
+            Of the stage; an interrupted capture in it goes on, and a finished one is not made again.
         """
         seconds, kind, genes = 0.0, self.config.operator, self.bench.about["genes"]
-        for name in self.bench.about["data"]:
+        places = {name: folder if name == INTERNAL else folder / name for name in self.bench.about["data"]}
+        for name, place in places.items():
             own, pool = name == INTERNAL, self._pool(name)
             unit = dict(zip(pool.names.tolist(), pool.obs["unit"].tolist(), strict=True))
             found, took = read_model(
                 self.model,
                 self._tokenizer(name),
-                folder if own else folder / name,
+                place,
                 panel=genes if own and kind == "attention" else (),
                 unit=unit,
                 batch_size=self.config.capture.batch_size,
             )
             write_arrays(folder / embeddings_file(name), found)
             seconds += took if own else 0.0
-            shutil.rmtree((folder if own else folder / name) / "capture", ignore_errors=True)
         if kind != "attention":
             write_weights(folder, weight_operators(self.model, genes, kind))
         forward = forward_seconds(self.model, self._tokenizer(INTERNAL))
         write_json(folder / FORWARD, {"seconds_per_cell": forward})
+        # Not before all is done: an interruption at one panel must not cost the passes over the others.
+        for place in places.values():
+            shutil.rmtree(place / "capture", ignore_errors=True)
         return {"seconds": seconds, "forward_seconds_per_cell": forward}
 
     def untrained_stage(self, folder: Path) -> dict[str, Any]:

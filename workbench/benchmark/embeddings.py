@@ -72,6 +72,38 @@ class PooledSink:
         return {**found, CLS: arrays[f"{CLS}/{hooks[-1]}"], AVERAGE: arrays[f"{AVERAGE}/{hooks[-1]}"]}
 
 
+class Clock:
+    """A sink that keeps the time: it is saved with the others, so that sessions before an interruption count as well."""
+
+    def __init__(self) -> None:
+        self._began, self._before = time.perf_counter(), 0.0
+
+    def open(self, plan: Plan) -> None:
+        """See `Sink`."""
+
+    def memory(self, plan: Plan) -> int:
+        """See `Sink`."""
+        return 0
+
+    def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
+        """See `Sink`."""
+
+    def flush(self, n_cells: int) -> None:
+        """See `Sink`."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Sink`."""
+        return {"seconds": np.array([self.seconds()])}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
+        """See `Sink`."""
+        self._before = float(arrays["seconds"][0])
+
+    def seconds(self) -> float:
+        """Of this session and of what was saved of those before."""
+        return self._before + time.perf_counter() - self._began
+
+
 def read_model(
     model: HookedScGPT,
     tokenizer: Tokenizer,
@@ -100,7 +132,7 @@ def read_model(
     Returns
     -------
     embeddings, seconds
-        By name, and what the pass took; both empty where nothing was wanted.
+        By name, and what the pass took, over all sessions of an interrupted one; both empty where nothing was wanted.
     """
     pooled, hooks, sinks = PooledSink(), [], list[Sink]()
     if embed:
@@ -110,9 +142,10 @@ def read_model(
         hooks, sinks = [*hooks, PATTERNS], [*sinks, Only(PATTERNS, pairs)]
     if not sinks:
         return {}, 0.0
-    began = time.perf_counter()
-    capture(model, tokenizer, hooks, sinks, batch_size=batch_size, state=folder / "capture", save_every=256)
-    seconds = time.perf_counter() - began
+    clock = Clock()
+    state = folder / "capture"
+    capture(model, tokenizer, hooks, [*sinks, clock], batch_size=batch_size, state=state, save_every=256)
+    seconds = clock.seconds()
     if pairs is not None:
         write_pairs(folder, pairs)
     return pooled.result() if embed else {}, seconds

@@ -30,6 +30,18 @@ _OPTIONS = {
     "palantir": ("components", "neighbours", "waypoints"),
     "scvi": ("latent", "epochs"),
 }
+# Of the methods and of what they and the worker stand on; other versions may make one run that could not.
+_PACKAGES = ("celltypist", "numpy", "palantir", "safetensors", "scanpy", "scikit-learn", "scipy", "scvi-tools")
+_PROBE = """
+import importlib.metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
 _EXTRA = "pip install 'scgpt-workbench[peers]', or name the interpreter that has it as peers.python"
 
 
@@ -138,6 +150,23 @@ def peer_methods(
         threads = int(given.pop("threads", 1))
         found[name] = PeerMethod(name, key, about, python, seconds, given, threads)
     return found
+
+
+def peer_versions(python: Path | None = None) -> dict[str, str]:
+    """Versions of what the peers stand on, as far as it is installed; nothing where the interpreter cannot be started.
+
+    Parameters
+    ----------
+    python
+        As in `PeerMethod`.
+    """
+    command = [str(python or sys.executable), "-E", "-c", _PROBE, *_PACKAGES]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
+        return json.loads(done.stdout)
+    # Whatever is wrong with it, each method will say.
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,9 @@ from anndata import AnnData
 from jaxtyping import Int
 
 from workbench.benchmark.protocol import Cells
-from workbench.cells.genes import GeneMatch, with_matched_names
-from workbench.cells.matrix import COUNTS, describe_values, row_blocks
+from workbench.cells.genes import GeneMatch
+from workbench.cells.matrix import COUNTS, check_block, describe_values, log_normalise, row_block
 from workbench.errors import GeneMatchError
-from workbench.extractor.algorithm import panel_expression
 from workbench.files import read_arrays, write_arrays, write_text
 
 CELLS = "cells.csv"
@@ -111,7 +111,7 @@ def write_pool(
     match
         Their genes.
     rows
-        The drawn cells.
+        The drawn cells, in ascending order.
     exclude
         Genes that no panel may take.
 
@@ -124,17 +124,34 @@ def write_pool(
     genes = tuple(sorted(set(match.genes) - left_out))
     if not genes:
         raise GeneMatchError(f"All {len(match.genes)} matched genes are left out of the panel; exclude fewer.")
-    named = with_matched_names(cells, match)
-    named.obs_names = cells.obs_names
-    arrays = {f"expression/{name}": part for name, part in _parts(panel_expression(named, genes)[rows]).items()}
-    if describe_values(cells.X).kind == COUNTS:
-        column = dict(zip(match.genes, match.columns, strict=True))
-        wanted = [column[gene] for gene in genes]
-        counts = sp.vstack([block[:, wanted] for _, block in row_blocks(cells.X)], format="csr")[rows]
-        arrays |= {f"counts/{name}": part for name, part in _parts(counts).items()}
+    column = dict(zip(match.genes, match.columns, strict=True))
+    wanted = [column[gene] for gene in genes]
+    # What the values are is a matter of all cells, whichever were drawn.
+    kind = describe_values(cells.X).kind
+    matrices: dict[str, list[sp.csr_matrix]] = {"expression": []} | ({"counts": []} if kind == COUNTS else {})
+    for own, block in _drawn(cells.X, rows):
+        check_block(block, cells.obs_names[own])
+        part = block[:, wanted]
+        totals = np.asarray(block.sum(1, dtype=np.float64)).ravel()
+        matrices["expression"].append(log_normalise(part, kind, totals=totals))
+        if kind == COUNTS:
+            matrices["counts"].append(part)
+    arrays = {
+        f"{name}/{part}": array
+        for name, blocks in matrices.items()
+        for part, array in _parts(sp.vstack(blocks, format="csr")).items()
+    }
     write_arrays(folder / _EXPRESSION, arrays)
     write_text(folder / _GENES, "\n".join(genes) + "\n")
     write_text(folder / CELLS, cells.obs.iloc[rows].to_csv(index_label="cell_id"))
+
+
+def _drawn(matrix: Any, rows: Int[np.ndarray, " row"], size: int = 2048) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
+    """Some rows, and their numbers, without more in memory than a block of the others."""
+    for start in range(0, matrix.shape[0], size):
+        own = rows[(rows >= start) & (rows < start + size)]
+        if len(own):
+            yield own, row_block(matrix, start, min(start + size, matrix.shape[0]))[own - start]
 
 
 def read_pool(folder: Path, name: str, embeddings: Path | None = None) -> Pool:

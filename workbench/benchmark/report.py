@@ -126,7 +126,7 @@ def _summary(
         "model": describe_model(chain.model, config.checkpoint),
         "data": f"{'; '.join(sources)}. {results['cells']['n_genes']} genes. {sizes}.",
         "skipped": _skipped(results, tables),
-        "cautions": [*cautions(tables["scores"], tables["splits"]), *_cautions(tables)],
+        "cautions": [*cautions(tables["scores"], tables["splits"], tables["comparisons"]), *_cautions(tables)],
         "command": shlex.join(["workbench", "benchmark", str(chain.out / "config.yaml"), "--out", str(chain.out)]),
     }
 

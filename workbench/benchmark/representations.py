@@ -291,7 +291,9 @@ def _screened(config: BenchmarkConfig, train: Training) -> tuple[Screen, bool]:
         raise NotRunError("the campaign has no operators")
     settings = config.model_dump_json(include={"anchors", "adaptor", "seed", "checkpoint", "operator"})
     x = train.cells.expression
-    own = digest(settings, train.cells.names.tolist(), list(train.cells.genes), train.stage, x.data, x.indices)
+    # The mean stands for the operators: another checkpoint may lie at the same path.
+    mean = train.operators.mean(range(train.operators.shape[0]))
+    own = digest(settings, train.cells.names.tolist(), list(train.cells.genes), train.stage, x.data, x.indices, mean)
     if own in _SCREEN:
         return _SCREEN[own], False
     began = time.perf_counter()

@@ -44,6 +44,7 @@ def run_benchmark(config: BenchmarkConfig, out: Path, backend: Backend | None = 
     judged = config.model_dump(
         mode="json", include={"anchors", "adaptor", "cell_heads", "methods", "ours", "peers", "seed"}
     )
+    judged["found"] = chain.found()
     leaks: list[str] = []
     if config.audit:
         audit = results["audit"] = runner.run("audit", [model["key"], judged], chain.audit_stage, tables("audit"))

@@ -18,7 +18,8 @@ ALPHA = 0.05
 WIN, TIE, LOSS, UNDEFINED = "win", "tie", "loss", "undefined"
 _WHERE = ["kind", "data"]
 _WHAT = ["endpoint", "metric", "better"]
-_DRAWS, _FEWEST_DONORS = 2000, 4
+_DRAWS, _FEWEST_DONORS, _FEWEST_CORRECTED = 2000, 4, 3
+OVER_SPLITS, NO_INTERVAL = "over splits, corrected", "none"
 # Six pairs are the fewest with which a two-sided signed-rank test can come to 0.05: 2 / 2^6 = 0.031.
 FEWEST_SPLITS = 6
 
@@ -73,7 +74,8 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str, seed: int) ->
     -----
     The bootstrap draws donors, each with its mean difference over the splits that test it; a score of a donor's cells
     alone is another one than that of all test cells together, so the interval is moved to the difference over splits.
-    With fewer than four donors it is that of `corrected_difference` over splits.
+    With fewer than four donors that have values it is that of `corrected_difference` over splits, as it is for what has no
+    value by donor; with fewer than three splits as well there is none.
     """
     rows: list[dict[str, Any]] = []
     share = splits.set_index("split")["test_share"]
@@ -153,7 +155,7 @@ def rank_biserial(difference: Float[np.ndarray, " split"]) -> float:
 def _interval(
     pair: pd.DataFrame, difference: pd.Series, sign: float, share: pd.Series, ours: str, name: str, seed: int
 ) -> dict[str, Any]:
-    nothing = {"low": np.nan, "high": np.nan, "interval": "none"}
+    nothing = {"low": np.nan, "high": np.nan, "interval": NO_INTERVAL}
     if not len(difference):
         return nothing
     donors = pair[pair.index.get_level_values("scope") != ALL]
@@ -167,10 +169,10 @@ def _interval(
         low, high = np.quantile(drawn, [0.025, 0.975]) + shift
         return {"low": low, "high": high, "interval": f"bootstrap over {len(values)} donors"}
     held = share.reindex(difference.index).mean()
-    if len(difference) < 3 or not 0 < held < 1:
+    if len(difference) < _FEWEST_CORRECTED or not 0 < held < 1:
         return nothing
     found = corrected_difference(difference.to_numpy(), float(held))
-    return {"low": found["low"], "high": found["high"], "interval": "over splits, corrected"}
+    return {"low": found["low"], "high": found["high"], "interval": OVER_SPLITS}
 
 
 def tally(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -246,16 +248,18 @@ def critical_difference(k: int, n: int, alpha: float = ALPHA) -> float:
     return float(q * np.sqrt(k * (k + 1) / (6 * n)))
 
 
-def cautions(scores: pd.DataFrame, splits: pd.DataFrame) -> list[str]:
-    """What the numbers of splits allow to be said.
+def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
+    """What the numbers of splits and donors allow to be said.
 
     Parameters
     ----------
     scores, splits
         Tables of a campaign.
+    comparisons
+        From `compare`.
     """
     said = []
-    own = scores[(scores["scope"] == ALL) & scores["value"].notna()]
+    own, made = scores[(scores["scope"] == ALL) & scores["value"].notna()], comparisons[comparisons["n_splits"] > 0]
     for (kind, data), part in splits.groupby(_WHERE, sort=False):
         n, apart = len(part), int(part["disjoint"].astype(bool).sum())
         who = f"{str(kind).capitalize()}, {data}"
@@ -264,27 +268,42 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame) -> list[str]:
                 f"{who}: the {n} splits share test and training cells, so that Wilcoxon's p, which takes them to be "
                 f"independent, is too small; {apart} of them share no test cell (columns *_disjoint)."
             )
+        compared = made[(made["kind"] == kind) & (made["data"] == data)]
         there = own[(own["kind"] == kind) & (own["data"] == data)]
         metrics, smallest = len(there[["endpoint", "metric"]].drop_duplicates()), 2.0 ** (1 - n)
         needed = ceil(metrics * smallest / ALPHA)
         if n < FEWEST_SPLITS:
+            left = ", and only the intervals say something" if (compared["interval"] != NO_INTERVAL).any() else ""
             said.append(
                 f"{who}: {n} split{'s' * (n > 1)} cannot reach p <= {ALPHA} in a two-sided signed-rank test ({FEWEST_SPLITS} are the "
-                "fewest): by that test every outcome is a tie, and only the intervals say something."
+                f"fewest): by that test every outcome is a tie{left}."
             )
         elif needed > 1:
             said.append(
                 f"{who}: {n} splits reach p = {smallest:.2g} at best, so that q <= {ALPHA} takes at least {needed} of the {metrics} "
                 "endpoint metrics at once: a tie is no evidence of no difference."
             )
-        donors = {name for names in part["test_donors"].dropna() for name in str(names).split("+") if name}
-        if donors:
-            said.append(
-                f"{who}: intervals are over {len(donors)} donors, where every one has both classes of an endpoint; clusters and "
-                "donor leakage have one value for all of them, and no interval."
-            )
+        if len(compared):
+            said.append(f"{who}: {_intervals(compared)}")
     undefined = scores[(scores["scope"] == ALL) & scores["status"].str.startswith("undefined")]
     if len(undefined):
         names = ", ".join(dict.fromkeys(undefined["endpoint"]))
         said.append(f"Undefined in some splits or in all, and counted in none of these: {names}.")
     return said
+
+
+def _intervals(compared: pd.DataFrame) -> str:
+    """What the intervals of some comparisons are, as `compare` says of each; the usual kind first, others by their metrics."""
+    said = compared["interval"]
+    drawn = said.str.extract(r"over (\d+) donors")[0].astype(float)
+    kinds = {
+        f"a bootstrap over at most {drawn.max():.0f} donors, those with both classes of an endpoint": drawn.notna(),
+        "over splits, corrected for shared cells": said == OVER_SPLITS,
+        f"not given, which takes {_FEWEST_DONORS} donors or {_FEWEST_CORRECTED} splits": said == NO_INTERVAL,
+    }
+    parts: list[str] = []
+    for what, where in kinds.items():
+        names = ", ".join(dict.fromkeys(compared["endpoint"][where] + " " + compared["metric"][where]))
+        if names:
+            parts.append(f"for {names} they are {what}" if parts else f"intervals are {what}")
+    return "; ".join(parts) + "."

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 
 from workbench.cells.genes import gene_names
@@ -112,7 +113,7 @@ def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool =
                 f"'{path.name}' has no obs column '{column}' (mapped to {standard}); "
                 f"{near_matches(column, obs.columns)} it holds: {', '.join(map(str, obs.columns)) or 'none'}."
             )
-        columns[standard] = obs[column].astype(str).to_numpy()
+        columns[standard] = _text(obs[column], standard, path.name)
     adata = AnnData(X=matrix, obs=pd.DataFrame(columns, index=obs.index.astype(str)), var=var)
     if adata.shape[0] == 0 or adata.shape[1] == 0:
         raise CellsError(f"'{path.name}' holds {adata.shape[0]} cells x {adata.shape[1]} genes; nothing to work on.")
@@ -126,6 +127,17 @@ def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool =
         "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
     }
     return adata
+
+
+def _text(column: pd.Series, standard: str, name: str) -> np.ndarray:
+    """A column as text; a cell without a label has the empty one, a cell without a donor, tissue or batch is refused."""
+    missing = column.isna().to_numpy()
+    if missing.any() and standard != "cell_type":
+        raise CellsError(
+            f"'{name}' has {missing.sum()} of {len(missing)} cells without a {standard} (obs column '{column.name}'); leave "
+            f"these cells out, or name their {standard}: they would count as one of their own."
+        )
+    return np.where(missing, "", column.astype(str).to_numpy())
 
 
 def content_hash(adata: AnnData) -> str:
@@ -196,6 +208,8 @@ def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.
         if not backed:
             handle.close()
     full = ad.read_h5ad(path)
-    if values == "raw":
-        return full.raw.X, full.obs, full.raw.var
-    return (full.X if values == "X" else full.layers[values]), full.obs, full.var
+    matrix, var = (
+        (full.raw.X, full.raw.var) if values == "raw" else (full.X if values == "X" else full.layers[values], full.var)
+    )
+    # Cells are read by rows, which of columns costs a look at everything each time.
+    return (matrix.tocsr() if sp.issparse(matrix) else matrix), full.obs, var

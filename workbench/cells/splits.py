@@ -41,10 +41,8 @@ def make_folds(obs: pd.DataFrame, n_folds: int, seed: int = 0) -> tuple[Int[np.n
     if "donor" in obs:
         donors = obs["donor"].value_counts()
         if len(donors) < n_folds:
-            raise EvaluationError(
-                f"{len(donors)} donors cannot fill {n_folds} folds of whole donors; set evaluation.folds to at most "
-                f"{len(donors)}."
-            )
+            fewer = f"set evaluation.folds to at most {len(donors)}" if len(donors) > 1 else "leave data.donor out"
+            raise EvaluationError(f"{len(donors)} donors cannot fill {n_folds} folds of whole donors; {fewer}.")
         order = sorted(donors.index, key=lambda donor: (-donors[donor], key(seed, "donor", str(donor))))
         load = np.zeros(n_folds)
         for donor in order:

@@ -213,6 +213,8 @@ def calibration_table(
             plain = exported(probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train]), endpoint.kind)
             # A class that the training side lacks has no probability that could be right.
             test = test[np.isin(endpoint.target[test].astype(str), plain.classes)]
+            if not len(test):
+                continue
             truth = _numbers(endpoint.target[test], plain.classes)
             inner = replace(endpoint, cells=train)
             heat = temperature(x, inner, hidden=hidden, groups=groups, names=names, seed=seed)

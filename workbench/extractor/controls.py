@@ -18,6 +18,7 @@ SPECTRUM = "random vectors, same singular values"
 PERMUTED = "the operator with its genes permuted"
 COEXPRESSION = "the cells' own gene correlation"
 CONTROLS = (IDENTITY, GAUSSIAN, SPECTRUM, PERMUTED, COEXPRESSION)
+_ADDED = ["endpoint", "metric", "control", "ours", "theirs", "difference", "low", "high", "n_folds", "p", "q"]
 
 
 def control(
@@ -115,11 +116,13 @@ def added_value(folds: pd.DataFrame, ours: str, test_share: float) -> pd.DataFra
     Returns
     -------
     DataFrame
-        ``endpoint``, ``metric``, ``control``, ``ours``, ``theirs``, ``difference`` (mean over folds, above 0 where ours is
+        Empty where there is no fold. ``endpoint``, ``metric``, ``control``, ``ours``, ``theirs``, ``difference`` (mean over folds, above 0 where ours is
         better), ``low`` and ``high`` (95 %), ``n_folds``, ``p`` (two-sided), ``q`` (Benjamini-Hochberg over the rows of a
         control). Folds share training cells, so the variance is corrected for that (Nadeau & Bengio, Machine Learning
         52:239, 2003); with fewer than three folds there is no interval.
     """
+    if folds.empty:
+        return pd.DataFrame(columns=_ADDED)
     wide = folds.pivot_table(index=["endpoint", "metric", "fold"], columns="representation", values="value", sort=False)
     rows: list[dict[str, Any]] = []
     for (endpoint, metric), part in wide.groupby(level=["endpoint", "metric"], sort=False):

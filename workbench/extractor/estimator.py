@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
@@ -91,8 +91,8 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         self,
         X: Any,
         y: Any,
-        groups: Shaped[np.ndarray, " cell"] | None = None,
-        names: Shaped[np.ndarray, " cell"] | None = None,
+        groups: Any = None,
+        names: Any = None,
     ) -> Extractor:
         """Fit adaptor and readout; the operator stays as it is.
 
@@ -103,7 +103,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         y
             Label of each cell.
         groups
-            Donor of each cell: no anchor mixes donors, and probabilities are calibrated across them.
+            Donor of each cell, an array, list or column: no anchor mixes donors, and probabilities are calibrated across them.
         names
             Names of the cells; with them the order of the cells changes nothing.
 
@@ -123,6 +123,10 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         self.genes_ = () if columns is None else tuple(str(name) for name in columns)
         expression = sp.csr_matrix(X)
         called = np.arange(len(y)).astype(str) if names is None else np.asarray(names).astype(str)
+        groups = None if groups is None else np.asarray(groups).astype(str)
+        for what, given in (("names", called), ("groups", groups)):
+            if given is not None and len(given) != len(y):
+                raise ShapeError(f"{len(given)} {what} were given for {len(y)} cells; give one for each.")
         operator = self._operator(expression.shape[1])
         self.matrix_, self.offset_ = self._encoder(expression, place, operator, groups, called)
         endpoint = Endpoint(LABEL, "classes", place, np.arange(len(place)))

@@ -176,11 +176,35 @@ def feature_map(operators: OperatorSource, spec: FeatureMapSpec) -> Float[np.nda
     ShapeError
         If a head or layer does not exist, a block is empty, there are fewer than two blocks, or no head has weight.
     """
+    check_spec(spec, operators.shape)
     if spec.kind == "single":
         return operators.head(*spec.head)
     if spec.kind == "topk":
         return _weighted(operators, spec.weights or {})
-    n_layers = operators.shape[0]
+    pooled = [operators.mean(block) for block in spec.blocks or thirds(operators.shape[0])]
+    return np.concatenate([one - other for one, other in zip(pooled, pooled[1:], strict=False)], axis=1)
+
+
+def check_spec(spec: FeatureMapSpec, shape: Head) -> None:
+    """Refuse a feature map that a model cannot have, before its operators are captured.
+
+    Parameters
+    ----------
+    spec
+        Which map.
+    shape
+        Layers and heads per layer.
+
+    Raises
+    ------
+    ShapeError
+        If a head or layer does not exist, a block is empty, or there are fewer than two blocks.
+    """
+    if spec.kind == "single":
+        check_head(shape, *spec.head)
+    if spec.kind != "drift":
+        return
+    n_layers = shape[0]
     blocks = spec.blocks or thirds(n_layers)
     wrong = [layer for block in blocks for layer in block if not 0 <= layer < n_layers]
     if wrong or len(blocks) < 2 or not all(blocks):
@@ -188,8 +212,6 @@ def feature_map(operators: OperatorSource, spec: FeatureMapSpec) -> Float[np.nda
             f"layer {wrong[0]} of a model with layers 0 to {n_layers - 1}" if wrong else f"{[list(b) for b in blocks]}"
         )
         raise ShapeError(f"The drift feature map needs two or more blocks of layers that exist; found {found}.")
-    pooled = [operators.mean(block) for block in blocks]
-    return np.concatenate([one - other for one, other in zip(pooled, pooled[1:], strict=False)], axis=1)
 
 
 def _weighted(operators: OperatorSource, weights: Mapping[Head, float]) -> Float[np.ndarray, "gene gene"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
@@ -187,6 +187,7 @@ def cross_validate(
     permutations: int,
     seed: int,
     hidden: int = 0,
+    names: Shaped[np.ndarray, " cell"] | None = None,
 ) -> list[dict[str, Any]]:
     """Score readouts of several representations on cells that no part of the chain was fitted on.
 
@@ -204,6 +205,8 @@ def cross_validate(
         Seed of the null, and of hidden layers.
     hidden
         Width of the readouts' hidden layer, as in `probe`.
+    names
+        Of the cells: with them the null does not depend on their order.
 
     Returns
     -------
@@ -213,12 +216,13 @@ def cross_validate(
         fold). A fold without both classes is undefined and not counted.
     """
     rows: list[dict[str, Any]] = []
+    place = np.arange(len(fold)) if names is None else np.argsort(np.argsort(names, kind="stable"), kind="stable")
     for name, features_of in representations.items():
         features = {k: features_of(k) for k in sorted(set(fold.tolist()))}
         for endpoint in wanted:
             rows += [
                 {"endpoint": endpoint.name, "representation": name, **row}
-                for row in _score(features, endpoint, fold, permutations, hidden, seed)
+                for row in _score(features, endpoint, fold, place, permutations, hidden, seed)
             ]
     return rows
 
@@ -227,6 +231,7 @@ def _score(
     features: Mapping[int, np.ndarray],
     endpoint: Endpoint,
     fold: np.ndarray,
+    place: np.ndarray,
     permutations: int,
     hidden: int,
     seed: int,
@@ -238,6 +243,7 @@ def _score(
         if (found := sides(endpoint, fold == k)) is None:
             continue
         train, test = found
+        test = test[np.argsort(place[test])]
         truth = endpoint.target[test]
         model = probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train])
         predicted = said(model, endpoint.kind, x[test])

@@ -45,7 +45,7 @@ class Request:
 
 
 def drawn(requests: Sequence[Request], tables: Tables) -> tuple[dict[str, go.Figure], dict[str, str]]:
-    """Draw figures.
+    """Draw figures; what cannot be drawn from the tables as they are is left out.
 
     Parameters
     ----------
@@ -56,11 +56,22 @@ def drawn(requests: Sequence[Request], tables: Tables) -> tuple[dict[str, go.Fig
 
     Returns
     -------
-    figures, captions
+    figures
         By name.
+    missing
+        Those that could not be drawn, and why.
     """
-    figures = {request.name: _draw(request.of, tables, request.options) for request in requests}
-    return figures, {request.name: request.caption for request in requests}
+    figures, missing = {}, {}
+    for request in requests:
+        lacking = [name for name in request.of.tables if name not in tables]
+        if lacking:
+            missing[request.name] = f"tables/{', tables/'.join(f'{name}.csv' for name in lacking)} is not there"
+            continue
+        try:
+            figures[request.name] = _draw(request.of, tables, request.options)
+        except EvaluationError as error:
+            missing[request.name] = str(error)
+    return figures, missing
 
 
 def _draw(entry: Entry, tables: Tables, options: Mapping[str, Any]) -> go.Figure:
@@ -168,15 +179,4 @@ def regenerated(out: Path, requests: Sequence[Request]) -> tuple[dict[str, go.Fi
         Those that could not be drawn, and why.
     """
     names = {name for request in requests for name in (*request.of.tables, *request.of.optional)}
-    tables = read_tables(out, sorted(names))
-    figures, missing = {}, {}
-    for request in requests:
-        lacking = [name for name in request.of.tables if name not in tables]
-        if lacking:
-            missing[request.name] = f"tables/{', tables/'.join(f'{name}.csv' for name in lacking)} is not there"
-            continue
-        try:
-            figures[request.name] = _draw(request.of, tables, request.options)
-        except EvaluationError as error:
-            missing[request.name] = str(error)
-    return figures, missing
+    return drawn(requests, read_tables(out, sorted(names)))

@@ -17,7 +17,7 @@ from workbench.capture.sinks import Only
 from workbench.cells.datasets import content_hash
 from workbench.cells.genes import choose_panel, match_genes
 from workbench.errors import EvaluationError, unknown_name
-from workbench.extractor.operator import DenseOperators, feature_map, head_name
+from workbench.extractor.operator import DenseOperators, check_spec, feature_map, head_name
 from workbench.extractor.weight_operators import weight_operators
 from workbench.files import digest, write_arrays, write_text
 from workbench.gates.geometry import geometry
@@ -168,6 +168,7 @@ class GatesChain:
             Of the stage; an interrupted capture in it goes on.
         """
         config, found = self.config, dict[str, Any]()
+        check_spec(config.adaptor.feature_map_spec(), (self.model.config.n_layers, self.model.config.n_heads))
         if config.operator == "attention":
             operators, found = self._attention(folder)
         else:

@@ -121,13 +121,14 @@ def first_five(
     random = pool.random_splits(spec.random_splits, seed)
     donors = pool.donor_splits()
     no_donor = "the data name no donors" if pool.donor is None else "all judged anchors are of one donor"
+    few = "too few anchors or stages on either side"
 
-    def held(name: str, splits: Callable[[Pool], list[Split]], unit: str, why: str) -> Gate:
-        return _holdout(name, pool, ruler, adaptor, splits, unit, why, seed, refits, spec)
+    def held(name: str, splits: Callable[[Pool], list[Split]], unit: str, none: str) -> Gate:
+        return _holdout(name, pool, ruler, adaptor, splits, unit, few if splits(pool) else none, seed, refits, spec)
 
     return [
         _guarded(TRUST, lambda: _trust(pool, ruler, adaptor, seed, spec)),
-        _guarded(RANDOM, lambda: held(RANDOM, lambda _: random, "splits", "too few anchors or stages on either side")),
+        _guarded(RANDOM, lambda: held(RANDOM, lambda _: random, "splits", few)),
         _guarded(DONOR, lambda: held(DONOR, lambda _: donors, "donors", no_donor)),
         _guarded(
             BRANCH,

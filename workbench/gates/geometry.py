@@ -72,7 +72,7 @@ def geometry(
         "dimension": lambda: _by_space(spaces, lambda x: dimension_table(x, seed=seed)),
         "dimension_curve": lambda: _by_space(spaces, lambda x: subsample_curve(x, seed=seed)),
         "quality": lambda: _quality(at, z, seed),
-        "elbow": lambda: let_elbow(at, between, adaptor=adaptor).assign(n_anchors=len(at)),
+        "elbow": lambda: let_elbow(at, between, adaptor=adaptor, weights=anchors.weights).assign(n_anchors=len(at)),
         "shape": lambda: _shape(at, z, between, seed),
         "distances": lambda: stage_distances(angles(z), anchors.stage, ruler),
         "trajectories": lambda: trajectory_table(
@@ -82,6 +82,7 @@ def geometry(
             adaptor,
             branches=[name for name in branches if name in ruler.branches],
             blocks=np.column_stack(blocks) if blocks else None,
+            weights=anchors.weights,
             seed=seed,
         ),
     }

@@ -12,6 +12,8 @@ from workbench.cells.anchors import Anchors
 from workbench.manifold.holdout import Split, random_splits
 from workbench.seeds import generator, key
 
+UNNAMED = "\0"  # no donor or tissue is called so
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -26,7 +28,7 @@ class Pool:
     weights
         Of each, when the adaptor is fitted.
     donor, tissue
-        Of each; None where the data name none.
+        Of each; None where the data name none. Of a frozen adaptor those of the judged panel count.
     train
         Anchors that an adaptor may be fitted on.
     test
@@ -66,12 +68,15 @@ class Pool:
             Features and anchors of both panels.
         """
         (f, a), (g, b) = fitted, judged
+        n = len(a)
 
         def both(name: str) -> np.ndarray | None:
             one, other = a.column(name), b.column(name)
-            return None if one is None or other is None else np.concatenate([one, other])
+            if other is None:
+                return None
+            # What the judged anchors are grouped by counts, whether or not those fitted on name theirs.
+            return np.concatenate([np.full(n, UNNAMED) if one is None else one, other])
 
-        n = len(a)
         return cls(
             np.concatenate([f, g]),
             np.concatenate([a.stage, b.stage]),

@@ -69,7 +69,10 @@ def run_gates(config: GatesConfig, out: Path, backend: Backend | None = None) ->
     )
     if config.screen and chain.external is not None:
         results["screen"] = runner.run(
-            "screen", [judged, config.head_refits], chain.screen_stage, [tables["screen"], tables["screen_controls"]]
+            "screen",
+            [judged, config.head_refits, chain.external],
+            chain.screen_stage,
+            [tables["screen"], tables["screen_controls"]],
         )
     results["geometry"] = runner.run("geometry", [judged, list(config.trajectories)], chain.geometry_stage)
     report_stage(chain, runner, results)

@@ -33,10 +33,12 @@ def write_panel(folder: Path, measured: Measured, seed: int) -> None:
         Above 5,000 cells a sample is kept, by seed and name, for the readouts of the screen; anchors are of all cells.
     """
     anchors, cells = measured.anchors, measured.panel.cells
-    rows = np.arange(cells.shape[0])
+    names = np.asarray(cells.obs_names, dtype=str)
+    rows = np.argsort(names, kind="stable")  # what is drawn of them later goes by their place
     if len(rows) > _MOST_CELLS:
-        order = np.argsort([key(seed, "screen", name) for name in cells.obs_names], kind="stable")
-        rows = np.sort(order[:_MOST_CELLS])
+        rows = rows[
+            np.sort(np.argsort([key(seed, "screen", name) for name in names[rows]], kind="stable")[:_MOST_CELLS])
+        ]
     part = measured.expression[rows]
     arrays = {
         "centroids": anchors.centroids,
@@ -49,16 +51,22 @@ def write_panel(folder: Path, measured: Measured, seed: int) -> None:
     write_arrays(_file(folder, measured.panel.name), arrays, {"table": anchors.table.to_csv(index=False)})
 
 
-@lru_cache(maxsize=4)
 def read_panel(folder: Path, name: str) -> Side:
-    """A panel as `write_panel` left it.
+    """A panel as `write_panel` left it; read once per process for as long as the file is the same.
 
     Parameters
     ----------
     folder, name
         Of the run's panels, and of the panel.
     """
-    arrays, header = read_arrays(_file(folder, name))
+    path = _file(folder, name)
+    found = path.stat() if path.is_file() else None
+    return _read(path, (found.st_ino, found.st_mtime_ns, found.st_size) if found else ())
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, stamp: tuple[int, ...]) -> Side:
+    arrays, header = read_arrays(path)
     # Donors such as "01" and labels such as "NA" stay what they are.
     text = dict.fromkeys(("donor", "tissue", "cell_type"), str)
     table = pd.read_csv(io.StringIO(header["table"]), dtype=text, keep_default_na=False)

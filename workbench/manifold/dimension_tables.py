@@ -191,6 +191,7 @@ def let_elbow(
     ks: Iterable[int] = range(1, 16),
     n_neighbors: int = 5,
     adaptor: LETAdaptor | None = None,
+    weights: Float[np.ndarray, " anchor"] | None = None,
 ) -> pd.DataFrame:
     """Objective and trustworthiness of the LET adaptor for each width of its latent, to find the elbow.
 
@@ -206,6 +207,8 @@ def let_elbow(
         Of trustworthiness, fewer than half of the anchors.
     adaptor
         Other settings.
+    weights
+        Of the anchors, when the adaptor is fitted.
 
     Returns
     -------
@@ -221,7 +224,7 @@ def let_elbow(
     settings = (adaptor or LETAdaptor()).get_params()
     found = []
     for k in ks:
-        fitted = LETAdaptor(**{**settings, "k": k}).fit(features, distances)
+        fitted = LETAdaptor(**{**settings, "k": k}).fit(features, distances, weights)
         kept = trustworthiness(features, fitted.transform(features), n_neighbors).mean()
         found.append((k, fitted.stress_, fitted.reconstruction_, float(kept)))
     return pd.DataFrame(found, columns=["k", "stress", "reconstruction", "trustworthiness"])

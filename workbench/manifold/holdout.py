@@ -190,6 +190,7 @@ def head_scores(
     ruler: Float[np.ndarray, "stage stage"],
     splits: Sequence[Split],
     adaptor: LETAdaptor,
+    weights: Float[np.ndarray, " anchor"] | None = None,
 ) -> dict[Head, float]:
     """Mean over splits of the rank correlation on held-out anchors, for every head alone.
 
@@ -199,7 +200,7 @@ def head_scores(
         Of all heads.
     centroids, stage
         Anchors.
-    ruler, splits, adaptor
+    ruler, splits, adaptor, weights
         As in `holdout_values`.
 
     Returns
@@ -209,7 +210,7 @@ def head_scores(
     """
     found = {}
     for layer, head in np.ndindex(*operators.shape):
-        values, _ = holdout_values(centroids @ operators.head(layer, head), stage, ruler, splits, adaptor)
+        values, _ = holdout_values(centroids @ operators.head(layer, head), stage, ruler, splits, adaptor, weights)
         found[layer, head] = float(values.mean()) if len(values) else float("nan")
     return found
 

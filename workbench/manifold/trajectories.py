@@ -147,6 +147,7 @@ def trajectory_table(
     *,
     branches: Sequence[str] = LINEAGES,
     blocks: Shaped[np.ndarray, "anchor ..."] | None = None,
+    weights: Float[np.ndarray, " anchor"] | None = None,
     draws: int = 2000,
     seed: int,
 ) -> pd.DataFrame:
@@ -165,6 +166,8 @@ def trajectory_table(
         Lineages.
     blocks, draws, seed
         Of the permutation, as in `progression`.
+    weights
+        Of the anchors, when the adaptor is fitted.
 
     Returns
     -------
@@ -178,7 +181,8 @@ def trajectory_table(
         if len(train) < 3 or len(set(stage[train].tolist())) < 2:
             raise EvaluationError(f"{len(train)} anchors are left without the branch; three of two stages are needed")
         between = ruler.distances[np.ix_(stage[train], stage[train])]
-        return LETAdaptor(**adaptor.get_params()).fit(features[train], between).transform(features)
+        kept = None if weights is None else weights[train]
+        return LETAdaptor(**adaptor.get_params()).fit(features[train], between, kept).transform(features)
 
     return _table(held_out, stage, ruler, branches, blocks, draws, seed)
 

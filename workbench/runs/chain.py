@@ -26,7 +26,7 @@ from workbench.errors import EvaluationError
 from workbench.extractor.adaptor import LETAdaptor
 from workbench.extractor.algorithm import panel_expression
 from workbench.extractor.controls import CONTROLS, control
-from workbench.extractor.operator import Head, feature_map, screen_weights
+from workbench.extractor.operator import FeatureMapSpec, Head, check_spec, feature_map, screen_weights
 from workbench.extractor.readout import Endpoint, endpoints
 from workbench.extractor.store import StoredOperators, write_pairs, write_weights
 from workbench.extractor.weight_operators import weight_operators
@@ -263,7 +263,13 @@ class Chain:
         anchors = self.anchors(folds)
         splits = list(random_splits(len(anchors), self.config.evaluation.holdouts, self.config.seed))
         return head_scores(
-            source.leaving(folds), anchors.centroids, anchors.stage, self.ruler.distances, splits, self.adaptor()
+            source.leaving(folds),
+            anchors.centroids,
+            anchors.stage,
+            self.ruler.distances,
+            splits,
+            self.adaptor(),
+            anchors.weights,
         )
 
     def _weights(self, source: StoredOperators, folds: Collection[int]) -> dict[Head, float]:
@@ -310,6 +316,10 @@ class Chain:
         folder
             Of the stage; an interrupted capture in it goes on.
         """
+        adaptor, shape = self.config.adaptor, (self.model.config.n_layers, self.model.config.n_heads)
+        check_spec(adaptor.feature_map_spec(), shape)
+        if adaptor.blocks:
+            check_spec(FeatureMapSpec("drift", blocks=adaptor.blocks), shape)
         memory = MemorySink()
         found = self._operators(folder, self.model, [Only("hook_cell", memory)])
         write_arrays(folder / "cells.safetensors", {"cell": memory.result().values["hook_cell"]})

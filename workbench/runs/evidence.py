@@ -168,10 +168,13 @@ def _cell_heads(chain: Chain) -> dict[str, dict[str, Any]]:
 
 def _cell_head(chain: Chain, more: dict[str, Any]) -> Callable[[int], np.ndarray]:
     def features(k: int) -> np.ndarray:
-        rows = np.flatnonzero(chain.outside((k,)) & (chain.obs["stage"].to_numpy() >= 0))
+        stage = chain.obs["stage"].to_numpy()
+        rows = np.flatnonzero(chain.outside((k,)) & (stage >= 0))
+        # A stage of which there is one cell only has no pair within it.
+        rows = rows[np.bincount(stage[rows])[stage[rows]] > 1]
         fitted = cell_adaptor(chain, more).fit(
             chain.expression[rows],
-            chain.obs["stage"].to_numpy()[rows],
+            stage[rows],
             chain.ruler.distances,
             operator=chain.feature_map((k,)),
             groups=None if chain.donors is None else chain.donors[rows],
@@ -222,6 +225,7 @@ def readouts_stage(chain: Chain, folder: Path) -> dict[str, Any]:
         permutations=settings.permutations,
         seed=chain.config.seed,
         hidden=hidden,
+        names=chain.obs.index.to_numpy(dtype=str),
     )
     folds = [
         {**{name: row[name] for name in ("endpoint", "metric", "representation")}, "fold": k, "value": value}

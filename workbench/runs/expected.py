@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _WITH_SD = {"spearman", "value", "impact"}
 _SIZES = {"bytes", "parameters"}
 
 
-def side_by_side(chain: Chain) -> Section:
+def side_by_side(chain: Chain, made: Collection[str]) -> Section:
     """A table of published figures and the run's own.
 
     Parameters
@@ -28,6 +29,8 @@ def side_by_side(chain: Chain) -> Section:
         A run whose tables are written; its ``expected`` names a YAML file with ``source`` and ``figures``: each has a
         ``claim``, the ``published`` number, and either ``table``, ``where`` (column: value) and ``column`` of the run, with
         ``best: true`` for the largest of several rows, or ``elsewhere`` (what else gives it).
+    made
+        Names of the tables that are of this configuration.
 
     Raises
     ------
@@ -35,11 +38,11 @@ def side_by_side(chain: Chain) -> Section:
         If the file cannot be read or is not of that form.
     """
     assert chain.config.expected is not None
-    table, said = expected_table(chain.config.expected, chain.out)
+    table, said = expected_table(chain.config.expected, chain.out, made)
     return Section(tables={"expected": table}, answers=[said])
 
 
-def expected_table(path: Path, out: Path) -> tuple[pd.DataFrame, str]:
+def expected_table(path: Path, out: Path, made: Collection[str] | None = None) -> tuple[pd.DataFrame, str]:
     """The table ``expected`` of a run, which is also written, and a sentence about it.
 
     Parameters
@@ -48,9 +51,11 @@ def expected_table(path: Path, out: Path) -> tuple[pd.DataFrame, str]:
         As ``expected`` in `side_by_side`.
     out
         Folder of a run whose tables are written.
+    made
+        Names of the tables that are of this configuration; any that lie there when None.
     """
     source, figures = read_expected(path)
-    rows = [_row(out, figure) for figure in figures]
+    rows = [_row(out, figure, made) for figure in figures]
     table = pd.DataFrame(rows, columns=["claim", "published", "found", "sd", "n", "from"])
     found = int(table["found"].notna().sum())
     said = (
@@ -90,12 +95,12 @@ def read_expected(path: Path) -> tuple[str, list[dict[str, Any]]]:
     return str(raw["source"]), figures
 
 
-def _row(out: Path, figure: dict[str, Any]) -> dict[str, Any]:
+def _row(out: Path, figure: dict[str, Any], made: Collection[str] | None) -> dict[str, Any]:
     row = {"claim": figure["claim"], "published": figure["published"]}
     if "elsewhere" in figure:
         return {**row, "from": figure["elsewhere"]}
     name, column = figure["table"], figure["column"]
-    if not (out / "tables" / f"{name}.csv").is_file():
+    if not (out / "tables" / f"{name}.csv").is_file() or (made is not None and name not in made):
         return {**row, "from": f"not made in this run: {name}.csv"}
     part = read_tables(out, [name])[name]
     for key, value in figure.get("where", {}).items():

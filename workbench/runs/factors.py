@@ -225,14 +225,14 @@ def _stability(
 
 
 def _groups(chain: Chain, settings: FactorsConfig) -> dict[str, int]:
-    """What is drawn again: donors where there are several, else random groups of cells, by a hash of their names."""
+    """What is drawn again: whole donors where there are several, else random groups of cells, dealt by a hash of their names."""
     names = chain.obs.index.astype(str)
-    if chain.donors is not None and len(set(chain.donors.tolist())) >= _FEWEST_DONORS:
-        place = {donor: i for i, donor in enumerate(sorted(set(chain.donors.tolist())))}
-        return {name: place[donor] for name, donor in zip(names, chain.donors.tolist(), strict=True)}
-    n = max(2, min(settings.groups, len(names)))
-    order = sorted(names, key=lambda name: key(chain.config.seed, "bootstrap group", name))
-    return {name: i % n for i, name in enumerate(order)}
+    donors = [] if chain.donors is None else chain.donors.tolist()
+    units = donors if len(set(donors)) >= _FEWEST_DONORS else list(names)
+    n = max(2, min(settings.groups, len(set(units))))
+    order = sorted(set(units), key=lambda unit: key(chain.config.seed, "bootstrap group", unit))
+    place = {unit: i % n for i, unit in enumerate(order)}
+    return {name: place[unit] for name, unit in zip(names, units, strict=True)}
 
 
 def _genes(factors: Factors, lasting: Stability | None, n: int) -> pd.DataFrame:

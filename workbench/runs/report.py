@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -24,7 +25,7 @@ from workbench.stages import StageRunner
 _ALPHA = 0.05
 
 
-def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str, Any]]) -> None:
+def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str, Any]], made: Collection[str]) -> None:
     """Write ``metrics.json``, ``manifest.json``, ``figures/`` and ``report.html``.
 
     Parameters
@@ -33,11 +34,14 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
         The run.
     results
         What the stages returned, by name; the report holds what is there.
+    made
+        Names of the tables that these stages left.
     """
     from workbench.report import report_run
 
     sections = [_cells_section(chain, results)]
-    if "algorithm" in results:
+    # Tables of one configuration only: what was interrupted under another may have left some of these.
+    if {"heads", "readouts", "algorithm"} <= set(results):
         sections.append(_extract_section(chain, results))
     if "drift" in results:
         sections.append(drift_section(chain, results["drift"]))
@@ -50,7 +54,7 @@ def report_stage(chain: Chain, runner: StageRunner, results: dict[str, dict[str,
     if "factors" in results:
         sections.append(factors_section(chain, results["factors"]))
     if chain.config.expected is not None:
-        sections.append(side_by_side(chain))
+        sections.append(side_by_side(chain, made))
     whole = Section.joined(sections)
     metrics = {
         "stages": {name: {k: v for k, v in result.items() if k != "key"} for name, result in results.items()},
@@ -173,6 +177,8 @@ def _held_out(chain: Chain, tables: dict[str, pd.DataFrame]) -> list[str]:
 
 def _readouts_said(added: pd.DataFrame) -> str:
     """On how many metrics ours is above each other representation, and on how many of them surely."""
+    if added.empty:
+        return "No readout could be judged: no fold has both classes of an endpoint on both sides."
     sure = added["q"] <= _ALPHA
     counted = added.assign(
         above=added["difference"] > 0, better=sure & (added["difference"] > 0), worse=sure & (added["difference"] < 0)
@@ -206,8 +212,10 @@ def _verdict(chain: Chain, tables: dict[str, pd.DataFrame]) -> str:
     read = tables["readouts"].query("status == 'ok'")
     wide = read.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
     wins = int((held[kind] > held[IDENTITY]).sum()) if kind in held else 0
-    wins += int((wide[ours] > wide[f"latent (LET on {IDENTITY})"]).sum())
+    wins += int((wide[ours] > wide[f"latent (LET on {IDENTITY})"]).sum()) if ours in wide else 0
     total = len(held) * (kind in held) + len(wide)
+    if total == 0:
+        return "On these data no holdout and no endpoint metric could be judged; what was skipped says why."
     if wins == 0:
         return f"On these data the model's operator adds nothing: on all {total} holdouts and endpoint metrics the same adaptor on plain expression does as well or better."
     return f"On {wins} of {total} holdouts and endpoint metrics the model's operator is above the same adaptor on plain expression."

@@ -77,13 +77,15 @@ def run(
     )
     inputs = [cells["key"], chain.model.fingerprint(), chain.inputs("capture", "operator", "seed")]
     results = {"cells": cells, "operators": runner.run("operators", inputs, chain.operators_stage)}
-    for stage in _stages(chain, backend or Backend()):
+    stages = _stages(chain, backend or Backend())
+    for stage in stages:
         given = [results["operators"]["key"], stage.inputs]
         if stage.part in parts:
             results[stage.name] = runner.run(stage.name, given, stage.work, stage.files)
         elif (kept := runner.kept(stage.name, given, stage.files)) is not None:
             results[stage.name] = kept
-    report_stage(chain, runner, results)
+    made = {"cells", *(file.stem for stage in stages if stage.name in results for file in stage.files)}
+    report_stage(chain, runner, results, made)
     return out
 
 

@@ -14,13 +14,13 @@ from workbench.extractor.operator import Head, head_name
 from workbench.runs.chain import Chain
 from workbench.seeds import generator
 from workbench.settings import RunConfig
+from workbench.stages import key_of
 
 Section = TypeVar("Section")
 
 
-@lru_cache(maxsize=1)
 def chain_of(config: str, out: str) -> Chain:
-    """Data of a run, in the process that needs them.
+    """Data of a run, in the process that needs them; read once for as long as its cells and operators are the same.
 
     Parameters
     ----------
@@ -29,6 +29,11 @@ def chain_of(config: str, out: str) -> Chain:
     out
         Folder of the run.
     """
+    return _chain(config, out, tuple(key_of(Path(out), name) for name in ("cells", "operators")))
+
+
+@lru_cache(maxsize=1)
+def _chain(config: str, out: str, keys: tuple[str, ...]) -> Chain:
     return Chain(RunConfig.model_validate_json(config), Path(out))
 
 
