@@ -77,6 +77,18 @@ def seen(study: Study, metric: Metric, rows) -> tuple[Tokens, torch.Tensor | Non
 # What the estimate is
 
 
+@pytest.mark.parametrize("more", [{}, {"draws": 2}, {"steps": 2}], ids=str)
+def test_estimates_of_a_model_in_half_precision_are_not_rounded_to_it(study, more):
+    half = replace(study, model=tiny_model(4).to(torch.bfloat16), reference=None, masked_reference=None)
+    for metric in half.metrics:
+        found = attribute(half, metric, range(N), "zero", **more)
+        whole = attribute(replace(half, model=study.model), metric, range(N), "zero", **more)
+        known = np.isfinite(whole)
+        assert (np.isfinite(found) == known).all() and np.corrcoef(found[known], whole[known])[0, 1] > 0.95
+        rounded = torch.as_tensor(found[known & (found != 0)])
+        assert (rounded == rounded.bfloat16()).float().mean() < 0.2
+
+
 @pytest.mark.parametrize("how", HOWS)
 def test_the_plain_estimate_is_the_derivative_towards_the_replacement(study, how):
     rows, eps = list(range(N)), 1e-5

@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from helpers import genes, tiny_cells, tiny_model
 
@@ -108,9 +109,23 @@ def test_the_study_is_of_the_drawn_cells_and_the_reference_of_some_of_them(make,
 
 
 def test_what_needs_no_reference_gets_none(make, cells):
-    prepared = make(cells=9, grid=[Ablation("L0H0", "zero")])
+    prepared = make("cell_shift", "masked_error", cells=9, grid=[Ablation("L0H0", "zero")])
     assert prepared.study.tokens.cell_ids == tuple(choose_cells(cells, 9, SEED).obs_names) and len(prepared.obs) == 9
-    assert prepared.study.reference.means == {} and prepared.study.masked_reference is None
+    assert prepared.study.reference is None and prepared.study.masked_reference is None
+    patched = make("cell_shift", grid=[Ablation("L0H0", "zero"), Ablation("L0H0", "patch")], reference=7).study
+    assert len(patched.reference.tokens) == 7 and patched.reference.means == {}
+
+
+def test_a_reference_that_shares_few_genes_is_refused_for_the_means_it_would_give_and_not_for_zeros(make, cells):
+    rows = choose_rows(cells.obs_names.to_list(), 1, SEED)
+    dense = cells.X.toarray()
+    dense[rows, 4:] = 0
+    cells.X = sp.csr_matrix(dense)
+    with pytest.raises(GeneMatchError, match="how='zero', which needs none"):
+        make("cell_shift", reference=1)
+    zero = [Ablation("L0H0", "zero")]
+    study = make("cell_shift", reference=1, grid=zero).study
+    assert len(evaluate(study, zero, range(N))) == 2 * N
 
 
 # Which metrics

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -335,6 +337,19 @@ def test_null_draws_are_uniform_over_rotations_and_reflections(model, tokens):
     )
     assert found.mean(0).abs().max() < 4.5 / np.sqrt(400 * D_MODEL)
     assert (found.T @ found / 400 - torch.eye(D_MODEL) / D_MODEL).abs().max() < 4.5 * np.sqrt(2 / 400) / D_MODEL
+
+
+def test_null_draws_leave_nothing_in_memory(model, tokens):
+    edits, place = Edits(model, tokens, [], None), site("L1H2")
+    own, held = torch.zeros(5, 24, D_MODEL // N_HEADS), []
+    tracemalloc.start()
+    try:
+        for draw in range(2000, 2200):
+            edits.change(own, Ablation(place, "zero", rotation=draw), place)
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[-1] - held[9] < 20 * 8 * D_MODEL**2, "of 190 matrices"
 
 
 def test_heads_of_one_null_draw_are_turned_each_by_its_own_matrix(model, tokens, intact):

@@ -76,6 +76,17 @@ def test_an_interval_is_quantiles_of_means_over_drawn_cells():
     assert np.isnan(interval(np.array([1.0, np.nan, np.nan, np.nan, np.nan]), weights)).all()
 
 
+def test_one_donor_has_no_interval():
+    values, donor = np.array([1.0, 4.0, 3.0, -2.0, 0.5]), np.array([0, 0, 0, 1, 1])
+    donors, cells = bootstrap_weights(5, 200, 0, donor), bootstrap_weights(5, 200, 0)
+    assert interval(values, donors) == pytest.approx((-0.75, 8 / 3)), "of two donors, one is drawn twice half the time"
+    assert np.isnan(interval(values, bootstrap_weights(5, 200, 0, np.full(5, 7)))).all()
+    of_one = np.where(donor == 0, values, np.nan)
+    assert np.isnan(interval(of_one, donors)).all() and np.isfinite(interval(of_one, cells)).all()
+    table = effect_table({"m": values[None], "n": of_one[None]}, described(1, 0), draws=200, seed=0, groups=donor)
+    assert table["low"].isna().tolist() == table["high"].isna().tolist() == [False, True]
+
+
 def coverage(repeats: int, draws: int, seed: int = 0) -> dict[str, float]:
     """How often intervals hold the true mean: cells alone; 25 donors of 4 cells, drawn whole, and cell by cell."""
     rng = np.random.default_rng(seed)

@@ -89,6 +89,16 @@ def compare(model, tokens, ablations, outputs) -> list[str]:
 # Equal to hooks
 
 
+def test_tokens_of_another_device_are_moved_to_the_models():
+    model, tokens = tiny_model().to("meta"), make_tokens(C, G)  # meta takes nothing of another device, as a GPU does
+    places = ["L0H1", "L1.mlp", "L1.gene.GENE3"]
+    ablations = [Ablation(place, "zero") for place in places] + [Ablation("L1H1", "zero", rotation=0)]
+    found = sweep(model, tokens, ablations, ("cell", "expression"))
+    assert len(found) == 5 and {out.expression.device.type for _, out in found} == {"meta"}
+    with ablated(model, ablations):
+        assert model(tokens).cell.device.type == "meta"
+
+
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "unpadded"])
 @pytest.mark.parametrize("outputs", [("cell",), ("cell", "expression", "mvc")], ids="+".join)
 @pytest.mark.parametrize("style", ["cls", "avg-pool", "w-pool"])

@@ -183,7 +183,7 @@ def test_every_ingredient_changes_the_identity(make, first, model):
     assert changed(make(model=tiny_model(9)), first) == {"checkpoint"}
     assert changed(make(metrics=("label_loss",)), first) == {"metrics"}
     assert changed(make(grid=all_heads(model.config)[:3]), first) == {"ablations"}
-    assert changed(make(grid=all_heads(model.config, "zero")[:2]), first) == {"ablations"}
+    assert changed(make(grid=all_heads(model.config, "zero")[:2]), first) == {"ablations", "reference cells"}
     assert changed(make(grid=all_heads(model.config)[:2][::-1]), first) == {"ablations"}
     assert changed(make(block=9), first) == {"cells per task"}
     assert changed(make(mask_share=0.5), first) == {"mask_share"}
@@ -227,7 +227,7 @@ def test_the_number_of_ablations_is_said(make, model):
 
 
 def test_a_study_without_references_has_an_identity_too(make, model):
-    grid = all_heads(model.config, "zero")[:1]
+    grid = all_heads(model.config)[:1]
     prepared = prepare(model, tiny_cells(24, seed=2), StudyConfig(metrics=("cell_shift",)), grid, seed=0)
     bare = replace(prepared, study=replace(prepared.study, reference=None))
     assert changed(plain(identity(bare, grid, 4)), plain(identity(prepared, grid, 4))) == {"reference cells"}

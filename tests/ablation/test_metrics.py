@@ -72,6 +72,43 @@ def test_an_output_that_was_not_computed_is_named():
             run.output("mvc", intact=intact)
 
 
+# Precision
+
+
+def test_metrics_of_a_model_in_half_precision_are_not_rounded_to_it(config):
+    """1 - cosine has steps of 0.004 in bfloat16; in single precision it is that of the embeddings that were returned."""
+    rng = np.random.default_rng(0)
+    tokens = make_tokens(5, 12)
+    intact = torch.as_tensor(rng.standard_normal((5, 6))).bfloat16()
+    cell = (intact + 0.02 * torch.as_tensor(rng.standard_normal((5, 6)))).bfloat16()
+    expression = torch.as_tensor(rng.uniform(0, 50, tokens.values.shape)).bfloat16()
+    shown, target, masked = mask_values(tokens.to("cpu", torch.bfloat16), config, 0.4, 1)
+    probe = fit_probes(rng.standard_normal((40, 6)), ["a", "b"] * 20, np.arange(40) // 2 % 2)
+
+    def run(dtype) -> Run:
+        first, second = (
+            Outputs(torch.zeros(5, 12, 6), cell=x.to(dtype), expression=expression.to(dtype)) for x in (cell, intact)
+        )
+        return Run(first, second, np.arange(5), shown, target.to(dtype), masked)
+
+    for metric in (cell_shift(), masked_error(), readout(probe, True), gene_prediction(3, "GENE3")):
+        found, expected = metric.function(run(torch.bfloat16)), metric.function(run(torch.float64))
+        assert found.dtype == torch.float32 and expected.dtype == torch.float64
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-5, atol=2e-7)
+
+
+def test_cell_shifts_of_a_model_in_half_precision_are_near_those_in_single_precision():
+    tokens, shifts = make_tokens(30, 20, padded=False), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model(n_layers=2).to(dtype)
+        ablations = all_heads(model.config, "zero")
+        table = evaluate(Study(model, tokens, (cell_shift(),)), ablations, range(30))
+        shifts[dtype] = table[table["ablation"] != "intact"]["cell shift"].to_numpy()
+    half, single = shifts[torch.bfloat16], shifts[torch.float32]
+    assert half.min() > -1e-6 and len(np.unique(half)) > 0.95 * len(half)
+    assert np.abs(half - single).max() < 0.004 and np.corrcoef(half, single)[0, 1] > 0.99
+
+
 # Cell shift
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from helpers import N_HEADS, N_LAYERS, make_tokens, tiny_model
 
-from workbench.ablation.edits import ablated
+from workbench.ablation.edits import Edits, ablated
+from workbench.ablation.exact import exact_sweep
 from workbench.ablation.patching import activation_patching, path_patching
 from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import GENE, HEAD, all_heads, site
@@ -218,11 +219,28 @@ def test_neither_batches_nor_the_order_of_the_cells_change_anything(model, many)
 
 
 def test_intervals_are_over_donors_where_there_are_donors(model, many):
-    table = activation_patching(model, *many, donors=np.zeros(len(many[0]), dtype=int), draws=30)
-    np.testing.assert_allclose(table["low"], table["moved"], atol=1e-9)
-    np.testing.assert_allclose(table["null_high"], table["null_mean"], atol=1e-9)
     loose = activation_patching(model, *many, draws=30)
-    assert (loose["low"] < loose["moved"]).all()
+    table = activation_patching(model, *many, donors=np.arange(len(many[0])) % 2, draws=30)
+    for found in (loose, table):
+        assert (found["low"] < found["moved"]).all() and (found["moved"] < found["high"]).all()
+    assert not np.allclose(table["low"], loose["low"], atol=1e-3)
+    one = activation_patching(model, *many, donors=np.zeros(len(many[0]), dtype=int), draws=30)
+    assert one[["low", "high", "null_low", "null_high"]].isna().all(axis=None), "one donor says nothing of others"
+    pd.testing.assert_series_equal(one["moved"], loose["moved"])
+    path = path_patching(model, *many, "L0H0", ["cell"], donors=np.zeros(len(many[0]), dtype=int), draws=30)
+    assert path[["low", "high"]].isna().all(axis=None)
+
+
+def test_shares_of_a_model_in_half_precision_are_not_rounded_to_it(two):
+    model, (target, source) = tiny_model(2).to(torch.bfloat16), two
+    ablations = all_heads(model.config, "patch")
+    reference = build_reference(model, source, ())
+    edits = Edits(model, target, ablations, reference)
+    cells = {which: out.cell.double() for which, out in exact_sweep(model, target, ablations, edits)}
+    axis = model(source).cell.double().mean(0) - cells[None].mean(0)
+    expected = [float(((cells[i] - cells[None]) @ axis).mean() / (axis @ axis)) for i in range(len(ablations))]
+    found = activation_patching(model, target, source, draws=10)["moved"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

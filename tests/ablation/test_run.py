@@ -15,10 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 import yaml
+from helpers import tiny_cells, tiny_model
 
 from workbench.ablation import sweeping
+from workbench.ablation.build import choose_rows
 from workbench.ablation.edits import ablated
 from workbench.ablation.metrics import Metric
 from workbench.ablation.reference import build_reference
@@ -48,6 +51,7 @@ def made(tmp_path_factory):
     planted = plant_head(SEED, n_layers=LAYERS, n_heads=HEADS, n_genes=30, d_model=16)
     cells = planted_cells(planted, N_CELLS, SEED)
     cells.obs["subject"] = [f"d{i % 4}" for i in range(N_CELLS)]
+    cells.obs["place"] = "d0"
     cells.write_h5ad(folder / "cells.h5ad")
     save_checkpoint(planted.model, folder / "model")
     config = {
@@ -213,6 +217,22 @@ def test_without_cell_types_label_metrics_are_left_out(made):
     del bare.obs["cell_type"]
     effects = ablate(made.model, bare, ["L0H0"], backend=QUIET)
     assert effects["metric"].tolist() == ["cell shift"]
+
+
+def test_the_share_of_fallbacks_is_of_the_tokens_that_are_touched():
+    model, cells = tiny_model(), tiny_cells(20, seed=2)
+    rows = choose_rows(cells.obs_names.to_list(), 6, SEED)
+    dense = cells.X.toarray()
+    dense[rows, 3] = 0
+    dense[[i for i in range(20) if i not in rows][:2], 3] = 5
+    cells.X = sp.csr_matrix(dense)
+    places = ["L0.gene.GENE3", "L0.gene.GENE5", "L1H0"]
+    effects = ablate(model, cells, places, metrics=["cell_shift"], reference=6, seed=SEED, backend=QUIET)
+    known, tokens = (dense[rows] > 0).any(0), dense > 0
+    assert known[5] and not known[3]
+    lost = tokens[:, ~known].sum() / (tokens.sum() + len(cells))  # every cell has <cls>, too
+    assert effects.set_index("ablation")["fallback_share"][places].tolist() == pytest.approx([1, 0, lost])
+    assert 0 < lost < 0.1
 
 
 @pytest.mark.parametrize(
@@ -579,6 +599,25 @@ def test_with_donors_intervals_are_over_donors(made, tmp_path):
         made, tmp_path, "data.donor=subject", "study.metrics=[cell_shift]", "sweep.pairs_of_top=0", "sweep.null_draws=1"
     )
     assert "bars: 95 % bootstrap over donors" in report and "Intervals over donors" not in report
+
+
+def test_with_one_donor_there_are_no_intervals_and_the_report_says_why(made, tmp_path):
+    report = report_of(
+        made,
+        tmp_path,
+        "data.donor=place",
+        "study.metrics=[cell_shift]",
+        "sweep.pairs_by=cell shift",
+        "sweep.null_draws=1",
+    )
+    for name in ("effects", "interactions", "transfer"):
+        assert table(tmp_path, name)[["low", "high"]].isna().all(axis=None), name
+    assert "There is no interval for any metric: its cells are all of one donor" in report
+    assert "bars: no interval, because all cells are of one donor" in report
+    assert "(no interval: a single donor or cell, n = 24)" in report
+    assert "bootstrap over donors" not in report
+    text = re.sub(r"<script.*?</script>|<table.*?</table>", "", report, flags=re.DOTALL)
+    assert not re.search(r"\bnan\b", text)
 
 
 def test_where_no_metric_is_differentiable_attribution_is_listed_as_skipped(made, tmp_path):

@@ -10,8 +10,9 @@ import pytest
 from helpers import genes, tiny_cells, tiny_model
 from processes import needs_processes, start
 
+from workbench.ablation import Ablation, ablated
 from workbench.capture import GenePairSink, MemorySink, MomentsSink, Only, ShardSink, capture, read_shards
-from workbench.errors import ArtifactError
+from workbench.errors import ArtifactError, HookError
 from workbench.files import read_json
 from workbench.model.tokenizer import Tokenizer
 
@@ -273,6 +274,36 @@ def test_the_state_of_another_capture_is_refused(model, cells, tmp_path, change)
     with pytest.raises(ArtifactError, match="holds the state of a capture of other cells.*choose another folder"):
         go(**change(cells))
     assert go().resumed_at == SAVE
+
+
+def changes(model):
+    return {
+        "ablated": ablated(model, Ablation("L0H0", "zero")),
+        "hooked": model.hooks([("blocks.0.hook_attn_out", lambda x, hook: 2 * x)]),
+    }
+
+
+@pytest.mark.parametrize("change", ["ablated", "hooked"])
+def test_no_state_is_kept_of_a_model_that_is_ablated_or_hooked(model, cells, tmp_path, change):
+    def go(sink, **more):
+        return capture(model, cells, GENE, sink, progress=False, **more)
+
+    intact, moved = MomentsSink(), MomentsSink()
+    go(intact, state=tmp_path / "state")
+    with changes(model)[change]:
+        for sink, more in (
+            (MomentsSink(), {"state": tmp_path / "state"}),
+            (ShardSink(tmp_path / "shards"), {}),
+            ([Only(GENE, ShardSink(tmp_path / "shards"))], {}),
+        ):
+            with pytest.raises(HookError, match="is ablated or hooked.* capture without `state` and ShardSink"):
+                go(sink, **more)
+        go(moved)
+    assert not (tmp_path / "shards").exists()
+    again = MomentsSink()
+    assert go(again, state=tmp_path / "state").resumed_at == N_CELLS
+    assert np.array_equal(again.result(GENE)[1], intact.result(GENE)[1])
+    assert not np.allclose(moved.result(GENE)[1], intact.result(GENE)[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

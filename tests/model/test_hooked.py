@@ -262,6 +262,19 @@ def test_impossible_passes_are_refused(model, tokens, arguments, message):
         model(tokens, **arguments)
 
 
+def test_tokens_and_residual_of_another_device_or_type_are_moved_to_the_models(model, tokens):
+    # The meta device computes shapes alone, and takes nothing of another device, as a GPU does.
+    away = tiny_model().to("meta")
+    out, cache = away.run_with_cache(tokens, outputs=OUTPUTS)
+    assert out.cell.device.type == out.mvc.device.type == cache["blocks.1.attn.hook_pattern"].device.type == "meta"
+    residual = model(tokens, stop_at_layer=1).residual
+    assert away(tokens, start_at_layer=1, residual=residual).cell.shape == out.cell.shape == (C, D_MODEL)
+    labels = make_tokens(labels=[0, 1, 2, 1, 0])
+    assert tiny_model(n_batches=3).to("meta")(labels, outputs=("expression",)).expression.device.type == "meta"
+    double = tiny_model().double()(tokens, start_at_layer=1, residual=residual).cell
+    assert torch.allclose(double.float(), model(tokens).cell, atol=1e-5) and double.dtype == torch.float64
+
+
 def test_gradients_reach_a_given_residual_and_equal_finite_differences(tokens):
     model = tiny_model().double()
     tokens = tokens.to("cpu", torch.float64)

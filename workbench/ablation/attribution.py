@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.ablation.edits import Edits
-from workbench.ablation.metrics import Metric, Run, mask_values
+from workbench.ablation.metrics import Metric, Run, at_least_single, mask_values
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import Study
 from workbench.errors import EvaluationError, HookError
@@ -137,12 +137,12 @@ def _gradients(
         with torch.no_grad():
             moves = [change(layer, z) for layer, z in enumerate(states)]
             for layer, z in enumerate(states):
-                found[layer] = (moves[layer] * z.grad).sum((1, 3)).T.float().cpu()
+                found[layer] = _slope(moves[layer], z).T.float().cpu()
         for sign in signs:
             for side in (1, -1):
                 shifts = [side / 2 * sign[:, None, layer, :, None] * move for layer, move in enumerate(moves)]
                 for layer, z in enumerate(_activations_with_gradients(model, tokens, needs, score, shifts)):
-                    slope = (moves[layer] * z.grad).sum((1, 3)) * sign[:, layer]
+                    slope = _slope(moves[layer], z) * sign[:, layer]
                     found[layer] += (side / (2 * len(signs)) * slope).T.float().cpu()
         return found
     streams = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
@@ -162,13 +162,17 @@ def _gradients(
 
             with torch.enable_grad(), model.hooks([(f"blocks.{layer}.attn.hook_z", move)]):
                 score(model(tokens, outputs=needs, start_at_layer=layer, residual=cache[stream])).backward()
-            grad = kept[1].grad
-            assert grad is not None
-            part = (kept[0] * grad).sum((1, 3)).T / steps
+            part = _slope(*kept).T / steps
             total = part if total is None else total + part
         assert total is not None
         found[layer] = total.float().cpu()
     return found
+
+
+def _slope(move: Tensor, z: Tensor) -> Float[Tensor, "cell head"]:
+    """What a move of ``hook_z`` does to the score by the gradient in its ``grad``."""
+    assert z.grad is not None
+    return (at_least_single(move) * z.grad).sum((1, 3))
 
 
 def _activations_with_gradients(

@@ -21,7 +21,7 @@ from workbench.ablation.metrics import (
     ruler_correlation,
     trustworthiness,
 )
-from workbench.ablation.reference import build_reference, needed_hooks
+from workbench.ablation.reference import build_reference, needed_hooks, needs_reference
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, intact_cells
 from workbench.cells.datasets import STANDARD
@@ -158,19 +158,21 @@ def prepare(
         else:
             metrics += _plain(name, model, notes)
     metrics += extra
-    rows = choose_rows(chosen.obs_names.to_list(), settings.reference, seed)
-    plain = tokens.take(rows)
-    hooks = needed_hooks(ablations)
-    masked = any(metric.masked for metric in metrics)
+    reference = masked_reference = None
+    if needs_reference(ablations):
+        plain = tokens.take(choose_rows(chosen.obs_names.to_list(), settings.reference, seed))
+        hooks = needed_hooks(ablations)
+        reference = build_reference(model, plain, hooks, size)
+        if any(metric.masked for metric in metrics):
+            shown, _, _ = mask_values(plain, model.config, settings.mask_share, seed)
+            masked_reference = build_reference(model, shown, hooks, size)
     donors = pd.factorize(obs["donor"], sort=True)[0] if "donor" in obs else None
     study = Study(
         model,
         tokens,
         tuple(metrics),
-        build_reference(model, plain, hooks, size),
-        build_reference(model, mask_values(plain, model.config, settings.mask_share, seed)[0], hooks, size)
-        if masked
-        else None,
+        reference,
+        masked_reference,
         settings.mask_share,
         seed,
         size,

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.ablation.reference import Partners, Reference, run_partners
+from workbench.ablation.reference import Partners, Reference, needs_reference, run_partners
 from workbench.ablation.sites import DRAWN, GENE, HEAD, Ablation, Site
 from workbench.errors import CellsError
 from workbench.model.hooked import HookedScGPT, Outputs
 from workbench.model.tokens import Tokens
+from workbench.model.vocabulary import Vocabulary
 from workbench.seeds import generator
 
 
@@ -29,7 +30,7 @@ class Edits:
     model
         The intact model.
     tokens
-        The batch, on the model's device.
+        The batch.
     ablations
         All that will be asked for.
     reference
@@ -44,13 +45,13 @@ class Edits:
     def __init__(
         self, model: HookedScGPT, tokens: Tokens, ablations: Sequence[Ablation], reference: Reference | None
     ) -> None:
-        self.model, self.tokens, self._reference = model, tokens, reference
+        self.model, self.tokens, self._reference = model, tokens.to(model.device, model.dtype), reference
         self._partners: dict[int, Partners] = {}
-        if any(a.how in ("mean", *DRAWN) for a in ablations):
+        if needs_reference(ablations):
             _ = self.reference  # said now rather than in the middle
         for seed in {a.seed for a in ablations if a.how in DRAWN}:
             hooks = list(dict.fromkeys(s.hook for a in ablations if a.how in DRAWN for s in a.sites))
-            self._partners[seed] = run_partners(model, self.reference, tokens, hooks, seed)
+            self._partners[seed] = run_partners(model, self.reference, self.tokens, hooks, seed)
 
     @property
     def reference(self) -> Reference:
@@ -138,22 +139,39 @@ class Edits:
         ablation
             The ablation.
         """
-        touched = ~self.tokens.padding
-        if all(place.kind == GENE for place in ablation.sites):
-            genes = [self.model.vocabulary.ids[place.gene] for place in ablation.sites]
-            touched = touched & torch.isin(self.tokens.gene_ids, touched.new_tensor(genes, dtype=torch.long))
+        where = touched(self.tokens, ablation, self.model.vocabulary)
         if ablation.how == "mean":
-            return (touched & ~self.reference.known(self.tokens)).sum(1)
+            return (where & ~self.reference.known(self.tokens)).sum(1)
         if ablation.how in DRAWN:
-            return (touched & (self._partners[ablation.seed].position < 0)).sum(1)
-        return torch.zeros_like(touched[:, 0], dtype=torch.long)
+            return (where & (self._partners[ablation.seed].position < 0)).sum(1)
+        return torch.zeros_like(where[:, 0], dtype=torch.long)
 
     @staticmethod
     def _part(x: Tensor, place: Site) -> Tensor:
         return x[..., place.head, :] if place.kind == HEAD else x
 
 
-@lru_cache(maxsize=256)
+def touched(tokens: Tokens, ablation: Ablation, vocabulary: Vocabulary) -> Bool[Tensor, "cell gene"]:
+    """Real tokens whose activation an ablation replaces: all, unless it names genes alone.
+
+    Parameters
+    ----------
+    tokens
+        Cells.
+    ablation
+        The ablation.
+    vocabulary
+        The model's tokens.
+    """
+    real = ~tokens.padding
+    if any(place.kind != GENE for place in ablation.sites):
+        return real
+    genes = [vocabulary.ids[place.gene] for place in ablation.sites]
+    return real & torch.isin(tokens.gene_ids, real.new_tensor(genes, dtype=torch.long))
+
+
+# Not cached: a sweep asks for all heads and draws in turn, so a cache must hold them all (4 GB for scGPT) to hit once, and
+# a matrix takes a hundredth of the time of the pass that it is for (on a CPU).
 def _rotation(d: int, draw: int, place: str) -> np.ndarray:
     """Random orthogonal matrix, uniform over rotations and reflections (Mezzadri 2007)."""
     q, r = np.linalg.qr(generator(draw, "rotation", place).standard_normal((d, d)))

@@ -41,6 +41,8 @@ def interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean over cells; NaN cells are left out.
 
+    NaN where the cells that are left are all of one donor, of which nothing can be said of other donors.
+
     Parameters
     ----------
     values
@@ -51,9 +53,10 @@ def interval(
         Coverage.
     """
     known = np.isfinite(values)
-    if known.sum() < 2:
-        return float("nan"), float("nan")
     w = weights[:, known]
+    # Cells of one donor are drawn together in every draw: their mean never varies.
+    if (w == w[:, :1]).all():
+        return float("nan"), float("nan")
     total = w.sum(1)
     means = (w @ values[known])[total > 0] / total[total > 0]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -89,9 +92,9 @@ def effect_table(
     -------
     pandas.DataFrame
         One row per metric and ablation (null draws are no rows of their own): ``effect`` (mean over cells), ``low`` and
-        ``high`` (95 % bootstrap over cells or donors), ``sd`` (over cells), ``n_cells``; ``null_mean``, ``null_low``,
-        ``null_high`` (smallest and largest) and ``n_null`` of its own random-direction draws; ``ratio`` (size of the
-        effect over the root mean square of these draws), ``p`` and ``q`` (Benjamini-Hochberg over the heads of a metric
+        ``high`` (95 % bootstrap over cells or donors, as `interval` gives it), ``sd`` (over cells), ``n_cells``;
+        ``null_mean``, ``null_low``, ``null_high`` (smallest and largest) and ``n_null`` of its own random-direction draws;
+        ``ratio`` (size of the effect over the root mean square of these draws), ``p`` and ``q`` (Benjamini-Hochberg over the heads of a metric
         and way of ablating); ``heads_as_large`` (share of the other heads with an effect of that size or more).
 
     Notes

@@ -30,7 +30,7 @@ def exact_sweep(
     model
         The intact model, without hooks of its own.
     tokens
-        The batch, on the model's device and in its type.
+        The batch.
     ablations
         What to ablate, one after the other.
     edits
@@ -44,7 +44,7 @@ def exact_sweep(
         Number of the ablation, in order of their first layers; None for the intact model, which comes first. Where
         ``<cls>`` is computed alone, ``residual`` repeats its stream.
     """
-    padding = tokens.padding if bool(tokens.padding.any()) else None
+    padding = tokens.padding.to(model.device) if bool(tokens.padding.any()) else None
     only_cls = model.config.cell_style == "cls" and "expression" not in outputs
     last = model.config.n_layers - 1
     by_layer: dict[int, list[int]] = {}
@@ -67,6 +67,7 @@ def exact_sweep(
         intact = model(tokens, outputs=outputs)
     # Metrics compare with the intact outputs, so they come first, at the price of a pass that climbs once more.
     yield None, intact
+    tokens = tokens.to(model.device, model.dtype)
     with torch.no_grad():
         x = model.embed(tokens.gene_ids, tokens.values, tokens.batch_labels)
     for layer in range(last + 1):

@@ -46,7 +46,7 @@ class Run:
     masked: Bool[Tensor, "cell gene"] | None = None
 
     def output(self, name: str = "cell", intact: bool = False) -> Tensor:
-        """One output of the model.
+        """One output of the model, in single precision where the model computes with less.
 
         Parameters
         ----------
@@ -63,7 +63,18 @@ class Run:
         value = getattr(self.intact if intact else self.outputs, name)
         if value is None:
             raise EvaluationError(f"The metric reads '{name}', which was not computed; add it to the metric's `needs`.")
-        return value
+        return at_least_single(value)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """A tensor in single precision where it has less, because bfloat16 has no number between 1 and 0.996.
+
+    Parameters
+    ----------
+    x
+        What a model returned.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -378,6 +389,6 @@ def mask_values(tokens: Tokens, config: ModelConfig, share: float, seed: int) ->
         ids = tokens.gene_ids[i, 1:n].cpu().numpy()
         draw = generator(seed, "mask", name).random(len(ids))
         masked[i, 1:n] = torch.as_tensor(draw[np.argsort(np.argsort(ids))] < share)
-    values = torch.where(masked, torch.as_tensor(float(config.mask_value), dtype=tokens.values.dtype), tokens.values)
+    values = tokens.values.masked_fill(masked, float(config.mask_value))
     shown = Tokens(tokens.gene_ids, values, tokens.padding, tokens.cell_ids, tokens.batch_labels)
     return shown, tokens.values, masked

@@ -14,6 +14,7 @@ from torch import Tensor
 from workbench.ablation.edits import Edits
 from workbench.ablation.effects import bootstrap_weights, interval
 from workbench.ablation.exact import exact_sweep
+from workbench.ablation.metrics import at_least_single
 from workbench.ablation.reference import Reference, build_reference
 from workbench.ablation.sites import HEAD, Ablation, Site, all_heads, site
 from workbench.errors import CellsError, EvaluationError, HookError
@@ -153,7 +154,7 @@ def _cells(model: HookedScGPT, target: Tokens, source: Tokens, batch_size: int) 
         of_target, of_source = (
             torch.cat([_cell(model, batch) for batch in side.batches(batch_size)]) for side in (target, source)
         )
-    return of_target, of_source
+    return at_least_single(of_target), at_least_single(of_source)
 
 
 def _axis(of_target: Tensor, of_source: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ def _moved(
 
 def _share(patched: Tensor, own: Tensor | None, axis: Tensor) -> Tensor:
     assert own is not None
-    return ((patched - own) @ axis / (axis @ axis)).float()
+    return ((at_least_single(patched) - at_least_single(own)) @ axis / (axis @ axis)).float()
 
 
 def _excess_p(

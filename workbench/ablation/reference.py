@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from workbench.ablation.sites import Ablation
+from workbench.ablation.sites import DRAWN, Ablation
 from workbench.errors import CellsError, GeneMatchError, HookError
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokens import Tokens
@@ -128,6 +128,17 @@ def needed_hooks(ablations: Sequence[Ablation]) -> tuple[str, ...]:
         What will be ablated.
     """
     return tuple(dict.fromkeys(s.hook for a in ablations if a.how in ("mean", "resample") for s in a.sites))
+
+
+def needs_reference(ablations: Sequence[Ablation]) -> bool:
+    """Whether any of the ablations takes its values from other cells.
+
+    Parameters
+    ----------
+    ablations
+        What will be ablated.
+    """
+    return any(a.how in ("mean", *DRAWN) for a in ablations)
 
 
 def build_reference(model: HookedScGPT, tokens: Tokens, hooks: Sequence[str], batch_size: int = 32) -> Reference:

@@ -118,7 +118,6 @@ def ablate_and_report(config: AblationConfig, out: Path, backend: Backend) -> Pa
 
 def _figures(config: AblationConfig, result: AblationResult) -> list[Request]:
     setting = _setting(config, result)
-    bars = "95 % bootstrap over donors" if result.prepared.donors is not None else "95 % bootstrap over cells"
     null = (
         "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
     )
@@ -127,13 +126,20 @@ def _figures(config: AblationConfig, result: AblationResult) -> list[Request]:
     def add(name: str, entry: str, caption: str, **options: Any) -> None:
         requests.append(Request(name, f"{caption} {setting}", entry, options))
 
+    def bars(table: str, metric: str | None = None) -> str:
+        if result.prepared.donors is None:
+            return "95 % bootstrap over cells"
+        rows = result.tables[table]
+        low = rows["low"] if metric is None else rows.loc[rows["metric"] == metric, "low"]
+        return "95 % bootstrap over donors" if low.notna().any() else "no interval, because all cells are of one donor"
+
     how = config.sweep.how[0]
     single = [name for name in result.prepared.metrics if name not in result.prepared.per_label]
     for name in single if config.sweep.heads else ():
         slug = _slug(name)
         said = f"Change of {name} when a head's output is replaced ({how}); {null}."
         add(f"effect_{slug}", "effect", said, metric=name, how=how)
-        said = f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws."
+        said = f"The heads that matter most for {name}; bars: {bars('effects', name)}; grey: range of the head's own null draws."
         add(f"heads_{slug}", "intervals", said, metric=name, how=how)
     if result.prepared.per_label and config.sweep.heads:
         said = "Change in the share of wrongly read cells of each label, the probe held fixed."
@@ -146,7 +152,7 @@ def _figures(config: AblationConfig, result: AblationResult) -> list[Request]:
         add(
             "interactions",
             "interactions",
-            f"Effect on {by} of two heads together minus the sum of both; {bars}.",
+            f"Effect on {by} of two heads together minus the sum of both; {bars('interactions', by)}.",
             by=by,
         )
     if "transfer" in result.tables:
@@ -154,7 +160,7 @@ def _figures(config: AblationConfig, result: AblationResult) -> list[Request]:
         for i, (target, source) in enumerate(pairs_drawn.itertuples(index=False)):
             said = (
                 "How far one head's activations from cells of the source type move cells of the target type towards it; "
-                f"null: other cells of the target type as source; {bars}."
+                f"null: other cells of the target type as source; {bars('transfer')}."
             )
             add(f"transfer_{i + 1}", "transfer", said, target=target, source=source)
     return requests
@@ -211,7 +217,7 @@ def _answers(config: AblationConfig, result: AblationResult) -> list[str]:
             far = rows.iloc[int(np.argmax(rows["effect"].abs().fillna(-1).to_numpy()))]
             answers.append(
                 f"{_capital(name)} ({far['unit']}): of {len(rows)} places {far['ablation']} changes it most, "
-                f"{far['effect']:+.3g} (95 % {far['low']:.2g} to {far['high']:.2g}, n = {int(far['n_cells'])}); no null "
+                f"{far['effect']:+.3g} ({_interval(far)}, n = {int(far['n_cells'])}); no null "
                 "was drawn."
             )
             continue
@@ -226,8 +232,8 @@ def _answers(config: AblationConfig, result: AblationResult) -> list[str]:
                 f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g}, q {best['q']:.2g}"
             )
         answers.append(
-            f"{_capital(name)} ({best['unit']}): {best.name} matters most, {best['effect']:+.3g} (95 % "
-            f"{best['low']:.2g} to {best['high']:.2g}, n = {int(best['n_cells'])}); {null}.{_better_without(heads)}"
+            f"{_capital(name)} ({best['unit']}): {best.name} matters most, {best['effect']:+.3g} ({_interval(best)}, "
+            f"n = {int(best['n_cells'])}); {null}.{_better_without(heads)}"
         )
     if "agreement" in result.tables:
         lines = result.tables["agreement"]
@@ -248,8 +254,8 @@ def _answers(config: AblationConfig, result: AblationResult) -> list[str]:
                 else "no null was drawn"
             )
             answers.append(
-                f"From {names[0]} to {names[1]}: {most['ablation']} carries most, {most['moved']:.1%} of the way (95 % "
-                f"{most['low']:.1%} to {most['high']:.1%}; {null}; "
+                f"From {names[0]} to {names[1]}: {most['ablation']} carries most, {most['moved']:.1%} of the way "
+                f"({_interval(most, '.1%')}; {null}; "
                 f"n = {int(most['n_pairs'])} pairs, {most['shared_genes']:.0f} shared genes on average)."
             )
     return answers
@@ -263,9 +269,15 @@ def _pairs_said(config: AblationConfig, result: AblationResult) -> str:
     null = f"; of {len(drawn)} random pairs the largest has {drawn['interaction'].abs().max():.2g}, p {most['p']:.2g}"
     return (
         f"Pairs by {by}: {most['first']} and {most['second']} together do {most['interaction']:+.3g} more than the sum of both "
-        f"(95 % {most['low']:.2g} to {most['high']:.2g}; {int((top['interaction'] > 0).sum())} of {len(top)} pairs of the top heads "
+        f"({_interval(most)}; {int((top['interaction'] > 0).sum())} of {len(top)} pairs of the top heads "
         f"are above their sum{null if len(drawn) else ''})."
     )
+
+
+def _interval(row: Any, form: str = ".2g") -> str:
+    if not np.isfinite(row["low"]):
+        return "no interval: a single donor or cell"
+    return f"95 % {row['low']:{form}} to {row['high']:{form}}"
 
 
 def _capital(name: str) -> str:
@@ -294,10 +306,15 @@ def _cautions(config: AblationConfig, result: AblationResult) -> list[str]:
     ]
     if "mean" in config.sweep.how:
         cautions.append("Mean ablation leaves what a head does on average per gene; zero ablation removes that, too.")
+    alone = effects.loc[effects["low"].isna() & (effects["n_cells"] > 1), "metric"].unique()
+    if len(alone):
+        which = "any metric" if len(alone) == effects["metric"].nunique() else ", ".join(alone)
+        cautions.append(f"There is no interval for {which}: its cells are all of one donor, and say nothing of others.")
     share = float(effects["fallback_share"].max())
     if share > 0:
         cautions.append(
-            f"Up to {share:.1%} of the tokens got a fallback value, because the gene was not there to take one from."
+            f"Of the tokens that an ablation touches up to {share:.1%} got a fallback value, because the gene was not there "
+            "to take one from."
         )
     if "agreement" in result.tables and not bool(result.tables["agreement"].groupby("metric")["agrees"].any().all()):
         cautions.append("Where attribution disagrees with the exact effects, the exact ones count.")

@@ -36,7 +36,7 @@ class Study:
     metrics
         What to judge by.
     reference, masked_reference
-        For mean and resample ablations, of plain and of masked input.
+        For mean and resample ablations, of plain and of masked input; None where nothing needs them.
     mask_share, seed
         Share of values masked for metrics of masked input, and the seed.
     batch_size

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from jaxtyping import Float
 
 from workbench.ablation.build import Prepared, prepare
+from workbench.ablation.edits import touched
 from workbench.ablation.effects import effect_table
 from workbench.ablation.grid import describe_grid, identity, make_grid
 from workbench.ablation.sites import Ablation
@@ -69,13 +71,17 @@ def sweep_effects(
     order = prepared.by_name
     found = {name: values[:, order] for name, values in differences(prepared.study, rows, grid).items()}
     worse = {metric.name: metric.worse for metric in prepared.study.metrics}
-    described = describe_grid(grid)
     table = effect_table(
-        found, described, draws=study.bootstrap, seed=prepared.study.seed, groups=prepared.donors_by_name, worse=worse
+        found,
+        describe_grid(grid),
+        draws=study.bootstrap,
+        seed=prepared.study.seed,
+        groups=prepared.donors_by_name,
+        worse=worse,
     )
     units = {metric.name: metric.unit for metric in prepared.study.metrics}
     table["unit"] = table["metric"].map(units)
-    table["fallback_share"] = _fallback_share(prepared.study, rows, described, table)
+    table["fallback_share"] = _fallback_share(prepared.study, rows, grid, table)
     return table, found
 
 
@@ -142,11 +148,15 @@ def opened(source: FromConfig) -> tuple[Prepared, list[Ablation], AnnData]:
     return prepare(model, cells, settings.study, grid, seed=settings.seed, min_gene_share=share), grid, cells
 
 
-def _fallback_share(study: Study, rows: pd.DataFrame, described: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
-    """Share of the tokens of each ablation that got a fallback value, in the order of the table."""
-    real = float((~study.tokens.padding).sum())
+def _fallback_share(
+    study: Study, rows: pd.DataFrame, grid: Sequence[Ablation], table: pd.DataFrame
+) -> Float[np.ndarray, " row"]:
+    """Share of the tokens that each ablation touches that got a fallback value, in the order of the table."""
     column = "fallbacks" if "fallbacks" in rows else "fallbacks_masked"
-    lost = rows.groupby("ablation")[column].sum() / real
-    own = described[described["null"] < 0]
-    by_place = dict(zip(zip(own["places"], own["how"], strict=True), lost.reindex(own["key"]), strict=True))
-    return np.array([by_place[at] for at in zip(table["ablation"], table["how"], strict=True)])
+    lost = rows.groupby("ablation")[column].sum()
+    share = {
+        (str(one), one.how): lost[one.key] / max(1, int(touched(study.tokens, one, study.model.vocabulary).sum()))
+        for one in grid
+        if one.rotation is None
+    }
+    return np.array([share[at] for at in zip(table["ablation"], table["how"], strict=True)])

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from workbench.capture.activations import PAIR, hook_shape, last_layer
 from workbench.capture.ragged import ShardSink
 from workbench.capture.sinks import Only, Plan, Sink
-from workbench.errors import ArtifactError, CellsError
+from workbench.errors import ArtifactError, CellsError, HookError
 from workbench.files import digest, read_arrays, write_arrays
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ def capture(
         float rounding only.
     state
         Folder for a resumable state (by default that of a `ShardSink`, if there is one). A capture that was killed
-        and is called again goes on at the last save, to the same result.
+        and is called again goes on at the last save, to the same result. Not while the model is ablated or hooked.
     save_every
         Cells between saves, and cells per shard.
     progress
@@ -102,7 +102,8 @@ def capture(
     Raises
     ------
     HookError
-        If a name matches nothing (near matches are listed) or does not suit a sink.
+        If a name matches nothing (near matches are listed) or does not suit a sink, or a state is to be kept of a model
+        that is ablated or hooked.
     CellsError
         If the sinks would not fit into memory; said before any work is done.
     ArtifactError
@@ -115,6 +116,12 @@ def capture(
         else Tokenizer(cells, model.config, model.vocabulary, seed=seed, max_tokens=max_tokens)
     )
     all_sinks: list[Any] = list(sinks) if isinstance(sinks, Sequence) else [sinks]
+    folder = Path(state) if state is not None else _shard_folder(all_sinks)
+    if folder is not None and _is_changed(model):
+        raise HookError(
+            f"The model is ablated or hooked, which the state in '{folder}' could not tell from the intact model; capture "
+            "without `state` and ShardSink here, or leave the `with` block first."
+        )
     plan = Plan({name: hook_shape(name, model.config) for name in names}, tokenizer.lengths())
     estimate = sum(sink.memory(plan) for sink in all_sinks)
     available = psutil.virtual_memory().available
@@ -125,7 +132,6 @@ def capture(
         )
     for sink in all_sinks:
         sink.open(plan)
-    folder = Path(state) if state is not None else _shard_folder(all_sinks)
     identity = digest(
         model.fingerprint(),
         tokenizer.fingerprint(),
@@ -174,6 +180,11 @@ def _batch_size(plan: Plan, device: str) -> int:
     longest = int(plan.lengths.max())
     heads = max((shape.inner[0] for shape in plan.shapes.values() if shape.kind == PAIR), default=0)
     return max(1, min(32, _MAP_BUDGET.get(device, _MAP_BUDGET_ELSEWHERE) // max(1, 4 * heads * longest**2)))
+
+
+def _is_changed(model: HookedScGPT) -> bool:
+    """Whether somebody has put an ablation or hooks on the model, so that its weights do not say what it computes."""
+    return "forward" in vars(model) or any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
 def _shard_folder(sinks: Sequence[Sink]) -> Path | None:

@@ -280,7 +280,7 @@ class HookedScGPT(HookedRootModule):
         Parameters
         ----------
         tokens
-            A batch of cells on the model's device.
+            A batch of cells; moved to the model's device and float type where it is of another.
         outputs
             What to compute after the last block, of ``cell``, ``expression``, ``mvc`` and ``classes``.
         start_at_layer
@@ -310,8 +310,8 @@ class HookedScGPT(HookedRootModule):
             if name not in OUTPUTS:
                 raise ShapeError(unknown_name("output", name, OUTPUTS))
         self._check_tokens(tokens)
-        if tokens.values.dtype != self.dtype:
-            tokens = tokens.to(tokens.values.device, self.dtype)
+        padding = tokens.padding.to(self.device) if bool(tokens.padding.any()) else None
+        tokens = tokens.to(self.device, self.dtype)
         if residual is None:
             if start_at_layer:
                 raise ShapeError(
@@ -322,8 +322,7 @@ class HookedScGPT(HookedRootModule):
             expected = (*tokens.gene_ids.shape, self.config.d_model)
             if tuple(residual.shape) != expected:
                 raise ShapeError(f"The residual has shape {tuple(residual.shape)}, but the tokens ask for {expected}.")
-            x = residual
-        padding = tokens.padding if bool(tokens.padding.any()) else None
+            x = residual.to(self.device, self.dtype)
         for block in list(self.blocks)[start_at_layer:stop]:
             x = block(x, padding)
         if stop_at_layer is not None:
