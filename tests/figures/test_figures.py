@@ -411,6 +411,8 @@ def test_head_intervals_are_ordered_by_what_matters(metric, sign):
     assert "The 5 of n = 48 heads" in texts(figure) and "240 cells" in texts(figure)
     assert [s.x0 for s in figure.layout.shapes] == [0]
     assert not [t for t in figures.head_intervals(synthetic.effects(null=0), metric).data if t.type == "bar"]
+    assert "95 % bootstrap interval" in texts(figure)
+    assert "without an interval" in texts(figures.head_intervals(table.assign(low=np.nan, high=np.nan), metric, top=5))
 
 
 def test_head_intervals_say_how_many_heads_beyond_the_null_are_not_among_the_worst():

@@ -112,11 +112,11 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
     worse, sure = int(first["worse"]), int(filled.sum())
     others = int((every["q"] <= ALPHA).sum()) - sure
     more = f" and {others} of the {len(every) - len(rows)} that are not drawn" if others else ""
+    bars = "; bars: its 95 % bootstrap interval" if np.isfinite(rows["low"]).any() else ", without an interval"
     subtitle = (
         f"{_whole(metric)}The {len(rows)} of n = {len(every)} heads with the {'largest' if worse == 0 else 'worst'} "
-        f"effects of {first['how']} ablation, {span(rows['n_cells'])} cells; {_SIGN[worse]}. Points: mean effect over cells; bars: its 95 % "
-        f"bootstrap interval. Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads), {sure} of "
-        f"{len(rows)}{more}. {_null(every)}"
+        f"effects of {first['how']} ablation, {span(rows['n_cells'])} cells; {_SIGN[worse]}. Points: mean effect over cells{bars}. "
+        f"Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads), {sure} of {len(rows)}{more}. {_null(every)}"
     )
     height = ROW_HEIGHT * len(rows) + 22
     dressed(figure, f"Heads that matter most: {short(metric, CUT)}", subtitle, height, above=_ABOVE)
