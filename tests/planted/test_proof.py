@@ -23,7 +23,10 @@ def test_what_was_planted_is_found(kind):
     assert ((found["dimension"] - found["truth"]).abs() <= 1).all()
     assert (found["overlap"] >= 0.95).all() and (found["overlap_of_others"] < 0.3).all()
     assert (found["gates_passed"] == len(GATES)).all(), found["failed"].tolist()
-    assert (found["residualised"] > found[["best_other", "identity"]].max(axis=1)).all()
+    assert (found["residualised"] > found["best_other"]).all()
+    # Estimated from patterns it is above plain expression in about half of the worlds only (docs/planted_world.md).
+    if kind != "attention":
+        assert (found["residualised"] > found["identity"]).all()
 
 
 def test_where_nothing_is_nothing_passes_and_p_is_uniform():
