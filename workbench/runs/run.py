@@ -130,7 +130,7 @@ def _stages(chain: Chain, backend: Backend) -> list[_Stage]:
     if config.factors is not None:
         # The file of the user's, not its path alone.
         sets = load_gene_sets(config.factors.gene_sets)
-        given = [judged, config.factors.model_dump(mode="json"), digest(sets.sets, sets.sources)]
+        given = [judged, config.factors.model_dump(mode="json"), {"gene_sets": digest(sets.sets, sets.sources)}]
         work = partial(factors_stage, chain, whole, backend)
         stages.append(_Stage("factors", FACTORS, given, work, tables(*FACTOR_TABLES)))
     return stages
