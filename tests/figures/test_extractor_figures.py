@@ -397,6 +397,15 @@ def test_the_program_over_a_panel_has_the_smallest_q():
     assert "no program was tested" in untested
 
 
+def test_long_names_of_genes_are_cut_on_the_axis_and_whole_on_hover():
+    table = genes().assign(gene=lambda t: "A-VERY-LONG-NAME-OF-A-GENE-" + t["gene"])
+    figure = draw_genes(table)
+    axis, bars = figure.layout.yaxis, figure.data[0]
+    assert list(axis.tickvals) == list(bars.y) and len(set(bars.y)) == len(bars.y)
+    assert all(len(text) <= 16 and text.endswith("…") for text in axis.ticktext)
+    assert all("A-VERY-LONG-NAME-OF-A-GENE-" in hover for hover in bars.hovertext)
+
+
 def test_a_side_without_genes_is_listed_and_an_unknown_one_is_refused():
     table = genes()
     zero = table.assign(loading=table["loading"].where((table["factor"] != "f01") | (table["side"] != "read"), 0.0))

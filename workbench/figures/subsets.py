@@ -77,7 +77,7 @@ def subset_interactions(
         + " No null is drawn here."
     )
     dressed(figure, f"What factors do alone and together: {panel}", subtitle, total, above=34, below=30)
-    figure.update_layout(margin={"r": 96})
+    figure.update_layout(margin={"r": 108})
     legend_above(figure, total, 34)
     return list_undrawn(figure, missing(rows, drawn, ["endpoint", "metric"], "subset", "no value"))
 
