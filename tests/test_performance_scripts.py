@@ -114,6 +114,7 @@ def test_ablation_compares_equal_work(script, batch, peer_batch):
         ablation.report(figures, results, {**sizes, "repetitions": 1})
 
 
+@pytest.mark.slow
 def test_attribution_is_held_against_effects_that_agree(script):
     attribution = script("attribution")
     sizes = {**HEADS, "batch": 2, "peer_batch": 3}

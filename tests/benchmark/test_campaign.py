@@ -131,6 +131,7 @@ def test_noise_replaces_held_out_cells_and_no_other(bench, split):
     assert (pool.stage[~inside] != noisy.stage[~inside]).any() and (pool.stage[inside] == noisy.stage[inside]).all()
 
 
+@pytest.mark.slow
 def test_every_own_method_passes_the_audit(bench, split):
     sides = bench.sides(split)
     noisy = bench.sides(split, replaced_by_noise(bench.pools[INTERNAL], np.flatnonzero(~bench.inside(split)), 0))

@@ -209,6 +209,7 @@ def test_an_unchanged_run_is_kept_whole(first, again, capsys):
     assert capsys.readouterr().err.count("unchanged, kept") == 8
 
 
+@pytest.mark.slow
 def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
     run(read_config(first.path, RunConfig), tmp_path)
     assert read_json(tmp_path / "metrics.json") == first.metrics
