@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures.heatmap import SCALE, Colors, heat_trace
-from workbench.figures.style import ACCENT, checked, dressed, label, number, records, span, with_value
+from workbench.figures.style import ACCENT, checked, dressed, label, name_ticks, number, records, span, with_value
 
 TOP = 12
 _CELL, _ROW, _BETWEEN = 38, 20, 110
@@ -74,14 +74,15 @@ def drift(layers: pd.DataFrame, genes: pd.DataFrame) -> go.Figure:
                 y=[label(gene) for gene in part["gene"]],
                 orientation="h",
                 marker={"color": ACCENT},
-                hovertemplate="%{y}: %{x:.2f} % of the squared change<extra></extra>",
+                hovertext=[label(gene) for gene in part["gene"]],
+                hovertemplate="%{hovertext}: %{x:.2f} % of the squared change<extra></extra>",
+                textposition="none",
                 showlegend=False,
             ),
             **at,
         )
-        figure.update_yaxes(
-            autorange="reversed", showgrid=False, ticks="", tickfont={"size": 11}, type="category", dtick=1, **at
-        )
+        ticks = {"ticks": "", "tickfont": {"size": 11}, **name_ticks(part["gene"].tolist())}
+        figure.update_yaxes(autorange="reversed", showgrid=False, type="category", **ticks, **at)
         figure.update_xaxes(title="share of the squared change (%)", rangemode="tozero", **at)
     uniform = 100 / float(np.nanmax(rows["n_genes"]))
     subtitle = (

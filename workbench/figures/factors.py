@@ -21,6 +21,7 @@ from workbench.figures.style import (
     checked,
     dressed,
     label,
+    name_ticks,
     number,
     records,
     short,
@@ -34,7 +35,7 @@ GENES = 12
 _ROW = 26
 # By the sign of a loading, which has no better side: told apart with any colour vision, and by direction.
 _SIGNS = {1: "#542788", -1: "#B35806"}
-_GENE, _BETWEEN, _NAME = 19, 92, 16
+_GENE, _BETWEEN = 19, 92
 
 
 def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
@@ -268,12 +269,8 @@ def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> g
         at = {"row": i // 2 + 1, "col": i % 2 + 1}
         figure.add_trace(_bars(own, bootstrapped), **at)
         figure.update_xaxes(range=[-reach, reach], nticks=7, zeroline=True, zerolinecolor=QUIET, **at)
-        # Cut on the axis, or long names reach into the panel beside; whole on hover.
-        names = {
-            "tickvals": [label(gene) for gene in own["gene"]],
-            "ticktext": [label(short(gene, _NAME)) for gene in own["gene"]],
-        }
-        figure.update_yaxes(type="category", showgrid=False, ticks="", tickfont={"size": 11}, **names, **at)
+        ticks = {"ticks": "", "tickfont": {"size": 11}, **name_ticks(own["gene"].tolist())}
+        figure.update_yaxes(type="category", showgrid=False, **ticks, **at)
     figure.update_xaxes(title="loading", row=len(factors))
     keys = [("loading above 0", _key(1, 1.0)), ("below 0", _key(-1, 1.0))]
     if bootstrapped:

@@ -44,6 +44,7 @@ BRANCH_COLORS = {
 FALLBACK_COLORS = ("#000000", "#E69F00", "#0077BB", "#CC3311", "#7B4B1E")
 
 _TITLE = 24  # pixels above the title
+_NAME = 16  # characters of a gene's name on an axis
 _TITLE_SIZE = 17
 # Pixels from line to line of a title: plotly goes by the size of the title, whatever that of the line is.
 _LINE = 1.3 * _TITLE_SIZE
@@ -243,6 +244,17 @@ def short(text: str, width: int) -> str:
         Characters.
     """
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+
+
+def name_ticks(names: Sequence[str]) -> dict[str, list[str]]:
+    """Ticks of a category axis: long names are cut, or they reach into the panel beside; they are whole on hover.
+
+    Parameters
+    ----------
+    names
+        Plain text, each once.
+    """
+    return {"tickvals": [label(name) for name in names], "ticktext": [label(short(name, _NAME)) for name in names]}
 
 
 def wrapped(text: str, width: int = 104) -> list[str]:
