@@ -76,6 +76,14 @@ def test_what_is_missing_is_said(tmp_path):
     assert [measure["kind"] for measure in found.measures] == ["norm"] and found.maps == ()
 
 
+def test_cells_without_a_label_are_called_so(tmp_path):
+    cells = pd.read_csv(write_run(tmp_path / "run") / "tables" / "latent.csv", keep_default_na=False)
+    shown = latent_map(cells.assign(cell_type=["", *cells["cell_type"][1:]]))
+    assert "no label" in {one["label"] for one in shown["groups"]} and "" not in {
+        one["label"] for one in shown["groups"]
+    }
+
+
 def test_tables_of_other_operators_are_not_shown(tmp_path):
     run = write_run(tmp_path / "run")
     for name, key, inputs in (("operators", "new", []), ("heads", "h", ["new", {}]), ("algorithm", "a", ["old", {}])):

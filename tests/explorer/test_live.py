@@ -122,6 +122,10 @@ def test_cells_without_labels_have_one(model, cells):
     del bare.obs["cell_type"]
     found = open_session(model, bare, null_draws=1)
     assert shift(found, ["L0H0"], "zero", [NO_LABEL])["n"] == 5
+    # So have those that alone lack one, of which `load` makes the empty label.
+    few = cells[:5].copy()
+    few.obs["cell_type"] = ["", "B", "", "B", "B"]
+    assert shift(open_session(model, few, null_draws=1), ["L0H0"], "zero", [NO_LABEL])["n"] == 2
 
 
 def test_too_few_cells_or_draws_are_refused(model, cells):

@@ -20,7 +20,7 @@ from workbench.ablation.study import intact_cells
 from workbench.cells.genes import MIN_SHARE
 from workbench.errors import EvaluationError, WorkbenchError, unknown_name
 from workbench.explorer.heads import short
-from workbench.explorer.maps import branches_of, cell_map, label_groups
+from workbench.explorer.maps import NO_LABEL, branches_of, cell_map, label_groups
 from workbench.model.hooked import HookedScGPT
 from workbench.model.tokenizer import Tokenizer
 from workbench.model.tokens import Tokens
@@ -28,7 +28,6 @@ from workbench.stats import permutation_p
 
 HOWS = ("zero", "mean")
 MAP = "embedding"
-NO_LABEL = "no label"
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,9 @@ def open_session(
     _, s, vt = np.linalg.svd(intact - center, full_matrices=False)
     axes = vt[:2] * np.sign(vt[np.arange(2), np.abs(vt[:2]).argmax(1)])[:, None]
     share = s[:2] ** 2 / max(float((s**2).sum()), np.finfo(float).tiny)
-    labels = chosen.obs["cell_type"].astype(str) if "cell_type" in chosen.obs else [NO_LABEL] * len(chosen)
+    labels = [NO_LABEL] * len(chosen)
+    if "cell_type" in chosen.obs:
+        labels = [str(label) or NO_LABEL for label in chosen.obs["cell_type"]]
     return Session(
         model,
         tokens,

@@ -17,6 +17,7 @@ from workbench.manifold.ruler import load_ruler
 
 # A browser draws so many marks without delay; more are drawn by seed, and the explorer says so.
 MAX_CELLS = 4000
+NO_LABEL = "no label"
 
 
 def label_groups(branches: Mapping[str, str]) -> list[dict[str, str]]:
@@ -124,7 +125,7 @@ def latent_map(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
         raise EvaluationError(
             f"The latent cannot be drawn: its table lacks {', '.join(lacking) or 'umap_1 and umap_2, or z_1 and z_2'}."
         )
-    labels = table["cell_type"].astype(str).tolist()
+    labels = table["cell_type"].astype(str).replace("", NO_LABEL).tolist()
     groups = label_groups(dict(zip(labels, table["branch"].astype(str), strict=True)))
     umap = columns[0] == "umap_1"
     k = sum(str(column).startswith("z_") for column in table.columns)

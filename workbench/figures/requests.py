@@ -173,10 +173,8 @@ def regenerated(out: Path, requests: Sequence[Request]) -> tuple[dict[str, go.Fi
 
     Returns
     -------
-    figures
-        By name.
-    missing
-        Those that could not be drawn, and why.
+    figures, missing
+        As `drawn` gives them.
     """
     names = {name for request in requests for name in (*request.of.tables, *request.of.optional)}
     return drawn(requests, read_tables(out, sorted(names)))

@@ -108,7 +108,10 @@ def _cells_section(chain: Chain, results: dict[str, dict[str, Any]]) -> Section:
     if "tissue" not in chain.obs:
         skipped.append({"what": "Tissue as a grouping of anchors", "why": "the data name no tissue"})
     for label, hint in results["cells"]["unplaced_labels"].items():
-        skipped.append({"what": f"Cells labelled '{label}'", "why": f"the ruler does not know the label ({hint})"})
+        what, why = f"Cells labelled '{label}'", f"the ruler does not know the label ({hint})"
+        skipped.append(
+            {"what": what, "why": why} if label else {"what": "Cells without a label", "why": "they have no stage"}
+        )
     return Section(skipped=skipped, cautions=_cautions(chain))
 
 
