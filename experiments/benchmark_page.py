@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.benchmark.statistics import FEWEST_SPLITS, cautions
 from workbench.errors import ArtifactError, WorkbenchError
+from workbench.evidence.statistics import FEWEST_SPLITS, cautions
 from workbench.files import read_json, write_text
 
 TABLES = ("summary", "comparisons", "tally", "splits", "scores", "methods", "campaign_costs")

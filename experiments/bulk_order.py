@@ -17,17 +17,17 @@ import pandas as pd
 from anndata import AnnData
 
 from workbench.cells.genes import match_genes
+from workbench.engine.provenance import describe_model
 from workbench.errors import CellsError
-from workbench.extractor.adaptor import LETAdaptor
-from workbench.extractor.controls import gaussian
-from workbench.extractor.operator import DenseOperators, FeatureMapSpec, feature_map
-from workbench.extractor.weight_operators import KINDS, weight_operators
+from workbench.evidence.holdout import group_splits, holdout_correlation, with_null
+from workbench.evidence.ruler import load_ruler
 from workbench.files import write_text
-from workbench.manifold.holdout import group_splits, holdout_correlation, with_null
-from workbench.manifold.ruler import load_ruler
-from workbench.manifold.trajectories import trajectory_table
-from workbench.model.checkpoint import load_checkpoint
-from workbench.provenance import describe_model
+from workbench.geometry.trajectories import trajectory_table
+from workbench.models.scgpt.checkpoint import load_checkpoint
+from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.controls import gaussian
+from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map
+from workbench.operators.weight_operators import KINDS, weight_operators
 
 LINEAGES = ("erythroid", "megakaryocyte", "granulocyte", "monocyte", "B", "T")
 COLUMNS = ["map", "lineage", "spearman", "p", "q", "null_high", "n_anchors", "n_depths", "status"]

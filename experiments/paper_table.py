@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from workbench.errors import ArtifactError, WorkbenchError
-from workbench.extractor.controls import IDENTITY
 from workbench.files import read_json, write_text
+from workbench.operators.controls import IDENTITY
 
 ABSENT, TABLE = "not in this run", "a table, no single figure"
 # Columns that the sd and n of their row belong to; elsewhere these are of another number in the same row.

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from workbench.engine.stages import code_version
+from workbench.engine.sweep import Task, run_sweep
 from workbench.files import write_text
 from workbench.planted.factor_proof import FOUND, PLANTED, factor_recovery
 from workbench.planted.proof import OPERATORS
-from workbench.stages import code_version
 from workbench.stats import benjamini_hochberg, paired_wilcoxon
-from workbench.sweep import Task, run_sweep
 
 FIRST_SEED = 300  # 200 was looked at while this was made
 

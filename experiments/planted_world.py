@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import kstest
 
+from workbench.engine.sweep import Task, run_sweep
+from workbench.evidence.gate_spec import GATES, SPEC
 from workbench.files import digest, write_text
-from workbench.gates.spec import GATES, SPEC
 from workbench.planted.proof import NULLS, OPERATORS, null_draw, recovery
-from workbench.sweep import Task, run_sweep
 
 FIRST_SEED = 200  # smaller ones were looked at while the world was made
 SHOWN = {"blocked permutation": "blocked_permutation", "null ruler": "null_ruler"}

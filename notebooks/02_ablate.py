@@ -28,10 +28,10 @@ import torch
 import workbench
 from workbench import Ablation, ablate, ablated
 from workbench.ablation import build_reference, needed_hooks
-from workbench.ablation.run import run_ablation
+from workbench.engine.sweep import Backend
 from workbench.figures import attribution_scatter, effect_map, head_intervals, interaction_matrix
+from workbench.recipes.ablate.run import run_ablation
 from workbench.settings import AblationConfig
-from workbench.sweep import Backend
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())

@@ -27,19 +27,19 @@ import pandas as pd
 import workbench
 from workbench.capture import MemorySink, Only, capture
 from workbench.capture.pairs import PATTERNS
-from workbench.extractor.adaptor import angles
-from workbench.extractor.algorithm import panel_expression
-from workbench.extractor.controls import GAUSSIAN, IDENTITY, control
-from workbench.extractor.operator import DenseOperators, FeatureMapSpec, feature_map
+from workbench.evidence.anchor_pool import Pool
+from workbench.evidence.gate_spec import SPEC, GateSpec
+from workbench.evidence.gates import evaluate, expected_to_fail, first_five
+from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
+from workbench.evidence.screen import rank_heads, score_head
 from workbench.figures import dimension_agreement, gate_table, holdouts, ruler_against_latent, trust_curve
-from workbench.gates.evaluate import evaluate, expected_to_fail, first_five
-from workbench.gates.pool import Pool
-from workbench.gates.screen import rank_heads, score_head
-from workbench.gates.spec import SPEC, GateSpec
-from workbench.manifold.dimension_tables import dimension_table
-from workbench.manifold.holdout import group_splits, holdout_correlation, random_splits, with_null
-from workbench.manifold.quality import embedding_quality
-from workbench.manifold.shape import stage_distances
+from workbench.geometry.dimension_tables import dimension_table
+from workbench.geometry.quality import embedding_quality
+from workbench.geometry.shape import stage_distances
+from workbench.operators.adaptor import angles
+from workbench.operators.algorithm import panel_expression
+from workbench.operators.controls import GAUSSIAN, IDENTITY, control
+from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map
 from workbench.planted.cells import WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import plant_world
 from workbench.planted.proof import side_of

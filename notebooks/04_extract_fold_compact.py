@@ -29,14 +29,14 @@ import workbench
 from workbench.capture import Only, capture
 from workbench.capture.pairs import PATTERNS
 from workbench.cells.splits import make_folds
-from workbench.extractor.algorithm import fold, panel_expression
-from workbench.extractor.controls import CONTROLS, added_value, control
-from workbench.extractor.operator import DenseOperators, FeatureMapSpec, feature_map, screen_weights
-from workbench.extractor.readout import cross_validate, endpoints
+from workbench.evidence.holdout import head_scores, holdout_correlation, random_splits, with_null
 from workbench.factors.compaction import judge, summarise, variants
 from workbench.figures import compaction_pareto, head_map, holdouts
-from workbench.manifold.holdout import head_scores, holdout_correlation, random_splits, with_null
-from workbench.model.untrained import untrained
+from workbench.models.scgpt.untrained import untrained
+from workbench.operators.algorithm import fold, panel_expression
+from workbench.operators.controls import CONTROLS, added_value, control
+from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map, screen_weights
+from workbench.operators.readout import cross_validate, endpoints
 from workbench.seeds import generator
 from workbench.stats import spearman
 

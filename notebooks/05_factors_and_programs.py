@@ -27,9 +27,6 @@ import pandas as pd
 import workbench
 from workbench.capture import capture
 from workbench.cells.splits import make_folds
-from workbench.extractor.algorithm import panel_expression
-from workbench.extractor.controls import coexpression
-from workbench.extractor.readout import endpoints
 from workbench.factors.factorise import READ, WRITE, hard_sparse, relative_error, svd_factors, top_genes
 from workbench.factors.gene_sets import on_panel
 from workbench.factors.necessity import ablate_factors
@@ -37,6 +34,9 @@ from workbench.factors.necessity_tables import impacts, summarise
 from workbench.factors.programs import enrich
 from workbench.factors.stability import stability
 from workbench.figures import factor_drops, factor_effects, factor_genes
+from workbench.operators.algorithm import panel_expression
+from workbench.operators.controls import coexpression
+from workbench.operators.readout import endpoints
 from workbench.seeds import generator
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()

@@ -36,8 +36,8 @@ import workbench
 from workbench.cells.splits import make_folds
 from workbench.cli import main
 from workbench.errors import ArtifactError, GeneMatchError, OutputError
-from workbench.extractor.algorithm import panel_expression
-from workbench.extractor.apply import apply_file
+from workbench.operators.algorithm import panel_expression
+from workbench.operators.apply import apply_file
 from workbench.seeds import generator
 from workbench.stats import permutation_p
 

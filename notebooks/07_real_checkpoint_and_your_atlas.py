@@ -35,12 +35,12 @@ import workbench
 from workbench.ablation.build import choose_rows
 from workbench.capture import Only, capture
 from workbench.capture.pairs import PATTERNS
-from workbench.extractor.algorithm import panel_expression
-from workbench.extractor.controls import GAUSSIAN, IDENTITY, control
-from workbench.extractor.operator import DenseOperators
+from workbench.evidence.holdout import holdout_correlation, random_splits, with_null
 from workbench.figures import head_map
-from workbench.manifold.holdout import holdout_correlation, random_splits, with_null
-from workbench.model.inspection import describe, describe_text
+from workbench.models.scgpt.inspection import describe, describe_text
+from workbench.operators.algorithm import panel_expression
+from workbench.operators.controls import GAUSSIAN, IDENTITY, control
+from workbench.operators.operator import DenseOperators
 from workbench.stats import benjamini_hochberg
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()

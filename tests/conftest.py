@@ -12,7 +12,7 @@ from browser import browser_page, chromium  # noqa: F401
 from jaxtyping import config as shape_config
 from jaxtyping import install_import_hook
 
-CHECKED = [f"workbench.{room}" for room in ("model", "capture", "ablation", "manifold", "extractor", "factors")]
+CHECKED = [f"workbench.{room}" for room in ("models", "capture", "ablation", "geometry", "operators", "factors")]
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -67,7 +67,7 @@ def tiny_checkpoint(tmp_path_factory):
     """Folder of a tiny random checkpoint. Read only: copy it to break it."""
     from helpers import tiny_model
 
-    from workbench.model.checkpoint import save_checkpoint
+    from workbench.models.scgpt.checkpoint import save_checkpoint
 
     return save_checkpoint(tiny_model(seed=3), tmp_path_factory.mktemp("checkpoint") / "tiny")
 
@@ -100,8 +100,8 @@ def without_shape_checks():
 @pytest.fixture(scope="module")
 def few_null_rulers():
     """Nine null rulers at p = 0.1 instead of 99 at 0.01, for tests of what goes round the gates."""
-    from workbench.gates import evaluate as module
-    from workbench.gates.spec import GateSpec
+    from workbench.evidence.gate_spec import GateSpec
+    from workbench.recipes.gates import evaluate as module
 
     spec = GateSpec(null_rulers=9, null_p=0.1, random_splits=3)
     with pytest.MonkeyPatch.context() as patch:

@@ -19,10 +19,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokens import Tokens
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokens import Tokens
+from workbench.models.scgpt.vocabulary import Vocabulary
 
 LAYOUTS = ("in_proj_", "Wqkv", "_impl.Wqkv")
 STYLES = ("continuous", "category", "scaling")

@@ -21,7 +21,7 @@ def context() -> Any:
     """Of multiprocessing; what the processes need was imported by their server, once."""
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(
-        ["pytest", "pandas", "pyarrow.parquet", "workbench.sweep", "workbench.capture", "helpers"]
+        ["pytest", "pandas", "pyarrow.parquet", "workbench.engine.sweep", "workbench.capture", "helpers"]
     )
     return made
 

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 from helpers import D_MODEL, N_GENES, N_HEADS, N_LAYERS
 
-from workbench.benchmark.settings import BenchmarkConfig
 from workbench.cli import build_parser, main, parsers
-from workbench.config import read_config
+from workbench.engine.config import read_config
 from workbench.files import write_json
-from workbench.model.checkpoint import load_checkpoint
+from workbench.models.scgpt.checkpoint import load_checkpoint
+from workbench.recipes.benchmark.config import BenchmarkConfig
 from workbench.settings import AblationConfig, GatesConfig, PretrainConfig, RunConfig
 
 COMMANDS = tuple(parsers()[1])
@@ -180,7 +180,7 @@ def json_of(capsys, *arguments, status=0):
     [("run", ["cells", "algorithm"]), ("extract", ["cells", "algorithm"]), ("factors", ["cells", "factors"])],
 )
 def test_a_run_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch, command, stages):
-    from workbench.runs import run
+    from workbench.recipes.run import run
 
     monkeypatch.setattr(run, "run", lambda config, out, **more: stood_in(out, *stages))
     out = tmp_path / "out"
@@ -204,7 +204,7 @@ def test_a_sweep_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch):
 
 
 def test_a_training_as_json(tmp_path, capsys, monkeypatch):
-    from workbench import pretrain
+    from workbench.recipes import pretrain
 
     monkeypatch.setattr(pretrain, "pretrain", lambda config, out: out)
     (tmp_path / "train.yaml").write_text("out: made\n")
@@ -213,7 +213,7 @@ def test_a_training_as_json(tmp_path, capsys, monkeypatch):
 
 
 def test_gates_as_json_have_null_for_what_is_undefined(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench.gates import run
+    from workbench.recipes.gates import run
 
     table = pd.DataFrame({"gate": ["branch holdout"], "value": [float("nan")], "status": ["not applicable"]})
     result = SimpleNamespace(gates=table, unmet=("branch holdout",), out=tmp_path)
@@ -293,7 +293,7 @@ def test_an_out_folder_without_permission(tmp_path, tiny_checkpoint, capsys):
 
 
 def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench.runs import run
+    from workbench.recipes.run import run
 
     def interrupted(*args, **more):
         raise KeyboardInterrupt
@@ -301,13 +301,13 @@ def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, 
     monkeypatch.setattr(run, "run", interrupted)
     assert main(["run", config(tmp_path, tiny_checkpoint)]) == 130
     assert capsys.readouterr().err == "Interrupted; the same command goes on from the last save.\n"
-    monkeypatch.setattr("workbench.model.inspection.describe", interrupted)
+    monkeypatch.setattr("workbench.models.scgpt.inspection.describe", interrupted)
     assert main(["inspect", str(tiny_checkpoint)]) == 130
     assert capsys.readouterr().err == "Interrupted; the same command starts again, and nothing was left half-written.\n"
 
 
 def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch):
-    from workbench.runs import run
+    from workbench.recipes.run import run
 
     def broken(*args, **more):
         raise ZeroDivisionError
@@ -318,7 +318,7 @@ def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch)
 
 
 def test_the_folder_of_a_run_is_named_after_its_configuration(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench.runs import run
+    from workbench.recipes.run import run
 
     outs = []
     monkeypatch.setattr(run, "run", lambda config, out, **more: outs.append(str(out)) or out)

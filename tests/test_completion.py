@@ -149,7 +149,7 @@ def test_every_shell_has_a_script_with_every_command(shell, capsys):
 
 
 def test_completion_offers_the_backends_there_are():
-    from workbench.sweep import BACKENDS as known
+    from workbench.engine.sweep import BACKENDS as known
 
     assert BACKENDS == known
 

@@ -98,8 +98,8 @@ def test_the_commands_that_pages_name_exist():
 
 
 def test_the_configurations_that_pages_name_exist_and_can_be_read():
-    from workbench.benchmark.settings import BenchmarkConfig
-    from workbench.config import read_config
+    from workbench.engine.config import read_config
+    from workbench.recipes.benchmark.config import BenchmarkConfig
     from workbench.settings import AblationConfig, GatesConfig, RunConfig
 
     kinds = {
@@ -263,7 +263,7 @@ def test_the_paper_page_is_written_where_asked(script, tmp_path, monkeypatch, ca
 
 
 def test_the_paper_page_has_every_published_figure():
-    from workbench.runs.expected import read_expected
+    from workbench.recipes.run.expected import read_expected
 
     text = (DOCS / "paper.md").read_text(encoding="utf-8")
     figures = read_expected(ROOT / "experiments" / "paper_figures.yaml")[1]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import randomise
 
-from workbench.model.checkpoint import save_checkpoint
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import HookedScGPT
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))

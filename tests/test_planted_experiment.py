@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers import load_script
 
-from workbench.gates.spec import GATES, SPEC
+from workbench.evidence.gate_spec import GATES, SPEC
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from workbench.sweep import Backend
+    from workbench.engine.sweep import Backend
 
 Arguments = argparse.Namespace
 
@@ -57,7 +57,7 @@ def inspect(arguments: Arguments) -> int:
     arguments
         ``path`` and ``json``.
     """
-    from workbench.model.inspection import describe, describe_text
+    from workbench.models.scgpt.inspection import describe, describe_text
 
     description = describe(arguments.path)
     answer(arguments, lambda: description, lambda: describe_text(description))
@@ -72,12 +72,12 @@ def pretrain(arguments: Arguments) -> int:
     arguments
         ``config``, ``set``, ``out`` and ``json``.
     """
-    from workbench.config import read_config
+    from workbench.engine.config import read_config
     from workbench.settings import PretrainConfig
 
     config = read_config(arguments.config, PretrainConfig, arguments.set)
     # The heavy import last, so that a mistake in the configuration is said at once.
-    from workbench.pretrain import pretrain
+    from workbench.recipes.pretrain import pretrain
 
     out = pretrain(config, arguments.out or config.out)
     files = {"checkpoint": str(out), "card": str(out / "README.md"), "training": str(out / "training.json")}
@@ -93,7 +93,7 @@ def run(arguments: Arguments) -> int:
     arguments
         ``config``, ``set``, ``out``, ``parts``, ``json`` and those of the backend.
     """
-    from workbench.config import read_config
+    from workbench.engine.config import read_config
     from workbench.settings import RunConfig
 
     config = read_config(arguments.config, RunConfig, arguments.set)
@@ -103,7 +103,7 @@ def run(arguments: Arguments) -> int:
             "it may be empty: --set factors={}"
         )
     backend = _backend(arguments)
-    from workbench.runs.run import run
+    from workbench.recipes.run.run import run
 
     out = run(config, _out(arguments, config.name), parts=arguments.parts, backend=backend)
 
@@ -125,12 +125,12 @@ def ablate(arguments: Arguments) -> int:
     arguments
         ``config``, ``set``, ``out``, ``dry_run``, ``json`` and those of the backend.
     """
-    from workbench.config import read_config
+    from workbench.engine.config import read_config
     from workbench.settings import AblationConfig
 
     config = read_config(arguments.config, AblationConfig, arguments.set)
     backend, out = _backend(arguments), _out(arguments, config.name)
-    from workbench.ablation.report import ablate_and_report, dry_run
+    from workbench.recipes.ablate.report import ablate_and_report, dry_run
 
     if arguments.dry_run:
         said = dry_run(config, out)
@@ -150,12 +150,12 @@ def gates(arguments: Arguments) -> int:
     arguments
         ``config``, ``set``, ``out``, ``json`` and those of the backend.
     """
-    from workbench.config import read_config
+    from workbench.engine.config import read_config
     from workbench.settings import GatesConfig
 
     config = read_config(arguments.config, GatesConfig, arguments.set)
     backend = _backend(arguments)
-    from workbench.gates.run import gates_text, run_gates
+    from workbench.recipes.gates.run import gates_text, run_gates
 
     result = run_gates(config, _out(arguments, config.name), backend)
     # By way of pandas, which writes null for what is undefined.
@@ -171,13 +171,13 @@ def benchmark(arguments: Arguments) -> int:
     arguments
         ``config``, ``set``, ``out``, ``json`` and those of the backend.
     """
-    from workbench.benchmark.settings import BenchmarkConfig
-    from workbench.config import read_config
+    from workbench.engine.config import read_config
+    from workbench.recipes.benchmark.config import BenchmarkConfig
 
     config = read_config(arguments.config, BenchmarkConfig, arguments.set)
     backend = _backend(arguments)
-    from workbench.benchmark.run import run_benchmark
     from workbench.files import read_json
+    from workbench.recipes.benchmark.run import run_benchmark
 
     out = run_benchmark(config, _out(arguments, config.name), backend)
 
@@ -222,7 +222,7 @@ def apply(arguments: Arguments) -> int:
         ``algorithm``, ``cells``, ``out``, ``values``, ``gene_column``, ``min_coverage`` and ``json``.
     """
     from workbench.cells.datasets import CellMapping
-    from workbench.extractor.apply import apply_file
+    from workbench.operators.apply import apply_file
 
     mapping = CellMapping(values=arguments.values, gene_column=arguments.gene_column)
     done = apply_file(
@@ -275,7 +275,7 @@ def _out(arguments: Arguments, name: str) -> Path:
 
 
 def _backend(arguments: Arguments) -> Backend:
-    from workbench.sweep import Backend
+    from workbench.engine.sweep import Backend
 
     if arguments.jobs == 0:
         raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")

@@ -119,7 +119,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         The folder.
     """
     try:
-        from workbench.model.inspection import describe
+        from workbench.models.scgpt.inspection import describe
 
         found = describe(path)
     except WorkbenchError as error:

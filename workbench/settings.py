@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from workbench.extractor.operator import FeatureMapSpec, Head
-from workbench.gates.spec import GATES
+from workbench.evidence.gate_spec import GATES
+from workbench.operators.operator import FeatureMapSpec, Head
 
 
 class Strict(BaseModel):

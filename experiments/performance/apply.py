@@ -18,13 +18,13 @@ import scipy.sparse as sp
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
-from workbench.extractor.algorithm import Algorithm, panel_expression
-from workbench.extractor.apply import LATENT, apply_file
-from workbench.extractor.readout_weights import Readout
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.operators.algorithm import Algorithm, panel_expression
+from workbench.operators.apply import LATENT, apply_file
+from workbench.operators.readout_weights import Readout
 
 SIZES: Sizes = {
     "cells": 20_000,

@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
-from workbench.benchmark.endpoints import asked
-from workbench.benchmark.methods import ANCHOR_HEAD, WITH_MLP, own_methods
-from workbench.benchmark.protocol import Cells, Training
-from workbench.benchmark.settings import BenchmarkConfig
-from workbench.config import make_config
-from workbench.extractor.algorithm import panel_expression
-from workbench.extractor.operator import thirds
-from workbench.extractor.weight_operators import weight_operators
-from workbench.manifold.ruler import Ruler, load_ruler
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.vocabulary import Vocabulary
+from workbench.engine.config import make_config
+from workbench.evidence.endpoints import asked
+from workbench.evidence.methods import ANCHOR_HEAD, WITH_MLP, own_methods
+from workbench.evidence.protocol import Cells, Training
+from workbench.evidence.ruler import Ruler, load_ruler
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.operators.algorithm import panel_expression
+from workbench.operators.operator import thirds
+from workbench.operators.weight_operators import weight_operators
+from workbench.recipes.benchmark.config import BenchmarkConfig
 
 SIZES: Sizes = {"cells": 60, "splits": 8, "genes": 3000, "expressed": 1200, "panel": 1200, "width": 512}
 FULL: Sizes = {**SIZES, "cells": 240, "splits": 88}

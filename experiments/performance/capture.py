@@ -16,10 +16,10 @@ from common import Result, Side, Sizes, arguments, measure, serve, show, synthet
 
 from workbench.capture.pairs import GenePairSink
 from workbench.capture.record import capture
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.vocabulary import Vocabulary
 
 SIZES: Sizes = {"cells": 128, "genes": 400, "expressed": 300, "panel": 400, "width": 64, "max_tokens": 1200, "batch": 4}
 FULL: Sizes = {

@@ -16,11 +16,11 @@ from workbench.ablation.metrics import Metric, Run, mask_values
 from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import all_heads
 from workbench.ablation.study import Study
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.tokens import Tokens
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.tokens import Tokens
+from workbench.models.scgpt.vocabulary import Vocabulary
 
 SIZES: Sizes = {
     "cells": 6,

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from common import Result, Side, Sizes, arguments, measure, serve, show, versions
 
-from workbench.manifold.dimension import correlation_dimension, likelihood, pca_local, two_nn
-from workbench.manifold.neighbors import find_neighbors
-from workbench.manifold.quality import trustworthiness
+from workbench.geometry.dimension import correlation_dimension, likelihood, pca_local, two_nn
+from workbench.geometry.neighbors import find_neighbors
+from workbench.geometry.quality import trustworthiness
 
 SIZES: Sizes = {"points": 6_000, "features": 50, "dimension": 8, "k": 20, "k1": 10, "trust_k": 15}
 FULL: Sizes = {**SIZES, "points": 20_000}

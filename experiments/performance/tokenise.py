@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
-from workbench.model.binning import bin_rows, hash_genes
-from workbench.model.config import ModelConfig
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.binning import bin_rows, hash_genes
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.vocabulary import Vocabulary
 from workbench.seeds import key
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]

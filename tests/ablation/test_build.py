@@ -17,8 +17,8 @@ from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import evaluate, intact_cells
 from workbench.cells.splits import make_folds
 from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
-from workbench.manifold.ruler import load_ruler
-from workbench.model.tokenizer import Tokenizer
+from workbench.evidence.ruler import load_ruler
+from workbench.models.scgpt.tokenizer import Tokenizer
 from workbench.settings import StudyConfig
 
 N, SEED = 40, 3

@@ -14,8 +14,8 @@ from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import HOWS, Ablation, site
 from workbench.capture import MemorySink, MomentsSink, capture
 from workbench.errors import CellsError, GeneMatchError, HookError, ShapeError
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.tokens import Tokens
 
 IDS = vocabulary_ids()
 OUTPUTS = ("cell", "expression", "mvc")

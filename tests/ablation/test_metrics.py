@@ -30,8 +30,8 @@ from workbench.ablation.metrics import (
 from workbench.ablation.sites import all_heads
 from workbench.ablation.study import Study, evaluate
 from workbench.errors import CellsError, EvaluationError
-from workbench.model.hooked import Outputs
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import Outputs
+from workbench.models.scgpt.tokens import Tokens
 
 
 def outputs(cell=None, **more) -> Outputs:

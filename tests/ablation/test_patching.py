@@ -17,9 +17,9 @@ from workbench.ablation.patching import activation_patching, path_patching
 from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import GENE, HEAD, all_heads, site
 from workbench.errors import CellsError, EvaluationError, HookError
-from workbench.model.planted import LABEL, plant_head, planted_cells
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.planted import LABEL, plant_head, planted_cells
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.tokens import Tokens
 from workbench.seeds import key
 
 SEED, LAYERS, HEADS = 4, 3, 4

@@ -17,8 +17,8 @@ from workbench.ablation.metrics import fit_probes, readout
 from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import Study, differences, evaluate, intact_cells
-from workbench.model.planted import LABEL, plant_head, planted_cells
-from workbench.model.tokenizer import Tokenizer
+from workbench.models.scgpt.planted import LABEL, plant_head, planted_cells
+from workbench.models.scgpt.tokenizer import Tokenizer
 
 N_CELLS, N_LAYERS, N_HEADS, DRAWS = 48, 3, 4, 4
 SWEEPS = ("zero", "mean", "resample", "direction")

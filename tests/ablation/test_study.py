@@ -27,8 +27,8 @@ from workbench.ablation.reference import build_reference, needed_hooks
 from workbench.ablation.sites import Ablation, site
 from workbench.ablation.study import INTACT, Study, differences, evaluate, intact_cells
 from workbench.errors import CellsError, EvaluationError
-from workbench.model.hooked import Outputs
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import Outputs
+from workbench.models.scgpt.tokens import Tokens
 
 N, SHARE, SEED, GENE = 24, 0.3, 5, 11
 

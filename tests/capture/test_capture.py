@@ -14,8 +14,8 @@ from workbench.capture.activations import hook_shape
 from workbench.capture.ragged import remove_shards
 from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
 from workbench.files import read_json
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.tokens import Tokens
 
 PATTERNS = "blocks.*.attn.hook_pattern"
 GENE, HEADS, PAIR, CELL = "blocks.1.hook_resid_post", "blocks.0.attn.hook_z", "blocks.2.attn.hook_pattern", "hook_cell"

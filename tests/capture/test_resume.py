@@ -14,7 +14,7 @@ from workbench.ablation import Ablation, ablated
 from workbench.capture import GenePairSink, MemorySink, MomentsSink, Only, ShardSink, capture, read_shards
 from workbench.errors import ArtifactError, HookError
 from workbench.files import read_json
-from workbench.model.tokenizer import Tokenizer
+from workbench.models.scgpt.tokenizer import Tokenizer
 
 GENE, PATTERNS, CELL = "blocks.1.hook_resid_post", "blocks.*.attn.hook_pattern", "hook_cell"
 HOOKS = [GENE, PATTERNS, CELL]

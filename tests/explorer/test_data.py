@@ -15,11 +15,11 @@ from workbench.explorer.data import from_model, from_run, with_cells
 from workbench.explorer.live import open_session
 from workbench.explorer.maps import cell_map, label_groups, latent_map
 from workbench.explorer.measures import ruler_measure
-from workbench.extractor.store import StoredOperators
-from workbench.extractor.weight_operators import weight_operators
 from workbench.factors.gene_sets import load_gene_sets
 from workbench.figures.style import BRANCH_COLORS
 from workbench.files import write_json
+from workbench.operators.store import StoredOperators
+from workbench.operators.weight_operators import weight_operators
 
 
 def test_a_run_is_shown_whole(data, run_folder):

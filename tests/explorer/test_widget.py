@@ -14,7 +14,7 @@ from workbench.explorer.live import answer
 from workbench.explorer.page import script
 from workbench.figures.style import OFF_RULER
 from workbench.files import write_json
-from workbench.model.checkpoint import save_checkpoint
+from workbench.models.scgpt.checkpoint import save_checkpoint
 
 NOTEBOOK = """
 import sys

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
-from workbench.extractor.readout import Endpoint
 from workbench.factors.compaction import FOLDED, REFERENCE, SINGLE, judge, summarise, variants
+from workbench.operators.readout import Endpoint
 
 GENES = tuple(f"G{i}" for i in range(40))
 

@@ -8,11 +8,11 @@ import pytest
 import scipy.sparse as sp
 
 from workbench.errors import EvaluationError, ShapeError
-from workbench.extractor.adaptor import LETAdaptor
-from workbench.extractor.readout import METRICS, Endpoint, probe, said, score
 from workbench.factors.factorise import Factors, hard_sparse, svd_factors
 from workbench.factors.necessity import HOWS, NULLS, ablate_factors, contributions, score_many
 from workbench.factors.necessity_tables import impacts, persistence, summarise, summarise_subsets
+from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.readout import METRICS, Endpoint, probe, said, score
 
 D, N, CELLS = 12, 6, 240
 GENES = tuple(f"g{i:02d}" for i in range(D))

@@ -325,7 +325,7 @@ JUDGED = (
 
 def benchmark(n_methods=5, n_judged=12, n_splits=10, seed=9):
     """Tables of a campaign with planted scores, and what the statistics make of them; the fifth method was not run."""
-    from workbench.benchmark import statistics
+    from workbench.evidence import statistics
 
     rng = np.random.default_rng(seed)
     names, judged, splits = list(COMPETITORS)[:n_methods], JUDGED[:n_judged], [f"s{i}" for i in range(n_splits)]

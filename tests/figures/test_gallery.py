@@ -10,12 +10,12 @@ import pytest
 
 from figures import synthetic
 from workbench.cli import main
+from workbench.engine.report import report_run
 from workbench.errors import OutputError
 from workbench.figures.again import draw_again, listing
 from workbench.figures.gallery import GALLERY
 from workbench.figures.requests import Request, regenerated, requests_of, write_index
 from workbench.figures.style import DARK, INK, in_dark
-from workbench.report import report_run
 
 TABLES = {"heads": synthetic.heads, "holdouts": synthetic.holdouts, "latent": synthetic.latent}
 

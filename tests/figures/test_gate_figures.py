@@ -7,7 +7,7 @@ from scipy.stats import kstest
 
 from workbench import figures
 from workbench.errors import EvaluationError
-from workbench.gates import spec
+from workbench.evidence import gate_spec as spec
 
 
 def dimension():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tests.planted.test_planted_world import SMALL
-from workbench.benchmark.settings import BenchmarkConfig
 from workbench.cells.datasets import load
-from workbench.config import load_cells, read_config
+from workbench.engine.config import load_cells, read_config
+from workbench.engine.provenance import describe_model
 from workbench.factors.gene_sets import load_gene_sets
-from workbench.model.checkpoint import load_checkpoint
+from workbench.models.scgpt.checkpoint import load_checkpoint
 from workbench.planted.folder import write_world
-from workbench.provenance import describe_model
+from workbench.recipes.benchmark.config import BenchmarkConfig
 from workbench.settings import GatesConfig, RunConfig
 
 MODEL = {"n_layers": 1, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}

@@ -14,8 +14,8 @@ from sklearn.model_selection import cross_val_score
 
 from workbench.cells.matrix import log_normalise
 from workbench.errors import CheckpointError, EvaluationError
-from workbench.extractor.weight_operators import weight_operators
-from workbench.model.checkpoint import load_checkpoint, save_checkpoint
+from workbench.models.scgpt.checkpoint import load_checkpoint, save_checkpoint
+from workbench.operators.weight_operators import weight_operators
 from workbench.planted.cells import OFF_GRAPH, REMOVED, WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import plant_world
 from workbench.planted.proof import operators_of, overlap
@@ -166,7 +166,7 @@ def test_patterns_show_the_planted_head_and_no_other(planted):
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_the_score_within_a_program_is_the_stated_one_at_any_depth(world, layer):
-    from workbench.model.tokenizer import Tokenizer
+    from workbench.models.scgpt.tokenizer import Tokenizer
 
     model = plant_world(world, 3, n_layers=3, n_heads=4, d_model=32, layer=layer, head=0).model
     tokens = Tokenizer(planted_cells(world, ["D1"]), model.config, model.vocabulary).tokens(0, 6)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kstest
 
-from workbench.gates.spec import GATES, SPEC
+from workbench.evidence.gate_spec import GATES, SPEC
 from workbench.planted.proof import NULLS, OPERATORS, null_draw, recovery
 
 pytestmark = pytest.mark.slow

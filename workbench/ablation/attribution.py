@@ -18,8 +18,8 @@ from workbench.ablation.metrics import Metric, Run, at_least_single, mask_values
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import Study
 from workbench.errors import EvaluationError, HookError
-from workbench.model.hooked import HookedScGPT, Outputs
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import HookedScGPT, Outputs
+from workbench.models.scgpt.tokens import Tokens
 from workbench.seeds import generator
 from workbench.stats import spearman
 

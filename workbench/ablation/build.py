@@ -28,10 +28,10 @@ from workbench.cells.datasets import STANDARD
 from workbench.cells.genes import MIN_SHARE, with_matched_names
 from workbench.cells.splits import make_folds
 from workbench.errors import CellsError, EvaluationError, unknown_name
-from workbench.extractor.algorithm import panel_expression
-from workbench.manifold.ruler import load_ruler
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokenizer import Tokenizer
+from workbench.evidence.ruler import load_ruler
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.operators.algorithm import panel_expression
 from workbench.seeds import key
 from workbench.settings import StudyConfig
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from workbench.ablation.reference import Partners, Reference, needs_reference, run_partners
 from workbench.ablation.sites import DRAWN, GENE, HEAD, Ablation, Site
 from workbench.errors import CellsError
-from workbench.model.hooked import HookedScGPT, Outputs
-from workbench.model.tokens import Tokens
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.hooked import HookedScGPT, Outputs
+from workbench.models.scgpt.tokens import Tokens
+from workbench.models.scgpt.vocabulary import Vocabulary
 from workbench.seeds import generator
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from workbench.ablation.edits import Edits
 from workbench.ablation.sites import ATTENTION, GENE, HEAD, MLP, Ablation, Site
-from workbench.model.components import Block
-from workbench.model.hooked import HookedScGPT, Outputs
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.components import Block
+from workbench.models.scgpt.hooked import HookedScGPT, Outputs
+from workbench.models.scgpt.tokens import Tokens
 
 
 def exact_sweep(

@@ -14,7 +14,7 @@ from workbench.ablation.build import Prepared
 from workbench.ablation.sites import ATTENTION, HEAD, MLP, Ablation, Site, all_heads, site
 from workbench.errors import EvaluationError
 from workbench.files import digest
-from workbench.model.hooked import HookedScGPT
+from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.seeds import generator
 from workbench.settings import SweepConfig
 

@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from workbench.errors import CellsError, EvaluationError, unknown_name
-from workbench.manifold import quality
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import Outputs
-from workbench.model.tokens import Tokens
+from workbench.geometry import quality
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import Outputs
+from workbench.models.scgpt.tokens import Tokens
 from workbench.seeds import generator
 
 

@@ -18,8 +18,8 @@ from workbench.ablation.metrics import at_least_single
 from workbench.ablation.reference import Reference, build_reference
 from workbench.ablation.sites import HEAD, Ablation, Site, all_heads, site
 from workbench.errors import CellsError, EvaluationError, HookError
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokens import Tokens
 from workbench.seeds import generator, key
 from workbench.stats import benjamini_hochberg, permutation_p
 

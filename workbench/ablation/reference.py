@@ -12,8 +12,8 @@ from torch import Tensor
 
 from workbench.ablation.sites import DRAWN, Ablation
 from workbench.errors import CellsError, GeneMatchError, HookError
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokens import Tokens
 from workbench.seeds import key
 
 _LEAST_KNOWN = 0.5

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.files import digest
-from workbench.model.config import ModelConfig
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.vocabulary import Vocabulary
 
 HEAD, ATTENTION, MLP, GENE = "head", "attention", "mlp", "gene"
 HOWS = ("zero", "mean", "resample", "patch", "direction")

@@ -17,8 +17,8 @@ from workbench.ablation.metrics import Metric, Run, mask_values
 from workbench.ablation.reference import Reference
 from workbench.ablation.sites import Ablation
 from workbench.errors import CellsError, EvaluationError
-from workbench.model.hooked import HookedScGPT, Outputs
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import HookedScGPT, Outputs
+from workbench.models.scgpt.tokens import Tokens
 
 INTACT = "intact"
 

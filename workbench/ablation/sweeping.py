@@ -19,10 +19,10 @@ from workbench.ablation.effects import effect_table
 from workbench.ablation.grid import describe_grid, identity, make_grid
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, differences, evaluate
-from workbench.config import load_cells
-from workbench.model.checkpoint import load_checkpoint
+from workbench.engine.config import load_cells
+from workbench.engine.sweep import Backend, Task, run_sweep
+from workbench.models.scgpt.checkpoint import load_checkpoint
 from workbench.settings import AblationConfig, StudyConfig, SweepConfig
-from workbench.sweep import Backend, Task, run_sweep
 
 Opener = Callable[[], Study]
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.model.config import ModelConfig
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.tokens import Tokens
 
 CELL, GENE, PAIR = "cell", "gene", "pair"
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from workbench.capture.activations import PAIR
 from workbench.capture.sinks import Plan
 from workbench.errors import EvaluationError, GeneMatchError, HookError
-from workbench.model.tokens import Tokens
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.tokens import Tokens
+from workbench.models.scgpt.vocabulary import Vocabulary
 
 PATTERNS = "blocks.*.attn.hook_pattern"
 

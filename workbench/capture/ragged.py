@@ -13,7 +13,7 @@ from torch import Tensor
 from workbench.capture.activations import CELL, PAIR, HookShape, real_rows
 from workbench.capture.sinks import Plan
 from workbench.files import read_arrays, read_json, write_arrays, write_json
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from workbench.capture.ragged import ShardSink
 from workbench.capture.sinks import Only, Plan, Sink
 from workbench.errors import ArtifactError, CellsError, HookError
 from workbench.files import digest, read_arrays, write_arrays
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.tokens import Tokens
 
 # Bytes that a layer's attention maps of one batch may take; cells per batch follow from it. On a CPU maps that stay in
 # the cache, and in blocks that the allocator reuses, are far faster than long batches.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.capture.activations import CELL, PAIR, HookShape
 from workbench.errors import HookError
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.tokens import Tokens
 
 
 @dataclass(frozen=True)

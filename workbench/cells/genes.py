@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from workbench.cells.matrix import row_blocks
 from workbench.errors import CellsError, GeneMatchError, near_matches
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.vocabulary import Vocabulary
 
 MIN_SHARE = 0.3
 

@@ -14,17 +14,17 @@ from anndata import AnnData
 from tqdm import tqdm
 
 from workbench.cells.genes import MIN_SHARE, choose_panel, match_genes
+from workbench.engine.stages import stands_on
 from workbench.errors import ArtifactError, EvaluationError
 from workbench.explorer.heads import ALPHA, MIN_CELLS, described, head_factors, programs_of, short, strongest_pairs
 from workbench.explorer.live import Session, open_session
 from workbench.explorer.maps import latent_map
 from workbench.explorer.measures import effect_measures, norm_measure, ruler_measure
-from workbench.extractor.operator import Head, head_name
-from workbench.extractor.store import INDEX, StoredOperators
-from workbench.extractor.weight_operators import weight_operators
 from workbench.files import plain, read_json
-from workbench.model.hooked import HookedScGPT
-from workbench.stages import stands_on
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.operators.operator import Head, head_name
+from workbench.operators.store import INDEX, StoredOperators
+from workbench.operators.weight_operators import weight_operators
 
 VERSION = 1
 SHIPPED = "hematopoiesis"  # the gene sets

@@ -21,9 +21,9 @@ from workbench.cells.genes import MIN_SHARE
 from workbench.errors import EvaluationError, WorkbenchError, unknown_name
 from workbench.explorer.heads import short
 from workbench.explorer.maps import NO_LABEL, branches_of, cell_map, label_groups
-from workbench.model.hooked import HookedScGPT
-from workbench.model.tokenizer import Tokenizer
-from workbench.model.tokens import Tokens
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.tokens import Tokens
 from workbench.stats import permutation_p
 
 HOWS = ("zero", "mean")

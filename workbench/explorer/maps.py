@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 from workbench.ablation.build import choose_rows
 from workbench.errors import EvaluationError
+from workbench.evidence.ruler import load_ruler
 from workbench.explorer.heads import short
 from workbench.figures.style import DARK, OFF_RULER, branch_color, branch_order
-from workbench.manifold.ruler import load_ruler
 
 # A browser draws so many marks without delay; more are drawn by seed, and the explorer says so.
 MAX_CELLS = 4000

@@ -10,9 +10,9 @@ import pandas as pd
 
 from workbench.errors import ArtifactError
 from workbench.explorer.heads import short
-from workbench.extractor.operator import Head
 from workbench.figures.heatmap import SCALE, Colors, colors_of
 from workbench.figures.style import checked
+from workbench.operators.operator import Head
 
 _SCORE = ("spearman", "sd", "n_splits", "n_anchors", "null_high", "n_null", "p", "q")
 _EFFECT = ("effect", "low", "high", "sd", "n_cells", "null_low", "null_high", "n_null", "p", "q")

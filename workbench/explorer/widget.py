@@ -10,13 +10,13 @@ from typing import Any
 from anndata import AnnData
 
 from workbench.cells.genes import MIN_SHARE
-from workbench.config import read_config
+from workbench.engine.config import read_config
 from workbench.errors import ArtifactError, ConfigError, EvaluationError
 from workbench.explorer.data import ExplorerData, from_model, from_run, weights_of, with_cells
 from workbench.explorer.live import Session, answer, open_session
 from workbench.explorer.page import script
-from workbench.model.checkpoint import load_checkpoint
-from workbench.model.hooked import HookedScGPT
+from workbench.models.scgpt.checkpoint import load_checkpoint
+from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.settings import RunConfig
 
 

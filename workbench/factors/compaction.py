@@ -16,7 +16,6 @@ import pandas as pd
 from jaxtyping import Float
 
 from workbench.errors import EvaluationError
-from workbench.extractor.readout import METRICS, Endpoint, probe, said, score, sides
 from workbench.factors.factorise import (
     Factors,
     hard_sparse,
@@ -25,6 +24,7 @@ from workbench.factors.factorise import (
     sparse_pca_factors,
     svd_factors,
 )
+from workbench.operators.readout import METRICS, Endpoint, probe, said, score, sides
 from workbench.stats import benjamini_hochberg, corrected_difference, paired_wilcoxon
 
 REFERENCE, FOLDED, SINGLE = "reference", "folded", "single head"

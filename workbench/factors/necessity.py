@@ -21,8 +21,8 @@ from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
-from workbench.extractor.readout import METRICS, Endpoint, probe, said
 from workbench.factors.factorise import Factors
+from workbench.operators.readout import METRICS, Endpoint, probe, said
 from workbench.seeds import generator
 
 Expression: TypeAlias = sp.csr_matrix | sp.csr_array | Float[np.ndarray, "cell gene"]
@@ -268,7 +268,7 @@ class _Judge:
 def score_many(
     kind: str, truth: Shaped[np.ndarray, " cell"], predicted: Shaped[np.ndarray, "variant cell"]
 ) -> dict[str, Float[np.ndarray, " variant"]]:
-    """`workbench.extractor.readout.score` of many predictions at once, which is where the time of nulls would go.
+    """`workbench.operators.readout.score` of many predictions at once, which is where the time of nulls would go.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ def added_value(table: pd.DataFrame, q: float = 0.05) -> go.Figure:
     Parameters
     ----------
     table
-        From `workbench.extractor.controls.added_value`: `endpoint`, `metric`, `control`, `ours`, `theirs`, `difference`
+        From `workbench.operators.controls.added_value`: `endpoint`, `metric`, `control`, `ours`, `theirs`, `difference`
         (above 0 where ours is better), `low`, `high` (95 %), `n_folds`, `p`, `q`.
     q
         Marks are filled where the q of their row is at most this.

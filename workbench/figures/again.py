@@ -8,11 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from workbench.engine.report import write_figures
 from workbench.errors import OutputError, unknown_name
 from workbench.figures.gallery import GALLERY
 from workbench.figures.requests import chosen, regenerated, requests_of
 from workbench.figures.style import in_dark
-from workbench.report import write_figures
 
 PAGES, IMAGES = ("html",), ("svg", "png", "pdf")
 _SCALE = 2  # of PNG: dots per CSS pixel

@@ -13,8 +13,8 @@ from anndata import AnnData
 from jaxtyping import Float, Int
 
 from workbench.errors import EvaluationError
-from workbench.manifold.ruler import Ruler, load_ruler
-from workbench.manifold.trajectories import lineage
+from workbench.evidence.ruler import Ruler, load_ruler
+from workbench.geometry.trajectories import lineage
 from workbench.seeds import generator
 
 Signal = Literal["graph", "off graph", "removed"]

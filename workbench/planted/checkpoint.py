@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 
 from workbench.errors import CheckpointError
-from workbench.model.components import Attention
-from workbench.model.config import ModelConfig
-from workbench.model.hooked import HookedScGPT
-from workbench.model.planted import plant_values, put
-from workbench.model.vocabulary import Vocabulary
+from workbench.models.scgpt.components import Attention
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.planted import plant_values, put
+from workbench.models.scgpt.vocabulary import Vocabulary
 from workbench.planted.cells import World
 from workbench.seeds import generator, key
 

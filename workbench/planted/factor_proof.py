@@ -9,12 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
-from workbench.extractor.adaptor import LETAdaptor
-from workbench.extractor.controls import CONTROLS, IDENTITY, control
+from workbench.evidence.screen import score_head
 from workbench.factors.factorise import READ, WRITE, svd_factors
 from workbench.factors.gene_sets import GeneSets
 from workbench.factors.programs import enrich
-from workbench.gates.screen import score_head
+from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.controls import CONTROLS, IDENTITY, control
 from workbench.planted.cells import World, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel, plant_world
 from workbench.planted.proof import EXTERNAL, INTERNAL, operators_of, side_of

@@ -9,7 +9,7 @@ import yaml
 from anndata import AnnData
 
 from workbench.files import atomically, write_text
-from workbench.model.checkpoint import save_checkpoint
+from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.planted.cells import GRAPH, OFF_GRAPH, Signal, World, WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel, plant_world
 from workbench.planted.factor_proof import planted_sets

@@ -12,17 +12,17 @@ from jaxtyping import Float
 from workbench.capture.pairs import PATTERNS, GenePairSink
 from workbench.capture.record import capture
 from workbench.cells.anchors import make_anchors
-from workbench.extractor.adaptor import LETAdaptor
-from workbench.extractor.algorithm import panel_expression
-from workbench.extractor.weight_operators import KINDS, weight_operators
-from workbench.gates.evaluate import evaluate, expected_to_fail, first_five, verdict
-from workbench.gates.pool import Pool
-from workbench.gates.screen import Side, rank_heads, score_head
-from workbench.gates.spec import SPEC
-from workbench.manifold.dimension_tables import agreement, dimension_table
-from workbench.manifold.null_rulers import rewired, shuffled
-from workbench.manifold.ruler import Ruler
-from workbench.model.tokenizer import Tokenizer
+from workbench.evidence.anchor_pool import Pool
+from workbench.evidence.gate_spec import SPEC
+from workbench.evidence.gates import evaluate, expected_to_fail, first_five, verdict
+from workbench.evidence.null_rulers import rewired, shuffled
+from workbench.evidence.ruler import Ruler
+from workbench.evidence.screen import Side, rank_heads, score_head
+from workbench.geometry.dimension_tables import agreement, dimension_table
+from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.algorithm import panel_expression
+from workbench.operators.weight_operators import KINDS, weight_operators
 from workbench.planted.cells import GRAPH, OFF_GRAPH, REMOVED, World, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel, plant_world
 

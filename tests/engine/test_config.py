@@ -1,0 +1,223 @@
+"""Configurations: typed, strict, and relative to their own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from workbench.cells.datasets import CellMapping
+from workbench.engine.config import load_cells, read_config
+from workbench.errors import CellsError, ConfigError
+from workbench.recipes.benchmark.config import BenchmarkConfig
+from workbench.settings import DataConfig, PretrainConfig, RunConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALLEST = "checkpoint: model\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text, name="run.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_what_is_absent_has_its_default(written):
+    config = read_config(written(SMALLEST), RunConfig)
+    assert config == RunConfig(checkpoint=config.checkpoint)
+    assert (config.adaptor.k, config.adaptor.alpha, config.evaluation.folds) == (10, 0.1, 5)
+    assert config.adaptor.beta == pytest.approx(1 / 3.141592653589793) and config.panel.size is None
+
+
+def test_everything_can_be_set(written):
+    text = """
+name: mine
+checkpoint: model
+seed: 3
+data: {name: pbmc68k, backed: true, values: raw, gene_column: symbol, cell_type: label, donor: d, tissue: t, batch: b, min_gene_share: 0.1}
+ruler: hematopoiesis
+stages: {"cluster 1": B}
+panel: {size: 30}
+capture: {batch_size: 4, max_tokens: 100}
+anchors: {min_cells: 3, parts: 2}
+adaptor: {k: 3, alpha: 0, beta: 0.5, steps: 9, feature_map: single, layer: 2, head: 1}
+evaluation: {folds: 2, holdouts: 1, permutations: 5}
+"""
+    config = read_config(written(text), RunConfig)
+    assert config.seed == 3 and config.stages == {"cluster 1": "B"} and config.adaptor.feature_map == "single"
+    assert config.capture.model_dump() == {"batch_size": 4, "max_tokens": 100}
+    assert config.data.backed and config.data.tissue == "t"
+
+
+@pytest.mark.parametrize("name", ["demo.yaml"])
+def test_the_shipped_run_configurations_are_valid(name):
+    config = read_config(ROOT / "experiments" / name, RunConfig)
+    assert config.checkpoint.resolve() == ROOT / "artifacts" / "scgpt-blood-mini"
+    assert config.data.name == "pbmc68k" and config.ruler == "hematopoiesis"
+
+
+def test_the_shipped_training_configuration_is_valid():
+    config = read_config(ROOT / "experiments" / "pretrain_blood_mini.yaml", PretrainConfig)
+    assert config.out.resolve() == ROOT / "artifacts" / "scgpt-blood-mini" and config.data.name == "pbmc68k"
+
+
+def test_a_configuration_cannot_be_changed():
+    config = RunConfig(checkpoint=Path("x"))
+    with pytest.raises(ValidationError):
+        config.seed = 3
+    with pytest.raises(ValidationError):
+        config.adaptor.k = 3
+
+
+# What is wrong, in one sentence
+
+WRONG = {
+    "an unknown key": ("chekpoint: x\n", r"Key 'checkpoint' is missing. Unknown key 'chekpoint': did you mean 'checkpoint'"),
+    "an unknown nested key": (SMALLEST + "adaptor: {kk: 3, k: 2}", r"Unknown key 'adaptor.kk': did you mean 'adaptor.k'"),
+    "a key nothing is near": (SMALLEST + "zzzzzzz: 1", r"Unknown key 'zzzzzzz': known: name, checkpoint, seed"),
+    "a nested key at the top": (SMALLEST + "k: 3", "Unknown key 'k'"),
+    "a wrong type": (SMALLEST + "seed: many", r"Key 'seed' is 'many': input should be a valid integer"),
+    "a wrong nested type": (SMALLEST + "panel: {size: big}", r"Key 'panel.size' is 'big': input should be a valid int"),
+    "a value out of range": (SMALLEST + "evaluation: {folds: 1}", r"Key 'evaluation.folds' is 1: input should be greater"),
+    "a fraction for a number": (SMALLEST + "adaptor: {k: 2.5}", r"Key 'adaptor.k' is 2.5: input should be a valid int"),
+    "a value for a section": (SMALLEST + "panel: 30", r"Key 'panel' is 30: input should be a valid dictionary"),
+    "an empty section": (SMALLEST + "panel:", r"Key 'panel' is None: input should be a valid dictionary"),
+    "another word": (SMALLEST + "adaptor: {feature_map: drft}", r"'adaptor.feature_map' is 'drft': input should be 'drift', 'single' or 'topk'"),
+    "a stage that is no text": (SMALLEST + "stages: {a: [B]}", r"Key 'stages.a' is \['B'\]: input should be a valid string"),
+    "a number as a key": (SMALLEST + "3: x", r"3"),
+    "a missing key": ("seed: 1", "Key 'checkpoint' is missing"),
+    "nothing at all": ("", "Key 'checkpoint' is missing"),
+    "bad YAML": ("checkpoint: [x", r"is no valid YAML \(.*\)\.$"),
+    "tabs": ("data:\n\tname: x", "is no valid YAML"),
+    "a list": ("- checkpoint", "holds a list, not keys and values"),
+    "text": ("checkpoint", "holds a str, not keys and values"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG)
+def test_a_wrong_configuration_is_one_sentence(written, text, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        read_config(written(text), RunConfig)
+    assert "run.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_several_mistakes_are_said_at_once(written):
+    with pytest.raises(ConfigError) as error:
+        read_config(written("sed: 1\nname: [x]\nadaptor: {alpha: -1}"), RunConfig)
+    for part in ("'sed': did you mean 'seed'", "'name'", "'adaptor.alpha' is -1", "'checkpoint' is missing"):
+        assert part in str(error.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path, written):
+    with pytest.raises(
+        ConfigError, match="absent.yaml' cannot be read \\(No such file or directory\\); check the path"
+    ):
+        read_config(tmp_path / "absent.yaml", RunConfig)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path, RunConfig)
+    (tmp_path / "binary.yaml").write_bytes(b"\x89HDF\xff\xfe")
+    with pytest.raises(ConfigError, match="binary.yaml' is no valid YAML"):
+        read_config(tmp_path / "binary.yaml", RunConfig)
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("override", "get", "expected"),
+    [
+        ("seed=7", lambda c: c.seed, 7),
+        ("adaptor.k=3", lambda c: c.adaptor.k, 3),
+        ("adaptor.alpha=1e-3", lambda c: c.adaptor.alpha, 1e-3),
+        ("panel.size=null", lambda c: c.panel.size, None),
+        ("panel.size=", lambda c: c.panel.size, None),
+        ("capture={max_tokens: 9}", lambda c: c.capture.max_tokens, 9),
+        ("stages={a: B, 'b c': T}", lambda c: c.stages, {"a": "B", "b c": "T"}),
+        ("stages.cluster 1=B", lambda c: c.stages, {"cluster 1": "B"}),
+        ("data.backed=true", lambda c: c.data.backed, True),
+        ("name=a=b", lambda c: c.name, "a=b"),
+        (" seed =8", lambda c: c.seed, 8),
+    ],
+)
+def test_keys_are_overridden(written, override, get, expected):
+    text = SMALLEST + "seed: 1\nname: x\nadaptor: {k: 5, alpha: 0.5}\npanel: {size: 4}\n"
+    assert get(read_config(written(text), RunConfig, [override])) == expected
+
+
+def test_the_last_override_counts_and_others_stay(written):
+    config = read_config(written(SMALLEST + "adaptor: {k: 5, alpha: 0.5}"), RunConfig, ["adaptor.k=3", "adaptor.k=4"])
+    assert (config.adaptor.k, config.adaptor.alpha) == (4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed", "'--set seed' is not of the form key=value or section.key=value"),
+        ("=3", "is not of the form"),
+        ("adaptor.kk=3", "Unknown key 'adaptor.kk': did you mean 'adaptor.k'"),
+        ("adaptr.k=3", "Unknown key 'adaptr': did you mean 'adaptor'"),
+        ("seed.k=3", "'seed' is a value, not a section with keys of its own"),
+        ("adaptor.k=[", "the value is no valid YAML; quote it"),
+        ("adaptor.k=many", "Key 'adaptor.k' is 'many'"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(written, override, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        read_config(written(SMALLEST + "seed: 1"), RunConfig, [override])
+    assert "\n" not in str(error.value)
+
+
+# Paths
+
+
+def test_paths_are_relative_to_the_file(tmp_path, written, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "cells.h5ad").touch()
+    config = read_config(written("checkpoint: ../model\ndata: {name: cells.h5ad}\nruler: rulers/own.yaml"), RunConfig)
+    assert config.checkpoint.resolve() == tmp_path.parent / "model"
+    assert config.data.name == str(tmp_path / "cells.h5ad") and config.ruler == str(tmp_path / "rulers" / "own.yaml")
+    assert read_config(written("out: model"), PretrainConfig).out == tmp_path / "model"
+
+
+def test_absolute_paths_stay(written):
+    config = read_config(written("checkpoint: /a/model\ndata: {name: /b/cells.h5ad}\nruler: /c/own.yaml"), RunConfig)
+    assert (str(config.checkpoint), config.data.name, config.ruler) == ("/a/model", "/b/cells.h5ad", "/c/own.yaml")
+
+
+def test_paths_of_overrides_are_relative_to_the_working_folder(written):
+    overrides = ["checkpoint=models/a", "data.name=cells/b.h5ad"]
+    config = read_config(written(SMALLEST), RunConfig, overrides)
+    assert config.checkpoint == Path("models/a") and config.data.name == "cells/b.h5ad"
+
+
+def test_what_ships_is_no_path_unless_such_a_file_exists(tmp_path, written):
+    text = SMALLEST + "data: {name: pbmc68k}\nruler: hematopoiesis"
+    config = read_config(written(text), RunConfig)
+    assert (config.data.name, config.ruler) == ("pbmc68k", "hematopoiesis")
+    (tmp_path / "pbmc68k").touch()
+    assert read_config(written(text), RunConfig).data.name == str(tmp_path / "pbmc68k")
+
+
+# Cells
+
+
+def test_cells_are_loaded_with_the_mapping_that_is_given(pbmc68k):
+    shipped = load_cells(DataConfig())
+    assert list(shipped.obs.columns) == ["cell_type"] and (shipped.X != pbmc68k.X).nnz == 0
+    other = load_cells(DataConfig(values="raw", cell_type="louvain"))
+    assert set(other.obs["cell_type"]) != set(shipped.obs["cell_type"])
+    assert set(CellMapping.__dataclass_fields__) <= set(DataConfig.model_fields)
+    with pytest.raises(CellsError, match="no obs column 'bulk_label'.*did you mean 'bulk_labels'"):
+        load_cells(DataConfig(cell_type="bulk_label"))
+
+
+@pytest.mark.parametrize("name", ["pbmc68k", "kang", "combat", "paper"])
+def test_the_shipped_benchmarks_are_valid(name):
+    config = read_config(ROOT / "experiments" / f"benchmark_{name}.yaml", BenchmarkConfig)
+    assert config.name == f"benchmark_{name}" and config.splits.n >= 6 and config.ours == "anchor head"

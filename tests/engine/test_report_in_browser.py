@@ -1,0 +1,133 @@
+"""The report in a real browser: it loads, every plot is drawn in both themes, tables sort and are searched, links work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from figures import synthetic
+
+from workbench.engine.report import report_run, write_figures
+from workbench.figures.requests import Request
+from workbench.figures.style import dressed
+
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts" / "test"
+TABLES = {
+    "heads": synthetic.heads,
+    "holdouts": synthetic.holdouts,
+    "latent": synthetic.latent,
+    "readouts": synthetic.readouts,
+    "distances": synthetic.distances,
+}
+FIGURES = ("latent", "heads", "holdouts", "readouts", "distances")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    (out / "tables").mkdir()
+    tables = {name: make() for name, make in TABLES.items()}
+    for name, table in tables.items():
+        table.to_csv(out / "tables" / f"{name}.csv", index=False)
+    summary = {**synthetic.summary(), "command": "workbench run tiny.yaml --out here"}
+    return report_run(out, summary, tables, [Request(name, f"Synthetic {name}.") for name in FIGURES])
+
+
+@pytest.fixture(scope="module")
+def page(report, chromium):
+    """The report, opened once for tests that leave it as it was."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(90_000)
+    page.goto(report.resolve().as_uri())
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_loads_with_every_plot_and_without_complaint(report, browser_page, theme):
+    opened = browser_page(report, color_scheme=theme, viewport={"width": 1200, "height": 1000})
+    page = opened.page
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5")
+    for name in FIGURES:
+        assert page.locator(f"#plot-{name} .main-svg").count() > 0, name
+    paper = page.evaluate("getComputedStyle(document.querySelector('#plot-heads .main-svg')).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(32, 34, 40)"}[theme]
+    assert not opened.errors
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in opened.requests)
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"report_{theme}.png", full_page=True)
+
+
+def test_the_summary_fits_one_screen(page):
+    box = page.locator("#summary").bounding_box()
+    assert box["y"] + box["height"] <= 900
+
+
+@pytest.mark.parametrize("words", [3, 60, 240])
+def test_no_title_reaches_into_its_plot(tmp_path, browser_page, words):
+    figure = dressed(go.Figure(go.Scatter(x=[0, 1], y=[0, 1])), "A title", "several " * words, 200)
+    write_figures(tmp_path, {"long": figure}, {"long": "Synthetic."})
+    opened = browser_page(tmp_path / "figures" / "long.html")
+    opened.page.wait_for_selector("#plot-long .g-gtitle")
+    title = opened.page.locator("#plot-long .g-gtitle").bounding_box()
+    assert title["y"] + title["height"] <= opened.page.locator("#plot-long .nsewdrag").bounding_box()["y"]
+
+
+def test_tables_sort_by_mouse_and_by_keyboard(report, page):
+    column = list(pd.read_csv(report.parent / "tables" / "heads.csv").columns).index("spearman")
+    button = page.locator("#table-heads thead th").nth(column).locator("button")
+
+    def values():
+        return page.eval_on_selector_all(
+            "#table-heads tbody tr", f"rows => rows.map(row => parseFloat(row.cells[{column}].dataset.value))"
+        )
+
+    button.click()
+    assert values() == sorted(values())
+    button.press("Enter")
+    assert values() == sorted(values(), reverse=True)
+    assert page.locator("#table-heads thead th").nth(column).get_attribute("aria-sort") == "descending"
+
+
+def test_tables_are_searched(page):
+    search = page.get_by_label("Search in these rows").nth(list(TABLES).index("holdouts"))
+    rows = page.locator("#table-holdouts tbody tr:visible")
+    every = rows.count()
+    search.fill("branch identity")
+    assert 0 < rows.count() < every
+    assert all("branch" in text and "identity" in text for text in rows.all_inner_texts())
+    assert f"{rows.count()} of {every} rows" in page.locator("#tables").inner_text()
+    search.fill("")
+    assert rows.count() == every
+
+
+def test_links_lead_somewhere(report, page):
+    targets = page.eval_on_selector_all("a[href^='#']", "links => links.map(link => link.getAttribute('href'))")
+    assert len(targets) >= 5
+    for target in targets:
+        assert page.locator(target).count() == 1, target
+    files = page.eval_on_selector_all("a:not([href^='#'])", "links => links.map(link => link.getAttribute('href'))")
+    assert all((report.parent / name).is_file() for name in files)
+
+
+def test_it_prints_light(report, browser_page, tmp_path):
+    opened = browser_page(report, color_scheme="dark")
+    opened.page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5")
+    opened.page.pdf(path=tmp_path / "report.pdf")
+    assert (tmp_path / "report.pdf").stat().st_size > 50_000 and not opened.errors
+
+
+@pytest.mark.slow
+def test_the_latent_turns_in_three_dimensions(tmp_path, browser_page):
+    (tmp_path / "tables").mkdir()
+    synthetic.latent().to_csv(tmp_path / "tables" / "latent.csv", index=False)
+    report_run(tmp_path, {**synthetic.summary(), "command": "none"}, {}, [Request("latent_3d", "Synthetic.")])
+    opened = browser_page(tmp_path / "figures" / "latent_3d.html")
+    opened.page.wait_for_selector("#plot-latent_3d canvas")
+    opened.page.get_by_text("by stage").click()
+    opened.page.wait_for_function(
+        "document.getElementById('plot-latent_3d').data.some(t => t.visible && t.name.startsWith('HSC'))"
+    )
+    assert not opened.errors

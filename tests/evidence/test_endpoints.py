@@ -1,0 +1,160 @@
+"""Answers are judged by what is right, undefined where nothing can be, and never by 0.5."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, recall_score, roc_auc_score
+
+from workbench.evidence.endpoints import ALL, Judged, asked, judge, measures
+from workbench.evidence.protocol import Answer, Said
+from workbench.evidence.ruler import load_ruler
+
+RULER = load_ruler("hematopoiesis")
+NAMES = ("CD4 T", "CD8 T", "monocyte", "dendritic", "B")
+
+
+def stages(names):
+    return RULER.place(names)[0]
+
+
+def truth(labels, donors=None, macrophages=False):
+    stage = stages(labels)
+    names = np.array([f"c{i}" for i in range(len(labels))])
+    return Judged(names, stage, donors, asked(stage, RULER, macrophages=macrophages))
+
+
+def oracle(judged):
+    """A method that knows the truth."""
+    answers = {}
+    for one in judged.endpoints:
+        if one.kind == "depth":
+            answers[one.name] = Answer((), one.target.astype(float).reshape(-1, 1))
+        else:
+            classes = ("False", "True") if one.kind == "binary" else tuple(sorted(set(one.target.tolist())))
+            hit = one.target.astype(str)[:, None] == np.array(classes)
+            answers[one.name] = Answer(classes, hit.astype(float))
+    latent = np.eye(len(RULER.stages))[judged.stage] + np.random.default_rng(0).normal(
+        0, 0.01, (len(judged.stage), len(RULER.stages))
+    )
+    return Said(answers, latent)
+
+
+def table(judged, said, trained=None):
+    rows = judge(said, judged, trained=trained or judged.endpoints, seed=0)
+    return {(row["scope"], row["endpoint"], row["metric"]): row for row in rows}
+
+
+def test_the_truth_scores_best_everywhere():
+    judged = truth(list(NAMES) * 12, np.array(["a", "b"]).repeat(30))
+    found = table(judged, oracle(judged))
+    for (_, endpoint, metric), row in found.items():
+        if endpoint != "donor":
+            assert row["status"] == "ok", (endpoint, row["status"])
+            assert row["value"] == pytest.approx(0.0 if row["better"] == "lower" else 1.0), (endpoint, metric)
+    assert {scope for scope, _, _ in found} == {ALL, "a", "b"}
+
+
+def test_scores_are_scikit_learns():
+    rng = np.random.default_rng(1)
+    judged = truth(rng.choice(NAMES, 200).tolist())
+    said = oracle(judged)
+    noisy = {
+        name: Answer(answer.classes, np.abs(answer.values + rng.normal(0, 0.8, answer.values.shape)))
+        for name, answer in said.answers.items()
+    }
+    noisy["CD4 against CD8"] = Answer(
+        ("False", "True"), (v := noisy["CD4 against CD8"].values) / v.sum(1, keepdims=True)
+    )
+    found = table(judged, Said(noisy))
+    stage = next(one for one in judged.endpoints if one.name == "stage")
+    predicted = np.array(noisy["stage"].classes)[noisy["stage"].values.argmax(1)]
+    assert found[ALL, "stage", "balanced accuracy"]["value"] == recall_score(stage.target, predicted, average="macro")
+    assert found[ALL, "stage", "macro-F1"]["value"] == f1_score(stage.target, predicted, average="macro")
+    binary = next(one for one in judged.endpoints if one.name == "CD4 against CD8")
+    chance = noisy["CD4 against CD8"].values[binary.cells, 1]
+    assert found[ALL, "CD4 against CD8", "AUROC"]["value"] == roc_auc_score(binary.target[binary.cells], chance)
+    right = recall_score(binary.target[binary.cells], chance > 0.5, average="macro")
+    assert found[ALL, "CD4 against CD8", "balanced accuracy"]["value"] == right
+
+
+def test_one_class_is_undefined_and_not_a_half():
+    judged = truth(["CD4 T", "B", "B", "CD4 T"] * 6)
+    trained = truth(list(NAMES)).endpoints
+    row = table(judged, oracle(judged), trained)[ALL, "CD4 against CD8", "AUROC"]
+    assert np.isnan(row["value"]) and row["status"] == "undefined: 12 test cells of one class only"
+
+
+def test_a_donor_with_one_class_is_undefined_and_the_rest_is_not():
+    labels = ["CD4 T", "CD8 T"] * 10 + ["CD4 T"] * 10
+    judged = truth(labels, np.array(["a"] * 20 + ["b"] * 10))
+    found = table(judged, oracle(judged))
+    assert found["b", "CD4 against CD8", "AUROC"]["status"].startswith("undefined")
+    assert found["a", "CD4 against CD8", "AUROC"]["value"] == found[ALL, "CD4 against CD8", "AUROC"]["value"] == 1
+
+
+def test_what_the_training_side_cannot_teach_is_undefined_for_everybody():
+    judged = truth(["CD4 T", "CD8 T", "B"] * 8)
+    trained = asked(stages(["CD4 T", "B", "CD4 T"]), RULER, macrophages=False)
+    row = table(judged, oracle(judged), trained)[ALL, "CD4 against CD8", "AUROC"]
+    assert row["status"] == "undefined: the training cells have one class only"
+
+
+def test_a_class_that_was_never_shown_is_wrong_but_does_not_stop_the_rest():
+    judged = truth(["CD4 T", "CD8 T", "B"] * 8)
+    said = oracle(judged)
+    seen = Answer(said.answers["stage"].classes[:2], said.answers["stage"].values[:, :2])
+    found = table(judged, Said({**said.answers, "stage": seen}))
+    assert found[ALL, "stage", "balanced accuracy"]["value"] == pytest.approx(2 / 3)
+    assert np.isfinite(found[ALL, "stage", "calibration error"]["value"])
+
+
+def test_silence_and_nonsense_are_said():
+    judged = truth(list(NAMES) * 6)
+    bad = Answer((), np.full((len(judged.names), 1), np.nan))
+    found = table(judged, Said({"depth": bad}))
+    assert found[ALL, "depth", "|Spearman|"]["status"] == "failed: an answer is not finite"
+    assert found[ALL, "stage", "macro-F1"]["status"] == found[ALL, "clusters", "ARI"]["status"] == "not said"
+
+
+def test_a_pseudotime_counts_in_either_direction():
+    judged = truth(["HSC", "CMP", "GMP", "monocyte"] * 5)
+    depth = next(one for one in judged.endpoints if one.name == "depth").target
+    found = table(judged, Said({"depth": Answer((), -depth.astype(float).reshape(-1, 1))}))
+    assert found[ALL, "depth", "|Spearman|"]["value"] == pytest.approx(1)
+
+
+def test_macrophages_are_told_from_monocytes_only_where_there_are_any():
+    names = [name for name, _, _ in measures(asked(stages(["monocyte"]), RULER, macrophages=False))]
+    assert "monocyte against macrophage" not in names
+    judged = truth(["monocyte", "macrophage"] * 8, macrophages=True)
+    assert table(judged, oracle(judged))[ALL, "monocyte against macrophage", "AUROC"]["value"] == 1
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, -0.2, 0.2), (5.0, 0.8, 1.0)])
+def test_a_donor_is_found_where_it_is_planted_within_stages(shift, low, high):
+    rng = np.random.default_rng(0)
+    labels, donors = ["B", "monocyte"] * 60, np.array(["a", "b", "c", "d"]).repeat(30)
+    judged = truth(labels, donors)
+    latent = rng.normal(0, 1, (120, 4)) + 10 * (judged.stage[:, None] == judged.stage[0])
+    latent[:, 0] += shift * np.searchsorted(np.unique(donors), donors)
+    row = table(judged, Said({}, latent))[ALL, "donor", "leakage"]
+    assert low <= row["value"] <= high and row["better"] == "lower"
+
+
+def test_what_a_donor_is_made_of_does_not_give_it_away():
+    # Both donors have the same cells within a stage, but not the same stages.
+    rng = np.random.default_rng(0)
+    labels = ["B"] * 45 + ["monocyte"] * 15 + ["B"] * 15 + ["monocyte"] * 45
+    judged = truth(labels, np.array(["a"] * 60 + ["b"] * 60))
+    latent = rng.normal(0, 1, (120, 3)) + 20 * (judged.stage[:, None] == judged.stage[0])
+    assert abs(table(judged, Said({}, latent))[ALL, "donor", "leakage"]["value"]) < 0.3
+
+
+def test_clusters_find_planted_stages_and_noise_finds_none():
+    pytest.importorskip("igraph")
+    rng = np.random.default_rng(0)
+    judged = truth(list(NAMES) * 40)
+    planted = rng.normal(0, 0.1, (200, 5)) + 5 * np.eye(5)[np.arange(200) % 5]
+    assert table(judged, Said({}, planted))[ALL, "clusters", "ARI"]["value"] > 0.95
+    assert abs(table(judged, Said({}, rng.normal(0, 1, (200, 5))))[ALL, "clusters", "ARI"]["value"]) < 0.1

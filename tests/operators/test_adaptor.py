@@ -1,0 +1,298 @@
+"""LET: its gradient, planted configurations, and the full problem beside the reduced one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad, minimize
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from workbench.errors import EvaluationError, ShapeError
+from workbench.operators.adaptor import LETAdaptor, _loss, _problem, angles
+from workbench.operators.algorithm import fold
+
+BETA = 1 / np.pi
+
+
+def problem(n=12, d=20, seed=0):
+    """Anchors with random features and random distances."""
+    rng = np.random.default_rng(seed)
+    distances = rng.random((n, n))
+    distances = (distances + distances.T) / 2
+    np.fill_diagonal(distances, 0)
+    return rng.standard_normal((n, d)) + rng.standard_normal(d), distances
+
+
+def objective(k, d, points, distances, alpha, weights=None):
+    """Loss and gradient in all coordinates, as functions of one vector."""
+    fixed = _problem(points, distances, weights)
+
+    def both(flat):
+        return _loss(flat[: k * d].reshape(k, d), flat[k * d :], fixed, BETA, alpha)
+
+    def value(flat):
+        return float(sum(both(flat)[:2]))
+
+    def gradient(flat):
+        return np.concatenate([part.ravel() for part in both(flat)[2:]])
+
+    return value, gradient
+
+
+def scaled(X):
+    return (X - X.mean(0)) / np.sqrt(((X - X.mean(0)) ** 2).sum() / len(X))
+
+
+# The loss
+
+
+def test_the_loss_by_hand():
+    points = np.array([[1.0, 0], [0, 2], [-1, -1]])
+    w, b = np.array([[1.0, 0.5], [0, 2]]), np.array([0.1, -0.2])
+    distances = np.array([[0, 0.2, 0.4], [0.2, 0, 0.6], [0.4, 0.6, 0]])
+    z = [w @ (p - b) for p in points]
+    pairs = np.triu_indices(3, 1)
+    for given, of_pair, of_anchor in (
+        (None, [1 / 3] * 3, [1 / 3] * 3),
+        ([1, 2, 3], [2 / 11, 3 / 11, 6 / 11], [1 / 6, 1 / 3, 1 / 2]),
+    ):
+        stress = reconstruction = 0.0
+        for i, j, share in zip(*pairs, of_pair, strict=True):
+            angle = np.arccos(z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]))
+            stress += (0.3 * angle - distances[i, j]) ** 2 * share
+        for p, latent, share in zip(points, z, of_anchor, strict=True):
+            reconstruction += 0.7 * ((w.T @ latent + b - p) ** 2).sum() * share
+        fixed = _problem(points, distances, None if given is None else np.array(given))
+        found = _loss(w, b, fixed, 0.3, 0.7)
+        assert found[:2] == (pytest.approx(stress), pytest.approx(reconstruction))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 10.0])
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_the_gradient(k, alpha, weighted):
+    X, distances = problem(n=8, d=5)
+    weights = np.random.default_rng(0).random(8) + 0.1 if weighted else None
+    value, gradient = objective(k, 5, scaled(X), distances, alpha, weights)
+    at = np.random.default_rng(k).standard_normal(k * 5 + 5)
+    assert check_grad(value, gradient, at) < 1e-5 * max(np.linalg.norm(gradient(at)), 1)
+
+
+def test_only_the_ratios_of_weights_count_and_a_light_anchor_hardly_counts():
+    X, distances = problem(n=12, d=6)
+    plain = LETAdaptor(k=3).fit(X, distances)
+    np.testing.assert_allclose(LETAdaptor(k=3).fit(X, distances, np.full(12, 7.0)).encoder_, plain.encoder_, atol=1e-8)
+    light = np.where(np.arange(12) == 5, 1e-9, 1.0)
+    others = np.arange(12) != 5
+    spoiled = distances.copy()
+    spoiled[5], spoiled[:, 5] = 0.9, 0.9
+    one, other = (LETAdaptor(k=3, steps=2000).fit(X, d, light) for d in (distances, spoiled))
+    assert one.stress_ == pytest.approx(other.stress_, abs=1e-4)
+    np.testing.assert_allclose(angles(one.transform(X[others])), angles(other.transform(X[others])), atol=0.05)
+
+
+@pytest.mark.parametrize("weights", [np.zeros(12), np.full(12, np.nan), -np.ones(12)])
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(EvaluationError, match="12 anchors need 12 weights above zero"):
+        LETAdaptor(k=2).fit(*problem(n=12, d=6), weights)
+
+
+# What it finds
+
+
+def planted(n=25, d=15, noise=0.0, seed=1, orthonormal=True):
+    """Points of a sphere off the origin of feature space, and their angles as distances."""
+    rng = np.random.default_rng(seed)
+    unit = rng.standard_normal((n, 3)) + [0.5, 0, 0]
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    axes = np.linalg.qr(rng.standard_normal((d, 3)))[0].T if orthonormal else rng.standard_normal((3, d))
+    X = unit @ axes + rng.standard_normal(d) + noise * rng.standard_normal((n, d))
+    return X, BETA * np.arccos(np.clip(unit @ unit.T, -1, 1))
+
+
+def test_a_planted_sphere_is_found():
+    X, distances = planted()
+    fitted = LETAdaptor(k=3, alpha=1e-4, steps=500).fit(X, distances)
+    assert fitted.stress_ < 1e-5
+    np.testing.assert_allclose(BETA * angles(fitted.transform(X)), distances, atol=0.02)
+
+
+def test_a_planted_sphere_whose_features_are_stretched_is_found():
+    X, distances = planted(orthonormal=False)
+    fitted = LETAdaptor(k=3, alpha=0.0, steps=1000).fit(X, distances)
+    assert fitted.stress_ < 1e-4
+
+
+def test_the_sphere_holds_for_points_that_were_left_out():
+    X, distances = planted(n=60, noise=0.01)
+    fitted = LETAdaptor(k=3, alpha=0.01, steps=500).fit(X[:40], distances[:40, :40])
+    found = BETA * angles(fitted.transform(X))[40:, 40:]
+    upper = np.triu_indices(20, 1)
+    assert np.corrcoef(found[upper], distances[40:, 40:][upper])[0, 1] > 0.98
+
+
+def test_reconstruction_alone_is_the_principal_axes():
+    X, _ = problem(n=15, d=8)
+    fitted = LETAdaptor(k=3, alpha=1e6, steps=2000).fit(X, np.zeros((15, 15)))
+    singular = np.linalg.svd(X - X.mean(0), compute_uv=False)
+    assert fitted.reconstruction_ == pytest.approx(1e6 * (singular[3:] ** 2).sum() / (singular**2).sum(), rel=1e-3)
+
+
+def test_both_terms_are_those_of_the_encoder_it_returns():
+    X, distances = problem()
+    fitted = LETAdaptor(k=4, alpha=0.3).fit(X, distances)
+    z = fitted.transform(X)
+    np.testing.assert_allclose(z, (X - fitted.bias_) @ fitted.encoder_.T)
+    upper = np.triu_indices(len(X), 1)
+    assert fitted.stress_ == pytest.approx(((BETA * angles(z) - distances)[upper] ** 2).mean())
+    # The encoder is W / scale, so that W^T z = encoder^T z x scale^2 in units of the features.
+    rebuilt = z @ fitted.encoder_ * fitted.scale_**2 + fitted.bias_
+    variance = ((X - X.mean(0)) ** 2).sum(1).mean()
+    assert fitted.scale_**2 == pytest.approx(variance)
+    assert fitted.reconstruction_ == pytest.approx(0.3 * ((rebuilt - X) ** 2).sum(1).mean() / variance)
+
+
+@pytest.mark.parametrize("make", [problem, lambda n, d: planted(n, d, noise=0.1)], ids=["random", "planted"])
+def test_the_solution_in_few_coordinates_solves_the_full_problem(make):
+    X, distances = make(12, 40)
+    k, alpha = 4, 0.1
+    fitted = LETAdaptor(k=k, alpha=alpha, steps=5000).fit(X, distances)
+    value, gradient = objective(k, 40, scaled(X), distances, alpha)
+    ours = np.concatenate([(fitted.encoder_ * fitted.scale_).ravel(), (fitted.bias_ - X.mean(0)) / fitted.scale_])
+    assert value(ours) == pytest.approx(fitted.stress_ + fitted.reconstruction_)
+    # No direction outside the anchors' hull lowers the loss.
+    outside = np.linalg.svd(X - X.mean(0))[2][11:]
+    slope = gradient(ours).reshape(k + 1, 40)
+    assert np.abs(slope @ outside.T).max() < 1e-8 * max(1, np.abs(slope).max())
+    start = np.concatenate([np.linalg.svd(scaled(X), full_matrices=False)[2][:k].ravel(), np.zeros(40)])
+    options = {"maxiter": 5000, "maxcor": 20}
+    for seed in (None, 0, 1, 2):
+        at = start if seed is None else np.random.default_rng(seed).standard_normal(len(start)) * np.abs(start).mean()
+        full = minimize(value, at, jac=gradient, method="L-BFGS-B", options=options)
+        # Random distances leave many minima about as deep.
+        assert value(ours) <= full.fun * 1.1 + 1e-9
+    if make is not problem:
+        assert np.linalg.norm(slope) < 1e-3 * np.linalg.norm(gradient(start))
+
+
+def test_nothing_outside_the_anchors_hull_is_used():
+    X, distances = problem(n=6, d=30)
+    fitted = LETAdaptor(k=10).fit(X, distances)
+    assert fitted.encoder_.shape == (10, 30)
+    outside = np.linalg.svd(X - X.mean(0))[2][5:]
+    np.testing.assert_allclose(fitted.encoder_ @ outside.T, 0, atol=1e-10)
+
+
+# Its manners
+
+
+def test_it_is_deterministic():
+    X, distances = problem()
+    first, second = (LETAdaptor(k=3).fit(X.copy(), distances.copy()) for _ in range(2))
+    assert np.array_equal(first.encoder_, second.encoder_) and np.array_equal(first.bias_, second.bias_)
+    np.random.seed(5)
+    assert np.array_equal(LETAdaptor(k=3).fit(X, distances).encoder_, first.encoder_)
+
+
+def test_the_order_of_the_anchors_does_not_matter():
+    X, distances = planted()
+    order = np.random.default_rng(0).permutation(len(X))
+    settings = {"k": 3, "alpha": 1e-3, "steps": 2000}
+    first = LETAdaptor(**settings).fit(X, distances)
+    second = LETAdaptor(**settings).fit(X[order], distances[np.ix_(order, order)])
+    np.testing.assert_allclose(angles(second.transform(X)), angles(first.transform(X)), atol=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1000.0])
+def test_the_scale_of_the_features_does_not_matter(factor):
+    X, distances = planted(noise=0.05)  # on random distances the optimum hangs on the last digits
+    first = LETAdaptor(k=3).fit(X, distances)
+    second = LETAdaptor(k=3).fit(factor * X, distances)
+    assert second.stress_ == pytest.approx(first.stress_, rel=1e-3)
+    assert second.reconstruction_ == pytest.approx(first.reconstruction_, rel=1e-3)
+    np.testing.assert_allclose(second.transform(factor * X), first.transform(X), atol=1e-3)
+
+
+def test_an_offset_of_the_features_does_not_matter():
+    X, distances = planted(noise=0.05)
+    first = LETAdaptor(k=3).fit(X, distances)
+    second = LETAdaptor(k=3).fit(X + 10, distances)
+    np.testing.assert_allclose(second.transform(X + 10), first.transform(X), atol=1e-3)
+
+
+def test_its_input_is_left_alone():
+    X, distances = problem()
+    before = X.copy(), distances.copy()
+    LETAdaptor(k=3).fit(X, distances).transform(X)
+    assert np.array_equal(X, before[0]) and np.array_equal(distances, before[1])
+
+
+@pytest.mark.parametrize("k", [1, 2, 11, 30])
+def test_any_width_works(k):
+    X, distances = problem()
+    z = LETAdaptor(k=k).fit(X, distances).transform(X)
+    assert z.shape == (12, k) and np.isfinite(z).all()
+
+
+def test_anchors_that_coincide_are_no_trouble():
+    X, distances = problem()
+    X[1], distances[1] = X[0], distances[0]
+    distances[:, 1] = distances[:, 0]
+    distances[0, 1] = distances[1, 0] = 0
+    fitted = LETAdaptor(k=3).fit(X, distances)
+    assert np.isfinite(fitted.encoder_).all() and np.isfinite(fitted.stress_)
+
+
+def test_features_that_do_not_differ_are_an_error():
+    with pytest.raises(EvaluationError, match="features do not differ: the operator maps all of them to one point"):
+        LETAdaptor().fit(np.ones((5, 3)), np.zeros((5, 5)))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("shape", [(4, 4), (5, 4), (6, 6)])
+def test_distances_of_another_shape_are_an_error(shape):
+    with pytest.raises(ShapeError, match=rf"5 anchors need 5 x 5 distances; found \({shape[0]}, {shape[1]}\)"):
+        LETAdaptor().fit(np.eye(5), np.zeros(shape))
+
+
+def test_nan_is_an_error():
+    X, distances = problem()
+    X[0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        LETAdaptor().fit(X, distances)
+
+
+def test_it_is_a_scikit_learn_estimator():
+    adaptor = LETAdaptor(k=4, alpha=0.2, beta=0.5, steps=7)
+    assert adaptor.get_params() == {"k": 4, "alpha": 0.2, "beta": 0.5, "steps": 7}
+    X, distances = problem()
+    adaptor.fit(X, distances)
+    copy = clone(adaptor)
+    assert copy.get_params() == adaptor.get_params() and not hasattr(copy, "encoder_")
+    assert copy.set_params(k=2).k == 2 and adaptor.k == 4
+    assert adaptor.n_iter_ <= 7 and adaptor.n_features_in_ == 20
+    with pytest.raises(NotFittedError):
+        copy.transform(X)
+
+
+def test_angles_by_hand():
+    z = np.array([[1.0, 0], [2, 2], [-3, 0], [0, 0]])
+    found = angles(z)
+    np.testing.assert_allclose(
+        found[:3, :3], np.pi * np.array([[0, 0.25, 1], [0.25, 0, 0.75], [1, 0.75, 0]]), atol=1e-7
+    )
+    assert np.isfinite(found).all()
+
+
+def test_folding_loses_nothing():
+    rng = np.random.default_rng(0)
+    x, feature_map = rng.random((30, 18)), rng.standard_normal((18, 36))
+    _, distances = problem()
+    fitted = LETAdaptor(k=5).fit(x[:12] @ feature_map, distances)
+    matrix, offset = fold(feature_map, fitted.encoder_, fitted.bias_)
+    z = fitted.transform(x @ feature_map)
+    assert matrix.shape == (18, 5) and offset.shape == (5,)
+    assert np.abs(x @ matrix + offset - z).max() <= 1e-5 * np.abs(z).max()
+    matrix, offset = fold(feature_map.astype(np.float32), fitted.encoder_, fitted.bias_)
+    assert matrix.dtype == np.float64 and np.abs(x @ matrix + offset - z).max() <= 1e-5 * np.abs(z).max()

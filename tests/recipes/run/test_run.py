@@ -1,0 +1,525 @@
+"""``workbench run`` from cells to report, on real cells of a few genes and a tiny random checkpoint."""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+import sys
+from importlib import resources
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+import yaml
+from fixtures_run import HEADS, LAYERS, N_GENES, write
+from helpers import randomise
+
+from workbench.capture import capture
+from workbench.cli import main
+from workbench.engine.config import read_config
+from workbench.errors import EvaluationError, ShapeError
+from workbench.files import read_arrays, read_json, write_json
+from workbench.models.scgpt.checkpoint import load_checkpoint, save_checkpoint
+from workbench.operators.algorithm import Algorithm
+from workbench.operators.saved_operator import Operator
+from workbench.operators.store import StoredOperators
+from workbench.recipes.run import chain as chain_module
+from workbench.recipes.run import evidence as evidence_module
+from workbench.recipes.run import run as run_module
+from workbench.recipes.run.chain import Chain
+from workbench.recipes.run.run import run
+from workbench.recipes.run.splits import chain_of
+from workbench.settings import RunConfig
+
+STAGES = ["cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm", "explorer"]
+TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
+FIGURES = ["latent", "latent_3d", "drift", "runtime", "heads", "holdouts", "distances", "readouts", "added"]
+
+
+@pytest.fixture(scope="module")
+def first(cells, checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    path = write(folder, checkpoint, cells)
+    assert main(["run", str(path), "--out", str(folder / "out")]) == 0
+    return SimpleNamespace(path=path, out=folder / "out", metrics=read_json(folder / "out" / "metrics.json"))
+
+
+@pytest.fixture
+def again(first, tmp_path):
+    """A copy of the finished run, to go on from: returns which stages were kept."""
+    out = tmp_path / "out"
+    shutil.copytree(first.out, out)
+
+    def go(*overrides, path=first.path):
+        run(read_config(path, RunConfig, overrides), out)
+        stages = read_json(out / "manifest.json")["stages"]
+        assert list(stages) == STAGES
+        return [name for name in STAGES if stages[name]["kept"]]
+
+    go.out = out
+    return go
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch):
+    """Stages after the operators, and the report, do nothing; returns the runners of the runs."""
+    runners = []
+    for stage in ("heads", "readouts", "algorithm"):
+        monkeypatch.setattr(run_module, f"{stage}_stage", lambda chain, folder: {})
+    monkeypatch.setattr(Chain, "untrained_stage", lambda self, folder: {})
+    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results, made: runners.append(runner))
+    return runners
+
+
+def table(out, name):
+    return pd.read_csv(out / "tables" / f"{name}.csv", keep_default_na=False, dtype=str)
+
+
+# What a run leaves
+
+
+def test_every_promised_file_is_there(first):
+    found = {str(p.relative_to(first.out)) for p in first.out.rglob("*") if p.is_file()}
+    assert {
+        "manifest.json",
+        "metrics.json",
+        "report.html",
+        "algorithm/config.json",
+        "algorithm/weights.safetensors",
+    } <= found
+    assert {f"tables/{name}.csv" for name in TABLES} <= found
+    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("html", "json")} <= found
+    assert not [name for name in found if name.endswith(".part") or "capture" in name], "nothing half-made is left"
+
+
+def test_json_files_are_json(first):
+    for path in first.out.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=lambda name, path=path: pytest.fail(f"{path} holds {name}"))
+    for name in FIGURES:
+        figure = read_json(first.out / "figures" / f"{name}.json")
+        assert figure["data"] and figure["layout"]
+
+
+def test_the_manifest_says_what_made_the_run(first, checkpoint):
+    manifest = read_json(first.out / "manifest.json")
+    assert list(manifest["stages"]) == STAGES and not any(stage["kept"] for stage in manifest["stages"].values())
+    assert all(stage["seconds"] > 0 for stage in manifest["stages"].values())
+    assert manifest["config"]["adaptor"]["k"] == 3 and manifest["seed"] == 0
+    assert set(manifest["checkpoint"]["sha256"]) == {"best_model.pt", "vocab.json", "args.json"}
+    assert manifest["packages"]["torch"] == torch.__version__.split("+")[0] or "+" in manifest["packages"]["torch"]
+    assert len(manifest["cells"]) == len(manifest["code"]) == 32 and manifest["peak_bytes"] > 1e7
+
+
+def test_the_metrics_are_those_of_the_tables(first, cells):
+    metrics = first.metrics
+    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 21
+    assert {row["representation"] for row in metrics["readouts"]} == {
+        "latent (LET on drift)",
+        "latent (LET on x itself)",
+        "latent (LET on a random matrix)",
+        "latent (LET on random vectors, same singular values)",
+        "latent (LET on the operator with its genes permuted)",
+        "latent (LET on the cells' own gene correlation)",
+        "latent (LET on the same model before training)",
+        "PCA-3 of x",
+        "raw x (log-normalised panel)",
+        "scGPT cls embedding",
+    }
+    assert {row["endpoint"] for row in metrics["readouts"]} == {
+        "stage",
+        "branch",
+        "depth",
+        "CD4 against CD8",
+        "monocyte against dendritic",
+    }
+    counted = metrics["stages"]["cells"]
+    assert counted["n_cells"] == cells.n_obs and counted["n_placed"] == cells.n_obs - 2
+    assert counted["genes"]["matched"] == counted["n_panel"] == N_GENES - 2 and counted["genes"]["recased"] == 1
+    assert counted["folds"] == "stratified" and list(counted["unplaced_labels"]) == ["NA"]
+    for row in metrics["heads"]:
+        assert -1 <= row["spearman"] <= 1 and 0 < row["p"] <= row["q"] <= 1 and row["n_splits"] == 2
+
+
+def test_cells_are_listed_as_they_are(first, cells):
+    listed = table(first.out, "cells")
+    assert listed["cell_id"].tolist() == cells.obs_names.tolist()
+    assert listed["cell_type"].tolist() == cells.obs["label"].tolist()
+    assert (listed["stage"] == "-1").tolist() == (cells.obs["label"] == "NA").tolist()
+
+
+def test_the_algorithm_from_the_file_makes_the_latent_table(first, cells):
+    algorithm = Algorithm.from_pretrained(first.out / "algorithm")
+    latent = pd.read_csv(first.out / "tables" / "latent.csv")
+    expected = latent[["z_1", "z_2", "z_3"]].to_numpy()
+    found = algorithm.transform(cells)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert first.metrics["stages"]["algorithm"]["relative_difference_from_file"] < 1e-5
+    assert set(algorithm.readouts) == {"stage", "branch", "depth", "CD4 against CD8", "monocyte against dendritic"}
+    said = algorithm.readouts["branch"].predict(found)
+    assert set(said) <= {"progenitor", "monocyte", "dendritic", "B", "NK", "T"} and len(set(said)) > 1
+    assert algorithm.card["n_cells"] == cells.n_obs and "best_model.pt" in algorithm.card["checkpoint"]["sha256"]
+
+
+def test_the_operators_are_means_over_folds(first, cells):
+    folder = first.out / "stages" / "operators"
+    stored = StoredOperators(folder)
+    assert stored.shape == (LAYERS, HEADS) and stored.head(0, 0).shape == (N_GENES - 2, N_GENES - 2)
+    whole, parts = stored.counts, [stored.leaving([k]).counts for k in (0, 1)]
+    assert np.array_equal(whole, sum(parts))
+    sums = [stored.leaving([k]).head(1, 1) * part for k, part in enumerate(parts)]
+    np.testing.assert_allclose(stored.head(1, 1) * whole, sum(sums), atol=1e-5)
+    panel = (folder.parent / "cells" / "panel.txt").read_text().splitlines()
+    expressed = (cells.X[:, [i for i, g in enumerate(cells.var_names) if g.upper() in panel]] > 0).toarray()
+    assert np.array_equal(np.sort(np.diag(whole)), np.sort(expressed.sum(0)))
+    assert panel == sorted(panel) and "NOT MEASURED" not in panel
+
+
+def test_the_report_says_what_was_skipped_and_why(first):
+    page = (first.out / "report.html").read_text()
+    skipped = {item["what"]: item["why"] for item in first.metrics["skipped"]}
+    assert "the data name no donors" in skipped["Donor holdout"]
+    assert "name no tissue" in skipped["Tissue as a grouping of anchors"]
+    assert "the ruler does not know the label" in skipped["Cells labelled 'NA'"]
+    for what, why in skipped.items():
+        for text in (what, why):
+            assert text.replace("'", "&#x27;") in page
+    assert "Parts of a group are no replicates" in page or "parts of a group are no replicates" in page
+    donors = table(first.out, "holdouts").query("holdout == 'donor'")
+    assert (donors["status"] == "not applicable: no donors").all() and (donors["spearman"] == "").all()
+
+
+def test_the_summary_of_a_run_fits_one_screen(first, browser_page):
+    shown = browser_page(first.out / "report.html", viewport={"width": 1280, "height": 900})
+    box = shown.page.locator("#summary").bounding_box()
+    assert box["y"] + box["height"] <= 900 and shown.errors == []
+
+
+# What is run again
+
+
+def test_an_unchanged_run_is_kept_whole(first, again, capsys):
+    before = {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()}
+    assert again() == STAGES
+    assert read_json(again.out / "metrics.json") == first.metrics
+    assert {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()} == before
+    assert capsys.readouterr().err.count("unchanged, kept") == 8
+
+
+@pytest.mark.slow
+def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
+    run(read_config(first.path, RunConfig), tmp_path)
+    assert read_json(tmp_path / "metrics.json") == first.metrics
+    for name in TABLES:
+        pd.testing.assert_frame_equal(table(tmp_path, name), table(first.out, name))
+    weights = [(out / "algorithm" / "weights.safetensors").read_bytes() for out in (tmp_path, first.out)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_another_width_reruns_what_depends_on_it(first, again):
+    assert again("adaptor.k=2") == ["cells", "operators", "untrained", "drift"]
+    latent = pd.read_csv(again.out / "tables" / "latent.csv")
+    assert [c for c in latent if c.startswith("z_")] == ["z_1", "z_2"]
+    assert Algorithm.from_pretrained(again.out / "algorithm").matrix.shape == (N_GENES - 2, 2)
+    assert read_json(again.out / "metrics.json")["readouts"] != first.metrics["readouts"]
+    assert again("adaptor.k=2") == STAGES
+
+
+@pytest.mark.slow
+def test_another_feature_map_is_really_used(again):
+    kept = again("adaptor.feature_map=single", "adaptor.layer=2", "adaptor.head=1")
+    assert kept == ["cells", "operators", "untrained", "drift"]
+    operators = StoredOperators(again.out / "stages" / "operators")
+    saved = Operator.load(again.out / "operator")
+    np.testing.assert_array_equal(saved.matrix, operators.head(2, 1))
+    assert (saved.feature_map, saved.kind) == ("L2H1", "attention") and saved.genes == operators.genes
+    heads = table(again.out, "heads").query("layer == '2' and head == '1'")
+    configured = table(again.out, "holdouts").query("operator == 'L2H1' and holdout == 'random'")
+    assert float(heads["spearman"].iloc[0]) == pytest.approx(float(configured["spearman"].iloc[0]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("name=other", STAGES),
+        ("adaptor.k=2", ["cells", "operators", "untrained", "drift"]),
+        ("adaptor.feature_map=single", ["cells", "operators", "untrained", "drift"]),
+        ("adaptor.layer=1", ["cells", "operators", "untrained", "drift"]),
+        ("capture.max_tokens=20", ["cells"]),
+        ("operator=qk", ["cells"]),
+        ("anchors.parts=3", ["cells", "operators", "untrained", "drift"]),
+        ("evaluation.permutations=6", ["cells", "operators", "untrained", "drift"]),
+        ("readout.hidden=4", ["cells", "operators", "untrained", "drift"]),
+        ("cell_heads={}", ["cells", "operators", "untrained", "drift", "heads"]),
+        ("evaluation.folds=3", []),
+        ("panel.size=20", []),
+        ("stages={NA: NK}", []),
+    ],
+)
+def test_a_change_reruns_what_may_depend_on_it(first, again, no_evaluation, override, kept):
+    run(read_config(first.path, RunConfig, [override]), again.out)
+    assert [name for name, reused in no_evaluation[0].reused.items() if reused] == kept
+
+
+def test_other_values_rerun_everything(again, no_evaluation, cells, checkpoint, tmp_path):
+    changed = cells.copy()
+    changed.X.data[len(changed.X.data) // 2] *= 1.5
+    run(read_config(write(tmp_path / "changed", checkpoint, changed), RunConfig), again.out)
+    assert not any(no_evaluation[0].reused.values())
+
+
+def test_a_ruler_that_was_edited_reruns_everything(again, first, no_evaluation, tmp_path):
+    shipped = yaml.safe_load(
+        (resources.files("workbench.evidence") / "rulers" / "hematopoiesis.yaml").read_text("utf-8")
+    )
+    own, kept = tmp_path / "own.yaml", []
+    for branch in ("lymphoid", "another", "another"):
+        shipped["stages"]["NK"]["branch"] = branch
+        own.write_text(yaml.safe_dump(shipped, sort_keys=False))
+        run(read_config(first.path, RunConfig, [f"ruler={own}"]), again.out)
+        kept.append([name for name, reused in no_evaluation[-1].reused.items() if reused])
+    assert kept == [[], [], STAGES]
+
+
+def test_other_weights_rerun_all_but_the_first_stage(first, again, no_evaluation, checkpoint, tmp_path):
+    other = save_checkpoint(randomise(load_checkpoint(checkpoint), seed=9), tmp_path / "other")
+    run(read_config(first.path, RunConfig, [f"checkpoint={other}"]), again.out)
+    assert [name for name, reused in no_evaluation[0].reused.items() if reused] == ["cells"]
+
+
+# Interruptions
+
+
+class Stop(BaseException):
+    """As a KeyboardInterrupt would come."""
+
+
+def interrupted_capture(monkeypatch, config, out, after):
+    """A run whose capture saves every 16 cells and is interrupted in one of its batches."""
+    update, calls = chain_module.GenePairSink.update, []
+
+    def breaks(self, *args):
+        calls.append(1)
+        if len(calls) == after:
+            raise Stop
+        return update(self, *args)
+
+    monkeypatch.setattr(
+        chain_module, "capture", lambda *a, **k: capture(*a, **{**k, "save_every": 16, "progress": False})
+    )
+    monkeypatch.setattr(chain_module.GenePairSink, "update", breaks)
+    with pytest.raises(Stop):
+        run(config, out)
+    monkeypatch.setattr(chain_module.GenePairSink, "update", update)
+    assert (out / "stages" / "operators" / "capture").is_dir()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(first, tmp_path, monkeypatch, no_evaluation):
+    config = read_config(first.path, RunConfig, ["capture.batch_size=8"])
+    interrupted_capture(monkeypatch, config, tmp_path, after=3 * 4 + 2)
+    done = []
+    monkeypatch.setattr(
+        chain_module, "capture", lambda *a, **k: done.append(capture(*a, **{**k, "save_every": 16})) or done[0]
+    )
+    run(config, tmp_path)
+    assert done[0].resumed_at == 32
+    for name in ("operators-0", "operators-1", "cells"):
+        a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
+        assert set(a) == set(b)
+        for key, value in b.items():
+            np.testing.assert_allclose(a[key], value, atol=1e-4)
+    assert not (tmp_path / "stages" / "operators" / "capture").exists()
+
+
+@pytest.mark.parametrize("override", ["panel.size=20", "evaluation.folds=3", "seed=5"])
+def test_an_interrupted_run_with_another_configuration_starts_that_stage_afresh(
+    first, tmp_path, monkeypatch, no_evaluation, override
+):
+    interrupted_capture(monkeypatch, read_config(first.path, RunConfig), tmp_path / "a", after=14)
+    config = read_config(first.path, RunConfig, [override])
+    for out in ("a", "b"):
+        run(config, tmp_path / out)
+    for name in ("operators-0", "operators-1"):
+        a, b = (read_arrays(tmp_path / o / "stages" / "operators" / f"{name}.safetensors")[0] for o in "ab")
+        for key, value in b.items():
+            np.testing.assert_allclose(a[key], value, atol=1e-4)
+
+
+# Donors, and data that lack something
+
+
+@pytest.fixture(scope="module")
+def with_donors(cells, checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("donors")
+    path = write(folder, checkpoint, cells, data={"donor": "donor", "tissue": "organ"}, anchors={"min_cells": 2})
+    run(read_config(path, RunConfig), folder / "out")
+    return SimpleNamespace(path=path, out=folder / "out", metrics=read_json(folder / "out" / "metrics.json"))
+
+
+def test_donors_stay_whole_and_are_held_out(with_donors, cells):
+    listed = table(with_donors.out, "cells")
+    assert listed["donor"].tolist() == cells.obs["donor"].tolist()
+    assert (listed.groupby("donor")["fold"].nunique() == 1).all() and set(listed["fold"]) == {"0", "1"}
+    assert with_donors.metrics["stages"]["cells"]["folds"] == "donor"
+    donors = [row for row in with_donors.metrics["holdouts"] if row["holdout"] == "donor"]
+    assert [row["n_splits"] for row in donors] == [4] * 7 and all(row["status"] == "ok" for row in donors)
+    assert "Donor holdout" not in {item["what"] for item in with_donors.metrics["skipped"]}
+    assert "Whole donors are held out" in (with_donors.out / "report.html").read_text()
+
+
+def test_anchors_are_one_per_donor_tissue_and_label(with_donors, cells):
+    anchors = Chain(read_config(with_donors.path, RunConfig), with_donors.out).anchors()
+    groups = cells.obs[cells.obs["label"] != "NA"].groupby(["donor", "label"]).size()
+    assert len(anchors) == (groups >= 2).sum() and set(anchors.table["donor"]) == {"01", "1", "NA", "d4"}
+    assert set(anchors.table["tissue"]) == {"blood"}
+
+
+def features_without_the_first_fold(monkeypatch, config, out):
+    """What each representation gives when fold 0 is held out."""
+    found = {}
+
+    def record(representations, wanted, fold, **options):
+        found.update({name: make(0) for name, make in representations.items()}, fold=fold)
+        row = {"endpoint": "e", "metric": "m", "status": "ok"}
+        return [{**row, "representation": name, "by_fold": {0: 0.5, 1: 0.5}} for name in representations]
+
+    chain = Chain(config, out)
+    stages = {"cells": chain.cells_stage, "operators": chain.operators_stage, "untrained": chain.untrained_stage}
+    for name, stage in stages.items():
+        (out / "stages" / name).mkdir(parents=True, exist_ok=True)
+        stage(out / "stages" / name)
+    monkeypatch.setattr(evidence_module, "cross_validate", record)
+    evidence_module.readouts_stage(chain, out)
+    return found
+
+
+def test_neither_labels_nor_values_of_held_out_cells_reach_what_is_tested_on_them(
+    with_donors, cells, checkpoint, tmp_path, monkeypatch
+):
+    before = features_without_the_first_fold(monkeypatch, read_config(with_donors.path, RunConfig), tmp_path / "before")
+    held = before["fold"] == 0
+    changed = cells.copy()
+    labels = changed.obs["label"].to_numpy().copy()
+    labels[held] = np.random.default_rng(0).permutation(labels[held])
+    changed.obs["label"] = labels
+    dense = changed.X.toarray()
+    dense[held] = dense[held][:, ::-1]
+    changed.X = sp.csr_matrix(dense)
+    path = write(
+        tmp_path / "changed", checkpoint, changed, data={"donor": "donor", "tissue": "organ"}, anchors={"min_cells": 2}
+    )
+    after = features_without_the_first_fold(monkeypatch, read_config(path, RunConfig), tmp_path / "after")
+    assert np.array_equal(after["fold"], before["fold"])
+    names = [name for name in before if name != "fold"]
+    assert len(names) == 10
+    for name in names:
+        np.testing.assert_allclose(after[name][~held], before[name][~held], atol=1e-5, err_msg=name)
+        assert not np.allclose(after[name][held], before[name][held]), name
+
+
+def test_cells_without_a_label_column_are_an_error(cells, checkpoint, tmp_path, capsys):
+    path = write(tmp_path, checkpoint, cells)
+    path.write_text(path.read_text().replace("  cell_type: label\n", ""))
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert (
+        said[-1].startswith("EvaluationError: The cells have no cell type column") and "set data.cell_type" in said[-1]
+    )
+
+
+def test_more_folds_than_donors_are_an_error(with_donors, tmp_path):
+    with pytest.raises(EvaluationError, match="4 donors cannot fill 5 folds"):
+        run(read_config(with_donors.path, RunConfig, ["evaluation.folds=5"]), tmp_path)
+
+
+def test_labels_that_no_ruler_knows_are_an_error_that_says_what_to_do(cells, checkpoint, tmp_path):
+    strange = cells.copy()
+    strange.obs["label"] = [f"cluster {i % 4}" for i in range(strange.n_obs)]
+    with pytest.raises(EvaluationError, match="0 anchors of 0 stages.*map more labels to stages"):
+        run(read_config(write(tmp_path, checkpoint, strange), RunConfig), tmp_path / "out")
+
+
+def test_too_few_anchors_to_hold_any_out_are_an_error_not_a_crash(cells, checkpoint, tmp_path):
+    few = cells[cells.obs["label"].isin(["CD19+ B", "CD56+ NK", "CD34+", "Dendritic"])].copy()
+    path = write(tmp_path, checkpoint, few, anchors={"min_cells": 2, "parts": 1})
+    with pytest.raises(EvaluationError, match="4 anchors are too few for a holdout.*raise anchors.parts"):
+        run(read_config(path, RunConfig), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("adaptor.blocks=[[0],[9]]", "blocks of layers that exist; found layer 9 of a model with layers 0 to 2"),
+        ("adaptor.blocks=[[0],[]]", "blocks of layers that exist"),
+        ("adaptor={feature_map: single, layer: 1, head: 7}", "There is no head 7 in layer 1"),
+    ],
+)
+def test_a_feature_map_that_the_model_cannot_have_is_refused_before_the_capture(
+    first, tmp_path, monkeypatch, override, said
+):
+    monkeypatch.setattr(chain_module, "capture", None)
+    with pytest.raises(ShapeError, match=said):
+        run(read_config(first.path, RunConfig, [override]), tmp_path)
+
+
+@pytest.mark.slow
+def test_sorted_populations_as_donors_end_with_a_report(cells, checkpoint, tmp_path):
+    sorted_cells = cells[cells.obs["label"] != "NA"].copy()
+    sorted_cells.obs["donor"] = sorted_cells.obs["label"]
+    rare = np.flatnonzero(sorted_cells.obs["label"] == "Dendritic")[:-1]
+    sorted_cells = sorted_cells[np.setdiff1d(np.arange(sorted_cells.n_obs), rare)].copy()
+    path = write(
+        tmp_path,
+        checkpoint,
+        sorted_cells,
+        data={"donor": "donor"},
+        evaluation={"folds": 10, "holdouts": 2, "permutations": 3, "refits": 2, "head_refits": 1},
+        anchors={"min_cells": 1},
+        cell_heads={"epochs": 2, "hybrid": False},
+    )
+    out = run(read_config(path, RunConfig), tmp_path / "out")
+    page = html.unescape((out / "report.html").read_text())
+    assert "No readout could be judged" in page and "Figure 'added'" in page
+
+
+def test_cells_of_other_content_are_read_again_by_the_splits(first, tmp_path):
+    out, made = tmp_path / "out", []
+    for key in ("a", "a", "b"):
+        write_json(out / "stages" / "cells" / "done.json", {"key": key})
+        made.append(chain_of(read_config(first.path, RunConfig).model_dump_json(), str(out)))
+    assert made[0] is made[1] and made[1] is not made[2]
+
+
+def test_batches_that_are_no_numbers_are_said(cells, checkpoint, tmp_path, capsys):
+    path = write(tmp_path, checkpoint, cells, data={"batch": "organ"})
+    assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert "batch" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_cells_may_stay_on_the_disk(first, tmp_path, no_evaluation):
+    config = read_config(first.path, RunConfig, ["data.backed=true"])
+    run(config, tmp_path)
+    for name in ("operators-0", "operators-1", "cells"):
+        a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
+        assert set(a) == set(b) and all(np.array_equal(a[key], b[key]) for key in a)
+    a, b = (Chain(c, first.out).expression for c in (config, read_config(first.path, RunConfig)))
+    assert (a != b).nnz == 0
+
+
+@pytest.mark.slow
+def test_the_picture_is_umap_s(first, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "umap")
+    flat = []
+    for out in ("a", "b"):
+        run(read_config(first.path, RunConfig), tmp_path / out)
+        flat.append(pd.read_csv(tmp_path / out / "tables" / "latent.csv")[["umap_1", "umap_2"]].to_numpy())
+    assert np.isfinite(flat[0]).all() and flat[0].std(0).min() > 0 and np.array_equal(*flat)
+
+
+def test_a_table_that_is_gone_is_made_again(again):
+    (again.out / "tables" / "drift_genes.csv").unlink()
+    assert "drift" not in again() and (again.out / "tables" / "drift_genes.csv").is_file()

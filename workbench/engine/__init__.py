@@ -1,0 +1,1 @@
+"""How long work is carried: stages, sweeps, tables, sections of a report, manifests."""

@@ -1,0 +1,105 @@
+"""What a result was made from, and where."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from workbench import __version__
+from workbench.engine.stages import code_version, peak_memory
+from workbench.models.scgpt.hooked import HookedScGPT
+
+_PACKAGES = ("torch", "transformer-lens", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "plotly")
+
+
+def describe_model(model: HookedScGPT, checkpoint: str | Path) -> str:
+    """Name and shape of a model, for captions.
+
+    Parameters
+    ----------
+    model, checkpoint
+        The model, and where it was read from.
+    """
+    release, shape = model.report.release if model.report else None, model.config
+    return (
+        f"{release or Path(checkpoint).name} ({shape.n_layers} layers x {shape.n_heads} heads, width {shape.d_model})"
+    )
+
+
+def manifest(
+    config: dict[str, Any], model: HookedScGPT, cells: str, stages: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Everything that a result depends on.
+
+    Parameters
+    ----------
+    config
+        JSON-ready, with ``checkpoint`` and ``seed``.
+    model
+        The checkpoint.
+    cells
+        Content hash of the cells.
+    stages
+        By name: ``seconds``, ``kept`` and whatever else is known.
+    """
+    report = model.report
+    return {
+        "workbench": __version__,
+        "code": code_version(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "seed": config["seed"],
+        "cells": cells,
+        "checkpoint": {
+            "path": str(config["checkpoint"]),
+            "weights": model.fingerprint(),
+            "sha256": dict(report.sha256) if report else {},
+            "release": report.release if report else None,
+        },
+        "stages": stages,
+        "peak_bytes": peak_memory(),
+        "machine": {
+            "python": sys.version.split()[0],
+            "system": platform.system(),
+            "cores": psutil.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
+        },
+        "packages": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, and of the workbench."""
+    return {"workbench": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+def pairs(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """The manifest as lines of a report.
+
+    Parameters
+    ----------
+    manifest
+        From `manifest`.
+    """
+    stages = ", ".join(
+        f"{name} {entry['seconds']:.1f} s{' (kept)' if entry['kept'] else ''}"
+        for name, entry in manifest["stages"].items()
+    )
+    return [
+        ("written", manifest["written"]),
+        ("workbench", f"{manifest['workbench']}, code {manifest['code']}"),
+        ("seed", str(manifest["seed"])),
+        ("cells (content hash)", manifest["cells"]),
+        ("checkpoint (hash of the weights)", manifest["checkpoint"]["weights"]),
+        ("best_model.pt sha256", manifest["checkpoint"]["sha256"].get("best_model.pt", "")),
+        ("stages", stages),
+        ("peak memory", f"{manifest['peak_bytes'] / 2**20:.0f} MiB"),
+        ("python", manifest["machine"]["python"]),
+        *manifest["packages"].items(),
+    ]

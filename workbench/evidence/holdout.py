@@ -1,0 +1,257 @@
+"""How well latent angles follow the ruler on anchors that the adaptor never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
+
+from workbench.operators.adaptor import LETAdaptor, angles
+from workbench.operators.operator import Head, OperatorSource
+from workbench.seeds import generator
+from workbench.stats import permutation_p, spearman
+
+_HOLDOUT_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Split:
+    """Anchors to fit on and anchors to judge.
+
+    Attributes
+    ----------
+    train
+        The adaptor is fitted on these.
+    test
+        Held out.
+    against
+        Every held-out anchor is compared with each of these; None: the held-out ones with each other.
+    """
+
+    train: Int[np.ndarray, " train"]
+    test: Int[np.ndarray, " test"]
+    against: Int[np.ndarray, " other"] | None = None
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both anchors of every pair that is judged."""
+        if self.against is None:
+            i, j = np.triu_indices(len(self.test), 1)
+            return self.test[i], self.test[j]
+        i, j = (axis.ravel() for axis in np.indices((len(self.test), len(self.against))))
+        return self.test[i], self.against[j]
+
+
+# Three to fit on and three to compare with each other.
+FEWEST_ANCHORS = 6
+
+
+def random_splits(n: int, n_splits: int, seed: int) -> Iterator[Split]:
+    """Hold out 30 % of the anchors at random, drawn anew each time, and compare them with each other.
+
+    Parameters
+    ----------
+    n
+        Anchors.
+    n_splits, seed
+        How many splits, and the seed.
+    """
+    for i in range(n_splits):
+        test = np.sort(generator(seed, "holdout", str(i)).permutation(n)[: max(3, round(_HOLDOUT_SHARE * n))])
+        yield Split(np.setdiff1d(np.arange(n), test), test)
+
+
+def group_splits(groups: np.ndarray, *, against_rest: bool = False) -> Iterator[Split]:
+    """Hold out one whole group (donor, branch) after the other.
+
+    Parameters
+    ----------
+    groups
+        Group of each anchor.
+    against_rest
+        Compare the held-out anchors with the others instead of with each other: for branches, whose anchors all lie
+        close together.
+    """
+    for group in sorted(set(groups.tolist())):
+        test, rest = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
+        yield Split(rest, test, rest if against_rest else None)
+
+
+def holdout_correlation(
+    features: Float[np.ndarray, "anchor feature"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Float[np.ndarray, "stage stage"],
+    splits: Callable[[np.ndarray], Sequence[Split]],
+    adaptor: LETAdaptor,
+    *,
+    refits: int,
+    seed: int,
+    weights: Float[np.ndarray, " anchor"] | None = None,
+) -> tuple[dict[str, Any], Float[np.ndarray, " draw"]]:
+    """Fit on the anchors that are left, correlate latent angles with ruler distances on those held out.
+
+    Parameters
+    ----------
+    features, stage
+        Anchors.
+    ruler
+        Distances between stages.
+    splits
+        Given the stage of each anchor, the splits. It is asked again with every relabelling, so that a branch holdout
+        of the null holds out relabelled branches.
+    adaptor
+        Its settings; a fresh copy is fitted per split.
+    refits
+        Null draws: stages relabelled (see `relabelled`), everything fitted again.
+    seed
+        Seed of the null.
+    weights
+        Of the anchors, when the adaptor is fitted.
+
+    Returns
+    -------
+    row, null
+        ``spearman`` (mean over splits), ``sd``, ``n_splits``, ``n_pairs`` (mean), ``status``; and the null draws of the
+        same mean, for `with_null`.
+    """
+    found, pairs = holdout_values(features, stage, ruler, splits(stage), adaptor, weights)
+    if not len(found):
+        nothing = dict.fromkeys(("spearman", "sd", "n_pairs"), float("nan"))
+        return {**nothing, "n_splits": 0, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
+    null = []
+    for draw in range(refits):
+        again = relabelled(stage, seed, draw)
+        values = holdout_values(features, again, ruler, splits(again), adaptor, weights)[0]
+        null.append(values.mean() if len(values) else np.nan)
+    row = {
+        "spearman": float(found.mean()),
+        "sd": float(found.std(ddof=1)) if len(found) > 1 else float("nan"),
+        "n_splits": len(found),
+        "n_pairs": float(pairs.mean()),
+        "status": "ok",
+    }
+    return row, np.array(null)
+
+
+def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str, Any]:
+    """Put a null beside a result.
+
+    Parameters
+    ----------
+    row
+        From `holdout_correlation`.
+    null
+        Its own draws, or draws pooled over comparable results.
+
+    Returns
+    -------
+    dict
+        `row` with ``null_mean``, ``null_high`` (97.5 %), ``n_null`` and ``p`` (one-sided).
+    """
+    null = null[np.isfinite(null)]
+    if not len(null) or not np.isfinite(row["spearman"]):
+        return {**row, **dict.fromkeys(("null_mean", "null_high", "p"), float("nan")), "n_null": 0}
+    return {
+        **row,
+        "null_mean": float(null.mean()),
+        "null_high": float(np.quantile(null, 0.975)),
+        "n_null": len(null),
+        "p": permutation_p(row["spearman"], null),
+    }
+
+
+def relabelled(stage: Int[np.ndarray, " anchor"], seed: int, draw: int) -> Int[np.ndarray, " anchor"]:
+    """Stages of a null draw: those present change places at random, all anchors of a stage alike.
+
+    Anchors of one stage stay together, so recognising a cell type, a donor or a part of the same group is worth as much
+    under this null; only following the ruler's own distances beats it. The same as a ruler from
+    `null_rulers.shuffled` among the stages present.
+
+    Parameters
+    ----------
+    stage
+        Stage of each anchor.
+    seed, draw
+        Which null draw.
+    """
+    present = np.unique(stage)
+    place = np.zeros(present.max() + 1, dtype=int)
+    place[present] = generator(seed, "relabel", str(draw)).permutation(present)
+    return place[stage]
+
+
+def head_scores(
+    operators: OperatorSource,
+    centroids: Float[np.ndarray, "anchor gene"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Float[np.ndarray, "stage stage"],
+    splits: Sequence[Split],
+    adaptor: LETAdaptor,
+    weights: Float[np.ndarray, " anchor"] | None = None,
+) -> dict[Head, float]:
+    """Mean over splits of the rank correlation on held-out anchors, for every head alone.
+
+    Parameters
+    ----------
+    operators
+        Of all heads.
+    centroids, stage
+        Anchors.
+    ruler, splits, adaptor, weights
+        As in `holdout_values`.
+
+    Returns
+    -------
+    dict
+        By layer and head; NaN where no split can be judged.
+    """
+    found = {}
+    for layer, head in np.ndindex(*operators.shape):
+        values, _ = holdout_values(centroids @ operators.head(layer, head), stage, ruler, splits, adaptor, weights)
+        found[layer, head] = float(values.mean()) if len(values) else float("nan")
+    return found
+
+
+@threadpool_limits.wrap(limits=1)
+def holdout_values(
+    features: Float[np.ndarray, "anchor feature"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Float[np.ndarray, "stage stage"],
+    splits: Sequence[Split],
+    adaptor: LETAdaptor,
+    weights: Float[np.ndarray, " anchor"] | None = None,
+) -> tuple[Float[np.ndarray, " split"], Int[np.ndarray, " split"]]:
+    """Rank correlation of latent angles with ruler distances over the pairs of each split.
+
+    Parameters
+    ----------
+    features, stage, ruler, adaptor
+        As in `holdout_correlation`.
+    splits
+        Splits; one that leaves fewer than three anchors or one stage to fit on, or no two distances to compare, is
+        left out.
+    weights
+        Of the anchors, when the adaptor is fitted.
+
+    Returns
+    -------
+    values, n_pairs
+        Of the splits that are not left out.
+    """
+    found, pairs = [], []
+    for split in splits:
+        train = split.train
+        if len(train) < 3 or len(set(stage[train])) < 2:
+            continue
+        between = ruler[np.ix_(stage[train], stage[train])]
+        share = None if weights is None else weights[train]
+        fitted = LETAdaptor(**adaptor.get_params()).fit(features[train], between, share)
+        i, j = split.pairs()
+        value = spearman(angles(fitted.transform(features))[i, j], ruler[stage[i], stage[j]])
+        if np.isfinite(value):
+            found.append(value)
+            pairs.append(len(i))
+    return np.array(found), np.array(pairs, dtype=int)

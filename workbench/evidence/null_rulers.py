@@ -1,0 +1,238 @@
+"""Null rulers: what a ruler without the biology would give, so that a result on the real one can be judged.
+
+All keep the stages, labels and branch names of the ruler, so that the same cells land on the same stages; only where the
+stages lie changes. `permute_in_blocks` moves the labels of anchors instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from workbench.errors import EvaluationError, unknown_name
+from workbench.evidence.ruler import Edge, Ruler, path_lengths
+from workbench.seeds import generator, key
+
+_SWAPS_PER_EDGE = 10
+_TRIES_PER_SWAP = 100
+
+
+def shuffled(ruler: Ruler, seed: int, among: Sequence[str] | None = None) -> Ruler:
+    """Ruler whose stages stand at each other's places, all permutations alike.
+
+    Parameters
+    ----------
+    ruler
+        The real one; graph or matrix.
+    seed
+        Of the permutation.
+    among
+        Stages that change places, the others stay; all by default. Give the stages that the cells have, and the
+        distances between these are the real ones, dealt out anew.
+
+    Returns
+    -------
+    Ruler
+        Distances, depths, branches and edges move together: a stage takes over everything of the place it gets.
+
+    Raises
+    ------
+    EvaluationError
+        If `among` has an unknown stage or fewer than two.
+    """
+    chosen = ruler.stages if among is None else tuple(dict.fromkeys(among))
+    for stage in chosen:
+        if stage not in ruler.stages:
+            raise EvaluationError(f"The stages to shuffle: {unknown_name('stage', stage, ruler.stages)}")
+    if len(chosen) < 2:
+        raise EvaluationError(f"{len(chosen)} stage(s) cannot change places; name at least two.")
+    at = np.sort([ruler.stages.index(stage) for stage in chosen])
+    place = np.arange(len(ruler.stages))  # place[i]: whose place stage i takes
+    place[at] = generator(seed, "shuffled ruler").permutation(at)
+    who = np.argsort(place)
+    return replace(
+        ruler,
+        name=f"null: {ruler.name}, stages shuffled, seed {seed}",
+        branches=tuple(ruler.branches[i] for i in place),
+        distances=ruler.distances[np.ix_(place, place)],
+        depths=ruler.depths[place],
+        literature=_no_literature(ruler),
+        edges=tuple((int(who[parent]), int(who[child]), length) for parent, child, length in ruler.edges),
+    )
+
+
+def rewired(ruler: Ruler, seed: int) -> Ruler:
+    """Ruler of a random graph with the same degrees: ends of two steps are swapped, again and again.
+
+    Two steps a to b and c to d become a to d and c to b, if that makes no loop, no second step between two stages, and
+    leaves the graph connected and without circles. So every stage keeps its numbers of parents and children, and roots
+    and leaves stay what they are. Ten swaps per step (Maslov & Sneppen, Science 296:910, 2002).
+
+    Parameters
+    ----------
+    ruler
+        The real one, a graph.
+    seed
+        Of the swaps.
+
+    Returns
+    -------
+    Ruler
+        Distances and depths along the new graph. A step keeps its length with the stage it leads to; branches stay.
+
+    Raises
+    ------
+    EvaluationError
+        If the ruler has no edges (a matrix), or no swap leads to other distances (a star, a chain).
+    """
+    if not ruler.edges:
+        raise EvaluationError(
+            f"The ruler '{ruler.name}' has no edges to rewire (it comes from a matrix); use `shuffled` or `meaningless`."
+        )
+    rng = generator(seed, "rewired ruler")
+    edges, n, swaps = list(ruler.edges), len(ruler.stages), 0
+    name = f"null: {ruler.name}, rewired, seed {seed}"
+    wanted = _SWAPS_PER_EDGE * len(edges)
+    for _ in range(_TRIES_PER_SWAP * wanted):
+        swapped = _swap(edges, rng.integers(len(edges), size=2).tolist(), n)
+        if swapped is None:
+            continue
+        edges, swaps = swapped, swaps + 1
+        if swaps < wanted:
+            continue
+        paths, depths = path_lengths(name, ruler.stages, edges)
+        if not np.allclose(paths / paths.max(), ruler.distances):
+            return replace(
+                ruler,
+                name=name,
+                distances=paths / paths.max(),
+                depths=depths,
+                literature=_no_literature(ruler),
+                edges=tuple(edges),
+            )
+    raise EvaluationError(
+        f"The graph of the ruler '{ruler.name}' cannot be rewired into another one with the same degrees "
+        f"({len(edges)} steps, {swaps} swaps possible); use `shuffled` or `meaningless`."
+    )
+
+
+def meaningless(ruler: Ruler) -> Ruler:
+    """Ruler with a metric's structure and no biology: the stages on a line, in the order of a hash of their names.
+
+    The alphabet would not do: it puts "CD4 naive" beside "CD8 naive" and "erythroid" beside "erythrocyte".
+
+    Parameters
+    ----------
+    ruler
+        The real one; only its names are used.
+
+    Returns
+    -------
+    Ruler
+        Distances are differences of position on the line, depths the position; branches stay. Always the same.
+    """
+    order = sorted(range(len(ruler.stages)), key=lambda i: key(0, "meaningless ruler", ruler.stages[i]))
+    position = np.argsort(order).astype(float)
+    return replace(
+        ruler,
+        name=f"null: {ruler.name}, meaningless line",
+        distances=np.abs(position[:, None] - position) / position.max(),
+        depths=position,
+        literature=_no_literature(ruler),
+        edges=tuple((a, b, 1.0) for a, b in zip(order, order[1:], strict=False)),
+    )
+
+
+def permute_in_blocks(
+    labels: Shaped[np.ndarray, " n"],
+    blocks: np.ndarray,
+    rng_or_seed: np.random.Generator | int,
+    draws: int,
+) -> tuple[Shaped[np.ndarray, "draw n"], Bool[np.ndarray, " n"]]:
+    """Permute labels inside blocks, such as donor x tissue, all permutations of a block alike.
+
+    Parameters
+    ----------
+    labels
+        For example the stage of each anchor.
+    blocks
+        Block of each, or one column per factor: the blocks are then the combinations that occur.
+    rng_or_seed
+        Generator, or a seed.
+    draws
+        How many permutations.
+
+    Returns
+    -------
+    permuted, movable
+        Labels of each draw, and which of them can change at all: those in a block with two different labels or more.
+        A block of size one cannot move.
+
+    Raises
+    ------
+    EvaluationError
+        If no label can move, or labels and blocks differ in number.
+    """
+    columns = blocks[:, None] if blocks.ndim == 1 else blocks
+    if len(columns) != len(labels) or draws < 1:
+        raise EvaluationError(
+            f"{len(labels)} labels, {len(columns)} blocks and {draws} draws; give one block per label, and a draw or more."
+        )
+    block = _combined(columns)
+    kind = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    size = np.bincount(block)
+    highest = np.zeros(len(size), dtype=int)
+    np.maximum.at(highest, block, kind)
+    mixed = np.zeros(len(size), dtype=bool)
+    mixed[block[kind != highest[block]]] = True
+    movable = mixed[block]
+    if not movable.any():
+        raise EvaluationError(
+            f"No label can be permuted inside its block: of {len(size)} blocks {(size == 1).sum()} have one member and the "
+            "others one label each. Use coarser blocks."
+        )
+    rng = rng_or_seed if isinstance(rng_or_seed, np.random.Generator) else generator(rng_or_seed, "blocks")
+    slots = np.argsort(block, kind="stable")
+    permuted = np.empty((draws, len(labels)), dtype=labels.dtype)
+    at_once = max(1, 2**21 // len(labels))  # bounds the random numbers held at once; the draws do not depend on it
+    for start in range(0, draws, at_once):
+        random = rng.random((min(at_once, draws - start), len(labels)))
+        order = np.lexsort((random, np.broadcast_to(block, random.shape)), axis=-1)
+        permuted[start : start + len(random), slots] = labels[order]
+    return permuted, movable
+
+
+def _no_literature(ruler: Ruler) -> dict[str, str]:
+    return dict.fromkeys(ruler.stages, "none: a null ruler")
+
+
+def _swap(edges: list[Edge], chosen: list[int], n: int) -> list[Edge] | None:
+    """Edges after a swap of the ends of two, or None where that is no graph of the same kind."""
+    (a, b, to_b), (c, d, to_d) = (edges[i] for i in chosen)
+    if a == c or b == d or a == d or c == b:
+        return None
+    others = [edge for i, edge in enumerate(edges) if i not in chosen]
+    if {(a, d), (d, a), (c, b), (b, c)} & {(parent, child) for parent, child, _ in others}:
+        return None
+    swapped = list(edges)
+    swapped[chosen[0]], swapped[chosen[1]] = (c, b, to_b), (a, d, to_d)
+    parents, children = np.array([edge[:2] for edge in swapped]).T
+    graph = coo_array((np.ones(len(swapped)), (parents, children)), shape=(n, n))
+    if connected_components(graph, directed=True, connection="weak")[0] > 1:
+        return None
+    # No circle: every stage is a strong component of its own.
+    return swapped if connected_components(graph, directed=True, connection="strong")[0] == n else None
+
+
+def _combined(columns: np.ndarray) -> np.ndarray:
+    """Number of the combination of each row's values."""
+    block = np.zeros(len(columns), dtype=int)
+    for column in columns.T:
+        code = np.unique(column.astype(str), return_inverse=True)[1].reshape(-1)
+        block = np.unique(block * (code.max(initial=0) + 1) + code, return_inverse=True)[1].reshape(-1)
+    return block

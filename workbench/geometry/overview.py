@@ -1,0 +1,145 @@
+"""The shape of what a feature map encodes: dimension, neighbourhoods, geodesics, flatness, stage distances, lineages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from threadpoolctl import threadpool_limits
+
+from workbench.errors import EvaluationError
+from workbench.evidence.ruler import Ruler
+from workbench.evidence.screen import Side
+from workbench.geometry.dimension_tables import dimension_table, let_elbow, subsample_curve
+from workbench.geometry.neighbors import find_neighbors
+from workbench.geometry.quality import embedding_quality
+from workbench.geometry.shape import flatness, geodesics, ripple, ruler_agreement, stage_distances
+from workbench.geometry.trajectories import trajectory_table
+from workbench.operators.adaptor import LETAdaptor, angles
+from workbench.seeds import generator
+
+FEATURES, LATENT = "features of cells, f(x)", "latent of cells, z"
+_KS = (5, 10, 15, 20, 30, 50)
+_NEAR = 0.3  # ruler distances up to which a pair of anchors counts as near
+_NULL_DRAWS = 20
+
+
+@threadpool_limits.wrap(limits=1)
+def geometry(
+    side: Side,
+    matrix: Float[np.ndarray, "gene feature"],
+    ruler: Ruler,
+    adaptor: LETAdaptor,
+    *,
+    branches: Sequence[str],
+    seed: int,
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Tables on one panel under one feature map; the adaptor is fitted on all of its anchors.
+
+    Parameters
+    ----------
+    side
+        The panel.
+    matrix
+        Linear feature map f(x) = x F.
+    ruler, adaptor
+        As in `gates.evaluate`.
+    branches
+        Lineages to follow.
+    seed
+        The one seed.
+
+    Returns
+    -------
+    tables
+        ``dimension``, ``dimension_curve``, ``quality``, ``elbow``, ``shape``, ``distances``, ``trajectories``; as many as
+        the panel allows.
+    skipped
+        What it does not allow, and why.
+    """
+    anchors = side.anchors
+    at = anchors.centroids @ matrix
+    between = ruler.distances[np.ix_(anchors.stage, anchors.stage)]
+    fitted = LETAdaptor(**adaptor.get_params()).fit(at, between, anchors.weights)
+    z = fitted.transform(at)
+    cells = np.asarray(side.expression @ matrix, dtype=np.float64)
+    spaces = {FEATURES: cells, LATENT: fitted.transform(cells)}
+    blocks = [column for name in ("donor", "tissue") if (column := anchors.column(name)) is not None]
+    wanted: dict[str, Callable[[], pd.DataFrame]] = {
+        "dimension": lambda: _by_space(spaces, lambda x: dimension_table(x, seed=seed)),
+        "dimension_curve": lambda: _by_space(spaces, lambda x: subsample_curve(x, seed=seed)),
+        "quality": lambda: _quality(at, z, seed),
+        "elbow": lambda: let_elbow(at, between, adaptor=adaptor, weights=anchors.weights).assign(n_anchors=len(at)),
+        "shape": lambda: _shape(at, z, between, seed),
+        "distances": lambda: stage_distances(angles(z), anchors.stage, ruler),
+        "trajectories": lambda: trajectory_table(
+            at,
+            anchors.stage,
+            ruler,
+            adaptor,
+            branches=[name for name in branches if name in ruler.branches],
+            blocks=np.column_stack(blocks) if blocks else None,
+            weights=anchors.weights,
+            seed=seed,
+        ),
+    }
+    tables, skipped = {}, {}
+    for name, make in wanted.items():
+        try:
+            tables[name] = make()
+        except EvaluationError as error:
+            skipped[name] = str(error)
+    return tables, skipped
+
+
+def _by_space(spaces: dict[str, np.ndarray], make: Callable[[np.ndarray], pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([make(x).assign(space=name) for name, x in spaces.items()], ignore_index=True)
+
+
+def _quality(at: np.ndarray, z: np.ndarray, seed: int) -> pd.DataFrame:
+    """Trustworthiness and continuity over k, beside those of the latent with its rows permuted."""
+    n = len(at)
+    ks = [k for k in _KS if k < n / 2]
+    table = embedding_quality(at, z, ks).table()
+    orders = [generator(seed, "quality null", str(i)).permutation(n) for i in range(_NULL_DRAWS)]
+    null = [embedding_quality(at, z[order], ks).table()["trustworthiness"] for order in orders]
+    return table.assign(
+        null=np.mean(null, axis=0),
+        null_high=np.quantile(null, 0.975, axis=0),
+        n=n,
+        space="anchors: latent against f(x)",
+    )
+
+
+def _shape(at: np.ndarray, z: np.ndarray, between: np.ndarray, seed: int) -> pd.DataFrame:
+    """Geodesics against the ruler, near and far, in features and latent; flatness; and what is left off the plane."""
+    n = len(at)
+    k = min(10, n - 1)
+    rows: list[dict[str, Any]] = []
+    for name, x in (("f(x)", at), ("z", z)):
+        paths = geodesics(find_neighbors(x, k, approximate=False, seed=seed), component="largest")
+        kept = between[np.ix_(paths.rows, paths.rows)]
+        for row in ruler_agreement(paths.distances, kept, (_NEAR,)).to_dict("records"):
+            reach = "all pairs" if np.isinf(row["within"]) else f"pairs within {_NEAR:g} on the ruler"
+            measure = f"geodesic against ruler, {reach} (Spearman)"
+            note = f"{row['n_pairs']} pairs; {paths.n_components} components; the adaptor saw these anchors"
+            rows.append({"space": name, "measure": measure, "value": row["spearman"], "n": len(kept), "note": note})
+        flat = flatness(x)
+        rows.append({"space": name, "measure": "share of variance in the best plane", "value": flat.share, "n": n})
+        wave = ripple(flat, k=k, seed=seed)
+        rows.append(
+            {
+                "space": name,
+                "measure": "structure off the plane (Moran's I)",
+                "value": wave.moran,
+                "null_mean": wave.null_mean,
+                "null_high": wave.null_high,
+                "p": wave.p,
+                "n": n,
+                "note": f"{wave.n_permutations} permutations",
+            }
+        )
+    return pd.DataFrame(rows)

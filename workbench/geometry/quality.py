@@ -1,0 +1,226 @@
+"""How well an embedding keeps neighbourhoods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from numba import njit
+
+from workbench.errors import EvaluationError
+from workbench.geometry.neighbors import Neighbors, check_points, find_neighbors
+
+_BLOCK_BYTES = 64 * 2**20
+# Squared distances below this share of the largest square have lost half their digits to cancellation.
+_CANCELLED = 1e-9
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Neighbourhood preservation, as one term per point whose mean is the measure.
+
+    Attributes
+    ----------
+    ks
+        Neighbourhood sizes.
+    trustworthiness
+        1 where no intruder is among the k nearest in the embedding.
+    continuity
+        1 where none of the k nearest in the original space is lost.
+    rank_error_embedding, rank_error_original
+        Mean relative rank error over the k nearest in the embedding, and over those in the original space; 0 is best,
+        1 is a complete reversal of ranks.
+    """
+
+    ks: tuple[int, ...]
+    trustworthiness: Float[np.ndarray, "k point"]
+    continuity: Float[np.ndarray, "k point"]
+    rank_error_embedding: Float[np.ndarray, "k point"]
+    rank_error_original: Float[np.ndarray, "k point"]
+
+    def table(self) -> pd.DataFrame:
+        """One row per k: the means over points."""
+        names = ("trustworthiness", "continuity", "rank_error_embedding", "rank_error_original")
+        return pd.DataFrame({"k": self.ks} | {name: getattr(self, name).mean(1) for name in names})
+
+
+def embedding_quality(
+    x: Float[np.ndarray, "point feature"],
+    y: Float[np.ndarray, "point latent"],
+    ks: Sequence[int],
+    *,
+    near_x: Neighbors | None = None,
+    near_y: Neighbors | None = None,
+) -> Quality:
+    """Trustworthiness, continuity and mean relative rank errors, for several k from one computation of ranks.
+
+    With r(i, j) the rank of j among the others by distance from i in x (from 1), U the k nearest in y and n points,
+
+        T = 1 - 2 / (n k (2n - 3k - 1)) sum_i sum_{j in U(i)} max(r(i, j) - k, 0)
+
+    (Venna & Kaski 2001), continuity is the same with the spaces exchanged, and the mean relative rank error over U is
+
+        sum_i sum_{j in U(i)} |r(i, j) - s(i, j)| / s(i, j) / (n sum_{l <= k} |n - 2l| / l)
+
+    with s the rank in y (Lee & Verleysen 2009; some write n - 2l + 1, counting a point among its own neighbours).
+
+    Parameters
+    ----------
+    x, y
+        Original space and embedding.
+    ks
+        Neighbourhood sizes, each fewer than half of the points.
+    near_x, near_y
+        Exact neighbours where they are there already, at least as many as the largest k.
+
+    Raises
+    ------
+    EvaluationError
+        If the spaces differ in points, a k is too large, or points are unusable.
+
+    Notes
+    -----
+    Equally far points share the best of their ranks. Distances are made block by block: memory grows with n k.
+    """
+    ks = tuple(ks)
+    n, k = _check_ks(x, y, ks), max(ks)
+    near_x = find_neighbors(x, k, approximate=False, seed=0) if near_x is None else near_x.first(k)
+    near_y = find_neighbors(y, k, approximate=False, seed=0) if near_y is None else near_y.first(k)
+    in_x, in_y = ranks_of(x, near_y.indices), ranks_of(y, near_x.indices)
+    own_x, own_y = _own_ranks(near_x.distances), _own_ranks(near_y.distances)
+    return Quality(
+        ks,
+        np.stack([_excess_term(in_x, k, n) for k in ks]),
+        np.stack([_excess_term(in_y, k, n) for k in ks]),
+        np.stack([_relative_error(in_x, own_y, k, n) for k in ks]),
+        np.stack([_relative_error(in_y, own_x, k, n) for k in ks]),
+    )
+
+
+def trustworthiness(
+    x: Float[np.ndarray, "point feature"],
+    y: Float[np.ndarray, "point latent"],
+    k: int,
+    *,
+    near_y: Neighbors | None = None,
+) -> Float[np.ndarray, " point"]:
+    """Trustworthiness alone, as one term per point; their mean is T. Continuity is the same of (y, x).
+
+    Parameters
+    ----------
+    x, y, k, near_y
+        As in `embedding_quality`.
+
+    Raises
+    ------
+    EvaluationError
+        As in `embedding_quality`.
+    """
+    n = _check_ks(x, y, (k,))
+    near_y = find_neighbors(y, k, approximate=False, seed=0) if near_y is None else near_y.first(k)
+    return _excess_term(ranks_of(x, near_y.indices), k, n)
+
+
+def ranks_of(x: Float[np.ndarray, "point feature"], others: Int[np.ndarray, "point k"]) -> Int[np.ndarray, "point k"]:
+    """Rank of chosen points among all others, by Euclidean distance from each point.
+
+    Parameters
+    ----------
+    x
+        Points.
+    others
+        Points to rank, for each point.
+
+    Returns
+    -------
+    ndarray
+        1 + number of points that are closer.
+    """
+    x = np.ascontiguousarray(check_points(x, 1) - np.mean(x, 0, dtype=np.float64))
+    squares = np.einsum("nd,nd->n", x, x)
+    ranks = np.empty(others.shape, dtype=np.int64)
+    step = max(1, _BLOCK_BYTES // (8 * len(x)))
+    others = np.ascontiguousarray(others, dtype=np.int64)
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        _count_closer(x[part] @ x.T, x, squares, others[part], start, _CANCELLED * squares.max(), ranks[part])
+    return ranks
+
+
+@njit(cache=True, nogil=True)
+def _count_closer(products, x, squares, others, start, cancelled, ranks):
+    """Ranks of `others` for a block of points from `start` on, given the block's inner products with all points."""
+    n, k = len(x), others.shape[1]
+    row = np.empty(n)
+    for b in range(len(products)):
+        i = start + b
+        for j in range(n):
+            row[j] = squares[i] + squares[j] - 2 * products[b, j]
+        limits = row[others[b]]
+        if limits.min() < cancelled:
+            for j in range(n):
+                total = 0.0
+                for d in range(x.shape[1]):
+                    total += (x[i, d] - x[j, d]) ** 2
+                row[j] = total
+            # Rounding must not part equal distances.
+            limits = row[others[b]] * (1 - 1e-13)
+        else:
+            limits = row[others[b]] - 4e-15 * (squares[i] + squares[others[b]])
+        order = np.argsort(limits)
+        limits = limits[order]
+        last = limits[k - 1]
+        closer = np.zeros(k, dtype=np.int64)
+        row[i] = np.inf
+        for j in range(n):
+            if row[j] < last:
+                # First limit above the distance: it and all later ones have one closer point more.
+                low, high = 0, k - 1
+                while low < high:
+                    middle = (low + high) // 2
+                    if limits[middle] > row[j]:
+                        high = middle
+                    else:
+                        low = middle + 1
+                closer[low] += 1
+        total_closer = 0
+        for c in range(k):
+            total_closer += closer[c]
+            ranks[b, order[c]] = total_closer + 1
+
+
+def _check_ks(x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> int:
+    """Number of points, if all neighbourhood sizes suit it."""
+    n = len(x)
+    if len(y) != n:
+        raise EvaluationError(
+            f"The original space has {n} points, the embedding {len(y)}; give both of the same points."
+        )
+    if not ks or min(ks) < 1 or max(ks) >= n / 2:
+        raise EvaluationError(
+            f"Neighbourhoods need 1 <= k < n / 2; found k = {', '.join(map(str, ks)) or 'none'} for n = {n} points."
+        )
+    return n
+
+
+def _own_ranks(distances: np.ndarray) -> np.ndarray:
+    """Rank of each neighbour in the space it is a neighbour in; equal distances share the best."""
+    new = np.ones(distances.shape, dtype=bool)
+    new[:, 1:] = distances[:, 1:] > distances[:, :-1] * (1 + 1e-13)
+    return np.maximum.accumulate(np.where(new, np.arange(1, distances.shape[1] + 1), 0), axis=1)
+
+
+def _excess_term(ranks: np.ndarray, k: int, n: int) -> np.ndarray:
+    return 1 - np.maximum(ranks[:, :k] - k, 0).sum(1) * 2.0 / (k * (2 * n - 3 * k - 1))
+
+
+def _relative_error(there: np.ndarray, own: np.ndarray, k: int, n: int) -> np.ndarray:
+    place = np.arange(1, k + 1)
+    worst = (np.abs(n - 2 * place) / place).sum()
+    return (np.abs(there[:, :k] - own[:, :k]) / own[:, :k]).sum(1) / worst
+
+
+# Geodesics

@@ -1,0 +1,276 @@
+"""Known lineages along a latent: does the angle from the earliest stage grow with depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
+
+from workbench.errors import EvaluationError, unknown_name
+from workbench.evidence.null_rulers import permute_in_blocks
+from workbench.evidence.ruler import Ruler
+from workbench.operators.adaptor import LETAdaptor
+from workbench.stats import benjamini_hochberg, permutation_p, spearman
+
+LINEAGES = ("erythroid", "monocyte", "B", "T")
+_FEWEST, _DEPTHS = 5, 3
+
+
+@dataclass(frozen=True)
+class Progression:
+    """How well progress along a latent follows depth.
+
+    Attributes
+    ----------
+    spearman
+        Of the angle from the root with depth, over points that are no root.
+    p, null_mean, null_high
+        One-sided p by depths permuted inside blocks; mean and 97.5 % quantile of the null. NaN where nothing can move.
+    n, n_root, n_depths, n_movable
+        Points judged, root points, different depths, and points that can change their depth.
+    note
+        What else there is to know.
+    """
+
+    spearman: float
+    p: float
+    null_mean: float
+    null_high: float
+    n: int
+    n_root: int
+    n_depths: int
+    n_movable: int
+    note: str = ""
+
+
+def lineage(ruler: Ruler, branch: str) -> Int[np.ndarray, " stage"]:
+    """Stages of a branch and all that they come from.
+
+    Parameters
+    ----------
+    ruler
+        A ruler; one from a matrix has no ancestors.
+    branch
+        One of its branches.
+
+    Raises
+    ------
+    EvaluationError
+        If there is no such branch.
+    """
+    if branch not in ruler.branches:
+        raise EvaluationError(unknown_name("branch", branch, sorted(set(ruler.branches))))
+    found = {i for i, name in enumerate(ruler.branches) if name == branch}
+    waiting = list(found)
+    while waiting:
+        child = waiting.pop()
+        new = {parent for parent, to, _ in ruler.edges if to == child} - found
+        found |= new
+        waiting += new
+    return np.array(sorted(found))
+
+
+def progression(
+    z: Float[np.ndarray, "point k"],
+    depth: Float[np.ndarray, " point"],
+    root: Bool[np.ndarray, " point"],
+    *,
+    blocks: np.ndarray | None = None,
+    draws: int = 2000,
+    seed: int,
+) -> Progression:
+    """Spearman correlation of progress with depth.
+
+    Progress is the angle between a point and the mean direction of the root points, so that turning, reflecting or
+    scaling the latent changes nothing.
+
+    Parameters
+    ----------
+    z
+        Latent.
+    depth
+        Of each point, along the lineage.
+    root
+        Points that the angle is measured from; they are not judged.
+    blocks
+        As in `permute_in_blocks`; one block when None.
+    draws, seed
+        Of the permutation.
+
+    Raises
+    ------
+    EvaluationError
+        If there is no root, or fewer than three points besides.
+    """
+    judged = ~root
+    if not root.any() or judged.sum() < 3:
+        raise EvaluationError(
+            f"A progression needs a root and three points besides; found {root.sum()} root points and {judged.sum()} others."
+        )
+    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    start = unit[root].mean(0)
+    start = start / max(float(np.linalg.norm(start)), 1e-12)
+    progress = np.arccos(np.clip(unit[judged] @ start, -1, 1))
+    along = depth[judged]
+    found = spearman(progress, along)
+    sizes: Any = {"n": int(judged.sum()), "n_root": int(root.sum()), "n_depths": len(set(along.tolist()))}
+    try:
+        one_block = np.zeros(len(depth), dtype=int)
+        permuted, movable = permute_in_blocks(along, (one_block if blocks is None else blocks)[judged], seed, draws)
+    except EvaluationError as error:
+        nothing = float("nan")
+        return Progression(found, nothing, nothing, nothing, **sizes, n_movable=0, note=str(error))
+    rank_of = dict(zip(along.tolist(), rankdata(along).tolist(), strict=True))
+    ranks = np.vectorize(rank_of.__getitem__, otypes=[float])(permuted)
+    of_progress = rankdata(progress)
+    of_progress, ranks = of_progress - of_progress.mean(), ranks - ranks.mean(1, keepdims=True)
+    scale = np.linalg.norm(of_progress) * np.linalg.norm(ranks, axis=1)
+    null = (ranks @ of_progress) / np.where(scale > 0, scale, np.nan)
+    high = float(np.quantile(null, 0.975)) if np.isfinite(null).all() else float("nan")
+    return Progression(
+        found, permutation_p(found, null), float(null.mean()), high, **sizes, n_movable=int(movable.sum())
+    )
+
+
+@threadpool_limits.wrap(limits=1)
+def trajectory_table(
+    features: Float[np.ndarray, "anchor feature"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Ruler,
+    adaptor: LETAdaptor,
+    *,
+    branches: Sequence[str] = LINEAGES,
+    blocks: Shaped[np.ndarray, "anchor ..."] | None = None,
+    weights: Float[np.ndarray, " anchor"] | None = None,
+    draws: int = 2000,
+    seed: int,
+) -> pd.DataFrame:
+    """Every lineage along a latent whose adaptor never saw the lineage's own branch.
+
+    For each branch the adaptor is fitted on all anchors but those of the branch; its ancestors stay, so the root is known
+    and the order inside the branch is not.
+
+    Parameters
+    ----------
+    features, stage
+        Anchors.
+    ruler, adaptor
+        As in `holdout_correlation`.
+    branches
+        Lineages.
+    blocks, draws, seed
+        Of the permutation, as in `progression`.
+    weights
+        Of the anchors, when the adaptor is fitted.
+
+    Returns
+    -------
+    DataFrame
+        As `trajectories_of`.
+    """
+    branch_of = np.array(ruler.branches)[stage]
+
+    def held_out(branch: str) -> np.ndarray:
+        train = np.flatnonzero(branch_of != branch)
+        if len(train) < 3 or len(set(stage[train].tolist())) < 2:
+            raise EvaluationError(f"{len(train)} anchors are left without the branch; three of two stages are needed")
+        between = ruler.distances[np.ix_(stage[train], stage[train])]
+        kept = None if weights is None else weights[train]
+        return LETAdaptor(**adaptor.get_params()).fit(features[train], between, kept).transform(features)
+
+    return _table(held_out, stage, ruler, branches, blocks, draws, seed)
+
+
+def trajectories_of(
+    z: Float[np.ndarray, "anchor k"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Ruler,
+    *,
+    branches: Sequence[str] = LINEAGES,
+    blocks: Shaped[np.ndarray, "anchor ..."] | None = None,
+    draws: int = 2000,
+    seed: int,
+) -> pd.DataFrame:
+    """Every lineage along a latent that came from elsewhere, such as an adaptor fitted on other cells.
+
+    Parameters
+    ----------
+    z
+        Latent of the anchors.
+    stage, ruler, branches, blocks, draws, seed
+        As in `trajectory_table`.
+
+    Returns
+    -------
+    DataFrame
+        One row per lineage: ``lineage``, ``spearman``, ``p``, ``q`` (Benjamini-Hochberg over lineages), ``null_mean``,
+        ``null_high``, ``n_anchors``, ``n_depths``, ``n_root``, ``root``, ``stages`` (by depth) and ``status``: ``ok``, or
+        why it is not applicable. The root is the shallowest stage that is there outside the branch, else the branch's own.
+    """
+    return _table(lambda branch: z, stage, ruler, branches, blocks, draws, seed)
+
+
+def _table(
+    latent: Any,
+    stage: np.ndarray,
+    ruler: Ruler,
+    branches: Sequence[str],
+    blocks: np.ndarray | None,
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    rows = []
+    for branch in branches:
+        try:
+            rows.append(_row(branch, latent, stage, ruler, blocks, draws, seed))
+        except EvaluationError as error:
+            rows.append({"lineage": branch, "status": f"not applicable: {error}"})
+    columns = ["lineage", "spearman", "p", "q", "null_mean", "null_high", "n_anchors", "n_depths", "n_root", "root"]
+    table = pd.DataFrame(rows).reindex(columns=[*columns, "stages", "status"])
+    table["q"] = benjamini_hochberg(table["p"].to_numpy(dtype=float))
+    return table
+
+
+def _row(
+    branch: str, latent: Any, stage: np.ndarray, ruler: Ruler, blocks: np.ndarray | None, draws: int, seed: int
+) -> dict[str, Any]:
+    along = lineage(ruler, branch)
+    own = np.array(ruler.branches)[stage] == branch
+    before = np.isin(stage, along) & ~own
+    pool = stage[before] if before.any() else stage[own]
+    if not own.any():
+        raise EvaluationError("no anchor is of this branch")
+    first = min(set(pool.tolist()), key=lambda s: (ruler.depths[s], s))
+    root = (stage == first) & (before if before.any() else own)
+    points = own | root
+    judged = own & ~root
+    depths = set(ruler.depths[stage[judged]].tolist())
+    if judged.sum() < _FEWEST or len(depths) < _DEPTHS:
+        raise EvaluationError(
+            f"{judged.sum()} anchors at {len(depths)} depths of the branch; {_FEWEST} anchors at {_DEPTHS} depths are needed"
+        )
+    found = progression(
+        latent(branch)[points],
+        ruler.depths[stage[points]],
+        root[points],
+        blocks=None if blocks is None else blocks[points],
+        draws=draws,
+        seed=seed,
+    )
+    there = sorted(set(stage[points].tolist()), key=lambda s: (ruler.depths[s], s))
+    values = asdict(found)
+    del values["n"], values["n_movable"], values["note"]
+    return {
+        "lineage": branch,
+        **values,
+        "n_anchors": found.n,
+        "root": ruler.stages[first],
+        "stages": " > ".join(ruler.stages[s] for s in there),
+        "status": "ok" if np.isfinite(found.p) else f"no p: {found.note}",
+    }

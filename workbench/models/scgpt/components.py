@@ -1,0 +1,312 @@
+"""The parts of scGPT, each with hook points on what it computes.
+
+scGPT is post-norm: a block adds, then normalises. ``hook_resid_pre`` of a block is therefore the normalised output of
+the block before (or the plain sum of gene and value embeddings in block 0), ``hook_resid_mid`` sits after the first
+LayerNorm and ``hook_resid_post`` after the second, while ``hook_attn_out`` and ``hook_mlp_out`` are what is added
+before each of them. The residual stream is rescaled at every norm, so contributions of layers do not sum to its end.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from workbench.models.scgpt.config import ModelConfig
+
+_MAX_VALUE = 512.0
+
+
+def is_listened(hook: HookPoint) -> bool:
+    """Whether anybody listens to a hook point, by transformer-lens or by plain PyTorch hooks.
+
+    Parameters
+    ----------
+    hook
+        The hook point.
+    """
+    return bool(hook._forward_hooks or hook._forward_pre_hooks or hook._backward_hooks)
+
+
+class NormedEmbedding(nn.Module):
+    """Embedding followed by a LayerNorm: scGPT's gene encoder, category value encoder and batch encoder."""
+
+    def __init__(self, n: int, d_model: int, padding_idx: int | None = None) -> None:
+        super().__init__()
+        # The same draw as PyTorch's own, without the heavy import that its initialiser costs on the meta device.
+        self.embedding = nn.Embedding(n, d_model, padding_idx=padding_idx, _weight=torch.randn(n, d_model))
+        self.enc_norm = nn.LayerNorm(d_model)
+
+    def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
+        """Embed and normalise.
+
+        Parameters
+        ----------
+        ids
+            Row numbers.
+        """
+        return self.enc_norm(self.embedding(ids))
+
+
+class ContinuousValues(nn.Module):
+    """Value encoder of the ``continuous`` style: clamp at 512, two linear layers, LayerNorm."""
+
+    def __init__(self, d_model: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(1, d_model)
+        self.linear2 = nn.Linear(d_model, d_model)
+        self.norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, values: Float[Tensor, "cell gene"]) -> Float[Tensor, "cell gene d_model"]:
+        """Encode values.
+
+        Parameters
+        ----------
+        values
+            Binned expression.
+        """
+        hidden = F.relu(self.linear1(values.clamp(max=_MAX_VALUE).unsqueeze(-1)))
+        return self.dropout(self.norm(self.linear2(hidden)))
+
+
+class DomainNorm(nn.Module):
+    """Batch norm after the embedding, one set of running statistics per domain (inference only).
+
+    Upstream applies the first cell's domain to the whole batch; here each cell gets its own, so that a batch may mix
+    domains. With one domain this is scGPT's plain ``bn``.
+    """
+
+    eps = 6.1e-5
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, n_domains: int, d_model: int, affine: bool) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(n_domains, d_model))
+        self.register_buffer("running_var", torch.ones(n_domains, d_model))
+        self.weight = nn.Parameter(torch.ones(n_domains, d_model)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(n_domains, d_model)) if affine else None
+
+    def forward(
+        self, x: Float[Tensor, "cell gene d_model"], domain: Int[Tensor, " cell"]
+    ) -> Float[Tensor, "cell gene d_model"]:
+        """Normalise each cell by the statistics of its domain.
+
+        Parameters
+        ----------
+        x
+            Embeddings.
+        domain
+            Domain of each cell.
+        """
+        if len(self.running_var) == 1:
+            domain = torch.zeros_like(domain)  # plain batch norm: batch labels serve the decoders alone
+        scale = (self.running_var[domain] + self.eps).rsqrt()
+        x = (x - self.running_mean[domain][:, None]) * scale[:, None]
+        if self.weight is not None and self.bias is not None:
+            x = x * self.weight[domain][:, None] + self.bias[domain][:, None]
+        return x
+
+
+class Embed(nn.Module):
+    """Gene and value embeddings and their sum (their product in the ``scaling`` style)."""
+
+    def __init__(self, config: ModelConfig, pad_id: int) -> None:
+        super().__init__()
+        self.gene = NormedEmbedding(config.n_tokens, config.d_model, pad_id)
+        self.value: nn.Module | None = None
+        if config.value_style == "continuous":
+            self.value = ContinuousValues(config.d_model, config.dropout)
+        elif config.value_style == "category":
+            self.value = NormedEmbedding(config.n_value_bins, config.d_model)
+        self.norm = DomainNorm(config.norm_domains, config.d_model, config.norm_affine) if config.norm_domains else None
+        self.hook_gene = HookPoint()  # [cell, gene, d_model], after the gene encoder's LayerNorm
+        self.hook_value = HookPoint()  # [cell, gene, d_model], after the value encoder's norm ([.., 1] when scaling)
+
+    def forward(
+        self,
+        gene_ids: Int[Tensor, "cell gene"],
+        values: Float[Tensor, "cell gene"],
+        domain: Int[Tensor, " cell"] | None = None,
+    ) -> Float[Tensor, "cell gene d_model"]:
+        """Embed tokens.
+
+        Parameters
+        ----------
+        gene_ids, values
+            As in `Tokens`.
+        domain
+            Batch-norm domain of each cell, where the checkpoint has such a norm.
+        """
+        gene = self.hook_gene(self.gene(gene_ids))
+        if self.value is None:
+            x = gene * self.hook_value(values.unsqueeze(-1))
+        else:
+            x = gene + self.hook_value(self.value(values.long() if isinstance(self.value, NormedEmbedding) else values))
+        if self.norm is not None:
+            x = self.norm(x, torch.zeros_like(gene_ids[:, 0]) if domain is None else domain)
+        return x
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the genes of a cell; padding is never a key.
+
+    The fused fast path runs unless somebody listens to scores or pattern. In training there is no dropout inside the
+    attention (upstream has some): it would rule out the fused path, and inference has none.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.n_heads, self.d_head = config.n_heads, config.d_head
+        self.qkv = nn.Linear(d, 3 * d)
+        self.out = nn.Linear(d, d)
+        self.hook_q = HookPoint()  # [cell, query, head, d_head]
+        self.hook_k = HookPoint()  # [cell, key, head, d_head]
+        self.hook_v = HookPoint()  # [cell, key, head, d_head]
+        self.hook_scores = HookPoint()  # [cell, head, query, key], scaled, -inf where the key is padding
+        self.hook_pattern = HookPoint()  # [cell, head, query, key], rows sum to 1
+        self.hook_z = HookPoint()  # [cell, query, head, d_head]
+        self.hook_result = HookPoint()  # [cell, query, head, d_model], without the output bias
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        """Query weights per head, acting on the right of a row vector."""
+        return self._split(0)
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        """Key weights per head."""
+        return self._split(1)
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        """Value weights per head."""
+        return self._split(2)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output weights per head."""
+        return rearrange(self.out.weight, "d (head e) -> head e d", head=self.n_heads)
+
+    def _split(self, which: int) -> Tensor:
+        return rearrange(self.qkv.weight, "(three head e) d -> three head d e", three=3, head=self.n_heads)[which]
+
+    def mix(
+        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None, keep: int | None = None
+    ) -> Float[Tensor, "cell query head d_head"]:
+        """Pattern times values, ``hook_z``.
+
+        Parameters
+        ----------
+        x
+            Residual stream before the block.
+        padding
+            True at padding; None when the batch has none.
+        keep
+            Compute the first so many queries only (all positions are keys); None for all.
+        """
+        heads = rearrange(self.qkv(x), "cell gene (three head e) -> three cell gene head e", three=3, head=self.n_heads)
+        q, k, v = self.hook_q(heads[0][:, :keep]), self.hook_k(heads[1]), self.hook_v(heads[2])
+        if is_listened(self.hook_scores) or is_listened(self.hook_pattern):
+            qt, kt = (rearrange(t, "cell gene head e -> cell head gene e") for t in (q, k))
+            scores = (qt / math.sqrt(self.d_head)) @ kt.transpose(-1, -2)
+            if padding is not None:
+                scores = scores.masked_fill(padding[:, None, None, :], -torch.inf)
+            scores = self.hook_scores(scores)
+            pattern = self.hook_pattern(scores.softmax(-1))
+            z = rearrange(pattern @ v.transpose(1, 2), "cell head gene e -> cell gene head e")
+        else:
+            mask = None if padding is None else ~padding[:, None, None, :]
+            z = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
+            ).transpose(1, 2)
+        return self.hook_z(z)
+
+    def project(self, z: Float[Tensor, "cell query head d_head"]) -> Float[Tensor, "cell query d_model"]:
+        """Sum of all heads' results and the output bias.
+
+        Parameters
+        ----------
+        z
+            From `mix`.
+        """
+        if is_listened(self.hook_result):
+            result = self.hook_result(einsum(z, self.W_O, "cell gene head e, head e d -> cell gene head d"))
+            return result.sum(2) + self.out.bias
+        return self.out(rearrange(z, "cell gene head e -> cell gene (head e)"))
+
+    def forward(
+        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None
+    ) -> Float[Tensor, "cell gene d_model"]:
+        """Attend.
+
+        Parameters
+        ----------
+        x
+            Residual stream before the block.
+        padding
+            True at padding; None when the batch has none.
+        """
+        return self.project(self.mix(x, padding))
+
+
+class MLP(nn.Module):
+    """Feed-forward part of a block: linear, ReLU, linear."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(config.d_model, config.d_mlp)
+        self.linear2 = nn.Linear(config.d_mlp, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.hook_post = HookPoint()  # [cell, gene, d_mlp], after the ReLU
+
+    def forward(self, x: Float[Tensor, "cell gene d_model"]) -> Float[Tensor, "cell gene d_model"]:
+        """Apply to each gene alone.
+
+        Parameters
+        ----------
+        x
+            ``hook_resid_mid``.
+        """
+        return self.linear2(self.dropout(self.hook_post(F.relu(self.linear1(x)))))
+
+
+class Block(nn.Module):
+    """One post-norm encoder layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # Set in the order of computation, which is the order in which hooks are listed.
+        self.hook_resid_pre = HookPoint()  # [cell, gene, d_model], the block's input (after norm2 of the block before)
+        self.attn = Attention(config)
+        self.hook_attn_out = HookPoint()  # [cell, gene, d_model], with output bias, before the sum and norm1
+        self.hook_resid_mid = HookPoint()  # [cell, gene, d_model], after norm1
+        self.mlp = MLP(config)
+        self.norm1 = nn.LayerNorm(config.d_model, eps=1e-5)
+        self.norm2 = nn.LayerNorm(config.d_model, eps=1e-5)
+        self.dropout = nn.Dropout(config.dropout)
+        self.hook_mlp_out = HookPoint()  # [cell, gene, d_model], before the sum and norm2
+        self.hook_resid_post = HookPoint()  # [cell, gene, d_model], after norm2
+
+    def forward(
+        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None
+    ) -> Float[Tensor, "cell gene d_model"]:
+        """Run the layer.
+
+        Parameters
+        ----------
+        x
+            Residual stream.
+        padding
+            True at padding; None when the batch has none.
+        """
+        x = self.hook_resid_pre(x)
+        mid = self.hook_resid_mid(self.norm1(x + self.dropout(self.hook_attn_out(self.attn(x, padding)))))
+        return self.hook_resid_post(self.norm2(mid + self.dropout(self.hook_mlp_out(self.mlp(mid)))))

@@ -1,0 +1,411 @@
+"""scGPT with a hook point on everything it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from workbench.errors import HookError, ShapeError, unknown_name
+from workbench.files import digest
+from workbench.models.scgpt.components import Block, Embed, NormedEmbedding
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.decoders import ClassDecoder, ExpressionDecoder, MVCDecoder
+from workbench.models.scgpt.tokens import Tokens
+from workbench.models.scgpt.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from workbench.models.scgpt.layout import LoadReport
+
+OUTPUTS = ("cell", "expression", "mvc", "classes")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a forward pass returns; what was not asked for is None.
+
+    Attributes
+    ----------
+    residual
+        Last residual stream, after the last LayerNorm; meaningless at padding.
+    cell
+        Cell embedding in the checkpoint's cell style, not normalised.
+    expression, mvc
+        Predicted binned value of each gene, from its own stream and from the cell embedding.
+    expression_zero, mvc_zero
+        Predicted probability of a zero, for checkpoints that model it.
+    classes
+        Class logits.
+    """
+
+    residual: Float[Tensor, "cell gene d_model"]
+    cell: Float[Tensor, "cell d_model"] | None = None
+    expression: Float[Tensor, "cell gene"] | None = None
+    expression_zero: Float[Tensor, "cell gene"] | None = None
+    mvc: Float[Tensor, "cell gene"] | None = None
+    mvc_zero: Float[Tensor, "cell gene"] | None = None
+    classes: Float[Tensor, "cell n_classes"] | None = None
+
+
+class HookedScGPT(HookedRootModule):
+    """scGPT's transformer, hooked; the arithmetic is upstream's `TransformerModel` in evaluation mode.
+
+    Parameters
+    ----------
+    config
+        Shape of the model.
+    vocabulary
+        Its tokens.
+    report
+        How it was read, when it was read from a checkpoint.
+
+    Notes
+    -----
+    ================================  ================================  =============================================
+    Hook                              Shape                             Where it sits
+    ================================  ================================  =============================================
+    ``embed.hook_gene``               cell, gene, d_model               after the gene encoder's LayerNorm
+    ``embed.hook_value``              cell, gene, d_model               after the value encoder's LayerNorm
+                                                                        (cell, gene, 1: the value, when ``scaling``)
+    ``blocks.L.hook_resid_pre``       cell, gene, d_model               input of block L: after norm2 of block L-1,
+                                                                        in block 0 the sum of gene and value
+    ``blocks.L.attn.hook_q|k|v``      cell, gene, head, d_head          with bias; q is not yet scaled
+    ``blocks.L.attn.hook_scores``     cell, head, query, key            scaled, -inf where the key is padding
+    ``blocks.L.attn.hook_pattern``    cell, head, query, key            after softmax; rows sum to 1
+    ``blocks.L.attn.hook_z``          cell, query, head, d_head         pattern times v
+    ``blocks.L.attn.hook_result``     cell, query, head, d_model        z through W_O, without the output bias
+    ``blocks.L.hook_attn_out``        cell, gene, d_model               with output bias, before the sum and norm1
+    ``blocks.L.hook_resid_mid``       cell, gene, d_model               after the sum and norm1
+    ``blocks.L.mlp.hook_post``        cell, gene, d_mlp                 after the ReLU
+    ``blocks.L.hook_mlp_out``         cell, gene, d_model               before the sum and norm2
+    ``blocks.L.hook_resid_post``      cell, gene, d_model               after the sum and norm2
+    ``hook_cell``                     cell, d_model                     cell embedding, not normalised
+    ================================  ================================  =============================================
+
+    A row of ``pattern`` at a padding query is computed but means nothing; nothing else attends to it.
+    """
+
+    vocabulary: Vocabulary
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, report: LoadReport | None = None) -> None:
+        super().__init__()
+        self.config, self.vocabulary, self.report = config, vocabulary, report
+        d_in = config.d_model * (2 if config.n_batches else 1)
+        self.embed = Embed(config, vocabulary.ids[config.pad_token])
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.batch_encoder = NormedEmbedding(config.n_batches, config.d_model) if config.n_batches else None
+        self.decoder = (
+            ExpressionDecoder(d_in, config.d_model, config.zero_probability) if config.has_expression else None
+        )
+        self.mvc_decoder = (
+            MVCDecoder(d_in, config.d_model, config.mvc_style, config.zero_probability) if config.mvc_style else None
+        )
+        self.cls_decoder = (
+            ClassDecoder(config.d_model, config.n_classes, config.n_layers_cls) if config.n_classes else None
+        )
+        self.hook_cell = HookPoint()
+        self.setup()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.embed.gene.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the weights."""
+        return self.embed.gene.embedding.weight.dtype
+
+    def block(self, layer: int) -> Block:
+        """One encoder layer.
+
+        Parameters
+        ----------
+        layer
+            From 0.
+        """
+        return cast(Block, self.blocks[layer])
+
+    def fingerprint(self) -> str:
+        """Hash of the shape and of every weight.
+
+        Returns
+        -------
+        str
+            32 hex digits; the same on every machine.
+        """
+        weights = {name: value.detach().float().cpu().numpy() for name, value in self.state_dict().items()}
+        return digest(asdict(self.config), *(part for name in sorted(weights) for part in (name, weights[name])))
+
+    def stacked(self, name: str) -> Float[Tensor, "layer head a b"]:
+        """One attention weight of all layers and heads.
+
+        Parameters
+        ----------
+        name
+            ``W_Q``, ``W_K``, ``W_V`` (d_model by d_head) or ``W_O`` (d_head by d_model).
+        """
+        if name not in ("W_Q", "W_K", "W_V", "W_O"):
+            raise HookError(unknown_name("attention weight", name, ("W_Q", "W_K", "W_V", "W_O")))
+        return torch.stack([getattr(block.attn, name) for block in self.blocks])
+
+    def resolve_hooks(self, names: str | Sequence[str]) -> tuple[str, ...]:
+        """Names of hook points, with shell wildcards expanded.
+
+        Parameters
+        ----------
+        names
+            Exact names or patterns such as ``"blocks.*.attn.hook_pattern"``.
+
+        Returns
+        -------
+        tuple of str
+            In the order in which the model computes them, each once.
+
+        Raises
+        ------
+        HookError
+            If a name or pattern matches nothing; near matches are listed.
+        """
+        from fnmatch import fnmatchcase
+
+        names = [names] if isinstance(names, str) else list(names)
+        if not names:
+            raise HookError("No hook was named; name at least one, for example 'blocks.*.hook_resid_post'.")
+        wanted: set[str] = set()
+        for name in names:
+            hits = [known for known in self.hook_dict if fnmatchcase(known, name)]
+            if not hits:
+                raise HookError(unknown_name("hook", name, self.hook_dict))
+            wanted.update(hits)
+        return tuple(known for known in self.hook_dict if known in wanted)
+
+    def _names(self, names: Any) -> list[str]:
+        """Names that a filter, a pattern or a predicate of transformer-lens stands for; an error when there are none."""
+        if names is None:
+            return list(self.hook_dict)
+        if not callable(names):
+            return list(self.resolve_hooks(names))
+        hits = [known for known in self.hook_dict if names(known)]
+        if not hits:
+            raise HookError("The names filter matches none of the model's hooks; see model.hook_dict for their names.")
+        return hits
+
+    def add_hook(self, name: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformer-lens, for a name, a wildcard or a predicate; a name that does not exist is an error.
+
+        Parameters
+        ----------
+        name
+            Which hook points.
+        *args, **kwargs
+            Passed on.
+        """
+        for known in self._names(name):
+            super().add_hook(known, *args, **kwargs)
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: list[tuple[str | Callable, Callable]] | None = None,
+        bwd_hooks: list[tuple[str | Callable, Callable]] | None = None,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator[HookedScGPT]:
+        """Attach hooks for the length of a ``with`` block, also when it ends by an exception.
+
+        Parameters
+        ----------
+        fwd_hooks, bwd_hooks
+            Pairs of a hook name, wildcard or predicate on names, and ``function(tensor, hook=...)``.
+        reset_hooks_end, clear_contexts
+            As in transformer-lens.
+
+        Raises
+        ------
+        HookError
+            If a name does not exist.
+        """
+        forward: list[tuple[str | Callable, Callable]] = [
+            (known, function) for name, function in fwd_hooks or () for known in self._names(name)
+        ]
+        backward: list[tuple[str | Callable, Callable]] = [
+            (known, function) for name, function in bwd_hooks or () for known in self._names(name)
+        ]
+        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
+            yield self
+
+    def add_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> dict:
+        """As in transformer-lens, but wildcards work, and names that match nothing are an error.
+
+        Parameters
+        ----------
+        names_filter
+            Names, wildcards or a predicate.
+        *args, **kwargs
+            Passed on.
+        """
+        return super().add_caching_hooks(self._names(names_filter), *args, **kwargs)
+
+    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
+        """What `run_with_cache` calls; names as in `add_caching_hooks`.
+
+        Parameters
+        ----------
+        names_filter
+            Names, wildcards or a predicate.
+        *args, **kwargs
+            Passed on.
+        """
+        return super().get_caching_hooks(self._names(names_filter), *args, **kwargs)
+
+    def forward(
+        self,
+        tokens: Tokens,
+        *,
+        outputs: Sequence[str] = ("cell",),
+        start_at_layer: int = 0,
+        stop_at_layer: int | None = None,
+        residual: Float[Tensor, "cell gene d_model"] | None = None,
+    ) -> Outputs:
+        """Run the model.
+
+        Parameters
+        ----------
+        tokens
+            A batch of cells; moved to the model's device and float type where it is of another.
+        outputs
+            What to compute after the last block, of ``cell``, ``expression``, ``mvc`` and ``classes``.
+        start_at_layer
+            First block to run; above 0, `residual` must be that block's ``hook_resid_pre``.
+        stop_at_layer
+            Stop before this block and return its input as ``Outputs.residual``; nothing else is computed.
+        residual
+            Residual stream to start from; with `start_at_layer` 0 it replaces the embedding.
+
+        Returns
+        -------
+        Outputs
+
+        Raises
+        ------
+        ShapeError
+            If ids lie outside the vocabulary, shapes do not fit, or batch labels are needed and absent.
+        """
+        n_layers = self.config.n_layers
+        stop = n_layers if stop_at_layer is None else stop_at_layer
+        if not 0 <= start_at_layer <= stop <= n_layers:
+            raise ShapeError(
+                f"start_at_layer {start_at_layer} and stop_at_layer {stop_at_layer} do not fit the model's {n_layers} "
+                "layers: 0 <= start <= stop <= layers."
+            )
+        for name in outputs:
+            if name not in OUTPUTS:
+                raise ShapeError(unknown_name("output", name, OUTPUTS))
+        self._check_tokens(tokens)
+        padding = tokens.padding.to(self.device) if bool(tokens.padding.any()) else None
+        tokens = tokens.to(self.device, self.dtype)
+        if residual is None:
+            if start_at_layer:
+                raise ShapeError(
+                    f"start_at_layer={start_at_layer} needs `residual`, the hook_resid_pre of that block; pass it."
+                )
+            x = self.embed(tokens.gene_ids, tokens.values, tokens.batch_labels)
+        else:
+            expected = (*tokens.gene_ids.shape, self.config.d_model)
+            if tuple(residual.shape) != expected:
+                raise ShapeError(f"The residual has shape {tuple(residual.shape)}, but the tokens ask for {expected}.")
+            x = residual.to(self.device, self.dtype)
+        for block in list(self.blocks)[start_at_layer:stop]:
+            x = block(x, padding)
+        if stop_at_layer is not None:
+            return Outputs(residual=x)
+        return self.decode(x, tokens, outputs)
+
+    def decode(self, x: Float[Tensor, "cell gene d_model"], tokens: Tokens, outputs: Sequence[str]) -> Outputs:
+        """What comes after the last block.
+
+        Parameters
+        ----------
+        x
+            Last residual stream. Without ``expression`` among the outputs, and with cell style ``cls``, its first
+            position is enough.
+        tokens
+            The batch.
+        outputs
+            As in `forward`.
+        """
+        batch, wanted = None, frozenset(outputs)
+        if self.batch_encoder is not None:
+            batch = self.batch_encoder(tokens.batch_labels)
+        found: dict[str, Tensor | None] = {}
+        cell = x[:, 0]
+        if wanted & {"cell", "mvc", "classes"}:
+            found["cell"] = cell = self.hook_cell(self.pool(x, tokens.values, tokens.padding))
+        if "expression" in wanted:
+            decoder = self._need(self.decoder, "expression")
+            stream = x if batch is None else torch.cat([x, batch[:, None].expand(-1, x.shape[1], -1)], dim=2)
+            found["expression"], found["expression_zero"] = decoder(stream)
+        if "mvc" in wanted:
+            decoder = self._need(self.mvc_decoder, "mvc")
+            query = cell if batch is None else torch.cat([cell, batch], dim=1)
+            found["mvc"], found["mvc_zero"] = decoder(query, self.embed.gene(tokens.gene_ids))
+        if "classes" in wanted:
+            found["classes"] = self._need(self.cls_decoder, "classes")(cell)
+        return Outputs(residual=x, **found)
+
+    def _need(self, decoder: nn.Module | None, name: str) -> nn.Module:
+        if decoder is None:
+            raise ShapeError(
+                f"The checkpoint holds no decoder for '{name}'; ask for other outputs or another checkpoint."
+            )
+        return decoder
+
+    def pool(
+        self,
+        x: Float[Tensor, "cell gene d_model"],
+        values: Float[Tensor, "cell gene"],
+        padding: Bool[Tensor, "cell gene"],
+    ) -> Float[Tensor, "cell d_model"]:
+        """Cell embedding from the last residual stream, in the checkpoint's cell style.
+
+        Padding is left out, where upstream's ``avg-pool`` and ``w-pool`` count it; without padding they agree.
+
+        Parameters
+        ----------
+        x, values, padding
+            Last residual stream, values and padding of the same tokens.
+        """
+        if self.config.cell_style == "cls":
+            return x[:, 0]
+        keep = (~padding).to(x.dtype)
+        if self.config.cell_style == "avg-pool":
+            return (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+        return torch.nn.functional.normalize((x * (values * keep)[..., None]).sum(1), dim=1)
+
+    def _check_tokens(self, tokens: Tokens) -> None:
+        if not tokens.gene_ids.numel():
+            raise ShapeError("There are no tokens to run on: the batch is empty. Check the selection of cells.")
+        low, high = int(tokens.gene_ids.min()), int(tokens.gene_ids.max())
+        if low < 0 or high >= self.config.n_tokens:
+            raise ShapeError(
+                f"Token ids go from {low} to {high}, but the embedding has {self.config.n_tokens} rows; "
+                "tokenise with this checkpoint's own vocabulary."
+            )
+        if bool(tokens.padding[:, 0].any()):
+            raise ShapeError("A cell has padding at position 0, where <cls> belongs; put padding at the end.")
+        n_labels = max(self.config.n_batches, self.config.norm_domains if self.config.norm_domains > 1 else 0)
+        if n_labels:
+            labels = tokens.batch_labels
+            if labels is None or int(labels.min()) < 0 or int(labels.max()) >= n_labels:
+                raise ShapeError(
+                    f"This checkpoint was trained with {n_labels} batches: tokens need batch_labels from 0 to "
+                    f"{n_labels - 1} (found {'none' if labels is None else sorted(set(labels.tolist()))})."
+                )

@@ -1,0 +1,351 @@
+"""Training a scGPT-format checkpoint by scGPT's own objective: masked expression values, from genes and from the cell.
+
+A step is a function of (seed, step number) alone: an interrupted training resumes to the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch import Tensor
+
+from workbench.cells.genes import gene_names, match_genes
+from workbench.cells.matrix import check_block, row_block
+from workbench.errors import ArtifactError, CellsError
+from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
+from workbench.models.scgpt.binning import hash_genes
+from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.scgpt.tokenizer import tokenise_rows
+from workbench.models.scgpt.tokens import Tokens
+from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.seeds import generator, key
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How to train.
+
+    Attributes
+    ----------
+    d_model, n_layers, n_heads, d_mlp, dropout
+        Shape of the model.
+    n_bins, max_tokens
+        Bins, and the longest sequence the checkpoint will be used with.
+    steps, batch_size
+        Number of steps and cells per step.
+    genes_per_cell
+        Genes sampled afresh per cell and step; attention memory grows with its square.
+    mask_ratios
+        Each cell of a step is masked by one of these shares.
+    learning_rate, weight_decay, warmup
+        AdamW with linear warm-up over `warmup` steps, then a cosine to a hundredth.
+    held_out
+        Share of the cells never trained on.
+    validate_every, save_every
+        Steps between looks at held-out cells, and between resumable states.
+    seed
+        The one seed.
+    """
+
+    d_model: int = 64
+    n_layers: int = 6
+    n_heads: int = 4
+    d_mlp: int = 64
+    dropout: float = 0.1
+    n_bins: int = 51
+    max_tokens: int = 1200
+    steps: int = 4000
+    batch_size: int = 32
+    genes_per_cell: int = 200
+    mask_ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    held_out: float = 0.15
+    validate_every: int = 200
+    save_every: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Cells by matched genes, split once by a hash of the cell name.
+
+    Attributes
+    ----------
+    matrix
+        All cells, CSR.
+    cell_ids
+        Their names.
+    vocabulary, column_ids
+        Tokens, and the token id of each column.
+    train, held_out
+        Row numbers.
+    """
+
+    matrix: sp.csr_matrix
+    cell_ids: np.ndarray
+    vocabulary: Vocabulary
+    column_ids: np.ndarray
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+def prepare(adata: AnnData, settings: PretrainSettings) -> TrainingData:
+    """Vocabulary of the cells' genes, and the held-out split.
+
+    Parameters
+    ----------
+    adata
+        Cells as `datasets.load` returns them.
+    settings
+        Seed and held-out share.
+    """
+    vocabulary = Vocabulary.of_genes(sorted(set(gene_names(adata).tolist())))
+    match = match_genes(gene_names(adata), vocabulary)
+    matrix = row_block(adata.X, 0, adata.shape[0])[:, match.columns].tocsr()
+    cell_ids = adata.obs_names.to_numpy(dtype=str)
+    check_block(matrix, cell_ids)
+    # A cell's side depends on its name alone, so adding cells never moves others across the split.
+    draws = np.array([key(settings.seed, "held-out", cell) for cell in cell_ids]) / 2**64
+    held_out, train = np.flatnonzero(draws < settings.held_out), np.flatnonzero(draws >= settings.held_out)
+    if len(train) < 2 or not len(held_out):
+        raise CellsError(
+            f"{len(cell_ids)} cells split into {len(train)} for training and {len(held_out)} held out; "
+            "give more cells or another held_out share."
+        )
+    return TrainingData(matrix, cell_ids, vocabulary, vocabulary.encode(match.genes), train, held_out)
+
+
+def model_config(settings: PretrainSettings, vocabulary: Vocabulary) -> ModelConfig:
+    """Shape of the model to train.
+
+    Parameters
+    ----------
+    settings, vocabulary
+        As in `train`.
+    """
+    return ModelConfig(
+        n_tokens=len(vocabulary),
+        d_model=settings.d_model,
+        n_layers=settings.n_layers,
+        n_heads=settings.n_heads,
+        d_mlp=settings.d_mlp,
+        n_bins=settings.n_bins,
+        max_tokens=settings.max_tokens,
+        dropout=settings.dropout,
+    )
+
+
+def draw_tokens(
+    data: TrainingData, rows: np.ndarray, config: ModelConfig, n_genes: int, ratios: tuple[float, ...], seed: int
+) -> tuple[Tokens, Tensor, Tensor]:
+    """Tokens of some cells with freshly sampled genes, freshly broken ties and some values masked.
+
+    Parameters
+    ----------
+    data, rows, config
+        Cells and the model's shape.
+    n_genes
+        Genes per cell, at most.
+    ratios
+        Shares to mask; each cell gets one of them.
+    seed
+        Keys everything that is drawn.
+
+    Returns
+    -------
+    tokens, target, masked
+        Masked input, true bins, and where the mask is, (cell, gene) each.
+    """
+    ids, values, padding = tokenise_rows(
+        data.matrix[rows],
+        data.column_ids,
+        hash_genes(data.column_ids),
+        data.cell_ids[rows],
+        config=config,
+        vocabulary=data.vocabulary,
+        max_tokens=n_genes + 1,
+        seed=seed,
+    )
+    rng = generator(seed, "mask")
+    ratio = rng.choice(np.array(ratios), size=(len(rows), 1))
+    masked = (rng.random(ids.shape) < ratio) & ~padding
+    masked[:, 0] = False
+    shown = np.where(masked, np.float32(config.mask_value), values)
+    tokens = Tokens(torch.from_numpy(ids), torch.from_numpy(shown), torch.from_numpy(padding))
+    return tokens, torch.from_numpy(values), torch.from_numpy(masked)
+
+
+def masked_error(model: HookedScGPT, tokens: Tokens, target: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error at masked values, of the expression and of the MVC decoder.
+
+    Parameters
+    ----------
+    model, tokens, target, masked
+        As `draw_tokens` makes them.
+    """
+    out = model(tokens, outputs=("expression", "mvc"))
+    return ((out.expression - target)[masked] ** 2).mean(), ((out.mvc - target)[masked] ** 2).mean()
+
+
+def train(
+    data: TrainingData,
+    settings: PretrainSettings,
+    out: Path,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[HookedScGPT, list[dict[str, float]]]:
+    """Train a model, or go on where an interrupted training stopped.
+
+    Parameters
+    ----------
+    data
+        From `prepare`.
+    settings
+        How to train.
+    out
+        Folder of the checkpoint; a resumable state lies in ``out/training-state`` until training ends.
+    progress
+        Called after every step with its number and the losses.
+
+    Returns
+    -------
+    model, curve
+        Trained model in evaluation mode, and one row of losses per validation.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds the state of another training.
+    """
+    config = model_config(settings, data.vocabulary)
+    torch.manual_seed(key(settings.seed, "init") % 2**63)
+    model = HookedScGPT(config, data.vocabulary)
+    model.embed.gene.embedding.weight.data.uniform_(-0.1, 0.1)
+    # Start at the mean bin instead of spending the first hundreds of steps on reaching it.
+    model.get_parameter("decoder.fc.4.bias").data.fill_(settings.n_bins / 2)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    names = [data.cell_ids.tolist(), dict(data.vocabulary.ids)]
+    identity = digest(vars(settings), names, data.matrix.data, data.matrix.indices, data.matrix.indptr)
+    state = out / "training-state"
+    start, curve = _resume(state, identity, model, optimiser)
+    warm, total = settings.warmup, settings.steps
+    for step in range(start, total):
+        scale = min((step + 1) / max(warm, 1), 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * scale
+        step_seed = key(settings.seed, "step", str(step))
+        rows = data.train[generator(step_seed, "cells").permutation(len(data.train))[: settings.batch_size]]
+        batch = draw_tokens(data, rows, config, settings.genes_per_cell, settings.mask_ratios, step_seed)
+        torch.manual_seed(step_seed % 2**63)
+        model.train()
+        expression, mvc = masked_error(model, *batch)
+        optimiser.zero_grad(set_to_none=True)
+        (expression + mvc).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        row = {"step": step + 1, "train_expression": expression.item(), "train_mvc": mvc.item()}
+        if (step + 1) % settings.validate_every == 0 or step + 1 == total:
+            held = validate(model, data, settings)
+            curve.append({**row, "held_out_expression": held[0], "held_out_mvc": held[1]})
+        if progress is not None:
+            progress(step + 1, curve[-1] if curve and curve[-1]["step"] == step + 1 else row)
+        if (step + 1) % settings.save_every == 0 and step + 1 < total:
+            _save(state, identity, step + 1, curve, model, optimiser)
+    return model.requires_grad_(False).eval(), curve
+
+
+def validate(model: HookedScGPT, data: TrainingData, settings: PretrainSettings) -> tuple[float, float]:
+    """Masked error on held-out cells, the same tokens and masks every time.
+
+    Parameters
+    ----------
+    model, data, settings
+        As in `train`.
+    """
+    model.eval()
+    errors, weights = [], []
+    with torch.no_grad():
+        for at in range(0, len(data.held_out), settings.batch_size):
+            rows = data.held_out[at : at + settings.batch_size]
+            seed = key(settings.seed, "validation", str(at))
+            batch = draw_tokens(data, rows, model.config, settings.genes_per_cell, settings.mask_ratios, seed)
+            errors.append([float(e) for e in masked_error(model, *batch)])
+            weights.append(float(batch[2].sum()))
+    mean = np.average(errors, axis=0, weights=weights)
+    return float(mean[0]), float(mean[1])
+
+
+def finish(
+    model: HookedScGPT, settings: PretrainSettings, data: TrainingData, report: dict[str, Any], out: Path
+) -> None:
+    """Write the checkpoint and its training report, and remove the resumable state.
+
+    Parameters
+    ----------
+    model, settings, data
+        As in `train`.
+    report
+        Curve, evaluation and provenance, for ``training.json``.
+    out
+        Folder of the checkpoint.
+    """
+    save_checkpoint(model, out, {"mask_ratio": list(settings.mask_ratios), "seed": settings.seed, "task": "pretrain"})
+    held_out = sorted(data.cell_ids[data.held_out].tolist())
+    write_json(out / "training.json", {**report, "settings": vars(settings), "held_out_cells": held_out})
+    shutil.rmtree(out / "training-state", ignore_errors=True)
+
+
+def _save(
+    state: Path,
+    identity: str,
+    step: int,
+    curve: list[dict[str, float]],
+    model: HookedScGPT,
+    optimiser: torch.optim.AdamW,
+) -> None:
+    arrays = {f"model/{name}": value.numpy() for name, value in model.state_dict().items()}
+    for i, moments in optimiser.state_dict()["state"].items():
+        arrays |= {f"adam/{i}/{name}": moments[name].numpy() for name in ("exp_avg", "exp_avg_sq")}
+    write_arrays(state / f"step-{step}.safetensors", arrays)
+    write_json(state / "state.json", {"identity": identity, "step": step, "curve": curve})
+    for old in state.glob("step-*.safetensors"):
+        if old.name != f"step-{step}.safetensors":
+            old.unlink()
+
+
+def _resume(
+    state: Path, identity: str, model: HookedScGPT, optimiser: torch.optim.AdamW
+) -> tuple[int, list[dict[str, float]]]:
+    if not (state / "state.json").is_file():
+        return 0, []
+    saved = read_json(state / "state.json")
+    if saved["identity"] != identity:
+        raise ArtifactError(
+            f"'{state}' is the state of a training with other settings or other cells; choose another output folder, "
+            "or remove it to start afresh."
+        )
+    step = int(saved["step"])
+    arrays, _ = read_arrays(state / f"step-{step}.safetensors")
+    model.load_state_dict({k[6:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("model/")})
+    moments = {
+        i: {
+            "step": torch.tensor(float(step)),
+            **{name: torch.from_numpy(arrays[f"adam/{i}/{name}"]) for name in ("exp_avg", "exp_avg_sq")},
+        }
+        for i in range(len(list(model.parameters())))
+        if f"adam/{i}/exp_avg" in arrays
+    }
+    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    return step, saved["curve"]

@@ -1,0 +1,269 @@
+"""Readouts for export, with probabilities that mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Shaped
+from scipy.optimize import minimize_scalar
+from sklearn.pipeline import Pipeline
+from sklearn.utils.class_weight import compute_sample_weight
+
+from workbench.errors import EvaluationError
+from workbench.operators.readout import Endpoint, probe, sides
+from workbench.operators.readout_weights import Readout, softmax
+from workbench.seeds import key
+
+_INNER, _LEAST = 5, 1e-12
+
+
+def fit_readout(
+    x: Float[np.ndarray, "cell feature"],
+    endpoint: Endpoint,
+    *,
+    hidden: int = 0,
+    groups: Shaped[np.ndarray, " cell"] | None = None,
+    names: Shaped[np.ndarray, " cell"] | None = None,
+    seed: int = 0,
+) -> Readout:
+    """Readout on all cells of an endpoint: standardisation folded into its weights, probabilities calibrated.
+
+    Classes weigh equally, so a probability is that of a world in which all classes are as frequent. It is calibrated by
+    one temperature (Guo et al., ICML 2017), found on cells that an inner readout was not fitted on, and folded into the
+    weights: no further parameter, and the most probable class stays the same.
+
+    Parameters
+    ----------
+    x
+        Latent of all cells.
+    endpoint
+        What to read.
+    hidden
+        Width of a hidden layer, as in `probe`.
+    groups
+        Donor of each cell: inner folds then hold out whole donors.
+    names
+        Names of the cells; inner folds go by a hash of them, so that the order of the cells changes nothing.
+    seed
+        Seed.
+
+    Raises
+    ------
+    EvaluationError
+        If the cells hold one class only.
+    """
+    target = endpoint.target[endpoint.cells]
+    if len(set(target.tolist())) < 2:
+        raise EvaluationError(
+            f"Endpoint '{endpoint.name}' has {len(set(target.tolist()))} class among its cells; skip it."
+        )
+    fitted = exported(probe(endpoint.kind, hidden, seed).fit(x[endpoint.cells], target), endpoint.kind)
+    if endpoint.kind == "depth":
+        return fitted
+    return cooled(fitted, temperature(x, endpoint, hidden=hidden, groups=groups, names=names, seed=seed))
+
+
+def exported(model: Pipeline, kind: str) -> Readout:
+    """A fitted `probe` as plain arrays, standardisation folded in.
+
+    Parameters
+    ----------
+    model, kind
+        From `probe`.
+    """
+    scaler, last = (step for _, step in model.steps)
+    classes = () if kind == "depth" else tuple(str(name) for name in last.classes_)
+    linear = not hasattr(last, "coefs_")
+    first = np.atleast_2d(last.coef_).T if linear else last.coefs_[0]
+    offset = np.atleast_1d(last.intercept_ if linear else last.intercepts_[0])
+    weights = first / scaler.scale_[:, None]
+    offset = offset - scaler.mean_ @ weights
+    if linear:
+        return Readout(weights, offset, classes)
+    return Readout(last.coefs_[1], last.intercepts_[1], classes, weights, offset)
+
+
+def cooled(readout: Readout, temperature: float) -> Readout:
+    """The readout with its logits divided by a temperature.
+
+    Parameters
+    ----------
+    readout
+        Of classes.
+    temperature
+        Above 1: less sure.
+    """
+    return replace(readout, weights=readout.weights / temperature, offset=readout.offset / temperature)
+
+
+def temperature(
+    x: Float[np.ndarray, "cell feature"],
+    endpoint: Endpoint,
+    *,
+    hidden: int = 0,
+    groups: Shaped[np.ndarray, " cell"] | None = None,
+    names: Shaped[np.ndarray, " cell"] | None = None,
+    seed: int = 0,
+) -> float:
+    """Temperature that minimises the log loss, classes weighted equally, of cells that inner readouts did not see.
+
+    Parameters
+    ----------
+    x, endpoint, hidden, groups, names, seed
+        As in `fit_readout`.
+
+    Returns
+    -------
+    float
+        1 where no inner fold holds all classes on its training side.
+    """
+    fold = _inner_folds(endpoint, len(x), groups, names, seed)
+    logits, truth = [], []
+    for k in range(_INNER):
+        if (split := sides(endpoint, fold == k)) is None:
+            continue
+        train, test = split
+        model = probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train])
+        readout = exported(model, endpoint.kind)
+        if set(readout.classes) != {str(c) for c in endpoint.target[endpoint.cells].tolist()}:
+            continue
+        logits.append(readout.output(x[test]))
+        truth.append(_numbers(endpoint.target[test], readout.classes))
+    if not logits:
+        return 1.0
+    stacked, right = np.concatenate(logits), np.concatenate(truth)
+
+    def loss(log_temperature: float) -> float:
+        return log_loss(softmax(stacked / np.exp(log_temperature)), right)
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(50)), method="bounded").x))
+
+
+def log_loss(chance: Float[np.ndarray, "cell class"], truth: Int[np.ndarray, " cell"]) -> float:
+    """Mean negative log probability of the true class, in nats, classes weighted equally.
+
+    Parameters
+    ----------
+    chance, truth
+        Probabilities, and the number of the true class.
+    """
+    weights = compute_sample_weight("balanced", truth)
+    right = np.maximum(chance[np.arange(len(truth)), truth], _LEAST)
+    return float(-(weights @ np.log(right)) / weights.sum())
+
+
+def calibration_error(
+    chance: Float[np.ndarray, "cell class"], truth: Int[np.ndarray, " cell"], bins: int = 10
+) -> float:
+    """Expected calibration error of the most probable class, classes weighted equally: 0 is best, 1 worst.
+
+    Weighted mean over bins of equal width of |accuracy - mean probability| (Naeini et al., AAAI 2015).
+
+    Parameters
+    ----------
+    chance, truth
+        Probabilities, and the number of the true class.
+    bins
+        Number of bins.
+    """
+    weights = compute_sample_weight("balanced", truth)
+    top, right = chance.max(1), chance.argmax(1) == truth
+    bin_of = np.minimum((top * bins).astype(int), bins - 1)
+    gap = np.bincount(bin_of, weights * (right - top), bins)
+    return float(np.abs(gap).sum() / weights.sum())
+
+
+def calibration_table(
+    features_of: Callable[[int], Float[np.ndarray, "cell feature"]],
+    wanted: list[Endpoint],
+    fold: Int[np.ndarray, " cell"],
+    *,
+    hidden: int = 0,
+    groups: Shaped[np.ndarray, " cell"] | None = None,
+    names: Shaped[np.ndarray, " cell"] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How well probabilities hold on cells of held-out folds, before and after calibration inside the training folds.
+
+    Parameters
+    ----------
+    features_of, wanted, fold, hidden, seed
+        As in `cross_validate`; endpoints without classes are left out.
+    groups, names
+        As in `fit_readout`.
+
+    Returns
+    -------
+    DataFrame
+        ``endpoint``, ``calibrated``, ``log_loss`` and ``calibration_error`` (mean over folds), ``log_loss_sd``,
+        ``calibration_error_sd``, ``temperature`` (mean), ``n_folds``, ``n_cells``.
+    """
+    rows: list[dict[str, Any]] = []
+    for k in sorted(set(fold.tolist())):
+        x = features_of(k)
+        for endpoint in wanted:
+            split = None if endpoint.kind == "depth" else sides(endpoint, fold == k)
+            if split is None:
+                continue
+            train, test = split
+            plain = exported(probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train]), endpoint.kind)
+            # A class that the training side lacks has no probability that could be right.
+            test = test[np.isin(endpoint.target[test].astype(str), plain.classes)]
+            if not len(test):
+                continue
+            truth = _numbers(endpoint.target[test], plain.classes)
+            inner = replace(endpoint, cells=train)
+            heat = temperature(x, inner, hidden=hidden, groups=groups, names=names, seed=seed)
+            for calibrated, readout in ((False, plain), (True, cooled(plain, heat))):
+                chance = readout.probabilities(x[test])
+                rows.append(
+                    {
+                        "endpoint": endpoint.name,
+                        "calibrated": calibrated,
+                        "log_loss": log_loss(chance, truth),
+                        "calibration_error": calibration_error(chance, truth),
+                        "temperature": heat if calibrated else 1.0,
+                        "n_cells": len(endpoint.cells),
+                    }
+                )
+    if not rows:
+        return pd.DataFrame(
+            columns=["endpoint", "calibrated", "log_loss", "calibration_error", "temperature", "n_folds"]
+        )
+    grouped = pd.DataFrame(rows).groupby(["endpoint", "calibrated"], sort=False)
+    table = grouped.mean()
+    for name in ("log_loss", "calibration_error"):
+        table[f"{name}_sd"] = grouped[name].std()
+    table["n_folds"] = grouped.size()
+    return table.reset_index()
+
+
+def _numbers(target: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    place = {name: i for i, name in enumerate(classes)}
+    return np.array([place[str(value)] for value in target.tolist()], dtype=int)
+
+
+def _inner_folds(
+    endpoint: Endpoint, n: int, groups: np.ndarray | None, names: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """Inner fold of each cell: donors in turn where there are two or more, else cells of a class in turn."""
+    fold = np.full(n, -1)
+    cells = endpoint.cells
+    if groups is not None and len(set(groups[cells].tolist())) > 1:
+        order = sorted(set(groups[cells].tolist()), key=lambda group: key(seed, "inner fold", str(group)))
+        place = {group: i % _INNER for i, group in enumerate(order)}
+        fold[cells] = [place[group] for group in groups[cells].tolist()]
+        return fold
+    called = np.arange(n).astype(str) if names is None else names
+    hashes = np.array([key(seed, "inner fold", str(called[cell])) for cell in cells], dtype=np.uint64)
+    dealt = 0
+    for value in sorted(set(endpoint.target[cells].tolist())):
+        own = np.flatnonzero(endpoint.target[cells] == value)
+        own = own[np.argsort(hashes[own], kind="stable")]
+        fold[cells[own]] = (dealt + np.arange(len(own))) % _INNER
+        dealt += len(own)
+    return fold

@@ -1,0 +1,86 @@
+"""How a model's operators change along its layers: likeness of layers, and the genes that hold the change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from workbench.operators.operator import OperatorSource, thirds
+
+READ, WRITE = "read", "write"
+
+
+def layer_likeness(operators: OperatorSource) -> pd.DataFrame:
+    """Cosine between the mean operators of every two layers.
+
+    What all query genes share (the mean over rows) is taken off first: it tells no gene from another, and in attention,
+    whose rows sum to one, it alone would make all layers alike.
+
+    Parameters
+    ----------
+    operators
+        Of every head.
+
+    Returns
+    -------
+    DataFrame
+        ``first``, ``second``, ``cosine``, ``n_heads``, ``n_genes``; both orders of a pair, and each layer with itself.
+    """
+    n_layers, n_heads = operators.shape
+    flat = np.stack([_own(operators.mean([layer])).ravel() for layer in range(n_layers)])
+    norm = np.linalg.norm(flat, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = (flat @ flat.T) / np.outer(norm, norm)
+    first, second = np.indices(cosine.shape)
+    table = pd.DataFrame({"first": first.ravel(), "second": second.ravel(), "cosine": cosine.ravel()})
+    return table.assign(n_heads=n_heads, n_genes=round(flat.shape[1] ** 0.5))
+
+
+def drift_genes(
+    operators: OperatorSource, genes: Sequence[str], blocks: Sequence[Sequence[int]] = (), top: int = 50
+) -> pd.DataFrame:
+    """Genes whose rows (read) or columns (write) hold most of the change from one block of layers to the next.
+
+    Parameters
+    ----------
+    operators
+        Of every head.
+    genes
+        Of the panel.
+    blocks
+        Layers of each block, from 0; thirds of the model when empty.
+    top
+        So many genes of each step and side.
+
+    Returns
+    -------
+    DataFrame
+        ``step`` (``block 1 - block 2``), ``side``, ``gene``, ``rank`` from 1, ``share`` of the squared change (rows without what
+        all share), which sums to 1 over all genes of a side.
+    """
+    chosen = [tuple(block) for block in blocks] or thirds(operators.shape[0])
+    pooled = [operators.mean(block) for block in chosen]
+    rows = []
+    for i, (one, other) in enumerate(zip(pooled, pooled[1:], strict=False)):
+        squared = _own(one - other) ** 2
+        for side, axis in ((READ, 1), (WRITE, 0)):
+            share = squared.sum(axis) / max(squared.sum(), np.finfo(float).tiny)
+            order = np.argsort(-share, kind="stable")[:top]
+            rows += [
+                {
+                    "step": f"block {i + 1} - block {i + 2}",
+                    "side": side,
+                    "gene": genes[g],
+                    "rank": rank + 1,
+                    "share": share[g],
+                }
+                for rank, g in enumerate(order)
+            ]
+    return pd.DataFrame(rows)
+
+
+def _own(matrix: Float[np.ndarray, "gene gene"]) -> Float[np.ndarray, "gene gene"]:
+    return np.asarray(matrix, dtype=np.float64) - matrix.mean(0)

@@ -1,0 +1,289 @@
+"""Operator, adaptor and readout as one scikit-learn estimator: expression in, latent and labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from workbench.cells.anchors import make_anchors
+from workbench.errors import EvaluationError, ShapeError
+from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.algorithm import Algorithm, fold
+from workbench.operators.calibration import fit_readout
+from workbench.operators.readout import Endpoint
+
+LABEL = "label"
+
+
+class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
+    """A frozen linear operator, a LET adaptor on it, and a readout of labels.
+
+    ``z = W (x F - b)`` with F frozen; all of it folds into one matrix and one offset without loss. `workbench run` does the
+    same with folds, controls and a report; this is for a pipeline of one's own.
+
+    Parameters
+    ----------
+    operator
+        Feature map F, gene by feature; None for the expression itself.
+    distances
+        Ruler distances between labels, from 0 to 1, as a table whose rows and columns are the labels; None: every two
+        labels are at distance 1.
+    objective
+        ``anchors`` (the anchor head), ``cells`` (the cell head) or ``hybrid`` (the cell head with the topology and compactness
+        of the sweep's first strong setting).
+    k, alpha, beta
+        As in `LETAdaptor`.
+    parts, min_cells
+        Anchors of each label (and donor), as in `make_anchors`.
+    hidden
+        Width of the readout's hidden layer; 0: linear.
+    seed
+        The one seed.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        Labels.
+    matrix_, offset_ : ndarray, shapes (gene, k) and (k,)
+        Latent z = x @ matrix_ + offset_.
+    readout_ : Readout
+        Of the labels, calibrated.
+    genes_ : tuple of str
+        Names of the columns, where they were given.
+    n_features_in_ : int
+        Genes.
+    """
+
+    def __init__(
+        self,
+        operator: Any = None,
+        distances: Any = None,
+        objective: Any = "anchors",
+        k: int = 10,
+        alpha: float = 0.1,
+        beta: float = 1 / np.pi,
+        parts: int = 6,
+        min_cells: int = 1,
+        hidden: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.operator = operator
+        self.distances = distances
+        self.objective = objective
+        self.k = k
+        self.alpha = alpha
+        self.beta = beta
+        self.parts = parts
+        self.min_cells = min_cells
+        self.hidden = hidden
+        self.seed = seed
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        groups: Any = None,
+        names: Any = None,
+    ) -> Extractor:
+        """Fit adaptor and readout; the operator stays as it is.
+
+        Parameters
+        ----------
+        X
+            Log-normalised expression on the panel, shape (cell, gene), sparse or dense; a table's columns are the genes.
+        y
+            Label of each cell.
+        groups
+            Donor of each cell, an array, list or column: no anchor mixes donors, and probabilities are calibrated across them.
+        names
+            Names of the cells; with them the order of the cells changes nothing.
+
+        Raises
+        ------
+        EvaluationError
+            If there is one label only, a label has no distance, or too few anchors can be made.
+        ShapeError
+            If the operator has another number of genes.
+        """
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        self.classes_, place = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise EvaluationError(f"The labels hold one class only ({self.classes_[0]}); two are needed to fit.")
+        columns = getattr(self, "feature_names_in_", None)
+        self.genes_ = () if columns is None else tuple(str(name) for name in columns)
+        expression = sp.csr_matrix(X)
+        called = np.arange(len(y)).astype(str) if names is None else np.asarray(names).astype(str)
+        groups = None if groups is None else np.asarray(groups).astype(str)
+        for what, given in (("names", called), ("groups", groups)):
+            if given is not None and len(given) != len(y):
+                raise ShapeError(f"{len(given)} {what} were given for {len(y)} cells; give one for each.")
+        operator = self._operator(expression.shape[1])
+        self.matrix_, self.offset_ = self._encoder(expression, place, operator, groups, called)
+        endpoint = Endpoint(LABEL, "classes", place, np.arange(len(place)))
+        self.readout_ = fit_readout(
+            self._latent(expression), endpoint, hidden=self.hidden, groups=groups, names=called, seed=self.seed
+        )
+        return self
+
+    def transform(self, X: Any) -> Float[np.ndarray, "cell k"]:
+        """Latent of cells.
+
+        Parameters
+        ----------
+        X
+            As in `fit`.
+        """
+        check_is_fitted(self, "matrix_")
+        return self._latent(validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False))
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "cell class"]:
+        """Probability of each of `classes_`, all taken to be as frequent as each other.
+
+        Parameters
+        ----------
+        X
+            As in `fit`.
+        """
+        z = self.transform(X)
+        return self.readout_.probabilities(z)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable label.
+
+        Parameters
+        ----------
+        X
+            As in `fit`.
+        """
+        chance = self.predict_proba(X)
+        return self.classes_[chance.argmax(1)]
+
+    def to_algorithm(self, genes: Sequence[str] = (), card: Mapping[str, Any] | None = None) -> Algorithm:
+        """The small file's content: matrix, offset and readout.
+
+        Parameters
+        ----------
+        genes
+            Names of the columns of X, where it was no table.
+        card
+            Where it comes from.
+
+        Raises
+        ------
+        ShapeError
+            If the genes are not named, each once.
+        """
+        check_is_fitted(self)
+        named = tuple(genes) or self.genes_
+        if len(named) != self.n_features_in_ or len(set(named)) < len(named):
+            raise ShapeError(
+                f"{self.n_features_in_} genes need a name each; found {len(set(named))}. Fit on a table with genes as columns, "
+                "or pass genes."
+            )
+        from dataclasses import replace
+
+        readout = replace(self.readout_, classes=tuple(str(name) for name in self.classes_))
+        return Algorithm(named, self.matrix_, self.offset_, {LABEL: readout}, dict(card or {}))
+
+    def save_pretrained(
+        self, folder: str | Path, genes: Sequence[str] = (), card: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Write the algorithm; `workbench apply` and `from_pretrained` read it.
+
+        Parameters
+        ----------
+        folder, genes, card
+            As in `Algorithm.save_pretrained` and `to_algorithm`.
+        """
+        return self.to_algorithm(genes, card).save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Extractor:
+        """A fitted extractor from a file that `save_pretrained` wrote; labels come back as text.
+
+        Parameters
+        ----------
+        folder
+            The folder.
+
+        Raises
+        ------
+        ArtifactError
+            As `Algorithm.from_pretrained`; EvaluationError if the file holds no readout of labels.
+        """
+        known = Algorithm.from_pretrained(folder)
+        if LABEL not in known.readouts:
+            raise EvaluationError(
+                f"The algorithm in '{folder}' has readouts {', '.join(known.readouts) or 'of nothing'}, not the one of an Extractor; "
+                "use workbench.Algorithm.from_pretrained."
+            )
+        made = cls(k=known.matrix.shape[1])
+        made.matrix_, made.offset_, made.readout_ = known.matrix, known.offset, known.readouts[LABEL]
+        made.classes_, made.genes_ = np.array(made.readout_.classes), known.genes
+        made.n_features_in_ = len(known.genes)
+        # A table with its genes in another order is then refused, as it is before saving.
+        made.feature_names_in_ = np.array(known.genes, dtype=object)
+        return made
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _latent(self, X: Any) -> np.ndarray:
+        return np.asarray(X @ self.matrix_) + self.offset_
+
+    def _operator(self, n_genes: int) -> np.ndarray:
+        if self.operator is None:
+            return np.eye(n_genes)
+        operator = check_array(self.operator, dtype=[np.float64, np.float32])
+        if len(operator) != n_genes:
+            raise ShapeError(
+                f"The operator reads {len(operator)} genes and the cells have {n_genes}; align them first, as workbench.Operator does."
+            )
+        return operator
+
+    def _between(self) -> np.ndarray:
+        if self.distances is None:
+            return 1.0 - np.eye(len(self.classes_))
+        labels = list(self.classes_)
+        absent = [label for label in labels if label not in self.distances.index or label not in self.distances.columns]
+        if absent:
+            raise EvaluationError(
+                f"{len(absent)} of {len(labels)} labels have no ruler distance (first: {absent[0]}); give the table a row and a "
+                "column for each."
+            )
+        return self.distances.loc[labels, labels].to_numpy(dtype=np.float64)
+
+    def _encoder(
+        self, x: sp.csr_matrix, place: np.ndarray, operator: np.ndarray, groups: np.ndarray | None, names: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        between = self._between()
+        if self.objective == "anchors":
+            obs = pd.DataFrame({"stage": place}, index=names)
+            if groups is not None:
+                obs["donor"] = groups
+            anchors = make_anchors(x, obs, min_cells=self.min_cells, parts=self.parts, seed=self.seed)
+            let = LETAdaptor(self.k, self.alpha, self.beta).fit(
+                anchors.centroids @ operator, between[np.ix_(anchors.stage, anchors.stage)]
+            )
+            return fold(operator, let.encoder_, let.bias_)
+        if self.objective not in ("cells", "hybrid"):
+            raise EvaluationError(f"Unknown objective '{self.objective}'; known: anchors, cells, hybrid.")
+        from workbench.operators.cell_adaptor import CellAdaptor, hybrid_sweep
+
+        more = hybrid_sweep()[0]["parameters"] if self.objective == "hybrid" else {}
+        fitted = CellAdaptor(k=self.k, beta=self.beta, alpha=self.alpha, seed=self.seed, **more).fit(
+            x, place, between, operator=operator, groups=groups, names=names
+        )
+        return fitted.matrix_, fitted.offset_

@@ -1,0 +1,167 @@
+"""One linear feature map as a file of its own: it knows its genes, its kind and its checkpoint, and aligns itself to cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from jaxtyping import Float
+
+from workbench.errors import ArtifactError, EvaluationError, GeneMatchError
+from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
+from workbench.operators.algorithm import coverage, panel_expression
+
+CARD, WEIGHTS = "operator.json", "operator.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A linear feature map f(x) = x F.
+
+    Attributes
+    ----------
+    genes
+        Rows of `matrix`, in order.
+    matrix
+        F.
+    kind
+        ``attention``, ``qk`` or ``ov``.
+    feature_map
+        What it is made of: ``L2H5``, ``drift``, ``top 5 heads``.
+    checkpoint
+        Hash of the weights that it comes from (`HookedScGPT.fingerprint`).
+    """
+
+    genes: tuple[str, ...]
+    matrix: Float[np.ndarray, "gene feature"]
+    kind: str
+    feature_map: str
+    checkpoint: str
+
+    def aligned(
+        self, genes: Sequence[str], min_coverage: float = 0.0
+    ) -> tuple[Float[np.ndarray, "column feature"], float]:
+        """The rows in another gene order: x of those genes times it is f(x), with absent genes not expressed.
+
+        Parameters
+        ----------
+        genes
+            Columns of the expression; genes that the operator does not know get a row of zeros.
+        min_coverage
+            Smallest share of the operator's genes that must be among them.
+
+        Returns
+        -------
+        matrix, coverage
+            Aligned rows, and the share of the operator's genes that were found.
+
+        Raises
+        ------
+        GeneMatchError
+            If fewer are found, or a gene is named twice.
+        """
+        names = [str(gene) for gene in genes]
+        place = {gene: i for i, gene in enumerate(self.genes)}
+        known = [gene for gene in names if gene in place]
+        if len(set(known)) < len(known):
+            twice = next(gene for i, gene in enumerate(known) if gene in known[:i])
+            raise GeneMatchError(f"The gene '{twice}' is named more than once; keep one column of it.")
+        share = len(known) / len(self.genes)
+        if not known or share < min_coverage:
+            absent = [gene for gene in self.genes if gene not in set(names)]
+            raise GeneMatchError(
+                f"{len(known)} of the operator's {len(self.genes)} genes are there, under the stated share of {min_coverage:.0%} "
+                f"(absent: {', '.join(absent[:3])}, ...); check that both are gene symbols."
+            )
+        out = np.zeros((len(names), self.matrix.shape[1]), dtype=self.matrix.dtype)
+        for i, gene in enumerate(names):
+            if gene in place:
+                out[i] = self.matrix[place[gene]]
+        return out, share
+
+    def apply(self, cells: AnnData, min_coverage: float = 0.5) -> tuple[Float[np.ndarray, "cell feature"], float]:
+        """Features of cells, matched by gene name and normalised as the algorithm does it, and the coverage.
+
+        Parameters
+        ----------
+        cells
+            Cells with gene symbols as ``var_names``, counts or log-normalised.
+        min_coverage
+            Smallest share of the operator's genes that must be measured.
+
+        Raises
+        ------
+        GeneMatchError
+            If fewer are measured.
+        """
+        x: sp.csr_matrix = panel_expression(cells, self.genes, min_coverage)
+        return np.asarray(x @ self.matrix), coverage(cells, self.genes)
+
+    def check(self, checkpoint: str) -> None:
+        """Make sure that the operator comes from a checkpoint.
+
+        Parameters
+        ----------
+        checkpoint
+            `HookedScGPT.fingerprint` of the one that is expected.
+
+        Raises
+        ------
+        EvaluationError
+            If it comes from another.
+        """
+        if checkpoint != self.checkpoint:
+            raise EvaluationError(
+                f"The operator was made from a checkpoint with hash {self.checkpoint[:12]}, not from {checkpoint[:12]}; export it "
+                "again from the checkpoint at hand."
+            )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``operator.safetensors`` and ``operator.json``.
+
+        Parameters
+        ----------
+        folder
+            Made if it is not there.
+        """
+        folder = Path(folder)
+        write_arrays(folder / WEIGHTS, {"matrix": self.matrix})
+        card = {
+            "format": _FORMAT,
+            "genes": list(self.genes),
+            "kind": self.kind,
+            "feature_map": self.feature_map,
+            "checkpoint": self.checkpoint,
+        }
+        write_json(folder / CARD, {**card, "content": digest(card, self.matrix)})
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Operator:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        folder
+            The folder.
+
+        Raises
+        ------
+        ArtifactError
+            If a file is missing, truncated, changed or of another format.
+        """
+        folder = Path(folder)
+        card = read_json(folder / CARD)
+        matrix = read_arrays(folder / WEIGHTS)[0].get("matrix")
+        if not isinstance(card, dict) or card.get("format") != _FORMAT or matrix is None:
+            raise ArtifactError(f"'{folder}' holds no operator of format {_FORMAT}; export it again.")
+        if card.pop("content", None) != digest(card, matrix):
+            raise ArtifactError(
+                f"The weights in '{folder}' are not those that '{CARD}' describes: a file was changed or swapped; export it again."
+            )
+        return cls(tuple(card["genes"]), matrix, card["kind"], card["feature_map"], card["checkpoint"])

@@ -1,0 +1,1 @@
+"""``workbench ablate``: a sweep of ablations, and what it says of the heads."""
