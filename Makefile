@@ -21,7 +21,7 @@ help:
 	@echo "make format     format the code"
 	@echo "make python     print the environment's interpreter"
 	@echo "make peers      make the environment of the benchmark's peers (once; several minutes) and print its interpreter"
-	@echo "make pretrain   train the mini checkpoint again (about half an hour on two cores)"
+	@echo "make pretrain   train the mini checkpoint again, in artifacts/pretrained (about half an hour on two cores)"
 	@echo "make clean      remove the demo's output"
 
 demo: $(ENV)/.complete

@@ -23,7 +23,7 @@ from workbench.evidence.holdout import group_splits, holdout_correlation, with_n
 from workbench.evidence.ruler import load_ruler
 from workbench.files import write_text
 from workbench.geometry.trajectories import trajectory_table
-from workbench.models.scgpt.checkpoint import load_checkpoint
+from workbench.models import load_model
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.controls import gaussian
 from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("artifacts/bulk_order"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    model, ruler = load_checkpoint(arguments.checkpoint), load_ruler("hematopoiesis")
+    model, ruler = load_model(arguments.checkpoint), load_ruler("hematopoiesis")
     cells = populations(arguments.data)
     match = match_genes(cells.var_names.to_numpy(dtype=str), model.vocabulary, 0.0)
     genes = match.genes

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workbench.engine.stages import code_version
+from workbench.engine.code import code_of
 from workbench.engine.sweep import Task, run_sweep
 from workbench.files import write_text
 from workbench.planted.factor_proof import FOUND, PLANTED, factor_recovery
@@ -33,7 +33,7 @@ def main() -> None:
     backend = {"backend": "sequential" if arguments.jobs == 1 else "loky", "jobs": arguments.jobs}
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     tasks = [Task(f"{seed} {kind}", (seed, kind)) for seed in seeds for kind in OPERATORS]
-    found = run_sweep(arguments.out / "worlds", {"code": code_version()}, tasks, factor_recovery, **backend)
+    found = run_sweep(arguments.out / "worlds", {"code": code_of(factor_recovery)}, tasks, factor_recovery, **backend)
     page = text(found, arguments.seeds)
     write_text(arguments.out / "worlds.csv", found.to_csv(index=False))
     for place in (arguments.out / "planted_extraction.md", arguments.docs):

@@ -8,27 +8,21 @@ Finished worlds are kept: the same command goes on where it was stopped. Everyth
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
 from scipy.stats import kstest
 
+from workbench.engine.code import code_of
 from workbench.engine.sweep import Task, run_sweep
 from workbench.evidence.gate_spec import GATES, SPEC
-from workbench.files import digest, write_text
+from workbench.files import write_text
 from workbench.planted.proof import NULLS, OPERATORS, null_draw, recovery
 
 FIRST_SEED = 200  # smaller ones were looked at while the world was made
 SHOWN = {"blocked permutation": "blocked_permutation", "null ruler": "null_ruler"}
 # Where a gate's own null is drawn, so that its p has to be uniform.
 UNIFORM = (("blocked permutation", NULLS[2]), ("null ruler", NULLS[0]), ("null ruler", NULLS[2]))
-
-
-def sources() -> str:
-    """Hash of the source files that a task runs through."""
-    files = {m.__file__ for name, m in sys.modules.items() if name.startswith("workbench.") and m.__file__}
-    return digest(*(Path(file).read_text(encoding="utf-8") for file in sorted(files)))
 
 
 def main() -> None:
@@ -40,7 +34,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     arguments = parser.parse_args()
     backend = {"backend": "sequential" if arguments.jobs == 1 else "loky", "jobs": arguments.jobs}
-    identity = {"spec": SPEC.hash, "sources": sources()}
+    identity = {"spec": SPEC.hash, "code": code_of(recovery)}
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     tasks = [Task(f"{seed} {kind}", (seed, kind)) for seed in seeds for kind in OPERATORS]
     found = run_sweep(arguments.out / "recovery", identity, tasks, recovery, **backend)

@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 
 import workbench
-from workbench.capture import MemorySink, MomentsSink, Only, capture
+from workbench.capture import HookFilter, MemorySink, MomentsSink, capture
 from workbench.seeds import generator
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
 checkpoint, data = root / "artifacts" / "scgpt-blood-mini", "pbmc68k"
-model = workbench.load_checkpoint(checkpoint)
+model = workbench.load_model(checkpoint)
 cells = workbench.load(data)[:64].copy()
 print(model.report.layout, model.report.n_parameters, "parameters;", cells.shape, "cells x genes")
 
@@ -37,7 +37,7 @@ print(model.report.layout, model.report.n_parameters, "parameters;", cells.shape
 # What a cell becomes depends on the seed and its name only, never on batch or order.
 
 # %%
-tokenizer = workbench.Tokenizer(cells, model.config, model.vocabulary, seed=0)
+tokenizer = model.tokenizer(cells, seed=0)
 print(tokenizer.match)
 print(tokenizer.values)
 tokens = tokenizer.tokens(0, 8)
@@ -57,7 +57,7 @@ report = capture(
     model,
     tokenizer,
     ["blocks.*.hook_resid_post", "hook_cell"],
-    [Only("blocks.*", moments), Only("hook_cell", memory)],
+    [HookFilter("blocks.*", moments), HookFilter("hook_cell", memory)],
     progress=False,
 )
 n, mean, covariance = moments.result(last)

@@ -30,15 +30,15 @@ from workbench import Ablation, ablate, ablated
 from workbench.ablation import build_reference, needed_hooks
 from workbench.engine.sweep import Backend
 from workbench.figures import attribution_scatter, effect_map, head_intervals, interaction_matrix
+from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.run import run_ablation
-from workbench.settings import AblationConfig
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
 # Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
 checkpoint, data, mapping = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None
 n_cells, null_draws, max_tokens = 64, 3, 128
-model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
+model, cells = workbench.load_model(checkpoint), workbench.load(data, mapping)
 scratch = tempfile.TemporaryDirectory()
 out, quiet = Path(scratch.name) / "ablation", Backend(progress=False)
 
@@ -55,7 +55,7 @@ def show(table, *columns):
 # never at padding.
 
 # %%
-tokens = workbench.Tokenizer(cells[:32].copy(), model.config, model.vocabulary, seed=0).tokens()
+tokens = model.tokenizer(cells[:32].copy(), seed=0).tokens()
 head = f"L{model.config.n_layers // 2}H0"
 intact = model(tokens).cell
 rows = []

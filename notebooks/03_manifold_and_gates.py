@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 
 import workbench
-from workbench.capture import MemorySink, Only, capture
+from workbench.capture import HookFilter, MemorySink, capture
 from workbench.capture.pairs import PATTERNS
-from workbench.evidence.anchor_pool import Pool
+from workbench.evidence.anchor_set import AnchorSet
 from workbench.evidence.gate_spec import SPEC, GateSpec
 from workbench.evidence.gates import evaluate, expected_to_fail, first_five
 from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
@@ -42,7 +42,7 @@ from workbench.operators.controls import GAUSSIAN, IDENTITY, control
 from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map
 from workbench.planted.cells import WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import plant_world
-from workbench.planted.proof import side_of
+from workbench.planted.proof import placed_cells
 from workbench.seeds import generator
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
@@ -50,7 +50,7 @@ root = next(folder for folder in (here, *here.parents) if (folder / "artifacts")
 # Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
 checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_cells, n_genes = 160, 120
-model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
+model, cells = workbench.load_model(checkpoint), workbench.load(data, mapping)
 order = generator(seed, "notebook cells").permutation(cells.shape[0])
 few = cells[np.sort(order[:n_cells])].copy()
 
@@ -68,7 +68,7 @@ def show(table, *columns):
 
 # %%
 ruler = workbench.load_ruler("hematopoiesis")
-tokenizer = workbench.Tokenizer(cells, model.config, model.vocabulary, seed=seed)
+tokenizer = model.tokenizer(cells, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 expression = panel_expression(cells, panel)
 obs = cells.obs.copy()
@@ -88,9 +88,9 @@ show(told.groupby(["cell_type", "stage", "branch"])["n_cells"].agg(anchors="size
 pairs, memory = workbench.GenePairSink(panel, model.vocabulary), MemorySink()
 capture(
     model,
-    workbench.Tokenizer(few, model.config, model.vocabulary, seed=seed),
+    model.tokenizer(few, seed=seed),
     [PATTERNS, "hook_cell"],
-    [Only(PATTERNS, pairs), Only("hook_cell", memory)],
+    [HookFilter(PATTERNS, pairs), HookFilter("hook_cell", memory)],
     progress=False,
 )
 embedding = memory.result().values["hook_cell"].astype(np.float64)
@@ -192,7 +192,7 @@ ruler_against_latent(stage_distances(angles(z), anchors.stage, ruler))
 # %% [markdown]
 # ## The gates on real cells
 # Seven questions with thresholds that were fixed before anybody looked; their hash stands beside every result. A gate that cannot be
-# computed is no pass: without donors there is no donor holdout, and without a second tissue no panel that is expected to fail.
+# computed is no pass: without donors there is no donor holdout, and without a second tissue no cohort that is expected to fail.
 #
 # The frozen gates take many refits. Here a smaller spec with a hash of its own stands in, which asks less: what passes it has not passed
 # the gates, and may well fail them. `workbench gates` knows the frozen spec only; what it says of these cells is in `docs/gates.md`.
@@ -203,11 +203,11 @@ print(f"frozen spec {SPEC.hash}, the one used here {small.hash}")
 rows = []
 for name, matrix in (("drift", drift), (IDENTITY, maps[IDENTITY])):
     for gate in evaluate(
-        Pool.of_panel(anchors.centroids @ matrix, anchors), ruler, adaptor, seed=seed, refits=9, spec=small
+        AnchorSet.of_cohort(anchors.centroids @ matrix, anchors), ruler, adaptor, seed=seed, refits=9, spec=small
     ):
-        rows.append({"panel": name, "role": "internal", "spec": small.hash, **asdict(gate)})
+        rows.append({"cohort": name, "role": "internal", "spec": small.hash, **asdict(gate)})
 gates = pd.DataFrame(rows)
-show(gates, "panel", "gate", "status", "value", "rule", "threshold", "sd", "n", "null_high", "n_null", "p")
+show(gates, "cohort", "gate", "status", "value", "rule", "threshold", "sd", "n", "null_high", "n_null", "p")
 
 # %%
 gate_table(gates)
@@ -229,8 +229,8 @@ shape = WorldShape(
 world = make_world(5, shape=shape)
 planted = plant_world(world, 5, n_layers=2, n_heads=4, d_model=32)
 donors = {"internal": ("D1", "D2", "D3"), "external": ("D4", "D5", "D6")}
-internal, external = (side_of(world, planted_cells(world, who)) for who in donors.values())
-off_graph = side_of(world, planted_cells(world, ("E1", "E2"), ("lung",), signal="off graph"))
+internal, external = (placed_cells(world, planted_cells(world, who)) for who in donors.values())
+off_graph = placed_cells(world, planted_cells(world, ("E1", "E2"), ("lung",), signal="off graph"))
 heads = workbench.weight_operators(planted.model, world.genes, "qk").dense()
 print(
     f"{internal.expression.shape} planted cells x genes, {len(internal.anchors)} anchors, {len(world.stages)} stages, 3 donors"
@@ -268,12 +268,14 @@ print(
 other = next((r.layer, r.head) for r in screen.itertuples() if not r.planted)
 rows = []
 for name, at in (("planted head", (planted.layer, planted.head)), ("best random head", other)):
-    pools = [Pool.of_panel(side.anchors.centroids @ heads[at], side.anchors) for side in (internal, off_graph)]
-    judged = evaluate(pools[0], world.ruler, adaptor, seed=seed, refits=9, spec=small)
-    judged.append(expected_to_fail({"off graph": first_five(pools[1], world.ruler, adaptor, seed=seed, spec=small)}))
-    rows += [{"panel": name, "role": "internal", "spec": small.hash, **asdict(gate)} for gate in judged]
+    own, doomed = (
+        AnchorSet.of_cohort(cells.anchors.centroids @ heads[at], cells.anchors) for cells in (internal, off_graph)
+    )
+    judged = evaluate(own, world.ruler, adaptor, seed=seed, refits=9, spec=small)
+    judged.append(expected_to_fail({"off graph": first_five(doomed, world.ruler, adaptor, seed=seed, spec=small)}))
+    rows += [{"cohort": name, "role": "internal", "spec": small.hash, **asdict(gate)} for gate in judged]
 gates = pd.DataFrame(rows)
-show(gates, "panel", "gate", "status", "value", "rule", "threshold", "sd", "n", "null_high", "n_null", "p")
+show(gates, "cohort", "gate", "status", "value", "rule", "threshold", "sd", "n", "null_high", "n_null", "p")
 
 # %%
 gate_table(gates)

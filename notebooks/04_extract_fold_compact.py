@@ -26,13 +26,12 @@ import numpy as np
 import pandas as pd
 
 import workbench
-from workbench.capture import Only, capture
+from workbench.capture import HookFilter, capture
 from workbench.capture.pairs import PATTERNS
 from workbench.cells.splits import make_folds
 from workbench.evidence.holdout import head_scores, holdout_correlation, random_splits, with_null
 from workbench.factors.compaction import judge, summarise, variants
 from workbench.figures import compaction_pareto, head_map, holdouts
-from workbench.models.scgpt.untrained import untrained
 from workbench.operators.algorithm import fold, panel_expression
 from workbench.operators.controls import CONTROLS, added_value, control
 from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map, screen_weights
@@ -45,7 +44,7 @@ root = next(folder for folder in (here, *here.parents) if (folder / "artifacts")
 # Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
 checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_cells, n_genes, n_folds = 200, 120, 5
-model, every = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
+model, every = workbench.load_model(checkpoint), workbench.load(data, mapping)
 # A fold may lack a class that a readout says: it counts as wrong, and need not be said each time.
 warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
 chosen = np.sort(generator(seed, "notebook cells").permutation(every.shape[0])[:n_cells])
@@ -63,7 +62,7 @@ def show(table, *columns):
 
 # %%
 ruler = workbench.load_ruler("hematopoiesis")
-tokenizer = workbench.Tokenizer(cells, model.config, model.vocabulary, seed=seed)
+tokenizer = model.tokenizer(cells, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 expression = panel_expression(cells, panel)
 obs = cells.obs.copy()
@@ -83,11 +82,11 @@ groups = dict(zip(cells.obs_names, folds.tolist(), strict=True))
 def attention(of):
     """Mean attention of a model's heads, by fold."""
     sink = workbench.GenePairSink(panel, of.vocabulary, groups)
-    capture(of, tokenizer, [PATTERNS], [Only(PATTERNS, sink)], progress=False)
+    capture(of, tokenizer, [PATTERNS], [HookFilter(PATTERNS, sink)], progress=False)
     return sink
 
 
-trained, fresh = attention(model), attention(untrained(model, seed))
+trained, fresh = attention(model), attention(model.untrained(seed))
 attended = trained.result().mean()
 qk = workbench.weight_operators(model, panel, "qk").dense()
 off = ~np.eye(len(panel), dtype=bool)
@@ -200,7 +199,7 @@ ours = "drift"
 made = {ours: latent(without(trained)), "the same model before training": latent(without(fresh))}
 for name in CONTROLS:
     made[name] = latent(lambda k, kept, name=name: control(name, without(trained)(k, kept), expression[kept], seed))
-wanted = endpoints(obs["stage"].to_numpy(), ruler.stages, ruler.branches, ruler.depths)
+wanted = endpoints(obs["stage"].to_numpy(), ruler)
 scored = cross_validate(made, wanted, folds, permutations=20, seed=seed)
 read = pd.DataFrame(scored)
 stage = read[(read["endpoint"] == "stage") & (read["metric"] == "balanced accuracy")]

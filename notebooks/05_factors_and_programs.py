@@ -44,7 +44,7 @@ root = next(folder for folder in (here, *here.parents) if (folder / "artifacts")
 # Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
 checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_cells, n_genes, n_factors, n_groups, n_top = 200, 500, 6, 10, 40
-model, every = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
+model, every = workbench.load_model(checkpoint), workbench.load(data, mapping)
 chosen = np.sort(generator(seed, "notebook cells").permutation(every.shape[0])[:n_cells])
 cells = every[chosen].copy()
 
@@ -62,7 +62,7 @@ def show(table, *columns):
 # %%
 layer, head = model.config.n_layers - 1, 0
 ruler = workbench.load_ruler("hematopoiesis")
-tokenizer = workbench.Tokenizer(cells, model.config, model.vocabulary, seed=seed)
+tokenizer = model.tokenizer(cells, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 expression = panel_expression(cells, panel)
 group = generator(seed, "groups").permutation(np.arange(n_cells) % n_groups)
@@ -113,7 +113,7 @@ show(
 obs = cells.obs.copy()
 obs["stage"], _ = ruler.place(obs["cell_type"])
 folds, kind = make_folds(obs, 4, seed)
-wanted = endpoints(obs["stage"].to_numpy(), ruler.stages, ruler.branches, ruler.depths)
+wanted = endpoints(obs["stage"].to_numpy(), ruler)
 
 
 def taken_out(of, draws):

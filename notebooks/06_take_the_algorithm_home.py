@@ -46,7 +46,7 @@ root = next(folder for folder in (here, *here.parents) if (folder / "artifacts")
 # Of your own: a checkpoint's folder, an h5ad, and what its columns mean: workbench.CellMapping(cell_type="...", donor="...").
 checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_genes = 200
-model, cells = workbench.load_checkpoint(checkpoint), workbench.load(data, mapping)
+model, cells = workbench.load_model(checkpoint), workbench.load(data, mapping)
 # A draw of the bootstrap may lack a class that a readout says: it counts as wrong, and need not be said each time.
 warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
 scratch = tempfile.TemporaryDirectory()
@@ -68,7 +68,7 @@ ruler = workbench.load_ruler("hematopoiesis")
 stage, unknown = ruler.place(cells.obs["cell_type"])
 cells = cells[stage >= 0].copy()
 print(f"{len(cells)} cells on the ruler; left out: {', '.join(unknown) or 'none'}")
-tokenizer = workbench.Tokenizer(cells, model.config, model.vocabulary, seed=seed)
+tokenizer = model.tokenizer(cells, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 labels = np.array(ruler.stages)[stage[stage >= 0]]
 folds, kind = make_folds(cells.obs, 5, seed)

@@ -33,11 +33,11 @@ import torch
 
 import workbench
 from workbench.ablation.build import choose_rows
-from workbench.capture import Only, capture
+from workbench.capture import HookFilter, capture
 from workbench.capture.pairs import PATTERNS
 from workbench.evidence.holdout import holdout_correlation, random_splits, with_null
 from workbench.figures import head_map
-from workbench.models.scgpt.inspection import describe, describe_text
+from workbench.models.inspection import describe, describe_text
 from workbench.operators.algorithm import panel_expression
 from workbench.operators.controls import GAUSSIAN, IDENTITY, control
 from workbench.operators.operator import DenseOperators
@@ -72,7 +72,7 @@ def show(table, *columns):
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
 dtype = torch.bfloat16 if device == "cuda" else torch.float32
-model = workbench.load_checkpoint(checkpoint, device=device, dtype=dtype)
+model = workbench.load_model(checkpoint, device=device, dtype=dtype)
 print(device, dtype)
 
 # %% [markdown]
@@ -90,8 +90,7 @@ print(describe_text(describe(checkpoint)).replace(f"{checkpoint}:", f"{checkpoin
 
 # %%
 cells = workbench.load(data, mapping, backed=True)
-batch = "batch" if "batch" in cells.obs else None
-tokenizer = workbench.Tokenizer(cells, model.config, model.vocabulary, seed=seed, batch_column=batch)
+tokenizer = model.tokenizer(cells, seed=seed)
 print(f"{cells.shape[0]} cells x {cells.shape[1]} genes; columns: {', '.join(cells.obs.columns) or 'none'}")
 print(tokenizer.match)
 print(tokenizer.values)
@@ -166,8 +165,8 @@ panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 rows = choose_rows(cells.obs_names.to_list(), n_cells, seed)
 sample = cells[np.array(rows)].copy()
 pairs = workbench.GenePairSink(panel, model.vocabulary)
-own = workbench.Tokenizer(sample, model.config, model.vocabulary, seed=seed, batch_column=batch)
-capture(model, own, [PATTERNS], [Only(PATTERNS, pairs)], progress=False)
+own = model.tokenizer(sample, seed=seed)
+capture(model, own, [PATTERNS], [HookFilter(PATTERNS, pairs)], progress=False)
 result = pairs.result()
 operators = DenseOperators(result.mean())
 off = ~np.eye(len(panel), dtype=bool)
@@ -253,7 +252,7 @@ print(f"workbench ablate experiments/ablation_blood_mini.yaml --out my_ablation 
 print("workbench apply my_run/algorithm my_atlas.h5ad --out my_atlas.labels.h5ad")
 
 # %% [markdown]
-# On a machine with a GPU do the passes in Python as above (`load_checkpoint(..., device="cuda", dtype=torch.bfloat16)`, then `capture` with
+# On a machine with a GPU do the passes in Python as above (`load_model(..., device="cuda", dtype=torch.bfloat16)`, then `capture` with
 # `state=FOLDER`, so that it may be interrupted); fits of adaptors and readouts run on the CPU.
 #
 # ## What could be wrong with this

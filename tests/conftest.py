@@ -101,7 +101,7 @@ def without_shape_checks():
 def few_null_rulers():
     """Nine null rulers at p = 0.1 instead of 99 at 0.01, for tests of what goes round the gates."""
     from workbench.evidence.gate_spec import GateSpec
-    from workbench.recipes.gates import evaluate as module
+    from workbench.evidence import gates as module
 
     spec = GateSpec(null_rulers=9, null_p=0.1, random_splits=3)
     with pytest.MonkeyPatch.context() as patch:

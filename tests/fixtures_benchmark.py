@@ -16,7 +16,7 @@ from workbench.cli import main
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 N_GENES, PER_GROUP = 30, 7
 STAGES = ("CD4 T", "CD8 T", "monocyte", "dendritic", "B")

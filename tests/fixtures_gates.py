@@ -1,4 +1,4 @@
-"""A small planted world as the two sides of a screen."""
+"""A small planted world as the two cohorts of a screen, and one that is expected to fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from workbench.operators.adaptor import LETAdaptor
 from workbench.planted.cells import OFF_GRAPH, WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import plant_world
-from workbench.planted.proof import operators_of, side_of
+from workbench.planted.proof import operators_of, placed_cells
 
 SMALL = WorldShape(
     branches=("erythroid", "B", "T"),
@@ -37,17 +37,17 @@ def planted_matrix(operators):
 
 @pytest.fixture(scope="session")
 def internal(world):
-    return side_of(world, planted_cells(world, ["D1", "D2", "D3"]))
+    return placed_cells(world, planted_cells(world, ["D1", "D2", "D3"]))
 
 
 @pytest.fixture(scope="session")
 def external(world):
-    return side_of(world, planted_cells(world, ["D4", "D5", "D6"]))
+    return placed_cells(world, planted_cells(world, ["D4", "D5", "D6"]))
 
 
 @pytest.fixture(scope="session")
 def doomed(world):
-    return side_of(world, planted_cells(world, ["E1", "E2", "E3"], ["lung"], signal=OFF_GRAPH))
+    return placed_cells(world, planted_cells(world, ["E1", "E2", "E3"], ["lung"], signal=OFF_GRAPH))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from helpers import randomise
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 N_GENES, PER_LABEL, LAYERS, HEADS = 36, 13, 3, 2
 

@@ -21,8 +21,8 @@ import torch
 
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokens import Tokens
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
 
 LAYOUTS = ("in_proj_", "Wqkv", "_impl.Wqkv")
 STYLES = ("continuous", "category", "scaling")

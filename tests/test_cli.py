@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,14 +15,19 @@ import pandas as pd
 import pytest
 from helpers import D_MODEL, N_GENES, N_HEADS, N_LAYERS
 
-from workbench.cli import build_parser, main, parsers
+from workbench import cli, commands
+from workbench.arguments import Command, Work, make_parser
+from workbench.cli import main
+from workbench.engine import recipe as engine
 from workbench.engine.config import read_config
+from workbench.engine.keys import keys_of
+from workbench.engine.sweep import Backend
+from workbench.errors import ConfigError
 from workbench.files import write_json
-from workbench.models.scgpt.checkpoint import load_checkpoint
-from workbench.recipes.benchmark.config import BenchmarkConfig
-from workbench.settings import AblationConfig, GatesConfig, PretrainConfig, RunConfig
+from workbench.models import load_model
+from workbench.settings import CommandConfig, Strict
+from workbench.table import COMMANDS
 
-COMMANDS = tuple(parsers()[1])
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
     "torch",
@@ -37,7 +43,6 @@ HEAVY = (
     "pydantic",
     "shtab",
 )
-SETTINGS = {"pretrain": PretrainConfig, "run": RunConfig, "extract": RunConfig, "factors": RunConfig, "ablate": AblationConfig, "gates": GatesConfig, "benchmark": BenchmarkConfig}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def helps():
 import contextlib, io, json, sys
 from workbench.cli import main
 said = {{}}
-for command in ([], *([name] for name in {COMMANDS}), ["--version"]):
+for command in ([], *([name] for name in {tuple(COMMANDS)}), ["--version"]):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:
@@ -67,9 +72,19 @@ def examples(said):
 
 def test_help_names_every_command(helps):
     said, _ = helps
-    assert {"doctor", "inspect", "pretrain", "run", "extract", "factors", "ablate", "gates", "apply", "completion"} <= {
-        *COMMANDS
-    }
+    assert {
+        "doctor",
+        "inspect",
+        "pretrain",
+        "run",
+        "extract",
+        "factors",
+        "ablate",
+        "gates",
+        "apply",
+        "completion",
+        "config",
+    } <= {*COMMANDS}
     assert all(f"\n    {command}" in said[""] for command in COMMANDS) and said["--version"].startswith("workbench ")
 
 
@@ -85,11 +100,11 @@ def test_every_example_is_a_command_as_it_stands(helps, command, monkeypatch):
     for example in examples(said):
         # What follows is the shell's.
         words = shlex.split(example.split(">")[0])[1:]
-        arguments = build_parser().parse_args(words)
+        arguments = make_parser(COMMANDS)[0].parse_args(words)
         assert command in ("", arguments.command)
         if hasattr(arguments, "config"):
             assert Path(arguments.config).is_file() and arguments.config.startswith("experiments/")
-            read_config(arguments.config, SETTINGS[arguments.command], arguments.set)
+            read_config(arguments.config, COMMANDS[arguments.command].work.load_config(), arguments.set)
         if arguments.command == "inspect":
             assert Path(arguments.path).is_dir()
 
@@ -128,11 +143,13 @@ def test_the_package_is_a_command():
 
 
 def test_options_of_the_parser():
-    arguments = build_parser().parse_args(["run", "a.yaml", "--set", "a=1", "--set", "b.c=2", "--out", "there"])
+    arguments = make_parser(COMMANDS)[0].parse_args(
+        ["run", "a.yaml", "--set", "a=1", "--set", "b.c=2", "--out", "there"]
+    )
     assert arguments.set == ["a=1", "b.c=2"] and str(arguments.out) == "there"
     assert (
-        build_parser().parse_args(["run", "a.yaml"]).set == []
-        and build_parser().parse_args(["run", "a.yaml"]).out is None
+        make_parser(COMMANDS)[0].parse_args(["run", "a.yaml"]).set == []
+        and make_parser(COMMANDS)[0].parse_args(["run", "a.yaml"]).out is None
     )
 
 
@@ -145,7 +162,7 @@ def test_inspect_as_json(tiny_checkpoint, capsys):
     assert said["heads"] == {"layers": N_LAYERS, "per_layer": N_HEADS, "total": N_LAYERS * N_HEADS}
     assert said["config"]["d_model"] == D_MODEL and said["vocabulary"]["genes"] == N_GENES
     assert said["vocabulary"]["special"] == ["<pad>", "<cls>", "<eoc>"] and said["release"] is None
-    assert said["hooks"] == len(load_checkpoint(tiny_checkpoint).hook_dict)
+    assert said["hooks"] == len(load_model(tiny_checkpoint).hook_dict)
     assert said["report"]["layout"] == "in_proj_" and not said["report"]["mismatched"]
 
 
@@ -163,11 +180,17 @@ def test_inspect_as_text(tiny_checkpoint, capsys):
 # One JSON value on stdout, with --json; the work itself is stood in for
 
 
-def stood_in(out, *stages):
-    """Files that the work would leave, and a word on stderr as progress has it."""
-    print("progress", file=sys.stderr)
-    write_json(out / "manifest.json", {"stages": {name: {"seconds": 1.5, "kept": False} for name in stages}})
-    return out
+def stood_in(monkeypatch, *stages, **more):
+    """In place of carrying out a recipe: what it would answer, and a word on stderr as progress has it."""
+    asked = []
+
+    def execute(recipe, config, out, backend, parts):
+        print("progress", file=sys.stderr)
+        asked.append((recipe.name, str(out), backend, parts))
+        return SimpleNamespace(out=out, seconds=dict.fromkeys(stages, 1.5), **more)
+
+    monkeypatch.setattr(engine, "execute", execute)
+    return asked
 
 
 def json_of(capsys, *arguments, status=0):
@@ -176,51 +199,184 @@ def json_of(capsys, *arguments, status=0):
 
 
 @pytest.mark.parametrize(
-    ("command", "stages"),
-    [("run", ["cells", "algorithm"]), ("extract", ["cells", "algorithm"]), ("factors", ["cells", "factors"])],
+    ("command", "stages", "parts"),
+    [
+        ("run", ["cells", "algorithm"], ("extract", "factors")),
+        ("extract", ["cells", "algorithm"], ("extract",)),
+        ("factors", ["cells", "factors"], ("factors",)),
+    ],
 )
-def test_a_run_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch, command, stages):
-    from workbench.recipes.run import run
-
-    monkeypatch.setattr(run, "run", lambda config, out, **more: stood_in(out, *stages))
+def test_a_run_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch, command, stages, parts):
+    asked = stood_in(monkeypatch, *stages)
     out = tmp_path / "out"
     said = json_of(capsys, command, config(tmp_path, tiny_checkpoint, "factors: {}"), "--out", str(out))
     algorithm = str(out / "algorithm") if "algorithm" in stages else None
     files = {"report": str(out / "report.html"), "metrics": str(out / "metrics.json"), "algorithm": algorithm}
     assert said == {**files, "seconds": dict.fromkeys(stages, 1.5)}
+    assert asked == [("run", str(out), Backend(), parts)]
 
 
 def test_a_sweep_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench.ablation import report
-
-    monkeypatch.setattr(report, "dry_run", lambda config, out: "so much")
-    monkeypatch.setattr(
-        report, "ablate_and_report", lambda config, out, backend: stood_in(out, "sweep") / "report.html"
-    )
+    stood_in(monkeypatch, "sweep")
     start = ["ablate", config(tmp_path, tiny_checkpoint), "--out", str(tmp_path / "out")]
     said = json_of(capsys, *start)
     assert said["report"] == str(tmp_path / "out" / "report.html") and said["seconds"] == {"sweep": 1.5}
+    assert said["tables"] == str(tmp_path / "out" / "tables")
+    monkeypatch.setattr("workbench.recipes.ablate.dry_run.dry_run", lambda config, out: "so much")
     assert json_of(capsys, *start, "--dry-run") == {"dry_run": "so much"}
 
 
-def test_a_training_as_json(tmp_path, capsys, monkeypatch):
-    from workbench.recipes import pretrain
+def test_a_campaign_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch):
+    stood_in(monkeypatch, "cells", "campaign")
+    write_json(tmp_path / "out" / "metrics.json", {"tally": [{"wins": 3}]})
+    said = json_of(capsys, "benchmark", config(tmp_path, tiny_checkpoint), "--out", str(tmp_path / "out"))
+    files = {name: str(tmp_path / "out" / file) for name, file in (("report", "report.html"), ("tables", "tables"))}
+    seconds = {"cells": 1.5, "campaign": 1.5}
+    assert said == {**files, "ours": "anchor head", "tally": [{"wins": 3}], "seconds": seconds}
 
-    monkeypatch.setattr(pretrain, "pretrain", lambda config, out: out)
+
+def test_a_training_as_json(tmp_path, capsys, monkeypatch):
+    asked = stood_in(monkeypatch)
     (tmp_path / "train.yaml").write_text("out: made\n")
     said = json_of(capsys, "pretrain", str(tmp_path / "train.yaml"), "--out", str(tmp_path / "x"))
     assert said["checkpoint"] == str(tmp_path / "x") and said["card"] == str(tmp_path / "x" / "README.md")
+    assert main(["pretrain", str(tmp_path / "train.yaml")]) == 0
+    assert capsys.readouterr().out == f"Checkpoint and model card: {tmp_path / 'made'}\n"
+    assert [out for _, out, _, _ in asked] == [str(tmp_path / "x"), str(tmp_path / "made")]
+
+
+def test_a_further_command_is_an_entry_of_the_table(tmp_path, tiny_checkpoint, capsys, monkeypatch):
+    module = SimpleNamespace(RECIPE=SimpleNamespace(name="count"), CountConfig=CommandConfig)
+    monkeypatch.setitem(sys.modules, "a_recipe", module)
+    work = Work("a_recipe:CountConfig", "a_recipe:RECIPE")
+    takes = COMMANDS["run"].arguments
+    one = Command("count", "count", "Count.", commands.carry_out, takes, ("workbench count a.yaml",), work)
+    monkeypatch.setattr(cli, "COMMANDS", {**COMMANDS, "count": one})
+    asked = stood_in(monkeypatch, "cells")
+    said = json_of(capsys, "count", config(tmp_path, tiny_checkpoint, "name: many"), "--jobs", "2")
+    folder = os.path.join("artifacts", "many")
+    files = {"report": os.path.join(folder, "report.html"), "tables": os.path.join(folder, "tables")}
+    assert said == {**files, "seconds": {"cells": 1.5}} and asked == [("count", folder, Backend(jobs=2), ())]
+    assert main(["count", config(tmp_path, tiny_checkpoint, "audit: true")]) == 2
+    assert "Key 'audit' is one of 'workbench benchmark'" in capsys.readouterr().err
+    assert main(["config", "run"]) == 0 and main(["completion", "bash"]) == 0
+    assert "count" in capsys.readouterr().out
 
 
 def test_gates_as_json_have_null_for_what_is_undefined(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench.recipes.gates import run
-
     table = pd.DataFrame({"gate": ["branch holdout"], "value": [float("nan")], "status": ["not applicable"]})
-    result = SimpleNamespace(gates=table, unmet=("branch holdout",), out=tmp_path)
-    monkeypatch.setattr(run, "run_gates", lambda config, out, backend: result)
-    text = "panels: {internal: {role: internal}}"
+    results = {"verdict": {"unmet": ["branch holdout"]}}
+    stood_in(monkeypatch, "gates", results=results, context=SimpleNamespace(read={"gates": table}.get))
+    text = "cohorts: {internal: {role: internal}}"
     said = json_of(capsys, "gates", config(tmp_path, tiny_checkpoint, text), "--out", str(tmp_path / "out"), status=1)
     assert said == [{"gate": "branch holdout", "value": None, "status": "not applicable"}]
+
+
+def test_the_backend_of_a_command_is_the_one_that_is_asked_for(tmp_path, tiny_checkpoint, monkeypatch, capsys):
+    asked = stood_in(monkeypatch, "cells")
+    start = ["run", config(tmp_path, tiny_checkpoint), "--out", str(tmp_path / "out")]
+    assert main([*start, "--backend", "dask", "--jobs", "3", "--address", "tcp://a:1"]) == 0
+    assert asked[0][2] == Backend("dask", 3, "tcp://a:1")
+    assert main([*start, "--jobs", "0"]) == 2 and len(asked) == 1
+    assert "--jobs is 0" in capsys.readouterr().err
+
+
+# workbench config
+
+
+@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.work])
+def test_a_commented_configuration_reads_back_to_the_defaults(tmp_path, capsys, command):
+    assert main(["config", command]) == 0
+    said, path = capsys.readouterr().out, tmp_path / "mine.yaml"
+    path.write_text(said)
+    kind = COMMANDS[command].work.load_config()
+    required = [key for key in keys_of(kind) if key.required]
+    with pytest.raises(ConfigError, match=f"Key '{required[0].name}' is missing"):
+        read_config(path, kind)
+    filled = {"checkpoint": "model", "out": "model", "cohorts": {"mine": {"role": "internal"}}}
+    given = {key.name: filled[key.name] for key in required}
+    own = kind.model_validate(given)
+    given = [f"{name}={json.dumps(value)}" for name, value in given.items()]
+    assert read_config(path, kind, given) == own
+    # With every mark taken away, sections that are absent by default are there, with their defaults.
+    path.write_text(re.sub(r"^( *)#(?! )", r"\1", said, flags=re.M))
+    whole = read_config(path, kind)
+    for key in keys_of(kind):
+        value = getattr(whole, key.name)
+        if key.required and key.name in ("checkpoint", "out"):
+            assert value == tmp_path / "PATH"
+        elif key.form == "section":
+            assert value == type(value)()
+        elif not key.keys:
+            assert value == getattr(own, key.name)
+
+
+@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.work])
+def test_every_key_stands_in_the_commented_configuration_with_its_meaning(capsys, command):
+    assert main(["config", command]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    unfolded = " ".join(line.strip(" #") for line in lines)
+
+    def check(keys, indent=""):
+        for key in keys:
+            assert any(re.match(rf"{indent}(#?(- )?){key.name}:", line) for line in lines), key.name
+            assert key.meaning.endswith(".") and key.meaning in unfolded
+            check(key.keys, indent + ("  " if key.form == "section" else "    "))
+
+    for key in keys_of(COMMANDS[command].work.load_config()):
+        if key.form != "list of sections":
+            check([key])
+    assert max(map(len, lines)) < 130 and not any(line != line.rstrip() for line in lines)
+
+
+def test_every_field_of_every_configuration_says_what_it_means():
+    for command in COMMANDS.values():
+        if command.work:
+            command.work.load_config()
+
+    def below(kind):
+        return [found for one in kind.__subclasses__() for found in (one, *below(one))]
+
+    kinds = [kind for kind in below(Strict) if kind.__module__.startswith("workbench.")]
+    assert len(kinds) > 20
+    for kind in kinds:
+        assert kind.__doc__ and kind.__doc__.count("\n") <= 1, (
+            f"the docstring of {kind.__name__} is longer than two lines"
+        )
+        for name, field in kind.model_fields.items():
+            said = field.description or ""
+            assert len(said.split()) > 2 and said.endswith("."), f"{kind.__name__}.{name} says '{said}'"
+
+
+@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.work])
+def test_the_schema_of_a_configuration_is_for_editors(capsys, command):
+    assert main(["config", command, "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    kind = COMMANDS[command].work.load_config()
+    assert list(schema["properties"]) == list(kind.model_fields) and schema["additionalProperties"] is False
+    assert schema["$schema"].startswith("https://json-schema.org/") and schema["title"].endswith(command)
+    assert all(part.get("description") or "$ref" in part for part in schema["properties"].values())
+
+
+def test_the_configuration_of_a_command_without_one_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["config", "inspect"])
+    assert stop.value.code == 2 and "invalid choice: 'inspect'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "said"),
+    [
+        ("run", "sweep: {heads: true}", "Key 'sweep' is one of 'workbench ablate', not of this command"),
+        ("gates", "splits: {n: 3}\ncohorts: {a: {role: internal}}", "Key 'splits' is one of 'workbench benchmark'"),
+        ("ablate", "factors: {}", "Key 'factors' is one of 'workbench run, extract and factors', not of this command"),
+        ("benchmark", "cohorts: {a: {role: internal}}", "Key 'cohorts' is one of 'workbench gates'"),
+        ("extract", "audit: true", "Key 'audit' is one of 'workbench benchmark'"),
+    ],
+)
+def test_a_key_of_another_command_is_said_to_be_its(tmp_path, tiny_checkpoint, capsys, command, text, said):
+    assert main([command, config(tmp_path, tiny_checkpoint, text)]) == 2
+    assert said in one_line(capsys, "ConfigError")
 
 
 def test_an_error_leaves_stdout_empty_with_json_too(tmp_path, capsys):
@@ -293,38 +449,31 @@ def test_an_out_folder_without_permission(tmp_path, tiny_checkpoint, capsys):
 
 
 def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench.recipes.run import run
-
     def interrupted(*args, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "run", interrupted)
+    monkeypatch.setattr(engine, "execute", interrupted)
     assert main(["run", config(tmp_path, tiny_checkpoint)]) == 130
     assert capsys.readouterr().err == "Interrupted; the same command goes on from the last save.\n"
-    monkeypatch.setattr("workbench.models.scgpt.inspection.describe", interrupted)
+    monkeypatch.setattr("workbench.models.inspection.describe", interrupted)
     assert main(["inspect", str(tiny_checkpoint)]) == 130
     assert capsys.readouterr().err == "Interrupted; the same command starts again, and nothing was left half-written.\n"
 
 
 def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch):
-    from workbench.recipes.run import run
-
     def broken(*args, **more):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(run, "run", broken)
+    monkeypatch.setattr(engine, "execute", broken)
     with pytest.raises(ZeroDivisionError):
         main(["run", config(tmp_path, tiny_checkpoint)])
 
 
 def test_the_folder_of_a_run_is_named_after_its_configuration(tmp_path, tiny_checkpoint, capsys, monkeypatch):
-    from workbench.recipes.run import run
-
-    outs = []
-    monkeypatch.setattr(run, "run", lambda config, out, **more: outs.append(str(out)) or out)
+    asked = stood_in(monkeypatch)
     path = config(tmp_path, tiny_checkpoint, "name: mine")
     assert main(["run", path]) == 0 and main(["run", path, "--out", "elsewhere", "--set", "name=other"]) == 0
-    assert outs == [os.path.join("artifacts", "mine"), "elsewhere"]
+    assert [out for _, out, _, _ in asked] == [os.path.join("artifacts", "mine"), "elsewhere"]
     assert f"Report: {os.path.join('artifacts', 'mine', 'report.html')}" in capsys.readouterr().out
 
 

@@ -16,9 +16,10 @@ import time
 import pytest
 from test_cli import one_line
 
-from workbench.cli import BACKENDS, SHELLS, main, parsers
+from workbench.arguments import BACKENDS, SHELLS
+from workbench.cli import main
+from workbench.table import COMMANDS
 
-COMMANDS = tuple(parsers()[1])
 FILES = ("exported.h5ad", "experiment.yaml", "example.yml", "extra.txt", "experiments/demo.yaml", "experiments/a.txt")
 OFFERED = [
     ("workbench ga", ["gates"]),
@@ -37,6 +38,7 @@ OFFERED = [
     ("workbench apply ex", ["experiments"]),
     ("workbench apply experiments ex", ["experiments", "exported.h5ad"]),
     ("workbench completion z", ["zsh"]),
+    ("workbench config f", ["factors"]),
 ]
 # Installed as a user would: compinit finds it in a folder of $fpath. What is offered goes to a file, nothing is inserted.
 ZSH = """

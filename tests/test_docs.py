@@ -24,7 +24,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIAL = DOCS / "tutorial.md"
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 # What stands behind the command line only has no page in the API.
-NO_PAGE = {f"workbench.{name}" for name in ("__main__", "cli", "commands", "doctor", "machine", "requirements")}
+NO_PAGE = {f"workbench.{name}" for name in ("__main__", "arguments", "cli", "commands", "doctor", "machine", "requirements", "table")}
 
 
 def without_code(text: str) -> str:
@@ -87,37 +87,32 @@ def test_every_error_is_in_the_error_index():
 
 
 def test_the_commands_that_pages_name_exist():
-    from workbench.cli import build_parser
+    from workbench.table import COMMANDS
 
-    commands = next(
-        action for action in build_parser()._actions if action.choices and action.metavar == "COMMAND"
-    ).choices
     for page in PAGES:
         for command in re.findall(r"^ {4,}workbench ([a-z]\w+)", page.read_text(encoding="utf-8"), re.M):
-            assert command in commands, f"{page.name} names 'workbench {command}', which is no command"
+            assert command in COMMANDS, f"{page.name} names 'workbench {command}', which is no command"
 
 
 def test_the_configurations_that_pages_name_exist_and_can_be_read():
     from workbench.engine.config import read_config
-    from workbench.recipes.benchmark.config import BenchmarkConfig
-    from workbench.settings import AblationConfig, GatesConfig, RunConfig
+    from workbench.table import COMMANDS
 
-    kinds = {
-        "benchmark": BenchmarkConfig,
-        "run": RunConfig,
-        "extract": RunConfig,
-        "factors": RunConfig,
-        "ablate": AblationConfig,
-        "gates": GatesConfig,
-    }
     found = 0
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for command, config, rest in re.findall(r"^ {4,}workbench (\w+) (experiments/\S+\.yaml)(.*)$", text, re.M):
             given = [a or b for a, b in re.findall(r"--set (?:\"([^\"]+)\"|(\S+))", rest)]
-            read_config(ROOT / config, kinds[command], given)
+            read_config(ROOT / config, COMMANDS[command].work.load_config(), given)
             found += 1
     assert found > 5
+
+
+def test_the_page_of_keys_is_that_of_the_models():
+    made = load_script("configuration_page").page()
+    assert made == (DOCS / "configuration.md").read_text(encoding="utf-8"), (
+        "make it again: python experiments/configuration_page.py --docs docs/configuration.md"
+    )
 
 
 def test_the_tutorial_uses_public_names():
@@ -263,7 +258,7 @@ def test_the_paper_page_is_written_where_asked(script, tmp_path, monkeypatch, ca
 
 
 def test_the_paper_page_has_every_published_figure():
-    from workbench.recipes.run.expected import read_expected
+    from workbench.evidence.expected import read_expected
 
     text = (DOCS / "paper.md").read_text(encoding="utf-8")
     figures = read_expected(ROOT / "experiments" / "paper_figures.yaml")[1]

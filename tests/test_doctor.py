@@ -241,7 +241,7 @@ def test_a_checkpoint_in_one_line(tiny_checkpoint, tmp_path):
 
 
 def test_a_library_that_breaks_below_the_reader_is_one_line(tiny_checkpoint, monkeypatch):
-    monkeypatch.setitem(sys.modules, "workbench.models.scgpt.inspection", None)
+    monkeypatch.setitem(sys.modules, "workbench.models.inspection", None)
     found = read_checkpoint(tiny_checkpoint)
     assert not found.readable and "ModuleNotFoundError" in found.said and "\n" not in found.said
 

@@ -14,7 +14,7 @@ from helpers import randomise
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))

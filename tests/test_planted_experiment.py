@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +80,6 @@ def test_what_is_not_uniform_is_said_with_its_direction(script):
     assert script.uneven(even) == "Of the 3 distributions of p that have to be uniform, all are (KS p above 0.05)."
     large = even.assign(null_ruler=even["null_ruler"] ** 0.2)
     assert script.uneven(large).count("too large on average, so that the gate lets less through") == 2
-
-
-def test_the_sources_of_a_run_are_its_identity(script, monkeypatch):
-    one = script.sources()
-    assert one == script.sources() and re.fullmatch("[0-9a-f]+", one)
-    monkeypatch.setattr(script, "sys", argparse.Namespace(modules={}))
-    assert script.sources() != one
 
 
 def test_few_worlds_make_few_rows(script):

@@ -23,7 +23,7 @@ def test_every_public_name_resolves(name):
 
 def test_public_names_are_listed_and_unknown_ones_refused():
     assert set(workbench.__all__) <= set(dir(workbench))
-    with pytest.raises(AttributeError, match="module 'workbench' has no attribute 'lod'; it has load_checkpoint"):
+    with pytest.raises(AttributeError, match="module 'workbench' has no attribute 'lod'; it has load_model"):
         _ = workbench.lod
     assert not hasattr(workbench, "__path_of_nothing__")
 

@@ -1,10 +1,10 @@
 """A mechanistic-interpretability research workbench for scGPT.
 
 >>> import workbench
->>> model = workbench.load_checkpoint("artifacts/scgpt-blood-mini")
->>> cells = workbench.load("pbmc68k")
+>>> model = workbench.load_model("artifacts/scgpt-blood-mini")  # doctest: +SKIP
+>>> cells = workbench.load("pbmc68k")  # doctest: +SKIP
 >>> from workbench.capture import capture
->>> capture(model, cells, "blocks.*.hook_resid_post", workbench.MomentsSink())
+>>> capture(model, cells, "blocks.*.hook_resid_post", workbench.MomentsSink())  # doctest: +SKIP
 
 Names are imported when they are first used, so that ``import workbench`` stays quick.
 """
@@ -15,19 +15,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load_checkpoint": "workbench.models.scgpt.checkpoint",
+    "load_model": "workbench.models.load",
     "from_upstream": "workbench.models.scgpt.checkpoint",
     "save_checkpoint": "workbench.models.scgpt.checkpoint",
     "HookedScGPT": "workbench.models.scgpt.hooked",
-    "Tokenizer": "workbench.models.scgpt.tokenizer",
-    "Tokens": "workbench.models.scgpt.tokens",
+    "Tokens": "workbench.models.tokens",
     "load": "workbench.cells.datasets",
     "CellMapping": "workbench.cells.datasets",
     "choose_panel": "workbench.cells.genes",
-    "ablate": "workbench.recipes.ablate.run",
+    "ablate": "workbench.ablation.ablate",
     "Ablation": "workbench.ablation.sites",
     "ablated": "workbench.ablation.edits",
-    "run_gates": "workbench.recipes.gates.run",
+    "run_gates": "workbench.recipes.gates.recipe",
     "plant_head": "workbench.models.scgpt.planted",
     "write_world": "workbench.planted.folder",
     "make_anchors": "workbench.cells.anchors",
@@ -36,7 +35,7 @@ _WHERE = {
     "ShardSink": "workbench.capture.ragged",
     "read_shards": "workbench.capture.ragged",
     "MomentsSink": "workbench.capture.sinks",
-    "Only": "workbench.capture.sinks",
+    "HookFilter": "workbench.capture.sinks",
     "GenePairSink": "workbench.capture.pairs",
     "weight_operators": "workbench.operators.weight_operators",
     "LETAdaptor": "workbench.operators.adaptor",

@@ -1,5 +1,6 @@
-"""What each command does, from its parsed arguments to its exit status.
+"""What each command does: it takes its parsed arguments, prints what it found, and returns the exit status.
 
+The status is 0 unless the docstring says otherwise; input at fault is a `WorkbenchError`, which the command line prints.
 Heavy libraries are imported by the command that needs them, after its configuration has been read.
 """
 
@@ -12,215 +13,167 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.arguments import completion_script
 from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from workbench.engine.recipe import Executed
     from workbench.engine.sweep import Backend
 
 Arguments = argparse.Namespace
 
 
-def answer(arguments: Arguments, told: Callable[[], Any], text: Callable[[], str]) -> None:
-    """Print what a command found: with ``--json`` one JSON value and nothing else, otherwise a text.
-
-    Parameters
-    ----------
-    arguments
-        With ``json``.
-    told, text
-        Both forms; only the one that is asked for is made.
-    """
+def _answer(arguments: Arguments, told: Callable[[], Any], text: Callable[[], str]) -> None:
+    """With ``--json`` one JSON value and nothing else, otherwise a text; only the one that is asked for is made."""
     print(json.dumps(told(), indent=2, ensure_ascii=False) if arguments.json else text())
 
 
-def doctor(arguments: Arguments) -> int:
-    """Say what works here; 1 where something that is required does not.
+def _configured(arguments: Arguments) -> Any:
+    from workbench.engine.config import read_config
 
-    Parameters
-    ----------
-    arguments
-        ``checkpoint`` and ``json``.
-    """
+    def others() -> dict[str, Any]:
+        return {name: command.work.load_config() for name, command in arguments.table.items() if command.work}
+
+    kind = arguments.table[arguments.command].work.load_config()
+    return read_config(arguments.config, kind, arguments.set, others)
+
+
+def _carried_out(arguments: Arguments, config: Any) -> Executed:
+    """A command's recipe, carried out in the folder that is asked for, or in one that is named after the configuration."""
+    backend, work = _backend(arguments), arguments.table[arguments.command].work
+    from workbench.engine.recipe import execute
+
+    return execute(work.load_recipe(), config, _out(arguments, config), backend, work.parts)
+
+
+def _out(arguments: Arguments, config: Any) -> Path:
+    return arguments.out or Path("artifacts") / config.name
+
+
+def _backend(arguments: Arguments) -> Backend:
+    from workbench.engine.sweep import Backend
+
+    given = vars(arguments)
+    if given.get("jobs") == 0:
+        raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")
+    return Backend(given.get("backend", "sequential"), given.get("jobs", 1), given.get("address"))
+
+
+def carry_out(arguments: Arguments) -> int:
+    """Carry out a command's recipe and say where the report is; what a command does that has nothing else to say."""
+    done = _carried_out(arguments, _configured(arguments))
+    return _report(arguments, done, tables=str(done.out / "tables"))
+
+
+def _report(arguments: Arguments, done: Executed, **more: Any) -> int:
+    report = str(done.out / "report.html")
+    _answer(arguments, lambda: {"report": report, **more, "seconds": done.seconds}, lambda: f"Report: {report}")
+    return 0
+
+
+def doctor(arguments: Arguments) -> int:
+    """Say what works here; 1 where something that is required does not."""
     from workbench.doctor import diagnose, diagnosis_text, told
 
     print("[doctor] importing torch and reading checkpoints ...", file=sys.stderr)
     diagnosis = diagnose(arguments.checkpoint)
-    answer(arguments, lambda: told(diagnosis), lambda: diagnosis_text(diagnosis))
+    _answer(arguments, lambda: told(diagnosis), lambda: diagnosis_text(diagnosis))
     return 0 if diagnosis.works else 1
 
 
 def inspect(arguments: Arguments) -> int:
-    """Say what a checkpoint folder holds.
-
-    Parameters
-    ----------
-    arguments
-        ``path`` and ``json``.
-    """
-    from workbench.models.scgpt.inspection import describe, describe_text
+    """Say what a checkpoint folder holds."""
+    from workbench.models.inspection import describe, describe_text
 
     description = describe(arguments.path)
-    answer(arguments, lambda: description, lambda: describe_text(description))
+    _answer(arguments, lambda: description, lambda: describe_text(description))
+    return 0
+
+
+def config(arguments: Arguments) -> int:
+    """Print the configuration of a command: every key with its meaning and default, or its JSON schema."""
+    from workbench.engine.keys import commented_yaml, schema_text
+
+    kind, title = arguments.table[arguments.of].work.load_config(), f"Configuration of workbench {arguments.of}"
+    print(schema_text(kind, title) if arguments.schema else commented_yaml(kind, title), end="")
     return 0
 
 
 def pretrain(arguments: Arguments) -> int:
-    """Train a checkpoint.
-
-    Parameters
-    ----------
-    arguments
-        ``config``, ``set``, ``out`` and ``json``.
-    """
-    from workbench.engine.config import read_config
-    from workbench.settings import PretrainConfig
-
-    config = read_config(arguments.config, PretrainConfig, arguments.set)
-    # The heavy import last, so that a mistake in the configuration is said at once.
-    from workbench.recipes.pretrain import pretrain
-
-    out = pretrain(config, arguments.out or config.out)
+    """Train a checkpoint."""
+    config = _configured(arguments)
+    arguments.out = arguments.out or config.out
+    out = _carried_out(arguments, config.model_copy(update={"out": arguments.out})).out
     files = {"checkpoint": str(out), "card": str(out / "README.md"), "training": str(out / "training.json")}
-    answer(arguments, lambda: files, lambda: f"Checkpoint and model card: {out}")
+    _answer(arguments, lambda: files, lambda: f"Checkpoint and model card: {out}")
     return 0
 
 
 def run(arguments: Arguments) -> int:
-    """Run the chain, or one of its parts.
-
-    Parameters
-    ----------
-    arguments
-        ``config``, ``set``, ``out``, ``parts``, ``json`` and those of the backend.
-    """
-    from workbench.engine.config import read_config
-    from workbench.settings import RunConfig
-
-    config = read_config(arguments.config, RunConfig, arguments.set)
-    if arguments.parts == ("factors",) and config.compaction is None and config.factors is None:
+    """Run from cells to algorithm and factors, or one of the two parts."""
+    config = _configured(arguments)
+    if arguments.command == "factors" and config.compaction is None and config.factors is None:
         raise ConfigError(
-            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be taken apart; add one, "
-            "it may be empty: --set factors={}"
+            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be taken "
+            "apart; add one, it may be empty: --set factors={}"
         )
-    backend = _backend(arguments)
-    from workbench.recipes.run.run import run
-
-    out = run(config, _out(arguments, config.name), parts=arguments.parts, backend=backend)
-
-    def told() -> dict[str, Any]:
-        seconds = _seconds(out)
-        algorithm = str(out / "algorithm") if "algorithm" in seconds else None
-        files = {"report": str(out / "report.html"), "metrics": str(out / "metrics.json"), "algorithm": algorithm}
-        return {**files, "seconds": seconds}
-
-    answer(arguments, told, lambda: f"Report: {out / 'report.html'}")
-    return 0
+    done = _carried_out(arguments, config)
+    algorithm = str(done.out / "algorithm") if "algorithm" in done.seconds else None
+    return _report(arguments, done, metrics=str(done.out / "metrics.json"), algorithm=algorithm)
 
 
 def ablate(arguments: Arguments) -> int:
-    """Sweep ablations, or say what a sweep would do.
+    """Sweep ablations, or say what a sweep would do."""
+    if not arguments.dry_run:
+        return carry_out(arguments)
+    from workbench.recipes.ablate.dry_run import dry_run
 
-    Parameters
-    ----------
-    arguments
-        ``config``, ``set``, ``out``, ``dry_run``, ``json`` and those of the backend.
-    """
-    from workbench.engine.config import read_config
-    from workbench.settings import AblationConfig
-
-    config = read_config(arguments.config, AblationConfig, arguments.set)
-    backend, out = _backend(arguments), _out(arguments, config.name)
-    from workbench.recipes.ablate.report import ablate_and_report, dry_run
-
-    if arguments.dry_run:
-        said = dry_run(config, out)
-        answer(arguments, lambda: {"dry_run": said}, lambda: said)
-        return 0
-    report = ablate_and_report(config, out, backend)
-    files = {"report": str(report), "tables": str(out / "tables")}
-    answer(arguments, lambda: {**files, "seconds": _seconds(out)}, lambda: f"Report: {report}")
+    config = _configured(arguments)
+    said = dry_run(config, _out(arguments, config))
+    _answer(arguments, lambda: {"dry_run": said}, lambda: said)
     return 0
 
 
 def gates(arguments: Arguments) -> int:
-    """Put panels through the gates; 1 where a required gate does not pass.
+    """Put cohorts through the gates; 1 where a required gate does not pass."""
+    done = _carried_out(arguments, _configured(arguments))
+    from workbench.recipes.gates.recipe import gates_text, result_of
 
-    Parameters
-    ----------
-    arguments
-        ``config``, ``set``, ``out``, ``json`` and those of the backend.
-    """
-    from workbench.engine.config import read_config
-    from workbench.settings import GatesConfig
-
-    config = read_config(arguments.config, GatesConfig, arguments.set)
-    backend = _backend(arguments)
-    from workbench.recipes.gates.run import gates_text, run_gates
-
-    result = run_gates(config, _out(arguments, config.name), backend)
+    result = result_of(done)
     # By way of pandas, which writes null for what is undefined.
-    answer(arguments, lambda: json.loads(result.gates.to_json(orient="records")), lambda: gates_text(result))
+    _answer(arguments, lambda: json.loads(result.gates.to_json(orient="records")), lambda: gates_text(result))
     return 1 if result.unmet else 0
 
 
 def benchmark(arguments: Arguments) -> int:
-    """Run a campaign of methods, splits and endpoints.
-
-    Parameters
-    ----------
-    arguments
-        ``config``, ``set``, ``out``, ``json`` and those of the backend.
-    """
-    from workbench.engine.config import read_config
-    from workbench.recipes.benchmark.config import BenchmarkConfig
-
-    config = read_config(arguments.config, BenchmarkConfig, arguments.set)
-    backend = _backend(arguments)
+    """Run a campaign of methods, splits and endpoints."""
+    config = _configured(arguments)
+    done = _carried_out(arguments, config)
     from workbench.files import read_json
-    from workbench.recipes.benchmark.run import run_benchmark
 
-    out = run_benchmark(config, _out(arguments, config.name), backend)
-
-    def told() -> dict[str, Any]:
-        tally = read_json(out / "metrics.json")["tally"]
-        files = {"report": str(out / "report.html"), "tables": str(out / "tables")}
-        return {**files, "ours": config.ours, "tally": tally, "seconds": _seconds(out)}
-
-    answer(arguments, told, lambda: f"Report: {out / 'report.html'}")
-    return 0
+    tally = read_json(done.out / "metrics.json")["tally"]
+    return _report(arguments, done, tables=str(done.out / "tables"), ours=config.ours, tally=tally)
 
 
 def figures(arguments: Arguments) -> int:
-    """List the figures of a run, or draw them again from its tables; 1 where one that was asked for cannot be drawn.
-
-    Parameters
-    ----------
-    arguments
-        ``folder``, ``list``, ``only``, ``format``, ``dark`` and ``json``.
-    """
+    """List the figures of a run, or draw them again from its tables; 1 where one that was asked for cannot be drawn."""
     from workbench.figures.again import draw_again, listing, listing_text
 
     if arguments.list:
         rows = listing(arguments.folder)
-        answer(arguments, lambda: rows, lambda: listing_text(rows))
+        _answer(arguments, lambda: rows, lambda: listing_text(rows))
         return 0
     only = [name for names in arguments.only for name in names.split(",")]
     written, missing = draw_again(arguments.folder, only, arguments.format.split(","), dark=arguments.dark)
     lines = [*map(str, written), *(f"missing: {name}: {why}" for name, why in missing.items())]
-    answer(
+    _answer(
         arguments, lambda: {"written": [str(path) for path in written], "missing": missing}, lambda: "\n".join(lines)
     )
     return 1 if missing else 0
 
 
 def apply(arguments: Arguments) -> int:
-    """Apply an exported algorithm to a file of cells.
-
-    Parameters
-    ----------
-    arguments
-        ``algorithm``, ``cells``, ``out``, ``values``, ``gene_column``, ``min_coverage`` and ``json``.
-    """
+    """Apply an exported algorithm to a file of cells."""
     from workbench.cells.datasets import CellMapping
     from workbench.operators.apply import apply_file
 
@@ -230,60 +183,11 @@ def apply(arguments: Arguments) -> int:
     )
     told = {"out": str(done.out), "n_cells": done.n_cells, "coverage": done.coverage, "seconds": done.seconds}
     shares = f"{done.n_cells} cells, {done.coverage:.0%} of the genes measured"
-    answer(arguments, lambda: told, lambda: f"{shares}, {done.seconds:.1f} s: {done.out}")
+    _answer(arguments, lambda: told, lambda: f"{shares}, {done.seconds:.1f} s: {done.out}")
     return 0
 
 
 def completion(arguments: Arguments) -> int:
-    """Print the script by which a shell completes commands, options, files and folders.
-
-    Parameters
-    ----------
-    arguments
-        ``shell``.
-    """
-    try:
-        import shtab
-    except ImportError as error:
-        raise ConfigError(
-            "Shell completion needs the package shtab, which is not installed: pip install shtab"
-        ) from error
-    from workbench.cli import BACKEND, BACKENDS, CELLS, CONFIG, FOLDER, parsers
-
-    parser, commands = parsers()
-    kinds = {
-        # A line each: fish takes a line for one candidate.
-        BACKEND: shtab.cmd(f"printf '%s\\n' {' '.join(BACKENDS)}"),
-        # zsh takes one pattern in brackets for a qualifier of files.
-        CELLS: {**shtab.glob("*.h5ad"), "zsh": "_files -g '*.h5ad'"},
-        CONFIG: shtab.glob("*.yaml", "*.yml"),
-        FOLDER: shtab.DIRECTORY,
-    }
-    for one in commands.values():
-        # The short help of the list of commands is then shown, not the first line of a paragraph.
-        one.description = None
-    for one in (parser, *commands.values()):
-        for action in one._actions:
-            if (kind := getattr(action, "complete", None)) is not None:
-                action.complete = kinds[kind]  # type: ignore[attr-defined]
-    print(shtab.complete(parser, arguments.shell))
+    """Print the script by which a shell completes commands, options, files and folders."""
+    print(completion_script(arguments.table, arguments.shell))
     return 0
-
-
-def _out(arguments: Arguments, name: str) -> Path:
-    return arguments.out or Path("artifacts") / name
-
-
-def _backend(arguments: Arguments) -> Backend:
-    from workbench.engine.sweep import Backend
-
-    if arguments.jobs == 0:
-        raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")
-    return Backend(arguments.backend, arguments.jobs, arguments.address)
-
-
-def _seconds(out: Path) -> dict[str, float]:
-    """Seconds of each stage of a run; of a stage that was kept, those that it once took."""
-    from workbench.files import read_json
-
-    return {name: stage["seconds"] for name, stage in read_json(out / "manifest.json")["stages"].items()}

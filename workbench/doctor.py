@@ -33,7 +33,17 @@ NEVER = "flash-attn and torchtext are never needed: checkpoints that were traine
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Whether a checkpoint folder can be read, and one line about it."""
+    """Whether a checkpoint folder can be read, and one line about it.
+
+    Attributes
+    ----------
+    path
+        Folder, as it was given.
+    readable
+        Whether it could be read.
+    said
+        Size and release where it could; the error's sentence where it could not.
+    """
 
     path: str
     readable: bool
@@ -42,7 +52,23 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that `diagnose` found."""
+    """All that `diagnose` found.
+
+    Attributes
+    ----------
+    workbench, python
+        Version of the workbench, and of Python.
+    code
+        Folder that the workbench runs from.
+    required
+        Packages without which nothing works.
+    torch, machine
+        Torch with its devices; cores, memory, disk and folders.
+    checkpoints
+        Those that were tried; none where torch cannot be imported.
+    features
+        Optional features, and what each lacks.
+    """
 
     workbench: str
     python: str
@@ -92,7 +118,7 @@ def diagnose(checkpoint: str | Path | None = None) -> Diagnosis:
     Parameters
     ----------
     checkpoint
-        A checkpoint folder to try, beside the one that comes with a checkout.
+        Checkpoint folder to try, beside the one that comes with a checkout; None for that one alone.
     """
     paths = [SHIPPED] if SHIPPED.is_dir() else []
     if checkpoint is not None and Path(checkpoint).resolve() not in paths:
@@ -116,10 +142,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Parameters
     ----------
     path
-        The folder.
+        Folder of a checkpoint; whatever is wrong with it becomes a sentence.
     """
     try:
-        from workbench.models.scgpt.inspection import describe
+        from workbench.models.inspection import describe
 
         found = describe(path)
     except WorkbenchError as error:
@@ -141,7 +167,7 @@ def told(diagnosis: Diagnosis) -> dict[str, Any]:
     Parameters
     ----------
     diagnosis
-        From `diagnose`.
+        What `diagnose` found; nothing is looked up again.
     """
     features = [{**asdict(one), "works": one.works} for one in diagnosis.features]
     said = {"works": diagnosis.works, "problems": list(diagnosis.problems), "notes": list(diagnosis.notes)}
@@ -154,7 +180,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
     Parameters
     ----------
     diagnosis
-        From `diagnose`.
+        What `diagnose` found; nothing is looked up again.
     """
     machine, torch = diagnosis.machine, diagnosis.torch
     versions = ", ".join(f"{name_of(need.what)} {need.found or 'MISSING'}" for need in diagnosis.required)

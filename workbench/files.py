@@ -55,8 +55,10 @@ def write_text(path: Path, text: str) -> Path:
 
     Parameters
     ----------
-    path, text
-        Where and what.
+    path
+        File to write; its folder is made, an old file is replaced.
+    text
+        Whole content of the file, written in UTF-8.
     """
 
     def write(part: Path) -> None:
@@ -70,8 +72,10 @@ def write_json(path: Path, value: Any) -> Path:
 
     Parameters
     ----------
-    path, value
-        Where and what.
+    path
+        File to write, as in `write_text`.
+    value
+        Dicts, lists, NumPy arrays and numbers, paths, strings, see `plain`.
     """
     return write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -82,7 +86,7 @@ def read_json(path: Path) -> Any:
     Parameters
     ----------
     path
-        The file.
+        JSON file in UTF-8; missing or broken ones are an `ArtifactError`.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -96,11 +100,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     Parameters
     ----------
     path
-        The file.
+        File to write, by custom with the ending ``.safetensors``.
     arrays
-        Arrays by name.
+        Arrays by name, of any shape and order; stored in C order.
     metadata
-        Strings kept in the header.
+        Strings kept in the header; none when None.
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     return atomically(path, lambda p: save_file(contiguous, p, dict(metadata or {})))
@@ -112,9 +116,9 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> tuple[dict[st
     Parameters
     ----------
     path
-        The file.
+        File that `write_arrays` or another writer of safetensors made.
     names
-        Only these arrays; all when None.
+        Only these arrays are read; all when None. An unknown name is an error.
 
     Raises
     ------
@@ -138,6 +142,13 @@ def plain(value: Any) -> Any:
     ----------
     value
         Dicts, lists, NumPy arrays and numbers, paths, strings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.files import plain
+    >>> plain({"n": np.int64(3), "loss": np.array([0.5, np.nan])})
+    {'n': 3, 'loss': [0.5, None]}
     """
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -158,12 +169,18 @@ def digest(*parts: Any) -> str:
     Parameters
     ----------
     *parts
-        JSON-ready data or arrays.
+        JSON-ready data or arrays; their order, dtypes and shapes count, the order of keys does not.
 
     Returns
     -------
     str
         32 hex digits.
+
+    Examples
+    --------
+    >>> from workbench.files import digest
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
     """
     out = hashlib.blake2b(digest_size=16)
     for part in parts:
@@ -172,4 +189,24 @@ def digest(*parts: Any) -> str:
             out.update(np.ascontiguousarray(part).tobytes())
         else:
             out.update(f"\n{json.dumps(plain(part), sort_keys=True)}\n".encode())
+    return out.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Hash of a file's content, read in blocks.
+
+    Parameters
+    ----------
+    path
+        An existing file of any size; only its bytes count.
+
+    Returns
+    -------
+    str
+        32 hex digits.
+    """
+    out = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            out.update(block)
     return out.hexdigest()

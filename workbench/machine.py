@@ -17,7 +17,17 @@ PACKAGE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Device:
-    """Where torch can compute; memory in bytes, where torch says it."""
+    """Where torch can compute.
+
+    Attributes
+    ----------
+    name
+        As torch takes it: ``cpu``, ``cuda:0``, ``mps``.
+    said
+        Name of the card, or the number of threads of the processor.
+    memory
+        Bytes of its own memory; None where torch does not say.
+    """
 
     name: str
     said: str
@@ -26,7 +36,19 @@ class Device:
 
 @dataclass(frozen=True)
 class Torch:
-    """Version and devices of torch; the sentence that says why it cannot be used; one about what it does not use."""
+    """What torch can do here.
+
+    Attributes
+    ----------
+    version
+        None where torch is not there or cannot be imported.
+    devices
+        Where it can compute, the processor first.
+    problem
+        Sentence that says why it cannot be used; None where it can.
+    note
+        Sentence about an accelerator that it does not use; None where there is none.
+    """
 
     version: str | None
     devices: tuple[Device, ...]
@@ -40,14 +62,16 @@ class Machine:
 
     Attributes
     ----------
+    system
+        Operating system and processor, such as ``Linux x86_64``.
     cores, usable_cores
-        Of the machine, and those that this process may use.
+        Logical cores of the machine, and those that this process may use.
     memory, memory_available
         Bytes; None where psutil is not there to say it.
     folder, disk_free, folder_writable
-        The current folder.
+        The current folder, free bytes on its disk, and whether files can be made in it.
     cache, cache_writable
-        Where ``make`` keeps environments.
+        Folder in which ``make`` keeps environments, and whether files can be made in it.
     compiled_code
         Folder that keeps compiled code; None where none can be written.
     """
@@ -101,7 +125,7 @@ def can_write(folder: Path) -> bool:
     Parameters
     ----------
     folder
-        Need not exist, and is not made.
+        Folder to try; need not exist, and is not made.
     """
     there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     try:
@@ -119,7 +143,7 @@ def read_torch(load: Callable[[], Any] = lambda: import_module("torch")) -> Torc
     Parameters
     ----------
     load
-        Imports it.
+        Function that imports and returns torch; whatever it raises becomes a sentence.
     """
     try:
         torch = load()
@@ -148,7 +172,13 @@ def first_line(error: BaseException) -> str:
     Parameters
     ----------
     error
-        Any.
+        Any exception; its message is cut after 200 characters.
+
+    Examples
+    --------
+    >>> from workbench.machine import first_line
+    >>> first_line(OSError("no such library; searched in:"))
+    'OSError: no such library; searched in:'
     """
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -45,7 +45,17 @@ _BROWSERS = ("google-chrome", "google-chrome-stable", "chrome", "chromium", "chr
 
 @dataclass(frozen=True)
 class Need:
-    """Something that is needed: what, what was found of it (a version or a path), and what is wrong with that."""
+    """Something that is needed.
+
+    Attributes
+    ----------
+    what
+        Requirement such as ``pandas>=2.2,<3``, or a program's name.
+    found
+        Version or path that was found; None where there is none.
+    problem
+        What is wrong, to follow the name in a sentence; None where nothing is.
+    """
 
     what: str
     found: str | None
@@ -54,7 +64,17 @@ class Need:
 
 @dataclass(frozen=True)
 class Feature:
-    """An optional feature, what it needs, and the commands that bring what it lacks."""
+    """An optional feature.
+
+    Attributes
+    ----------
+    name
+        What it is for, in a few words.
+    needs
+        Packages and programs that it takes.
+    install
+        Commands that bring what is lacking; none where it works.
+    """
 
     name: str
     needs: tuple[Need, ...]
@@ -72,7 +92,7 @@ def installed(name: str) -> str | None:
     Parameters
     ----------
     name
-        Of the distribution, such as ``umap-learn``.
+        Name of the distribution, such as ``umap-learn``; not that of its module.
     """
     try:
         return importlib.metadata.version(name)
@@ -86,9 +106,15 @@ def check(requirement: str, find: Callable[[str], str | None] = installed) -> Ne
     Parameters
     ----------
     requirement
-        Name and bounds, as in ``pandas>=2.2,<3``.
+        Name and bounds (``>=``, ``<``, ``==``), as in ``pandas>=2.2,<3``.
     find
-        From a name to its version.
+        Function from a name to its version, or to None where it is not there.
+
+    Examples
+    --------
+    >>> from workbench.requirements import check
+    >>> check("pandas>=2.2,<3", find=lambda name: "3.1").problem
+    'here in version 3.1'
     """
     found = find(name_of(requirement))
     if found is None:
@@ -107,7 +133,7 @@ def read_features(
     Parameters
     ----------
     find
-        From the name of a distribution to its version.
+        Function from a name to its version, as in `check`.
     browser
         From the name of a package to the browser that it can use; `find_browser` when None.
     """
@@ -130,7 +156,7 @@ def find_browser(package: str) -> str | None:
     Parameters
     ----------
     package
-        ``kaleido`` or ``playwright``.
+        Package that is to use it: ``kaleido`` or ``playwright``.
     """
     named = os.environ.get("BROWSER_PATH")
     mac = [f"/Applications/{name}.app/Contents/MacOS/{name}" for name in ("Google Chrome", "Chromium")]
@@ -155,7 +181,7 @@ def pip(*arguments: str) -> str:
     Parameters
     ----------
     *arguments
-        Of ``pip install``.
+        Arguments of ``pip install``; quoted for a shell where need be.
     """
     found = shutil.which("pip")
     own = found is not None and Path(found).parent == Path(sys.executable).parent
@@ -169,7 +195,7 @@ def extra(name: str) -> str:
     Parameters
     ----------
     name
-        Of the extra in ``pyproject.toml``.
+        Name of the extra in ``pyproject.toml``; whether it exists is not checked.
     """
     if not (ROOT / "pyproject.toml").is_file():
         return pip(f"scgpt-workbench[{name}]")
@@ -183,7 +209,7 @@ def name_of(requirement: str) -> str:
     Parameters
     ----------
     requirement
-        Name and bounds.
+        Name, with or without bounds.
     """
     return re.split("[<>=]", requirement)[0]
 

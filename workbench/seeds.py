@@ -13,7 +13,7 @@ def key(seed: int, *names: str) -> int:
     Parameters
     ----------
     seed
-        The run's one seed.
+        The run's one seed, any whole number.
     *names
         What the numbers are for, for example ``("tokens", cell_id)``.
 
@@ -21,6 +21,12 @@ def key(seed: int, *names: str) -> int:
     -------
     int
         From 0 to 2**64 - 1; the same on every machine.
+
+    Examples
+    --------
+    >>> from workbench.seeds import key
+    >>> key(0, "tokens", "cell-1")
+    17930431520776489695
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (str(seed), *names):
@@ -34,7 +40,15 @@ def generator(seed: int, *names: str) -> np.random.Generator:
 
     Parameters
     ----------
-    seed, *names
-        As in `key`.
+    seed
+        The run's one seed, any whole number.
+    *names
+        What the numbers are for, as in `key`: other names give an independent stream.
+
+    Examples
+    --------
+    >>> from workbench.seeds import generator
+    >>> generator(0, "shuffle").permutation(5).tolist()
+    [4, 1, 0, 2, 3]
     """
     return np.random.Generator(np.random.Philox(key(seed, *names)))

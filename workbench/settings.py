@@ -1,15 +1,21 @@
-"""Typed settings of every command: what a configuration may hold, and what each key means."""
+"""Typed sections that the configurations of several commands share.
+
+Every field says what it means; ``workbench config`` and the page of keys are made from that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, WithJsonSchema
 
-from workbench.evidence.gate_spec import GATES
 from workbench.operators.operator import FeatureMapSpec, Head
+
+# As the JSON schema calls what may be the name of something that ships; a path where it holds a slash or such a file exists.
+NAME_OR_PATH = "name or path"
+NameOrPath = Annotated[str, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})]
 
 
 class Strict(BaseModel):
@@ -19,86 +25,113 @@ class Strict(BaseModel):
 
 
 class DataConfig(Strict):
-    """Which cells, and what their columns mean.
+    """Which cells, and what their columns mean."""
 
-    ``name`` is a shipped dataset or the path of an h5ad; the other keys are those of `CellMapping` and may be left out
-    for a shipped dataset.
-    """
-
-    name: str = "pbmc68k"
-    backed: bool = False
-    values: str | None = None
-    gene_column: str | None = None
-    cell_type: str | None = None
-    donor: str | None = None
-    tissue: str | None = None
-    batch: str | None = None
-    min_gene_share: float = Field(default=0.3, ge=0, le=1)
-
-
-class PretrainConfig(Strict):
-    """``workbench pretrain``: the cells, every setting of `PretrainSettings`, and a note for the model card."""
-
-    out: Path
-    note: str = ""
-    data: DataConfig = DataConfig()
-    settings: dict[str, Any] = {}
+    name: NameOrPath = Field(
+        default="pbmc68k", description="A dataset that ships (pbmc68k: 700 human blood cells), or the path of an h5ad."
+    )
+    backed: bool = Field(
+        default=False,
+        description="Leave the matrix on the disk and read rows as they are needed, for files beyond memory.",
+    )
+    values: str | None = Field(
+        default=None,
+        description="Where the expression lies: X, raw, or the name of a layer; counts or log-normalised values. X by default.",
+    )
+    gene_column: str | None = Field(
+        default=None, description="Column of var with the gene symbols; the index of var by default."
+    )
+    cell_type: str | None = Field(
+        default=None, description="Column of obs with the labels that the ruler places; none by default."
+    )
+    donor: str | None = Field(
+        default=None,
+        description="Column of obs with the donors, whom folds and splits never divide; without it cells are dealt out singly.",
+    )
+    tissue: str | None = Field(
+        default=None, description="Column of obs with the tissues, which no anchor mixes; none by default."
+    )
+    batch: str | None = Field(
+        default=None,
+        description="Column of obs with the checkpoint's batch numbers (from 0), for checkpoints that need one; none by default.",
+    )
+    min_gene_share: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Smallest share of the cells' genes that the checkpoint's vocabulary has to know; below it the command stops.",
+    )
 
 
 class PanelConfig(Strict):
-    """Gene panel: the `size` matched genes seen in most cells; all matched genes when absent.
+    """The gene panel: which genes the operators are between."""
 
-    ``exclude`` names genes to leave out, such as those that the cells' labels were gated by.
-    """
-
-    size: PositiveInt | None = None
-    exclude: tuple[str, ...] = ()
+    size: PositiveInt | None = Field(
+        default=None,
+        description="Number of genes, those seen in most cells; all matched genes by default. Memory grows with its square.",
+    )
+    exclude: tuple[str, ...] = Field(
+        default=(), description="Symbols of genes to leave out, such as those by which the cells were labelled."
+    )
 
 
 class AnchorConfig(Strict):
-    """Anchors: centroids over donor x tissue x cell type x stage.
+    """Anchors: mean expression of the cells of one donor, tissue, cell type and stage."""
 
-    ``parts`` splits each group at random into up to that many anchors of at least ``min_cells`` cells. Parts are no
-    biological replicates: they share donors, and are only for data that have too few groups to hold any out. ``weights``,
-    when the adaptor is fitted: ``equal``, by number of ``cells``, or the same in total for each ``stage``.
-    """
-
-    min_cells: PositiveInt = 5
-    parts: PositiveInt = 1
-    weights: Literal["equal", "cells", "stage"] = "equal"
+    min_cells: PositiveInt = Field(default=5, description="Cells that an anchor needs; smaller groups make none.")
+    parts: PositiveInt = Field(
+        default=1,
+        description="Split each group at random into up to so many anchors. Parts share donors and are no biological "
+        "replicates: only for data with too few groups to hold any out.",
+    )
+    weights: Literal["equal", "cells", "stage"] = Field(
+        default="equal",
+        description="What an anchor weighs when the adaptor is fitted: all the same, by its number of cells, or the same in "
+        "total for each stage.",
+    )
 
 
 class AdaptorConfig(Strict):
-    """LET adaptor: latent width, weight of the reconstruction, scale of the angle, and the feature map it acts on.
+    """The LET adaptor, and the feature map that it acts on."""
 
-    ``feature_map``: ``single`` (one head, by ``layer`` and ``head``), ``topk`` (the ``top`` heads of a screen on the cells
-    that the adaptor is fitted on, weighted by their score), or ``drift`` between ``blocks`` of layers (lists of layers from 0;
-    thirds of the model when absent).
-    """
-
-    k: PositiveInt = 10
-    alpha: float = Field(default=0.1, ge=0)
-    beta: float = Field(default=0.3183098861837907, gt=0)
-    steps: PositiveInt = 200
-    feature_map: Literal["drift", "single", "topk"] = "drift"
-    layer: int = 0
-    head: int = 0
-    top: PositiveInt = 5
-    blocks: tuple[tuple[int, ...], ...] = ()
+    k: PositiveInt = Field(default=10, description="Width of the latent.")
+    alpha: float = Field(
+        default=0.1, ge=0, description="Weight of the reconstruction of the features beside the ruler's distances."
+    )
+    beta: float = Field(
+        default=0.3183098861837907,
+        gt=0,
+        description="Ruler diameters per radian; 1 / pi by default, so that opposite directions are one diameter apart.",
+    )
+    steps: PositiveInt = Field(default=200, description="Most iterations of the fit (L-BFGS).")
+    feature_map: Literal["drift", "single", "topk"] = Field(
+        default="drift",
+        description="Differences of mean operators between blocks of layers, one head (layer, head), or the best heads of a "
+        "screen weighted by their score (top).",
+    )
+    layer: int = Field(default=0, description="Layer of the head for feature_map single, from 0.")
+    head: int = Field(default=0, description="Head within its layer for feature_map single, from 0.")
+    top: PositiveInt = Field(
+        default=5,
+        description="Number of heads for feature_map topk, screened on the cells that the adaptor is fitted on.",
+    )
+    blocks: tuple[tuple[int, ...], ...] = Field(
+        default=(), description="Layers of each block for feature_map drift, from 0; thirds of the model when empty."
+    )
 
     def feature_map_spec(self, weights: Mapping[Head, float] | None = None) -> FeatureMapSpec:
-        """The feature map.
+        """The feature map that these settings ask for.
 
         Parameters
         ----------
         weights
-            Of heads, for ``topk``.
+            Weight of each head by (layer, head), for ``topk``; other feature maps need none.
         """
         return FeatureMapSpec(self.feature_map, (self.layer, self.head), weights, self.blocks)
 
     @property
     def name(self) -> str:
-        """Of the feature map, for tables and captions."""
+        """Name of the feature map, for tables and captions."""
         return f"top {self.top} heads" if self.feature_map == "topk" else self.feature_map_spec().name
 
     def parameters(self) -> dict[str, Any]:
@@ -106,228 +139,142 @@ class AdaptorConfig(Strict):
         return {"k": self.k, "alpha": self.alpha, "beta": self.beta, "steps": self.steps}
 
 
-class EvaluationConfig(Strict):
-    """Folds of the cross-validation, random anchor holdouts, and null draws.
-
-    ``permutations`` are draws of the readouts' null (labels permuted against fixed predictions); ``refits`` of the
-    holdouts' null (stages relabelled, the adaptor fitted again); ``head_refits`` the same per head, pooled over heads.
-    """
-
-    folds: int = Field(default=5, ge=2)
-    holdouts: PositiveInt = 8
-    permutations: PositiveInt = 200
-    refits: PositiveInt = 40
-    head_refits: PositiveInt = 8
-
-
 class CaptureConfig(Strict):
-    """Forward passes: cells per pass and longest sequence; the checkpoint's own when absent."""
+    """The forward passes over all cells."""
 
-    batch_size: PositiveInt | None = None
-    max_tokens: PositiveInt | None = None
+    batch_size: PositiveInt | None = Field(
+        default=None, description="Cells per pass; by default as many as keep a layer's attention maps small."
+    )
+    max_tokens: PositiveInt | None = Field(
+        default=None,
+        description="Longest sequence with <cls>; the checkpoint's own by default. Genes beyond it are left out, memory grows "
+        "with its square.",
+    )
+    groups: PositiveInt | None = Field(
+        default=None,
+        description="Groups of cells whose sums are kept apart: whole donors, or cells by a hash of their names. Folds and "
+        "splits are made of them without another pass. By default 10 for run, 1 for gates; for benchmark every donor, and 16 "
+        "where there are no donors.",
+    )
 
 
 class ReadoutConfig(Strict):
-    """Readouts: linear, or with one hidden layer of that width (the method's MLP2 has 64)."""
+    """The readouts of cells from the latent."""
 
-    hidden: int = Field(default=0, ge=0)
+    hidden: int = Field(
+        default=0, ge=0, description="Width of one hidden layer; 0 for linear readouts, 64 for the method's MLP2."
+    )
+
+
+class EvaluationConfig(Strict):
+    """Folds, holdouts, and draws of the null distributions."""
+
+    folds: int = Field(
+        default=5,
+        ge=2,
+        description="Folds of the cross-validation: whole groups of capture.groups, no more than there are.",
+    )
+    holdouts: PositiveInt = Field(default=8, description="Random holdouts of anchors, of 30 % each.")
+    permutations: PositiveInt = Field(
+        default=200, description="Draws of the readouts' null: labels permuted against fixed predictions."
+    )
+    refits: PositiveInt = Field(
+        default=40, description="Draws of the holdouts' null: stages relabelled, and the adaptor fitted again."
+    )
+    head_refits: PositiveInt = Field(default=8, description="The same for each head; draws are pooled over the heads.")
 
 
 class CellHeadsConfig(Strict):
-    """Cell head and hybrid heads of the adaptor, judged beside the anchor head.
+    """Heads of the adaptor that are trained on cells, judged beside the one that is fitted to anchors."""
 
-    Training on cells: at most ``per_stage`` cells of each stage, ``epochs`` at most, minibatches of ``batch_size``.
-    ``hybrid``: also both sweeps over the weight of the topology term.
+    epochs: PositiveInt = Field(
+        default=120, description="Most passes over the training cells; training may stop earlier."
+    )
+    batch_size: PositiveInt = Field(default=896, description="Most cells of one step.")
+    per_stage: PositiveInt = Field(
+        default=500, description="Most training cells of one stage, drawn by the seed and the cells' names."
+    )
+    hybrid: bool = Field(
+        default=True, description="Train the hybrid heads too: both sweeps over the weight of the topology term."
+    )
+
+
+class PretrainSettings(Strict):
+    """Shape of the model, and how it is trained."""
+
+    d_model: int = Field(default=64, description="Width of the residual stream; a multiple of n_heads.")
+    n_layers: int = Field(default=6, description="Number of layers.")
+    n_heads: int = Field(default=4, description="Heads per layer.")
+    d_mlp: int = Field(default=64, description="Width of each layer's MLP.")
+    dropout: float = Field(default=0.1, description="Share of activations that a training step drops.")
+    n_bins: int = Field(default=51, description="Bins of expression values, the one for zero included.")
+    max_tokens: int = Field(default=1200, description="Longest sequence that the checkpoint will be used with.")
+    steps: int = Field(default=4000, description="Number of training steps.")
+    batch_size: int = Field(default=32, description="Cells per step.")
+    genes_per_cell: int = Field(
+        default=200,
+        description="Genes sampled afresh per cell and step; memory of the attention grows with its square.",
+    )
+    mask_ratios: tuple[float, ...] = Field(
+        default=(0.25, 0.5, 0.75),
+        description="Shares of the values that are hidden; each cell of a step gets one of them.",
+    )
+    learning_rate: float = Field(
+        default=1e-3,
+        description="Largest learning rate of AdamW; after the warm-up it falls along a cosine to a hundredth.",
+    )
+    weight_decay: float = Field(default=0.01, description="Weight decay of AdamW.")
+    warmup: int = Field(default=200, description="Steps over which the learning rate rises to its largest.")
+    held_out: float = Field(default=0.15, description="Share of the cells never trained on, by a hash of their names.")
+    validate_every: int = Field(default=200, description="Steps between looks at the held-out cells.")
+    save_every: int = Field(default=200, description="Steps between states that an interrupted training goes on from.")
+    seed: int = Field(default=0, description="The one seed of the training.")
+
+
+class RulerConfig(Strict):
+    """The ruler, and which labels lie where on it."""
+
+    ruler: NameOrPath = Field(
+        default="hematopoiesis", description="A ruler that ships (hematopoiesis), or the path of one of your own."
+    )
+    stages: dict[str, str] = Field(
+        default={}, description="Stage of each label that the ruler does not know by itself; none by default."
+    )
+
+
+def named(default: str) -> Any:
+    """Field of a command's ``name``.
+
+    Parameters
+    ----------
+    default
+        Name where the configuration gives none.
     """
-
-    epochs: PositiveInt = 120
-    batch_size: PositiveInt = 896
-    per_stage: PositiveInt = 500
-    hybrid: bool = True
+    return Field(
+        default=default, description="Names the folder artifacts/NAME where --out gives no other, and the report."
+    )
 
 
-class SensitivityConfig(Strict):
-    """How much the holdouts depend on the adaptor's own settings: its width, and its two weights."""
+class CommandConfig(Strict):
+    """What every command with a checkpoint is told."""
 
-    ks: tuple[PositiveInt, ...] = tuple(range(1, 16))
-    alphas: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    betas: tuple[float, ...] = (0.1592, 0.3183, 0.6366)
-
-
-class RunGatesConfig(Strict):
-    """The gates on the anchors of a run; ``refits`` are draws of the null beside the holdouts."""
-
-    refits: PositiveInt = 20
+    name: str = named("")
+    checkpoint: Path = Field(description="Folder of the checkpoint: args.json, vocab.json and best_model.pt.")
+    seed: int = Field(default=0, description="The one seed of everything random; the same seed gives the same numbers.")
+    data: DataConfig = Field(
+        default=DataConfig(),
+        description="The cells; a dataset that ships brings its own columns, unless one of them is given.",
+    )
 
 
-class CompactionConfig(Strict):
-    """Smaller and smaller feature maps, each judged against the configured one on cells of left-out folds.
+class OperatorConfig(RulerConfig, CommandConfig):
+    """What every command is told that makes operators of a model."""
 
-    ``splits``: so many pairs of folds are left out, one pair after the other. ``head``: the single head that is compacted
-    (``L2H5``); chosen by the anchors of each split's training side when absent. ``ranks`` of the truncated SVD;
-    ``n_factors`` with ``n_read`` and ``n_write`` genes each of the hard sparse form and its alternatives.
-    """
-
-    splits: PositiveInt = 20
-    head: str | None = None
-    ranks: tuple[PositiveInt, ...] = (64, 32, 16, 8)
-    n_factors: PositiveInt = 16
-    n_read: PositiveInt = 60
-    n_write: PositiveInt = 60
-    alternatives: bool = True
-
-
-class FactorsConfig(Strict):
-    """Factors of one head's operator: what they read and write, whether they last, what breaks without them.
-
-    ``head`` as in `CompactionConfig`, chosen by all anchors when absent. ``groups`` of cells (of whole donors, where
-    there are five or more) are drawn ``bootstraps`` times for the stability of factors, which only operators averaged over cells can lack.
-    ``null_draws`` random factors of the same norm for each. ``gene_sets``: a shipped collection or the path of a GMT;
-    ``permutations`` of the pre-ranked enrichment, ``program_draws`` of shuffled loadings.
-    """
-
-    head: str | None = None
-    n: PositiveInt = 16
-    rank: PositiveInt = 64
-    top: PositiveInt = 4
-    n_genes: PositiveInt = 60
-    splits: PositiveInt = 20
-    null_draws: PositiveInt = 20
-    groups: PositiveInt = 20
-    bootstraps: PositiveInt = 50
-    gene_sets: str = "hematopoiesis"
-    permutations: PositiveInt = 1000
-    program_draws: PositiveInt = 10
-
-
-class RunConfig(Strict):
-    """``workbench run``: the whole chain from cells to an exported algorithm, its factors and a report.
-
-    ``workbench extract`` goes as far as the algorithm, ``workbench factors`` adds ``compaction`` and ``factors``. Sections
-    that are absent are skipped: ``gates``, ``cell_heads``, ``sensitivity``, ``compaction``, ``factors``. ``operator``: mean attention
-    patterns over the cells, or ``qk`` and ``ov`` from the checkpoint alone. ``expected`` names a file of published
-    figures that the report prints beside what was found.
-    """
-
-    name: str = "run"
-    checkpoint: Path
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    ruler: str = "hematopoiesis"
-    stages: dict[str, str] = {}
-    panel: PanelConfig = PanelConfig()
-    capture: CaptureConfig = CaptureConfig()
-    anchors: AnchorConfig = AnchorConfig()
-    operator: Literal["attention", "qk", "ov"] = "attention"
-    adaptor: AdaptorConfig = AdaptorConfig()
-    readout: ReadoutConfig = ReadoutConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    gates: RunGatesConfig | None = None
-    cell_heads: CellHeadsConfig | None = None
-    sensitivity: SensitivityConfig | None = None
-    compaction: CompactionConfig | None = None
-    factors: FactorsConfig | None = None
-    expected: Path | None = None
-
-
-class StudyConfig(Strict):
-    """What an ablation is judged on and by.
-
-    ``cells`` and ``reference`` are numbers of cells, drawn by seed and name (all when absent). ``metrics``: cell_shift,
-    masked_error, mvc_error, label_loss, label_error, trustworthiness, ruler, gene:SYMBOL.
-    """
-
-    cells: PositiveInt | None = None
-    reference: PositiveInt | None = None
-    metrics: tuple[str, ...] = ("cell_shift", "masked_error", "label_loss", "label_error")
-    per_label: bool = True
-    ruler: str = "hematopoiesis"
-    stages: dict[str, str] = {}
-    neighbours: PositiveInt = 15
-    folds: int = Field(default=5, ge=2)
-    mask_share: float = Field(default=0.25, gt=0, lt=1)
-    max_tokens: PositiveInt | None = None
-    batch_size: PositiveInt = 16
-    bootstrap: PositiveInt = 1000
-
-
-class SweepConfig(Strict):
-    """Which ablations: every head, whole layers, further places or sets of places, and pairs of the top heads.
-
-    ``null_draws`` are random-direction draws per head; p is pooled over heads, and for one head alone to reach q = 1 / n
-    after Benjamini-Hochberg takes n draws. ``pairs_of_top`` heads, by the first of the study's metrics or by
-    ``pairs_by``, are also ablated two by two.
-    """
-
-    how: tuple[Literal["zero", "mean", "resample"], ...] = ("mean",)
-    heads: bool = True
-    layers: bool = False
-    sites: tuple[str | tuple[str, ...], ...] = ()
-    null_draws: int = Field(default=20, ge=0)
-    pairs_of_top: int = Field(default=0, ge=0)
-    pairs_by: str | None = None
-    block: PositiveInt = 32
-
-
-class ContrastConfig(Strict):
-    """Two cell types between which heads are patched."""
-
-    target: str
-    source: str
-
-
-class AblationConfig(Strict):
-    """``workbench ablate``: a sweep over heads, with nulls, attribution beside it, and contrasts between cell types."""
-
-    name: str = "ablation"
-    checkpoint: Path
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    study: StudyConfig = StudyConfig()
-    sweep: SweepConfig = SweepConfig()
-    attribution: bool = True
-    contrasts: tuple[ContrastConfig, ...] = ()
-
-
-class CellPanelConfig(Strict):
-    """A panel of cells: its role in the gates, where its cells come from, and which of them it takes.
-
-    ``select`` keeps the cells whose standard column (cell_type, donor, tissue, batch) has one of the values. ``part``
-    ``[i, n]`` keeps the i-th of n parts of what is left, by a hash of the cells' names: for data that have nothing else to
-    part them by.
-    """
-
-    role: Literal["internal", "external", "zero shot", "expected to fail"]
-    data: DataConfig | None = None
-    select: dict[str, tuple[str, ...]] = {}
-    part: tuple[int, PositiveInt] | None = None
-    stages: dict[str, str] = {}
-    anchors: AnchorConfig | None = None
-
-
-class GatesConfig(Strict):
-    """``workbench gates``: panels of cells, an operator of the model, and which gates have to pass.
-
-    ``data`` and ``anchors`` hold for panels without their own. ``operator`` is the kind: mean attention patterns over the
-    internal panel's cells, or ``qk`` and ``ov`` from the checkpoint alone. ``required`` gates have to pass on every
-    internal, external and zero-shot panel; one that is not applicable has not passed. ``refits`` are draws of the null
-    beside the holdouts; ``head_refits`` the same per head of the screen, pooled over heads.
-    """
-
-    name: str = "gates"
-    checkpoint: Path
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    ruler: str = "hematopoiesis"
-    stages: dict[str, str] = {}
-    genes: PanelConfig = PanelConfig()
-    capture: CaptureConfig = CaptureConfig()
-    anchors: AnchorConfig = AnchorConfig()
-    operator: Literal["attention", "qk", "ov"] = "attention"
-    adaptor: AdaptorConfig = AdaptorConfig()
-    panels: dict[str, CellPanelConfig]
-    required: tuple[str, ...] = GATES
-    screen: bool = True
-    refits: PositiveInt = 20
-    head_refits: PositiveInt = 8
-    trajectories: tuple[str, ...] = ("erythroid", "monocyte", "B", "T")
+    panel: PanelConfig = Field(default=PanelConfig(), description="The genes of the operators.")
+    capture: CaptureConfig = Field(default=CaptureConfig(), description="The forward passes.")
+    anchors: AnchorConfig = Field(default=AnchorConfig(), description="The centroids that the adaptor is fitted to.")
+    operator: Literal["attention", "qk", "ov"] = Field(
+        default="attention",
+        description="Mean attention patterns over the cells, or qk and ov from the checkpoint alone.",
+    )
+    adaptor: AdaptorConfig = Field(default=AdaptorConfig(), description="The adaptor and the feature map under it.")

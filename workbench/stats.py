@@ -14,7 +14,14 @@ def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
     Parameters
     ----------
     a, b
-        Paired values.
+        Paired values of one length; ties get their mean rank.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.stats import spearman
+    >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 20.0, 15.0]))
+    0.5
     """
     if len(a) < 3:
         return float("nan")
@@ -32,9 +39,16 @@ def permutation_p(observed: float, null: Float[np.ndarray, " draw"]) -> float:
     Parameters
     ----------
     observed
-        The statistic.
+        The statistic of the data; where it is not finite, the p is NaN.
     null
-        Its values under permutation; NaN draws are left out.
+        The same statistic under permutation; NaN draws are left out, and without any other the p is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.stats import permutation_p
+    >>> permutation_p(3.0, np.array([0.1, 2.0, 3.5, 1.0]))  # one of four draws is as large: (1 + 1) / (1 + 4)
+    0.4
     """
     null = null[np.isfinite(null)]
     if not np.isfinite(observed) or not len(null):
@@ -49,7 +63,14 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
     Parameters
     ----------
     p
-        p values.
+        p values of all tests of one family, in any order; NaN stays NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.stats import benjamini_hochberg
+    >>> benjamini_hochberg(np.array([0.01, 0.04, np.nan, 0.03])).round(3)
+    array([0.03, 0.04,  nan, 0.04])
     """
     q = np.full(len(p), np.nan)
     kept = np.flatnonzero(np.isfinite(p))
@@ -67,9 +88,9 @@ def corrected_difference(values: Float[np.ndarray, " split"], test_share: float)
     Parameters
     ----------
     values
-        Difference in each split.
+        Difference of the two methods in each split, finite.
     test_share
-        Share of the cells that a split holds out.
+        Share of the cells that a split holds out, above 0 and below 1.
 
     Returns
     -------
@@ -97,7 +118,7 @@ def paired_wilcoxon(values: Float[np.ndarray, " split"]) -> float:
     Parameters
     ----------
     values
-        Difference in each split; NaN where there are fewer than three.
+        Difference in each split; with fewer than three the p is NaN.
     """
     if len(values) < 3:
         return float("nan")

@@ -20,8 +20,7 @@ from common import Result, Side, Sizes, arguments, measure, serve, show, synthet
 
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 from workbench.operators.algorithm import Algorithm, panel_expression
 from workbench.operators.apply import LATENT, apply_file
 from workbench.operators.readout_weights import Readout
@@ -150,7 +149,7 @@ def peer(ready: tuple[HookedScGPT, torch.nn.Module, ad.AnnData]) -> np.ndarray:
     """
     model, mlp, cells = ready
     with torch.no_grad():
-        tokens = Tokenizer(cells, model.config, model.vocabulary)
+        tokens = model.tokenizer(cells)
         found = [torch.softmax(mlp(model(batch).cell), -1) for batch in tokens.batches(1)]
     return torch.cat(found).numpy()
 

@@ -17,16 +17,16 @@ import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
 from workbench.engine.config import make_config
-from workbench.evidence.endpoints import asked
 from workbench.evidence.methods import ANCHOR_HEAD, WITH_MLP, own_methods
 from workbench.evidence.protocol import Cells, Training
 from workbench.evidence.ruler import Ruler, load_ruler
+from workbench.models import CellTokenizer
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 from workbench.operators.algorithm import panel_expression
 from workbench.operators.operator import thirds
+from workbench.operators.readout import endpoints
 from workbench.operators.weight_operators import weight_operators
 from workbench.recipes.benchmark.config import BenchmarkConfig
 
@@ -44,7 +44,7 @@ class Ready:
     """What a side starts from."""
 
     model: HookedScGPT
-    tokenizer: Tokenizer
+    tokenizer: CellTokenizer
     panel: tuple[str, ...]
     cells: Cells
     stage: np.ndarray
@@ -97,7 +97,7 @@ def prepare(sizes: Sizes, operators: bool) -> Ready:
     held = [np.isin(np.arange(n) // len(STAGES) % 4, [i % 4]) for i in range(sizes["splits"])]
     cells = Cells(np.array([f"c{i:05d}" for i in range(n)]), panel, panel_expression(adata, panel))
     made = export(model, panel) if operators else None
-    return Ready(model, Tokenizer(adata, config, vocabulary), panel, cells, stage, ruler, held, made)
+    return Ready(model, model.tokenizer(adata), panel, cells, stage, ruler, held, made)
 
 
 def export(model: HookedScGPT, panel: tuple[str, ...]) -> Pooled:
@@ -148,7 +148,7 @@ def campaign(ready: Ready, name: str, cells: Cells) -> np.ndarray:
         ]
         stage = ready.stage[~test]
         train = Training(
-            sides[0], stage, None, ready.ruler, asked(stage, ready.ruler, macrophages=False), 0, ready.blocks
+            sides[0], stage, None, ready.ruler, tuple(endpoints(stage, ready.ruler)), 0, ready.blocks
         )
         said = method.fit(train).say(sides[1])
     return said.answers["stage"].values

@@ -18,8 +18,7 @@ from workbench.capture.pairs import GenePairSink
 from workbench.capture.record import capture
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 SIZES: Sizes = {"cells": 128, "genes": 400, "expressed": 300, "panel": 400, "width": 64, "max_tokens": 1200, "batch": 4}
 FULL: Sizes = {
@@ -83,7 +82,7 @@ def peer(ready: Ready) -> np.ndarray:
     names = [name for name in model.hook_dict if name.endswith("hook_pattern")]
     kept: list[tuple[Any, Any]] = []
     with torch.no_grad():
-        for tokens in Tokenizer(cells, model.config, model.vocabulary).batches(sizes["batch"]):
+        for tokens in model.tokenizer(cells).batches(sizes["batch"]):
             _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))
             kept.append((tokens, cache))
     place = np.full(len(model.vocabulary), -1)
@@ -126,7 +125,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     if one.max() <= 0 or not np.allclose(one, other, rtol=1e-4, atol=1e-7):
         raise SystemExit(f"The two sides differ by up to {difference:g}; nothing was compared.")
     model, cells, _, _ = prepare(sizes)
-    lengths = Tokenizer(cells, model.config, model.vocabulary).lengths()
+    lengths = model.tokenizer(cells).lengths()
     return {
         "what": "capture: mean attention of 12 layers x 8 heads per gene pair, random weights, synthetic counts",
         "data": "synthetic negative binomial counts",

@@ -18,9 +18,8 @@ from workbench.ablation.sites import all_heads
 from workbench.ablation.study import Study
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.tokens import Tokens
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
 
 SIZES: Sizes = {
     "cells": 6,
@@ -76,7 +75,7 @@ def prepare(sizes: Sizes, metric: Metric) -> Ready:
     for layer in range(N_LAYERS):
         # By PyTorch's own draw attention is nearly even, and a head nearly its mean: effects would be rounding.
         model.block(layer).attn.qkv.weight.mul_(3)
-    tokenizer = Tokenizer(cells, config, vocabulary)
+    tokenizer = model.tokenizer(cells)
     tokens, others = tokenizer.tokens(0, sizes["cells"]), tokenizer.tokens(sizes["cells"])
     study = Study(model, tokens, (metric,), batch_size=sizes["batch"])
     if metric.masked:

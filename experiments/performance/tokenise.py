@@ -24,7 +24,7 @@ from common import Result, Side, Sizes, arguments, measure, serve, show, synthet
 from workbench.models.scgpt.binning import bin_rows, hash_genes
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import key
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]

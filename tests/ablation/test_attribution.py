@@ -27,7 +27,7 @@ from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import Ablation, all_heads, head
 from workbench.ablation.study import Study, differences, evaluate, intact_cells
 from workbench.errors import EvaluationError, HookError
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 N, GENE = 5, 6  # cells of 12, 10, 8, 6 and 4 tokens; three have the gene
 HOWS = ("zero", "mean", "resample")

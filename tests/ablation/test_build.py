@@ -10,16 +10,16 @@ import scipy.sparse as sp
 import torch
 from helpers import genes, tiny_cells, tiny_model
 
-from workbench.ablation.build import METRICS, choose_cells, choose_rows, prepare
+from workbench.ablation.build import METRICS, choose_cells, choose_rows, expression_components, prepare
 from workbench.ablation.metrics import Metric, mask_values
 from workbench.ablation.reference import build_reference
+from workbench.ablation.settings import StudyConfig
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import evaluate, intact_cells
-from workbench.cells.splits import make_folds
+from workbench.cells.genes import match_genes
+from workbench.cells.groups import make_folds, make_groups
 from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
 from workbench.evidence.ruler import load_ruler
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.settings import StudyConfig
 
 N, SEED = 40, 3
 # Any three stages will do.
@@ -52,8 +52,17 @@ def make(model, grid, cells):
     return of
 
 
-def names_of(prepared):
-    return list(prepared.metrics)
+def names_of(study):
+    return list(study.names)
+
+
+def per_label(study):
+    return [metric.name for metric in study.metrics if metric.label is not None]
+
+
+def folds_of(cells, n):
+    donors = cells.obs["donor"].to_numpy() if "donor" in cells.obs else None
+    return make_folds(make_groups(cells.obs_names.to_numpy(), donors, None, SEED), cells.obs["cell_type"], n, SEED)
 
 
 # Which cells
@@ -91,14 +100,13 @@ def test_no_cell_is_refused(cells, make):
 
 
 def test_the_study_is_of_the_drawn_cells_and_the_reference_of_some_of_them(make, cells, model):
-    prepared = make("cell_shift", "masked_error", reference=7, max_tokens=12, batch_size=5, mask_share=0.4)
-    study = prepared.study
+    study = make("cell_shift", "masked_error", reference=7, max_tokens=12, batch_size=5, mask_share=0.4)
     assert study.tokens.cell_ids == tuple(cells.obs_names) and study.tokens.gene_ids.shape[1] == 12
     assert (study.batch_size, study.seed, study.mask_share) == (5, SEED, 0.4)
     rows = choose_rows(cells.obs_names.to_list(), 7, SEED)
     assert study.reference.tokens.cell_ids == tuple(cells.obs_names[rows])
     assert study.masked_reference.tokens.cell_ids == study.reference.tokens.cell_ids
-    tokens = Tokenizer(cells, model.config, model.vocabulary, seed=SEED, max_tokens=12).tokens()
+    tokens = model.tokenizer(cells, seed=SEED, max_tokens=12).tokens()
     assert torch.equal(study.tokens.values, tokens.values) and torch.equal(study.tokens.gene_ids, tokens.gene_ids)
     hook = "blocks.0.attn.hook_z"
     masked, _, where = mask_values(tokens.take(rows), model.config, 0.4, SEED)
@@ -109,10 +117,10 @@ def test_the_study_is_of_the_drawn_cells_and_the_reference_of_some_of_them(make,
 
 
 def test_what_needs_no_reference_gets_none(make, cells):
-    prepared = make("cell_shift", "masked_error", cells=9, grid=[Ablation("L0H0", "zero")])
-    assert prepared.study.tokens.cell_ids == tuple(choose_cells(cells, 9, SEED).obs_names) and len(prepared.obs) == 9
-    assert prepared.study.reference is None and prepared.study.masked_reference is None
-    patched = make("cell_shift", grid=[Ablation("L0H0", "zero"), Ablation("L0H0", "patch")], reference=7).study
+    study = make("cell_shift", "masked_error", cells=9, grid=[Ablation("L0H0", "zero")])
+    assert study.tokens.cell_ids == tuple(choose_cells(cells, 9, SEED).obs_names) and len(study.obs) == 9
+    assert study.reference is None and study.masked_reference is None
+    patched = make("cell_shift", grid=[Ablation("L0H0", "zero"), Ablation("L0H0", "patch")], reference=7)
     assert len(patched.reference.tokens) == 7 and patched.reference.means == {}
 
 
@@ -124,7 +132,7 @@ def test_a_reference_that_shares_few_genes_is_refused_for_the_means_it_would_giv
     with pytest.raises(GeneMatchError, match="how='zero', which needs none"):
         make("cell_shift", reference=1)
     zero = [Ablation("L0H0", "zero")]
-    study = make("cell_shift", reference=1, grid=zero).study
+    study = make("cell_shift", reference=1, grid=zero)
     assert len(evaluate(study, zero, range(N))) == 2 * N
 
 
@@ -145,14 +153,12 @@ def test_a_reference_that_shares_few_genes_is_refused_for_the_means_it_would_giv
     ],
 )
 def test_every_name_makes_its_metric_and_the_metric_works(make, grid, name, made):
-    prepared = make(name, per_label=False, stages=STAGES)
-    assert names_of(prepared) == [made] and prepared.notes == {} and prepared.per_label == ()
-    study = prepared.study
+    study = make(name, per_label=False, stages=STAGES)
+    assert names_of(study) == [made] and study.notes == {} and per_label(study) == []
     assert (study.masked_reference is not None) == study.metrics[0].masked
     table = evaluate(study, grid, range(N))
     assert set(table["ablation"]) == {"intact", *(one.key for one in grid)}
     assert made in table or study.metrics[0].together
-    assert (prepared.space is not None) == (name == "trustworthiness")
 
 
 def test_the_names_above_are_all(make):
@@ -162,38 +168,37 @@ def test_the_names_above_are_all(make):
 
 
 def test_label_errors_are_also_of_every_class(make):
-    prepared = make("label_error", "label_loss")
-    assert names_of(prepared) == ["label error", "label error: B", "label error: M", "label error: T", "label loss"]
-    assert prepared.per_label == ("label error: B", "label error: M", "label error: T")
+    study = make("label_error", "label_loss")
+    assert names_of(study) == ["label error", "label error: B", "label error: M", "label error: T", "label loss"]
+    assert per_label(study) == ["label error: B", "label error: M", "label error: T"]
 
 
 def test_probes_read_each_cell_without_having_seen_its_fold(make, cells):
-    prepared = make("label_loss", folds=3)
-    fold, _ = make_folds(cells.obs, 3, SEED)
-    assert prepared.obs["fold"].tolist() == fold.tolist()
-    assert prepared.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
+    study = make("label_loss", folds=3)
+    assert study.obs["fold"].tolist() == folds_of(cells, 3).tolist()
+    assert study.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
 
 
 def test_the_ruler_s_stages_are_those_of_the_labels(make):
-    prepared = make("ruler", stages=STAGES)
-    placed = [load_ruler("hematopoiesis").stages[i] for i in prepared.obs["stage"]]
-    assert placed == [STAGES[label] for label in prepared.obs["cell_type"]] and prepared.notes == {}
+    study = make("ruler", stages=STAGES)
+    placed = [load_ruler("hematopoiesis").stages[i] for i in study.obs["stage"]]
+    assert placed == [STAGES[label] for label in study.obs["cell_type"]] and study.notes == {}
 
 
 def test_labels_on_no_stage_are_said(make, cells):
     cells.obs.loc[cells.obs_names[:6], "cell_type"] = "mystery"
-    prepared = make("ruler", stages=STAGES)
-    assert names_of(prepared) == ["ruler correlation"]
-    assert prepared.notes == {"ruler": "labels that are on no stage of it were left out: mystery"}
-    assert (prepared.obs["stage"][:6] < 0).all() and (prepared.obs["stage"][6:] >= 0).all()
+    study = make("ruler", stages=STAGES)
+    assert names_of(study) == ["ruler correlation"]
+    assert study.notes == {"ruler": "labels that are on no stage of it were left out: mystery"}
+    assert (study.obs["stage"][:6] < 0).all() and (study.obs["stage"][6:] >= 0).all()
 
 
 def test_without_labels_what_needs_them_is_left_out_and_said(make, cells):
     del cells.obs["cell_type"]
-    prepared = make("label_loss", "cell_shift", "label_error", "ruler")
-    assert names_of(prepared) == ["cell shift"] and prepared.per_label == ()
-    assert set(prepared.notes) == {"label_loss", "label_error", "ruler"}
-    assert set(prepared.notes.values()) == {"the cells have no cell type column"}
+    study = make("label_loss", "cell_shift", "label_error", "ruler")
+    assert names_of(study) == ["cell shift"] and per_label(study) == []
+    assert set(study.notes) == {"label_loss", "label_error", "ruler"}
+    assert set(study.notes.values()) == {"the cells have no cell type column"}
     with pytest.raises(EvaluationError, match="A study needs metrics"):
         make("label_loss")
 
@@ -206,8 +211,8 @@ def test_without_labels_what_needs_them_is_left_out_and_said(make, cells):
     ],
 )
 def test_a_checkpoint_without_the_decoder_is_judged_by_the_others_and_that_is_said(make, shape, name, said):
-    prepared = make("cell_shift", name, model=tiny_model(1, **shape))
-    assert names_of(prepared) == ["cell shift"] and prepared.notes == {name: said}
+    study = make("cell_shift", name, model=tiny_model(1, **shape))
+    assert names_of(study) == ["cell shift"] and study.notes == {name: said}
 
 
 @pytest.mark.parametrize(
@@ -231,10 +236,10 @@ def test_a_metric_named_twice_is_refused(make):
 
 def test_a_metric_of_one_s_own_is_judged_by_too(make, grid):
     own = Metric("first number", "none", 0, lambda run: run.output()[:, 0])
-    prepared = make("cell_shift", extra=[own])
-    assert names_of(prepared) == ["cell shift", "first number"]
-    cell = intact_cells(prepared.study.model, prepared.study.tokens)
-    table = evaluate(prepared.study, grid, range(N)).query("ablation == 'intact'")
+    study = make("cell_shift", extra=[own])
+    assert names_of(study) == ["cell shift", "first number"]
+    cell = intact_cells(study.model, study.tokens)
+    table = evaluate(study, grid, range(N)).query("ablation == 'intact'")
     np.testing.assert_allclose(table["first number"], cell[:, 0], atol=1e-5)
 
 
@@ -246,8 +251,12 @@ def test_a_place_that_the_model_does_not_have_is_refused_first(make, cells):
 # What trustworthiness compares with
 
 
-def test_principal_components_keep_the_distances_of_logged_expression(make, cells):
-    space = make("trustworthiness").space
+def components(cells, model):
+    return expression_components(cells, match_genes(cells.var_names, model.vocabulary), SEED)
+
+
+def test_principal_components_keep_the_distances_of_logged_expression(model, cells):
+    space = components(cells, model)
     dense = np.asarray(cells.X.todense(), dtype=np.float64)
     logged = np.log1p(dense / dense.sum(1, keepdims=True) * 1e4)
     wanted = np.linalg.norm(logged[:, None] - logged[None], axis=2)
@@ -255,10 +264,10 @@ def test_principal_components_keep_the_distances_of_logged_expression(make, cell
     np.testing.assert_allclose(np.linalg.norm(space[:, None] - space[None], axis=2), wanted, rtol=1e-4, atol=1e-3)
 
 
-def test_genes_outside_the_vocabulary_are_no_part_of_it(make, cells):
+def test_genes_outside_the_vocabulary_are_no_part_of_it(model, cells):
     alien = ad.AnnData(cells.X[:, :25], obs=cells.obs)
     alien.var_names = [*genes(20), *(f"ALIEN{i}" for i in range(5))]
-    assert make("trustworthiness", adata=alien).space.shape == (N, 20)
+    assert components(alien, model).shape == (N, 20)
 
 
 # What is around it
@@ -270,14 +279,14 @@ def test_the_caller_s_cells_stay_as_they_are(make, cells):
     cells.obs["stage"] = 7.5
     cells.uns["note"] = {"a": 1}
     before = cells.copy()
-    prepared = make("label_loss", "label_error", "trustworthiness", "ruler", "masked_error", stages=STAGES)
+    study = make("label_loss", "label_error", "trustworthiness", "ruler", "masked_error", stages=STAGES)
     pd.testing.assert_frame_equal(cells.obs, before.obs)
     pd.testing.assert_frame_equal(cells.var, before.var)
     assert (cells.X != before.X).nnz == 0 and cells.uns == before.uns and cells.X.dtype == before.X.dtype
     # Columns of one's own that happen to be called so are not taken for folds and stages.
-    fold, kind = make_folds(cells.obs[["cell_type", "donor"]], 2, SEED)
-    assert kind == "donor" and prepared.obs["fold"].tolist() == fold.tolist()
-    assert set(prepared.obs) == {"cell_type", "donor", "fold", "stage"}
+    assert study.obs["fold"].tolist() == folds_of(cells, 2).tolist()
+    assert study.obs.groupby("donor")["fold"].nunique().eq(1).all()
+    assert set(study.obs) == {"cell_type", "donor", "fold", "stage"}
 
 
 def test_donors_are_numbered(make, cells):
@@ -287,10 +296,10 @@ def test_donors_are_numbered(make, cells):
 
 
 def test_another_seed_masks_and_draws_otherwise(make, cells):
-    studies = [make("masked_error", seed=seed, reference=9).study for seed in (1, 2)]
+    studies = [make("masked_error", seed=seed, reference=9) for seed in (1, 2)]
     first, second = (s.masked_reference.tokens.cell_ids for s in studies)
     assert first != second
-    again = make("masked_error", seed=1, reference=9).study
+    again = make("masked_error", seed=1, reference=9)
     assert torch.equal(again.masked_reference.tokens.values, studies[0].masked_reference.tokens.values)
 
 
@@ -299,10 +308,10 @@ def test_genes_must_match_the_vocabulary_as_asked_for(make, cells):
     strange.var_names = [f"ALIEN{i}" if i < 30 else name for i, name in enumerate(genes(40))]
     with pytest.raises(GeneMatchError, match="Only 25.0% of 40 genes are in the vocabulary"):
         make(adata=strange)
-    assert len(make(adata=strange, share=0.2).study.tokens) == N
+    assert len(make(adata=strange, share=0.2).tokens) == N
 
 
 def test_batches_are_read_where_the_checkpoint_needs_them(make, cells):
     cells.obs["batch"] = [i % 2 for i in range(N)]
-    prepared = make(model=tiny_model(1, n_batches=2))
-    assert prepared.study.tokens.batch_labels.tolist() == [i % 2 for i in range(N)]
+    study = make(model=tiny_model(1, n_batches=2))
+    assert study.tokens.batch_labels.tolist() == [i % 2 for i in range(N)]

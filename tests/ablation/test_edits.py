@@ -14,8 +14,7 @@ from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import HOWS, Ablation, site
 from workbench.capture import MemorySink, MomentsSink, capture
 from workbench.errors import CellsError, GeneMatchError, HookError, ShapeError
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 IDS = vocabulary_ids()
 OUTPUTS = ("cell", "expression", "mvc")
@@ -574,8 +573,8 @@ def test_plain_hooks_of_pytorch_do_not_see_partners_either(model, tokens, refere
 
 
 def test_capture_works_inside(model):
-    tokenizer = Tokenizer(tiny_cells(7, seed=2), model.config, model.vocabulary, seed=1)
-    others = Tokenizer(tiny_cells(4, seed=3), model.config, model.vocabulary, seed=1).tokens(0, 4)
+    tokenizer = model.tokenizer(tiny_cells(7, seed=2), seed=1)
+    others = model.tokenizer(tiny_cells(4, seed=3), seed=1).tokens(0, 4)
     others = Tokens(others.gene_ids, others.values, others.padding, tuple(f"other{i}" for i in range(4)))
     one = Ablation(["L0H1", "L1H2"], "resample")
     reference = build_reference(model, others, ["blocks.*.attn.hook_z"])

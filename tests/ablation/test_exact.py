@@ -13,7 +13,7 @@ from workbench.ablation.edits import Edits, ablated
 from workbench.ablation.exact import exact_sweep
 from workbench.ablation.reference import build_reference, needed_hooks
 from workbench.ablation.sites import HOWS, Ablation, all_heads
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 C, G = 5, 14
 SUBSPACE = np.random.default_rng(3).normal(size=(2, D_MODEL))

@@ -11,10 +11,10 @@ from helpers import N_HEADS, N_LAYERS, tiny_cells, tiny_model
 
 from workbench.ablation.build import prepare
 from workbench.ablation.grid import describe_grid, identity, make_grid, make_pairs, random_pairs
+from workbench.ablation.settings import StudyConfig, SweepConfig
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.errors import EvaluationError, HookError
 from workbench.files import plain
-from workbench.settings import StudyConfig, SweepConfig
 
 ALL = N_LAYERS * N_HEADS
 SEED = 6
@@ -157,8 +157,8 @@ def make(model):
         adata = tiny_cells(24, seed=2) if cells is None else cells
         grid = all_heads(model.config)[:2] if grid is None else grid
         given = {"metrics": ("cell_shift", "label_loss"), "folds": 2, "reference": 10, **settings}
-        prepared = prepare(model, adata, StudyConfig(**given), grid, seed=seed)
-        return plain(identity(prepared, grid, block))
+        study = prepare(model, adata, StudyConfig(**given), grid, seed=seed)
+        return plain(identity(study, grid, block))
 
     return of
 
@@ -228,7 +228,7 @@ def test_the_number_of_ablations_is_said(make, model):
 
 def test_a_study_without_references_has_an_identity_too(make, model):
     grid = all_heads(model.config)[:1]
-    prepared = prepare(model, tiny_cells(24, seed=2), StudyConfig(metrics=("cell_shift",)), grid, seed=0)
-    bare = replace(prepared, study=replace(prepared.study, reference=None))
-    assert changed(plain(identity(bare, grid, 4)), plain(identity(prepared, grid, 4))) == {"reference cells"}
-    assert torch.equal(bare.study.tokens.values, prepared.study.tokens.values)
+    study = prepare(model, tiny_cells(24, seed=2), StudyConfig(metrics=("cell_shift",)), grid, seed=0)
+    bare = replace(study, reference=None)
+    assert changed(plain(identity(bare, grid, 4)), plain(identity(study, grid, 4))) == {"reference cells"}
+    assert torch.equal(bare.tokens.values, study.tokens.values)

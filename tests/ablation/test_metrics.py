@@ -31,7 +31,7 @@ from workbench.ablation.sites import all_heads
 from workbench.ablation.study import Study, evaluate
 from workbench.errors import CellsError, EvaluationError
 from workbench.models.scgpt.hooked import Outputs
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 
 def outputs(cell=None, **more) -> Outputs:

@@ -18,8 +18,7 @@ from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import GENE, HEAD, all_heads, site
 from workbench.errors import CellsError, EvaluationError, HookError
 from workbench.models.scgpt.planted import LABEL, plant_head, planted_cells
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 from workbench.seeds import key
 
 SEED, LAYERS, HEADS = 4, 3, 4
@@ -39,7 +38,7 @@ class Groups:
 def planted(layer: int | None = None, seed: int = 0, n_cells: int = 24) -> Groups:
     made = plant_head(seed, n_layers=LAYERS, n_heads=HEADS, layer=layer)
     cells = planted_cells(made, n_cells, seed)
-    tokens = Tokenizer(cells, made.model.config, made.model.vocabulary).tokens()
+    tokens = made.model.tokenizer(cells).tokens()
     label = cells.obs[LABEL].to_numpy()
     up, down = (tokens.take(np.flatnonzero(label == name).tolist()) for name in ("up", "down"))
     return Groups(made.model, f"L{made.layer}H{made.head}", up, down)

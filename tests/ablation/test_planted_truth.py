@@ -18,7 +18,6 @@ from workbench.ablation.reference import build_reference
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import Study, differences, evaluate, intact_cells
 from workbench.models.scgpt.planted import LABEL, plant_head, planted_cells
-from workbench.models.scgpt.tokenizer import Tokenizer
 
 N_CELLS, N_LAYERS, N_HEADS, DRAWS = 48, 3, 4, 4
 SWEEPS = ("zero", "mean", "resample", "direction")
@@ -45,7 +44,7 @@ def found(seed: int) -> Found:
     planted = plant_head(seed, n_layers=N_LAYERS, n_heads=N_HEADS)
     model, name = planted.model, f"L{planted.layer}H{planted.head}"
     adata = planted_cells(planted, N_CELLS, seed)
-    tokens, label = Tokenizer(adata, model.config, model.vocabulary).tokens(), adata.obs[LABEL].to_numpy()
+    tokens, label = model.tokenizer(adata).tokens(), adata.obs[LABEL].to_numpy()
     intact = intact_cells(model, tokens)
     probe = fit_probes(intact, label.tolist(), np.random.default_rng(seed).permutation(np.arange(N_CELLS) % 4))
     loss = readout(probe, True)

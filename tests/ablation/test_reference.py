@@ -10,7 +10,7 @@ from helpers import D_MODEL, N_GENES, N_HEADS, N_LAYERS, make_tokens, tiny_model
 from workbench.ablation.reference import Partners, build_reference, line_up, needed_hooks, run_partners
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.errors import CellsError, GeneMatchError, HookError
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 IDS = vocabulary_ids()
 HOOKS = ("blocks.0.hook_resid_pre", "blocks.1.attn.hook_z", "blocks.1.hook_attn_out", "blocks.2.hook_mlp_out")

@@ -28,7 +28,7 @@ from workbench.ablation.sites import Ablation, site
 from workbench.ablation.study import INTACT, Study, differences, evaluate, intact_cells
 from workbench.errors import CellsError, EvaluationError
 from workbench.models.scgpt.hooked import Outputs
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 N, SHARE, SEED, GENE = 24, 0.3, 5, 11
 

@@ -6,16 +6,27 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from helpers import N_HEADS, N_LAYERS, genes, make_tokens, tiny_cells, tiny_model
+from transformer_lens.hook_points import HookPoint
 
-from workbench.capture import GenePairSink, MemorySink, MomentsSink, Only, Plan, ShardSink, Sink, capture, read_shards
-from workbench.capture.activations import hook_shape
+from workbench.capture import (
+    GenePairSink,
+    HookFilter,
+    MemorySink,
+    MomentsSink,
+    Plan,
+    ShardSink,
+    Sink,
+    capture,
+    read_shards,
+)
+from workbench.capture.activations import HookShape, hook_shape, hook_shapes
 from workbench.capture.ragged import remove_shards
 from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
 from workbench.files import read_json
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 PATTERNS = "blocks.*.attn.hook_pattern"
 GENE, HEADS, PAIR, CELL = "blocks.1.hook_resid_post", "blocks.0.attn.hook_z", "blocks.2.attn.hook_pattern", "hook_cell"
@@ -40,7 +51,7 @@ def cells():
 
 @pytest.fixture(scope="module")
 def tokenizer(model, cells):
-    return Tokenizer(cells, model.config, model.vocabulary, seed=2)
+    return model.tokenizer(cells, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +141,7 @@ def test_the_estimate_is_the_sum_over_sinks_by_hand(model, tokenizer, alone):
     lengths = np.array([len(ids) for ids in alone.ids])
     d, heads = model.config.d_model, model.config.n_heads
     per_gene, per_pair = d * lengths.sum(), heads * (lengths**2).sum()
-    sinks = [MemorySink(), Only(GENE, MomentsSink()), Only(PAIR, GenePairSink(genes(7), model.vocabulary))]
+    sinks = [MemorySink(), HookFilter(GENE, MomentsSink()), HookFilter(PAIR, GenePairSink(genes(7), model.vocabulary))]
     report = quietly(model, tokenizer, [GENE, PAIR], sinks)
     assert report.estimated_bytes == 2 * 4 * (per_gene + per_pair) + 8 * d**2 + 7 * 7 * (4 * heads + 8)
     assert report.n_cells == len(lengths) and report.n_tokens == lengths.sum() and report.resumed_at == 0
@@ -138,7 +149,7 @@ def test_the_estimate_is_the_sum_over_sinks_by_hand(model, tokenizer, alone):
 
 def test_the_bytes_of_every_hook_are_exact(model, tokenizer, alone):
     for name, values in alone.values.items():
-        plan = Plan({name: hook_shape(name, model.config)}, tokenizer.lengths())
+        plan = Plan(hook_shapes(model, tokenizer, [name]), tokenizer.lengths())
         assert plan.bytes == 4 * sum(v.size for v in values), name
 
 
@@ -156,6 +167,135 @@ def test_a_shard_sink_is_estimated_by_one_shard(model):
     assert ShardSink("anywhere").memory(plan) == 2 * plan.bytes * 1024 // 10_000
 
 
+# Modules of one's own on a hook
+
+
+class Placed(torch.nn.Module):
+    """Stands where a hook point stood, lets everything through, and has a hook of its own on what it makes of it."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make, self.hook_acts = make, HookPoint()
+
+    def forward(self, x):
+        self.hook_acts(self.make(x))
+        return x
+
+
+def features(d, width, seed=0):
+    weight = torch.randn(d, width, generator=torch.Generator().manual_seed(seed))
+    return lambda x: torch.relu(x @ weight)
+
+
+def with_module(place, make, seed=1):
+    """A model with a module on one of its hooks, and the name of the module's own hook."""
+    model = tiny_model(seed=seed)
+    owner, _, last = place.rpartition(".")
+    setattr(model.get_submodule(owner), last, Placed(make))
+    model.setup()
+    return model, f"{place}.hook_acts"
+
+
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Nine cells, each of as many tokens as a batch has cells, and as wide as a module can be by accident."""
+    cells = tiny_cells(9, seed=4)
+    matrix = np.zeros(cells.shape, dtype=np.float32)
+    for i in range(9):
+        matrix[i, i : i + LENGTH - 1] = np.arange(1, LENGTH)
+    cells.X = sp.csr_matrix(matrix)
+    return cells
+
+
+@pytest.mark.parametrize("which", ["cells", "alike"])
+@pytest.mark.parametrize("width", [3 * 16, LENGTH, 3, 1])
+@pytest.mark.parametrize("place", [GENE, CELL])
+def test_a_module_on_a_hook_is_captured_whatever_its_width(request, tmp_path, which, width, place):
+    cells = request.getfixturevalue(which)
+    plain, (model, hook) = tiny_model(seed=1), with_module(place, make := features(16, width))
+    tokenizer = model.tokenizer(cells)
+    rows = MemorySink()
+    quietly(plain, tokenizer, place, rows, batch_size=3)
+    expected = make(torch.from_numpy(rows.result().values[place])).numpy()
+    memory, shards, moments = MemorySink(), ShardSink(tmp_path / "shards"), MomentsSink()
+    report = quietly(model, tokenizer, hook, [memory, shards, moments], batch_size=3, save_every=4)
+    lengths = tokenizer.lengths()
+    n_rows = len(lengths) if place == CELL else int(lengths.sum())
+    assert report.estimated_bytes == 2 * (2 * 4 * n_rows * width) + 8 * width**2 and report.hooks == (hook,)
+    found = memory.result()
+    assert found.values[hook].shape == (n_rows, width)
+    np.testing.assert_allclose(found.values[hook], expected, atol=1e-5)
+    assert_same_activations(read_shards(tmp_path / "shards"), found)
+    if place == GENE:
+        expected = np.delete(expected, found.indptr[:-1], axis=0)
+    n, mean, covariance = moments.result(hook)
+    assert n == len(expected)
+    np.testing.assert_allclose(mean, expected.mean(0), atol=1e-5)
+    np.testing.assert_allclose(covariance, np.cov(expected.T).reshape(width, width), atol=1e-4)
+
+
+def test_a_module_may_have_no_width_several_axes_or_a_map(model, tokenizer, alone):
+    for place, make, kind, inner in (
+        (GENE, lambda x: x.sum(-1), "gene", ()),
+        (CELL, lambda x: x.sum(-1), "cell", ()),
+        (GENE, lambda x: x.unflatten(-1, (2, 8)), "gene", (2, 8)),
+        (CELL, lambda x: x.unflatten(-1, (4, 2, 2)), "cell", (4, 2, 2)),
+        (PAIR, lambda x: x[:, :2] + x[:, 2:], "pair", (2,)),
+    ):
+        changed, hook = with_module(place, make)
+        assert hook_shapes(changed, tokenizer, [hook, GENE if place != GENE else CELL])[hook] == HookShape(kind, inner)
+        sink = MemorySink()
+        quietly(changed, tokenizer, hook, sink, batch_size=5)
+        for i in (0, 7):
+            expected = make(torch.from_numpy(alone.values[place][i])[None])[0].numpy()
+            found = {"cell": lambda n, i, s=sink: s.result().values[n][i], "gene": sink.result().of_cell, "pair": sink.result().pattern}[kind](hook, i)  # fmt: skip
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_the_estimate_of_a_wide_module_counts(tokenizer, monkeypatch):
+    model, hook = with_module(GENE, features(16, 4000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2_000_000))
+    quietly(model, tokenizer, GENE.replace("post", "pre"), MemorySink())
+    with pytest.raises(CellsError, match="The sinks would take about"):
+        quietly(model, tokenizer, hook, MemorySink())
+
+
+def test_what_cannot_be_captured_is_a_sentence(tokenizer):
+    for place, make, said in (
+        (GENE, lambda x: x.flatten(0, 1), r"is passed \(4, 16\) for one cell of 4 tokens and \(6, 16\) for two of 3; what is"),
+        (GENE, lambda x: x.transpose(0, 1), r"is passed \(4, 1, 16\) for one"),
+        (GENE, lambda x: x[:, 1:], r"is passed \(1, 3, 16\) for one"),
+        (GENE, lambda x: x.mean(), r"is passed \(\) for one"),
+        (GENE, lambda x: (x, x), r"is passed \(\) for one"),
+        (PAIR, lambda x: x.mean(1), r"is passed \(1, 4, 4\) for one"),
+    ):  # fmt: skip
+        model, hook = with_module(place, make)
+        with pytest.raises(HookError, match=f"The hook '{hook}' {said}"):
+            quietly(model, tokenizer, hook, MemorySink())
+        assert not model.hook_dict[hook].fwd_hooks
+
+
+def test_a_hook_that_nothing_passes_or_that_is_passed_twice_is_an_error(tokenizer):
+    model = tiny_model(seed=1)
+    model.hook_nobody = HookPoint()
+    model.blocks[0].hook_resid_post = model.blocks[2].hook_resid_post = Placed(features(16, 5))
+    model.setup()
+    with pytest.raises(HookError, match="0 tensors passed the hook 'hook_nobody' in two passes of the model"):
+        quietly(model, tokenizer, "hook_nobody", MemorySink())
+    twice = "blocks.0.hook_resid_post.hook_acts"
+    with pytest.raises(HookError, match=f"4 tensors passed the hook '{twice}' .* a module of its own at each place"):
+        quietly(model, tokenizer, [twice, CELL], MemorySink())
+
+
+def test_what_every_model_has_is_known_by_name(model):
+    own = {name for name in model.hook_dict if hook_shape(name, model.config) is None}
+    assert own == {"embed.hook_gene", "embed.hook_value"} | {f"blocks.{i}.mlp.hook_post" for i in range(N_LAYERS)}
+    assert hook_shape("blocks.1.hook_resid_post.hook_acts", model.config) is None
+
+
 # Memory and shards
 
 
@@ -169,7 +309,7 @@ def test_every_hook_in_memory_equals_each_cell_run_alone(model, tokenizer, alone
     np.testing.assert_array_equal(found.gene_ids, np.concatenate(alone.ids))
     for name, expected in alone.values.items():
         for i, values in enumerate(expected):
-            kind = hook_shape(name, model.config).kind
+            kind = hook_shapes(model, tokenizer, [name])[name].kind
             got = {"cell": lambda n, i: found.values[n][i], "gene": found.of_cell, "pair": found.pattern}[kind](name, i)
             assert got.shape == values.shape, name
             np.testing.assert_allclose(got, values, atol=2e-5, err_msg=f"{name} of cell {i}")
@@ -178,7 +318,7 @@ def test_every_hook_in_memory_equals_each_cell_run_alone(model, tokenizer, alone
 def test_the_value_hook_of_a_scaling_checkpoint(cells):
     model = tiny_model(seed=5, value_style="scaling")
     sink = MemorySink()
-    tokenizer = Tokenizer(cells, model.config, model.vocabulary)
+    tokenizer = model.tokenizer(cells)
     quietly(model, tokenizer, "embed.hook_value", sink, batch_size=5)
     found = sink.result()
     for i in range(len(tokenizer)):
@@ -196,7 +336,7 @@ def test_a_model_in_double_precision(cells):
 def test_cells_as_anndata_or_as_a_tokenizer_are_the_same(model, cells, tokenizer):
     first, second = MemorySink(), MemorySink()
     quietly(model, cells, GENE, first, seed=2, max_tokens=9)
-    quietly(model, Tokenizer(cells, model.config, model.vocabulary, seed=2, max_tokens=9), GENE, second)
+    quietly(model, model.tokenizer(cells, seed=2, max_tokens=9), GENE, second)
     assert_same_activations(first.result(), second.result())
     assert np.diff(first.result().indptr).max() == 9
 
@@ -379,7 +519,9 @@ def test_what_is_no_map_is_refused(model, cells, hook):
 
 def test_only_passes_on_its_part(model, tokenizer):
     sinks = MemorySink(), MemorySink(), MemorySink()
-    quietly(model, tokenizer, [GENE, PAIR, CELL], [sinks[0], Only("blocks.*", sinks[1]), Only(CELL, sinks[2])])
+    quietly(
+        model, tokenizer, [GENE, PAIR, CELL], [sinks[0], HookFilter("blocks.*", sinks[1]), HookFilter(CELL, sinks[2])]
+    )
     assert [set(s.result().values) for s in sinks] == [{GENE, PAIR, CELL}, {GENE, PAIR}, {CELL}]
     for sink in sinks[1:]:
         for name, values in sink.result().values.items():
@@ -388,15 +530,15 @@ def test_only_passes_on_its_part(model, tokenizer):
 
 def test_only_without_its_hook_is_an_error(model, cells):
     with pytest.raises(HookError, match=r"None of the captured hooks matches 'blocks\.\*'; capture it, or drop"):
-        quietly(model, cells, CELL, Only("blocks.*", MemorySink()))
+        quietly(model, cells, CELL, HookFilter("blocks.*", MemorySink()))
 
 
 def all_sinks(model, folder):
     return {
         "memory": MemorySink(),
-        "gene moments": Only(GENE, MomentsSink()),
-        "cell moments": Only(CELL, MomentsSink()),
-        "pairs": Only(PATTERNS, GenePairSink(PANELS["some"], model.vocabulary)),
+        "gene moments": HookFilter(GENE, MomentsSink()),
+        "cell moments": HookFilter(CELL, MomentsSink()),
+        "pairs": HookFilter(PATTERNS, GenePairSink(PANELS["some"], model.vocabulary)),
         "shards": ShardSink(folder),
     }
 
@@ -429,7 +571,7 @@ def test_neither_batches_nor_the_order_of_the_cells_matter(model, cells, tokeniz
     usual, other = all_sinks(model, tmp_path / "usual"), all_sinks(model, tmp_path / "other")
     quietly(model, tokenizer, hooks, list(usual.values()), batch_size=5)
     order = list(range(17)) if change != "order" else np.random.default_rng(0).permutation(17).tolist()
-    changed = Tokenizer(cells[order].copy(), model.config, model.vocabulary, seed=2)
+    changed = model.tokenizer(cells[order].copy(), seed=2)
     quietly(model, changed, hooks, list(other.values()), batch_size=5 if change == "order" else change)
     one, two = usual["memory"].result(), other["memory"].result()
     for i, row in enumerate(order):

@@ -11,10 +11,9 @@ from helpers import genes, tiny_cells, tiny_model
 from processes import needs_processes, start
 
 from workbench.ablation import Ablation, ablated
-from workbench.capture import GenePairSink, MemorySink, MomentsSink, Only, ShardSink, capture, read_shards
+from workbench.capture import GenePairSink, HookFilter, MemorySink, MomentsSink, ShardSink, capture, read_shards
 from workbench.errors import ArtifactError, HookError
 from workbench.files import read_json
-from workbench.models.scgpt.tokenizer import Tokenizer
 
 GENE, PATTERNS, CELL = "blocks.1.hook_resid_post", "blocks.*.attn.hook_pattern", "hook_cell"
 HOOKS = [GENE, PATTERNS, CELL]
@@ -85,7 +84,13 @@ class Run:
         self.memory, self.gene, self.cell = MemorySink(), MomentsSink(), MomentsSink()
         self.pairs = GenePairSink(PANEL, self.model.vocabulary, self.groups)
         self.shards = ShardSink(self.folder / "shards")
-        sinks = [self.memory, Only(GENE, self.gene), Only(CELL, self.cell), Only(PATTERNS, self.pairs), self.shards]
+        sinks = [
+            self.memory,
+            HookFilter(GENE, self.gene),
+            HookFilter(CELL, self.cell),
+            HookFilter(PATTERNS, self.pairs),
+            self.shards,
+        ]
         return capture(
             self.model, self.cells, HOOKS, [*sinks, self.watch], save_every=SAVE, batch_size=3, progress=False
         )
@@ -151,7 +156,7 @@ def test_the_same_sinks_may_be_used_again(model, cells, tmp_path):
     once = MemorySink(), GenePairSink(PANEL, model.vocabulary)
 
     def go(memory, pairs, watch, state):
-        sinks = [memory, Only(PATTERNS, pairs), watch]
+        sinks = [memory, HookFilter(PATTERNS, pairs), watch]
         capture(model, cells, HOOKS, sinks, state=state, save_every=SAVE, batch_size=3, progress=False)
 
     go(*once, Watch(), tmp_path / "once")
@@ -213,7 +218,7 @@ def test_a_killed_capture_ends_the_same(run, whole):
 
 def test_a_shard_sink_behind_only_is_resumable_too(model, cells, tmp_path):
     def go(folder, watch):
-        sinks = [Only(GENE, ShardSink(tmp_path / folder)), watch]
+        sinks = [HookFilter(GENE, ShardSink(tmp_path / folder)), watch]
         return capture(model, cells, HOOKS, sinks, save_every=SAVE, batch_size=3, progress=False)
 
     go("whole", Watch())
@@ -246,7 +251,7 @@ def other_cells(cells):
         lambda cells: {"seed": 1},
         lambda cells: {"max_tokens": 9},
         lambda cells: {"save_every": SAVE + 1},
-        lambda cells: {"more": [Only(GENE, MemorySink())]},
+        lambda cells: {"more": [HookFilter(GENE, MemorySink())]},
         lambda cells: {"panel": PANEL[::-1]},
         lambda cells: {"panel": PANEL[:-1]},
         lambda cells: {"groups": {cell: i % 2 for i, cell in enumerate(cells.obs_names)}},
@@ -264,7 +269,7 @@ def test_the_state_of_another_capture_is_refused(model, cells, tmp_path, change)
     def go(watch=None, **changes):
         all_ = {**usual, **changes}
         pairs = GenePairSink(all_.pop("panel"), model.vocabulary, all_.pop("groups"))
-        sinks = [Only(all_.pop("pattern"), pairs), *all_.pop("more"), watch or Watch()]
+        sinks = [HookFilter(all_.pop("pattern"), pairs), *all_.pop("more"), watch or Watch()]
         return capture(**all_, sinks=sinks, state=tmp_path, progress=False)
 
     with pytest.raises(Broken):
@@ -294,7 +299,7 @@ def test_no_state_is_kept_of_a_model_that_is_ablated_or_hooked(model, cells, tmp
         for sink, more in (
             (MomentsSink(), {"state": tmp_path / "state"}),
             (ShardSink(tmp_path / "shards"), {}),
-            ([Only(GENE, ShardSink(tmp_path / "shards"))], {}),
+            ([HookFilter(GENE, ShardSink(tmp_path / "shards"))], {}),
         ):
             with pytest.raises(HookError, match="is ablated or hooked.* capture without `state` and ShardSink"):
                 go(sink, **more)
@@ -329,7 +334,7 @@ def test_shards_that_were_removed_below_a_state_are_refused(model, cells, tmp_pa
 
 
 def test_tokens_of_a_resumed_capture_are_the_same(model, cells):
-    tokenizer = Tokenizer(cells, model.config, model.vocabulary)
+    tokenizer = model.tokenizer(cells)
     whole = [t.cell_ids for t in tokenizer.batches(3, 0, 12)]
     assert sum(whole, ()) == tuple(cells.obs_names[:12])
     parts = [t.cell_ids for start in (0, 4, 8) for t in tokenizer.batches(3, start, start + 4)]

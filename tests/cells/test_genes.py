@@ -11,7 +11,7 @@ from helpers import genes, tiny_cells
 
 from workbench.cells.genes import choose_panel, gene_names, match_genes
 from workbench.errors import CellsError, GeneMatchError
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.of_genes(["CD4", "CD8A", "GATA1", "C1orf43", "C1ORF43", "HLA-A"])
 

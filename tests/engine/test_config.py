@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from workbench.ablation.settings import StudyConfig
 from workbench.cells.datasets import CellMapping
-from workbench.engine.config import load_cells, read_config
+from workbench.engine.config import absolute, load_cells, make_config, read_config
+from workbench.engine.keys import keys_of
 from workbench.errors import CellsError, ConfigError
+from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.benchmark.config import BenchmarkConfig
-from workbench.settings import DataConfig, PretrainConfig, RunConfig
+from workbench.recipes.gates.config import GatesConfig
+from workbench.recipes.pretrain.config import PretrainConfig
+from workbench.recipes.run.config import RunConfig
+from workbench.settings import NAME_OR_PATH, AdaptorConfig, DataConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALLEST = "checkpoint: model\n"
@@ -43,14 +50,14 @@ data: {name: pbmc68k, backed: true, values: raw, gene_column: symbol, cell_type:
 ruler: hematopoiesis
 stages: {"cluster 1": B}
 panel: {size: 30}
-capture: {batch_size: 4, max_tokens: 100}
+capture: {batch_size: 4, max_tokens: 100, groups: 7}
 anchors: {min_cells: 3, parts: 2}
 adaptor: {k: 3, alpha: 0, beta: 0.5, steps: 9, feature_map: single, layer: 2, head: 1}
 evaluation: {folds: 2, holdouts: 1, permutations: 5}
 """
     config = read_config(written(text), RunConfig)
     assert config.seed == 3 and config.stages == {"cluster 1": "B"} and config.adaptor.feature_map == "single"
-    assert config.capture.model_dump() == {"batch_size": 4, "max_tokens": 100}
+    assert config.capture.model_dump() == {"batch_size": 4, "max_tokens": 100, "groups": 7}
     assert config.data.backed and config.data.tissue == "t"
 
 
@@ -63,7 +70,7 @@ def test_the_shipped_run_configurations_are_valid(name):
 
 def test_the_shipped_training_configuration_is_valid():
     config = read_config(ROOT / "experiments" / "pretrain_blood_mini.yaml", PretrainConfig)
-    assert config.out.resolve() == ROOT / "artifacts" / "scgpt-blood-mini" and config.data.name == "pbmc68k"
+    assert config.out.resolve() == ROOT / "artifacts" / "pretrained" and config.data.name == "pbmc68k"
 
 
 def test_a_configuration_cannot_be_changed():
@@ -93,6 +100,9 @@ WRONG = {
     "a missing key": ("seed: 1", "Key 'checkpoint' is missing"),
     "nothing at all": ("", "Key 'checkpoint' is missing"),
     "bad YAML": ("checkpoint: [x", r"is no valid YAML \(.*\)\.$"),
+    "a key twice": (SMALLEST + "seed: 1\nseed: 2", r"gives 'seed' twice \(lines 2 and 3\); leave one of them out\.$"),
+    "a nested key twice": (SMALLEST + "adaptor:\n  k: 1\n  alpha: 1\n  k: 2", r"gives 'k' twice \(lines 3 and 5\)"),
+    "a key twice on one line": (SMALLEST + "stages: {a: B, a: T}", r"gives 'a' twice \(lines 2 and 2\)"),
     "tabs": ("data:\n\tname: x", "is no valid YAML"),
     "a list": ("- checkpoint", "holds a list, not keys and values"),
     "text": ("checkpoint", "holds a str, not keys and values"),
@@ -104,6 +114,58 @@ def test_a_wrong_configuration_is_one_sentence(written, text, said):
     with pytest.raises(ConfigError, match=said) as error:
         read_config(written(text), RunConfig)
     assert "run.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_key_may_come_again_in_another_section_and_by_an_anchor(written):
+    text = SMALLEST + "data: &cells {donor: a}\nname: data\npanel: {size: 2}\n"
+    assert read_config(written(text), RunConfig).name == "data"
+    text = "checkpoint: m\ntransfer:\n  a: &one {data: {donor: d}}\n  b: {<<: *one, stages: {x: B}}\n"
+    transfer = read_config(written(text), BenchmarkConfig).transfer
+    assert transfer["b"].data == transfer["a"].data and transfer["b"].stages == {"x": "B"}
+
+
+def test_unknown_keys_of_named_and_listed_sections_have_their_near_matches(written):
+    with pytest.raises(ConfigError, match=r"Unknown key 'cohorts.data.rol': did you mean 'cohorts.data.role'"):
+        read_config(written(SMALLEST + "cohorts: {data: {rol: internal}}"), GatesConfig)
+    with pytest.raises(ConfigError, match=r"'cohorts.a.data.nme': did you mean 'cohorts.a.data.name'"):
+        read_config(written(SMALLEST + "cohorts: {a: {role: internal, data: {nme: x}}}"), GatesConfig)
+    with pytest.raises(ConfigError, match=r"Unknown key 'contrasts.1.sorce': did you mean 'contrasts.1.source'"):
+        text = "contrasts: [{target: a, source: b}, {target: a, sorce: b}]"
+        read_config(written(SMALLEST + text), AblationConfig)
+    with pytest.raises(
+        ConfigError, match=r"Unknown key 'settings.leraning_rate': did you mean 'settings.learning_rate'"
+    ):
+        read_config(written("out: x\nsettings: {leraning_rate: 1}"), PretrainConfig)
+
+
+def test_a_key_of_another_configuration_is_said_where_the_others_are_known(written):
+    def others():
+        return {"run": RunConfig, "factors": RunConfig, "ablate": AblationConfig}
+
+    text = SMALLEST + "sweep: {}\nevaluation: {}\nsed: 1\ncohorts: {a: {role: internal}}"
+    with pytest.raises(ConfigError) as error:
+        read_config(written(text), GatesConfig, others=others)
+    for part in ("'sweep' is one of 'workbench ablate', not", "'evaluation' is one of 'workbench run and factors'"):
+        assert part in str(error.value)
+    assert "Unknown key 'sed': did you mean 'seed'" in str(error.value)
+    with pytest.raises(ConfigError, match="Unknown key 'sweep'"):
+        read_config(written(text), GatesConfig)
+
+
+def test_a_key_that_was_renamed_is_said_to_be(written):
+    with pytest.raises(ConfigError, match="'panels' is called 'cohorts' now. Key 'genes' is called 'panel' now"):
+        read_config(written(SMALLEST + "cohorts: {}\npanels: {}\ngenes: {size: 3}"), GatesConfig)
+
+
+def test_the_other_configurations_are_not_asked_for_without_need(written):
+    read_config(written(SMALLEST), RunConfig, others=lambda: pytest.fail("asked"))
+
+
+def test_values_from_python_are_refused_in_the_same_words():
+    with pytest.raises(ConfigError, match="The settings do not fit: Unknown key 'kk': did you mean 'k'"):
+        make_config(AdaptorConfig, kk=3)
+    with pytest.raises(ConfigError, match="Key 'folds' is 1: input should be greater"):
+        make_config(StudyConfig, folds=1)
 
 
 def test_several_mistakes_are_said_at_once(written):
@@ -164,6 +226,7 @@ def test_the_last_override_counts_and_others_stay(written):
         ("seed.k=3", "'seed' is a value, not a section with keys of its own"),
         ("adaptor.k=[", "the value is no valid YAML; quote it"),
         ("adaptor.k=many", "Key 'adaptor.k' is 'many'"),
+        ("adaptor={k: 3, k: 4}", r"gives 'k' twice \(lines 1 and 1\)"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(written, override, said):
@@ -183,6 +246,58 @@ def test_paths_are_relative_to_the_file(tmp_path, written, monkeypatch):
     assert config.checkpoint.resolve() == tmp_path.parent / "model"
     assert config.data.name == str(tmp_path / "cells.h5ad") and config.ruler == str(tmp_path / "rulers" / "own.yaml")
     assert read_config(written("out: model"), PretrainConfig).out == tmp_path / "model"
+
+
+def paths_of(kind, before=""):
+    found = {}
+    for key in keys_of(kind) if isinstance(kind, type) else kind:
+        if key.file:
+            found[before + key.name] = key.file
+        inside = {"sections by name": "*.", "list of sections": "0."}.get(key.form, "")
+        found |= paths_of(key.keys, f"{before}{key.name}.{inside}")
+    return found
+
+
+def test_the_keys_that_are_paths_are_told_by_the_models():
+    common = {"checkpoint": "path", "data.name": NAME_OR_PATH}
+    operators = {**common, "ruler": NAME_OR_PATH}
+    assert paths_of(RunConfig) == {**operators, "factors.gene_sets": NAME_OR_PATH, "expected": "path"}
+    assert paths_of(GatesConfig) == {**operators, "cohorts.*.data.name": NAME_OR_PATH}
+    more = {"transfer.*.data.name": NAME_OR_PATH, "peers.python": NAME_OR_PATH, "expected": "path"}
+    assert paths_of(BenchmarkConfig) == {**operators, **more}
+    assert paths_of(AblationConfig) == {**common, "study.ruler": NAME_OR_PATH}
+    assert paths_of(PretrainConfig) == {"out": "path", "data.name": NAME_OR_PATH}
+
+
+def test_paths_inside_sections_are_relative_to_the_file(tmp_path, written):
+    text = SMALLEST + "peers: {python: envs/python}\ntransfer: {a: {data: {name: b/c.h5ad}}}\nexpected: figures.yaml\n"
+    config = read_config(written(text), BenchmarkConfig)
+    assert config.peers.python == tmp_path / "envs" / "python" and config.expected == tmp_path / "figures.yaml"
+    assert config.transfer["a"].data.name == str(tmp_path / "b" / "c.h5ad")
+    config = read_config(written(SMALLEST + "cohorts: {a: {role: internal, data: {name: ./a.h5ad}}}"), GatesConfig)
+    assert config.cohorts["a"].data.name == str(tmp_path / "a.h5ad")
+    config = read_config(written(SMALLEST + "study: {ruler: own/ruler.yaml}"), AblationConfig)
+    assert config.study.ruler == str(tmp_path / "own" / "ruler.yaml")
+    config = read_config(written(SMALLEST + "factors: {gene_sets: own/sets.gmt}"), RunConfig)
+    assert config.factors.gene_sets == str(tmp_path / "own" / "sets.gmt")
+    # A bare word is an interpreter on the search path, or a collection that ships.
+    config = read_config(written(SMALLEST + "peers: {python: python3}"), BenchmarkConfig)
+    assert config.peers.python == Path("python3")
+
+
+def test_a_resolved_configuration_works_from_anywhere(tmp_path, written, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    text = SMALLEST + "cohorts: {a: {role: internal, data: {name: ./a.h5ad}, part: [0, 2]}}\nruler: own/ruler.yaml\n"
+    config = read_config(written(text), GatesConfig, ["checkpoint=other/model"])
+    raw = absolute(config)
+    assert raw["checkpoint"] == str(tmp_path / "other" / "model")
+    path = tmp_path / "elsewhere" / "resolved.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = read_config(path, GatesConfig)
+    assert again.checkpoint == tmp_path / "other" / "model" and again.ruler == str(tmp_path / "own" / "ruler.yaml")
+    assert again.cohorts["a"].part == (0, 2) and absolute(again) == raw
 
 
 def test_absolute_paths_stay(written):

@@ -8,13 +8,12 @@ import pytest
 from fixtures_benchmark import synthetic_cells
 
 from workbench.evidence.embeddings import PooledSink, read_model
-from workbench.models.scgpt.checkpoint import load_checkpoint
-from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models import load_model
 
 
 def test_what_a_pass_took_before_an_interruption_counts(checkpoint, tmp_path, monkeypatch):
-    model = load_checkpoint(checkpoint)
-    tokenizer = Tokenizer(synthetic_cells(per_group=14), model.config, model.vocabulary)
+    model = load_model(checkpoint)
+    tokenizer = model.tokenizer(synthetic_cells(per_group=14))
     flush, update = PooledSink.flush, PooledSink.update
 
     def slow(sink, *given):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
-from workbench.evidence.endpoints import ALL, Judged, asked, judge, measures
+from workbench.evidence.endpoints import ALL, Judged, judge, measures
 from workbench.evidence.protocol import Answer, Said
 from workbench.evidence.ruler import load_ruler
+from workbench.operators.readout import endpoints
 
 RULER = load_ruler("hematopoiesis")
 NAMES = ("CD4 T", "CD8 T", "monocyte", "dendritic", "B")
@@ -18,10 +19,10 @@ def stages(names):
     return RULER.place(names)[0]
 
 
-def truth(labels, donors=None, macrophages=False):
+def truth(labels, donors=None, present=()):
     stage = stages(labels)
     names = np.array([f"c{i}" for i in range(len(labels))])
-    return Judged(names, stage, donors, asked(stage, RULER, macrophages=macrophages))
+    return Judged(names, stage, donors, tuple(endpoints(stage, RULER, present)))
 
 
 def oracle(judged):
@@ -95,7 +96,7 @@ def test_a_donor_with_one_class_is_undefined_and_the_rest_is_not():
 
 def test_what_the_training_side_cannot_teach_is_undefined_for_everybody():
     judged = truth(["CD4 T", "CD8 T", "B"] * 8)
-    trained = asked(stages(["CD4 T", "B", "CD4 T"]), RULER, macrophages=False)
+    trained = tuple(endpoints(stages(["CD4 T", "B", "CD4 T"]), RULER))
     row = table(judged, oracle(judged), trained)[ALL, "CD4 against CD8", "AUROC"]
     assert row["status"] == "undefined: the training cells have one class only"
 
@@ -125,10 +126,29 @@ def test_a_pseudotime_counts_in_either_direction():
 
 
 def test_macrophages_are_told_from_monocytes_only_where_there_are_any():
-    names = [name for name, _, _ in measures(asked(stages(["monocyte"]), RULER, macrophages=False))]
+    alone = stages(["monocyte"])
+    names = [name for name, _, _ in measures(tuple(endpoints(alone, RULER, set(alone.tolist()))))]
     assert "monocyte against macrophage" not in names
-    judged = truth(["monocyte", "macrophage"] * 8, macrophages=True)
+    judged = truth(["monocyte", "macrophage"] * 8, present=stages(["macrophage"]).tolist())
     assert table(judged, oracle(judged))[ALL, "monocyte against macrophage", "AUROC"]["value"] == 1
+
+
+def test_metrics_are_those_of_the_kind_and_those_that_the_ruler_names():
+    judged = truth(["monocyte", "macrophage"] * 8, present=stages(["macrophage"]).tolist())
+    assert list(measures(judged.endpoints)) == [
+        ("stage", "balanced accuracy", "higher"),
+        ("stage", "macro-F1", "higher"),
+        ("stage", "calibration error", "lower"),
+        ("branch", "balanced accuracy", "higher"),
+        ("branch", "macro-F1", "higher"),
+        ("depth", "|Spearman|", "higher"),
+        ("CD4 against CD8", "AUROC", "higher"),
+        ("CD4 against CD8", "balanced accuracy", "higher"),
+        ("monocyte against dendritic", "AUROC", "higher"),
+        ("monocyte against macrophage", "AUROC", "higher"),
+        ("clusters", "ARI", "higher"),
+        ("donor", "leakage", "lower"),
+    ]
 
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.0, -0.2, 0.2), (5.0, 0.8, 1.0)])

@@ -9,7 +9,7 @@ import pytest
 
 from workbench.cells.anchors import Anchors
 from workbench.errors import EvaluationError
-from workbench.evidence.anchor_pool import Pool
+from workbench.evidence.anchor_set import AnchorSet
 from workbench.evidence.gate_spec import BRANCH, DONOR, GATES, NULL_RULER, PERMUTATION, RANDOM, SPEC, TRUST, GateSpec
 from workbench.evidence.gates import Gate, evaluate, expected_to_fail, first_five, verdict
 from workbench.evidence.null_rulers import shuffled
@@ -21,16 +21,16 @@ def by_name(gates):
     return {gate.gate: gate for gate in gates}
 
 
-def pool_of(side, matrix, rows=None):
-    anchors = side.anchors
+def set_of(cells, matrix, rows=None):
+    anchors = cells.anchors
     if rows is not None:
         anchors = Anchors(anchors.centroids[rows], anchors.stage[rows], anchors.table.iloc[rows].reset_index(drop=True))
-    return Pool.of_panel(anchors.centroids @ matrix, anchors)
+    return AnchorSet.of_cohort(anchors.centroids @ matrix, anchors)
 
 
-def without(side, *columns):
-    anchors = side.anchors
-    return replace(side, anchors=Anchors(anchors.centroids, anchors.stage, anchors.table.drop(columns=list(columns))))
+def without(cells, *columns):
+    anchors = cells.anchors
+    return replace(cells, anchors=Anchors(anchors.centroids, anchors.stage, anchors.table.drop(columns=list(columns))))
 
 
 def test_the_gates_are_those_that_every_result_so_far_was_judged_by():
@@ -40,7 +40,7 @@ def test_the_gates_are_those_that_every_result_so_far_was_judged_by():
 
 
 def test_a_planted_head_passes_the_first_six(internal, planted_matrix, world, adaptor):
-    gates = evaluate(pool_of(internal, planted_matrix), world.ruler, adaptor, seed=0, refits=3, spec=QUICK)
+    gates = evaluate(set_of(internal, planted_matrix), world.ruler, adaptor, seed=0, refits=3, spec=QUICK)
     assert [gate.gate for gate in gates] == list(GATES[:6])
     found = by_name(gates)
     assert {gate.status for gate in gates} == {"pass"}
@@ -54,16 +54,18 @@ def test_a_planted_head_passes_the_first_six(internal, planted_matrix, world, ad
 @pytest.mark.slow
 def test_a_ruler_with_exchanged_stages_fails_gate_six(internal, planted_matrix, world, adaptor):
     """At p = 0.05 one of six may pass by chance."""
-    pool, passed = pool_of(internal, planted_matrix), 0
+    anchors, passed = set_of(internal, planted_matrix), 0
     for seed in range(6):
         ruler = shuffled(world.ruler, seed, [world.ruler.stages[s] for s in world.stages])
-        passed += by_name(evaluate(pool, ruler, adaptor, seed=seed, refits=1, spec=QUICK))[NULL_RULER].status == "pass"
+        passed += (
+            by_name(evaluate(anchors, ruler, adaptor, seed=seed, refits=1, spec=QUICK))[NULL_RULER].status == "pass"
+        )
     assert passed <= 1
 
 
 def test_what_is_off_the_graph_fails_and_that_is_gate_seven(doomed, internal, planted_matrix, world, adaptor):
-    failing = first_five(pool_of(doomed, planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK)
-    passing = first_five(pool_of(internal, planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK)
+    failing = first_five(set_of(doomed, planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK)
+    passing = first_five(set_of(internal, planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK)
     assert verdict(failing) == "fail" and verdict(passing) == "pass"
     good = expected_to_fail({"off graph": failing})
     assert good.status == "pass" and good.value == 0 and good.note.startswith("off graph fails ")
@@ -72,7 +74,7 @@ def test_what_is_off_the_graph_fails_and_that_is_gate_seven(doomed, internal, pl
     assert expected_to_fail({}).status == "not applicable"
 
 
-def test_a_panel_of_which_nothing_can_be_computed_does_not_count_as_failing():
+def test_a_cohort_of_which_nothing_can_be_computed_does_not_count_as_failing():
     unknown = [Gate(name, "not applicable") for name in GATES[:5]]
     assert expected_to_fail({"empty": unknown}).status == "fail"
 
@@ -86,7 +88,7 @@ def test_verdicts():
 
 def test_a_meaningless_ruler_that_passes_takes_gate_six_with_it(internal, planted_matrix, world, adaptor, monkeypatch):
     monkeypatch.setattr("workbench.evidence.gates.meaningless", lambda ruler: ruler)
-    gate = evaluate(pool_of(internal, planted_matrix), world.ruler, adaptor, seed=0, refits=1, spec=QUICK)[5]
+    gate = evaluate(set_of(internal, planted_matrix), world.ruler, adaptor, seed=0, refits=1, spec=QUICK)[5]
     assert gate.status == "fail" and gate.p <= QUICK.null_p and "so nothing counts" in gate.note
 
 
@@ -95,24 +97,24 @@ def test_a_meaningless_ruler_that_passes_takes_gate_six_with_it(internal, plante
 
 def test_without_donors_the_donor_gate_is_not_applicable(internal, planted_matrix, world, adaptor):
     found = by_name(
-        first_five(pool_of(without(internal, "donor"), planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK)
+        first_five(set_of(without(internal, "donor"), planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK)
     )
     assert found[DONOR].status == "not applicable" and "donor" in found[DONOR].note
     assert {found[name].status for name in (TRUST, RANDOM, BRANCH, PERMUTATION)} == {"pass"}
     assert "inside tissue" in found[PERMUTATION].note and verdict(list(found.values())) == "incomplete"
     bare = without(internal, "donor", "tissue")
-    gates = by_name(first_five(pool_of(bare, planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK))
+    gates = by_name(first_five(set_of(bare, planted_matrix), world.ruler, adaptor, seed=0, spec=QUICK))
     assert "one block" in gates[PERMUTATION].note
 
 
 def test_one_stage_or_one_branch_only(internal, planted_matrix, world, adaptor):
     stage = internal.anchors.stage
-    one = pool_of(internal, planted_matrix, np.flatnonzero(stage == stage[0]))
+    one = set_of(internal, planted_matrix, np.flatnonzero(stage == stage[0]))
     gates = evaluate(one, world.ruler, adaptor, seed=0, refits=1, spec=QUICK)
     assert {gate.status for gate in gates} == {"not applicable"} and all(gate.note for gate in gates)
     assert "of 1 stages" in gates[0].note and "stages" in gates[1].note
     branch = np.array(world.ruler.branches)[stage]
-    own = pool_of(internal, planted_matrix, np.flatnonzero(branch == "T"))
+    own = set_of(internal, planted_matrix, np.flatnonzero(branch == "T"))
     found = by_name(evaluate(own, world.ruler, adaptor, seed=0, refits=1, spec=QUICK))
     assert found[BRANCH].status == found[NULL_RULER].status == "not applicable"
     assert "one branch" in found[BRANCH].note
@@ -120,25 +122,27 @@ def test_one_stage_or_one_branch_only(internal, planted_matrix, world, adaptor):
 
 def test_fewer_anchors_than_neighbours(internal, planted_matrix, world, adaptor):
     rows = np.random.default_rng(0).permutation(len(internal.anchors))[:8]
-    gate = first_five(pool_of(internal, planted_matrix, rows), world.ruler, adaptor, seed=0, spec=QUICK)[0]
+    gate = first_five(set_of(internal, planted_matrix, rows), world.ruler, adaptor, seed=0, spec=QUICK)[0]
     assert gate.status == "not applicable" and "10" in gate.note and "8" in gate.note
 
 
 def test_blocks_of_one_anchor_cannot_move_and_that_is_said(internal, planted_matrix, world, adaptor):
-    pool = pool_of(internal, planted_matrix)
-    alone = replace(pool, tissue=np.array([f"t{i}" for i in range(len(pool.stage))]))
+    anchors = set_of(internal, planted_matrix)
+    alone = replace(anchors, tissue=np.array([f"t{i}" for i in range(len(anchors.stage))]))
     gate = by_name(first_five(alone, world.ruler, adaptor, seed=0, spec=QUICK))[PERMUTATION]
     assert gate.status == "not applicable" and "have one member" in gate.note
 
 
 def test_a_latent_of_nan_or_of_one_point_passes_nothing(internal, planted_matrix, world, adaptor):
-    pool = pool_of(internal, planted_matrix)
-    holes = pool.features.copy()
+    anchors = set_of(internal, planted_matrix)
+    holes = anchors.features.copy()
     holes[3, 2] = np.nan
     for judge in (evaluate, first_five):
         with pytest.raises(EvaluationError, match=f"1 of {len(holes)} anchors have features that are NaN or infinite"):
-            judge(replace(pool, features=holes), world.ruler, adaptor, seed=0, spec=QUICK)
-    flat = first_five(replace(pool, features=np.ones_like(pool.features)), world.ruler, adaptor, seed=0, spec=QUICK)
+            judge(replace(anchors, features=holes), world.ruler, adaptor, seed=0, spec=QUICK)
+    flat = first_five(
+        replace(anchors, features=np.ones_like(anchors.features)), world.ruler, adaptor, seed=0, spec=QUICK
+    )
     assert "pass" not in {gate.status for gate in flat}
 
 
@@ -146,10 +150,10 @@ def test_a_latent_of_nan_or_of_one_point_passes_nothing(internal, planted_matrix
 
 
 def test_the_same_seed_gives_the_same_gates_and_none_is_left_to_chance(internal, planted_matrix, world, adaptor):
-    pool = pool_of(internal, planted_matrix)
-    one, again = (first_five(pool, world.ruler, adaptor, seed=5, refits=2, spec=QUICK) for _ in range(2))
+    anchors = set_of(internal, planted_matrix)
+    one, again = (first_five(anchors, world.ruler, adaptor, seed=5, refits=2, spec=QUICK) for _ in range(2))
     assert one == again
-    other = first_five(pool, world.ruler, adaptor, seed=6, refits=2, spec=QUICK)
+    other = first_five(anchors, world.ruler, adaptor, seed=6, refits=2, spec=QUICK)
     assert [gate.value for gate in one[2:4]] == pytest.approx([gate.value for gate in other[2:4]])
     assert one[1].value != other[1].value
 
@@ -158,5 +162,5 @@ def test_a_holdout_that_cannot_be_judged_says_why(internal, planted_matrix, worl
     donor = internal.anchors.table["donor"].to_numpy()
     # Two anchors of each donor: every donor can be held out, and none can be judged.
     rows = np.concatenate([np.flatnonzero(donor == name)[:2] for name in sorted(set(donor))])
-    gates = by_name(evaluate(pool_of(internal, planted_matrix, rows), world.ruler, adaptor, seed=0, spec=QUICK))
+    gates = by_name(evaluate(set_of(internal, planted_matrix, rows), world.ruler, adaptor, seed=0, spec=QUICK))
     assert gates[DONOR].status == "not applicable" and "too few anchors or stages on either side" in gates[DONOR].note

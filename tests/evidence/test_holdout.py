@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbench.evidence.holdout import Split, group_splits, holdout_correlation, random_splits, with_null
+from workbench.cells.splits import Split
+from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
 from workbench.evidence.ruler import load_ruler
 from workbench.operators.adaptor import LETAdaptor, angles
 

@@ -20,11 +20,12 @@ import scipy.sparse as sp
 
 from workbench.errors import ConfigError
 from workbench.evidence import peers as module
-from workbench.evidence.endpoints import ALL, Judged, asked, judge
+from workbench.evidence.endpoints import ALL, Judged, judge
 from workbench.evidence.methods import PEER, Listed
 from workbench.evidence.peers import WORKER, PeerMethod, peer_methods, peer_versions
 from workbench.evidence.protocol import Cells, NotRunError, OutOfTimeError, Training
 from workbench.evidence.ruler import load_ruler
+from workbench.operators.readout import endpoints
 from workbench.recipes.benchmark.campaign import attempted, every_other
 from workbench.requirements import installed
 
@@ -55,7 +56,7 @@ def planted(n=120, seed=0, prefix="c"):
 def train():
     cells, stage, _ = planted()
     donor = np.array(["a", "b"])[np.arange(len(stage)) % 2]
-    return Training(cells, stage, donor, RULER, asked(stage, RULER, macrophages=False), 0)
+    return Training(cells, stage, donor, RULER, tuple(endpoints(stage, RULER)), 0)
 
 
 def children():
@@ -115,7 +116,7 @@ def sides(train):
     from workbench.recipes.benchmark.bench import Sides
 
     cells, stage, _ = planted(30, 1, "t")
-    return Sides(train, cells, Judged(cells.names, stage, None, asked(stage, RULER, macrophages=False)))
+    return Sides(train, cells, Judged(cells.names, stage, None, tuple(endpoints(stage, RULER))))
 
 
 def test_an_endless_loop_ends_with_its_budget_and_leaves_no_process(fake, train):
@@ -317,7 +318,7 @@ def real(name):
 @pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scVI-10D"])
 def test_a_planted_gradient_is_found_on_cells_that_were_not_there(name, train):
     cells, stage, _ = planted(60, seed=1, prefix="t")
-    truth = Judged(cells.names, stage, None, asked(stage, RULER, macrophages=False))
+    truth = Judged(cells.names, stage, None, tuple(endpoints(stage, RULER)))
     fitted = real(name).fit(train)
     try:
         said = fitted.say(cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib import resources
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from workbench.errors import EvaluationError
+from workbench.evidence.contrasts import Contrast
 from workbench.evidence.ruler import build_ruler, load_ruler, normalise_label
 
 PBMC68K = {
@@ -286,6 +288,10 @@ def changed(**stages):
     return {**OWN, "stages": {**OWN["stages"], **stages}}
 
 
+def ends(entry):
+    return {**OWN, "endpoints": {"x": entry}}
+
+
 def test_a_graph_from_a_file_of_one_s_own(tmp_path):
     ruler = load_ruler(write(tmp_path, OWN))
     assert ruler.name == "own" and ruler.stages == ("root", "left", "right", "both", "end")
@@ -310,6 +316,83 @@ def test_the_fingerprint_is_of_everything_that_a_result_may_depend_on(tmp_path, 
     own = load_ruler(write(tmp_path, OWN)).fingerprint()
     assert load_ruler(write(tmp_path, OWN)).fingerprint() == own
     assert load_ruler(write(tmp_path, changed(**other))).fingerprint() != own
+
+
+EXTRA = {
+    "endpoints": {
+        "L against R": {"yes": ["L"], "no": ["R"]},
+        "end against the rest of its branch": {"yes": "end", "no": ["left", "both"], "metrics": "balanced accuracy", "only_if": ["R"]},
+    },
+    "lineages": ["L"],
+    "colors": {"R": "#1177aa", "L": "#117733"},
+}  # fmt: skip
+
+
+def test_a_ruler_has_endpoints_lineages_and_colors_of_its_own(tmp_path):
+    ruler = load_ruler(write(tmp_path, {**OWN, **EXTRA}))
+    assert ruler.endpoints == (
+        Contrast("L against R", ("left", "both", "end"), ("right",)),
+        Contrast(
+            "end against the rest of its branch", ("end",), ("left", "both"), ("balanced accuracy",), only_if=("right",)
+        ),
+    )
+    assert ruler.lineages == ("L",) and ruler.colors == {"R": "#1177AA", "L": "#117733"}
+    plain = load_ruler(write(tmp_path, OWN))
+    assert plain.endpoints == () and plain.lineages == () and plain.colors == {}
+    empty = load_ruler(write(tmp_path, {**OWN, **dict.fromkeys(EXTRA)}))
+    assert empty.fingerprint() == plain.fingerprint()
+
+
+def test_sides_are_read_as_a_person_writes_them(tmp_path):
+    """A bare yes and no are true and false to YAML, and a list may have one entry without brackets."""
+    text = yaml.safe_dump(OWN, sort_keys=False)
+    text += "endpoints:\n  one against other:\n    yes: [left, end]\n    no: R\nlineages: [L, L]\n"
+    ruler = load_ruler(write(tmp_path, text))
+    assert ruler.endpoints == (Contrast("one against other", ("left", "end"), ("right",)),)
+    assert ruler.lineages == ("L",)
+
+
+def test_a_name_of_both_a_stage_and_a_branch_is_the_branch_unless_it_says_stage():
+    stages = {"M": {"from": [], "branch": "M"}, "late M": {"from": ["M"], "branch": "M"}}
+    stages["N"] = {"from": ["M"], "branch": "N"}
+    raw = {"a": {"yes": ["M"], "no": ["N"]}, "b": {"yes": [{"stage": "M"}], "no": ["late M"]}}
+    whole, alone = build_ruler("own", stages, {}, endpoints=raw).endpoints
+    assert (whole.yes, whole.no) == (("M", "late M"), ("N",)) and (alone.yes, alone.no) == (("M",), ("late M",))
+
+
+def test_colors_and_lineages_invalidate_nothing_and_endpoints_do(tmp_path):
+    def of(**more):
+        return load_ruler(write(tmp_path, {**OWN, **more})).fingerprint()
+
+    assert of() == of(lineages=["L"]) == of(colors=EXTRA["colors"])
+    assert of() != of(endpoints=EXTRA["endpoints"]) != of(endpoints={"L against R": {"yes": ["left"], "no": ["R"]}})
+
+
+def test_blood_has_what_stood_in_code(ruler):
+    assert [one.name for one in ruler.endpoints] == [
+        "CD4 against CD8",
+        "monocyte against dendritic",
+        "monocyte against macrophage",
+    ]
+    assert [one.only_if for one in ruler.endpoints] == [(), (), ("macrophage",)]
+    assert ruler.lineages == ("erythroid", "monocyte", "B", "T")
+    assert set(ruler.colors) == set(ruler.branches) and len(set(ruler.colors.values())) == len(ruler.colors)
+    known = {"progenitor": "#DDCC77", "monocyte": "#AA4499", "B": "#332288", "T": "#117733", "NK": "#88CCEE"}
+    assert {branch: ruler.colors[branch] for branch in known} == known
+
+
+def test_no_word_of_blood_is_left_in_code():
+    """What is said of one tissue belongs into its ruler file; docstrings may have examples of it."""
+    root = resources.files("workbench")
+    words = re.compile(r"CD4|CD8|monocyt|macrophag|dendritic|erythr|granulocyt|megakaryo|Treg", re.IGNORECASE)
+    found = []
+    for path in sorted(set(root.rglob("*.py")) - set((root / "planted").rglob("*.py"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+                found += [(path.name, node.value)] if words.search(node.value) else []
+    assert found == [("gallery.py", "erythroid trajectory")], "the name of a figure's counterpart in the paper"
 
 
 def test_several_roots_and_the_nearest_counts(tmp_path):
@@ -342,6 +425,27 @@ BROKEN = {
     "text": ("just text", "is no stage graph"),
     "nothing": ("", "is no stage graph"),
     "no YAML": ("stages: [unclosed", "is no stage graph"),
+    "an unknown key": ({**OWN, "colours": {}}, "The ruler '.*own.yaml': Unknown key 'colours': did you mean 'colors'"),
+    "an unknown key of a stage": (changed(end={"from": ["both"], "branch": "L", "label": ["x"]}), "Stage 'end': Unknown key 'label': did you mean 'labels'"),
+    "endpoints as a list": ({**OWN, "endpoints": ["L"]}, r"Write `endpoints` as `name: .*; found \['L'\]"),
+    "an endpoint as a list": (ends(["L", "R"]), "Endpoint 'x' has to be written as"),
+    "an unknown key of an endpoint": (ends({"yes": ["L"], "no": ["R"], "metric": "AUROC"}), "Endpoint 'x': Unknown key 'metric': did you mean 'metrics'"),
+    "an unknown stage of an endpoint": (ends({"yes": ["L"], "no": ["rihgt"]}), "Endpoint 'x': Unknown stage or branch 'rihgt': did you mean 'right'"),
+    "a branch that is no stage": (ends({"yes": [{"stage": "L"}], "no": ["R"]}), "Endpoint 'x': Unknown stage 'L': known: root, left, right"),
+    "an unknown condition": (ends({"yes": ["L"], "no": ["R"], "only_if": "stme"}), "Endpoint 'x': Unknown stage or branch 'stme': did you mean 'stem'"),
+    "an empty side": (ends({"yes": ["L"], "no": []}), "Endpoint 'x' has nothing on its side 'no'; name stages or branches"),
+    "no side": (ends({"no": ["L"]}), "Endpoint 'x' has nothing on its side 'yes'"),
+    "sides that overlap": (ends({"yes": ["L"], "no": ["R", "both"]}), "Endpoint 'x' has 'both' on both sides; leave it to one"),
+    "an unknown metric": (ends({"yes": ["L"], "no": ["R"], "metrics": ["accuracy"]}), "Endpoint 'x': Unknown metric 'accuracy': did you mean 'balanced accuracy'"),
+    "an endpoint that every ruler has": ({**OWN, "endpoints": {"depth": {"yes": ["L"], "no": ["R"]}}}, "Endpoint 'depth' has a name that the workbench uses itself"),
+    "a lineage that is no branch": ({**OWN, "lineages": ["L", "stm"]}, "Lineages are branches: Unknown branch 'stm': did you mean 'stem'"),
+    "a stage as a lineage": ({**OWN, "lineages": "left"}, "Lineages are branches: Unknown branch 'left': known: stem, L, R"),
+    "a color in words": ({**OWN, "colors": {"L": "green"}}, "The colour of branch 'L' is 'green'; write six hexadecimal digits in quotes"),
+    "a color without quotes": (yaml.safe_dump(OWN, sort_keys=False) + "colors:\n  L: #117733\n", "The colour of branch 'L' is None; write six hexadecimal digits in quotes"),
+    "a short color": ({**OWN, "colors": {"L": "#173"}}, "The colour of branch 'L' is '#173'"),
+    "two branches of one color": ({**OWN, "colors": {"L": "#aabbcc", "R": "#AABBCC"}}, "The branches 'L' and 'R' have one colour, #AABBCC; change one"),
+    "a color of an unknown branch": ({**OWN, "colors": {"stm": "#117733"}}, "Colours are of branches: Unknown branch 'stm': did you mean 'stem'"),
+    "colors as a list": ({**OWN, "colors": ["#117733"]}, "Write `colors` as `branch: .*found"),
 }  # fmt: skip
 
 
@@ -407,6 +511,7 @@ def test_a_matrix_from_a_file(tmp_path):
     assert ruler.name == "own" and ruler.stages == ("a", "b", "c") and ruler.edges == ()
     np.testing.assert_allclose(ruler.distances, np.array([[0, 1, 4], [1, 0, 2], [4, 2, 0]]) / 4)
     assert ruler.branches == ("a", "b", "c") and ruler.depths.tolist() == [0, 1, 4], "from the first stage"
+    assert ruler.endpoints == () and ruler.lineages == () and ruler.colors == {}
     assert ruler.place(["B", "d"])[0].tolist() == [1, -1] and set(ruler.literature.values()) == {"the matrix own.csv"}
 
 

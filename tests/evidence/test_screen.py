@@ -1,4 +1,4 @@
-"""The head screen: the planted head first, honest nulls, and subtypes from one panel to the other."""
+"""The head screen: the planted head first, honest nulls, and subtypes from one cohort to the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import scipy.sparse as sp
 from sklearn.metrics import roc_auc_score
 
 from workbench.cells.anchors import make_anchors
-from workbench.evidence.screen import Side, gate_columns, rank_heads, score_head
+from workbench.cells.placed import PlacedCells
+from workbench.evidence.screen import gate_columns, rank_heads, score_head
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.readout import probe
 from workbench.stats import benjamini_hochberg
@@ -31,15 +32,15 @@ def test_the_planted_head_beats_a_random_one_and_plain_expression(operators, int
     assert planted["trustworthiness"] > 0.9
 
 
-def test_labels_of_the_judged_panel_never_reach_the_adaptor(planted_matrix, internal, external, world, adaptor):
-    """Labels of the external panel exchanged: the latent stays as it was, only the score changes."""
+def test_labels_of_the_judged_cohort_never_reach_the_adaptor(planted_matrix, internal, external, world, adaptor):
+    """Labels of the external cohort exchanged: the latent stays as it was, only the score changes."""
     order = np.random.default_rng(0).permutation(len(external.anchors))
     stage = external.anchors.stage[order]
     table = external.anchors.table.assign(stage=stage)
     moved = replace(external, anchors=replace(external.anchors, stage=stage, table=table))
     one, other = (
-        score_head(planted_matrix, internal, side, world.ruler, adaptor, refits=0, seed=0)[0]
-        for side in (external, moved)
+        score_head(planted_matrix, internal, cells, world.ruler, adaptor, refits=0, seed=0)[0]
+        for cells in (external, moved)
     )
     assert one["trustworthiness"] == other["trustworthiness"]
     assert abs(other["residualised"]) < 0.2 < one["residualised"]
@@ -57,19 +58,20 @@ def test_subtypes_are_probed_from_internal_to_external_cells(world, adaptor):
     names = world.ruler.stages
     labels = ["CD4", "CD8", "B", "monocyte", "NK", "erythroid"]
 
-    def side(seed, donors):
+    def cohort(seed, donors):
         rng = np.random.default_rng(seed)
         stage = np.array([names.index(labels[i % 6]) for i in range(240)])
         x = rng.random((240, 12)) + 2.0 * np.eye(12)[np.arange(240) % 6] * rng.random((240, 1))
         obs = pd.DataFrame({"stage": stage, "donor": np.array(donors)[np.arange(240) // 6 % 2]})
-        return Side(make_anchors(sp.csr_matrix(x), obs, min_cells=3), x, stage)
+        x, genes = sp.csr_matrix(x), tuple("ABCDEFGHIJKL")
+        return PlacedCells("made up", obs, genes, x, anchors=make_anchors(x, obs, min_cells=3))
 
-    one, other = side(0, ["a", "b"]), side(1, ["c", "d"])
+    one, other = cohort(0, ["a", "b"]), cohort(1, ["c", "d"])
     row, _ = score_head(np.eye(12), one, other, world.ruler, adaptor, refits=0, seed=0)
     assert 0.8 < row["CD4_against_CD8_auroc"] <= 1
     assert np.isnan(row["monocyte_against_dendritic_auroc"]), "no dendritic cell is there"
     picked = [np.isin(s.stage, [names.index("CD4"), names.index("CD8")]) for s in (one, other)]
-    x = [s.expression[p] for s, p in zip((one, other), picked, strict=True)]
+    x = [s.expression[p].toarray() for s, p in zip((one, other), picked, strict=True)]
     y = [s.stage[p] == names.index("CD8") for s, p in zip((one, other), picked, strict=True)]
     stage = one.anchors.stage
     fitted = LETAdaptor(**adaptor.get_params()).fit(one.anchors.centroids, world.ruler.distances[np.ix_(stage, stage)])
@@ -89,7 +91,7 @@ def test_ranks_p_and_q():
     assert (table["n_null"] == 19).all() and np.isnan(table["p"].iloc[3])
 
 
-def test_gates_of_the_external_panel_under_one_head(planted_matrix, external, world, adaptor):
+def test_gates_of_the_external_cohort_under_one_head(planted_matrix, external, world, adaptor):
     row = gate_columns(planted_matrix, external, world.ruler, adaptor, seed=0)
     assert row["gates"] == "5 of 5" and row["branch_holdout_gate"] == "pass"
     table = external.anchors.table.drop(columns="donor")

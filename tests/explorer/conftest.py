@@ -8,6 +8,7 @@ from browser import browser_page, chromium  # noqa: F401
 from figures import synthetic
 from helpers import tiny_cells, tiny_model
 
+from workbench.engine.tables import table_path, write_table
 from workbench.explorer.data import from_run
 from workbench.explorer.live import open_session
 from workbench.factors.gene_sets import load_gene_sets
@@ -44,22 +45,20 @@ def write_run(folder, *, scores=True, latent=True, label=None, seed=0):
     write_arrays(stage / "operators-0.safetensors", arrays)
     index = {"kind": "attention", "shape": [LAYERS, HEADS], "groups": 1, "genes": list(genes)}
     write_json(stage / "operators.json", index)
-    (folder / "tables").mkdir(parents=True)
-    (folder / "config.yaml").write_text("name: planted\ncheckpoint: nowhere/tiny\n")
+    (folder / "resolved.yaml").write_text("name: planted\ncheckpoint: nowhere/tiny\n")
     write_json(folder / "manifest.json", {"checkpoint": {"weights": "a" * 32}})
     if scores:
-        synthetic.heads(LAYERS, HEADS).assign(n_null=192).to_csv(folder / "tables" / "heads.csv", index=False)
+        write_table(table_path(folder, "heads"), synthetic.heads(LAYERS, HEADS).assign(n_null=192))
     if latent:
         cells = synthetic.latent(k=3)
         if label is not None:
             cells["cell_type"] = cells["cell_type"].replace("NK (synthetic)", label)
-        cells.to_csv(folder / "tables" / "latent.csv", index=False)
+        write_table(table_path(folder, "latent"), cells)
     return folder
 
 
 def write_effects(folder, weights="a" * 32, layers=LAYERS):
-    (folder / "tables").mkdir(parents=True)
-    synthetic.effects(layers, HEADS).to_csv(folder / "tables" / "effects.csv", index=False)
+    write_table(table_path(folder, "effects"), synthetic.effects(layers, HEADS))
     write_json(folder / "manifest.json", {"checkpoint": {"weights": weights}})
     return folder
 

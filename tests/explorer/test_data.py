@@ -10,13 +10,14 @@ import pytest
 from helpers import tiny_model
 
 from explorer.conftest import EVIL, HEADS, LAYERS, READ, write_effects, write_run
-from workbench.errors import ArtifactError, EvaluationError
+from workbench.engine.folder import LAYOUT
+from workbench.errors import ArtifactError, EvaluationError, OutputError
+from workbench.evidence.ruler import build_ruler, load_ruler
 from workbench.explorer.data import from_model, from_run, with_cells
 from workbench.explorer.live import open_session
 from workbench.explorer.maps import cell_map, label_groups, latent_map
 from workbench.explorer.measures import ruler_measure
 from workbench.factors.gene_sets import load_gene_sets
-from workbench.figures.style import BRANCH_COLORS
 from workbench.files import write_json
 from workbench.operators.store import StoredOperators
 from workbench.operators.weight_operators import weight_operators
@@ -35,8 +36,31 @@ def test_a_run_is_shown_whole(data, run_folder):
     assert cells["n_total"] == len(cells["x"]) == len(latent)
     assert [cells["groups"][g]["label"] for g in cells["group"]] == latent["cell_type"].tolist()
     assert cells["x"] == pytest.approx(latent["umap_1"].tolist(), rel=1e-4)
-    assert {g["branch"]: g["light"] for g in cells["groups"]}["NK"] == BRANCH_COLORS["NK"]
+    assert (
+        {g["branch"]: g["light"] for g in cells["groups"]}["NK"]
+        == load_ruler("hematopoiesis").colors["NK"]
+        == "#88CCEE"
+    )
     assert {measure["kind"] for measure in data.measures} == {"score", "effect", "norm"} and data.missing == ()
+
+
+def test_branches_have_the_colors_and_the_order_of_the_ruler():
+    names = [f"type {i}" for i in range(14)]
+    stages = {name: {"from": names[:1] if i else [], "branch": name} for i, name in enumerate(names)}
+    ruler = build_ruler("own", stages, {}, colors={names[5]: "#123456"})
+    groups = label_groups({name: name for name in names[:8]}, ruler)
+    assert [one["branch"] for one in groups] == [names[5], *names[:5], *names[6:8]] and groups[0]["light"] == "#123456"
+    assert len({one["light"] for one in groups}) == 8 and {one["mark"] for one in groups} == {"circle"}
+    every = label_groups({name: name for name in (*names, "not on the ruler")}, ruler)
+    assert len({(one["light"], one["mark"]) for one in every}) == 15 and every[-1]["light"] == "#bbbbbb"
+    assert sum(one["mark"] == "square" for one in every) == 1, "thirteen branches without a color of their own"
+
+
+def test_the_explorer_of_a_run_whose_ruler_is_gone_has_colors(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "resolved.yaml").write_text("name: planted\nruler: /nowhere/own.yaml\n")
+    groups = from_run(run).maps[0]["groups"]
+    assert len({one["light"] for one in groups}) == len({one["branch"] for one in groups})
 
 
 def test_norms_and_pairs_are_of_the_stored_operators(data, run_folder):
@@ -86,8 +110,9 @@ def test_cells_without_a_label_are_called_so(tmp_path):
 
 def test_tables_of_other_operators_are_not_shown(tmp_path):
     run = write_run(tmp_path / "run")
-    for name, key, inputs in (("operators", "new", []), ("heads", "h", ["new", {}]), ("algorithm", "a", ["old", {}])):
-        write_json(run / "stages" / name / "done.json", {"key": key, "inputs": inputs})
+    write_json(run / "workbench.json", {"layout": LAYOUT, "recipe": "run"})
+    for name, below in (("operators", {}), ("heads", {"operators": "new"}), ("algorithm", {"operators": "old"})):
+        write_json(run / "stages" / name / "done.json", {"key": "new" if name == "operators" else name, "after": below})
     found = from_run(run)
     assert [one["kind"] for one in found.measures] == ["score", "norm"] and found.maps == ()
     assert "of other operators than the run holds now" in dict(found.missing)["cells"]
@@ -95,10 +120,22 @@ def test_tables_of_other_operators_are_not_shown(tmp_path):
     assert "of other operators" in dict(from_run(run).missing)["score"]
 
 
+def test_a_run_of_an_older_layout_is_said_to_be_one(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_json(run / "stages" / "operators" / "done.json", {"key": "k", "inputs": []})
+    with pytest.raises(OutputError, match="older layout"):
+        from_run(run)
+
+
+def test_a_label_called_na_is_a_label_on_the_map(tmp_path):
+    shown = from_run(write_run(tmp_path / "run", label="NA")).maps[0]["groups"]
+    assert "NA" in {one["label"] for one in shown}
+
+
 def test_programs_are_of_the_collection_that_the_run_names(tmp_path):
     run = write_run(tmp_path / "run")
     (tmp_path / "own.gmt").write_text("mine\t\t" + "\t".join(sorted(load_gene_sets("hematopoiesis").sets[READ])) + "\n")
-    (run / "config.yaml").write_text(f"name: planted\nfactors: {{gene_sets: {tmp_path / 'own.gmt'}}}\n")
+    (run / "resolved.yaml").write_text(f"name: planted\nfactors: {{gene_sets: {tmp_path / 'own.gmt'}}}\n")
     assert [one["term"] for one in from_run(run).programs["terms"]] == ["mine"]
 
 

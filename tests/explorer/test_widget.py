@@ -8,11 +8,11 @@ import pytest
 
 import workbench
 from workbench.errors import ArtifactError, ConfigError, EvaluationError
+from workbench.evidence.contrasts import OFF_RULER
 from workbench.explorer import widget as module
 from workbench.explorer.data import from_model
 from workbench.explorer.live import answer
 from workbench.explorer.page import script
-from workbench.figures.style import OFF_RULER
 from workbench.files import write_json
 from workbench.models.scgpt.checkpoint import save_checkpoint
 
@@ -32,7 +32,7 @@ print(sent[0]["type"], sent[0]["n"], sorted(shown.data)[:2])
 """
 OWN_RULER = """
 name: own
-references: {a2020: "A, Journal 1:1 (2020)"}
+literature: {a2020: "A, Journal 1:1 (2020)"}
 stages:
   root: {from: [], branch: stem, source: a2020}
   left: {from: [root], branch: L, source: a2020}
@@ -98,7 +98,7 @@ def test_a_run_with_cells_uses_its_checkpoint(model, cells, data, tmp_path, aske
     pytest.importorskip("anywidget", reason="needs anywidget")
     run = tmp_path
     checkpoint = save_checkpoint(model, tmp_path / "model")
-    (run / "config.yaml").write_text(f"name: planted\ncheckpoint: {checkpoint}\n")
+    (run / "resolved.yaml").write_text(f"name: planted\ncheckpoint: {checkpoint}\n")
     (run / "manifest.json").write_text('{"checkpoint": {"weights": "another"}}')
     monkeypatch.setattr(module, "from_run", lambda run, **more: data)
     with pytest.raises(ArtifactError, match="other weights"):
@@ -113,7 +113,7 @@ def test_a_run_with_cells_uses_its_checkpoint(model, cells, data, tmp_path, aske
     assert asked(shown, message)[0]["type"] == "shift"
     # Where the run's ruler puts these labels, and its configuration maps one of them, branches are the run's.
     (run / "own.yaml").write_text(OWN_RULER)
-    (run / "config.yaml").write_text(
+    (run / "resolved.yaml").write_text(
         f"name: own\ncheckpoint: {checkpoint}\nruler: {run / 'own.yaml'}\nstages: {{T: left}}\n"
     )
     shown = workbench.explore(run, cells, n_cells=8, null_draws=1)

@@ -8,7 +8,11 @@ import pytest
 from figures import synthetic
 from workbench import figures
 from workbench.errors import EvaluationError
-from workbench.figures.style import BRANCH_COLORS, FALLBACK_COLORS, OFF_RULER, UNASSIGNED
+from workbench.evidence.contrasts import OFF_RULER
+from workbench.evidence.ruler import load_ruler
+from workbench.figures.style import PALETTE, UNASSIGNED, assign_colors
+
+BLOOD = load_ruler("hematopoiesis").colors
 
 DRAWN = {
     figures.latent_map: synthetic.latent,
@@ -100,15 +104,55 @@ def test_drawing_is_pure(draw):
     assert "n = " in first.to_json()
 
 
-def test_branch_colors_are_fixed_and_distinct():
-    assert (
-        len(set(BRANCH_COLORS.values()) | set(FALLBACK_COLORS) | {UNASSIGNED})
-        == len(BRANCH_COLORS) + len(FALLBACK_COLORS) + 1
-    )
-    for branch, color in BRANCH_COLORS.items():
-        assert figures.branch_color(branch) == figures.branch_color(f" {branch.upper()} cells ") == color
-    assert figures.branch_color("stromal") == figures.branch_color("stromal") in FALLBACK_COLORS
-    assert {figures.branch_color(b) for b in (None, np.nan, pd.NA, "", OFF_RULER)} == {UNASSIGNED}
+def test_colors_are_assigned_and_distinct_as_long_as_they_last():
+    assert len({*PALETTE, UNASSIGNED}) == len(PALETTE) + 1 == 13
+    names = [f"branch {i}" for i in range(30)]
+    for n in range(1, 13):
+        found = assign_colors(names[:n])
+        assert list(found) == names[:n] and len(set(found.values())) == n
+    assert list(assign_colors(names).values()) == [PALETTE[i % 12] for i in range(30)]
+    assert assign_colors([*names[:5], *names[:5]]) == assign_colors(names[:5])
+    assert assign_colors([None, np.nan, pd.NA, "", OFF_RULER]) == {}
+
+
+def test_a_color_that_is_fixed_is_kept_and_is_nobody_else_s():
+    fixed = {"T": PALETTE[0], "B": "#123456", "elsewhere": PALETTE[1]}
+    found = assign_colors(["x", "B", "y", "T"], fixed)
+    assert found == {"T": PALETTE[0], "B": "#123456", "x": PALETTE[2], "y": PALETTE[3]}
+    assert list(found) == ["T", "B", "x", "y"], "those of the file first, in its order"
+    names = [f"branch {i}" for i in range(9)]
+    last = assign_colors(names, dict.fromkeys(["elsewhere"], PALETTE[1]) | dict(zip(names, PALETTE[3:6], strict=False)))
+    assert len(set(last.values())) == 9 and PALETTE[1] not in last.values()
+    every = assign_colors([f"branch {i}" for i in range(12)], {"elsewhere": PALETTE[1]})
+    assert set(every.values()) == set(PALETTE), "the color of a branch that is not drawn comes last"
+    assert assign_colors(every, every) == every
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [["G1", "S", "G2M"], ["stem", "TA", "enterocyte", "goblet", "Paneth", "tuft", "enteroendocrine", "M cell"]],
+    ids=["cell cycle", "gut"],
+)
+def test_every_branch_of_a_ruler_of_one_s_own_has_its_own_color(branches):
+    table = synthetic.latent()
+    table["branch"] = np.array(branches)[np.arange(len(table)) % len(branches)]
+    table["stage"] = table["branch"]
+    for draw in (figures.latent_map, figures.latent_space):
+        for colors in (None, assign_colors(branches), {branches[1]: "#117733"}):
+            figure = draw(table, colors=colors)
+            drawn = [t.marker.color for t in figure.data][: len(branches)]
+            assert len(set(drawn)) == len(branches)
+            shuffled = draw(table.sample(frac=1, random_state=1), colors=colors)
+            assert {(t.name, t.marker.color) for t in figure.data} == {(t.name, t.marker.color) for t in shuffled.data}
+
+
+def test_beyond_twelve_branches_colors_come_again_with_another_symbol():
+    table = synthetic.latent()
+    table["branch"] = [f"branch {i % 20:02d}" for i in range(len(table))]
+    table["stage"] = table["branch"]
+    for draw in (figures.latent_map, functools.partial(figures.latent_space, by=("branch",))):
+        marks = [(t.marker.color, t.marker.symbol) for t in draw(table).data]
+        assert len(marks) == len(set(marks)) == 20 and len({color for color, _ in marks}) == 12
 
 
 # Machado et al. 2009, linear RGB, the whole deficiency.
@@ -132,16 +176,18 @@ def lab(color, vision):
 
 @pytest.mark.parametrize("vision", VISION)
 def test_branch_colors_stay_apart_for_everybody(vision):
-    seen = [lab(color, VISION[vision]) for color in BRANCH_COLORS.values()]
-    apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)]
-    assert min(apart) > 15  # a difference of about 2.3 is just seen
+    nine = [color for branch, color in BLOOD.items() if branch not in ("ILC", "mast")]
+    for colors in (PALETTE, nine):
+        seen = [lab(color, VISION[vision]) for color in colors]
+        apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)]
+        assert min(apart) > 15  # a difference of about 2.3 is just seen
 
 
 def test_a_branch_keeps_its_color_whatever_is_beside_it():
     table = synthetic.latent()
     for part in (table, table[table["branch"].isin(["T", "NK"])], table[table["branch"] == "T"]):
-        found = {t.marker.color for t in figures.latent_map(part).data if t.legendgroup == "T"}
-        assert found == {BRANCH_COLORS["T"]}
+        found = {t.marker.color for t in figures.latent_map(part, BLOOD).data if t.legendgroup == "T"}
+        assert found == {BLOOD["T"]} == {"#117733"}
 
 
 def test_latent_map_shows_every_cell_and_the_rare_stages_on_top():

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 
-import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from figures import synthetic
 from workbench.cli import main
 from workbench.engine.report import report_run
+from workbench.engine.tables import read_tables
 from workbench.errors import OutputError
 from workbench.figures.again import draw_again, listing
 from workbench.figures.gallery import GALLERY
-from workbench.figures.requests import Request, regenerated, requests_of, write_index
-from workbench.figures.style import DARK, INK, in_dark
+from workbench.figures.requests import Request, drawn, regenerated, requests_of, write_index
+from workbench.figures.style import DARK, INK, assign_colors, in_dark
 
 TABLES = {"heads": synthetic.heads, "holdouts": synthetic.holdouts, "latent": synthetic.latent}
 
@@ -43,7 +43,7 @@ def test_figures_are_drawn_from_tables_alone(folder):
 
 def test_what_a_run_asked_for_is_drawn_as_it_was(folder):
     requests = [Request("mine", "said", "holdouts", {"own": "identity"}), Request("heads", "said")]
-    tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in TABLES}
+    tables = read_tables(folder, list(TABLES))
     summary = {**synthetic.summary(), "command": "workbench run x"}
     report_run(folder, summary, tables, requests)
     before = (folder / "figures" / "mine.json").read_text()
@@ -62,6 +62,19 @@ def test_the_run_s_own_operator_is_no_control_of_the_head_map(folder):
         said = figures["heads"].layout.title.text.partition("ontrols")[2]
         names = {"attention, best head", "attention, all heads", "identity", "gaussian"}
         assert {name for name in names if name in said} == names - {own}
+
+
+def test_branches_keep_their_colors_when_a_figure_is_drawn_again(folder):
+    colors = assign_colors(["NK", "T", "dendritic"], {"T": "#117733"})
+    requests = [Request(name, "said", options={"colors": colors}) for name in ("latent", "latent_3d")]
+    write_index(folder, requests, "workbench run x")
+    tables = {"latent": synthetic.latent()}
+    first, again = drawn(requests, tables)[0], regenerated(folder, requests_of(folder))[0]
+    for name in ("latent", "latent_3d"):
+        hues = [{(t.name, t.marker.color) for t in made[name].data} for made in (first, again)]
+        assert hues[0] == hues[1] and {color for _, color in hues[0]} >= set(colors.values())
+    order = [t.legendgroup for t in sorted(again["latent"].data, key=lambda t: t.legendrank)]
+    assert list(dict.fromkeys(order))[:3] == list(colors) == ["T", "NK", "dendritic"]
 
 
 def test_a_figure_whose_table_is_gone_is_missing_and_never_empty(folder):

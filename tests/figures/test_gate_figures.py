@@ -40,10 +40,10 @@ def lineages():
 
 def gates():
     rows = []
-    for panel, role in (("own", "internal"), ("lung", "expected to fail")):
+    for cohort, role in (("own", "internal"), ("lung", "expected to fail")):
         for i, gate in enumerate(spec.GATES[: 7 if role == "internal" else 5]):
             row = {
-                "panel": panel,
+                "cohort": cohort,
                 "role": role,
                 "gate": gate,
                 "rule": ">=",
@@ -244,7 +244,7 @@ def test_recovery_counts_what_was_found():
     ("draw", "table", "column"),
     [
         (figures.dimension_agreement, dimension(), "space"),
-        (figures.gate_table, gates(), "panel"),
+        (figures.gate_table, gates(), "cohort"),
         (figures.trajectories, lineages().iloc[:1], "lineage"),
         (figures.p_uniform, p_values(), "kind"),
     ],
@@ -254,7 +254,7 @@ def test_markup_in_names_is_shown_as_it_is(draw, table, column):
         "&lt;b&gt;x"
         in draw(
             table.assign(**{column: ["<b>x"] * len(table)}).drop_duplicates(["gate", column])
-            if column == "panel"
+            if column == "cohort"
             else table.assign(**{column: "<b>x"})
         ).to_json()
     )

@@ -1,4 +1,4 @@
-"""Latent in 3D, panels, shape, drift and runtime: what is drawn is what the table says."""
+"""Latent in 3D, cohorts, shape, drift and runtime: what is drawn is what the table says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import pytest
 
 from figures import synthetic
 from workbench.errors import EvaluationError
-from workbench.figures import drift, flat_and_ripple, latent_space, panel_gates, runtime
+from workbench.figures import cohort_gates, drift, flat_and_ripple, latent_space, runtime
 
 EVIL = "<b>evil</b>"
 
 
-def gates(panel, role, operator=None, value=0.5):
+def gates(cohort, role, operator=None, value=0.5):
     table = pd.DataFrame(
         {
-            "panel": panel,
+            "cohort": cohort,
             "role": role,
             "gate": ["trustworthiness", "random holdout", "donor holdout", "branch holdout", "null ruler"],
             "status": ["pass", "pass", "not applicable", "fail", "fail"],
@@ -37,10 +37,10 @@ def text_of(figure):
     return figure.to_json()
 
 
-def test_panels_stand_side_by_side_with_their_controls():
+def test_cohorts_stand_side_by_side_with_their_controls():
     own = pd.concat([gates("inside", "internal"), gates(EVIL, "external", value=0.3)])
     controls = pd.concat([gates("inside", "internal", "identity", 0.4), gates(EVIL, "external", "identity", 0.2)])
-    figure = panel_gates(own, controls)
+    figure = cohort_gates(own, controls)
     points = [
         trace for trace in figure.data if trace.type == "scatter" and trace.text is not None and len(trace.y) == 4
     ]
@@ -49,7 +49,7 @@ def test_panels_stand_side_by_side_with_their_controls():
     assert [name.split(":")[1].strip() for name in random.y] == ["model", "model", "identity", "identity"]
     assert EVIL not in text_of(figure)
     with pytest.raises(EvaluationError, match="has a value"):
-        panel_gates(own.assign(value=np.nan), controls.assign(value=np.nan))
+        cohort_gates(own.assign(value=np.nan), controls.assign(value=np.nan))
 
 
 def test_the_latent_turns_and_is_coloured_by_what_there_is():

@@ -1,4 +1,4 @@
-"""Tables of geometry, and what a panel does not allow."""
+"""Tables of geometry, and what a cohort does not allow."""
 
 from __future__ import annotations
 

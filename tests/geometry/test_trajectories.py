@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from workbench.errors import EvaluationError
-from workbench.evidence.ruler import load_ruler, read_matrix
+from workbench.evidence.ruler import build_ruler, load_ruler, read_matrix
 from workbench.geometry.trajectories import lineage, progression, trajectories_of, trajectory_table
 from workbench.operators.adaptor import LETAdaptor
 
@@ -105,6 +105,27 @@ def test_without_ancestors_the_branch_starts_at_its_own_first_stage(ruler):
     stage, z = anchors_of(ruler, ["pro-B", "pre-B", "B naive", "B memory", "plasma"])
     row = trajectories_of(z, stage, ruler, branches=["B"], draws=100, seed=0).iloc[0]
     assert row["root"] == "pro-B" and row["n_anchors"] == 12 and row["spearman"] > 0.9
+
+
+def test_lineages_are_the_ruler_s_own_where_none_is_named(ruler):
+    stage, z = anchors_of(ruler, ["HSC", "MEP", "erythroid progenitor", "erythroid", "erythrocyte"])
+    assert ruler.lineages == ("erythroid", "monocyte", "B", "T")
+    for made in (
+        trajectories_of(z, stage, ruler, draws=20, seed=0),
+        trajectory_table(z, stage, ruler, LETAdaptor(k=2, steps=5), draws=20, seed=0),
+    ):
+        assert tuple(made["lineage"]) == ruler.lineages
+    named = trajectories_of(z, stage, ruler, branches=["mast", "erythroid"], draws=20, seed=0)
+    assert named["lineage"].tolist() == ["mast", "erythroid"]
+
+
+def test_a_lineage_that_is_no_branch_is_an_error_and_so_is_none_at_all(ruler):
+    stage, z = anchors_of(ruler, ["HSC", "MEP", "erythroid"])
+    with pytest.raises(EvaluationError, match="Lineages are branches: Unknown branch 'erythroids': did you mean 'eryt"):
+        trajectories_of(z, stage, ruler, branches=["B", "erythroids"], seed=0)
+    plain = build_ruler("plain", {"a": {"from": [], "branch": "x"}, "b": {"from": ["a"], "branch": "y"}}, {})
+    with pytest.raises(EvaluationError, match="The ruler 'plain' names no lineages to follow; list branches"):
+        trajectories_of(np.eye(2), np.array([0, 1]), plain, seed=0)
 
 
 def test_no_anchor_of_the_branch_is_fitted_on(ruler, monkeypatch):

@@ -77,7 +77,7 @@ def problem(n=9, genes=7, coordinates=5, k=3, stages=3, seed=0, unknown=False):
 @pytest.mark.parametrize("unknown", [False, True])
 def test_every_term_is_its_definition(unknown):
     weights, space, batch, y = problem(unknown=unknown)
-    w, b, classifier, offset = (part.numpy() for part in weights.tensors())
+    w, b, classifier, offset = (part.numpy() for part in weights)
     stage, share, distances = batch.stage.numpy(), batch.weight.numpy(), space.distances.numpy()
     z = (y - b) @ w.T
     n = len(z)
@@ -120,7 +120,7 @@ def _softmax(logits):
 @pytest.mark.parametrize("term", TERMS)
 def test_the_gradient_of_every_term_is_that_of_finite_differences(term):
     weights, space, batch, _ = problem(unknown=True)
-    parts = [part.requires_grad_() for part in weights.tensors()]
+    parts = [part.requires_grad_() for part in weights]
     value = losses.terms(weights, space, batch)[term]
     slopes = torch.autograd.grad(value, parts, allow_unused=True)
     for part, slope in zip(parts, slopes, strict=True):
@@ -141,7 +141,7 @@ def test_cells_that_coincide_and_stages_that_are_absent_are_no_trouble():
     batch = losses.Batch(
         batch.expression[rows], batch.square[rows], batch.near[rows], batch.stage[rows], torch.full((4,), 0.25).double()
     )
-    parts = [part.requires_grad_() for part in weights.tensors()]
+    parts = [part.requires_grad_() for part in weights]
     found = losses.terms(weights, space, batch)
     slopes = torch.autograd.grad(sum(found.values()), parts)
     assert all(torch.isfinite(s).all() for s in slopes) and float(found["compactness"].detach()) == pytest.approx(0)
@@ -150,10 +150,10 @@ def test_cells_that_coincide_and_stages_that_are_absent_are_no_trouble():
 def test_descent_is_adam_and_leaves_its_start_alone():
     weights, space, batch, _ = problem()
     shares = dict.fromkeys(TERMS, 0.5)
-    before = [part.clone() for part in weights.tensors()]
+    before = [part.clone() for part in weights]
     settings = {"learning_rate": 0.02, "patience": None, "progress": False}
     found = losses.descend(weights, space, lambda epoch: [batch], None, shares, epochs=3, **settings)
-    assert all(torch.equal(a, b) for a, b in zip(before, weights.tensors(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights, strict=True))
     parts = [part.clone() for part in before]
     first, second = [0 * p for p in parts], [0 * p for p in parts]
     for step in (1, 2, 3):
@@ -164,7 +164,7 @@ def test_descent_is_adam_and_leaves_its_start_alone():
             second[i] = 0.999 * second[i] + 0.001 * slope**2
             corrected = first[i] / (1 - 0.9**step), second[i] / (1 - 0.999**step)
             parts[i] = parts[i] - 0.02 * corrected[0] / (corrected[1].sqrt() + 1e-8)
-    for ours, expected in zip(found.weights.tensors(), parts, strict=True):
+    for ours, expected in zip(found.weights, parts, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -384,7 +384,7 @@ def test_only_the_encoder_its_bias_and_the_classifier_have_a_gradient():
         weights, space, lambda epoch: [batch], batch, dict.fromkeys(TERMS, 1.0),
         epochs=2, learning_rate=0.1, patience=2, progress=False,
     )  # fmt: skip
-    assert not any(tensor.requires_grad or tensor.grad is not None for tensor in [*frozen, *weights.tensors()])
+    assert not any(tensor.requires_grad or tensor.grad is not None for tensor in [*frozen, *weights])
     again = problem()[1]
     assert all(torch.equal(a, b) for a, b in zip(frozen, (again.basis, again.centre, again.distances), strict=False))
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from workbench.cells.splits import make_folds
-from workbench.evidence.ruler import load_ruler
+from workbench.cells.groups import make_folds, make_groups
+from workbench.evidence.ruler import build_ruler, load_ruler
 from workbench.operators.readout import METRICS, Endpoint, cross_validate, endpoints, probe, said, score, sides
 
 N = 120
@@ -32,7 +32,7 @@ def test_endpoints_of_the_pbmc68k_labels(pbmc68k):
     labels = pbmc68k.obs["cell_type"].to_numpy()
     stage, unknown = ruler.place(labels)
     assert not unknown
-    found = {e.name: e for e in endpoints(stage, ruler.stages, ruler.branches, ruler.depths)}
+    found = {e.name: e for e in endpoints(stage, ruler)}
     assert {name: e.kind for name, e in found.items()} == {
         "stage": "classes",
         "branch": "classes",
@@ -55,9 +55,56 @@ def test_endpoints_of_the_pbmc68k_labels(pbmc68k):
 def test_cells_off_the_ruler_have_no_endpoint():
     ruler = load_ruler("hematopoiesis")
     stage = np.array([-1, 0, 1, -1, ruler.stages.index("Treg"), ruler.stages.index("CD8 naive")])
-    found = {e.name: e.cells.tolist() for e in endpoints(stage, ruler.stages, ruler.branches, ruler.depths)}
+    found = {e.name: e.cells.tolist() for e in endpoints(stage, ruler)}
     assert found["stage"] == found["branch"] == found["depth"] == [1, 2, 4, 5]
     assert found["CD4 against CD8"] == [4, 5] and found["monocyte against dendritic"] == []
+
+
+def test_the_endpoints_of_blood_are_what_they_were_when_they_stood_in_code():
+    ruler = load_ruler("hematopoiesis")
+    stage = np.arange(-1, len(ruler.stages))
+    names, branch = np.array(ruler.stages)[np.maximum(stage, 0)], np.array(ruler.branches)[np.maximum(stage, 0)]
+    cd4 = np.char.startswith(names, "CD4") | (names == "Treg")
+    known = stage >= 0
+    either = known & (branch == "monocyte")
+    expected = {
+        "CD4 against CD8": (cd4, known & (cd4 | np.char.startswith(names, "CD8"))),
+        "monocyte against dendritic": (branch == "monocyte", known & np.isin(branch, ["monocyte", "dendritic"])),
+        "monocyte against macrophage": (names != "macrophage", either),
+    }
+    found = endpoints(stage, ruler, {ruler.stages.index("macrophage")})
+    assert [one.name for one in found] == ["stage", "branch", "depth", *expected]
+    for one in found[3:]:
+        target, cells = expected[one.name]
+        assert one.kind == "binary" and np.array_equal(one.cells, np.flatnonzero(cells))
+        assert np.array_equal(one.target[one.cells], target[one.cells])
+    assert [one.metrics for one in found[3:]] == [("balanced accuracy",), (), ()]
+
+
+OWN = {
+    "G1": {"from": [], "branch": "G1"},
+    "S": {"from": ["G1"], "branch": "S"},
+    "early M": {"from": ["S"], "branch": "M"},
+    "late M": {"from": ["early M"], "branch": "M"},
+}
+
+
+def test_a_ruler_without_endpoints_is_asked_for_stage_branch_and_depth_only():
+    found = endpoints(np.array([0, 1, 2, 3, -1]), build_ruler("cycle", OWN, {}))
+    assert [one.name for one in found] == ["stage", "branch", "depth"]
+
+
+def test_endpoints_of_one_s_own_ruler_come_in_the_order_of_its_file():
+    raw = {"S against M": {"yes": "S", "no": ["M"]}, "late": {"yes": ["late M"], "no": ["G1", "S"], "only_if": "M"}}
+    ruler = build_ruler("cycle", OWN, {}, endpoints=raw)
+    stage = np.array([3, 0, -1, 1, 2, 3])
+    found = {one.name: one for one in endpoints(stage, ruler)}
+    assert list(found) == ["stage", "branch", "depth", "S against M"]
+    assert found["S against M"].cells.tolist() == [0, 3, 4, 5]
+    assert found["S against M"].target.tolist() == [False, False, False, True, False, False]
+    assert [one.name for one in endpoints(stage, ruler, {0, 1})] == list(found), "no cell of the campaign is in M"
+    late = endpoints(stage, ruler, {2})[-1]
+    assert late.name == "late" and late.cells.tolist() == [0, 1, 3, 5] and late.target[[0, 1]].tolist() == [True, False]
 
 
 # Metrics and sides
@@ -215,7 +262,8 @@ def test_the_order_of_the_cells_does_not_matter(pbmc68k):
     order = np.random.default_rng(0).permutation(150)
     found = []
     for at in (np.arange(150), order):
-        fold, _ = make_folds(obs.iloc[at], 3)
+        some = obs.iloc[at]
+        fold = make_folds(make_groups(some.index.to_numpy(), None, None), some["cell_type"].to_numpy(), 3)
         wanted = Endpoint("it", "classes", obs["cell_type"].to_numpy()[at], np.arange(150))
         found.append(scores(lambda k, at=at: x[at], wanted, fold, permutations=3)["balanced accuracy"]["value"])
     assert found[0] == pytest.approx(found[1], abs=0.02)

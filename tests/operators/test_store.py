@@ -9,7 +9,6 @@ from helpers import genes, tiny_cells, tiny_model
 from workbench.capture.pairs import PATTERNS, GenePairSink
 from workbench.capture.record import capture
 from workbench.errors import ArtifactError, EvaluationError, ShapeError
-from workbench.models.scgpt.tokenizer import Tokenizer
 from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map
 from workbench.operators.store import StoredOperators, write_pairs, write_weights
 from workbench.operators.weight_operators import weight_operators
@@ -22,7 +21,7 @@ def sink():
     model, cells = tiny_model(), tiny_cells(18)
     groups = {name: i % 3 for i, name in enumerate(cells.obs_names)}
     sink = GenePairSink(PANEL, model.vocabulary, groups)
-    capture(model, Tokenizer(cells, model.config, model.vocabulary, seed=0), [PATTERNS], [sink], progress=False)
+    capture(model, model.tokenizer(cells, seed=0), [PATTERNS], [sink], progress=False)
     return sink
 
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers import genes, make_tokens, tiny_model
 from workbench.errors import EvaluationError, ShapeError
-from workbench.models.scgpt.checkpoint import load_checkpoint
+from workbench.models import load_model
 from workbench.operators.weight_operators import weight_operators
 
 PANEL = [genes()[i] for i in (7, 2, 11, 5, 0)]
@@ -78,7 +78,7 @@ def test_ov_is_what_a_head_writes_for_a_source_gene(model):
         x = torch.as_tensor(e).float()[:, None]  # each gene a cell of its own: it can attend to itself only
         written = []
         attn.hook_result.add_hook(lambda value, hook: written.append(value.detach()[:, 0]))
-        attn(x, None)
+        attn.project(attn.mix(x, None))
         attn.hook_result.remove_hooks("fwd")
     for head in range(model.config.n_heads):
         operator = weight_operators(model, names, "ov").matrix(1, head)
@@ -107,14 +107,14 @@ def test_the_order_of_genes_is_the_order_of_both_axes(model):
 
 
 def test_half_precision_and_the_shipped_checkpoint(model):
-    shipped = load_checkpoint("artifacts/scgpt-blood-mini")
+    shipped = load_model("artifacts/scgpt-blood-mini")
     names = shipped.vocabulary.genes[:20]
     found = weight_operators(shipped, names, "qk")
     assert (
         found.left.shape[:3] == (shipped.config.n_layers, shipped.config.n_heads, 20)
         and np.isfinite(found.dense()).all()
     )
-    half = load_checkpoint("artifacts/scgpt-blood-mini", dtype=torch.bfloat16)
+    half = load_model("artifacts/scgpt-blood-mini", dtype=torch.bfloat16)
     np.testing.assert_allclose(
         weight_operators(half, names, "qk").dense(), found.dense(), atol=0.05 * np.abs(found.dense()).max()
     )

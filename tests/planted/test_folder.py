@@ -7,10 +7,11 @@ from workbench.cells.datasets import load
 from workbench.engine.config import load_cells, read_config
 from workbench.engine.provenance import describe_model
 from workbench.factors.gene_sets import load_gene_sets
-from workbench.models.scgpt.checkpoint import load_checkpoint
+from workbench.models import load_model
 from workbench.planted.folder import write_world
 from workbench.recipes.benchmark.config import BenchmarkConfig
-from workbench.settings import GatesConfig, RunConfig
+from workbench.recipes.gates.config import GatesConfig
+from workbench.recipes.run.config import RunConfig
 
 MODEL = {"n_layers": 1, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}
 
@@ -18,17 +19,17 @@ MODEL = {"n_layers": 1, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}
 def test_files_load_as_any_others_and_say_that_they_are_planted(tmp_path):
     config = read_config(write_world(tmp_path, 3, SMALL, **MODEL) / "gates.yaml", GatesConfig)
     assert (config.adaptor.layer, config.adaptor.head, config.seed) == (0, 1, 3)
-    assert describe_model(load_checkpoint(config.checkpoint), config.checkpoint).startswith("planted-checkpoint-3 ")
-    roles = {name: panel.role for name, panel in config.panels.items()}
+    assert describe_model(load_model(config.checkpoint), config.checkpoint).startswith("planted-checkpoint-3 ")
+    roles = {name: cohort.role for name, cohort in config.cohorts.items()}
     assert roles == {
         "internal": "internal", "external": "external", "zero_shot": "zero shot", "off_graph": "expected to fail",
     }  # fmt: skip
     donors = []
-    for panel in config.panels.values():
-        cells = load(panel.data.name)
+    for cohort in config.cohorts.values():
+        cells = load(cohort.data.name)
         about = cells.uns["workbench"]
         assert "planted world, seed 3" in about["name"] and "planted, not real" in about["source"]
-        donors += sorted(set(load_cells(panel.data).obs["donor"]))
+        donors += sorted(set(load_cells(cohort.data).obs["donor"]))
     assert len(donors) == len(set(donors)) == 11
 
 
@@ -37,7 +38,7 @@ def test_the_same_seed_writes_the_same_world(tmp_path):
         write_world(tmp_path / name, 3, SMALL, **MODEL)
     one, other = (load(tmp_path / name / "external.h5ad") for name in ("a", "b"))
     assert (one.X != other.X).nnz == 0 and (one.obs_names == other.obs_names).all()
-    first, second = (load_checkpoint(tmp_path / name / "planted-checkpoint-3").fingerprint() for name in ("a", "b"))
+    first, second = (load_model(tmp_path / name / "planted-checkpoint-3").fingerprint() for name in ("a", "b"))
     assert first == second
 
 

@@ -14,7 +14,8 @@ from sklearn.model_selection import cross_val_score
 
 from workbench.cells.matrix import log_normalise
 from workbench.errors import CheckpointError, EvaluationError
-from workbench.models.scgpt.checkpoint import load_checkpoint, save_checkpoint
+from workbench.models import load_model
+from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.operators.weight_operators import weight_operators
 from workbench.planted.cells import OFF_GRAPH, REMOVED, WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import plant_world
@@ -166,10 +167,9 @@ def test_patterns_show_the_planted_head_and_no_other(planted):
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_the_score_within_a_program_is_the_stated_one_at_any_depth(world, layer):
-    from workbench.models.scgpt.tokenizer import Tokenizer
-
+    
     model = plant_world(world, 3, n_layers=3, n_heads=4, d_model=32, layer=layer, head=0).model
-    tokens = Tokenizer(planted_cells(world, ["D1"]), model.config, model.vocabulary).tokens(0, 6)
+    tokens = model.tokenizer(planted_cells(world, ["D1"])).tokens(0, 6)
     name = f"blocks.{layer}.attn.hook_scores"
     scores = model.run_with_cache(tokens, names_filter=name)[1][name][:, 0]
     inside = []
@@ -190,7 +190,7 @@ def test_without_the_plant_only_that_place_differs(world, planted):
 
 def test_it_is_a_checkpoint_like_any_other(planted, tmp_path):
     save_checkpoint(planted.model, tmp_path)
-    again = load_checkpoint(tmp_path)
+    again = load_model(tmp_path)
     one, other = (weight_operators(m, planted.world.genes, "qk").matrix(1, 2) for m in (planted.model, again))
     np.testing.assert_allclose(one, other, rtol=1e-6)
 

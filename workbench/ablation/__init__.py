@@ -4,7 +4,7 @@ What is switched off: `sites`. What is put in its place: `reference`, `edits`. W
 `exact`, `study`. Estimated: `attribution`.
 
 >>> from workbench.ablation import Ablation, ablated
->>> with ablated(model, Ablation("L2H1", "zero")):
+>>> with ablated(model, Ablation("L2H1", "zero")):  # doctest: +SKIP
 ...     model(tokens).cell
 """
 

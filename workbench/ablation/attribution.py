@@ -18,8 +18,9 @@ from workbench.ablation.metrics import Metric, Run, at_least_single, mask_values
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import Study
 from workbench.errors import EvaluationError, HookError
-from workbench.models.scgpt.hooked import HookedScGPT, Outputs
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import CellModel
+from workbench.models.outputs import Outputs
+from workbench.models.tokens import Tokens
 from workbench.seeds import generator
 from workbench.stats import spearman
 
@@ -114,7 +115,7 @@ def attribute(
 
 
 def _gradients(
-    model: HookedScGPT,
+    model: CellModel,
     tokens: Tokens,
     edits: Edits,
     ablations: Sequence[Ablation],
@@ -176,7 +177,7 @@ def _slope(move: Tensor, z: Tensor) -> Float[Tensor, "cell head"]:
 
 
 def _activations_with_gradients(
-    model: HookedScGPT,
+    model: CellModel,
     tokens: Tokens,
     needs: Sequence[str],
     score: Callable[[Outputs], Tensor],

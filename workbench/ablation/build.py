@@ -1,14 +1,12 @@
-"""From cells and settings to a study: which cells, which metrics, which references, which grid."""
+"""From cells and settings to a study: which cells, which metrics, which references."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from workbench.ablation.metrics import (
     Metric,
@@ -22,69 +20,25 @@ from workbench.ablation.metrics import (
     trustworthiness,
 )
 from workbench.ablation.reference import build_reference, needed_hooks, needs_reference
+from workbench.ablation.settings import StudyConfig
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, intact_cells
 from workbench.cells.datasets import STANDARD
-from workbench.cells.genes import MIN_SHARE, with_matched_names
-from workbench.cells.splits import make_folds
+from workbench.cells.genes import MIN_SHARE, GeneMatch, with_matched_names
+from workbench.cells.groups import make_folds, make_groups
 from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.evidence.ruler import load_ruler
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models import CellModel
 from workbench.operators.algorithm import panel_expression
 from workbench.seeds import key
-from workbench.settings import StudyConfig
 
 METRICS = ("cell_shift", "masked_error", "mvc_error", "label_loss", "label_error", "trustworthiness", "ruler")
 NEED_LABELS = ("label_loss", "label_error", "ruler")
 _COMPONENTS = 50
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A study and what surrounds it.
-
-    Attributes
-    ----------
-    study
-        The study.
-    obs
-        Standard columns of its cells, with ``stage`` and ``fold`` where there are labels.
-    donors
-        Donor number of each cell; None without donors.
-    per_label
-        Label error of every class, as metrics of their own.
-    notes
-        What was left out and why, by name.
-    space
-        Principal components of expression that trustworthiness compares with; None when nobody asked.
-    """
-
-    study: Study
-    obs: pd.DataFrame
-    donors: Int[np.ndarray, " cell"] | None
-    per_label: tuple[str, ...]
-    notes: dict[str, str]
-    space: Float[np.ndarray, "cell component"] | None = None
-
-    @property
-    def by_name(self) -> Int[np.ndarray, " cell"]:
-        """Cell numbers in the order of their names."""
-        return np.argsort(np.array(self.study.tokens.cell_ids), kind="stable")
-
-    @property
-    def donors_by_name(self) -> Int[np.ndarray, " cell"] | None:
-        """Donors in the order of `by_name`."""
-        return None if self.donors is None else self.donors[self.by_name]
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """Metrics by name."""
-        return {metric.name: metric for metric in self.study.metrics}
-
-
 def prepare(
-    model: HookedScGPT,
+    model: CellModel,
     cells: AnnData,
     settings: StudyConfig,
     ablations: Sequence[Ablation],
@@ -92,7 +46,7 @@ def prepare(
     seed: int = 0,
     min_gene_share: float = MIN_SHARE,
     extra: Sequence[Metric] = (),
-) -> Prepared:
+) -> Study:
     """Choose cells, tokenise them, fit probes, and average references.
 
     Parameters
@@ -100,52 +54,50 @@ def prepare(
     model
         The intact model.
     cells
-        As `datasets.load` returns them.
+        As `datasets.load` returns them; never changed.
     settings
-        Of the study.
+        Which cells, and which metrics.
     ablations
         What will be ablated; decides which references are needed.
     seed
-        The one seed.
+        The one seed of everything that is drawn.
     min_gene_share
         Smallest share of the cells' genes that must be in the vocabulary.
     extra
-        A user's own metrics.
+        A user's own metrics, after those of `settings`.
 
     Returns
     -------
-    Prepared
+    Study
+        Metrics that the cells or the checkpoint do not allow are left out and stand in its ``notes``.
+
+    Raises
+    ------
+    EvaluationError
+        If a metric or gene is unknown, or no metric is left.
+    GeneMatchError
+        If too few genes are in the vocabulary, or the reference shares too few with the cells.
     """
     for ablation in ablations:
         ablation.check(model.config, model.vocabulary)
     chosen = choose_cells(cells, settings.cells, seed)
-    tokenizer = Tokenizer(
-        chosen,
-        model.config,
-        model.vocabulary,
-        seed=seed,
-        max_tokens=settings.max_tokens,
-        batch_column="batch" if "batch" in chosen.obs else None,
-        min_share=min_gene_share,
-    )
+    tokenizer = model.tokenizer(chosen, seed=seed, max_tokens=settings.max_tokens, min_share=min_gene_share)
     tokens, size = tokenizer.tokens(), settings.batch_size
     cell = intact_cells(model, tokens, size)
     obs, notes = chosen.obs[[c for c in STANDARD if c in chosen.obs]].copy(), dict[str, str]()
     metrics: list[Metric] = []
-    per_label: list[str] = []
-    space = None
     for name in settings.metrics:
         if name in NEED_LABELS and "cell_type" not in obs:
             notes[name] = "the cells have no cell type column"
         elif name in ("label_loss", "label_error"):
             if "fold" not in obs:
-                obs["fold"], _ = make_folds(obs, settings.folds, seed)
+                donors = obs["donor"].to_numpy() if "donor" in obs else None
+                groups = make_groups(obs.index.to_numpy(), donors, None, seed)
+                obs["fold"] = make_folds(groups, obs["cell_type"].to_numpy(), settings.folds, seed)
             probe = fit_probes(cell, obs["cell_type"].astype(str).tolist(), obs["fold"].to_numpy())
             metrics.append(readout(probe, loss=name == "label_loss"))
             if name == "label_error" and settings.per_label:
-                single = [readout(probe, False, only=label) for label in probe.classes]
-                per_label += [metric.name for metric in single]
-                metrics += single
+                metrics += [readout(probe, False, only=label) for label in probe.classes]
         elif name == "ruler":
             ruler = load_ruler(settings.ruler)
             obs["stage"], unknown = ruler.place(obs["cell_type"], settings.stages)
@@ -153,7 +105,7 @@ def prepare(
             if unknown:
                 notes["ruler"] = f"labels that are on no stage of it were left out: {', '.join(unknown)}"
         elif name == "trustworthiness":
-            space = _components(chosen, tokenizer, seed)
+            space = expression_components(chosen, tokenizer.match, seed)
             metrics.append(trustworthiness(space, settings.neighbours))
         else:
             metrics += _plain(name, model, notes)
@@ -166,8 +118,7 @@ def prepare(
         if any(metric.masked for metric in metrics):
             shown, _, _ = mask_values(plain, model.config, settings.mask_share, seed)
             masked_reference = build_reference(model, shown, hooks, size)
-    donors = pd.factorize(obs["donor"], sort=True)[0] if "donor" in obs else None
-    study = Study(
+    return Study(
         model,
         tokens,
         tuple(metrics),
@@ -176,17 +127,18 @@ def prepare(
         settings.mask_share,
         seed,
         size,
+        obs,
+        notes,
     )
-    return Prepared(study, obs, donors, tuple(per_label), notes, space)
 
 
-def _plain(name: str, model: HookedScGPT, notes: dict[str, str]) -> list[Metric]:
+def _plain(name: str, model: CellModel, notes: dict[str, str]) -> list[Metric]:
     """Metric of a name that needs the model alone; none, and a note, where the checkpoint lacks the decoder."""
     if name == "cell_shift":
         return [cell_shift()]
     if name in ("masked_error", "mvc_error"):
         output = "expression" if name == "masked_error" else "mvc"
-        if (model.decoder if output == "expression" else model.mvc_decoder) is None:
+        if output not in model.outputs:
             notes[name] = f"the checkpoint has no {output} decoder"
             return []
         return [masked_error(output)]
@@ -206,9 +158,9 @@ def choose_cells(cells: AnnData, n: int | None, seed: int) -> AnnData:
     cells
         All cells.
     n
-        How many; None for all.
+        Number of cells; all of them when None or when there are no more.
     seed
-        Seed.
+        Seed of the draw.
 
     Raises
     ------
@@ -225,7 +177,9 @@ def choose_rows(names: Sequence[str], n: int | None, seed: int) -> list[int]:
 
     Parameters
     ----------
-    names, n, seed
+    names
+        Names of all cells.
+    n, seed
         As in `choose_cells`.
     """
     if n is None or n >= len(names):
@@ -233,10 +187,25 @@ def choose_rows(names: Sequence[str], n: int | None, seed: int) -> list[int]:
     return sorted(sorted(range(len(names)), key=lambda i: key(seed, "choose", names[i]))[:n])
 
 
-def _components(cells: AnnData, tokenizer: Tokenizer, seed: int) -> np.ndarray:
+def expression_components(cells: AnnData, match: GeneMatch, seed: int) -> Float[np.ndarray, "cell component"]:
+    """Principal components of expression, which trustworthiness compares embeddings with.
+
+    Parameters
+    ----------
+    cells
+        As `datasets.load` returns them; totals are over all their genes.
+    match
+        Which of these genes the vocabulary knows; the others are no part of the components.
+    seed
+        Of the randomised solver, which large data get.
+
+    Returns
+    -------
+    ndarray, shape (cell, component)
+        Of log-normalised expression, 50 or as many as there are.
+    """
     from sklearn.decomposition import PCA
 
-    match = tokenizer.match
     named = with_matched_names(cells, match)
     dense = np.asarray(panel_expression(named, tuple(match.genes)).todense(), dtype=np.float64)
     n = min(_COMPONENTS, *dense.shape)

@@ -16,9 +16,10 @@ from torch import Tensor
 from workbench.ablation.reference import Partners, Reference, needs_reference, run_partners
 from workbench.ablation.sites import DRAWN, GENE, HEAD, Ablation, Site
 from workbench.errors import CellsError
-from workbench.models.scgpt.hooked import HookedScGPT, Outputs
-from workbench.models.scgpt.tokens import Tokens
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models import CellModel
+from workbench.models.outputs import Outputs
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import generator
 
 
@@ -43,7 +44,7 @@ class Edits:
     """
 
     def __init__(
-        self, model: HookedScGPT, tokens: Tokens, ablations: Sequence[Ablation], reference: Reference | None
+        self, model: CellModel, tokens: Tokens, ablations: Sequence[Ablation], reference: Reference | None
     ) -> None:
         self.model, self.tokens, self._reference = model, tokens.to(model.device, model.dtype), reference
         self._partners: dict[int, Partners] = {}
@@ -117,7 +118,7 @@ class Edits:
         ablation, place
             What is ablated, and where.
         """
-        out = self.model.block(place.layer).attn.W_O[place.head]
+        out = self.model.block(place.layer).weight("W_O")[place.head]
         if ablation.how == "direction":
             real = ~self.tokens.padding[:, : z.shape[1]]
             moved = -self.along(z @ out, ablation) * real[..., None]
@@ -179,7 +180,7 @@ def _rotation(d: int, draw: int, place: str) -> np.ndarray:
 
 
 @contextmanager
-def _bare(model: HookedScGPT) -> Iterator[None]:
+def _bare(model: CellModel) -> Iterator[None]:
     """The model without anybody's hooks or ablations for the length of a ``with`` block."""
     kept = [(module, module._forward_hooks, module._forward_pre_hooks) for module in model.modules()]
     forward = vars(model).pop("forward", None)
@@ -196,8 +197,8 @@ def _bare(model: HookedScGPT) -> Iterator[None]:
 
 @contextmanager
 def ablated(
-    model: HookedScGPT, ablation: Ablation | Sequence[Ablation], reference: Reference | None = None
-) -> Iterator[HookedScGPT]:
+    model: CellModel, ablation: Ablation | Sequence[Ablation], reference: Reference | None = None
+) -> Iterator[CellModel]:
     """The model with ablations in place for the length of a ``with`` block.
 
     Weights are not touched, and no hook is left behind, also when the block ends by an exception. Inside, everything
@@ -215,7 +216,7 @@ def ablated(
 
     Examples
     --------
-    >>> with ablated(model, Ablation("L2H1", "zero")):
+    >>> with ablated(model, Ablation("L2H1", "zero")):  # doctest: +SKIP
     ...     model(tokens).cell
     """
     wanted = [ablation] if isinstance(ablation, Ablation) else list(ablation)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from workbench.ablation.edits import Edits
 from workbench.ablation.sites import ATTENTION, GENE, HEAD, MLP, Ablation, Site
-from workbench.models.scgpt.components import Block
-from workbench.models.scgpt.hooked import HookedScGPT, Outputs
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import Block, CellModel
+from workbench.models.outputs import Outputs
+from workbench.models.tokens import Tokens
 
 
 def exact_sweep(
-    model: HookedScGPT, tokens: Tokens, ablations: Sequence[Ablation], edits: Edits, outputs: Sequence[str] = ("cell",)
+    model: CellModel, tokens: Tokens, ablations: Sequence[Ablation], edits: Edits, outputs: Sequence[str] = ("cell",)
 ) -> Iterator[tuple[int | None, Outputs]]:
     """Outputs of the intact model and of every ablation of it.
 
@@ -36,7 +36,7 @@ def exact_sweep(
     edits
         Of this batch and these ablations.
     outputs
-        As in `HookedScGPT.forward`.
+        As in `CellModel.forward`.
 
     Yields
     ------
@@ -67,17 +67,17 @@ def exact_sweep(
         intact = model(tokens, outputs=outputs)
     # Metrics compare with the intact outputs, so they come first, at the price of a pass that climbs once more.
     yield None, intact
-    tokens = tokens.to(model.device, model.dtype)
     with torch.no_grad():
-        x = model.embed(tokens.gene_ids, tokens.values, tokens.batch_labels)
+        x = model(tokens, stop_at_layer=0).residual
+    tokens = tokens.to(model.device, model.dtype)
     for layer in range(last + 1):
         block = model.block(layer)
         n = keep(layer)
         with torch.no_grad():
-            z = block.attn.mix(x, padding, n)
-            out = block.attn.project(z)
-            mid = block.norm1(x[:, :n] + out)
-            mlp = block.mlp(mid)
+            z = block.mix(x, padding, n)
+            out = block.project(z)
+            mid = block.after_attention(x[:, :n], out)
+            mlp = block.feed_forward(mid)
         for i in by_layer.get(layer, []):
             here = [place for place in ablations[i].sites if place.layer == layer]
             kinds = {place.kind for place in here}
@@ -85,13 +85,13 @@ def exact_sweep(
                 if GENE in kinds:
                     after = _layer(block, x, padding, n, here, ablations[i], edits)
                 elif kinds == {MLP}:
-                    after = block.norm2(mid + _edit(mlp, here, MLP, ablations[i], edits))
+                    after = block.after_mlp(mid, _edit(mlp, here, MLP, ablations[i], edits))
                 else:
                     after = _finish(block, x[:, :n], z, out, here, ablations[i], edits)
                 found = climb(after, layer + 1, ablations[i])
             yield i, found
         with torch.no_grad():
-            x = block.norm2(mid + mlp)
+            x = block.after_mlp(mid, mlp)
 
 
 def _layer(
@@ -104,8 +104,8 @@ def _layer(
     edits: Edits,
 ) -> Tensor:
     x = _edit(x, here, GENE, ablation, edits)
-    z = block.attn.mix(x, padding, keep)
-    return _finish(block, x[:, :keep], z, block.attn.project(z), here, ablation, edits)
+    z = block.mix(x, padding, keep)
+    return _finish(block, x[:, :keep], z, block.project(z), here, ablation, edits)
 
 
 def _finish(
@@ -115,8 +115,8 @@ def _finish(
         if place.kind == HEAD:
             # The layer's output is a sum over heads, so only this head's term changes.
             out = out + edits.change(z[:, :, place.head], ablation, place)
-    mid = block.norm1(x + _edit(out, here, ATTENTION, ablation, edits))
-    return block.norm2(mid + _edit(block.mlp(mid), here, MLP, ablation, edits))
+    mid = block.after_attention(x, _edit(out, here, ATTENTION, ablation, edits))
+    return block.after_mlp(mid, _edit(block.feed_forward(mid), here, MLP, ablation, edits))
 
 
 def _edit(x: Tensor, here: list[Site], kind: str, ablation: Ablation, edits: Edits) -> Tensor:

@@ -9,17 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from workbench import __version__
-from workbench.ablation.build import Prepared
+from workbench.ablation.settings import SweepConfig
 from workbench.ablation.sites import ATTENTION, HEAD, MLP, Ablation, Site, all_heads, site
+from workbench.ablation.study import Study
 from workbench.errors import EvaluationError
 from workbench.files import digest
-from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models import CellModel
 from workbench.seeds import generator
-from workbench.settings import SweepConfig
 
 
-def make_grid(model: HookedScGPT, settings: SweepConfig, seed: int) -> list[Ablation]:
+def make_grid(model: CellModel, settings: SweepConfig, seed: int) -> list[Ablation]:
     """Every ablation of a sweep, with its null draws.
 
     Parameters
@@ -115,31 +114,34 @@ def describe_grid(grid: Sequence[Ablation]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def identity(prepared: Prepared, grid: Sequence[Ablation], block: int) -> dict[str, Any]:
-    """What the rows of a sweep depend on, for the folder to remember.
+def identity(study: Study, grid: Sequence[Ablation], block: int) -> dict[str, Any]:
+    """What the rows of a sweep depend on, for its folder to remember or a stage to be keyed by.
 
     Parameters
     ----------
-    prepared
-        Study.
+    study
+        Cells, metrics and references.
     grid
-        Ablations.
+        Ablations, null draws among them.
     block
         Cells per task.
+
+    Returns
+    -------
+    dict
+        JSON-ready. Cells per pass and draws of the bootstrap are no part of it.
     """
-    study, tokens = prepared.study, prepared.study.tokens
+    tokens, obs = study.tokens, study.obs
     reference = None if study.reference is None else list(study.reference.tokens.cell_ids)
-    labels = {
-        c: prepared.obs[c].astype(str).tolist() for c in ("cell_type", "donor", "stage", "fold") if c in prepared.obs
-    }
+    # Probes read the labels, and a ruler the stages; nothing else reads what the cells are called.
+    read = [*(("cell_type", "fold") if "fold" in obs else ()), *(("stage",) if "stage" in obs else ())]
     batches = [] if tokens.batch_labels is None else [tokens.batch_labels.numpy()]
     return {
-        "workbench": __version__,
         "checkpoint": study.model.fingerprint(),
         "cells": digest(tokens.gene_ids.numpy(), tokens.values.numpy(), list(tokens.cell_ids), *batches),
-        "labels": digest(labels),
+        "labels": digest({name: obs[name].astype(str).tolist() for name in read}),
         "reference cells": digest(reference),
-        "metrics": [metric.name for metric in study.metrics],
+        "metrics": list(study.names),
         "ablations": {"number": len(grid), "hash": digest([one.key for one in grid])},
         "mask_share": study.mask_share,
         "seed": study.seed,

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.geometry import quality
-from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.hooked import Outputs
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import ModelShape
+from workbench.models.outputs import Outputs
+from workbench.models.tokens import Tokens
 from workbench.seeds import generator
 
 
@@ -51,7 +51,7 @@ class Run:
         Parameters
         ----------
         name
-            As in `HookedScGPT.forward`; the metric must name it in ``needs``.
+            As in `CellModel.forward`; the metric must name it in ``needs``.
         intact
             Of the intact model instead.
 
@@ -90,13 +90,15 @@ class Metric:
     function
         From a `Run` to one value per cell, NaN where the cell has none. A user's own function has the same signature.
     needs
-        Outputs of the model that it reads, as in `HookedScGPT.forward`.
+        Outputs of the model that it reads, as in `CellModel.forward`.
     masked
         Whether the model is to read masked values.
     together
         Whether it needs all cells at once (then it gets their cell embeddings and no tokens).
     differentiable
         Whether attribution may use it: a torch function whose gradient at the intact model says something.
+    label
+        The label whose cells alone it is of; None for a metric of all cells.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Metric:
     masked: bool = False
     together: bool = False
     differentiable: bool = False
+    label: str | None = None
 
 
 def cell_shift() -> Metric:
@@ -280,7 +283,7 @@ def readout(probe: FixedProbe, loss: bool, only: str | None = None) -> Metric:
 
     what = "label loss" if loss else "label error"
     name = what if only is None else f"{what}: {only}"
-    return Metric(name, "nats" if loss else "share of cells", 1, function, differentiable=loss)
+    return Metric(name, "nats" if loss else "share of cells", 1, function, differentiable=loss, label=only)
 
 
 def trustworthiness(x: Float[np.ndarray, "cell feature"], k: int = 15) -> Metric:
@@ -356,7 +359,7 @@ def ruler_correlation(stage: Int[np.ndarray, " cell"], distances: Float[np.ndarr
     return Metric("ruler correlation", "Spearman", -1, function, together=True)
 
 
-def mask_values(tokens: Tokens, config: ModelConfig, share: float, seed: int) -> tuple[Tokens, Tensor, Tensor]:
+def mask_values(tokens: Tokens, config: ModelShape, share: float, seed: int) -> tuple[Tokens, Tensor, Tensor]:
     """Tokens with some values masked, by a hash of seed and cell name.
 
     Parameters

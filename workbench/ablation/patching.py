@@ -18,8 +18,8 @@ from workbench.ablation.metrics import at_least_single
 from workbench.ablation.reference import Reference, build_reference
 from workbench.ablation.sites import HEAD, Ablation, Site, all_heads, site
 from workbench.errors import CellsError, EvaluationError, HookError
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import CellModel
+from workbench.models.tokens import Tokens
 from workbench.seeds import generator, key
 from workbench.stats import benjamini_hochberg, permutation_p
 
@@ -27,7 +27,7 @@ _PERMUTATIONS = 2000
 
 
 def activation_patching(
-    model: HookedScGPT,
+    model: CellModel,
     target: Tokens,
     source: Tokens,
     *,
@@ -139,7 +139,7 @@ def activation_patching(
     return table.assign(q=benjamini_hochberg(table["p"].to_numpy()))
 
 
-def _cells(model: HookedScGPT, target: Tokens, source: Tokens, batch_size: int) -> tuple[Tensor, Tensor]:
+def _cells(model: CellModel, target: Tokens, source: Tokens, batch_size: int) -> tuple[Tensor, Tensor]:
     """Intact cell embeddings of two groups that can be patched."""
     if not len(target) or not len(source):
         raise CellsError(
@@ -178,14 +178,14 @@ def _halves(tokens: Tokens, seed: int) -> list[list[int]]:
     return [sorted(order[half::2]) for half in (0, 1)]
 
 
-def _cell(model: HookedScGPT, tokens: Tokens) -> Tensor:
+def _cell(model: CellModel, tokens: Tokens) -> Tensor:
     cell = model(tokens).cell
     assert cell is not None
     return cell
 
 
 def _moved(
-    model: HookedScGPT,
+    model: CellModel,
     target: Tokens,
     reference: Reference,
     ablations: list[Ablation],
@@ -238,7 +238,7 @@ def _excess_p(
 
 
 def path_patching(
-    model: HookedScGPT,
+    model: CellModel,
     target: Tokens,
     source: Tokens,
     sender: str | Site,
@@ -307,7 +307,7 @@ def path_patching(
     return pd.DataFrame(rows).assign(n_pairs=len(target))
 
 
-def _receiver(model: HookedScGPT, name: str, sender: Site) -> tuple[str, int] | None:
+def _receiver(model: CellModel, name: str, sender: Site) -> tuple[str, int] | None:
     """Hook and head of a receiver; None for the cell embedding."""
     if name == "cell":
         return None
@@ -322,7 +322,7 @@ def _receiver(model: HookedScGPT, name: str, sender: Site) -> tuple[str, int] | 
 
 
 def _paths(
-    model: HookedScGPT,
+    model: CellModel,
     tokens: Tokens,
     edits: Edits,
     ablation: Ablation,

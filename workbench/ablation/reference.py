@@ -12,8 +12,8 @@ from torch import Tensor
 
 from workbench.ablation.sites import DRAWN, Ablation
 from workbench.errors import CellsError, GeneMatchError, HookError
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import CellModel
+from workbench.models.tokens import Tokens
 from workbench.seeds import key
 
 _LEAST_KNOWN = 0.5
@@ -83,8 +83,8 @@ class Reference:
         GeneMatchError
             If fewer than half of their genes occur in the reference.
         """
-        real = ~tokens.padding[:, 1:]
-        share = float((self.known(tokens)[:, 1:] & real).sum() / real.sum().clamp(min=1))
+        genes = tokens.genes
+        share = float((self.known(tokens) & genes).sum() / genes.sum().clamp(min=1))
         if share < _LEAST_KNOWN:
             raise GeneMatchError(
                 f"Only {share:.0%} of the cells' tokens are genes that the reference set has; use reference cells of the "
@@ -141,7 +141,7 @@ def needs_reference(ablations: Sequence[Ablation]) -> bool:
     return any(a.how in ("mean", *DRAWN) for a in ablations)
 
 
-def build_reference(model: HookedScGPT, tokens: Tokens, hooks: Sequence[str], batch_size: int = 32) -> Reference:
+def build_reference(model: CellModel, tokens: Tokens, hooks: Sequence[str], batch_size: int = 32) -> Reference:
     """Run reference cells and average their activations by gene id.
 
     Parameters
@@ -246,7 +246,7 @@ def line_up(tokens: Tokens, other: Tokens) -> Int[Tensor, "cell gene"]:
     return torch.where(same, at.gather(1, found), -1)
 
 
-def run_partners(model: HookedScGPT, reference: Reference, tokens: Tokens, hooks: Sequence[str], seed: int) -> Partners:
+def run_partners(model: CellModel, reference: Reference, tokens: Tokens, hooks: Sequence[str], seed: int) -> Partners:
     """Run the reference cells that a batch is paired with.
 
     Parameters

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.files import digest
-from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models import ModelShape
+from workbench.models.vocabulary import Vocabulary
 
 HEAD, ATTENTION, MLP, GENE = "head", "attention", "mlp", "gene"
 HOWS = ("zero", "mean", "resample", "patch", "direction")
@@ -174,7 +174,7 @@ class Ablation:
         """Lowest layer that is touched; everything below it is as in the intact model."""
         return self.sites[0].layer
 
-    def check(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+    def check(self, config: ModelShape, vocabulary: Vocabulary) -> None:
         """Refuse places that the model does not have.
 
         Parameters
@@ -205,7 +205,7 @@ class Ablation:
             )
 
 
-def all_heads(config: ModelConfig, how: str = "mean", seed: int = 0) -> list[Ablation]:
+def all_heads(config: ModelShape, how: str = "mean", seed: int = 0) -> list[Ablation]:
     """Every head by itself.
 
     Parameters

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from workbench.ablation.edits import Edits
 from workbench.ablation.exact import exact_sweep
@@ -17,8 +17,9 @@ from workbench.ablation.metrics import Metric, Run, mask_values
 from workbench.ablation.reference import Reference
 from workbench.ablation.sites import Ablation
 from workbench.errors import CellsError, EvaluationError
-from workbench.models.scgpt.hooked import HookedScGPT, Outputs
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import CellModel
+from workbench.models.outputs import Outputs
+from workbench.models.tokens import Tokens
 
 INTACT = "intact"
 
@@ -41,9 +42,14 @@ class Study:
         Share of values masked for metrics of masked input, and the seed.
     batch_size
         Cells per pass.
+    obs
+        Standard columns of the cells, with ``fold`` where there are probes and ``stage`` where there is a ruler; no column
+        for cells of which nothing is known.
+    notes
+        What was left out of what was asked for, and why, by name.
     """
 
-    model: HookedScGPT
+    model: CellModel
     tokens: Tokens
     metrics: tuple[Metric, ...]
     reference: Reference | None = None
@@ -51,6 +57,8 @@ class Study:
     mask_share: float = 0.25
     seed: int = 0
     batch_size: int = 16
+    obs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.tokens) == 0:
@@ -63,6 +71,26 @@ class Study:
         names = [metric.name for metric in self.metrics]
         if not names or len(set(names)) < len(names):
             raise EvaluationError(f"A study needs metrics, each with a name of its own; found {names or 'none'}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        return tuple(metric.name for metric in self.metrics)
+
+    @property
+    def by_name(self) -> Int[np.ndarray, " cell"]:
+        """Cell numbers in the order of their names, which random draws go by."""
+        return np.argsort(np.array(self.tokens.cell_ids), kind="stable")
+
+    @property
+    def donors(self) -> Int[np.ndarray, " cell"] | None:
+        """Donor number of each cell; None where the data name no donors."""
+        return pd.factorize(self.obs["donor"], sort=True)[0] if "donor" in self.obs else None
+
+    @property
+    def donors_by_name(self) -> Int[np.ndarray, " cell"] | None:
+        """Donors in the order of `by_name`."""
+        return None if self.donors is None else self.donors[self.by_name]
 
 
 def evaluate(study: Study, ablations: Sequence[Ablation], rows: Sequence[int]) -> pd.DataFrame:
@@ -189,7 +217,7 @@ def _together(metric: Metric, cell: np.ndarray, intact: np.ndarray, rows: np.nda
     return metric.function(run).double().numpy()
 
 
-def intact_cells(model: HookedScGPT, tokens: Tokens, batch_size: int = 16) -> Float[np.ndarray, "cell d_model"]:
+def intact_cells(model: CellModel, tokens: Tokens, batch_size: int = 16) -> Float[np.ndarray, "cell d_model"]:
     """Cell embeddings of the intact model.
 
     Parameters
@@ -197,7 +225,10 @@ def intact_cells(model: HookedScGPT, tokens: Tokens, batch_size: int = 16) -> Fl
     model, tokens, batch_size
         Model, cells, and cells per pass.
     """
-    tokens = tokens.to(model.device, model.dtype)
+    found = []
     with torch.no_grad():
-        found = [model(batch).cell.float().cpu().numpy() for batch in tokens.batches(batch_size)]
+        for batch in tokens.to(model.device, model.dtype).batches(batch_size):
+            cell = model(batch).cell
+            assert cell is not None
+            found.append(cell.float().cpu().numpy())
     return np.concatenate(found).astype(np.float64)

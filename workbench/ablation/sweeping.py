@@ -1,162 +1,142 @@
-"""A grid of ablations as tasks of a sweep, by any backend, and its table of effects."""
+"""A grid of ablations as tasks of a sweep, by any backend: what each ablation does to each cell."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from jaxtyping import Float
 
-from workbench.ablation.build import Prepared, prepare
 from workbench.ablation.edits import touched
-from workbench.ablation.effects import effect_table
-from workbench.ablation.grid import describe_grid, identity, make_grid
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, differences, evaluate
-from workbench.engine.config import load_cells
+from workbench.engine.context import Handle
 from workbench.engine.sweep import Backend, Task, run_sweep
-from workbench.models.scgpt.checkpoint import load_checkpoint
-from workbench.settings import AblationConfig, StudyConfig, SweepConfig
+from workbench.files import read_arrays, write_arrays
 
-Opener = Callable[[], Study]
+_SHARE = "fallback share"
 
 
-def sweep_effects(
-    prepared: Prepared,
+@dataclass(frozen=True)
+class Found:
+    """What a sweep found.
+
+    Attributes
+    ----------
+    effects
+        By metric: its value under each ablation minus the intact one, cells in the order of their names (random draws go
+        by that order, not by the file's).
+    fallback_share
+        Share of the tokens touched by each ablation that got a fallback value; NaN for null draws.
+    """
+
+    effects: Mapping[str, Float[np.ndarray, "ablation cell"]]
+    fallback_share: Float[np.ndarray, " ablation"]
+
+    def save(self, path: Path) -> None:
+        """Write everything as one safetensors file.
+
+        Parameters
+        ----------
+        path
+            File to write; an old one is replaced.
+        """
+        write_arrays(path, {**{f"effects/{name}": x for name, x in self.effects.items()}, _SHARE: self.fallback_share})
+
+    @classmethod
+    def open(cls, path: Path, names: Sequence[str]) -> Found:
+        """What `save` wrote.
+
+        Parameters
+        ----------
+        path
+            File that `save` wrote.
+        names
+            Metrics that are wanted; tables have them in this order.
+        """
+        arrays, _ = read_arrays(path, [*(f"effects/{name}" for name in names), _SHARE])
+        return cls({name: arrays[f"effects/{name}"] for name in names}, arrays[_SHARE])
+
+
+def sweep(
+    study: Study,
     grid: Sequence[Ablation],
-    study: StudyConfig,
-    sweep: SweepConfig,
-    folder: Path | None,
+    block: int,
+    folder: Path,
     backend: Backend,
-    opener: Opener | None = None,
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Run a grid and make its table of effects.
+    identity: Mapping[str, Any],
+    source: Study | Handle | None = None,
+) -> Found:
+    """Run a grid: finished tasks in the folder are kept, and no task is done twice.
 
     Parameters
     ----------
-    prepared, grid
-        Study and ablations.
-    study, sweep
-        Their settings.
+    study
+        Cells, metrics and references.
+    grid
+        Ablations, null draws among them.
+    block
+        Cells per task.
     folder
-        Of the sweep; a temporary one when None.
+        Where rows are kept.
     backend
-        How to run tasks.
-    opener
-        Makes the study again in another process; the study itself is sent there when None.
+        Who does the tasks.
+    identity
+        What the rows depend on; a folder of another identity is refused. Empty where the caller sees to that.
+    source
+        What tasks take along: the study itself when None, or the handle of a context that has a ``study``.
 
-    Returns
-    -------
-    effects, differences
-        `effect_table` with ``unit`` and ``fallback_share``, and effects per metric, ablation and cell, the cells in the
-        order of their names (random draws go by that order, not by the file's).
+    Raises
+    ------
+    OutputError
+        If the folder belongs to another sweep; the difference is said.
     """
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as temporary:
-        place = folder or Path(temporary)
-        rows = run_sweep(
-            place,
-            identity(prepared, grid, sweep.block),
-            make_tasks(prepared.study, grid, sweep.block, opener),
-            run_task,
-            **backend.options(),
-        )
-    order = prepared.by_name
-    found = {name: values[:, order] for name, values in differences(prepared.study, rows, grid).items()}
-    worse = {metric.name: metric.worse for metric in prepared.study.metrics}
-    table = effect_table(
-        found,
-        describe_grid(grid),
-        draws=study.bootstrap,
-        seed=prepared.study.seed,
-        groups=prepared.donors_by_name,
-        worse=worse,
-    )
-    units = {metric.name: metric.unit for metric in prepared.study.metrics}
-    table["unit"] = table["metric"].map(units)
-    table["fallback_share"] = _fallback_share(prepared.study, rows, grid, table)
-    return table, found
+    tasks = make_tasks(len(study.tokens), source or study, grid, block)
+    rows = run_sweep(folder, identity, tasks, run_task, **backend.options())
+    order = study.by_name
+    effects = {name: values[:, order] for name, values in differences(study, rows, grid).items()}
+    return Found(effects, _fallback_share(study, rows, grid))
 
 
-def make_tasks(study: Study, grid: Sequence[Ablation], block: int, opener: Opener | None = None) -> list[Task]:
+def make_tasks(n_cells: int, source: Study | Handle, grid: Sequence[Ablation], block: int) -> list[Task]:
     """All ablations of a block of cells are one task: they share the passes that nothing is changed in.
 
     Parameters
     ----------
-    study, grid
-        Study and ablations.
-    block
-        Cells per task.
-    opener
-        As in `sweep_effects`.
+    n_cells
+        Cells of the study.
+    source, grid, block
+        As in `sweep`.
     """
-    n = len(study.tokens)
-    source: Study | Opener = opener or study
-    return [
-        Task(f"cells {at} to {min(at + block, n) - 1}", (source, tuple(grid), tuple(range(at, min(at + block, n)))))
-        for at in range(0, n, block)
-    ]
+    blocks = [tuple(range(at, min(at + block, n_cells))) for at in range(0, n_cells, block)]
+    return [Task(f"cells {rows[0]} to {rows[-1]}", (source, tuple(grid), rows)) for rows in blocks]
 
 
-def run_task(source: Study | Opener, grid: Sequence[Ablation], rows: Sequence[int]) -> pd.DataFrame:
-    """Work of one task.
+def run_task(source: Study | Handle, grid: Sequence[Ablation], rows: Sequence[int]) -> pd.DataFrame:
+    """Work of one task, in whatever process.
 
     Parameters
     ----------
     source
-        The study, or what makes it.
-    grid, rows
-        Ablations and cell numbers.
+        The study, or the handle of a context that has it.
+    grid
+        Ablations, null draws among them.
+    rows
+        Numbers of the task's cells.
     """
-    return evaluate(source if isinstance(source, Study) else source(), grid, rows)
+    return evaluate(source if isinstance(source, Study) else source.open().study, grid, rows)
 
 
-@dataclass(frozen=True)
-class FromConfig:
-    """Makes a configuration's study, once per process and run; small enough to send to any worker."""
-
-    config: str
-    # Files may change between two runs, and workers may outlive one.
-    run: int = field(default_factory=time.time_ns)
-
-    def __call__(self) -> Study:
-        """The study."""
-        return opened(self)[0].study
-
-
-@lru_cache(maxsize=1)
-def opened(source: FromConfig) -> tuple[Prepared, list[Ablation], AnnData]:
-    """Study, grid and cells of a configuration, made once per process and run.
-
-    Parameters
-    ----------
-    source
-        `AblationConfig` as JSON.
-    """
-    settings = AblationConfig.model_validate_json(source.config)
-    model = load_checkpoint(settings.checkpoint)
-    grid = make_grid(model, settings.sweep, settings.seed)
-    cells = load_cells(settings.data)
-    share = settings.data.min_gene_share
-    return prepare(model, cells, settings.study, grid, seed=settings.seed, min_gene_share=share), grid, cells
-
-
-def _fallback_share(
-    study: Study, rows: pd.DataFrame, grid: Sequence[Ablation], table: pd.DataFrame
-) -> Float[np.ndarray, " row"]:
-    """Share of the tokens that each ablation touches that got a fallback value, in the order of the table."""
+def _fallback_share(study: Study, rows: pd.DataFrame, grid: Sequence[Ablation]) -> Float[np.ndarray, " ablation"]:
+    """Share of the tokens that each ablation touches that got a fallback value; NaN for null draws."""
     column = "fallbacks" if "fallbacks" in rows else "fallbacks_masked"
     lost = rows.groupby("ablation")[column].sum()
-    share = {
-        (str(one), one.how): lost[one.key] / max(1, int(touched(study.tokens, one, study.model.vocabulary).sum()))
-        for one in grid
-        if one.rotation is None
-    }
-    return np.array([share[at] for at in zip(table["ablation"], table["how"], strict=True)])
+    share = np.full(len(grid), np.nan)
+    for i, one in enumerate(grid):
+        if one.rotation is None:
+            share[i] = lost[one.key] / max(1, int(touched(study.tokens, one, study.model.vocabulary).sum()))
+    return share

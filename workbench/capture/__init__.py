@@ -3,16 +3,16 @@
 from workbench.capture.pairs import GenePairMeans, GenePairSink
 from workbench.capture.ragged import Activations, MemorySink, ShardSink, read_shards
 from workbench.capture.record import CaptureReport, capture
-from workbench.capture.sinks import MomentsSink, Only, Plan, Sink
+from workbench.capture.sinks import HookFilter, MomentsSink, Plan, Sink
 
 __all__ = [
     "Activations",
     "CaptureReport",
     "GenePairMeans",
     "GenePairSink",
+    "HookFilter",
     "MemorySink",
     "MomentsSink",
-    "Only",
     "Plan",
     "ShardSink",
     "Sink",

@@ -13,8 +13,8 @@ from torch import Tensor
 from workbench.capture.activations import PAIR
 from workbench.capture.sinks import Plan
 from workbench.errors import EvaluationError, GeneMatchError, HookError
-from workbench.models.scgpt.tokens import Tokens
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
 
 PATTERNS = "blocks.*.attn.hook_pattern"
 
@@ -130,7 +130,7 @@ class GenePairSink:
         which = self._hooks.index(hook)
         maps = activation.float().cpu().numpy()
         places = self._place[tokens.gene_ids.cpu().numpy()]
-        places[tokens.padding.cpu().numpy()] = -1
+        places[~tokens.genes.cpu().numpy()] = -1
         cells, positions = np.nonzero(places >= 0)
         genes = places[cells, positions]
         starts = np.searchsorted(cells, np.arange(len(tokens) + 1))

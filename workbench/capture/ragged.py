@@ -13,7 +13,7 @@ from torch import Tensor
 from workbench.capture.activations import CELL, PAIR, HookShape, real_rows
 from workbench.capture.sinks import Plan
 from workbench.files import read_arrays, read_json, write_arrays, write_json
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Activations:
     gene_ids
         Token id of each row.
     values
-        By hook: (cell, ...) for ``hook_cell``; (token, ...) for everything per gene; for scores and patterns the
-        flattened (head, query, key) maps one cell after another, see `pattern`.
+        By hook: (cell, ...) for ``hook_cell`` and whatever else has a row per cell; (token, ...) for everything per gene; for
+        scores, patterns and other maps the flattened (head, query, key) maps one cell after another, see `pattern`.
     """
 
     cell_ids: tuple[str, ...]

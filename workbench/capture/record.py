@@ -15,14 +15,13 @@ from anndata import AnnData
 from torch import Tensor
 from tqdm import tqdm
 
-from workbench.capture.activations import PAIR, hook_shape, last_layer
+from workbench.capture.activations import PAIR, hook_shapes, last_layer, run_to
 from workbench.capture.ragged import ShardSink
-from workbench.capture.sinks import Only, Plan, Sink
+from workbench.capture.sinks import HookFilter, Plan, Sink
 from workbench.errors import ArtifactError, CellsError, HookError
 from workbench.files import digest, read_arrays, write_arrays
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import CellModel, CellTokenizer
+from workbench.models.tokens import Tokens
 
 # Bytes that a layer's attention maps of one batch may take; cells per batch follow from it. On a CPU maps that stay in
 # the cache, and in blocks that the allocator reuses, are far faster than long batches.
@@ -58,8 +57,8 @@ class CaptureReport:
 
 
 def capture(
-    model: HookedScGPT,
-    cells: AnnData | Tokenizer,
+    model: CellModel,
+    cells: AnnData | CellTokenizer,
     hooks: str | Sequence[str],
     sinks: Sink | Sequence[Sink],
     *,
@@ -77,7 +76,7 @@ def capture(
     model
         A hooked model.
     cells
-        Cells as `datasets.load` returns them, or a `Tokenizer` for full control.
+        Cells as `datasets.load` returns them, or their tokens from ``model.tokenizer``.
     hooks
         Names or wildcards, for example ``"blocks.*.attn.hook_pattern"``.
     sinks
@@ -102,19 +101,15 @@ def capture(
     Raises
     ------
     HookError
-        If a name matches nothing (near matches are listed) or does not suit a sink, or a state is to be kept of a model
-        that is ablated or hooked.
+        If a name matches nothing (near matches are listed), does not suit a sink or has axes that no sink knows, or a state
+        is to be kept of a model that is ablated or hooked.
     CellsError
         If the sinks would not fit into memory; said before any work is done.
     ArtifactError
         If the state folder belongs to another capture.
     """
     names = model.resolve_hooks(hooks)
-    tokenizer = (
-        cells
-        if isinstance(cells, Tokenizer)
-        else Tokenizer(cells, model.config, model.vocabulary, seed=seed, max_tokens=max_tokens)
-    )
+    tokenizer = model.tokenizer(cells, seed=seed, max_tokens=max_tokens) if isinstance(cells, AnnData) else cells
     all_sinks: list[Any] = list(sinks) if isinstance(sinks, Sequence) else [sinks]
     folder = Path(state) if state is not None else _shard_folder(all_sinks)
     if folder is not None and _is_changed(model):
@@ -122,7 +117,7 @@ def capture(
             f"The model is ablated or hooked, which the state in '{folder}' could not tell from the intact model; capture "
             "without `state` and ShardSink here, or leave the `with` block first."
         )
-    plan = Plan({name: hook_shape(name, model.config) for name in names}, tokenizer.lengths())
+    plan = Plan(hook_shapes(model, tokenizer, names), tokenizer.lengths())
     estimate = sum(sink.memory(plan) for sink in all_sinks)
     available = psutil.virtual_memory().available
     if estimate > 0.9 * available:
@@ -158,7 +153,7 @@ def capture(
             until = min(until, len(tokenizer))
             for tokens in tokenizer.batches(size, done, until):
                 current[:] = [tokens.to(model.device, model.dtype)]
-                model(current[0], outputs=("cell",) if stop_at is None else (), stop_at_layer=stop_at)
+                run_to(model, current[0], stop_at)
                 done += len(tokens)
                 bar.update(len(tokens))
             for sink in all_sinks:
@@ -182,13 +177,13 @@ def _batch_size(plan: Plan, device: str) -> int:
     return max(1, min(32, _MAP_BUDGET.get(device, _MAP_BUDGET_ELSEWHERE) // max(1, 4 * heads * longest**2)))
 
 
-def _is_changed(model: HookedScGPT) -> bool:
+def _is_changed(model: CellModel) -> bool:
     """Whether somebody has put an ablation or hooks on the model, so that its weights do not say what it computes."""
     return "forward" in vars(model) or any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
 def _shard_folder(sinks: Sequence[Sink]) -> Path | None:
-    inner = [sink.sink if isinstance(sink, Only) else sink for sink in sinks]
+    inner = [sink.sink if isinstance(sink, HookFilter) else sink for sink in sinks]
     return next((sink.folder for sink in inner if isinstance(sink, ShardSink)), None)
 
 

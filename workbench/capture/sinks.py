@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.capture.activations import CELL, PAIR, HookShape
 from workbench.errors import HookError
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Sink(Protocol):
         """Go back to a saved state, in which `n_cells` cells were complete."""
 
 
-class Only:
+class HookFilter:
     """Lets a sink see some of the captured hooks, so that one pass can feed sinks of different kinds.
 
     Parameters
@@ -111,7 +111,7 @@ class Only:
 
 
 class MomentsSink:
-    """Running mean and covariance per hook, over cells for ``hook_cell`` and over genes of all cells otherwise.
+    """Running mean and covariance per hook, over cells where a hook has a row per cell, else over genes of all cells.
 
     Padding and ``<cls>`` are left out. Inner axes (head, width) are flattened. Sums are float64 and merged batch by
     batch by the pairwise formula (Chan, Golub & LeVeque 1983), so the order of the cells changes rounding only.
@@ -142,7 +142,7 @@ class MomentsSink:
         if self._shapes[hook].kind == CELL:
             rows = activation.double().cpu().numpy()
         else:
-            rows = activation[:, 1:][~tokens.padding[:, 1:]].double().cpu().numpy()
+            rows = activation[tokens.genes].double().cpu().numpy()
         rows = rows.reshape(len(rows), -1)
         n, k = self._n[hook], len(rows)
         if k == 0:

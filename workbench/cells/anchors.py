@@ -23,9 +23,9 @@ class Anchors:
     Attributes
     ----------
     centroids
-        Mean expression of each anchor's cells.
+        Mean expression of each anchor's cells, log-normalised as the cells are.
     stage
-        Stage number of each anchor.
+        Number of each anchor's stage on the ruler, 0 or more.
     table
         One row per anchor: the grouping columns that exist, ``part``, ``n_cells`` and ``weight``.
     """
@@ -48,7 +48,7 @@ class Anchors:
         Parameters
         ----------
         name
-            ``donor`` or ``tissue``, for example.
+            Name of the column, for example ``donor`` or ``tissue``.
         """
         return self.table[name].to_numpy() if name in self.table else None
 
@@ -67,12 +67,12 @@ def make_anchors(
     Parameters
     ----------
     expression
-        Cells by panel genes.
+        Log-normalised expression, cells by panel genes; rows in the order of `obs`.
     obs
         Index: cell names. Columns: ``stage`` (number, negative where unknown: left out) and any of ``donor``,
         ``tissue``, ``cell_type``.
     min_cells
-        Groups with fewer cells make no anchor.
+        Groups with fewer cells make no anchor; 1 or more.
     parts
         Split each group into up to that many anchors of at least `min_cells` cells, by a hash of the cell names.
         Parts of a group share its donor: they are no replicates.
@@ -80,7 +80,7 @@ def make_anchors(
         ``equal``; ``cells``: by the number of cells, as the variance of a mean goes; ``stage``: every stage the same in
         total, however many anchors it has.
     seed
-        For the parts.
+        Seed of the parts; without effect where `parts` is 1.
 
     Returns
     -------
@@ -90,6 +90,24 @@ def make_anchors(
     ------
     EvaluationError
         If fewer than three anchors or only one stage is left.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import scipy.sparse as sp
+    >>> from workbench.cells.anchors import make_anchors
+    >>> expression = sp.csr_matrix([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [0.0, 4.0], [2.0, 2.0], [2.0, 4.0]])
+    >>> obs = pd.DataFrame({"stage": [0, 0, 1, 1, 2, 2], "donor": "D1"}, index=list("abcdef"))
+    >>> anchors = make_anchors(expression, obs, min_cells=2)
+    >>> anchors.centroids
+    array([[2., 0.],
+           [0., 3.],
+           [2., 3.]])
+    >>> anchors.table
+      donor  stage  part  n_cells  weight
+    0    D1      0     0        2     1.0
+    1    D1      1     0        2     1.0
+    2    D1      2     0        2     1.0
     """
     known = np.flatnonzero(obs["stage"].to_numpy() >= 0)
     columns = [column for column in GROUPING if column in obs]

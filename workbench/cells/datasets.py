@@ -140,8 +140,22 @@ def _text(column: pd.Series, standard: str, name: str) -> np.ndarray:
     return np.where(missing, "", column.astype(str).to_numpy())
 
 
-def content_hash(adata: AnnData) -> str:
+def content_hash(adata: AnnData, values: str | None = None) -> str:
     """Hash of values, cell names, gene names and standard columns; the same for a backed and an in-memory copy.
+
+    Parameters
+    ----------
+    adata
+        Cells as `load` returns them.
+    values
+        Their `values_hash`, where it is known: a large file is then not read again.
+    """
+    obs = {c: adata.obs[c].astype(str).tolist() for c in STANDARD if c in adata.obs}
+    return digest(values or values_hash(adata), obs)
+
+
+def values_hash(adata: AnnData) -> str:
+    """Hash of values, cell names and gene names: of what operators depend on, without any label.
 
     Parameters
     ----------
@@ -152,8 +166,7 @@ def content_hash(adata: AnnData) -> str:
     for _, block in row_blocks(adata.X):
         block = block.sorted_indices()
         blocks.append(digest(block.data.astype(np.float32), block.indices.astype(np.int32), np.diff(block.indptr)))
-    obs = {c: adata.obs[c].astype(str).tolist() for c in STANDARD if c in adata.obs}
-    return digest(blocks, adata.obs_names.tolist(), adata.var_names.tolist(), obs)
+    return digest(blocks, adata.obs_names.tolist(), adata.var_names.tolist())
 
 
 def _packaged(dataset: Dataset) -> Path:

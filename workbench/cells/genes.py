@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,9 @@ from anndata import AnnData
 
 from workbench.cells.matrix import row_blocks
 from workbench.errors import CellsError, GeneMatchError, near_matches
-from workbench.models.scgpt.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # `workbench apply` reads cells without torch
+    from workbench.models.vocabulary import Vocabulary
 
 MIN_SHARE = 0.3
 
@@ -25,9 +27,9 @@ class GeneMatch:
     Attributes
     ----------
     columns
-        Column numbers that are used, in matrix order.
+        Column numbers that are used, ascending.
     genes
-        Their symbols, each once.
+        The vocabulary's symbol of each used column, each once.
     missing
         Names that the vocabulary does not hold.
     duplicated
@@ -36,6 +38,8 @@ class GeneMatch:
         Names that fit the vocabulary only after changing their case, and more than one way; not used.
     recased
         Names matched after changing their case, with the symbol they got.
+    n_columns
+        Number of names that were looked up, matched or not.
     """
 
     columns: np.ndarray
@@ -75,7 +79,7 @@ def gene_names(adata: AnnData, column: str | None = None) -> np.ndarray:
     Parameters
     ----------
     adata
-        Cells.
+        Cells, of which only ``var`` is read.
     column
         Column of ``adata.var`` that holds them; None for the index.
     """
@@ -95,11 +99,11 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
     Parameters
     ----------
     names
-        One name per column.
+        Gene name of each column, in matrix order; taken as text.
     vocabulary
-        The model's tokens.
+        Vocabulary of the model; its special tokens match nothing.
     min_share
-        Smallest share of names that must match.
+        Smallest share of names that must match, from 0 to 1.
 
     Returns
     -------
@@ -109,6 +113,14 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
     ------
     GeneMatchError
         If fewer match; the message says what the names look like and what to pass.
+
+    Examples
+    --------
+    >>> from workbench.cells.genes import match_genes
+    >>> from workbench.models.vocabulary import Vocabulary
+    >>> match = match_genes(["cd4", "GATA1", "ENSG1"], Vocabulary.of_genes(["CD4", "CD8A", "GATA1"]))
+    >>> match.genes, match.missing
+    (('CD4', 'GATA1'), ('ENSG1',))
     """
     names = [str(name) for name in names]
     by_upper: dict[str, list[str]] = {}
@@ -165,9 +177,9 @@ def with_matched_names(adata: AnnData, match: GeneMatch) -> AnnData:
     Parameters
     ----------
     adata
-        Cells that were matched.
+        Cells whose genes were matched; their ``obs`` is not carried over.
     match
-        Their match, which may have changed a name's case.
+        Match of these cells' genes, which may have changed a name's case.
     """
     names = adata.var_names.to_numpy(dtype=object).copy()
     names[match.columns] = match.genes
@@ -184,11 +196,11 @@ def choose_panel(
     Parameters
     ----------
     adata
-        Cells.
+        Cells, of which only the matrix is read, block by block.
     match
-        Their matched genes.
+        Match of the genes of these cells, from `match_genes`.
     size
-        Number of genes; None for all.
+        Number of genes; None, or more than there are, for all. Ties go by name.
     exclude
         Genes to leave out, such as those that labels were made from: keeping these would be circular.
 

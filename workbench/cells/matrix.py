@@ -21,9 +21,9 @@ def row_block(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
     Parameters
     ----------
     matrix
-        Dense array, scipy sparse matrix, or anndata's backed matrix.
+        Cells by genes: a dense array, a scipy sparse matrix, or anndata's backed matrix (stored by rows).
     start, stop
-        Row range.
+        First row, and the one after the last, both within the matrix.
     """
     if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
         raise CellsError(
@@ -44,9 +44,9 @@ def row_blocks(matrix: Any, size: int = 2048) -> Iterator[tuple[int, sp.csr_matr
     Parameters
     ----------
     matrix
-        As in `row_block`.
+        Matrix as in `row_block`; a backed one is read block by block.
     size
-        Rows per block.
+        Rows per block, 1 or more: memory grows with it. The last block may be smaller.
     """
     for start in range(0, matrix.shape[0], size):
         yield start, row_block(matrix, start, min(start + size, matrix.shape[0]))
@@ -58,9 +58,9 @@ def check_block(block: sp.csr_matrix, cell_ids: Any) -> None:
     Parameters
     ----------
     block
-        Rows.
+        Rows of expression, zeros dropped, as `row_block` gives them.
     cell_ids
-        Their names.
+        Names of these rows, for the error; the first three are shown.
 
     Raises
     ------
@@ -98,13 +98,15 @@ class ValuesReport:
     kind
         ``counts``, ``normalised`` (not logged) or ``log-normalised``.
     n_cells
-        Cells looked at.
+        Cells that were looked at.
     maximum
-        Largest value seen.
+        Largest value among these cells.
     integer
-        Whether all values are whole numbers.
-    median_total, median_genes
-        Per cell: sum of the values, number of genes with a value.
+        Whether all values of these cells are whole numbers.
+    median_total
+        Median over cells of the sum of a cell's values.
+    median_genes
+        Median over cells of the number of genes above zero.
     """
 
     kind: str
@@ -130,13 +132,20 @@ def describe_values(matrix: Any, n_cells: int = 2000) -> ValuesReport:
     Parameters
     ----------
     matrix
-        Cells by genes.
+        Cells by genes, as in `row_block`.
     n_cells
-        At most about this many cells are looked at.
+        At most about this many cells are looked at, in blocks of 200; all of them where there are no more.
 
     Returns
     -------
     ValuesReport
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.cells.matrix import describe_values
+    >>> print(describe_values(np.array([[3.0, 0.0, 1.0], [0.0, 2.0, 2.0]])))
+    counts (maximum 3, median 2 genes and total 4 per cell, 2 cells looked at)
     """
     total = matrix.shape[0]
     size = min(total, 200)
@@ -166,11 +175,18 @@ def log_normalise(
     block
         Rows over all measured genes, so that the total is the cell's own.
     kind
-        As in `ValuesReport`.
+        What the values are: ``counts``, ``normalised`` or ``log-normalised``, see `ValuesReport`.
     target
-        Total per cell before the logarithm.
+        Total of each cell before the logarithm; has no effect unless `kind` is ``counts``.
     totals
         Counts per cell, where `block` holds only some of the genes; those of the block when None.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp
+    >>> from workbench.cells.matrix import log_normalise
+    >>> log_normalise(sp.csr_matrix([[3.0, 0.0, 1.0]]), "counts").toarray().round(2).tolist()  # log(1 + 7500), 0, log(1 + 2500)
+    [[8.920000076293945, 0.0, 7.820000171661377]]
     """
     out = block.astype(np.float32, copy=True)
     if kind == LOGGED:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from workbench.engine.keys import ONE, PATH, Key, keys_of
 from workbench.errors import ConfigError, unknown_name
 from workbench.settings import DataConfig
 
@@ -19,35 +19,46 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Config = TypeVar("Config", bound=BaseModel)
+Others = Callable[[], Mapping[str, type[BaseModel]]]
 
 
-# Keys whose values are paths: in a file they are relative to that file, on the command line to the working folder.
-# A star stands for any key.
-_PATHS = (
-    ("checkpoint",),
-    ("out",),
-    ("data", "name"),
-    ("ruler",),
-    ("expected",),
-    ("factors", "gene_sets"),
-    ("study", "ruler"),
-    ("panels", "*", "data", "name"),
-    ("transfer", "*", "data", "name"),
-    ("peers", "python"),
-)
+class _TwiceError(Exception):
+    """A key that a mapping gives twice."""
 
 
-def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML configuration.
+class _Once(yaml.SafeLoader):
+    """Reads YAML as usual, but for keys that are given twice, of which the usual reader takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                raise _TwiceError(f"'{key.value}' twice (lines {lines[key.value]} and {key.start_mark.line + 1})")
+            lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def read_config(
+    path: str | Path,
+    kind: type[Config],
+    overrides: Sequence[str] = (),
+    others: Others = dict,
+) -> Config:
+    """Read a YAML configuration; paths in it are relative to its folder, those of overrides to the working folder.
 
     Parameters
     ----------
     path
-        The file.
+        YAML file with keys and values.
     kind
-        What it configures.
+        Type of the configuration, which says what keys there are.
     overrides
-        ``"key=value"`` or ``"section.key=value"``; values are read as YAML.
+        ``"key=value"`` or ``"section.key=value"``; values are read as YAML, and the last one of a key counts.
+    others
+        Gives the types of the configurations of other commands by name: of an unknown key that one of them has, the
+        command is said. Asked only then.
 
     Returns
     -------
@@ -56,25 +67,27 @@ def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] =
     Raises
     ------
     ConfigError
-        If the file cannot be read, a key is unknown (the near match is listed), or a value has the wrong type.
+        If the file cannot be read, a key is unknown (the near match is listed) or given twice, or a value has the wrong
+        type.
     """
     file = Path(path)
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        raw = yaml.load(file.read_text(encoding="utf-8"), _Once) or {}
     except OSError as error:
         raise ConfigError(f"The configuration '{path}' cannot be read ({error.strerror}); check the path.") from error
+    except _TwiceError as error:
+        raise ConfigError(f"The configuration '{path}' gives {error}; leave one of them out.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration '{path}' is no valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"The configuration '{path}' holds a {type(raw).__name__}, not keys and values.")
-    for keys in _PATHS:
-        _anchor_path(raw, keys, file.parent)
+    _anchor_paths(raw, keys_of(kind), file.parent)
     for override in overrides:
         _override(raw, override)
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, kind, f"The configuration '{file}' does not fit")) from error
+        raise ConfigError(_sentence(error, kind, f"The configuration '{file}' does not fit", others)) from error
 
 
 def make_config(kind: type[Config], **values: Any) -> Config:
@@ -83,9 +96,9 @@ def make_config(kind: type[Config], **values: Any) -> Config:
     Parameters
     ----------
     kind
-        What it configures.
+        Type of the configuration, or of one of its sections.
     **values
-        By key.
+        Value of each key that is not to have its default.
 
     Raises
     ------
@@ -95,7 +108,7 @@ def make_config(kind: type[Config], **values: Any) -> Config:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, kind, "The settings do not fit")) from error
+        raise ConfigError(_sentence(error, kind, "The settings do not fit", dict)) from error
 
 
 def absolute(config: BaseModel) -> dict[str, Any]:
@@ -104,30 +117,24 @@ def absolute(config: BaseModel) -> dict[str, Any]:
     Parameters
     ----------
     config
-        A typed configuration.
+        A typed configuration; its relative paths are those of the working folder.
     """
     raw = config.model_dump(mode="json")
-    for keys in _PATHS:
-        _anchor_path(raw, keys, Path.cwd())
+    _anchor_paths(raw, keys_of(type(config)), Path.cwd())
     return raw
 
 
-def _anchor_path(raw: dict[str, Any], keys: tuple[str, ...], base: Path) -> None:
-    *parents, last = keys
-    section: Any = raw
-    for i, key in enumerate(parents):
-        if key == "*" and isinstance(section, dict):
-            for part in section.values():
-                if isinstance(part, dict):
-                    _anchor_path(part, keys[i + 1 :], base)
-            return
-        section = section.get(key) if isinstance(section, dict) else None
-    if not isinstance(section, dict) or not isinstance(section.get(last), str):
+def _anchor_paths(raw: Any, keys: Sequence[Key], base: Path) -> None:
+    if not isinstance(raw, dict):
         return
-    # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
-    written = section[last]
-    if keys in (("checkpoint",), ("out",), ("expected",)) or "/" in written or (base / written).exists():
-        section[last] = os.path.normpath(base / written)
+    for key in keys:
+        written = raw.get(key.name)
+        for section in key.sections(written):
+            _anchor_paths(section, key.keys, base)
+        # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
+        if key.file and isinstance(written, str):
+            if key.file == PATH or "/" in written or (base / written).exists():
+                raw[key.name] = os.path.normpath(base / written)
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -141,18 +148,26 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"'--set {override}': '{key}' is a value, not a section with keys of its own.")
     try:
-        section[last] = yaml.safe_load(value)
+        section[last] = yaml.load(value, _Once)
+    except _TwiceError as error:
+        raise ConfigError(f"'--set {override}' gives {error}; leave one of them out.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"'--set {override}': the value is no valid YAML; quote it.") from error
 
 
-def _sentence(error: ValidationError, kind: type[BaseModel], what: str) -> str:
+def _sentence(error: ValidationError, kind: type[BaseModel], what: str, others: Others) -> str:
     parts = []
     for item in error.errors()[:4]:
         where = ".".join(str(p) for p in item["loc"])
-        if item["type"] == "extra_forbidden":
-            fields = _fields(kind, tuple(str(p) for p in item["loc"][:-1]))
-            parts.append(unknown_name("key", where, fields))
+        if item["type"] == "extra_forbidden" and where in (renamed := getattr(kind, "renamed", {})):
+            parts.append(f"Key '{where}' is called '{renamed[where]}' now.")
+        elif item["type"] == "extra_forbidden":
+            *owners, last = [name for name, other in others().items() if where in other.model_fields] or [""]
+            if last:
+                command = f"{', '.join(owners)} and {last}" if owners else last
+                parts.append(f"Key '{where}' is one of 'workbench {command}', not of this command.")
+            else:
+                parts.append(unknown_name("key", where, _beside(keys_of(kind), item["loc"])))
         elif item["type"] == "missing":
             parts.append(f"Key '{where}' is missing.")
         else:
@@ -160,15 +175,16 @@ def _sentence(error: ValidationError, kind: type[BaseModel], what: str) -> str:
     return f"{what}: {' '.join(parts)}"
 
 
-def _fields(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    model: Any = kind
-    for key in path:
-        inside = not hasattr(model, "model_fields")  # a name in a mapping, or a place in a list
-        model = model if inside else model.model_fields[key].annotation
-        if inside or get_origin(model) is UnionType:
-            model = next(part for part in get_args(model) if hasattr(part, "model_fields"))
-    prefix = "".join(f"{key}." for key in path)
-    return [prefix + name for name in model.model_fields]
+def _beside(keys: Sequence[Key], place: tuple[int | str, ...]) -> list[str]:
+    """The keys that there are where an unknown one stands, with the sections before them."""
+    way, waiting = "", list(place[:-1])
+    while waiting:
+        name = str(waiting.pop(0))
+        key = next(key for key in keys if key.name == name)
+        keys, way = key.keys, f"{way}{name}."
+        if key.form != ONE:
+            way += f"{waiting.pop(0)}."
+    return [way + key.name for key in keys]
 
 
 def load_cells(data: DataConfig) -> AnnData:

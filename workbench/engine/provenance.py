@@ -12,13 +12,15 @@ from typing import Any
 import psutil
 
 from workbench import __version__
-from workbench.engine.stages import code_version, peak_memory
-from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.engine.code import PACKAGE, stripped
+from workbench.engine.stages import peak_memory
+from workbench.files import digest
+from workbench.models import CellModel
 
 _PACKAGES = ("torch", "transformer-lens", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "plotly")
 
 
-def describe_model(model: HookedScGPT, checkpoint: str | Path) -> str:
+def describe_model(model: CellModel, checkpoint: str | Path) -> str:
     """Name and shape of a model, for captions.
 
     Parameters
@@ -33,7 +35,7 @@ def describe_model(model: HookedScGPT, checkpoint: str | Path) -> str:
 
 
 def manifest(
-    config: dict[str, Any], model: HookedScGPT, cells: str, stages: dict[str, dict[str, Any]]
+    config: dict[str, Any], model: CellModel, cells: str, stages: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Everything that a result depends on.
 
@@ -51,13 +53,13 @@ def manifest(
     report = model.report
     return {
         "workbench": __version__,
-        "code": code_version(),
+        "code": _code(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config,
-        "seed": config["seed"],
+        "seed": config.get("seed", config.get("settings", {}).get("seed", 0)),
         "cells": cells,
         "checkpoint": {
-            "path": str(config["checkpoint"]),
+            "path": str(config.get("checkpoint", config.get("out", ""))),
             "weights": model.fingerprint(),
             "sha256": dict(report.sha256) if report else {},
             "release": report.release if report else None,
@@ -72,6 +74,12 @@ def manifest(
         },
         "packages": versions(),
     }
+
+
+def _code() -> str:
+    """Hash of the whole package's code; stages go by the modules that each of them uses."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return digest({str(file.relative_to(PACKAGE)): stripped(file.read_text(encoding="utf-8")) for file in files})
 
 
 def versions() -> dict[str, str]:
@@ -97,7 +105,7 @@ def pairs(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("seed", str(manifest["seed"])),
         ("cells (content hash)", manifest["cells"]),
         ("checkpoint (hash of the weights)", manifest["checkpoint"]["weights"]),
-        ("best_model.pt sha256", manifest["checkpoint"]["sha256"].get("best_model.pt", "")),
+        *((f"{name} sha256", value) for name, value in manifest["checkpoint"]["sha256"].items()),
         ("stages", stages),
         ("peak memory", f"{manifest['peak_bytes'] / 2**20:.0f} MiB"),
         ("python", manifest["machine"]["python"]),

@@ -14,9 +14,10 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from workbench.engine.tables import read_tables
 from workbench.errors import OutputError
 from workbench.figures import page
-from workbench.figures.requests import Request, drawn, read_tables, write_index
+from workbench.figures.requests import Request, drawn, write_index
 from workbench.figures.style import number
 from workbench.files import write_text
 

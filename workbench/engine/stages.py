@@ -1,53 +1,113 @@
-"""Stages of a run: done once, kept while their inputs are unchanged, run again when anything they depend on is not."""
+"""Stages of long work: done once, kept while their inputs are unchanged, done again when anything they depend on is not."""
 
 from __future__ import annotations
 
-import hashlib
-import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
-from workbench.errors import OutputError
-from workbench.files import digest, plain, read_json, write_json, write_text
+from workbench.engine.code import code_of
+from workbench.engine.tables import table_path, types_path, write_table
+from workbench.errors import ArtifactError
+from workbench.files import digest, hash_file, plain, read_json, write_json
 
+Result = dict[str, Any]
+Results = Mapping[str, Result]
 _BEGUN, _DONE = "begun.json", "done.json"
-_SOURCES = ("py", "yaml", "json", "gmt", "js")
 
 
-@cache
-def code_version() -> str:
-    """Hash of the package's own files, code and data."""
-    root = Path(__file__).parents[1]
-    out = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for kind in _SOURCES for path in root.rglob(f"*.{kind}")):
-        out.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return out.hexdigest()
+@dataclass(frozen=True)
+class Stage:
+    """A part of long work.
+
+    Attributes
+    ----------
+    name
+        Names its folder under ``stages/``.
+    work
+        Does the work. It is given its folder and the results of the stages it comes `after`, and returns what later
+        stages and the report need, JSON-ready. After an interruption it is called again in the same folder and may go
+        on with what it finds there; what work with other inputs left is removed before.
+    inputs
+        Everything else that the result depends on, JSON-ready; or a function that makes it of the results so far.
+    after
+        Stages whose results it reads. Their keys are among its inputs.
+    tables
+        Names of the tables that it leaves; those that only its work can tell stand in its result under ``tables``.
+    files
+        Other files that it leaves, relative to the output folder.
+    part
+        Part of the command that it belongs to; empty: it is always asked for.
+    version
+        Number that stands for its code in place of the modules it uses. Who declares one has to raise it with every change
+        of what is computed.
+    """
+
+    name: str
+    work: Callable[[Path, Results], Result]
+    inputs: Any | Callable[[Results], Any] = ()
+    after: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    part: str = ""
+    version: int | None = None
+
+    def key(self, results: Results) -> str:
+        """Hash of everything that the result depends on.
+
+        Parameters
+        ----------
+        results
+            Of the stages that were done or kept before, by name.
+        """
+        given = self.inputs(results) if callable(self.inputs) else self.inputs
+        below = {name: results[name]["key"] for name in self.after}
+        return digest(self.name, plain(given), below, code_of(self.work) if self.version is None else self.version)
+
+    def left(self, out: Path, result: Result) -> list[Path]:
+        """Files that its work has left outside its folder.
+
+        Parameters
+        ----------
+        out
+            The output folder.
+        result
+            What its work returned.
+        """
+        names = dict.fromkeys((*self.tables, *result.get("tables", ())))
+        tables = [table_path(out, name) for name in names]
+        return [*tables, *map(types_path, tables), *(out / file for file in self.files)]
 
 
 def peak_memory() -> int:
-    """Peak resident bytes of this process so far."""
+    """Peak resident memory of this process so far, in bytes; what it holds now where the system keeps no peak."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def key_of(out: Path, name: str) -> str:
-    """Key of what a stage holds now; empty where it has not ended.
+    """Key of what a stage holds now, ended or not; empty where it was never begun.
 
     Parameters
     ----------
-    out, name
-        Folder of the run, and the stage.
+    out
+        The output folder.
+    name
+        Name of the stage.
     """
-    done = out / "stages" / name / _DONE
-    return str(read_json(done)["key"]) if done.is_file() else ""
+    folder = out / "stages" / name
+    return str((_read(folder / _DONE) or _read(folder / _BEGUN)).get("key", ""))
 
 
 def stands_on(out: Path, name: str, below: str) -> bool:
@@ -56,113 +116,112 @@ def stands_on(out: Path, name: str, below: str) -> bool:
     Parameters
     ----------
     out
-        Folder of the run.
-    name, below
-        The stage, and the one whose key is among its inputs.
+        The output folder.
+    name
+        Name of the stage.
+    below
+        Name of a stage that it comes after.
     """
 
     def last(stage: str) -> dict[str, Any] | None:
         folder = out / "stages" / stage
-        if (folder / _DONE).is_file():
-            return read_json(folder / _DONE)
-        return {} if (folder / _BEGUN).is_file() else None
+        return _read(folder / _DONE) if (folder / _DONE).is_file() or (folder / _BEGUN).is_file() else None
 
     own, under = last(name), last(below)
     if own is None or under is None:
         return True
     # Begun and not ended: nothing is known to stand on it.
-    return bool(own and under) and under["key"] in own.get("inputs", [under["key"]])
+    return bool(own and under) and own.get("after", {}).get(below, under["key"]) == under["key"]
 
 
 @dataclass
 class StageRunner:
-    """Runs named stages in one folder and remembers what each depended on.
+    """Does stages in one folder and remembers what each depended on.
 
     Attributes
     ----------
     out
-        Folder of the run.
+        The output folder.
     seconds, reused, peak
-        Time of each stage, which were taken as they were, and the peak memory of the process when each was made (bytes).
+        By stage: its time, whether it was taken as it was, and the peak memory of the process when it was made (bytes).
+    results
+        By stage: what its work returned, and its ``key``.
     """
 
     out: Path
     seconds: dict[str, float] = field(default_factory=dict)
     reused: dict[str, bool] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            probe = self.out / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"The run folder '{self.out}' cannot be written ({error.strerror}); choose another with --out."
-            ) from error
-
-    def run(
-        self, name: str, inputs: Any, work: Callable[[Path], dict[str, Any]], files: Sequence[Path] = ()
-    ) -> dict[str, Any]:
-        """Do a stage, unless it is done with the same inputs and the same code.
+    def run(self, stage: Stage) -> Result:
+        """Do a stage, unless it is done with the same inputs and the same code and all that it left is there unchanged.
 
         Parameters
         ----------
-        name
-            Of the stage, and of its folder under ``stages/``.
-        inputs
-            Everything the result depends on, JSON-ready; the keys of earlier stages among it.
-        work
-            Does the work in the folder it is given and returns what later stages need, JSON-ready. It is called again
-            in the same folder after an interruption, and may go on with what it finds there; what work with other
-            inputs left is removed before.
-        files
-            What the stage leaves outside its folder; if one is gone, the stage is done again.
-
-        Returns
-        -------
-        dict
-            What `work` returned, and the stage's ``key``.
+        stage
+            The stage; those it comes after were done or kept before.
         """
-        if (known := self.kept(name, inputs, files)) is not None:
+        if (known := self.kept(stage)) is not None:
             return known
-        folder, key = self._place(name, inputs)
-        done = folder / _DONE
-        begun = folder / _BEGUN
-        if folder.is_dir() and not (begun.is_file() and read_json(begun).get("key") == key):
+        folder, key = self.out / "stages" / stage.name, stage.key(self.results)
+        done, begun = folder / _DONE, folder / _BEGUN
+        if folder.is_dir() and not (begun.is_file() and _read(begun).get("key") == key):
             shutil.rmtree(folder)
         done.unlink(missing_ok=True)
         write_json(begun, {"key": key})
-        print(f"[{name}] ...", file=sys.stderr)
+        print(f"[{stage.name}] ...", file=sys.stderr)
         began = time.perf_counter()
-        result = plain(work(folder))
-        seconds = time.perf_counter() - began
-        peak = peak_memory()
-        made = {"key": key, "inputs": plain(inputs), "seconds": seconds, "peak_bytes": peak, "result": result}
+        result = plain(stage.work(folder, {name: self.results[name] for name in stage.after}))
+        seconds, peak = time.perf_counter() - began, peak_memory()
+        below = {name: self.results[name]["key"] for name in stage.after}
+        left = {str(path.relative_to(self.out)): hash_file(path) for path in stage.left(self.out, result)}
+        made = {"key": key, "after": below, "seconds": seconds, "peak_bytes": peak, "left": left, "result": result}
         write_json(done, made)
-        self.seconds[name], self.reused[name], self.peak[name] = seconds, False, peak
-        print(f"[{name}] done in {seconds:.1f} s", file=sys.stderr)
-        return {**result, "key": key}
+        print(f"[{stage.name}] done in {seconds:.1f} s", file=sys.stderr)
+        return self._remember(stage.name, {**result, "key": key}, seconds, peak, reused=False)
 
-    def kept(self, name: str, inputs: Any, files: Sequence[Path] = ()) -> dict[str, Any] | None:
-        """What a stage left that was done with these inputs and this code; None where it was not.
+    def kept(self, stage: Stage) -> Result | None:
+        """What a stage left that was done with these inputs and this code; None where it has to be done.
+
+        A table or file that was changed, cut or removed since is named, and the stage has to be done again.
 
         Parameters
         ----------
-        name, inputs, files
-            As in `run`.
+        stage
+            The stage.
         """
-        folder, key = self._place(name, inputs)
-        done = folder / _DONE
-        if not all(file.is_file() for file in (done, *files)) or (found := read_json(done)).get("key") != key:
+        if not all(name in self.results for name in stage.after):
             return None
-        self.seconds[name], self.reused[name], self.peak[name] = found["seconds"], True, found["peak_bytes"]
-        print(f"[{name}] unchanged, kept", file=sys.stderr)
-        return {**found["result"], "key": key}
+        key = stage.key(self.results)
+        found = _read(self.out / "stages" / stage.name / _DONE)
+        if found.get("key") != key or "result" not in found:
+            return None
+        for path in stage.left(self.out, found["result"]):
+            name = str(path.relative_to(self.out))
+            state = "changed" if path.is_file() else "removed"
+            if state == "removed" or hash_file(path) != found["left"].get(name):
+                print(f"[{stage.name}] {name} was {state} since this stage wrote it; made again", file=sys.stderr)
+                return None
+        print(f"[{stage.name}] unchanged, kept", file=sys.stderr)
+        return self._remember(
+            stage.name, {**found["result"], "key": key}, found["seconds"], found["peak_bytes"], reused=True
+        )
 
-    def _place(self, name: str, inputs: Any) -> tuple[Path, str]:
-        return self.out / "stages" / name, digest(name, inputs, code_version())
+    def _remember(self, name: str, result: Result, seconds: float, peak: int, *, reused: bool) -> Result:
+        self.results[name], self.seconds[name], self.peak[name], self.reused[name] = result, seconds, peak, reused
+        return result
+
+    def tables(self, stages: Sequence[Stage]) -> list[str]:
+        """Names of the tables that the stages done or kept so far have left.
+
+        Parameters
+        ----------
+        stages
+            All stages of the work.
+        """
+        done = [(stage, self.results[stage.name]) for stage in stages if stage.name in self.results]
+        return [path.stem for stage, result in done for path in stage.left(self.out, result) if path.suffix == ".csv"]
 
     def runtime(self) -> pd.DataFrame:
         """Seconds and peak memory of the stages so far, also written to ``tables/runtime.csv``.
@@ -174,7 +233,33 @@ class StageRunner:
         """
         rows = [(name, seconds, self.peak[name]) for name, seconds in self.seconds.items()]
         table = pd.DataFrame(rows, columns=["stage", "seconds", "peak_bytes"])
-        path, text = self.out / "tables" / "runtime.csv", table.to_csv(index=False)
-        if not path.is_file() or path.read_text() != text:
-            write_text(path, text)
+        write_table(table_path(self.out, "runtime"), table)
         return table
+
+
+def run_all(runner: StageRunner, stages: Sequence[Stage], parts: Sequence[str] = ()) -> None:
+    """Do stages in their order; those of parts that are not asked for are kept where they can be.
+
+    Parameters
+    ----------
+    runner
+        Does them, and remembers their results.
+    stages
+        Each after those that it comes after.
+    parts
+        Parts that are asked for; all when empty.
+    """
+    for stage in stages:
+        if not parts or not stage.part or stage.part in parts:
+            runner.run(stage)
+        else:
+            runner.kept(stage)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a control file holds; nothing where it is absent or was cut, for then the stage is done again."""
+    try:
+        found = read_json(file) if file.is_file() else {}
+    except ArtifactError:
+        return {}
+    return found if isinstance(found, dict) else {}

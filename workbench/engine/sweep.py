@@ -50,6 +50,9 @@ class Backend:
     address: str | None = None
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        _check_backend(self.name)
+
     def options(self) -> dict[str, Any]:
         """Arguments of `run_sweep`."""
         return {"backend": self.name, "jobs": self.jobs, "address": self.address, "progress": self.progress}
@@ -97,8 +100,7 @@ def run_sweep(
     ConfigError
         For an unknown backend.
     """
-    if backend not in BACKENDS:
-        raise ConfigError(unknown_name("backend", backend, BACKENDS))
+    _check_backend(backend)
     claim_folder(folder, identity)
     waiting = [task for task in tasks if not rows_file(folder, task.key).is_file()]
     with tqdm(
@@ -114,6 +116,11 @@ def run_sweep(
             if waiting and len(waiting) == len(busy):
                 time.sleep(0.5)
     return read_sweep(folder, tasks)
+
+
+def _check_backend(name: str) -> None:
+    if name not in BACKENDS:
+        raise ConfigError(unknown_name("backend", name, BACKENDS))
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:

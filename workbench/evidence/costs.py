@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
 
 def campaign_costs(
-    costs: pd.DataFrame, methods: pd.DataFrame, ours: str, n_cells: int, forward: float, forwarded: set[str]
+    costs: pd.DataFrame, methods: pd.DataFrame, ours: str, n_cells: int, forward: float, forwarded: Collection[str]
 ) -> pd.DataFrame:
     """Seconds and parameters of each method over all splits.
 
     Parameters
     ----------
     costs, methods
-        Tables of a campaign.
+        Tables of a campaign, as its stage leaves them.
     ours
-        The method that others are divided by.
+        Name of the method that others are divided by.
     n_cells
         Cells of the campaign: each needs one forward pass for a method on embeddings, however many splits it is in.
     forward
         Seconds of a forward pass over one cell.
     forwarded
-        Methods that need them.
+        Names of the methods that need them.
 
     Returns
     -------

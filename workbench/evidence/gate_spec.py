@@ -25,11 +25,11 @@ class GateSpec:
 
     5. labels are permuted only where no label was fitted on: the adaptor comes from one half of the donors (of the
        anchors, where there are no two donors), and the stages of the other half change places inside donor x tissue; of a
-       panel that meets a frozen adaptor all stages do, inside its own donors and tissues. It asks whether the latent
+       cohort that meets a frozen adaptor all stages do, inside its own donors and tissues. It asks whether the latent
        knows which anchor is which, and any latent that recognises cell types passes;
     6. the gate against that: a line in the order of a hash of the stages' names must fail one of gates 1 to 5, and
        the branch holdout must beat that of all rulers whose stages changed places at random (adaptor fitted again);
-    7. every panel that is expected to fail must fail one of gates 1 to 5.
+    7. every cohort that is expected to fail must fail one of gates 1 to 5.
 
     Attributes
     ----------
@@ -53,8 +53,8 @@ class GateSpec:
     permutations: int = 2000
     null_p: float = 0.01
     null_rulers: int = 99
-    # Of the list above; a change of what is computed raises it. 2: a zero-shot panel keeps its donors and tissues as blocks, and
-    # its donor holdout, where the panel that was fitted on names none.
+    # Of the list above; a change of what is computed raises it. 2: a zero-shot cohort keeps its donors and tissues as blocks, and
+    # its donor holdout, where the cohort that was fitted on names none.
     definitions: int = 2
 
     @property

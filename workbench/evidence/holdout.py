@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
+from workbench.cells.splits import Split
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.operator import Head, OperatorSource
 from workbench.seeds import generator
 from workbench.stats import permutation_p, spearman
 
 _HOLDOUT_SHARE = 0.3
-
-
-@dataclass(frozen=True)
-class Split:
-    """Anchors to fit on and anchors to judge.
-
-    Attributes
-    ----------
-    train
-        The adaptor is fitted on these.
-    test
-        Held out.
-    against
-        Every held-out anchor is compared with each of these; None: the held-out ones with each other.
-    """
-
-    train: Int[np.ndarray, " train"]
-    test: Int[np.ndarray, " test"]
-    against: Int[np.ndarray, " other"] | None = None
-
-    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both anchors of every pair that is judged."""
-        if self.against is None:
-            i, j = np.triu_indices(len(self.test), 1)
-            return self.test[i], self.test[j]
-        i, j = (axis.ravel() for axis in np.indices((len(self.test), len(self.against))))
-        return self.test[i], self.against[j]
 
 
 # Three to fit on and three to compare with each other.

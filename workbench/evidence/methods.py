@@ -1,11 +1,14 @@
-"""The methods of the benchmark that need no other package: what was extracted, controls, baselines, frozen scGPT."""
+"""The methods of the benchmark: what was extracted, controls, baselines, frozen scGPT, and those of other packages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from workbench.evidence.embeddings import AVERAGE, CLS
+from workbench.capture.pooled import AVERAGE, CLS
+from workbench.errors import EvaluationError, unknown_name
+from workbench.evidence.peers import peer_methods
 from workbench.evidence.protocol import Method
 from workbench.evidence.readouts import Represented
 from workbench.evidence.representations import (
@@ -27,7 +30,9 @@ from workbench.evidence.representations import (
 )
 from workbench.operators.cell_adaptor import hybrid_sweep
 from workbench.operators.controls import COEXPRESSION, CONTROLS, IDENTITY
-from workbench.recipes.benchmark.config import BenchmarkConfig
+
+if TYPE_CHECKING:
+    from workbench.recipes.benchmark.config import BenchmarkConfig
 
 EXTRACTED, COMPACT, CONTROL, BASELINE, SCGPT, LAYERS, PEER = GROUPS = (
     "extracted", "compact", "control", "baseline", "scGPT", "layers", "peer",
@@ -44,9 +49,9 @@ class Listed:
     Attributes
     ----------
     method
-        The method.
+        What is fitted on a training side.
     group
-        One of `GROUPS`.
+        Group of methods that it belongs to, one of `GROUPS`.
     about
         What it is, in one line.
     forward, shared
@@ -61,15 +66,42 @@ class Listed:
     shared: bool = False
 
 
+def chosen_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
+    """The methods that a configuration asks for, by name, in one order whatever order they are asked for in.
+
+    Parameters
+    ----------
+    config
+        Configuration whose ``methods`` names methods or groups of them (all when empty); ``ours`` is always among them.
+    n_layers
+        Number of layers of the model.
+
+    Raises
+    ------
+    EvaluationError
+        For a name that is none; near ones are listed.
+    ConfigError
+        For options of a peer that it does not have.
+    """
+    every, peers = own_methods(config, n_layers), config.peers
+    for name, peer in peer_methods(peers.python, peers.seconds, peers.options).items():
+        every[name] = Listed(peer, PEER, peer.about)
+    for name in (*config.methods, config.ours):
+        if name not in every and (name not in GROUPS or name == config.ours):
+            raise EvaluationError(unknown_name("method or group of methods", name, [*every, *GROUPS]))
+    wanted = {*config.methods, config.ours}
+    return {name: one for name, one in every.items() if not config.methods or {name, one.group} & wanted}
+
+
 def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
     """All methods but the peers, by name.
 
     Parameters
     ----------
     config
-        Widths and weights of the adaptor, anchors, the cell heads.
+        Configuration with ``adaptor``, ``anchors``, ``cell_heads`` and ``seed``.
     n_layers
-        Of the model.
+        Number of layers of the model; each has a method on its residual stream.
     """
     what = config.adaptor.name
     on = partial(let, config)
@@ -156,6 +188,6 @@ def three_layers(width: int) -> tuple[int, ...]:
     Parameters
     ----------
     width
-        Of the embedding.
+        Width of the embedding that they read.
     """
     return max(width // 2, 2), max(width // 4, 2)

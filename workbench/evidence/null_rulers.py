@@ -124,7 +124,7 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
 def meaningless(ruler: Ruler) -> Ruler:
     """Ruler with a metric's structure and no biology: the stages on a line, in the order of a hash of their names.
 
-    The alphabet would not do: it puts "CD4 naive" beside "CD8 naive" and "erythroid" beside "erythrocyte".
+    The alphabet would not do: it puts stages of one lineage, which have like names, side by side.
 
     Parameters
     ----------

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import resource
 import shutil
 import sys
 import threading
@@ -38,7 +37,7 @@ def read_cells(folder: Path, side: str) -> dict[str, Any]:
     Parameters
     ----------
     folder, side
-        Of ``side.safetensors``.
+        Folder of the exchange, and which file in it: ``side.safetensors``.
     """
     arrays = load_file(folder / f"{side}.safetensors")
     shape = tuple(arrays.pop("shape").tolist())
@@ -55,8 +54,10 @@ def anndata(matrix: sp.csr_matrix, prefix: str = "cell") -> Any:
 
     Parameters
     ----------
-    matrix, prefix
-        Values, and what the names of the cells begin with.
+    matrix
+        Values, cell by gene, which are copied.
+    prefix
+        What the names of the cells begin with.
     """
     import pandas as pd
     from anndata import AnnData
@@ -118,7 +119,7 @@ class DPT:
         self.latent, self.time = np.asarray(cells.obsm["X_diffmap"][:, 1:], dtype=np.float64), time_
         self.n_parameters = self.nearest.pca.components_.size + self.latent.size + self.time.size
 
-    def say(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
+    def predict(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
         """Latent and pseudotime of cells."""
         found = self.nearest(cells["expression"], np.column_stack([self.latent, self.time]))
         return {"latent": found[:, :-1], "depth": found[:, -1]}
@@ -184,7 +185,7 @@ class CellTypist:
         place = {name: i for i, name in enumerate(cells.var_names)}
         self.columns = np.array([place[name] for name in classifier.features])
 
-    def say(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
+    def predict(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
         """Probability of each stage, and the stages' numbers; the one-against-rest scores of a cell are made to sum to 1."""
         classifier, scaler = self.model.classifier, self.model.scaler
         x = np.asarray(cells["expression"].todense(), dtype=np.float64)[:, self.columns]
@@ -233,7 +234,7 @@ class ScVI:
         )
         self.n_parameters = sum(part.numel() for part in self.model.module.parameters())
 
-    def say(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
+    def predict(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
         """Mean of the posterior."""
         if cells["counts"] is None:
             raise NotRun("it needs integer counts, and these cells have none")
@@ -255,6 +256,8 @@ class Watch:
 
             self.resident = lambda: psutil.Process().memory_info().rss
         except ImportError:
+            import resource
+
             unit = 1 if sys.platform == "darwin" else 1024
             self.resident = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         self.before = self.resident()
@@ -277,15 +280,20 @@ class Watch:
 METHODS = {"dpt": DPT, "palantir": Palantir, "celltypist": CellTypist, "scvi": ScVI}
 
 
-def answer(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
+def done(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
     """Do what a request asks for.
 
     Parameters
     ----------
     request
-        ``do``: fit or say; ``folder``; and to fit: ``method`` and ``options``.
+        ``do``: fit or predict; ``folder`` and ``side`` of the cells; and to fit: ``method`` and ``options``.
     held
-        Keeps the fitted method between requests.
+        Keeps the fitted method between requests; changed by a fit.
+
+    Returns
+    -------
+    dict
+        ``seconds``, ``peak_bytes``, ``n_parameters`` and ``version``; predictions go to ``side.predicted.safetensors``.
     """
     folder, side = Path(request["folder"]), request["side"]
     cells = read_cells(folder, side)
@@ -300,10 +308,9 @@ def answer(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
         held["version"] = f"{kind.package} {importlib.metadata.version(kind.package)}"
     else:
         with Watch() as watch:
-            said = held["fitted"].say(cells)
-        save_file(
-            {name: np.ascontiguousarray(value) for name, value in said.items()}, folder / f"{side}.said.safetensors"
-        )
+            predicted = held["fitted"].predict(cells)
+        arrays = {name: np.ascontiguousarray(value) for name, value in predicted.items()}
+        save_file(arrays, folder / f"{side}.predicted.safetensors")
     return {
         "seconds": watch.seconds,
         "peak_bytes": watch.peak,
@@ -317,8 +324,10 @@ def end_with(parent: int, folder: Path) -> None:
 
     Parameters
     ----------
-    parent, folder
-        Its id, and what it can no longer remove.
+    parent
+        Process id of who asks, whose end is looked for twice a second.
+    folder
+        Folder of the exchange, which the ended process can no longer remove.
     """
     while os.getppid() == parent:
         time.sleep(0.5)
@@ -327,7 +336,7 @@ def end_with(parent: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Do what is asked, request by request, until there are no more."""
     mine = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     if mine is not None:
         threading.Thread(target=end_with, args=(os.getppid(), mine), daemon=True).start()
@@ -338,7 +347,7 @@ def main() -> None:
     held: dict[str, Any] = {}
     for line in sys.stdin:
         try:
-            reply = answer(json.loads(line), held)
+            reply = done(json.loads(line), held)
         except NotRun as error:
             reply = {"error": "not run", "message": str(error)}
         except ImportError as error:

@@ -18,12 +18,23 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError, unknown_name
-from workbench.evidence.protocol import Answer, Cells, Fitted, Method, NotRunError, OutOfTimeError, Said, Training
+from workbench.evidence import peer_worker
+from workbench.evidence.protocol import (
+    Fitted,
+    Method,
+    NotRunError,
+    OutOfTimeError,
+    Prediction,
+    Predictions,
+    Training,
+)
 from workbench.evidence.readouts import LINEAR, Readouts
 from workbench.files import read_arrays, write_arrays
 
-WORKER = Path(__file__).with_name("peer_worker.py")
+# Imported, not only found: what the worker does is part of what a campaign depends on.
+WORKER = Path(peer_worker.__file__)
 # Of the worker's methods; what CellTypist's may be, its own `train` says.
 _OPTIONS = {
     "dpt": ("components", "neighbours", "diffusion_components"),
@@ -56,11 +67,11 @@ class PeerMethod(Method):
     python
         Interpreter that has the package; that of the workbench where None.
     seconds
-        So long may it take to be fitted, and again to answer, process start and exchange of files included.
+        So long may it take to be fitted, and again to predict, process start and exchange of files included.
     options
-        For the worker.
+        Options of the package, which the worker hands on.
     threads
-        That the process may use; one, so that what methods take can be compared.
+        Threads that the process may use; one, so that what methods take can be compared.
     """
 
     name: str
@@ -77,7 +88,7 @@ class PeerMethod(Method):
         Parameters
         ----------
         train
-            The training side.
+            Training side, whose cells are handed to the process as files.
 
         Raises
         ------
@@ -86,26 +97,27 @@ class PeerMethod(Method):
         OutOfTimeError
             If it takes longer than its budget.
         """
-        if self.key == "scvi" and train.cells.counts is None:
+        cells = train.cells
+        if self.key == "scvi" and cells.counts is None:
             # The worker would say the same, half a minute of imports later.
             raise NotRunError("it needs integer counts, and the data hold none")
-        depth = np.asarray(train.ruler.depths)[train.stage]
-        extra = {"stage": train.stage.astype(np.int64), "early": (depth == depth.min()).astype(np.uint8)}
-        if train.donor is not None:
-            extra["donor"] = np.unique(train.donor, return_inverse=True)[1].astype(np.int64)
+        depth = np.asarray(train.ruler.depths)[cells.stage]
+        extra = {"stage": cells.stage.astype(np.int64), "early": (depth == depth.min()).astype(np.uint8)}
+        if cells.donor is not None:
+            extra["donor"] = np.unique(cells.donor.astype(str), return_inverse=True)[1].astype(np.int64)
         worker = _Worker(self)
         try:
-            worker.write(train.cells, "train", extra)
+            worker.write(cells, "train", extra)
             options = {**self.options, "seed": train.seed}
             told = worker.ask({"do": "fit", "method": self.key, "side": "train", "options": options})
-            seconds, peak = {"fit": told["seconds"], "say": 0.0}, told["peak_bytes"]
+            seconds, peak = {"fit": told["seconds"], "predict": 0.0}, told["peak_bytes"]
             fitted = _FittedPeer(worker, train, told["n_parameters"], seconds, peak)
             if self.key != "celltypist":
-                latent = fitted.arrays(train.cells)["latent"]
+                latent = fitted.arrays(cells)["latent"]
                 began = time.perf_counter()
                 readouts = Readouts.fit(latent, train.endpoints, LINEAR, train.seed)
                 fitted.readouts = readouts
-                seconds["fit"] += seconds["say"] + time.perf_counter() - began
+                seconds["fit"] += seconds["predict"] + time.perf_counter() - began
                 fitted.n_parameters += readouts.n_parameters
             return fitted
         except BaseException:
@@ -121,9 +133,9 @@ def peer_methods(
     Parameters
     ----------
     python, seconds
-        As in `PeerMethod`.
+        As `PeerMethod` takes them: the workbench's own interpreter and ten minutes by default.
     options
-        By name. scanpy DPT: ``components``, ``neighbours``, ``diffusion_components``; Palantir: ``components``, ``neighbours``,
+        Options by the name of the method. scanpy DPT: ``components``, ``neighbours``, ``diffusion_components``; Palantir: ``components``, ``neighbours``,
         ``waypoints``; CellTypist: those of ``celltypist.train``; scVI-10D: ``latent``, ``epochs``. And ``threads`` of any.
 
     Raises
@@ -158,7 +170,7 @@ def peer_versions(python: Path | None = None) -> dict[str, str]:
     Parameters
     ----------
     python
-        As in `PeerMethod`.
+        Interpreter that is asked; that of the workbench when None.
     """
     command = [str(python or sys.executable), "-E", "-c", _PROBE, *_PACKAGES]
     try:
@@ -178,41 +190,41 @@ class _FittedPeer:
     peak_bytes: int
     readouts: Readouts | None = None
 
-    def arrays(self, cells: Cells) -> dict[str, np.ndarray]:
+    def arrays(self, cells: PlacedCells) -> dict[str, np.ndarray]:
         side = self.worker.write(cells, f"cells{self.worker.asked}", {})
-        told = self.worker.ask({"do": "say", "side": side})
-        self.seconds["say"] = told["seconds"]
+        told = self.worker.ask({"do": "predict", "side": side})
+        self.seconds["predict"] = told["seconds"]
         self.peak_bytes = max(self.peak_bytes, told["peak_bytes"])
-        return read_arrays(self.worker.folder / f"{side}.said.safetensors")[0]
+        return read_arrays(self.worker.folder / f"{side}.predicted.safetensors")[0]
 
-    def say(self, cells: Cells) -> Said:
+    def predict(self, cells: PlacedCells) -> Predictions:
         found = self.arrays(cells)
         began = time.perf_counter()
         if self.readouts is None:
-            answers = self._from_stages(found["stages"], found["chance"])
+            of = self._from_stages(found["stages"], found["chance"])
         else:
-            answers = self.readouts.answers(found["latent"])
+            of = self.readouts.predict(found["latent"])
         if "depth" in found:
-            answers["depth"] = Answer((), found["depth"].reshape(-1, 1))
-        self.seconds["say"] += time.perf_counter() - began
-        return Said(answers, found["latent"])
+            of["depth"] = Prediction((), found["depth"].reshape(-1, 1))
+        self.seconds["predict"] += time.perf_counter() - began
+        return Predictions(of, found["latent"])
 
-    def _from_stages(self, stages: np.ndarray, chance: np.ndarray) -> dict[str, Answer]:
-        """Answers that follow from probabilities of stages."""
-        ruler, answers = self.train.ruler, {}
+    def _from_stages(self, stages: np.ndarray, chance: np.ndarray) -> dict[str, Prediction]:
+        """Predictions that follow from probabilities of stages."""
+        depths, of = np.asarray(self.train.ruler.depths, dtype=float), {}
         for one in self.train.endpoints:
             if one.kind == "depth":
-                answers[one.name] = Answer((), (chance @ np.asarray(ruler.depths, dtype=float)[stages]).reshape(-1, 1))
+                of[one.name] = Prediction((), (chance @ depths[stages]).reshape(-1, 1))
                 continue
             # What the target of each stage's training cells is; a stage without one has no say.
-            target = dict(zip(self.train.stage[one.cells].tolist(), one.target[one.cells].tolist(), strict=True))
+            target = dict(zip(self.train.cells.stage[one.cells].tolist(), one.target[one.cells].tolist(), strict=True))
             classes = ("False", "True") if one.kind == "binary" else tuple(sorted({str(t) for t in target.values()}))
             if len(set(target.values())) < 2:
                 continue
             said = np.array([str(target.get(int(stage), "")) for stage in stages])
             values = chance @ (said[:, None] == np.array(classes)).astype(float)
-            answers[one.name] = Answer(classes, values / np.maximum(values.sum(1, keepdims=True), 1e-300))
-        return answers
+            of[one.name] = Prediction(classes, values / np.maximum(values.sum(1, keepdims=True), 1e-300))
+        return of
 
     def close(self) -> None:
         self.worker.close()
@@ -255,7 +267,7 @@ class _Worker:
                 f"the interpreter '{python}' cannot be started ({error.strerror}); check peers.python"
             ) from error
 
-    def write(self, cells: Cells, side: str, extra: dict[str, np.ndarray]) -> str:
+    def write(self, cells: PlacedCells, side: str, extra: dict[str, np.ndarray]) -> str:
         arrays = {"shape": np.array(cells.expression.shape, dtype=np.int64), **extra}
         for name, matrix in (("expression", cells.expression), ("counts", cells.counts)):
             if matrix is not None:

@@ -1,47 +1,18 @@
-"""What a method of the benchmark gets and what it gives: cells without labels, a training side with them, answers."""
+"""What a method of the benchmark gets and what it gives: a training side with labels, cells without any, predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import scipy.sparse as sp
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 
+from workbench.cells.placed import PlacedCells
 from workbench.evidence.ruler import Ruler
 from workbench.operators.operator import OperatorSource
 from workbench.operators.readout import Endpoint
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Cells on the gene panel of a split. There is no label in them.
-
-    Attributes
-    ----------
-    names
-        Of the cells, each once.
-    genes
-        The panel, chosen on the training side.
-    expression
-        Log-normalised, cell by gene, float32; a panel gene that a dataset does not measure is 0 in it.
-    counts
-        Integer counts on the panel, float32; None where the data hold none.
-    embeddings
-        Frozen scGPT, by name: ``cls`` and ``average`` (of the gene tokens) after the last layer, and ``average 0`` and so
-        on after each layer. Each cell's depends on that cell alone.
-    """
-
-    names: Shaped[np.ndarray, " cell"]
-    genes: tuple[str, ...]
-    expression: sp.csr_matrix
-    counts: sp.csr_matrix | None = None
-    embeddings: Mapping[str, Float[np.ndarray, "cell width"]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -51,39 +22,58 @@ class Training:
     Attributes
     ----------
     cells
-        With labels.
-    stage
-        Stage number of each, from 0: cells without a place on the ruler are not here.
-    donor
-        Of each; None where the data name none.
-    ruler
-        Stages, their branches, depths and distances.
+        Cells with labels on the panel that was chosen on this side, each with a place on the ruler: stage, donor and
+        tissue as far as the data name them, counts where there are any, embeddings of the frozen model by name (``cls``
+        and ``average`` after the last layer, ``average 0`` and so on after each).
     endpoints
         What is asked, with the targets of these cells.
     seed
-        The one seed.
+        The one seed of the campaign.
     operators, untrained
         Gene-space operators of every head on the panel, averaged over cells of the training side; and those of a model of
         the same shape that was never trained. None where the campaign has no checkpoint's operators.
-    tissue, cell_type
-        Of each cell, for anchors; None where the data name none.
     """
 
-    cells: Cells
-    stage: Int[np.ndarray, " cell"]
-    donor: Shaped[np.ndarray, " cell"] | None
-    ruler: Ruler
+    cells: PlacedCells
     endpoints: tuple[Endpoint, ...]
     seed: int
     operators: OperatorSource | None = None
     untrained: OperatorSource | None = None
-    tissue: Shaped[np.ndarray, " cell"] | None = None
-    cell_type: Shaped[np.ndarray, " cell"] | None = None
+
+    @property
+    def ruler(self) -> Ruler:
+        """The ruler that the cells are placed on."""
+        assert self.cells.ruler is not None
+        return self.cells.ruler
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a method says of cells about one endpoint.
+class Trial:
+    """A split as methods meet it: what they are fitted on, and held-out cells that they are judged by.
+
+    Attributes
+    ----------
+    train
+        Everything that a method may be fitted on.
+    truth
+        The held-out cells with their labels, on the panel of the training side; no method sees them like this.
+    endpoints
+        What is asked about the held-out cells, with what is right about them.
+    """
+
+    train: Training
+    truth: PlacedCells
+    endpoints: tuple[Endpoint, ...]
+
+    @property
+    def test(self) -> PlacedCells:
+        """The held-out cells without their labels, as a method is given them."""
+        return self.truth.without_labels()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method predicts of cells about one endpoint.
 
     Attributes
     ----------
@@ -99,40 +89,40 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a method says of cells.
+class Predictions:
+    """What a method predicts of cells.
 
     Attributes
     ----------
-    answers
-        By the name of the endpoint; one that the method has nothing to say about is absent.
+    of
+        Predictions by the name of the endpoint; one about which the method predicts nothing is absent.
     latent
         Its coordinates of the cells, for what is judged without labels; None where it has none.
     """
 
-    answers: Mapping[str, Answer]
+    of: Mapping[str, Prediction]
     latent: Float[np.ndarray, "cell width"] | None = None
 
 
 class Fitted(Protocol):
-    """A method after it was fitted."""
+    """A method after it was fitted. One that holds a process of its own has a method ``close`` beside these."""
 
     @property
     def n_parameters(self) -> int:
         """Numbers that were fitted on the training side, readouts among them; frozen weights are none."""
 
-    def say(self, cells: Cells) -> Said:
-        """Answers and latent of cells, each from that cell alone.
+    def predict(self, cells: PlacedCells) -> Predictions:
+        """Predictions and latent of cells, each from that cell alone.
 
         Parameters
         ----------
         cells
-            Any; the test side, as a rule.
+            Cells on the panel of the training side, without labels; the test side, as a rule.
         """
 
 
 class Method(Protocol):
-    """A method of the benchmark. It is fitted on a training side and sees a test side only in `Fitted.say`."""
+    """A method of the benchmark. It is fitted on a training side and sees a test side only in `Fitted.predict`."""
 
     def fit(self, train: Training) -> Fitted:
         """Fit.
@@ -140,7 +130,7 @@ class Method(Protocol):
         Parameters
         ----------
         train
-            The training side.
+            Everything that it may be fitted on; nothing of the test side is in it.
 
         Raises
         ------

@@ -14,7 +14,8 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from workbench.evidence.protocol import Answer, Cells, Fitted, Method, Said, Training
+from workbench.cells.placed import PlacedCells
+from workbench.evidence.protocol import Fitted, Method, Prediction, Predictions, Training
 from workbench.operators.readout import BalancedMLP, Endpoint, probe
 from workbench.seeds import key
 from workbench.threads import one_thread
@@ -31,12 +32,13 @@ class Encoder:
     encode
         From cells to their coordinates, each cell's from that cell alone.
     n_parameters
-        Numbers that were fitted.
+        Numbers that were fitted on the training side.
     remembered_seconds
-        Of work that was not done again because another method of the same split had done it; its cost all the same.
+        Seconds of work that was not done again because another method of the same split had done it; its cost all the
+        same.
     """
 
-    encode: Callable[[Cells], Float[np.ndarray, "cell width"]]
+    encode: Callable[[PlacedCells], Float[np.ndarray, "cell width"]]
     n_parameters: int
     remembered_seconds: float = 0.0
 
@@ -50,11 +52,11 @@ def readout(kind: str, layers: tuple[int, ...], seed: int) -> Pipeline:
     Parameters
     ----------
     kind
-        As in `Endpoint`.
+        Kind of the endpoint: ``classes``, ``binary`` or ``depth``.
     layers
         Widths of the hidden layers; none for a linear readout.
     seed
-        Of first weights and batches.
+        Seed of first weights and batches; without effect on a linear readout.
     """
     if not layers:
         return probe(kind)
@@ -74,7 +76,7 @@ def parameters(model: Pipeline) -> int:
     Parameters
     ----------
     model
-        Fitted `readout`.
+        A `readout` after it was fitted.
     """
     last = model.steps[-1][1]
     parts = [*last.coefs_, *last.intercepts_] if hasattr(last, "coefs_") else [last.coef_, last.intercept_]
@@ -88,7 +90,7 @@ class Readouts:
     Attributes
     ----------
     models
-        By the name of the endpoint: its kind, and the readout.
+        Kind and fitted readout by the name of the endpoint.
     """
 
     models: Mapping[str, tuple[str, Pipeline]]
@@ -105,10 +107,12 @@ class Readouts:
 
         Parameters
         ----------
-        z, endpoints
-            Of the training cells.
+        z
+            Coordinates of the training cells.
+        endpoints
+            What is read, with the targets of the same cells.
         layers, seed
-            As in `readout`.
+            As `readout` takes them; linear readouts by default.
         """
         models = {}
         with one_thread(), warnings.catch_warnings():
@@ -124,25 +128,25 @@ class Readouts:
 
     @property
     def n_parameters(self) -> int:
-        """Of all of them."""
+        """Numbers that all of them were fitted with."""
         return sum(parameters(model) for _, model in self.models.values())
 
-    def answers(self, z: Float[np.ndarray, "cell width"]) -> dict[str, Answer]:
-        """What they say of cells.
+    def predict(self, z: Float[np.ndarray, "cell width"]) -> dict[str, Prediction]:
+        """Predictions of cells by the name of the endpoint.
 
         Parameters
         ----------
         z
-            Of these cells.
+            Coordinates of the cells, of the width that the readouts were fitted on.
         """
-        said = {}
+        found = {}
         with one_thread():
             for name, (kind, model) in self.models.items():
                 if kind == "depth":
-                    said[name] = Answer((), model.predict(z).reshape(-1, 1))
+                    found[name] = Prediction((), model.predict(z).reshape(-1, 1))
                 else:
-                    said[name] = Answer(tuple(map(str, model.classes_)), model.predict_proba(z))
-        return said
+                    found[name] = Prediction(tuple(map(str, model.classes_)), model.predict_proba(z))
+        return found
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class Represented(Method):
     represent
         From a training side to the fitted representation.
     layers
-        Of the readouts; from the width of the representation where they depend on it.
+        Hidden layers of the readouts, or a function of the representation's width that gives them; linear by default.
     relabel
         What the readouts and the representation are fitted on in place of the training side; for controls.
     """
@@ -169,7 +173,7 @@ class Represented(Method):
         Parameters
         ----------
         train
-            The training side.
+            Training side that representation and readouts are fitted on, relabelled first where this is a control.
         """
         train = train if self.relabel is None else self.relabel(train)
         encoder = self.represent(train)
@@ -191,6 +195,6 @@ class _Read:
     def remembered_seconds(self) -> float:
         return self.encoder.remembered_seconds
 
-    def say(self, cells: Cells) -> Said:
+    def predict(self, cells: PlacedCells) -> Predictions:
         z = self.encoder.encode(cells)
-        return Said(self.readouts.answers(z), z)
+        return Predictions(self.readouts.predict(z), z)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float
 from sklearn.decomposition import PCA, TruncatedSVD
 
 from workbench.cells.anchors import Anchors, make_anchors
+from workbench.cells.placed import PlacedCells
 from workbench.errors import EvaluationError
 from workbench.evidence.holdout import head_scores, random_splits
-from workbench.evidence.protocol import Cells, NotRunError, Training
+from workbench.evidence.protocol import NotRunError, Training
 from workbench.evidence.readouts import Encoder
 from workbench.factors.compaction import FOLDED, REFERENCE, variants
 from workbench.files import digest
@@ -25,8 +25,10 @@ from workbench.operators.algorithm import fold
 from workbench.operators.cell_adaptor import CellAdaptor
 from workbench.operators.controls import control
 from workbench.operators.operator import Head, feature_map, head_name, screen_weights
-from workbench.recipes.benchmark.config import BenchmarkConfig
 from workbench.seeds import generator, key
+
+if TYPE_CHECKING:
+    from workbench.recipes.benchmark.config import BenchmarkConfig
 
 RANKS, WIDTH = (64, 16), 10
 SPARSE = {"n_factors": 16, "n_read": 60, "n_write": 60}
@@ -41,18 +43,18 @@ def raw(train: Training) -> Encoder:
     Parameters
     ----------
     train
-        The training side.
+        Training side; nothing is fitted on it.
     """
     return Encoder(dense, 0)
 
 
-def dense(cells: Cells) -> Float[np.ndarray, "cell gene"]:
-    """Expression of the panel as an array.
+def dense(cells: PlacedCells) -> Float[np.ndarray, "cell gene"]:
+    """Expression of the panel as an array in double precision.
 
     Parameters
     ----------
     cells
-        Any.
+        Cells on any panel, labelled or not.
     """
     return np.asarray(cells.expression.todense(), dtype=np.float64)
 
@@ -63,7 +65,7 @@ def principal(train: Training) -> Encoder:
     Parameters
     ----------
     train
-        The training side.
+        Training side whose expression is centred and taken apart.
     """
     x = dense(train.cells)
     pca = PCA(min(WIDTH, *x.shape), random_state=key(train.seed, "pca") % 2**32).fit(x)
@@ -76,7 +78,7 @@ def singular(train: Training) -> Encoder:
     Parameters
     ----------
     train
-        The training side.
+        Training side whose expression is taken apart.
     """
     wide = train.cells.expression.astype(np.float64)
     svd = TruncatedSVD(min(WIDTH, min(wide.shape) - 1), random_state=key(train.seed, "svd") % 2**32).fit(wide)
@@ -89,9 +91,9 @@ def embedded(name: str, train: Training) -> Encoder:
     Parameters
     ----------
     name
-        Of the embedding.
+        Name of the embedding, such as ``cls``, ``average`` or ``average 0``.
     train
-        The training side.
+        Training side whose cells carry it; nothing is fitted.
 
     Raises
     ------
@@ -103,27 +105,20 @@ def embedded(name: str, train: Training) -> Encoder:
     return Encoder(lambda cells: cells.embeddings[name].astype(np.float64), 0)
 
 
-def anchors_of(config: BenchmarkConfig, train: Training) -> Anchors:
+def anchors_of(config: BenchmarkConfig, train: Training, values: sp.csr_matrix | None = None) -> Anchors:
     """Anchors of the training side.
 
     Parameters
     ----------
     config
-        With ``anchors`` and ``seed``.
+        Configuration with ``anchors`` and ``seed``.
     train
-        The training side.
+        Training side whose cells are averaged.
+    values
+        What is averaged, cell by any width; their expression when None.
     """
-    columns = {"stage": train.stage, "donor": train.donor, "tissue": train.tissue, "cell_type": train.cell_type}
-    obs = pd.DataFrame({k: v for k, v in columns.items() if v is not None}, index=train.cells.names)
-    settings = config.anchors
-    return make_anchors(
-        train.cells.expression,
-        obs,
-        min_cells=settings.min_cells,
-        parts=settings.parts,
-        weights=settings.weights,
-        seed=config.seed,
-    )
+    given = train.cells.expression if values is None else values
+    return make_anchors(given, train.cells.obs, **config.anchors.model_dump(), seed=config.seed)
 
 
 def let(config: BenchmarkConfig, make: Matrix, train: Training) -> Encoder:
@@ -132,15 +127,15 @@ def let(config: BenchmarkConfig, make: Matrix, train: Training) -> Encoder:
     Parameters
     ----------
     config
-        Widths and weights of the adaptor, anchors.
+        Configuration with ``adaptor``, ``anchors`` and ``seed``.
     make
-        From the training side to the feature map.
+        From the training side to the feature map, gene by feature.
     train
-        The training side.
+        Training side with operators where the feature map is made of them.
     """
     matrix, anchors = make(train), anchors_of(config, train)
     head = LETAdaptor(**config.adaptor.parameters()).fit(
-        anchors.centroids @ matrix, train.ruler.distances[np.ix_(anchors.stage, anchors.stage)], anchors.weights
+        anchors.centroids @ matrix, train.cells.distances(anchors), anchors.weights
     )
     encode, offset = fold(matrix, head.encoder_, head.bias_)
     return _folded(encode, offset, head.encoder_.size + head.bias_.size)
@@ -155,17 +150,17 @@ def let_on_stream(config: BenchmarkConfig, name: str, train: Training) -> Encode
 
     Parameters
     ----------
-    config, train
-        As in `let`.
+    config
+        Configuration as `let` takes it.
     name
-        Of the embedding.
+        Name of the embedding, as `embedded` takes it.
+    train
+        Training side whose cells carry the embedding.
     """
     frozen = embedded(name, train)
-    x = frozen.encode(train.cells)
-    wide = replace(train, cells=replace(train.cells, expression=sp.csr_matrix(x)))
-    anchors = anchors_of(config, wide)
+    anchors = anchors_of(config, train, sp.csr_matrix(frozen.encode(train.cells)))
     head = LETAdaptor(**config.adaptor.parameters()).fit(
-        anchors.centroids, train.ruler.distances[np.ix_(anchors.stage, anchors.stage)], anchors.weights
+        anchors.centroids, train.cells.distances(anchors), anchors.weights
     )
     return Encoder(lambda cells: head.transform(frozen.encode(cells)), head.encoder_.size + head.bias_.size)
 
@@ -175,22 +170,24 @@ def cell_head(config: BenchmarkConfig, more: dict[str, Any], train: Training) ->
 
     Parameters
     ----------
-    config, train
-        As in `let`.
+    config
+        Configuration with ``adaptor``, ``cell_heads`` and ``seed``.
     more
-        Further arguments of `CellAdaptor`.
+        Further arguments of `CellAdaptor`, such as the weights of a hybrid head.
+    train
+        Training side with operators of every head.
     """
     settings = config.cell_heads.model_dump(exclude={"hybrid"})
-    width = config.adaptor
+    width, cells = config.adaptor, train.cells
     # A stage of which there is one cell only has no pair within it.
-    kept = np.flatnonzero(np.bincount(train.stage)[train.stage] > 1)
+    kept = np.flatnonzero(np.bincount(cells.stage)[cells.stage] > 1)
     head = CellAdaptor(k=width.k, beta=width.beta, seed=config.seed, **settings, **more).fit(
-        train.cells.expression[kept],
-        train.stage[kept],
+        cells.expression[kept],
+        cells.stage[kept],
         train.ruler.distances,
         operator=mapped(config, train).astype(np.float64),
-        groups=None if train.donor is None else train.donor[kept],
-        names=train.cells.names[kept],
+        groups=None if cells.donor is None else cells.donor[kept],
+        names=cells.names[kept],
     )
     return _folded(head.matrix_, head.offset_, head.n_parameters_)
 
@@ -200,8 +197,10 @@ def mapped(config: BenchmarkConfig, train: Training) -> np.ndarray:
 
     Parameters
     ----------
-    config, train
-        The campaign, and the training side.
+    config
+        Configuration with ``adaptor``, which names the feature map.
+    train
+        Training side with operators; for ``topk`` its anchors screen the heads.
 
     Raises
     ------
@@ -221,8 +220,10 @@ def untrained_map(config: BenchmarkConfig, train: Training) -> np.ndarray:
 
     Parameters
     ----------
-    config, train
-        As in `mapped`.
+    config
+        Configuration as `mapped` takes it.
+    train
+        Training side with operators of the untrained model.
     """
     return mapped(config, replace(train, operators=train.untrained))
 
@@ -232,10 +233,12 @@ def controlled(config: BenchmarkConfig, name: str, train: Training) -> np.ndarra
 
     Parameters
     ----------
-    config, train
-        As in `mapped`.
+    config
+        Configuration as `mapped` takes it.
     name
-        One of `CONTROLS`.
+        Name of the control, one of `CONTROLS`.
+    train
+        Training side with operators, whose place the control takes.
     """
     return control(name, mapped(config, train), train.cells.expression, config.seed)
 
@@ -245,10 +248,12 @@ def compact(config: BenchmarkConfig, name: str, train: Training) -> Encoder:
 
     Parameters
     ----------
-    config, train
-        As in `let`.
+    config
+        Configuration as `let` takes it.
     name
-        Of the form, as `variants` names it.
+        Name of the form, as `variants` gives it.
+    train
+        Training side with operators of every head.
 
     Raises
     ------
@@ -293,7 +298,8 @@ def _screened(config: BenchmarkConfig, train: Training) -> tuple[Screen, bool]:
     x = train.cells.expression
     # The mean stands for the operators: another checkpoint may lie at the same path.
     mean = train.operators.mean(range(train.operators.shape[0]))
-    own = digest(settings, train.cells.names.tolist(), list(train.cells.genes), train.stage, x.data, x.indices, mean)
+    cells = train.cells
+    own = digest(settings, cells.names.tolist(), list(cells.genes), cells.stage, x.data, x.indices, mean)
     if own in _SCREEN:
         return _SCREEN[own], False
     began = time.perf_counter()
@@ -317,14 +323,12 @@ def permuted(train: Training) -> Training:
     Parameters
     ----------
     train
-        The training side.
+        Training side as it is; donors and expression stay with their cells.
     """
-    order = generator(train.seed, "benchmark labels permuted").permutation(len(train.stage))
+    cells = train.cells
+    order = generator(train.seed, "benchmark labels permuted").permutation(len(cells))
     # Every cell takes the label, and the targets, of another one.
     place = np.argsort(order)
-    endpoints = []
-    for one in train.endpoints:
-        cells = np.sort(place[one.cells])
-        endpoints.append(replace(one, target=one.target[order], cells=cells))
-    kind = None if train.cell_type is None else train.cell_type[order]
-    return replace(train, stage=train.stage[order], cell_type=kind, endpoints=tuple(endpoints))
+    labels = {name: cells.obs[name].to_numpy()[order] for name in ("stage", "cell_type") if name in cells.obs}
+    endpoints = [replace(one, target=one.target[order], cells=np.sort(place[one.cells])) for one in train.endpoints]
+    return replace(train, cells=replace(cells, obs=cells.obs.assign(**labels)), endpoints=tuple(endpoints))

@@ -11,7 +11,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ from jaxtyping import Float
 from scipy.sparse.csgraph import connected_components, shortest_path
 
 from workbench.errors import EvaluationError, near_matches, unknown_name
+from workbench.evidence.contrasts import Contrast, check_keys, listed, read_colors, read_contrasts, read_lineages
 from workbench.files import digest
 
 Edge = tuple[int, int, float]  # parent, child, length
 
 _GREEK = str.maketrans({"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"})
 _ONTOLOGY_ID = re.compile(r"[A-Za-z]+[:_][0-9]+")
+_STAGE_KEYS = ("from", "branch", "source", "ontology", "labels")
+_MORE_KEYS = ("endpoints", "lineages", "colors")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class Ruler:
         Parent, child (stage numbers) and length of each step; empty for a matrix.
     ontology
         Stage -> its ontology ids, where it has any.
+    endpoints
+        Binary endpoints that are asked of a latent, beside stage, branch and depth.
+    lineages
+        Branches that trajectories follow where a configuration names none.
+    colors
+        Branch -> ``#RRGGBB`` in every figure; figures find colours for the other branches.
     """
 
     name: str
@@ -66,16 +75,23 @@ class Ruler:
     literature: Mapping[str, str]
     edges: tuple[Edge, ...] = ()
     ontology: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    endpoints: tuple[Contrast, ...] = ()
+    lineages: tuple[str, ...] = ()
+    colors: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """Hash of everything in it; the same on every machine.
+        """Hash of everything that numbers depend on, the same on every machine.
+
+        Colours are left out, and so are the lineages, which are a choice of what to look at.
 
         Returns
         -------
         str
             32 hex digits.
         """
-        parts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("distances", "depths")}
+        apart = ("distances", "depths", "endpoints", "lineages", "colors")
+        parts: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in apart}
+        parts["endpoints"] = [asdict(one) for one in self.endpoints]
         return digest(parts, self.distances, self.depths)
 
     def place(self, labels: Iterable[str], extra: Mapping[str, str] | None = None) -> tuple[np.ndarray, list[str]]:
@@ -153,8 +169,8 @@ def load_ruler(name: str | Path) -> Ruler:
     Raises
     ------
     EvaluationError
-        If it does not exist; a stage comes from an unknown one, two stages claim one label, or the graph is not
-        connected or goes in a circle; or the matrix is none of distances.
+        If it does not exist, has a key that means nothing or a name that it does not define, two stages claim one label, the
+        graph is not connected or goes in a circle, a colour is none, or the matrix is none of distances.
     """
     folder = resources.files("workbench.evidence") / "rulers"
     shipped = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
@@ -165,12 +181,23 @@ def load_ruler(name: str | Path) -> Ruler:
         return read_matrix(Path(name))
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return build_ruler(raw["name"], raw["stages"], raw.get("literature", {}))
+        title, stages = raw["name"], raw["stages"]
+        check_keys(f"The ruler '{name}'", raw, ("name", "stages", "literature", *_MORE_KEYS))
+        more = {key: raw[key] for key in _MORE_KEYS if raw.get(key) is not None}
+        return build_ruler(title, stages, raw.get("literature", {}), **more)
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(f"The ruler '{name}' is no stage graph ({error!r}); see hematopoiesis.yaml.") from error
 
 
-def build_ruler(name: str, stages: Mapping[str, Mapping[str, Any]], literature: Mapping[str, str]) -> Ruler:
+def build_ruler(
+    name: str,
+    stages: Mapping[str, Mapping[str, Any]],
+    literature: Mapping[str, str],
+    *,
+    endpoints: Mapping[str, Any] | None = None,
+    lineages: Sequence[str] = (),
+    colors: Mapping[str, str] | None = None,
+) -> Ruler:
     """Ruler of a stage graph.
 
     Parameters
@@ -182,6 +209,8 @@ def build_ruler(name: str, stages: Mapping[str, Mapping[str, Any]], literature: 
         several), ``ontology`` (ids) and ``labels``.
     literature
         Source key -> reference; a source without an entry stands for itself.
+    endpoints, lineages, colors
+        As `read_contrasts`, `read_lineages` and `read_colors` take them; none by default.
 
     Raises
     ------
@@ -194,7 +223,8 @@ def build_ruler(name: str, stages: Mapping[str, Mapping[str, Any]], literature: 
     number = {stage: i for i, stage in enumerate(names)}
     edges: list[Edge] = []
     for stage, entry in stages.items():
-        parents = entry["from"] if isinstance(entry["from"], Mapping) else dict.fromkeys(_listed(entry["from"]), 1)
+        check_keys(f"Stage '{stage}'", entry, _STAGE_KEYS)
+        parents = entry["from"] if isinstance(entry["from"], Mapping) else dict.fromkeys(listed(entry["from"]), 1)
         for parent, length in parents.items():
             if parent not in number:
                 raise EvaluationError(
@@ -205,26 +235,30 @@ def build_ruler(name: str, stages: Mapping[str, Mapping[str, Any]], literature: 
                     f"The step from '{parent}' to '{stage}' has the length {length!r}; give a number above zero."
                 )
             edges.append((number[parent], number[stage], float(length)))
-    ontology = {stage: tuple(_listed(entry.get("ontology", ()))) for stage, entry in stages.items()}
+    ontology = {stage: tuple(listed(entry.get("ontology", ()))) for stage, entry in stages.items()}
     for stage, ids in ontology.items():
         for identifier in ids:
             if not _ONTOLOGY_ID.fullmatch(str(identifier)):
                 raise EvaluationError(
                     f"Stage '{stage}' has the ontology id '{identifier}'; write it as CL:0000037, for example."
                 )
-    synonyms = {s: (*ontology[s], *_listed(stages[s].get("labels", ()))) for s in names}
-    sources = {s: _listed(stages[s].get("source", ())) for s in names}
+    synonyms = {s: (*ontology[s], *listed(stages[s].get("labels", ()))) for s in names}
+    sources = {s: listed(stages[s].get("source", ())) for s in names}
     paths, depths = path_lengths(name, names, edges)
+    branches = tuple(str(stages[stage]["branch"]) for stage in names)
     return Ruler(
         name=name,
         stages=names,
-        branches=tuple(str(stages[stage]["branch"]) for stage in names),
+        branches=branches,
         distances=paths / paths.max(),
         depths=depths,
         labels=_labels(names, synonyms),
         literature={s: "; ".join(str(literature.get(key, key)) for key in sources[s]) for s in names},
         edges=tuple(edges),
         ontology={s: ids for s, ids in ontology.items() if ids},
+        endpoints=read_contrasts(endpoints or {}, names, branches),
+        lineages=read_lineages(lineages, branches),
+        colors=read_colors(colors or {}, branches),
     )
 
 
@@ -352,11 +386,6 @@ def read_matrix(path: Path) -> Ruler:
         labels=_labels(names, {}),
         literature=dict.fromkeys(names, f"the matrix {path.name}"),
     )
-
-
-def _listed(value: Any) -> list[Any]:
-    """Several values, or one without brackets."""
-    return [value] if isinstance(value, str) else list(value)
 
 
 def _labels(stages: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> dict[str, str]:

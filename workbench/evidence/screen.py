@@ -1,19 +1,18 @@
-"""The head screen: every head alone through operator and adaptor, judged on a panel that it was not fitted on."""
+"""The head screen: every head alone through operator and adaptor, judged on a cohort that it was not fitted on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from workbench.cells.anchors import Anchors
+from workbench.cells.placed import PlacedCells
 from workbench.errors import EvaluationError
-from workbench.evidence.anchor_pool import Pool
+from workbench.evidence.anchor_set import AnchorSet, anchors_of
 from workbench.evidence.gate_spec import SPEC, GateSpec
 from workbench.evidence.gates import first_five
 from workbench.evidence.holdout import relabelled
@@ -26,29 +25,10 @@ from workbench.operators.readout import endpoints, probe
 from workbench.stats import benjamini_hochberg, permutation_p
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the two panels of a screen.
-
-    Attributes
-    ----------
-    anchors
-        Its anchors.
-    expression
-        Its cells, dense or sparse, cell x gene; rows may be a sample.
-    stage
-        Stage number of each of these cells, negative where unknown.
-    """
-
-    anchors: Anchors
-    expression: Any
-    stage: Int[np.ndarray, " cell"]
-
-
 def score_head(
     matrix: Float[np.ndarray, "gene feature"],
-    fitted: Side,
-    judged: Side,
+    fitted: PlacedCells,
+    judged: PlacedCells,
     ruler: Ruler,
     adaptor: LETAdaptor,
     *,
@@ -56,22 +36,24 @@ def score_head(
     seed: int,
     spec: GateSpec = SPEC,
 ) -> tuple[dict[str, Any], Float[np.ndarray, " draw"]]:
-    """One feature map: the adaptor is fitted on one panel, frozen, and scored on the other.
+    """One feature map: the adaptor is fitted on one cohort, frozen, and scored on the other.
 
     Parameters
     ----------
     matrix
-        Linear feature map f(x) = x F.
+        Linear feature map f(x) = x F, from the panel's genes to features.
     fitted, judged
-        The internal and the external panel.
-    ruler, adaptor
-        As in `gates.evaluate`.
+        Internal and external cohort on that panel, with their anchors; their cells may be samples.
+    ruler
+        Ruler that the stage numbers of both belong to.
+    adaptor
+        Settings of the adaptor; fresh copies are fitted and it is not changed.
     refits
-        Null draws: stages relabelled in both panels alike, the adaptor fitted again.
+        Null draws: stages relabelled in both cohorts alike, the adaptor fitted again.
     seed
-        The one seed.
+        Seed of the null and of the bootstrap.
     spec
-        For the neighbours of trustworthiness.
+        Gives the number of neighbours of trustworthiness.
 
     Returns
     -------
@@ -81,9 +63,9 @@ def score_head(
         ``trustworthiness`` (of the frozen latent against the features), AUROC of a linear probe from internal to external
         cells for each pair of subtypes; and null draws of ``residualised``.
     """
-    a, b = fitted.anchors, judged.anchors
-    pool = Pool.frozen((a.centroids @ matrix, a), (b.centroids @ matrix, b))
-    z, model = _latent(pool, pool.stage, ruler, adaptor)
+    a, b = anchors_of(fitted), anchors_of(judged)
+    both = AnchorSet.frozen((a.centroids @ matrix, a), (b.centroids @ matrix, b))
+    z, model = _latent(both, both.stage, ruler, adaptor)
     factors = {name: column for name in ("donor", "tissue") if (column := b.column(name)) is not None}
 
     def score(latent: np.ndarray, stage: np.ndarray, draws: int) -> Any:
@@ -95,10 +77,10 @@ def score_head(
     found = score(z, b.stage, 1000)
     null = []
     for draw in range(refits):
-        stage = relabelled(pool.stage, seed, draw)
-        null.append(score(_latent(pool, stage, ruler, adaptor)[0], stage[pool.test], 0).residualised)
+        stage = relabelled(both.stage, seed, draw)
+        null.append(score(_latent(both, stage, ruler, adaptor)[0], stage[both.test], 0).residualised)
     try:
-        trust = float(trustworthiness(pool.features[pool.test], z, spec.neighbours).mean())
+        trust = float(trustworthiness(both.features[both.test], z, spec.neighbours).mean())
     except EvaluationError:
         trust = float("nan")
     row = {
@@ -116,27 +98,28 @@ def score_head(
 
 def gate_columns(
     matrix: Float[np.ndarray, "gene feature"],
-    judged: Side,
+    judged: PlacedCells,
     ruler: Ruler,
     adaptor: LETAdaptor,
     *,
     seed: int,
     spec: GateSpec = SPEC,
 ) -> dict[str, str]:
-    """Gates 1 to 5 of the external panel by itself under a head's feature map.
+    """Gates 1 to 5 of the external cohort by itself under a head's feature map.
 
     Parameters
     ----------
     matrix, judged, ruler, adaptor, seed, spec
-        As in `score_head`.
+        As `score_head` takes them; here all of `spec` counts.
 
     Returns
     -------
     dict
         ``gates``: how many pass of those that can be computed; and the status of each.
     """
-    pool = Pool.of_panel(judged.anchors.centroids @ matrix, judged.anchors)
-    gates = first_five(pool, ruler, adaptor, seed=seed, spec=spec)
+    anchors = anchors_of(judged)
+    own = AnchorSet.of_cohort(anchors.centroids @ matrix, anchors)
+    gates = first_five(own, ruler, adaptor, seed=seed, spec=spec)
     done = [gate for gate in gates if gate.status != "not applicable"]
     passed = sum(gate.status == "pass" for gate in done)
     return {
@@ -147,20 +130,22 @@ def gate_columns(
 
 @threadpool_limits.wrap(limits=1)
 def _latent(
-    pool: Pool, stage: np.ndarray, ruler: Ruler, adaptor: LETAdaptor
+    both: AnchorSet, stage: np.ndarray, ruler: Ruler, adaptor: LETAdaptor
 ) -> tuple[Float[np.ndarray, "anchor k"], LETAdaptor]:
-    train = pool.train
+    train = both.train
     between = ruler.distances[np.ix_(stage[train], stage[train])]
-    model = LETAdaptor(**adaptor.get_params()).fit(pool.features[train], between, pool.weights[train])
-    return model.transform(pool.features[pool.test]), model
+    model = LETAdaptor(**adaptor.get_params()).fit(both.features[train], between, both.weights[train])
+    return model.transform(both.features[both.test]), model
 
 
 @threadpool_limits.wrap(limits=1)
-def _subtypes(matrix: np.ndarray, model: LETAdaptor, fitted: Side, judged: Side, ruler: Ruler) -> dict[str, float]:
+def _subtypes(
+    matrix: np.ndarray, model: LETAdaptor, fitted: PlacedCells, judged: PlacedCells, ruler: Ruler
+) -> dict[str, float]:
     """AUROC per pair of subtypes, from internal to external cells; NaN where either side lacks one of the two."""
     encode, offset = fold(matrix, model.encoder_, model.bias_)
-    latent = [np.asarray(side.expression @ encode) + offset for side in (fitted, judged)]
-    wanted = [endpoints(side.stage, ruler.stages, ruler.branches, ruler.depths) for side in (fitted, judged)]
+    latent = [np.asarray(cells.expression @ encode) + offset for cells in (fitted, judged)]
+    wanted = [endpoints(cells.stage, ruler) for cells in (fitted, judged)]
     found = {}
     for one, other in zip(*wanted, strict=True):
         if one.kind != "binary":
@@ -183,7 +168,7 @@ def rank_heads(rows: pd.DataFrame, nulls: Float[np.ndarray, " draw"]) -> pd.Data
     rows
         One row per head: ``layer``, ``head`` and what `score_head` returns.
     nulls
-        Null draws, pooled over heads.
+        Null draws of all heads together; those that are not finite do not count.
 
     Returns
     -------

@@ -30,7 +30,7 @@ def summarise(scores: pd.DataFrame, methods: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores, methods
-        Tables of a campaign.
+        Tables of a campaign: one row per value, and one per method.
 
     Returns
     -------
@@ -55,11 +55,11 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str, seed: int) ->
     Parameters
     ----------
     scores, splits
-        Tables of a campaign.
+        Tables of a campaign: one row per value, and one per split.
     ours
-        The method that is compared with the others.
+        Name of the method that is compared with the others.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap over donors.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def tally(comparisons: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     comparisons
-        From `compare`.
+        Table of a campaign that `compare` made.
 
     Returns
     -------
@@ -240,7 +240,7 @@ def critical_difference(k: int, n: int, alpha: float = ALPHA) -> float:
     Parameters
     ----------
     k, n
-        Methods and splits.
+        Numbers of methods and of splits, two or more each.
     alpha
         Level; q is the studentised range quantile over sqrt(2).
     """
@@ -254,9 +254,9 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFra
     Parameters
     ----------
     scores, splits
-        Tables of a campaign.
+        Tables of a campaign: one row per value, and one per split.
     comparisons
-        From `compare`.
+        Table of the same campaign that `compare` made.
     """
     said = []
     own, made = scores[(scores["scope"] == ALL) & scores["value"].notna()], comparisons[comparisons["n_splits"] > 0]

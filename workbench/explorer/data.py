@@ -8,26 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 from anndata import AnnData
 from tqdm import tqdm
 
 from workbench.cells.genes import MIN_SHARE, choose_panel, match_genes
+from workbench.engine.folder import RESOLVED, check_layout
 from workbench.engine.stages import stands_on
+from workbench.engine.tables import read_table, table_path
 from workbench.errors import ArtifactError, EvaluationError
+from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.explorer.heads import ALPHA, MIN_CELLS, described, head_factors, programs_of, short, strongest_pairs
 from workbench.explorer.live import Session, open_session
 from workbench.explorer.maps import latent_map
 from workbench.explorer.measures import effect_measures, norm_measure, ruler_measure
 from workbench.files import plain, read_json
-from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models import CellModel
 from workbench.operators.operator import Head, head_name
 from workbench.operators.store import INDEX, StoredOperators
 from workbench.operators.weight_operators import weight_operators
 
 VERSION = 1
-SHIPPED = "hematopoiesis"  # the gene sets
+SHIPPED = "hematopoiesis"  # the gene sets and the ruler
 _STALE = "is of other operators than the run holds now; workbench extract makes it anew."
 MAX_PANEL = 1200
 
@@ -39,23 +41,23 @@ class ExplorerData:
     Attributes
     ----------
     title
-        Of the page.
+        Heading of the page: the run's name, or the model's shape.
     facts
         Pairs of what and value: model, cells, operator.
     kind
-        ``attention``, ``qk`` or ``ov``.
+        Kind of operator: ``attention``, ``qk`` or ``ov``.
     genes
         The panel; elsewhere genes are numbers of it.
     shape
-        Layers and heads per layer.
+        Number of layers, and of heads per layer.
     measures
         What the head map can be coloured by, see `measures`.
     heads
         Per head, by layer: pairs, factors and programs, see `heads`.
     programs
-        Of all tests together, see `Programs`.
+        Gene programs of all heads' factors, tested together: `Programs.summary`.
     maps
-        Cells, see `cell_map`.
+        Maps of cells, see `cell_map`; empty where there are no cells.
     missing
         Pairs of what is not there, and why.
     live
@@ -86,18 +88,21 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
     Parameters
     ----------
     run
-        Its folder. Without the screen of heads or the latent, the explorer says so.
+        Folder of the run. Without the screen of heads or the latent, the explorer says so.
     ablation
-        Folder of ``workbench ablate`` on the same checkpoint.
+        Folder of ``workbench ablate`` on the same checkpoint, for effects on the map of heads; None for none.
     seed
-        Of the shufflings of gene names, and of the drawing where there are too many cells.
+        Seed of the shufflings of gene names, and of the drawing where there are too many cells.
 
     Raises
     ------
     ArtifactError
         If the folder holds no operators, or the ablation is of another model.
+    OutputError
+        If the folder is of an older layout.
     """
     folder = Path(run)
+    check_layout(folder)
     if not (folder / "stages" / "operators" / INDEX).is_file():
         raise ArtifactError(
             f"'{folder}' holds no operators (stages/operators/{INDEX}), so there is no head to look at; give the folder "
@@ -108,12 +113,13 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
     config = _config(folder)
     collection = str((config.get("factors") or {}).get("gene_sets") or SHIPPED)
     data = _of_heads(source.head, source.shape, source.genes, source.kind, counts, seed, collection)
-    tables, missing, maps = folder / "tables", list(data.missing), []
+    missing, maps = list(data.missing), []
+    screened, placed = table_path(folder, "heads"), table_path(folder, "latent")
     scores: list[dict[str, Any]] = []
     if not stands_on(folder, "heads", "operators"):
         missing.append(("score", f"tables/heads.csv {_STALE}"))
-    elif (tables / "heads.csv").is_file():
-        scores.append(ruler_measure(pd.read_csv(tables / "heads.csv"), source.shape))
+    elif screened.is_file():
+        scores.append(ruler_measure(read_table(screened), source.shape))
     else:
         missing.append(("score", "the run has no tables/heads.csv; workbench extract screens the heads."))
     if ablation is None:
@@ -124,11 +130,8 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
         scores += _effects(folder, Path(ablation), source.shape)
     if not stands_on(folder, "algorithm", "operators"):
         missing.append(("cells", f"tables/latent.csv {_STALE}"))
-    elif (tables / "latent.csv").is_file():
-        names = dict.fromkeys(("cell_id", "cell_type", "stage", "branch"), str)
-        # A label such as "NA" is a label.
-        latent = pd.read_csv(tables / "latent.csv", dtype=names, keep_default_na=False)
-        maps.append(latent_map(latent, seed))
+    elif placed.is_file():
+        maps.append(latent_map(read_table(placed), seed, _ruler_of(config)))
     else:
         missing.append(("cells", "the run has no tables/latent.csv; workbench extract makes the latent."))
     return replace(
@@ -142,7 +145,7 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
 
 
 def from_model(
-    model: HookedScGPT,
+    model: CellModel,
     cells: AnnData | None = None,
     *,
     genes: Sequence[str] | None = None,
@@ -156,17 +159,17 @@ def from_model(
     Parameters
     ----------
     model
-        The checkpoint.
+        Model whose weights are looked at; also embeds `cells`.
     cells
         Cells that the model embeds, for the map; some are drawn as in `open_session`.
     genes
         The panel; the genes that most cells have, 1,200 at most, when None.
     kind
-        ``qk`` or ``ov``.
+        Kind of operator: ``qk`` or ``ov``; attention needs the operators of a run.
     session
-        Cells that are embedded already.
+        Cells that are embedded already; `cells` are then not embedded again.
     seed
-        The one seed.
+        Seed of drawn cells and of the shufflings of gene names.
     min_gene_share
         Smallest share of the cells' genes that must be in the vocabulary.
 
@@ -186,7 +189,7 @@ def from_model(
     missing.append(("ablation", "none was run; workbench ablate does it for all heads, beside their nulls."))
     if session is None:
         missing.append(("cells", "no cells were given."))
-    data = replace(data, title=f"scGPT, {shape[0]} layers x {shape[1]} heads", missing=tuple(missing))
+    data = replace(data, title=f"{model.architecture}, {shape[0]} layers x {shape[1]} heads", missing=tuple(missing))
     if session is None:
         return data
     source = cells.uns.get("workbench", {}).get("source") if cells is not None else None
@@ -200,9 +203,9 @@ def with_cells(data: ExplorerData, session: Session) -> ExplorerData:
     Parameters
     ----------
     data
-        Of the same model.
+        What the explorer shows of the same model; not changed.
     session
-        Its cells.
+        Embedded cells to add, from `open_session`.
 
     Raises
     ------
@@ -258,7 +261,7 @@ def _of_heads(
     return ExplorerData("", facts, kind, tuple(genes), shape, measures, tuple(heads), programs.summary, (), missing)
 
 
-def _panel(model: HookedScGPT, cells: AnnData | None, min_gene_share: float) -> tuple[str, ...]:
+def _panel(model: CellModel, cells: AnnData | None, min_gene_share: float) -> tuple[str, ...]:
     if cells is not None:
         match = match_genes(cells.var_names.to_numpy(), model.vocabulary, min_gene_share)
         return choose_panel(cells, match, MAX_PANEL)
@@ -272,7 +275,7 @@ def _panel(model: HookedScGPT, cells: AnnData | None, min_gene_share: float) -> 
 
 
 def _effects(run: Path, ablation: Path, shape: Head) -> list[dict[str, Any]]:
-    table = ablation / "tables" / "effects.csv"
+    table = table_path(ablation, "effects")
     if not table.is_file():
         raise ArtifactError(
             f"'{ablation}' has no tables/effects.csv; give the folder of a `workbench ablate` that ended."
@@ -283,7 +286,7 @@ def _effects(run: Path, ablation: Path, shape: Head) -> list[dict[str, Any]]:
             f"The ablation in '{ablation}' is of other weights ({theirs[:8]}) than the run in '{run}' ({ours[:8]}); give "
             "an ablation of the run's checkpoint."
         )
-    return effect_measures(pd.read_csv(table, keep_default_na=True), shape)
+    return effect_measures(read_table(table), shape)
 
 
 def weights_of(folder: Path) -> str:
@@ -292,16 +295,24 @@ def weights_of(folder: Path) -> str:
     Parameters
     ----------
     folder
-        Of the run or ablation.
+        Folder of a run or an ablation, with or without its ``manifest.json``.
     """
     path = folder / "manifest.json"
     return str((read_json(path).get("checkpoint") or {}).get("weights") or "") if path.is_file() else ""
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.yaml"
+    path = folder / RESOLVED
     found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     return found if isinstance(found, dict) else {}
+
+
+def _ruler_of(config: Mapping[str, Any]) -> Ruler | None:
+    """The ruler of a run, for its colours; None where it has been moved since."""
+    try:
+        return load_ruler(config.get("ruler") or SHIPPED)
+    except EvaluationError:
+        return None
 
 
 def _facts_of(folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -86,14 +86,15 @@ ${themed(SAYS_DARK, DARK, "--on-dark")}
 .wbx svg { display: block; width: 100%; height: auto; background: var(--card); border: 1px solid var(--rule);
   border-radius: 5px; }
 .wbx svg text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
-.wbx svg circle { fill: var(--hue); stroke: var(--card); stroke-width: 0.5; fill-opacity: 0.85; }
-.wbx svg .wbx-off circle { fill: var(--off); fill-opacity: 0.35; stroke: none; }
-.wbx svg.wbx-moved circle { fill-opacity: 0.35; }
+.wbx svg .hue > * { fill: var(--hue); stroke: var(--card); stroke-width: 0.5; fill-opacity: 0.85; }
+.wbx svg .wbx-off > * { fill: var(--off); fill-opacity: 0.35; stroke: none; }
+.wbx svg.wbx-moved .hue > * { fill-opacity: 0.35; }
 .wbx svg .wbx-arrow { stroke: var(--ink); stroke-width: 1.1; fill: none; }
 .wbx svg .wbx-arrow.wbx-null { stroke: var(--quiet); stroke-width: 0.9; stroke-dasharray: 3 2; }
 .wbx .wbx-labels { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 2px 12px;
   max-height: 16em; overflow: auto; padding: 2px; }
 .wbx .wbx-swatch { width: 11px; height: 11px; border-radius: 50%; background: var(--hue); flex: none; align-self: center; }
+.wbx .wbx-square { border-radius: 0; }
 .wbx .wbx-labels label { align-items: flex-start; }
 .wbx .wbx-labels label > span:last-child { overflow-wrap: anywhere; }
 .wbx .wbx-labels input, .wbx .wbx-labels .wbx-swatch { margin-top: 4.5px; align-self: flex-start; }
@@ -493,7 +494,11 @@ function cellsCard(data, state, uid, result) {
       const group = map.groups[map.group[i]];
       const rare = n[map.group[i]] < map.x.length / map.groups.length / 4;
       const about = s("title", {}, `${map.ids[i]}: ${group.label} (n = ${n[map.group[i]]}), branch ${group.branch}`);
-      const mark = s("circle", { cx: cx.toFixed(1), cy: cy.toFixed(1), r: rare ? radius * 1.5 : radius }, about);
+      const r = rare ? radius * 1.5 : radius;
+      const mark =
+        group.mark === "square"
+          ? s("rect", { x: (cx - r).toFixed(1), y: (cy - r).toFixed(1), width: 2 * r, height: 2 * r }, about)
+          : s("circle", { cx: cx.toFixed(1), cy: cy.toFixed(1), r }, about);
       layers.groups.get(map.group[i]).append(mark);
     });
     // Labels with few cells last, so that they stay on top.
@@ -511,7 +516,7 @@ function cellsCard(data, state, uid, result) {
           state.off[box.checked ? "delete" : "add"](group.label);
           update();
         });
-        const swatch = h("span", { class: "wbx-swatch hue", style: `--on-light: ${group.light}; --on-dark: ${group.dark}`, "aria-hidden": "true" });
+        const swatch = h("span", { class: `wbx-swatch wbx-${group.mark} hue`, style: `--on-light: ${group.light}; --on-dark: ${group.dark}`, "aria-hidden": "true" });
         return h("label", { title: `branch ${group.branch}` }, box, swatch, h("span", {}, `${group.label} (n = ${number(n[i])})`));
       }),
     );

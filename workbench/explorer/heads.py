@@ -35,9 +35,15 @@ def short(value: float, digits: int = 4) -> float | None:
     Parameters
     ----------
     value
-        The number.
+        Any number; NaN and infinity become None.
     digits
-        Significant ones.
+        Significant digits that are kept, 1 or more.
+
+    Examples
+    --------
+    >>> from workbench.explorer.heads import short
+    >>> short(0.123456), short(float("nan"))
+    (0.1235, None)
     """
     return float(f"{float(value):.{digits}g}") if np.isfinite(value) else None
 
@@ -57,9 +63,9 @@ def strongest_pairs(
     counts
         Cells in which both genes are tokens; None for an operator of the weights alone.
     n
-        Pairs of each kind.
+        Pairs of each kind, at most.
     min_cells
-        Pairs that fewer cells have are left out.
+        Pairs that fewer cells have are left out; without `counts` it has no effect.
 
     Returns
     -------
@@ -67,6 +73,13 @@ def strongest_pairs(
         ``n_pairs`` (that could be among them); ``raw`` and ``specific``: lists of query, key (numbers of genes), value and
         cells (None without `counts`). ``specific`` values are differences from the mean of the key gene's column over
         the pairs that are not left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.explorer.heads import strongest_pairs
+    >>> strongest_pairs(np.array([[9.0, 2.0, 0.0], [0.0, 0.0, -5.0], [1.0, 0.0, 0.0]]), n=2)["raw"]
+    [[1, 2, -5.0, None], [0, 1, 2.0, None]]
     """
     wanted = ~np.eye(len(matrix), dtype=bool)
     if counts is not None:
@@ -92,10 +105,12 @@ def head_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n
 
     Parameters
     ----------
-    matrix, genes
-        Operator and its genes.
+    matrix
+        Operator of one head, gene by gene; rows read, columns write.
+    genes
+        Names of the rows and columns, each once.
     n
-        Factors wanted.
+        Factors wanted; fewer come where the rank is lower.
     """
     if len(genes) >= MANY_GENES and np.isfinite(matrix).all() and matrix.any():
         with contextlib.suppress(ArpackError):
@@ -154,13 +169,13 @@ def programs_of(
     Parameters
     ----------
     factors
-        Of each head; a sentence where there are none.
+        Factors of each head; a sentence where there are none.
     genes
-        The panel.
+        Panel that all factors are of, in the order of their loadings.
     collection
-        As in `load_gene_sets`.
+        Gene sets: a shipped name or the path of a GMT file, see `load_gene_sets`.
     seed
-        Of the shufflings.
+        Seed of the shufflings of gene names in the null.
     """
     names = np.array(genes, dtype=str)
     try:
@@ -207,9 +222,9 @@ def described(matrix: Float[np.ndarray, "gene gene"], factors: Factors | str) ->
     Parameters
     ----------
     matrix
-        The operator.
+        Operator that the factors are of; its sum of squares is what shares are of.
     factors
-        Its factors.
+        Factors from `head_factors`; a sentence instead gives no rows.
 
     Returns
     -------

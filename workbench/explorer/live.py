@@ -19,11 +19,11 @@ from workbench.ablation.sites import Ablation
 from workbench.ablation.study import intact_cells
 from workbench.cells.genes import MIN_SHARE
 from workbench.errors import EvaluationError, WorkbenchError, unknown_name
+from workbench.evidence.ruler import load_ruler
 from workbench.explorer.heads import short
 from workbench.explorer.maps import NO_LABEL, branches_of, cell_map, label_groups
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models import CellModel
+from workbench.models.tokens import Tokens
 from workbench.stats import permutation_p
 
 HOWS = ("zero", "mean")
@@ -37,30 +37,32 @@ class Session:
     Attributes
     ----------
     model
-        The intact model.
-    tokens, labels
-        The cells that are shown.
+        Model in evaluation mode; an ablation is taken back after its pass.
+    tokens
+        Tokens of the cells that are shown, on the model's device.
+    labels
+        Cell type of each of these cells; ``no label`` where it has none.
     n_total
         Cells that these were drawn from.
     intact
-        Their embeddings.
+        Embeddings of these cells with nothing ablated.
     center, axes
-        Of the fixed projection: principal axes of `intact`.
+        Mean and two principal axes of `intact`: the fixed projection of the map.
     share
         Share of the variance that each axis holds.
     max_cells
-        Of the chosen cells at most so many are ablated at once, drawn by seed and name.
+        Cells that are ablated at once, at most; of more chosen ones some are drawn by seed and name.
     null_draws
-        Random directions beside each ablation.
+        Random directions beside each ablation, 1 or more.
     batch_size
-        Cells per pass.
+        Cells per forward pass; changes memory and speed only.
     seed
-        The one seed.
-    branches
-        Branch of each label, see `branches_of`.
+        Seed of every draw of cells, directions and reference cells.
+    groups
+        Labels with their branches and colours, see `label_groups`.
     """
 
-    model: HookedScGPT
+    model: CellModel
     tokens: Tokens
     labels: tuple[str, ...]
     n_total: int
@@ -72,7 +74,7 @@ class Session:
     null_draws: int
     batch_size: int
     seed: int
-    branches: Mapping[str, str]
+    groups: Sequence[Mapping[str, str]]
     _references: dict[tuple[str, ...], Reference] = field(default_factory=dict, repr=False)
 
     def project(self, cells: Float[np.ndarray, "cell d_model"]) -> Float[np.ndarray, "cell 2"]:
@@ -81,7 +83,7 @@ class Session:
         Parameters
         ----------
         cells
-            Embeddings.
+            Embeddings of any cells by the same model.
         """
         return (cells - self.center) @ self.axes
 
@@ -91,7 +93,7 @@ class Session:
         Parameters
         ----------
         ablation
-            What will be ablated.
+            Heads to ablate and how. Means are kept until other layers are asked for.
         """
         hooks = needed_hooks([ablation])
         if hooks and hooks not in self._references:
@@ -115,7 +117,7 @@ class Session:
             self.project(self.intact),
             list(self.tokens.cell_ids),
             list(self.labels),
-            label_groups(self.branches),
+            self.groups,
             n_total=self.n_total,
             seed=self.seed,
             limit=len(self.labels),
@@ -123,7 +125,7 @@ class Session:
 
 
 def open_session(
-    model: HookedScGPT,
+    model: CellModel,
     cells: AnnData,
     *,
     n_cells: int = 200,
@@ -140,9 +142,9 @@ def open_session(
     Parameters
     ----------
     model
-        The intact model.
+        Model that embeds the cells, on any device.
     cells
-        As `datasets.load` returns them.
+        Cells as `workbench.load` returns them, three or more; labels are read from ``cell_type``.
     n_cells
         Cells on the map at most, drawn by seed and name.
     max_cells, null_draws, batch_size, seed
@@ -150,7 +152,7 @@ def open_session(
     min_gene_share
         Smallest share of the cells' genes that must be in the vocabulary.
     ruler, stages
-        Which branch a label is of, as in `branches_of`.
+        Name of a shipped ruler or the path of one's own, and more labels with their stages: which branch a label is of.
 
     Raises
     ------
@@ -163,15 +165,7 @@ def open_session(
     chosen = choose_cells(cells, n_cells, seed)
     if len(chosen) < 3:
         raise EvaluationError(f"A map of cells takes three, and {len(chosen)} are there; give more cells.")
-    tokens = Tokenizer(
-        chosen,
-        model.config,
-        model.vocabulary,
-        seed=seed,
-        batch_column="batch" if "batch" in chosen.obs else None,
-        min_share=min_gene_share,
-    ).tokens()
-    tokens = tokens.to(model.device, model.dtype)
+    tokens = model.tokenizer(chosen, seed=seed, min_share=min_gene_share).tokens().to(model.device, model.dtype)
     intact = intact_cells(model, tokens, batch_size)
     center = intact.mean(0)
     _, s, vt = np.linalg.svd(intact - center, full_matrices=False)
@@ -180,6 +174,7 @@ def open_session(
     labels = [NO_LABEL] * len(chosen)
     if "cell_type" in chosen.obs:
         labels = [str(label) or NO_LABEL for label in chosen.obs["cell_type"]]
+    known = load_ruler(ruler)
     return Session(
         model,
         tokens,
@@ -193,7 +188,7 @@ def open_session(
         null_draws,
         batch_size,
         seed,
-        branches_of(labels, ruler, stages),
+        label_groups(branches_of(labels, known, stages), known),
     )
 
 
@@ -203,13 +198,13 @@ def shift(session: Session, heads: Sequence[str], how: str, labels: Sequence[str
     Parameters
     ----------
     session
-        Model and cells.
+        Model and embedded cells, from `open_session`.
     heads
-        Labels such as ``L2H1``.
+        Labels of the heads, such as ``L2H1``; all are ablated at once.
     how
-        ``zero``, or ``mean``: over the shown cells, by gene.
+        ``zero``, or ``mean``: the mean over the shown cells, by gene.
     labels
-        Of cells.
+        Labels whose cells are ablated, out of those of the session.
 
     Returns
     -------
@@ -268,9 +263,9 @@ def answer(session: Session, message: Mapping[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     session
-        Model and cells.
+        Model and embedded cells, from `open_session`.
     message
-        ``id``, ``heads``, ``how`` and ``labels``.
+        Request with ``heads``, ``how`` and ``labels`` as in `shift`, and an ``id`` that the reply carries.
     """
     asked = message.get("id")
     try:

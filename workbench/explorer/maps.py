@@ -11,34 +11,44 @@ from jaxtyping import Float
 
 from workbench.ablation.build import choose_rows
 from workbench.errors import EvaluationError
-from workbench.evidence.ruler import load_ruler
+from workbench.evidence.contrasts import OFF_RULER
+from workbench.evidence.ruler import Ruler
 from workbench.explorer.heads import short
-from workbench.figures.style import DARK, OFF_RULER, branch_color, branch_order
+from workbench.figures.style import DARK, UNASSIGNED, assign_colors
 
 # A browser draws so many marks without delay; more are drawn by seed, and the explorer says so.
 MAX_CELLS = 4000
 NO_LABEL = "no label"
 
 
-def label_groups(branches: Mapping[str, str]) -> list[dict[str, str]]:
-    """Labels with branch and colours, ordered by branch, as in the figures, and name.
+def label_groups(branches: Mapping[str, str], ruler: Ruler | None = None) -> list[dict[str, str]]:
+    """Labels with branch, colours and mark, ordered by branch, as in the figures, and name.
 
     Parameters
     ----------
     branches
-        Branch of each label.
+        Branch of each label, as `branches_of` gives it.
+    ruler
+        Ruler whose order and colours the branches have; without one they come by name, in colours of the palette.
+
+    Returns
+    -------
+    list of dict
+        ``label``, ``branch``, ``light``, ``dark`` and ``mark``: ``circle``, or ``square`` where the colours come again.
     """
-    order = {branch: i for i, branch in enumerate(branch_order(list(branches.values())))}
-    groups = []
-    for label, branch in sorted(branches.items(), key=lambda pair: (order[pair[1]], pair[0])):
-        color = branch_color(branch)
-        groups.append({"label": label, "branch": branch, "light": color, "dark": DARK.get(color, color)})
+    there = set(branches.values())
+    known = () if ruler is None else tuple(name for name in ruler.branches if name in there)
+    hues = assign_colors((*known, *sorted(there)), None if ruler is None else ruler.colors)
+    used, order, groups = list(hues.values()), {branch: i for i, branch in enumerate(hues)}, []
+    for label, branch in sorted(branches.items(), key=lambda pair: (order.get(pair[1], len(order)), pair[0])):
+        color = hues.get(branch, UNASSIGNED)
+        again = used[: order.get(branch, 0)].count(color) % 2
+        shown = {"light": color, "dark": DARK.get(color, color), "mark": "square" if again else "circle"}
+        groups.append({"label": label, "branch": branch, **shown})
     return groups
 
 
-def branches_of(
-    labels: Sequence[str], ruler: str = "hematopoiesis", extra: Mapping[str, str] | None = None
-) -> dict[str, str]:
+def branches_of(labels: Sequence[str], ruler: Ruler, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Branch of each label that a ruler places.
 
     Parameters
@@ -46,14 +56,20 @@ def branches_of(
     labels
         Cell type labels, each once or more often.
     ruler
-        As in `load_ruler`.
+        Ruler that places them; labels that it does not know are `OFF_RULER`.
     extra
         More labels and their stages, as in `Ruler.place`.
+
+    Examples
+    --------
+    >>> from workbench.evidence.ruler import load_ruler
+    >>> from workbench.explorer.maps import branches_of
+    >>> branches_of(["macrophage", "CD4 memory T"], load_ruler("hematopoiesis"))["macrophage"]
+    'monocyte'
     """
-    known = load_ruler(ruler)
     names = sorted(set(labels))
-    placed, _ = known.place(names, extra)
-    return {name: known.branches[at] if at >= 0 else OFF_RULER for name, at in zip(names, placed.tolist(), strict=True)}
+    placed, _ = ruler.place(names, extra)
+    return {name: ruler.branches[at] if at >= 0 else OFF_RULER for name, at in zip(names, placed.tolist(), strict=True)}
 
 
 def cell_map(
@@ -74,16 +90,22 @@ def cell_map(
 
     Parameters
     ----------
-    key, name, note, axes
-        For the page.
+    key
+        Name by which the page's script finds the map.
+    name, note
+        Heading of the map, and a sentence under it (may be empty).
+    axes
+        Titles of the horizontal and the vertical axis.
     xy, ids, labels
-        Position, name and label of each cell.
+        Position, name and label of each cell; cells whose position is not finite are left out and counted.
     groups
-        From `label_groups`.
+        Labels with their colours, from `label_groups`; every label must be among them.
     n_total
         Cells that these were drawn from; all of them when None.
-    seed, limit
-        Of the drawing.
+    seed
+        Seed of the drawing; without effect where all cells are shown.
+    limit
+        Cells that are shown at most; of more, some are drawn.
     """
     there = np.flatnonzero(np.isfinite(xy).all(1)).tolist()
     kept = [there[i] for i in choose_rows([ids[i] for i in there], limit, seed)]
@@ -104,15 +126,17 @@ def cell_map(
     }
 
 
-def latent_map(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+def latent_map(table: pd.DataFrame, seed: int = 0, ruler: Ruler | None = None) -> dict[str, Any]:
     """Map of a run's latent.
 
     Parameters
     ----------
     table
-        ``tables/latent.csv``, names read as text.
+        Table ``tables/latent.csv`` of a run, names read as text.
     seed
-        Of the drawing where there are too many cells.
+        Seed of the drawing where there are too many cells.
+    ruler
+        Ruler of the run, for the colours, as in `label_groups`.
 
     Raises
     ------
@@ -126,7 +150,7 @@ def latent_map(table: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
             f"The latent cannot be drawn: its table lacks {', '.join(lacking) or 'umap_1 and umap_2, or z_1 and z_2'}."
         )
     labels = table["cell_type"].astype(str).replace("", NO_LABEL).tolist()
-    groups = label_groups(dict(zip(labels, table["branch"].astype(str), strict=True)))
+    groups = label_groups(dict(zip(labels, table["branch"].astype(str), strict=True)), ruler)
     umap = columns[0] == "umap_1"
     k = sum(str(column).startswith("z_") for column in table.columns)
     return cell_map(

@@ -24,9 +24,9 @@ def ruler_measure(table: pd.DataFrame, shape: Head) -> dict[str, Any]:
     Parameters
     ----------
     table
-        ``tables/heads.csv`` of a run.
+        Table ``tables/heads.csv`` of a run; heads without a row stay blank.
     shape
-        Layers and heads per layer.
+        Number of layers, and of heads per layer.
     """
     heads = checked(table, "head map", numeric=["layer", "head", *_SCORE])
     rows = _by_head(heads, shape, _SCORE, "spearman", "The run's tables/heads.csv")
@@ -40,9 +40,9 @@ def effect_measures(table: pd.DataFrame, shape: Head) -> list[dict[str, Any]]:
     Parameters
     ----------
     table
-        ``tables/effects.csv`` of an ablation.
+        Table ``tables/effects.csv`` of an ablation; rows of other kinds than ``head`` are left out.
     shape
-        Layers and heads per layer.
+        Number of layers, and of heads per layer.
     """
     found = []
     effects = checked(table, "map of effects", ["metric", "how", "kind", "unit"], ["layer", "head", "worse", *_EFFECT])
@@ -63,9 +63,9 @@ def norm_measure(norms: Mapping[Head, float], shape: Head) -> dict[str, Any]:
     Parameters
     ----------
     norms
-        By layer and head.
+        Frobenius norm of each operator by (layer, head).
     shape
-        Layers and heads per layer.
+        Number of layers, and of heads per layer.
     """
     rows = [{"value": short(norms[at])} if at in norms else None for at in np.ndindex(*shape)]
     colors = colors_of(pd.Series(list(norms.values()), dtype=float), "size of the operator")

@@ -11,17 +11,17 @@ from anndata import AnnData
 
 from workbench.cells.genes import MIN_SHARE
 from workbench.engine.config import read_config
+from workbench.engine.folder import RESOLVED
 from workbench.errors import ArtifactError, ConfigError, EvaluationError
 from workbench.explorer.data import ExplorerData, from_model, from_run, weights_of, with_cells
 from workbench.explorer.live import Session, answer, open_session
 from workbench.explorer.page import script
-from workbench.models.scgpt.checkpoint import load_checkpoint
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.settings import RunConfig
+from workbench.models import CellModel, load_model
+from workbench.recipes.run.config import RunConfig
 
 
 def explore(
-    run_or_model: str | Path | HookedScGPT,
+    run_or_model: str | Path | CellModel,
     cells: AnnData | None = None,
     *,
     ablation: str | Path | None = None,
@@ -43,11 +43,16 @@ def explore(
         As `workbench.load` returns them. With a run, the checkpoint that its configuration names is loaded.
     ablation
         Folder of a ``workbench ablate`` of the same checkpoint, for its effects on the map of heads; with a run only.
-    n_cells, max_cells, null_draws, batch_size
-        Cells on the map at most, cells that are ablated at once at most, random directions beside each ablation, cells per
-        pass.
+    n_cells
+        Cells on the map at most, drawn by seed and name.
+    max_cells
+        Cells that are ablated at once, at most.
+    null_draws
+        Random directions beside each ablation, 1 or more.
+    batch_size
+        Cells per forward pass; changes memory and speed only.
     seed
-        The one seed.
+        Seed of drawn cells, random directions and shufflings.
     min_gene_share
         Smallest share of the cells' genes that must be in the vocabulary.
     **model_options
@@ -67,14 +72,14 @@ def explore(
 
     Examples
     --------
-    >>> workbench.explore("my_run")
-    >>> workbench.explore(model, cells)
+    >>> workbench.explore("my_run")  # doctest: +SKIP
+    >>> workbench.explore(model, cells)  # doctest: +SKIP
     """
     kind = _widget_class()
     session: Session | None = None
     options: dict[str, Any] = {"n_cells": n_cells, "max_cells": max_cells, "null_draws": null_draws}
     options |= {"batch_size": batch_size, "seed": seed, "min_gene_share": min_gene_share}
-    if isinstance(run_or_model, HookedScGPT):
+    if not isinstance(run_or_model, str | Path):
         if ablation is not None:
             raise EvaluationError("Effects of an ablation are shown beside a run; give the folder of the run too.")
         session = None if cells is None else open_session(run_or_model, cells, **options)
@@ -86,20 +91,20 @@ def explore(
             raise EvaluationError(f"{', '.join(sorted(model_options))}: a run has its genes and its operators already.")
         data = from_run(run_or_model, ablation=ablation, seed=seed)
         if cells is not None:
-            config = read_config(Path(run_or_model) / "config.yaml", RunConfig)
+            config = read_config(Path(run_or_model) / RESOLVED, RunConfig)
             model = _model_of(Path(run_or_model), config)
             session = open_session(model, cells, ruler=config.ruler, stages=config.stages, **options)
             data = with_cells(data, session)
     return kind(data if session is None else replace(data, live=session.settings()), session)
 
 
-def _model_of(run: Path, config: RunConfig) -> HookedScGPT:
+def _model_of(run: Path, config: RunConfig) -> CellModel:
     """The model that a run was made with."""
-    model = load_checkpoint(config.checkpoint)
+    model = load_model(config.checkpoint)
     wanted, found = weights_of(run), model.fingerprint()
     if wanted and wanted != found:
         raise ArtifactError(
-            f"The checkpoint that '{run / 'config.yaml'}' names has other weights ({found[:8]}) than the run was made with "
+            f"The checkpoint that '{run / RESOLVED}' names has other weights ({found[:8]}) than the run was made with "
             f"({wanted[:8]}); put the old checkpoint back, or run again."
         )
     return model
@@ -117,15 +122,7 @@ def _widget_class() -> type:
         ) from error
 
     class Explorer(anywidget.AnyWidget):
-        """The explorer as a widget.
-
-        Parameters
-        ----------
-        shown
-            What is shown.
-        session
-            Answers what is asked; None where there are no cells.
-        """
+        """The explorer as a widget; a session answers what is asked, where there are cells."""
 
         _esm = script()
         data = traitlets.Dict().tag(sync=True)

@@ -45,7 +45,7 @@ class Variant:
     error
         Relative Frobenius distance from the single head that it stands for; NaN where it stands for none.
     note
-        Why it cannot be made.
+        Sentence that says why it cannot be made; empty where it can.
     """
 
     name: str
@@ -77,18 +77,35 @@ def variants(
     reference, head
         The configured feature map, and the operator of the single head that is compacted.
     genes
-        The panel.
-    ranks, n_factors, n_read, n_write, alternatives
-        As in `CompactionConfig`.
+        Panel of gene symbols, in the order of both axes of `head` and of the rows of `reference`.
+    ranks
+        Ranks of the truncated decompositions of `head`, one variant each. A rank above that of `head` gives a variant
+        without a matrix.
+    n_factors
+        Factors of the hard sparse form and of its alternatives; 1 or more.
+    n_read, n_write
+        Genes that a factor of the hard sparse form reads and writes; 1 to all of the panel.
+    alternatives
+        Whether NMF and sparse PCA of `n_factors` factors come last. NMF has no matrix where `head` has negative
+        entries.
     width
         k of the adaptor, for the size of the folded form.
     seed
-        Of the alternatives.
+        Seed of NMF and sparse PCA; no other variant uses a random number.
 
     Yields
     ------
     Variant
         One after the other, so that no two are held at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.factors.compaction import variants
+    >>> head, sizes = np.diag([3.0, 2.0, 1.0]), {"n_factors": 2, "n_read": 1, "n_write": 1}
+    >>> chain = variants(head, head, ("A", "B", "C"), ranks=(2,), **sizes, alternatives=False, width=2, seed=0)
+    >>> [(variant.name, variant.n_weights) for variant in chain]
+    [('reference', 9), ('folded', 8), ('single head', 9), ('rank 2', 6), ('hard sparse, 2 x (1 + 1)', 6)]
     """
     yield Variant(REFERENCE, 0, reference, 4 * reference.size, reference.size)
     # The folded form is the reference itself, multiplied out with its adaptor: same latent, another size.
@@ -120,11 +137,11 @@ def judge(
     Parameters
     ----------
     z
-        Latent of all cells.
+        Latent of all cells; rows in the order of the endpoints' targets.
     wanted
-        Endpoints.
+        Endpoints to read. One of which a side holds a single class gets NaN.
     test
-        Whether each cell is held out.
+        Whether each cell is held out; the readouts are fitted on all others.
     hidden, seed
         As in `probe`.
 
@@ -151,7 +168,7 @@ def undefined(wanted: list[Endpoint]) -> list[dict[str, Any]]:
     Parameters
     ----------
     wanted
-        Endpoints.
+        Endpoints that get one row per metric of their kind.
     """
     return [
         {"endpoint": endpoint.name, "metric": metric, "value": float("nan")}
@@ -189,6 +206,7 @@ def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
     found: list[Mapping[str, Any]] = []
     for (endpoint, metric), part in wide.groupby(level=["endpoint", "metric"], sort=False):
         for name in known.sort_values("order").index:
+            # The reference beside itself: its differences are 0, and its p is none.
             both = (
                 part[[name, REFERENCE]].dropna().to_numpy()
                 if name != REFERENCE

@@ -31,15 +31,15 @@ class Factors:
     Attributes
     ----------
     genes
-        The panel, in the order of both axes of the operator.
+        Panel, in the order of both axes of the operator.
     read
-        Input loadings, columns of unit length.
+        Input loadings, columns of unit length; a cell's expression times these is what a factor takes from it.
     strength
         Not negative. Descending as the factorisations here give them; `hard_sparse` and `keep` leave the order as it is.
     write
-        Output loadings, rows of unit length.
+        Output loadings, rows of unit length; where a factor puts what it took, times its strength.
     method
-        How they were made.
+        Name of the factorisation, for tables: `svd_factors` writes ``svd``; `hard_sparse` adds its number of genes.
     names
         ``("f00", "f01", ...)`` unless given; a factor keeps its name when others are left out.
     """
@@ -114,11 +114,11 @@ def svd_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n:
     Parameters
     ----------
     matrix
-        Operator; rows read, columns write.
+        Operator, gene by gene; rows read, columns write.
     genes
-        Its genes.
+        Names of the rows, which are also those of the columns; each once.
     n
-        Factors wanted.
+        Number of factors, from 1 to the rank of the operator.
 
     Notes
     -----
@@ -133,6 +133,13 @@ def svd_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n:
         If the matrix is not genes x genes.
     EvaluationError
         If it holds NaN or is zero, or n is below 1 or above its rank.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.factors.factorise import svd_factors
+    >>> svd_factors(np.array([[0.0, 3.0], [1.0, 0.0]]), ["A", "B"], n=2).strength
+    array([3., 1.])
     """
     work = _checked(matrix, genes, n)
     with threadpool_limits(1):
@@ -152,9 +159,9 @@ def nmf_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n:
     matrix, genes
         As in `svd_factors`.
     n
-        Factors wanted.
+        Number of factors, from 1 to the number of genes.
     seed
-        Of the randomised decomposition that it starts from.
+        Seed of the randomised decomposition that it starts from.
 
     Raises
     ------
@@ -194,9 +201,9 @@ def sparse_pca_factors(
     matrix, genes
         As in `svd_factors`.
     n
-        Factors wanted.
+        Number of factors, from 1 to the rank of the operator.
     seed
-        Of the directions that replace unused ones.
+        Seed of the directions that replace unused ones.
     penalty
         lambda over the typical loading (times strength) of the weakest factor asked for, which is the n-th singular
         value over sqrt(genes). Larger is sparser; too large empties factors.
@@ -239,7 +246,7 @@ def hard_sparse(factors: Factors, n_read: int = 60, n_write: int = 60) -> Factor
     Parameters
     ----------
     factors
-        Dense ones.
+        Factors to thin out, as a factorisation gives them; not changed.
     n_read, n_write
         Genes per factor and side; ties at the edge go by gene name.
 
@@ -270,7 +277,7 @@ def top_genes(factors: Factors, n: int = 60) -> pd.DataFrame:
     Parameters
     ----------
     factors
-        Factors.
+        Factors of any method; their names are the first column of the table.
     n
         Genes per factor and side at most; loadings of zero are left out.
 
@@ -295,9 +302,9 @@ def relative_error(matrix: Float[np.ndarray, "gene gene"], factors: Factors) -> 
     Parameters
     ----------
     matrix
-        Operator.
+        Operator that the factors stand for, gene by gene.
     factors
-        Of the same genes.
+        Factors of the same genes, in the same order.
 
     Raises
     ------
@@ -314,9 +321,9 @@ def by_size(loadings: Float[np.ndarray, "gene factor"], genes: Sequence[str]) ->
     Parameters
     ----------
     loadings
-        One side of some factors.
+        One side of some factors: `Factors.read`, or `Factors.write` transposed.
     genes
-        Names.
+        Names of the rows, by which equal loadings are ordered.
     """
     named = np.argsort(np.array(genes, dtype=str), kind="stable")
     return named[np.argsort(-np.abs(loadings[named]), axis=0, kind="stable")]
@@ -328,11 +335,11 @@ def rank_floor(largest: float, n_genes: int, dtype: np.dtype) -> float:
     Parameters
     ----------
     largest
-        The largest singular value.
+        Largest singular value of the operator; the floor is proportional to it.
     n_genes
-        Of the panel.
+        Genes of the panel; the floor grows with their square root.
     dtype
-        Of the operator, as it was made.
+        Number type that the operator was computed in, whose rounding unit is the scale of the floor.
     """
     return float(10 * np.sqrt(n_genes) * np.finfo(dtype).eps * largest)
 

@@ -50,6 +50,12 @@ def load_gene_sets(name_or_path: str | Path) -> GeneSets:
     ConfigError
         If the name is unknown, the file is missing, empty or no text, or a line has no tab, no genes or a term that
         another line has.
+
+    Examples
+    --------
+    >>> from workbench.factors.gene_sets import load_gene_sets
+    >>> load_gene_sets("hematopoiesis").sets["T cell"][:3]
+    ('CD3D', 'CD3E', 'CD3G')
     """
     text = str(name_or_path)
     shipped = _shipped()
@@ -76,7 +82,7 @@ def on_panel(
     Parameters
     ----------
     sets
-        Of any source.
+        Gene sets of any source, shipped or the user's; not changed.
     panel
         The genes that the model saw, each once.
     min_size, max_size
@@ -93,6 +99,16 @@ def on_panel(
     ------
     EvaluationError
         If the panel names a gene twice, the sizes are the wrong way round, or no gene of any set is on the panel.
+
+    Examples
+    --------
+    >>> from workbench.factors.gene_sets import GeneSets, on_panel
+    >>> mine = GeneSets("mine", {"TCR": ("CD3D", "CD3E", "CD3G"), "few": ("CD4",)}, {"TCR": "", "few": ""})
+    >>> kept, table = on_panel(mine, ["cd3d", "CD3E", "CD3G", "GATA1"])
+    >>> kept.sets
+    {'TCR': ('cd3d', 'CD3E', 'CD3G')}
+    >>> table["why"].tolist()
+    ['', '0 of its genes on the panel, fewer than 3']
     """
     twice = [gene for gene, n in Counter(panel).items() if n > 1]
     if twice or not panel:

@@ -73,9 +73,11 @@ def contributions(
     x
         Log-normalised expression, cell by gene, in the factors' order of genes.
     factors
-        Of the operator that the adaptor was fitted on: all of it, or what they leave out is missing in the latent.
-    encoder, bias
-        `LETAdaptor.encoder_` and `bias_`.
+        Factors of the operator that the adaptor was fitted on. What they leave out of it is missing in the latent.
+    encoder
+        W of the fitted adaptor (`LETAdaptor.encoder_`): rows are the coordinates of the latent.
+    bias
+        b of the same adaptor (`LETAdaptor.bias_`), which is subtracted before the encoder.
 
     Returns
     -------
@@ -145,13 +147,16 @@ def ablate_factors(
     train, test
         Rows of the cells that probes are fitted on, and judged on.
     split
-        Its name, for the tables.
+        Name of the split, for the column ``split`` of the tables.
     core
         Numbers of the factors whose subsets are tried, 2^n - 1 of them; None to choose.
     n_core
-        Size of a core that is chosen.
-    null_draws, seed
-        Of the nulls. Most of the time goes here: 4 x factors x draws scorings of each endpoint.
+        Size of a core that is chosen; its 2^n - 1 subsets are tried. Not used where `core` is given.
+    null_draws
+        Draws of each null per factor, 1 or more. Most of the time goes here: 4 x factors x draws scorings of each
+        endpoint.
+    seed
+        Seed of both nulls. A factor's draws depend on its name, not on its place among the factors.
 
     Raises
     ------
@@ -231,13 +236,7 @@ def _check(train: np.ndarray, test: np.ndarray, n_cells: int, wanted: Sequence[E
 
 
 class _Judge:
-    """Fixed probe of one endpoint.
-
-    Parameters
-    ----------
-    endpoint, rows, is_train, latent
-        What is read; the cells, whether each is for training, and the intact latent of each.
-    """
+    """Fixed probe of one endpoint, fitted on the intact latent of the training cells."""
 
     def __init__(self, endpoint: Endpoint, rows: np.ndarray, is_train: np.ndarray, latent: np.ndarray) -> None:
         self.name, self.kind = endpoint.name, endpoint.kind
@@ -273,9 +272,9 @@ def score_many(
     Parameters
     ----------
     kind
-        As in `Endpoint`.
+        Kind of the endpoint: ``classes``, ``binary`` or ``depth``, see `Endpoint`.
     truth, predicted
-        As in `score`; for "classes" both as numbers of classes, from 0.
+        Targets, and one row of predictions per variant, see `score`; for "classes" both as numbers of classes, from 0.
 
     Returns
     -------
@@ -304,13 +303,7 @@ def score_many(
 
 
 class _Draws:
-    """Latents of the null draws.
-
-    Parameters
-    ----------
-    x, factors, encoder, bias, intact, is_train, n, seed
-        As in `ablate_factors`; `intact` latent and training mask of the cells of `x`, and `n` draws.
-    """
+    """Latents of the null draws, of which there are n per factor."""
 
     def __init__(
         self,
@@ -334,17 +327,23 @@ class _Draws:
 
     def latents(self, f: int, null: str, how: str) -> np.ndarray:
         """Latent of each draw for factor f, (draw, cell, k)."""
+        # By name: a factor keeps its draws when others are left out, and in every split.
         rng = generator(self.seed, null, self.factors.names[f])
         d, k = len(self.factors.genes), self.intact.shape[1]
         if null == RANDOM_PART:
+            # Unit vectors on both sides: strength alone is the Frobenius norm of a rank-one part.
             read, write = (_unit(rng.standard_normal((self.n, d))) for _ in range(2))
             amount = self.factors.strength[f] * np.asarray(self.x @ read.T).T
             direction = write @ self.encoder.T
         else:
+            # Turned where the latent's spread is 1 in every direction, then brought back: a plain rotation would send the
+            # factor into directions in which cells hardly differ, where the same length is a far larger change for a
+            # probe. inverse @ root takes out directions without any spread, which have no such length.
             turned = _unit(rng.standard_normal((self.n, k)) @ self.inverse @ self.root)
             amount = np.broadcast_to(self.heard[:, f], (self.n, len(self.intact)))
             direction = np.linalg.norm(self.inverse @ self.spoken[f]) * turned @ self.root
         if how == MEAN:
+            # The same is left in as of the factor: its mean over the training cells.
             amount = amount - amount[:, self.is_train].mean(1, keepdims=True)
         return self.intact - amount[:, :, None] * direction[:, None, :]
 
@@ -410,6 +409,7 @@ def _subset_rows(
     ]
     rows = []
     for s, value in zip(subsets, values, strict=True):
+        # What the members would score if each added alone what it adds to nothing: no second order.
         additive = whole["none"] + sum(single[i] for i in s.members) if s.kind == ALONE else _NAN
         rows.append({"kind": s.kind, "subset": s.name, "size": s.size, "value": value, "additive": additive})
     return pd.DataFrame([{**place, **row} for row in rows]).assign(**whole)

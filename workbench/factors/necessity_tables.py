@@ -21,7 +21,7 @@ def summarise(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     effects, null
-        Of `Ablation`, of all splits.
+        Tables `Ablation.effects` and `Ablation.null`, of all splits one below the other.
 
     Returns
     -------
@@ -113,6 +113,8 @@ def _pooled_p(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
     if n < 3:
         # No spread to standardise by.
         return np.array([permutation_p(one, own) for one, own in zip(observed, draws, strict=True)])
+    # A draw is standardised without itself, as the observed drop is: else it would pull the mean and the sd towards itself,
+    # the pool would be too narrow, and p too small.
     others = np.stack([np.delete(draws, j, axis=1) for j in range(n)], axis=1)
     pool = _standard(draws, others.mean(2), others.std(2, ddof=1)).ravel()
     ours = _standard(observed, draws.mean(1), draws.std(1, ddof=1))
@@ -134,7 +136,7 @@ def summarise_subsets(subsets: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     subsets
-        Of `Ablation`, of all splits.
+        Table `Ablation.subsets`, of all splits one below the other.
 
     Returns
     -------
@@ -184,8 +186,10 @@ def persistence(
         From `impacts`, of the same factors by name.
     n_top
         How many of the most important ones are compared.
-    permutations, seed
-        Of the null, in which factors of one side are renamed at random.
+    permutations
+        Draws of the null, in which factors of one side are renamed at random. The smallest p is 1 / (1 + permutations).
+    seed
+        Seed of the renaming; each way of taking out has draws of its own.
 
     Returns
     -------
@@ -197,6 +201,14 @@ def persistence(
     ------
     EvaluationError
         If both do not hold the same factors, or the impact of one is not known.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from workbench.factors.necessity_tables import persistence
+    >>> before = pd.DataFrame({"how": "mean", "factor": ["f00", "f01", "f02"], "impact": [0.3, 0.1, 0.0]})
+    >>> persistence(before, before.assign(impact=[0.2, 0.0, 0.1]), n_top=1, permutations=99, seed=0)["overlap"].tolist()
+    [1]
     """
     rows = []
     for how in dict.fromkeys(before["how"]):

@@ -85,7 +85,7 @@ def enrich(
     genes
         The panel that the model saw, in the order of the rows: the background of both tests.
     sets
-        Cut to the panel here.
+        Gene sets of any source. They are cut to the panel here.
     n_top
         Genes of an ORA list, per direction.
     permutations
@@ -93,7 +93,7 @@ def enrich(
     null_draws
         Shufflings; each costs about as much as the table, a few seconds for 16 factors of 1,200 genes. None at 0.
     seed
-        Seed.
+        Seed of the random sets of GSEA and of the shufflings of the null.
     min_size, max_size
         Genes that a term has on the panel, see `on_panel`.
 
@@ -146,9 +146,18 @@ def over_representation(
     Parameters
     ----------
     lists
-        Genes of each list.
+        Whether each gene is in each list; all genes of the panel are columns.
     members
-        Genes of each term.
+        Whether each gene is in each term; columns as in `lists`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.factors.programs import over_representation
+    >>> genes = np.arange(8)
+    >>> p, odds, overlap = over_representation(genes[None] < 3, np.stack([genes < 2, genes > 5]))
+    >>> p.round(3), overlap  # 3 of 8 genes hold both genes of the first term: 3 / 28
+    (array([[0.107, 1.   ]]), array([[2, 0]]))
     """
     overlap = lists.astype(np.int64) @ members.astype(np.int64).T
     n, n_list, n_term = lists.shape[1], lists.sum(1)[:, None], members.sum(1)[None, :]
@@ -174,13 +183,13 @@ def preranked(
     Parameters
     ----------
     loading
-        Signed; not zero everywhere.
+        Signed loadings, the largest first in the ranking; not zero everywhere.
     members
-        Genes of each term, none of them all genes.
+        Whether each gene is in each term; no term may hold all genes.
     permutations
-        Random sets per term.
+        Random sets per term that normalise its score; `enrich` asks for 100 or more.
     seed
-        Seed.
+        Seed of the random sets. The same seed gives the same table.
 
     Returns
     -------

@@ -70,13 +70,15 @@ def stability(
         Sum of one head's attention, and number of cells, per pair of genes and group of cells (`GenePairSink` with
         groups).
     genes
-        The panel.
+        Panel: names of both gene axes of `sums`, as in `reference`.
     reference
         `svd_factors` of the operator of all groups.
     n_top
-        Genes per factor and side.
-    draws, seed
-        Of the bootstrap.
+        Genes per factor and side that are compared; 1 to all of the panel.
+    draws
+        Draws of the bootstrap, 1 or more. Each takes one eigendecomposition of a gene x gene matrix.
+    seed
+        Seed of the draws of groups; nothing else is random.
 
     Raises
     ------
@@ -85,6 +87,21 @@ def stability(
     EvaluationError
         If the reference has other genes or was not made by `svd_factors`, or there are fewer than two groups, no draws
         or not enough genes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.factors.factorise import svd_factors
+    >>> from workbench.factors.stability import stability
+    >>> groups = np.array([np.diag([3.0, 1.0, 0.0]), np.diag([3.2, 0.8, 0.0]), np.diag([2.8, 1.2, 0.0])])
+    >>> reference = svd_factors(groups.mean(0), ["A", "B", "C"], n=2)
+    >>> found = stability(groups, np.ones_like(groups), ["A", "B", "C"], reference, n_top=1, draws=20, seed=0)
+    >>> found.factors[["factor", "side", "jaccard", "strength"]]
+      factor   side  jaccard  strength
+    0    f00   read      1.0       3.0
+    1    f00  write      1.0       3.0
+    2    f01   read      1.0       1.0
+    3    f01  write      1.0       1.0
     """
     n_groups, d, n = len(sums), len(genes), len(reference.strength)
     if sums.shape != (n_groups, d, d) or counts.shape != sums.shape:
@@ -137,15 +154,7 @@ def stability(
 
 
 class _Tally:
-    """What is counted over draws, for one side.
-
-    Parameters
-    ----------
-    loadings
-        Of the reference.
-    panel, n_top, draws
-        As in `stability`.
-    """
+    """What is counted over draws, for one side of the reference."""
 
     def __init__(self, loadings: np.ndarray, panel: tuple[str, ...], n_top: int, draws: int) -> None:
         d, n = loadings.shape
@@ -210,11 +219,9 @@ def _mean(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 def _leading(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Leading singular vectors and values; signs as they come. Of a rank below n, the rest has strength 0 or rounding.
-
-    From the eigenvectors of A^T A: no random start, and quick whatever n. Singular values under 1e-8 of the largest are
-    lost, far under what a mean over cells can tell.
-    """
+    """Leading singular vectors and values; signs as they come. Of a rank below n, the rest has strength 0 or rounding."""
+    # From the eigenvectors of A^T A: no random start, and quick whatever n. Singular values under 1e-8 of the largest are
+    # lost, far under what a mean over cells can tell.
     d = len(matrix)
     vectors = eigh(matrix.T @ matrix, subset_by_index=[d - n, d - 1])[1][:, ::-1]
     image = matrix @ vectors

@@ -6,6 +6,7 @@ from workbench.figures.benchmark import benchmark_differences, benchmark_endpoin
 from workbench.figures.benchmark_costs import benchmark_costs
 from workbench.figures.benchmark_maps import benchmark_ranks, benchmark_tally
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
+from workbench.figures.cohorts import cohort_gates
 from workbench.figures.compaction import compaction_pareto
 from workbench.figures.distances import ruler_against_latent
 from workbench.figures.drift import drift
@@ -16,22 +17,21 @@ from workbench.figures.heads import head_map
 from workbench.figures.latent import latent_map, latent_space
 from workbench.figures.manifold import dimension_agreement, let_elbow, trajectories, trust_curve
 from workbench.figures.runtime import runtime
-from workbench.figures.second_panel import panel_gates
 from workbench.figures.sensitivity import sensitivity
 from workbench.figures.shape import flat_and_ripple
-from workbench.figures.style import BRANCH_COLORS, branch_color
+from workbench.figures.style import assign_colors
 from workbench.figures.subsets import subset_interactions
 
 __all__ = [
-    "BRANCH_COLORS",
     "added_value",
+    "assign_colors",
     "attribution_scatter",
     "benchmark_costs",
     "benchmark_differences",
     "benchmark_endpoints",
     "benchmark_ranks",
     "benchmark_tally",
-    "branch_color",
+    "cohort_gates",
     "compaction_pareto",
     "dimension_agreement",
     "drift",
@@ -51,7 +51,6 @@ __all__ = [
     "latent_space",
     "let_elbow",
     "p_uniform",
-    "panel_gates",
     "readouts",
     "recovery",
     "ruler_against_latent",

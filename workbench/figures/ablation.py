@@ -34,9 +34,9 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
         `kind` (other kinds than "head" are left out), `layer`, `head`, `unit`, `effect`, `low`, `high`, `sd`, `n_cells`,
         `null_mean`, `null_low`, `null_high`, `n_null`, `ratio`, `worse`, `p`, `q`, `heads_as_large`.
     metric
-        Which metric.
+        Metric to draw, one of the table's column `metric`.
     how
-        Which way of ablating; None where the table has one.
+        Way of ablating, such as ``zero`` or ``mean``; None where the table has one.
 
     Returns
     -------

@@ -108,9 +108,9 @@ def panel_grid(titles: Sequence[str], each: int) -> tuple[go.Figure, int, int]:
     Parameters
     ----------
     titles
-        Of the panels, in small HTML.
+        Heading of each panel, in small HTML; as many panels are made.
     each
-        Pixels of a panel.
+        Height of one panel in pixels.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def heading_of(title: str, *notes: str, width: int) -> str:
     Parameters
     ----------
     title
-        What is bold; plain text.
+        Plain text that is set in bold, broken into lines.
     notes
         What is said about it, each from a new line on.
     width
@@ -201,7 +201,7 @@ def missing(rows: pd.DataFrame, drawn: pd.DataFrame, place: Sequence[str], kind:
     kind
         Column that tells the rows of a place apart.
     why
-        Why they are left out.
+        Reason, the same for all rows that are left out; ends each sentence.
     """
     lost = rows.drop(index=drawn.index)
     notes: dict[str, list[str]] = {}
@@ -218,7 +218,7 @@ def removed(how: str) -> str:
     Parameters
     ----------
     how
-        As in the tables of `workbench.factors.necessity`.
+        Way of taking out, ``zero`` or ``mean``, see `workbench.factors.necessity`; any other is returned as it is.
     """
     return {"mean": "set to the mean of the training cells", "zero": "set to zero"}.get(how, how)
 
@@ -229,7 +229,7 @@ def once(rows: pd.DataFrame, keys: Sequence[str], figure: str) -> None:
     Parameters
     ----------
     rows
-        A checked table.
+        Table from `checked`, with the columns `keys`.
     keys
         Columns of text that name a place.
     figure
@@ -252,11 +252,11 @@ def chosen(rows: pd.DataFrame, column: str, name: str | None, figure: str) -> pd
     Parameters
     ----------
     rows
-        A checked table.
+        Table from `checked` that holds `column`.
     column
-        Of text.
+        Column of text that names what is chosen.
     name
-        Which; the first that is there when None.
+        Value of that column to keep; the first that is there when None.
     figure
         What is to be drawn, for the error.
 

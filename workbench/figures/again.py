@@ -8,7 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from workbench.engine.folder import check_layout
 from workbench.engine.report import write_figures
+from workbench.engine.tables import there
 from workbench.errors import OutputError, unknown_name
 from workbench.figures.gallery import GALLERY
 from workbench.figures.requests import chosen, regenerated, requests_of
@@ -24,7 +26,7 @@ def listing(out: Path) -> list[dict[str, Any]]:
     Parameters
     ----------
     out
-        Folder of a run.
+        Folder of a finished run, with its ``tables``.
 
     Returns
     -------
@@ -33,10 +35,10 @@ def listing(out: Path) -> list[dict[str, Any]]:
         ``shows``, ``paper``, ``tables``.
     """
     requests = requests_of(out)
-    there = {path.stem for path in (out / "tables").glob("*.csv")}
+    held = there(out)
     rows = []
     for name, entry in GALLERY.items():
-        lacking = [table for table in entry.tables if table not in there]
+        lacking = [table for table in entry.tables if table not in held]
         drawn = [] if lacking else [one.name for one in requests if (one.entry or one.name) == name]
         why = f"tables/{lacking[0]}.csv is not there" if lacking else "" if drawn else "the run has not asked for it"
         about = {"shows": entry.shows, "paper": entry.paper, "tables": list(entry.tables)}
@@ -50,7 +52,7 @@ def listing_text(rows: Sequence[dict[str, Any]]) -> str:
     Parameters
     ----------
     rows
-        From `listing`.
+        Rows from `listing`, two or three lines each.
     """
     lines = []
     for row in rows:
@@ -70,7 +72,7 @@ def draw_again(
     Parameters
     ----------
     out
-        Folder of a run.
+        Folder of a finished run; figures are written to ``figures`` in it.
     only
         Names of figures, or of entries of the gallery; all when empty.
     formats
@@ -93,6 +95,7 @@ def draw_again(
     for name in formats:
         if name not in (*PAGES, *IMAGES):
             raise OutputError(unknown_name("format", name, (*PAGES, *IMAGES)))
+    check_layout(out)
     requests = chosen(requests_of(out), only)
     figures, missing = regenerated(out, requests)
     written: list[Path] = []

@@ -227,9 +227,9 @@ def names(methods: Sequence[str], ours: str = "") -> dict[str, str]:
     Parameters
     ----------
     methods
-        Plain text.
+        Names of methods as tables have them, each once.
     ours
-        The one that is bold.
+        Name that is set in bold; none where it is empty.
     """
     return {name: f"<b>{label(name)}</b>" if name == ours else label(name) for name in methods}
 
@@ -240,7 +240,7 @@ def place_of(rows: pd.DataFrame) -> str:
     Parameters
     ----------
     rows
-        With `kind` and `data`.
+        Table from `checked` with the columns `kind` and `data`.
     """
     said = " and ".join(dict.fromkeys(f"{kind}, {data}" for kind, data in zip(rows["kind"], rows["data"], strict=True)))
     return said[:1].upper() + said[1:]
@@ -252,7 +252,7 @@ def group_color(group: str) -> str:
     Parameters
     ----------
     group
-        As in ``methods.csv``.
+        Group as in the column `group` of ``methods.csv``; an unknown one is grey.
     """
     return _mark(group)[0]
 

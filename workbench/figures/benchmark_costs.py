@@ -42,7 +42,7 @@ def benchmark_costs(costs: pd.DataFrame, methods: pd.DataFrame) -> go.Figure:
     costs
         `method`, `split`, `fit_seconds`, `predict_seconds`, `forward_seconds`, `once_seconds`, `n_parameters`, `peak_bytes`, `status`.
     methods
-        `method` and `group`.
+        `method` and `group`, one row per method.
 
     Returns
     -------
@@ -169,11 +169,11 @@ def apart(places: Float[np.ndarray, "mark 2"], gap: float, rounds: int = 400) ->
     Parameters
     ----------
     places
-        In pixels.
+        Middle of each mark in pixels, horizontal and vertical.
     gap
-        Pixels from middle to middle.
+        Least distance of two marks in pixels, from middle to middle.
     rounds
-        At most.
+        Rounds of moving at most; marks may still overlap after the last.
 
     Returns
     -------

@@ -276,9 +276,15 @@ def not_apart(ranks: Sequence[float], distance: float) -> list[tuple[int, int]]:
     Parameters
     ----------
     ranks
-        From the smallest on.
+        Mean rank of each method, ascending.
     distance
-        The critical difference.
+        Critical difference, in ranks; methods no further apart than this are not told apart.
+
+    Examples
+    --------
+    >>> from workbench.figures.benchmark_maps import not_apart
+    >>> not_apart([1.2, 1.9, 3.0, 4.1], 1.2)
+    [(0, 1), (1, 2), (2, 3)]
     """
     values, runs, reached = np.asarray(ranks, dtype=float), [], 0
     for i, value in enumerate(values):

@@ -144,7 +144,7 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
         `effect_first`, `effect_second`, `effect_both`, `interaction`, `low`, `high`, `n_cells`; where there is a null,
         `random` (pairs drawn at random, which are not shown) and `p` (against those).
     metric
-        Which metric.
+        Metric to draw, one of the table's column `metric`.
 
     Returns
     -------

@@ -47,7 +47,7 @@ def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
         One row per factor and way of removing it: `factor`, `how`, `impact` (mean drop over endpoint metrics), `sd`,
         `null_mean`, `null_high`, `p`, `q`, `share` (of the summed positive impacts), `cumulative`, `n_splits`.
     how
-        How the factor was removed.
+        How the factor was removed: ``zero`` or ``mean``, a value of the column `how`.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def factor_effects(table: pd.DataFrame, how: str = "mean") -> go.Figure:
         One row per factor, way of removing it, endpoint and metric: `factor`, `how`, `endpoint`, `metric`, `drop` (above
         0: worse without the factor), `sd`, `n_splits`, `null_high`, `p`, `q`, `intact`.
     how
-        How the factor was removed.
+        How the factor was removed: ``zero`` or ``mean``, a value of the column `how`.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> g
     programs
         One row per factor, side and tested program: `factor`, `side`, `direction`, `method`, `term`, `q`, `score`.
     top
-        How many factors.
+        How many factors are drawn, 1 or more, in the order of `genes`.
 
     Returns
     -------

@@ -21,7 +21,7 @@ class Entry:
     Attributes
     ----------
     shows
-        What is in it.
+        What one sees in the figure, for lists.
     tables
         Names of the tables that it is drawn from.
     draw
@@ -149,19 +149,19 @@ GALLERY: dict[str, Entry] = {
         _plain(draw.ruler_against_latent, "distances"),
         "geodesic correlation with the ruler",
     ),
-    "gates": Entry("the seven gates, panel by panel", ("gates",), _plain(draw.gate_table, "gates"), "gate table of the internal panel"),
-    "panels": Entry(
-        "gates 1 to 4 on every panel, beside the controls",
+    "gates": Entry("the seven gates, cohort by cohort", ("gates",), _plain(draw.gate_table, "gates"), "gate table of the internal cohort"),
+    "cohorts": Entry(
+        "gates 1 to 4 on every cohort, beside the controls",
         ("gates", "controls"),
-        lambda tables: draw.panel_gates(tables["gates"], tables["controls"]),
-        "external and zero-shot panels; the lung panel that is expected to fail",
+        lambda tables: draw.cohort_gates(tables["gates"], tables["controls"]),
+        "external and zero-shot cohorts; the lung cohort that is expected to fail",
     ),
     "heads": Entry("held-out correlation of every head alone", ("heads",), _heads, "head screen", optional=("holdouts",)),
     "screen": Entry(
-        "every head judged on an external panel, donor and tissue regressed out",
+        "every head judged on an external cohort, donor and tissue regressed out",
         ("screen",),
         _screen,
-        "head screen on the external panel",
+        "head screen on the external cohort",
         optional=("screen_controls",),
     ),
     "holdouts": Entry("the configured feature map beside controls on held-out anchors", ("holdouts",), _holdouts, "random, donor and branch holdouts"),

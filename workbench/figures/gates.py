@@ -45,13 +45,13 @@ _ABOVE = 34
 
 
 def gate_table(table: pd.DataFrame) -> go.Figure:
-    """Panels by gates: the value of each and whether it passes.
+    """Cohorts by gates: the value of each and whether it passes.
 
     Parameters
     ----------
     table
-        `panel`, `role`, `gate`, `rule`, `status`, `unit`, `note`, `spec`, `value`, `threshold`, `sd`, `n`, `null_high`, `p`;
-        one row per panel and gate.
+        `cohort`, `role`, `gate`, `rule`, `status`, `unit`, `note`, `spec`, `value`, `threshold`, `sd`, `n`, `null_high`, `p`;
+        one row per cohort and gate.
 
     Returns
     -------
@@ -61,33 +61,33 @@ def gate_table(table: pd.DataFrame) -> go.Figure:
     Raises
     ------
     EvaluationError
-        If a column is missing, a gate or status is unknown, or a panel has a gate twice.
+        If a column is missing, a gate or status is unknown, or a cohort has a gate twice.
     """
-    text = ["panel", "role", "gate", "rule", "status", "unit", "note", "spec"]
+    text = ["cohort", "role", "gate", "rule", "status", "unit", "note", "spec"]
     rows = checked(table, "gate table", text, ["value", "threshold", "sd", "n", "null_high", "p"])
     unknown = sorted((set(rows["gate"]) - set(GATES)) | (set(rows["status"]) - set(_STATUS)))
-    if unknown or rows.duplicated(["panel", "gate"]).any():
-        what = f"'{unknown[0]}' is no gate or status" if unknown else "a panel has a gate twice"
+    if unknown or rows.duplicated(["cohort", "gate"]).any():
+        what = f"'{unknown[0]}' is no gate or status" if unknown else "a cohort has a gate twice"
         raise EvaluationError(f"The gate table cannot be drawn: {what}.")
-    panels = list(dict.fromkeys(rows["panel"]))
-    at = {(row.panel, row.gate): row for row in records(rows)}
-    code = np.full((len(panels), len(GATES)), np.nan)
+    cohorts = list(dict.fromkeys(rows["cohort"]))
+    at = {(row.cohort, row.gate): row for row in records(rows)}
+    code = np.full((len(cohorts), len(GATES)), np.nan)
     shown, hover = (np.full(code.shape, "", dtype=object) for _ in range(2))
-    for i, panel in enumerate(panels):
+    for i, cohort in enumerate(cohorts):
         for j, gate in enumerate(GATES):
-            if (row := at.get((panel, gate))) is None:
+            if (row := at.get((cohort, gate))) is None:
                 continue
             code[i, j], sign = _STATUS[row.status]
             shown[i, j] = f"<b>{sign}</b> {number(row.value)}" if np.isfinite(row.value) else f"<b>{sign}</b>"
             rule = f"{number(row.value)} {'≥' if row.rule == '>=' else '≤'} {number(row.threshold)}? "
             hover[i, j] = (
-                f"{label(panel)} ({label(row.role)}): {label(gate)}<br>{rule if np.isfinite(row.value) else ''}<b>{row.status}</b>"
+                f"{label(cohort)} ({label(row.role)}): {label(gate)}<br>{rule if np.isfinite(row.value) else ''}<b>{row.status}</b>"
                 f"<br>sd {number(row.sd)}, n = {number(row.n)} {label(row.unit)}<br>null, upper bound {number(row.null_high)}; "
                 f"p = {number(row.p)}<br>{'<br>'.join(wrapped(row.note, 70))}"
             )
-    roles = {row.panel: row.role for row in records(rows)}
+    roles = {row.cohort: row.role for row in records(rows)}
     names = [
-        f"<b>{label(p)}</b><br><span style='font-size:11px;color:{QUIET}'>{label(roles[p])}</span>" for p in panels
+        f"<b>{label(c)}</b><br><span style='font-size:11px;color:{QUIET}'>{label(roles[c])}</span>" for c in cohorts
     ]
     figure = go.Figure(
         go.Heatmap(
@@ -109,13 +109,13 @@ def gate_table(table: pd.DataFrame) -> go.Figure:
         )
     )
     counts = rows["status"].value_counts()
-    doomed = " A panel that is expected to fail does well to fail." if "expected to fail" in set(rows["role"]) else ""
+    doomed = " A cohort that is expected to fail does well to fail." if "expected to fail" in set(rows["role"]) else ""
     subtitle = (
-        f"n = {len(panels)} panels; {counts.get('pass', 0)} gates pass (✓), {counts.get('fail', 0)} fail (✗), "
+        f"n = {len(cohorts)} cohorts; {counts.get('pass', 0)} gates pass (✓), {counts.get('fail', 0)} fail (✗), "
         f"{counts.get('not applicable', 0)} are not applicable (–, never a pass). Numbers: trustworthiness, mean Spearman over "
-        f"splits, p, p, passing panels. Spec {', '.join(dict.fromkeys(rows['spec']))}.{doomed}"
+        f"splits, p, p, passing cohorts. Spec {', '.join(dict.fromkeys(rows['spec']))}.{doomed}"
     )
-    dressed(figure, "The seven gates", subtitle, 54 * len(panels) + 10, above=56, below=20)
+    dressed(figure, "The seven gates", subtitle, 54 * len(cohorts) + 10, above=56, below=20)
     figure.update_xaxes(side="top", showline=False, ticks="", showgrid=False)
     figure.update_yaxes(autorange="reversed", showline=False, ticks="", showgrid=False)
     return figure
@@ -136,7 +136,7 @@ def head_screen(
     planted
         A head that is known to be planted, such as `L2H3`.
     top
-        How many heads.
+        How many heads are drawn, from rank 1 on.
 
     Returns
     -------

@@ -32,6 +32,15 @@ def head_map(table: pd.DataFrame, controls: Mapping[str, float] | None = None) -
     ------
     EvaluationError
         If a column is missing, a head is there twice, or no head has a value.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from workbench.figures import head_map
+    >>> same = {"layer": 0, "sd": 0.05, "n_splits": 4, "n_anchors": 40, "null_high": 0.3}
+    >>> table = pd.DataFrame({"head": [0, 1], "spearman": [0.6, 0.1], "p": [0.01, 0.4], "q": [0.02, 0.4], **same})
+    >>> head_map(table).data[0].text.tolist()
+    [['<b>0.60</b>', '0.10']]
     """
     numeric = ["layer", "head", "spearman", "sd", "n_splits", "n_anchors", "null_high", "p", "q"]
     heads = checked(table, "head map", numeric=numeric)

@@ -34,7 +34,7 @@ class Colors:
     limits
         Values of the first and last colour.
     title
-        Of the colour bar, plain text in lines.
+        Title of the colour bar, plain text in lines.
     factor, decimals
         What values are multiplied with, and digits after the point, in the cells.
     """
@@ -51,7 +51,7 @@ class Colors:
         Parameters
         ----------
         value
-            The value; NaN is a dash.
+            Value of one cell, before it is multiplied; NaN is a dash.
         """
         return f"{value * self.factor:z.{self.decimals}f}" if math.isfinite(value) else "–"
 
@@ -74,13 +74,23 @@ def colors_of(values: pd.Series, what: str, unit: str = "", *, worse: int = 0, f
     Parameters
     ----------
     values
-        At least one finite.
-    what, unit
-        For the colour bar.
+        Values to colour, NaN allowed; one of them at least must be finite.
+    what
+        Name of the quantity, over the colour bar.
+    unit
+        Its unit, in brackets on a line of its own; none when empty.
     worse
         1 when values above 0 are worse, -1 when those below are: the worse side is red. 0 when neither is.
     factor
         What values are multiplied with when they are written; a power of 1,000 that keeps them short when None.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from workbench.figures.heatmap import colors_of
+    >>> colors = colors_of(pd.Series([-2e-5, 1e-5]), "effect")
+    >>> colors.title, colors.limits, colors.text(1e-5)
+    ('effect × 10⁶', (-2e-05, 2e-05), '10.0')
     """
     known = values[np.isfinite(values)]
     largest = float(known.abs().max()) or 1.0
@@ -105,7 +115,7 @@ def check_heads(heads: pd.DataFrame, figure: str, within: Sequence[str] = ()) ->
     heads
         A checked table with `layer` and `head`.
     figure
-        What is to be drawn, for errors.
+        Name of what is to be drawn, for errors.
     within
         Columns for each value of which a head may have a row.
 
@@ -130,9 +140,9 @@ def placed(heads: pd.DataFrame, value: str, figure: str) -> tuple[pd.DataFrame, 
     heads
         A checked table with `layer` and `head`.
     value
-        Column that the map shows.
+        Column that the map shows, finite in one row at least.
     figure
-        What is to be drawn, for errors.
+        Name of what is to be drawn, for errors.
 
     Returns
     -------
@@ -169,7 +179,7 @@ def heat_trace(
     colors
         Colours and the way to write values.
     bar
-        Whether to draw a colour bar.
+        Whether to draw a colour bar; of several panels with one scale, one has it.
     """
     down, across = ({name: i for i, name in enumerate(names)} for names in (rows, columns))
     z = np.full((len(rows), len(columns)), np.nan)
@@ -223,11 +233,11 @@ def heatmap(
     cells, rows, columns, colors
         As in `heat_trace`.
     title, subtitle
-        Plain text.
+        Plain text; the subtitle is broken into lines.
     axes
         Titles of the horizontal and the vertical axis. Layers go upwards, all else downwards.
     frame
-        The row of `cells` to frame.
+        Row of `cells` to frame in ink; none when None.
     notes
         Plain text to put after names on the vertical axis.
     """
@@ -257,6 +267,6 @@ def head_name(row: pd.Series) -> str:
     Parameters
     ----------
     row
-        With `layer` and `head`.
+        Row of a table with the columns `layer` and `head`, counted from 0.
     """
     return f"layer {int(row['layer'])} head {int(row['head'])}"

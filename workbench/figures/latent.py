@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import EvaluationError
+from workbench.evidence.contrasts import OFF_RULER
 from workbench.figures.style import (
-    BRANCH_COLORS,
     INK,
-    OFF_RULER,
     OUTLINE,
+    PALETTE,
     QUIET,
     RULE,
-    branch_color,
-    branch_order,
+    UNASSIGNED,
+    assign_colors,
     checked,
     dressed,
     label,
@@ -45,7 +45,7 @@ SYMBOLS = (
 VECTOR_LIMIT = 6000
 
 
-def latent_map(table: pd.DataFrame) -> go.Figure:
+def latent_map(table: pd.DataFrame, colors: Mapping[str, str] | None = None) -> go.Figure:
     """UMAP of the latent, coloured by branch, with one symbol per stage of a branch.
 
     Stages with few cells are drawn last and larger, so that they stay visible.
@@ -54,6 +54,8 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
     ----------
     table
         One row per cell: `cell_id`, `cell_type`, `stage`, `branch`, `umap_1`, `umap_2`, `z_1` to `z_k`.
+    colors
+        Branch -> hex colour, in the order of the legend, as `assign_colors` gives it; other branches get what is left.
 
     Returns
     -------
@@ -72,10 +74,11 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
         raise EvaluationError("The latent map cannot be drawn: 'umap_1' and 'umap_2' hold no finite number.")
     drawn = drawn.assign(branch=drawn["branch"].replace("", OFF_RULER), stage=drawn["stage"].replace("", OFF_RULER))
     groups = {key: group for key, group in drawn.groupby(["branch", "stage"], sort=True)}
-    branches = branch_order(drawn["branch"])
+    hues = _hues(drawn["branch"], colors)
+    branches = list(hues)
     of_branch = drawn["branch"].value_counts()
     ordered = sorted(groups, key=lambda key: (branches.index(key[0]), -len(groups[key]), key[1]))
-    symbols = _symbols(ordered)
+    symbols = _symbols(ordered, hues)
 
     figure = go.Figure()
     scatter = go.Scatter if len(drawn) <= VECTOR_LIMIT else go.Scattergl
@@ -103,7 +106,7 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
                     f"branch {label(branch)} (n = {of_branch[branch]:,})<extra></extra>"
                 ),
                 marker={
-                    "color": branch_color(branch),
+                    "color": hues[branch],
                     "symbol": symbols[branch, stage],
                     "size": size + 4 if few else size,
                     "opacity": 1.0 if few else 0.8,
@@ -140,18 +143,25 @@ def latent_map(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _symbols(keys: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    # Counted per colour: two branches that share a fallback colour still differ in symbol.
+def _hues(branches: pd.Series, colors: Mapping[str, str] | None) -> dict[str, str]:
+    """Colour of every branch that is drawn, in the order of the legend; cells off the ruler come last."""
+    hues, names = assign_colors(sorted(set(branches)), colors), set(branches)
+    return hues | {name: UNASSIGNED for name in sorted(names) if name not in hues}
+
+
+def _symbols(keys: list[tuple[str, str]], hues: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    # Counted per colour: two branches that have to share one still differ in symbol.
     seen: Counter[str] = Counter()
     out = {}
     for branch, stage in keys:
-        color = branch_color(branch)
-        out[branch, stage] = SYMBOLS[seen[color] % len(SYMBOLS)]
-        seen[color] += 1
+        out[branch, stage] = SYMBOLS[seen[hues[branch]] % len(SYMBOLS)]
+        seen[hues[branch]] += 1
     return out
 
 
-def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "donor")) -> go.Figure:
+def latent_space(
+    table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "donor"), colors: Mapping[str, str] | None = None
+) -> go.Figure:
     """Three principal axes of the latent, with a menu of what colours the cells.
 
     Parameters
@@ -160,6 +170,8 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
         One row per cell: `cell_id`, `stage`, `branch`, `z_1` to `z_k` (three or more), and any other column of `by`.
     by
         Columns that the cells can be coloured by; those that are not there, or hold one value, are left out.
+    colors
+        As in `latent_map`.
 
     Returns
     -------
@@ -181,18 +193,19 @@ def latent_space(table: pd.DataFrame, by: Sequence[str] = ("branch", "stage", "d
     axes, share = u[:, :3] * s[:3], s[:3] ** 2 / (s**2).sum()
     for way in {"branch", "stage"} & set(ways):
         cells[way] = cells[way].replace("", OFF_RULER)
-    figure, owner, palette = go.Figure(), [], list(BRANCH_COLORS.values())
+    hues = _hues(cells["branch"], colors) if "branch" in ways else {}
+    figure, owner = go.Figure(), []
     for way in ways:
         seen: Counter[str] = Counter()
-        values = branch_order(cells[way].tolist()) if way == "branch" else sorted(set(cells[way]))
+        values = list(hues) if way == "branch" else sorted(set(cells[way]))
         for i, value in enumerate(values):
             rows = np.flatnonzero((cells[way] == value).to_numpy())
             if way == "branch":
-                color = branch_color(value)
+                color = hues[value]
             elif way == "stage" and "branch" in ways:
-                color = branch_color(cells["branch"].iloc[rows[0]])
+                color = hues[cells["branch"].iloc[rows[0]]]
             else:
-                color = palette[i % len(palette)]
+                color = PALETTE[i % len(PALETTE)]
             figure.add_trace(
                 go.Scatter3d(
                     x=axes[rows, 0],

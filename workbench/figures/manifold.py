@@ -102,7 +102,7 @@ def trust_curve(table: pd.DataFrame, threshold: float = 0.80) -> go.Figure:
     table
         `space`, `k`, `trustworthiness`, `continuity`, `null` (trustworthiness with the latent's rows permuted), `n`.
     threshold
-        Of the gate.
+        Least trustworthiness that the gate asks for, drawn as a line.
 
     Returns
     -------

@@ -28,11 +28,11 @@ class Panel:
     title, note
         First and second line above the panel, plain text.
     axis
-        Title of the value axis.
+        Title of the value axis, plain text.
     rows
         One row per point: `row` (its name on the left), `value`, `sd`, `null_from`, `null_high`, `hover`.
     limits
-        Range of the value axis.
+        Smallest and largest value that the axis shows.
     """
 
     title: str
@@ -58,17 +58,17 @@ def point_panels(
     Parameters
     ----------
     panels
-        At least one.
+        One panel or more, drawn in this order, row by row.
     order
         Names of the rows, from top to bottom.
     title, subtitle
-        Plain text.
+        Plain text; the subtitle is broken into lines.
     columns
         Panels side by side, at most.
     baselines
         Rows that are drawn with an open mark.
     notes
-        Sentences to list under the panels.
+        Sentences to list under the panels, plain text; without any there is no list.
     mark
         What a point and its bar are, for the legend.
 
@@ -164,9 +164,9 @@ def points(
     Parameters
     ----------
     names
-        Rows, escaped.
+        Name of each row as the axis has it, escaped by `label`.
     values
-        Where the points are.
+        Horizontal position of each point, which is also what is written.
     spread
         `array`, and `arrayminus` where the lower side differs, as plotly takes them.
     texts, symbols, hover
@@ -195,7 +195,7 @@ def null_bars(names: Sequence[str], low: pd.Series, high: pd.Series) -> go.Bar:
     Parameters
     ----------
     names
-        Rows, escaped.
+        Name of each row as the axis has it, escaped by `label`.
     low, high
         Bounds; no bar where they are missing.
     """
@@ -217,9 +217,9 @@ def legend_keys(figure: go.Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -
     Parameters
     ----------
     figure
-        The figure; changed.
+        Figure to which the traces are added.
     keys
-        Text and marker of each entry.
+        Text of each entry, and its marker as plotly takes it.
     """
     for name, marker in keys:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip"))

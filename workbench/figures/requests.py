@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.engine.tables import read_tables, there
 from workbench.errors import EvaluationError, OutputError, unknown_name
 from workbench.figures.gallery import GALLERY, Entry, Tables
 from workbench.files import read_json, write_json
@@ -24,13 +24,13 @@ class Request:
     Attributes
     ----------
     name
-        Of its files.
+        Name of its files in ``figures``, without an ending.
     caption
-        Model, data, n, spread and null.
+        Sentences under the figure: model, data, n, spread and null.
     entry
         Name in the gallery; the figure's own when empty.
     options
-        For the drawing, JSON-ready.
+        Arguments for the drawing beside the tables; JSON-ready.
     """
 
     name: str
@@ -50,9 +50,9 @@ def drawn(requests: Sequence[Request], tables: Tables) -> tuple[dict[str, go.Fig
     Parameters
     ----------
     requests
-        What is asked for.
+        Figures to draw, each with the entry of the gallery that draws it.
     tables
-        Tables by name.
+        Tables by name, as `tables/NAME.csv` holds them; those that no figure needs do no harm.
 
     Returns
     -------
@@ -85,11 +85,11 @@ def write_index(out: Path, requests: Sequence[Request], command: str) -> None:
     Parameters
     ----------
     out
-        Folder of the run.
+        Folder of the run; the index goes to its ``figures``.
     requests
-        The figures of the run.
+        All figures of the run, drawn or not; an old index is replaced.
     command
-        The command that makes the tables.
+        Command line that makes the tables, for whoever reads the index.
     """
     entries = {
         one.name: {"entry": one.entry or one.name, "options": dict(one.options), "caption": one.caption}
@@ -104,20 +104,20 @@ def requests_of(out: Path) -> list[Request]:
     Parameters
     ----------
     out
-        Folder of the run.
+        Folder of a run, with its ``tables``.
 
     Raises
     ------
     OutputError
         If the folder holds no tables.
     """
-    there = {path.stem for path in (out / "tables").glob("*.csv")}
-    if not there:
+    held = there(out)
+    if not held:
         raise OutputError(f"'{out}' holds no tables/*.csv; give the folder that a run wrote.")
     index = out / "figures" / INDEX
     if not index.is_file():
         caption = "Drawn from the tables alone; the run left no caption."
-        return [Request(name, caption) for name, entry in GALLERY.items() if set(entry.tables) <= there]
+        return [Request(name, caption) for name, entry in GALLERY.items() if set(entry.tables) <= held]
     known = read_json(index)["figures"]
     return [Request(name, one["caption"], one["entry"], one["options"]) for name, one in known.items()]
 
@@ -128,9 +128,9 @@ def chosen(requests: Sequence[Request], names: Sequence[str]) -> list[Request]:
     Parameters
     ----------
     requests
-        Figures of a run.
+        Figures of a run, from `requests_of`.
     names
-        All where there are none.
+        Names of figures or of entries of the gallery; all figures where it is empty.
 
     Raises
     ------
@@ -145,31 +145,15 @@ def chosen(requests: Sequence[Request], names: Sequence[str]) -> list[Request]:
     return [one for one in requests if not names or {one.name, one.entry} & set(names)]
 
 
-def read_tables(out: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Tables of a run; only an empty field is missing, a label such as "NA" is a label.
-
-    Parameters
-    ----------
-    out
-        Folder of the run.
-    names
-        Those that are not there are left out.
-    """
-    paths = {name: out / "tables" / f"{name}.csv" for name in names}
-    return {
-        name: pd.read_csv(path, keep_default_na=False, na_values=[""]) for name, path in paths.items() if path.is_file()
-    }
-
-
 def regenerated(out: Path, requests: Sequence[Request]) -> tuple[dict[str, go.Figure], dict[str, str]]:
     """Draw figures of a run from its tables alone.
 
     Parameters
     ----------
     out
-        Folder of the run.
+        Folder of the run, whose tables are read; nothing is written.
     requests
-        From `requests_of`.
+        Figures to draw, from `requests_of` or `chosen`.
 
     Returns
     -------

@@ -1,19 +1,20 @@
-"""What all figures share: one template, one colour per branch, checks of a table, and text that plotly shows as is."""
+"""What all figures share: one template, a colour for each branch, checks of a table, and text that plotly shows as is."""
 
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import re
 import textwrap
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import EvaluationError
+from workbench.evidence.contrasts import OFF_RULER
 
 INK = "#1b1b1f"
 QUIET = "#5a5a63"
@@ -23,34 +24,31 @@ NULL = "#b4b4bb"
 NULL_EDGE = "#6d6d75"
 OUTLINE = "rgba(20, 20, 25, 0.55)"
 UNASSIGNED = "#bbbbbb"
-# Stage and branch of cells whose label the ruler does not know.
-OFF_RULER = "not on the ruler"
 # Ink on a fill that is light in both themes.
 ON_FILL = "#1b1b1e"
 
-# Paul Tol's "muted" scheme: nine colours that stay apart under protanopia, deuteranopia and tritanopia.
-BRANCH_COLORS = {
-    "progenitor": "#DDCC77",
-    "erythroid": "#CC6677",
-    "megakaryocyte": "#882255",
-    "granulocyte": "#999933",
-    "monocyte": "#AA4499",
-    "dendritic": "#44AA99",
-    "B": "#332288",
-    "T": "#117733",
-    "NK": "#88CCEE",
-}
-# For branches that the mapping above does not name; chosen to stay apart from it, under those three as well.
-FALLBACK_COLORS = ("#000000", "#E69F00", "#0077BB", "#CC3311", "#7B4B1E")
+# Twelve colours that stay apart under protanopia, deuteranopia and tritanopia, those that are farthest apart first: the nine
+# of Paul Tol's "muted" scheme, amber, violet and black.
+PALETTE = (
+    "#332288",
+    "#FFAA00",
+    "#88CCEE",
+    "#882255",
+    "#9922FF",
+    "#000000",
+    "#DDCC77",
+    "#117733",
+    "#999933",
+    "#CC6677",
+    "#AA4499",
+    "#44AA99",
+)
 
 _TITLE = 24  # pixels above the title
 _NAME = 16  # characters of a gene's name on an axis
 _TITLE_SIZE = 17
 # Pixels from line to line of a title: plotly goes by the size of the title, whatever that of the line is.
 _LINE = 1.3 * _TITLE_SIZE
-
-_BY_KEY = {name.casefold(): color for name, color in BRANCH_COLORS.items()}
-_SYNONYMS = {"progenitors": "progenitor", "dc": "dendritic", "monocytes": "monocyte", "granulocytes": "granulocyte"}
 
 # On a dark page. Branches keep their hue; the three darkest are lifted, and colour scales stay as they are.
 DARK = {
@@ -79,7 +77,7 @@ TEMPLATE = go.layout.Template(
         "title": {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "colorway": [ACCENT, *BRANCH_COLORS.values()],
+        "colorway": [ACCENT, *PALETTE],
         "hoverlabel": {"bgcolor": "white", "bordercolor": QUIET, "font": {"color": INK, "size": 13}, "align": "left"},
         "legend": {"font": {"size": 12}, "itemsizing": "constant"},
         "xaxis": {
@@ -104,45 +102,27 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def branch_color(branch: object) -> str:
-    """Colour of a branch, the same in every figure, whichever other branches are drawn beside it.
-
-    Parameters
-    ----------
-    branch
-        Name of the branch; case, and an appended "cell" or "cells", do not matter. A missing name, and `OFF_RULER`, are
-        light grey.
-
-    Returns
-    -------
-    str
-        A hex colour: of the fixed mapping, or one of the fallback colours, chosen by a hash of the name.
-    """
-    if (
-        branch is None
-        or (isinstance(branch, float) and math.isnan(branch))
-        or branch is pd.NA
-        or str(branch).strip() in ("", OFF_RULER)
-    ):
-        return UNASSIGNED
-    key = re.sub(r"[\s_-]+cells?$", "", str(branch).strip().casefold())
-    key = _SYNONYMS.get(key, key)
-    return _BY_KEY.get(key) or FALLBACK_COLORS[zlib.crc32(key.encode()) % len(FALLBACK_COLORS)]
-
-
-def branch_order(branches: Sequence[str]) -> list[str]:
-    """Order branches for a legend: those of the fixed mapping first, in its order, then the others by name.
+def assign_colors(branches: Iterable[Any], fixed: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give every branch of a figure a colour of its own, as long as the palette lasts; after twelve, colours repeat.
 
     Parameters
     ----------
     branches
-        Names, in any order, possibly repeated.
+        Names, possibly repeated; missing ones and `OFF_RULER` are left out, and are drawn in `UNASSIGNED`.
+    fixed
+        Branch -> hex colour that it keeps, such as `Ruler.colors`; the others get it only where nothing else is left.
+
+    Returns
+    -------
+    dict
+        Branch -> hex colour, in the order of a legend: those of `fixed` first, in its order, then the others as they come.
     """
-    known = list(BRANCH_COLORS.values())
-    return sorted(
-        set(branches),
-        key=lambda b: (known.index(branch_color(b)) if branch_color(b) in known else len(known), str(b)),
-    )
+    fixed = fixed or {}
+    names = [str(name) for name in dict.fromkeys(branches) if not pd.isna(name) and name not in ("", OFF_RULER)]
+    found = {name: color for name, color in fixed.items() if name in names}
+    # Colours that nobody has first, then those of branches that are not drawn.
+    free = sorted(set(PALETTE) - set(found.values()), key=lambda c: (c in fixed.values(), PALETTE.index(c))) or PALETTE
+    return found | dict(zip((name for name in names if name not in found), itertools.cycle(free), strict=False))
 
 
 def checked(table: pd.DataFrame, figure: str, text: Sequence[str] = (), numeric: Sequence[str] = ()) -> pd.DataFrame:
@@ -151,9 +131,9 @@ def checked(table: pd.DataFrame, figure: str, text: Sequence[str] = (), numeric:
     Parameters
     ----------
     table
-        A tidy table.
+        Tidy table, one row per thing that is drawn; not changed. Columns that are not asked for are dropped.
     figure
-        What is to be drawn, for the error.
+        Name of what is to be drawn, for the error.
     text, numeric
         Columns that must be there; those of `numeric` must hold numbers (NaN allowed).
 
@@ -194,11 +174,11 @@ def with_value(table: pd.DataFrame, column: str, figure: str) -> pd.DataFrame:
     Parameters
     ----------
     table
-        From `checked`.
+        Table from `checked` that holds `column`.
     column
-        The number that is drawn.
+        Column of numbers that the figure draws.
     figure
-        For the message.
+        Name of what is to be drawn, for the error.
 
     Raises
     ------
@@ -217,7 +197,7 @@ def records(table: pd.DataFrame) -> Iterator[Any]:
     Parameters
     ----------
     table
-        Text and numbers.
+        Table from `checked`; its column names must be identifiers to be read.
     """
     yield from table.itertuples()
 
@@ -239,9 +219,9 @@ def short(text: str, width: int) -> str:
     Parameters
     ----------
     text
-        Plain text.
+        Plain text, not yet escaped: an escape must not be cut.
     width
-        Characters.
+        Characters of the result at most, the ellipsis included; 1 or more.
     """
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
 
@@ -252,7 +232,7 @@ def name_ticks(names: Sequence[str]) -> dict[str, list[str]]:
     Parameters
     ----------
     names
-        Plain text, each once.
+        Plain text, each once, in the order of the axis.
     """
     return {"tickvals": [label(name) for name in names], "ticktext": [label(short(name, _NAME)) for name in names]}
 
@@ -263,9 +243,9 @@ def wrapped(text: str, width: int = 104) -> list[str]:
     Parameters
     ----------
     text
-        Plain text.
+        Plain text, not yet escaped; line breaks in it count as spaces.
     width
-        Characters a line.
+        Characters of a line at most; only a longer word is broken.
     """
     return [label(line) for line in textwrap.wrap(text, width, break_on_hyphens=False)] or [""]
 
@@ -276,9 +256,15 @@ def number(value: float, digits: int = 3) -> str:
     Parameters
     ----------
     value
-        The number.
+        Any number; None, NaN and infinity are a dash.
     digits
-        Significant digits; whole numbers are written whole.
+        Significant digits of what is not whole; whole numbers are written whole, with commas.
+
+    Examples
+    --------
+    >>> from workbench.figures.style import number
+    >>> number(1234.0), number(0.04567), number(float("nan"))
+    ('1,234', '0.0457', '–')
     """
     if value is None or not math.isfinite(value):
         return "–"
@@ -291,7 +277,7 @@ def span(values: pd.Series) -> str:
     Parameters
     ----------
     values
-        Numbers; missing ones are left out.
+        Numbers; missing ones are left out, and without any there is a dash.
     """
     known = values.dropna()
     if known.empty:
@@ -331,9 +317,9 @@ def dressed(
     figure
         The figure; changed and returned.
     title, subtitle
-        Plain text.
+        Plain text; the subtitle is broken into lines.
     plot_height
-        Pixels of the plotting area.
+        Height of the plotting area in pixels.
     above, below
         Further pixels between title and plotting area, and under it.
     """

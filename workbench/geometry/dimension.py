@@ -21,7 +21,7 @@ class Scales:
     Attributes
     ----------
     k
-        Of the maximum likelihood and of local PCA.
+        Neighbours of the maximum likelihood (3 or more) and of local PCA (2 or more).
     k1, k2
         The correlation integral's radii lie between the median distances of these neighbours.
     """
@@ -47,12 +47,20 @@ def participation_ratio(x: Float[np.ndarray, "point feature"]) -> float:
     Parameters
     ----------
     x
-        Points.
+        Points, finite; their order means nothing.
 
     Raises
     ------
     EvaluationError
         If there are fewer than two points, or they are all the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.dimension import participation_ratio
+    >>> angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    >>> round(participation_ratio(np.column_stack([np.cos(angle), np.sin(angle)])), 6)
+    2.0
     """
     centred = check_points(x, 1) - np.mean(x, 0, dtype=np.float64)
     gram = centred.T @ centred if x.shape[1] <= len(x) else centred @ centred.T
@@ -65,14 +73,23 @@ def two_nn(neighbors: Neighbors, *, discard: float = 0.1) -> float:
     Parameters
     ----------
     neighbors
-        Of distinct points; two of each are used.
+        Neighbours of distinct points, two or more of each; only the two nearest are used.
     discard
-        Share of points with the largest ratios that the line leaves out.
+        Share of points with the largest ratios that the line leaves out, from 0 to below 1.
 
     Raises
     ------
     EvaluationError
         If points coincide, or every point's two neighbours are equally far.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.dimension import two_nn
+    >>> from workbench.geometry.neighbors import find_neighbors
+    >>> plane = np.random.default_rng(0).normal(size=(500, 2)) @ np.random.default_rng(1).normal(size=(2, 5))
+    >>> round(two_nn(find_neighbors(plane, 2, seed=0)), 1)
+    1.9
     """
     near = _checked(neighbors.first(2)).distances
     ratio = np.sort(np.log(near[:, 1] / near[:, 0]))
@@ -97,7 +114,7 @@ def likelihood_local(neighbors: Neighbors) -> Float[np.ndarray, " point"]:
     Parameters
     ----------
     neighbors
-        Of distinct points; all of them are used, three at least.
+        Neighbours of distinct points; all of them are used, three at least.
 
     Raises
     ------
@@ -118,7 +135,7 @@ def likelihood(neighbors: Neighbors) -> float:
     Parameters
     ----------
     neighbors
-        As in `likelihood_local`.
+        Neighbours of distinct points; all of them are used, three at least.
 
     Raises
     ------
@@ -141,11 +158,11 @@ def pca_local(
     Parameters
     ----------
     x
-        The points of `neighbors`.
+        Points of which `neighbors` are the neighbours, in the same order.
     neighbors
         All of them are used, without the point itself.
     threshold
-        Share of the largest eigenvalue.
+        Share of the largest eigenvalue that an axis must exceed to count, from 0 to 1. Larger counts fewer axes.
 
     Raises
     ------
@@ -178,9 +195,9 @@ def correlation_integral(
     Parameters
     ----------
     x
-        Points.
+        Points, two or more; repeated ones count as pairs at distance 0.
     radii
-        Ascending, in the units of the points.
+        Ascending, in the units of the points; a pair counts where it is closer than the radius.
 
     Raises
     ------
@@ -223,12 +240,14 @@ def correlation_dimension(
 
     Parameters
     ----------
-    x, neighbors
-        Points and their neighbours, k2 at least.
+    x
+        Points; all their pairs are counted.
+    neighbors
+        Neighbours of these points, k2 of each at least.
     k1, k2
-        Neighbours that set the radii.
+        Neighbours whose median distances are the smallest and the largest radius; 1 <= k1 < k2.
     n_radii
-        Two or more.
+        Number of radii that the line is fitted to, 2 or more.
 
     Raises
     ------

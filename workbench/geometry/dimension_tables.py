@@ -57,15 +57,15 @@ def dimension_table(
     x
         Points; repeated ones are dropped, and the note says so.
     estimators
-        Names from `ESTIMATORS`.
+        Names from `ESTIMATORS`, one row each, in this order; all of them by default.
     scales
         Neighbourhood sizes; those of `Scales` by default.
     n_subsamples
-        Halves for the interval; 0 for none.
+        Random halves for the interval. With 0 or 1 there is no interval (NaN).
     approximate
-        As in `find_neighbors`.
+        Whether neighbours are searched approximately; None decides by the number of points, see `find_neighbors`.
     seed
-        Seed.
+        Seed of the halves and of an approximate search.
 
     Returns
     -------
@@ -76,6 +76,15 @@ def dimension_table(
     ------
     EvaluationError
         If an estimator is unknown, or there are too few distinct points.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.dimension_tables import dimension_table
+    >>> line = np.random.default_rng(0).normal(size=(200, 1)) @ np.ones((1, 3))
+    >>> table = dimension_table(line, n_subsamples=0, seed=0).round(1)
+    >>> dict(zip(table["estimator"], table["dimension"]))["participation ratio"]
+    1.0
     """
     names, scales = _known(estimators), scales or Scales()
     near, x, notes = _prepare(x, _spare(scales.most) if n_subsamples else scales.most, scales, approximate, seed)
@@ -103,7 +112,7 @@ def agreement(table: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     table
-        From `dimension_table`.
+        Table from `dimension_table`, of one point cloud.
 
     Returns
     -------
@@ -141,11 +150,12 @@ def subsample_curve(
     Parameters
     ----------
     x
-        Points; repeated ones are dropped.
+        Points; repeated ones are dropped before subsets are drawn.
     sizes
-        Subset sizes; an eighth, a quarter, half and all of the points where that leaves enough.
+        Subset sizes, each more than the neighbours used and at most all points. When None: an eighth, a quarter, half
+        and all of the points where that leaves enough.
     repeats
-        Random subsets of each size, without replacement; all points are taken once.
+        Random subsets of each size, without replacement, 1 or more; all points are taken once.
     estimators, scales, approximate, seed
         As in `dimension_table`.
 
@@ -198,17 +208,17 @@ def let_elbow(
     Parameters
     ----------
     features
-        Anchors.
+        Features of the anchors under one feature map, f(x) of each centroid.
     distances
-        Ruler distances between them.
+        Ruler distances between the same anchors, from 0 to 1.
     ks
-        Widths.
+        Widths of the latent, one row each; an adaptor is fitted for each.
     n_neighbors
-        Of trustworthiness, fewer than half of the anchors.
+        Neighbourhood size of trustworthiness, fewer than half of the anchors.
     adaptor
-        Other settings.
+        Settings other than the width; those of `LETAdaptor` by default. It is not changed.
     weights
-        Of the anchors, when the adaptor is fitted.
+        Weight of each anchor in the fits, see `LETAdaptor.fit`; all the same when None.
 
     Returns
     -------

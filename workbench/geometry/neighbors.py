@@ -58,7 +58,7 @@ class Neighbors:
         Parameters
         ----------
         k
-            From 1 to what there is.
+            How many neighbours to keep, from 1 to those that were found.
 
         Raises
         ------
@@ -82,18 +82,28 @@ def find_neighbors(
     Parameters
     ----------
     x
-        Points.
+        Points, finite, in any unit; taken as float64.
     k
-        Neighbours, fewer than the points.
+        Neighbours of each point, from 1 to one fewer than the points.
     approximate
-        False: exact. True: approximate. None: exact up to 50,000 points.
+        False: exact. True: approximate. None: exact up to 50,000 points, approximate above.
     seed
-        Of the approximate search and of the sample for its recall; an exact search has no random number.
+        Seed of the approximate search and of the sample for its recall; an exact search has no random number.
 
     Raises
     ------
     EvaluationError
         If there are too few points, a value is not finite, or all points are the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.neighbors import find_neighbors
+    >>> near = find_neighbors(np.array([[0.0], [1.0], [3.0], [7.0]]), 2, seed=0)
+    >>> near.indices.tolist()
+    [[1, 2], [0, 2], [1, 0], [2, 1]]
+    >>> near.distances[:, 0].tolist()
+    [1.0, 1.0, 2.0, 4.0]
     """
     x = check_points(x, k)
     n_duplicates = len(x) - len(distinct(x)[0])
@@ -119,11 +129,11 @@ def among(
     neighbors
         Among all points; with about k n / kept neighbours and some spare, few points are searched again.
     x
-        All points, without repeats.
+        All points, without repeats, in the order of `neighbors`.
     rows
-        The subset, each once.
+        Places of the subset's points in `x`, each once.
     k
-        Neighbours in the subset.
+        Neighbours wanted within the subset, fewer than its points.
 
     Returns
     -------
@@ -160,7 +170,7 @@ def distinct(
     Parameters
     ----------
     x
-        Points.
+        Points; two that differ in the last bit are two, -0.0 and 0.0 are one.
 
     Returns
     -------
@@ -180,9 +190,9 @@ def check_points(x: Float[np.ndarray, "point feature"], k: int) -> Float[np.ndar
     Parameters
     ----------
     x
-        Points.
+        Points of any number type, a row each.
     k
-        Neighbours.
+        Neighbours that each point must have; the points must be more.
 
     Raises
     ------

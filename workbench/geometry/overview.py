@@ -10,9 +10,11 @@ import pandas as pd
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
+from workbench.cells.placed import PlacedCells
 from workbench.errors import EvaluationError
+from workbench.evidence.anchor_set import anchors_of
+from workbench.evidence.contrasts import read_lineages
 from workbench.evidence.ruler import Ruler
-from workbench.evidence.screen import Side
 from workbench.geometry.dimension_tables import dimension_table, let_elbow, subsample_curve
 from workbench.geometry.neighbors import find_neighbors
 from workbench.geometry.quality import embedding_quality
@@ -29,7 +31,7 @@ _NULL_DRAWS = 20
 
 @threadpool_limits.wrap(limits=1)
 def geometry(
-    side: Side,
+    placed: PlacedCells,
     matrix: Float[np.ndarray, "gene feature"],
     ruler: Ruler,
     adaptor: LETAdaptor,
@@ -37,35 +39,37 @@ def geometry(
     branches: Sequence[str],
     seed: int,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """Tables on one panel under one feature map; the adaptor is fitted on all of its anchors.
+    """Tables on one cohort under one feature map; the adaptor is fitted on all of its anchors.
 
     Parameters
     ----------
-    side
-        The panel.
+    placed
+        Cells of the cohort with their anchors; dimension is that of cells, all else is about anchors.
     matrix
-        Linear feature map f(x) = x F.
-    ruler, adaptor
-        As in `gates.evaluate`.
+        Linear feature map f(x) = x F, from panel genes to features.
+    ruler
+        Ruler that the stage numbers of `placed` belong to.
+    adaptor
+        Settings of the adaptor; fresh copies are fitted and it is not changed.
     branches
-        Lineages to follow.
+        Lineages to follow; the ruler's own where there are none.
     seed
-        The one seed.
+        Seed of subsamples and nulls; the tables depend on no other random number.
 
     Returns
     -------
     tables
         ``dimension``, ``dimension_curve``, ``quality``, ``elbow``, ``shape``, ``distances``, ``trajectories``; as many as
-        the panel allows.
+        the cohort allows.
     skipped
         What it does not allow, and why.
     """
-    anchors = side.anchors
+    anchors, followed = anchors_of(placed), read_lineages(branches, ruler.branches)
     at = anchors.centroids @ matrix
     between = ruler.distances[np.ix_(anchors.stage, anchors.stage)]
     fitted = LETAdaptor(**adaptor.get_params()).fit(at, between, anchors.weights)
     z = fitted.transform(at)
-    cells = np.asarray(side.expression @ matrix, dtype=np.float64)
+    cells = np.asarray(placed.expression @ matrix, dtype=np.float64)
     spaces = {FEATURES: cells, LATENT: fitted.transform(cells)}
     blocks = [column for name in ("donor", "tissue") if (column := anchors.column(name)) is not None]
     wanted: dict[str, Callable[[], pd.DataFrame]] = {
@@ -80,7 +84,7 @@ def geometry(
             anchors.stage,
             ruler,
             adaptor,
-            branches=[name for name in branches if name in ruler.branches],
+            branches=followed,
             blocks=np.column_stack(blocks) if blocks else None,
             weights=anchors.weights,
             seed=seed,

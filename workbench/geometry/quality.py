@@ -25,7 +25,7 @@ class Quality:
     Attributes
     ----------
     ks
-        Neighbourhood sizes.
+        Neighbourhood sizes, one row of each array below.
     trustworthiness
         1 where no intruder is among the k nearest in the embedding.
     continuity
@@ -69,8 +69,10 @@ def embedding_quality(
 
     Parameters
     ----------
-    x, y
-        Original space and embedding.
+    x
+        Points in the original space.
+    y
+        The same points in the embedding, in the same order.
     ks
         Neighbourhood sizes, each fewer than half of the points.
     near_x, near_y
@@ -111,13 +113,23 @@ def trustworthiness(
 
     Parameters
     ----------
-    x, y, k, near_y
+    x, y, near_y
         As in `embedding_quality`.
+    k
+        Neighbourhood size, fewer than half of the points.
 
     Raises
     ------
     EvaluationError
         As in `embedding_quality`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.quality import trustworthiness
+    >>> x = np.random.default_rng(0).normal(size=(60, 2))
+    >>> [round(float(trustworthiness(x, y, 5).mean()), 2) for y in (x, x[:, :1])]  # all of it, one coordinate
+    [1.0, 0.73]
     """
     n = _check_ks(x, y, (k,))
     near_y = find_neighbors(y, k, approximate=False, seed=0) if near_y is None else near_y.first(k)
@@ -130,9 +142,9 @@ def ranks_of(x: Float[np.ndarray, "point feature"], others: Int[np.ndarray, "poi
     Parameters
     ----------
     x
-        Points.
+        Points, finite; distances are Euclidean.
     others
-        Points to rank, for each point.
+        Numbers of the points to rank for each point; none may be the point itself.
 
     Returns
     -------

@@ -26,7 +26,7 @@ class Geodesics:
     Attributes
     ----------
     rows
-        Points that distances are given for.
+        Points between which distances are given, as numbers of all points.
     distances
         Between them, along edges whose length is the Euclidean distance; in the units of the points.
     n_components
@@ -54,7 +54,7 @@ def geodesics(
     Parameters
     ----------
     neighbors
-        Of all points.
+        Neighbours of all points, which are the edges of the graph.
     rows
         Points between which distances are wanted; None for all (then n x n numbers are kept).
     component
@@ -64,6 +64,15 @@ def geodesics(
     ------
     EvaluationError
         If the graph is not connected and ``"all"`` is asked for, or fewer than two points are left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.neighbors import find_neighbors
+    >>> from workbench.geometry.shape import geodesics
+    >>> corner = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [2.0, 1.1]])
+    >>> geodesics(find_neighbors(corner, 1, seed=0)).distances[0].tolist()  # around the corner, not across
+    [0.0, 1.0, 2.0, 3.1]
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components, dijkstra
@@ -103,11 +112,11 @@ def stage_distances(
     Parameters
     ----------
     latent
-        Distances between anchors.
+        Distances between anchors, symmetric, in any unit.
     stage
-        Stage number of each anchor.
+        Number of each anchor's stage on the ruler.
     ruler
-        The ruler.
+        Ruler that the stage numbers belong to.
 
     Returns
     -------
@@ -135,7 +144,7 @@ def ruler_agreement(
     Parameters
     ----------
     distances
-        Between points, for example geodesic.
+        Distances between points, for example geodesic; the unit means nothing to a rank correlation.
     ruler
         Between the same points, in ruler units; NaN where unknown, and such pairs are left out.
     within
@@ -199,14 +208,21 @@ def flatness(x: Float[np.ndarray, "point feature"], d: int = 2) -> Flatness:
     Parameters
     ----------
     x
-        Points.
+        Points, finite, at least d + 1 of them.
     d
-        Axes of the plane.
+        Axes of the plane, from 1 to the number of features.
 
     Raises
     ------
     EvaluationError
         If there are fewer than d + 1 points or d features, or points are unusable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.shape import flatness
+    >>> round(flatness(np.eye(4), d=2).share, 3)  # two of three equal axes
+    0.667
     """
     x = check_points(x, d)
     if d > x.shape[1]:
@@ -229,8 +245,10 @@ class Ripple:
         Mean and 97.5 % quantile with the residuals permuted over points.
     p
         One-sided, the observed value counted; NaN where nothing lies off the plane.
-    k, n_permutations
-        Neighbours in the plane, and permutations.
+    k
+        Neighbours of each point in the plane.
+    n_permutations
+        Permutations behind the null and p; 0 where nothing lies off the plane.
     """
 
     moran: float
@@ -252,11 +270,13 @@ def ripple(flat: Flatness, *, k: int = 10, n_permutations: int = 199, seed: int)
     Parameters
     ----------
     flat
-        From `flatness`.
+        Plane and residual from `flatness`, of the points to test.
     k
-        Neighbours in the plane.
-    n_permutations, seed
-        Of the null.
+        Neighbours of each point in the plane, fewer than the points. More look for longer waves.
+    n_permutations
+        Permutations of the null; the smallest p is 1 / (1 + n_permutations), and there is none at 0.
+    seed
+        Seed of the permutations; the observed value has no random number.
 
     Raises
     ------

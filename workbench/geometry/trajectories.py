@@ -13,12 +13,12 @@ from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, unknown_name
+from workbench.evidence.contrasts import read_lineages
 from workbench.evidence.null_rulers import permute_in_blocks
 from workbench.evidence.ruler import Ruler
 from workbench.operators.adaptor import LETAdaptor
 from workbench.stats import benjamini_hochberg, permutation_p, spearman
 
-LINEAGES = ("erythroid", "monocyte", "B", "T")
 _FEWEST, _DEPTHS = 5, 3
 
 
@@ -29,13 +29,13 @@ class Progression:
     Attributes
     ----------
     spearman
-        Of the angle from the root with depth, over points that are no root.
+        Rank correlation of the angle from the root with depth, over points that are no root.
     p, null_mean, null_high
         One-sided p by depths permuted inside blocks; mean and 97.5 % quantile of the null. NaN where nothing can move.
     n, n_root, n_depths, n_movable
         Points judged, root points, different depths, and points that can change their depth.
     note
-        What else there is to know.
+        Why there is no p; empty where there is one.
     """
 
     spearman: float
@@ -57,12 +57,20 @@ def lineage(ruler: Ruler, branch: str) -> Int[np.ndarray, " stage"]:
     ruler
         A ruler; one from a matrix has no ancestors.
     branch
-        One of its branches.
+        Name of one of the ruler's branches.
 
     Raises
     ------
     EvaluationError
         If there is no such branch.
+
+    Examples
+    --------
+    >>> from workbench.evidence.ruler import load_ruler
+    >>> from workbench.geometry.trajectories import lineage
+    >>> ruler = load_ruler("hematopoiesis")
+    >>> [ruler.stages[i] for i in lineage(ruler, "monocyte")][:5]
+    ['HSC', 'MPP', 'CMP', 'GMP', 'monocyte']
     """
     if branch not in ruler.branches:
         raise EvaluationError(unknown_name("branch", branch, sorted(set(ruler.branches))))
@@ -93,20 +101,33 @@ def progression(
     Parameters
     ----------
     z
-        Latent.
+        Latent, one row per point; only directions matter.
     depth
-        Of each point, along the lineage.
+        Depth of each point along the lineage, in any unit: its ranks count.
     root
         Points that the angle is measured from; they are not judged.
     blocks
-        As in `permute_in_blocks`; one block when None.
-    draws, seed
-        Of the permutation.
+        Block of each point, or one column per factor; depths are permuted inside blocks, see `permute_in_blocks`. One
+        block when None.
+    draws
+        Permutations behind p and the null's quantile; the smallest p is 1 / (1 + draws).
+    seed
+        Seed of the permutations; the correlation itself has no random number.
 
     Raises
     ------
     EvaluationError
         If there is no root, or fewer than three points besides.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.geometry.trajectories import progression
+    >>> depth = np.arange(6.0)
+    >>> arc = np.column_stack([np.cos(depth / 5), np.sin(depth / 5)])
+    >>> found = progression(arc, depth, depth == 0, draws=99, seed=0)
+    >>> round(found.spearman, 6), found.n
+    (1.0, 5)
     """
     judged = ~root
     if not root.any() or judged.sum() < 3:
@@ -145,7 +166,7 @@ def trajectory_table(
     ruler: Ruler,
     adaptor: LETAdaptor,
     *,
-    branches: Sequence[str] = LINEAGES,
+    branches: Sequence[str] = (),
     blocks: Shaped[np.ndarray, "anchor ..."] | None = None,
     weights: Float[np.ndarray, " anchor"] | None = None,
     draws: int = 2000,
@@ -158,21 +179,30 @@ def trajectory_table(
 
     Parameters
     ----------
-    features, stage
-        Anchors.
-    ruler, adaptor
-        As in `holdout_correlation`.
+    features
+        Features of the anchors under one feature map, f(x) of each centroid.
+    stage
+        Number of each anchor's stage on the ruler.
+    ruler
+        Ruler with branches and depths; its distances are what the adaptor is fitted to.
+    adaptor
+        Settings of the adaptor; a fresh copy is fitted per branch.
     branches
-        Lineages.
+        Names of the lineages, one row each; the ruler's own by default. One that the anchors lack gets a row that says so.
     blocks, draws, seed
-        Of the permutation, as in `progression`.
+        As in `progression`.
     weights
-        Of the anchors, when the adaptor is fitted.
+        Weight of each anchor in the fits, see `LETAdaptor.fit`; all the same when None.
 
     Returns
     -------
     DataFrame
         As `trajectories_of`.
+
+    Raises
+    ------
+    EvaluationError
+        If a lineage is no branch of the ruler, or none is named and the ruler has none of its own.
     """
     branch_of = np.array(ruler.branches)[stage]
 
@@ -192,7 +222,7 @@ def trajectories_of(
     stage: Int[np.ndarray, " anchor"],
     ruler: Ruler,
     *,
-    branches: Sequence[str] = LINEAGES,
+    branches: Sequence[str] = (),
     blocks: Shaped[np.ndarray, "anchor ..."] | None = None,
     draws: int = 2000,
     seed: int,
@@ -202,7 +232,7 @@ def trajectories_of(
     Parameters
     ----------
     z
-        Latent of the anchors.
+        Latent of the anchors, one row each; it is the same for all lineages.
     stage, ruler, branches, blocks, draws, seed
         As in `trajectory_table`.
 
@@ -225,8 +255,13 @@ def _table(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
+    followed = read_lineages(branches, ruler.branches) or ruler.lineages
+    if not followed:
+        raise EvaluationError(
+            f"The ruler '{ruler.name}' names no lineages to follow; list branches under `lineages` in its file, or name some."
+        )
     rows = []
-    for branch in branches:
+    for branch in followed:
         try:
             rows.append(_row(branch, latent, stage, ruler, blocks, draws, seed))
         except EvaluationError as error:

@@ -1,1 +1,9 @@
-"""Models: what every hooked cell model offers, and those that can be read."""
+"""Models of cells: one protocol for all of them, one function that reads any, and a folder per architecture.
+
+What works on a model takes its type from here: a stage's code then counts the code of the architectures, too.
+"""
+
+from workbench.models.load import load_model
+from workbench.models.protocol import Block, CellModel, CellTokenizer, ModelShape
+
+__all__ = ["Block", "CellModel", "CellTokenizer", "ModelShape", "load_model"]

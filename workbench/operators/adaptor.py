@@ -18,6 +18,8 @@ from workbench.threads import one_thread
 _SIN_FLOOR = 1e-3
 
 
+# Equality and representation stay those of scikit-learn, which reads the settings off the signature.
+@dataclass(eq=False, repr=False)
 class LETAdaptor(TransformerMixin, BaseEstimator):
     """Linear latent z = W (f - b) whose pairwise angles reproduce ruler distances between anchors.
 
@@ -32,38 +34,46 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     k
-        Width of the latent.
+        Width of the latent, 1 or more; coordinates beyond the rank of the anchors stay zero at first.
     alpha
-        Weight of the reconstruction.
+        Weight of the reconstruction beside the stress, 0 or more. 0: angles alone, and the lengths of z mean nothing.
     beta
         Ruler units per radian; 1 / pi makes the largest possible angle one ruler diameter.
     steps
-        L-BFGS iterations at most.
+        Iterations of L-BFGS, at most.
 
     Attributes
     ----------
     encoder_ : ndarray, shape (k, feature)
-        W.
+        W: one row per coordinate of the latent.
     bias_ : ndarray, shape (feature,)
-        b.
+        b: the features that are mapped to 0.
     scale_ : float
         Features are divided by this before anything else; it is folded into `encoder_`.
     stress_, reconstruction_ : float
         Both terms at the end.
     n_iter_ : int
-        Iterations used.
+        Iterations that L-BFGS took, `steps` at most.
 
     Notes
     -----
     The gradient never leaves the affine hull of the anchors, so the problem is solved exactly in at most
     (anchors - 1) coordinates. It starts from the principal axes: there is no random number in it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.adaptor import LETAdaptor, angles
+    >>> on_ruler = np.array([[0.0, 0.5, 1.0], [0.5, 0.0, 0.5], [1.0, 0.5, 0.0]])  # three stages in a row
+    >>> fitted = LETAdaptor(k=2).fit(np.eye(3), on_ruler)
+    >>> (angles(fitted.transform(np.eye(3))) / np.pi)[0].round(3).tolist()
+    [0.0, 0.5, 1.0]
     """
 
-    def __init__(self, k: int = 10, alpha: float = 0.1, beta: float = 1 / np.pi, steps: int = 200) -> None:
-        self.k = k
-        self.alpha = alpha
-        self.beta = beta
-        self.steps = steps
+    k: int = 10
+    alpha: float = 0.1
+    beta: float = 1 / np.pi
+    steps: int = 200
 
     def fit(
         self,
@@ -100,28 +110,21 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         self.scale_ = float(np.sqrt((s**2).sum() / n))
         points = u[:, :rank] * s[:rank] / self.scale_
         problem = _problem(points, distances, sample_weight)
-        k = self.k
-        start = np.zeros((k, rank))
-        start[: min(k, rank), : min(k, rank)] = np.eye(min(k, rank))
 
-        def loss(w: np.ndarray, b: np.ndarray) -> tuple[float, float, np.ndarray, np.ndarray]:
-            return _loss(w, b, problem, float(self.beta), self.alpha)
+        def taken_apart(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return flat[: self.k * rank].reshape(self.k, rank), flat[self.k * rank :]
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            w, b = flat[: k * rank].reshape(k, rank), flat[k * rank :]
-            stress, rec, grad_w, grad_b = loss(w, b)
+            stress, rec, grad_w, grad_b = _loss(*taken_apart(flat), problem, float(self.beta), self.alpha)
             return stress + rec, np.concatenate([grad_w.ravel(), grad_b])
 
+        # The principal axes in the order of their variance, and b in the mean of the anchors.
+        start = np.concatenate([np.eye(self.k, rank).ravel(), np.zeros(rank)])
+        options = {"maxiter": self.steps, "maxcor": 20}
         with one_thread():
-            found = minimize(
-                objective,
-                np.concatenate([start.ravel(), np.zeros(rank)]),
-                jac=True,
-                method="L-BFGS-B",
-                options={"maxiter": self.steps, "maxcor": 20},
-            )
-        w, b = found.x[: k * rank].reshape(k, rank), found.x[k * rank :]
-        self.stress_, self.reconstruction_ = (float(v) for v in loss(w, b)[:2])
+            found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+        w, b = taken_apart(found.x)
+        self.stress_, self.reconstruction_ = map(float, _loss(w, b, problem, float(self.beta), self.alpha)[:2])
         self.encoder_ = (w @ vt[:rank]) / self.scale_
         self.bias_ = mean + (b * self.scale_) @ vt[:rank]
         self.n_iter_ = int(found.nit)
@@ -134,19 +137,19 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X
-            Features, shape (row, feature).
+            Features under the same feature map, shape (row, feature).
         """
         check_is_fitted(self)
         return (check_array(X, dtype=np.float64) - self.bias_) @ self.encoder_.T
 
 
 def angles(z: Float[np.ndarray, "row k"]) -> Float[np.ndarray, "row row"]:
-    """Angle between every two rows, in radians.
+    """Angle between every two rows, in radians from 0 to pi.
 
     Parameters
     ----------
     z
-        Latent.
+        Latent, one row each; only directions matter. A row of zeros is at a right angle to all.
     """
     unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     return np.arccos(np.clip(unit @ unit.T, -1, 1))
@@ -188,7 +191,8 @@ def _pull(cosine, distances, of_pair, beta, floor):
             residual = beta * np.arccos(c) - distances[i, j]
             weighted = of_pair[i, j] * residual
             total += weighted * residual
-            # d angle / d cosine = -1 / sin(angle), kept finite where two anchors coincide.
+            # d angle / d cosine = -1 / sin(angle), kept finite where two anchors coincide. (1 - c)(1 + c) and not 1 - c^2,
+            # which would lose half the digits of a small angle.
             pull = -2.0 * beta * weighted / max(np.sqrt((1.0 - c) * (1.0 + c)), floor)
             cosine[i, j] = pull
             cosine[j, i] = pull
@@ -198,11 +202,7 @@ def _pull(cosine, distances, of_pair, beta, floor):
 def _loss(
     w: np.ndarray, b: np.ndarray, problem: _Problem, beta: float, alpha: float
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Both terms and the gradient of their sum; the points have total variance 1, the weights of the anchors sum 1.
-
-    With y = points - b and z = y W^T, the reconstruction error is z W - y, and |z W - y|^2 = z W W^T z - 2 z z + y y: only
-    products with W itself have the length of the features.
-    """
+    """Both terms and the gradient of their sum; the points have total variance 1, the weights of the anchors sum 1."""
     points, of_anchor = problem.points, problem.of_anchor
     z = points @ w.T - w @ b
     norm = np.maximum(np.sqrt((z * z).sum(1, keepdims=True)), 1e-12)
@@ -210,12 +210,17 @@ def _loss(
     pull = unit @ unit.T
     stress = float(_pull(pull, problem.distances, problem.of_pair, beta, _SIN_FLOOR))
     grad_unit = pull @ unit
+    # An angle does not change with the length of z, so nothing pulls along z itself.
     grad_z = (grad_unit - unit * (unit * grad_unit).sum(1, keepdims=True)) / norm
+    # With y = points - b and z = y W^T the error is z W - y, and |z W - y|^2 = z W W^T z - 2 z z + y y: only products with W
+    # itself have the length of the features.
     weighted, through = of_anchor[:, None] * z, z @ (w @ w.T)
     length = problem.square - 2 * (problem.mean @ b) + b @ b
     rec = alpha * float((weighted * (through - 2 * z)).sum() + length)
-    # By z through the error z W - y: 2 alpha a (z W W^T - z); y itself gets the rest.
+    # The error's slope along z is 2 alpha a (z W W^T - z).
     grad_z += 2 * alpha * of_anchor[:, None] * (through - z)
+    # W gets the slope along z by z = y W^T, and where it rebuilds y once more: 2 alpha a z (z W - y). So does b, by y. Both
+    # are multiplied out, so that no y is made.
     of_points = grad_z - 2 * alpha * weighted
     total = of_points.sum(0)
     grad_w = of_points.T @ points - np.outer(total, b) + 2 * alpha * (z.T @ weighted) @ w

@@ -17,13 +17,13 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from workbench.cells.matrix import COUNTS, check_block, describe_values, log_normalise, row_blocks
-from workbench.errors import ArtifactError, GeneMatchError
-from workbench.files import digest, read_arrays, read_json, write_arrays, write_json, write_text
+from workbench.errors import GeneMatchError
+from workbench.files import write_text
+from workbench.operators.artifact import read_artifact, write_artifact
 from workbench.operators.card import model_card
-from workbench.operators.readout_weights import Readout
+from workbench.operators.readout_weights import ARRAYS, Readout
 
 CARD, WEIGHTS, README = "config.json", "weights.safetensors", "README.md"
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,20 @@ class Algorithm:
     matrix, offset
         Latent z = x @ matrix + offset, x the log-normalised expression of the panel.
     readouts
-        By endpoint.
+        Fitted readout of each endpoint, by the endpoint's name; may be empty.
     card
-        Where it comes from: data, checkpoint, settings, evidence.
+        Where it comes from: data, checkpoint, settings, evidence. JSON-ready.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from anndata import AnnData
+    >>> from workbench.operators.algorithm import Algorithm
+    >>> known = Algorithm(("CD3D", "MS4A1"), np.eye(2), np.zeros(2), {}, {"data": "made up"})
+    >>> cells = AnnData(np.array([[3.0, 1.0]]), var=pd.DataFrame(index=["CD3D", "MS4A1"]))
+    >>> known.transform(cells).round(2)  # log(1 + 7500) and log(1 + 2500)
+    array([[8.92, 7.82]])
     """
 
     genes: tuple[str, ...]
@@ -95,17 +106,10 @@ class Algorithm:
         arrays = {"matrix": self.matrix, "offset": self.offset}
         for name, readout in self.readouts.items():
             arrays |= {f"readout/{name}/{part}": array for part, array in readout.arrays().items()}
-        write_arrays(folder / WEIGHTS, arrays)
-        card = {
-            "format": _FORMAT,
-            "genes": list(self.genes),
-            "k": self.matrix.shape[1],
-            "readouts": {name: {"classes": list(r.classes)} for name, r in self.readouts.items()},
-            "card": dict(self.card),
-        }
-        write_json(folder / CARD, {**card, "content": _content(arrays, card)})
-        described = {name: (readout.classes, readout.n_parameters) for name, readout in self.readouts.items()}
-        write_text(folder / README, model_card(self.card, self.genes, self.matrix.shape[1], described))
+        classes = {name: {"classes": list(readout.classes)} for name, readout in self.readouts.items()}
+        about = {"genes": list(self.genes), "k": self.matrix.shape[1], "readouts": classes, "card": dict(self.card)}
+        write_artifact(folder / CARD, folder / WEIGHTS, about, arrays)
+        write_text(folder / README, model_card(self.card, self.genes, self.matrix.shape[1], self.readouts))
         return folder
 
     @classmethod
@@ -115,33 +119,18 @@ class Algorithm:
         Parameters
         ----------
         folder
-            The folder.
+            Folder with ``weights.safetensors`` and ``config.json``; the README is not read.
 
         Raises
         ------
         ArtifactError
             If a file is missing, truncated, changed, of another format, or the weights are not those of the card.
         """
-        folder = Path(folder)
-        card = read_json(folder / CARD)
-        arrays, _ = read_arrays(folder / WEIGHTS)
-        if not isinstance(card, dict) or card.get("format") != _FORMAT:
-            raise ArtifactError(f"'{folder / CARD}' is no algorithm of format {_FORMAT}; export it again.")
-        if card.pop("content", None) != _content(arrays, card):
-            raise ArtifactError(
-                f"The weights in '{folder}' are not those that its card describes: a file was changed or swapped; "
-                "export it again."
-            )
-        readouts = {
-            name: Readout(
-                arrays[f"readout/{name}/weights"],
-                arrays[f"readout/{name}/offset"],
-                tuple(entry["classes"]),
-                arrays.get(f"readout/{name}/hidden_weights"),
-                arrays.get(f"readout/{name}/hidden_offset"),
-            )
-            for name, entry in card["readouts"].items()
-        }
+        card, arrays = read_artifact(Path(folder) / CARD, Path(folder) / WEIGHTS, "is no algorithm")
+        readouts = {}
+        for name, entry in card["readouts"].items():
+            parts = {part: arrays[at] for part in ARRAYS if (at := f"readout/{name}/{part}") in arrays}
+            readouts[name] = Readout(classes=tuple(entry["classes"]), **parts)
         return cls(tuple(card["genes"]), arrays["matrix"], arrays["offset"], readouts, card["card"])
 
 
@@ -150,13 +139,15 @@ def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float
 
     Parameters
     ----------
-    cells, genes, min_coverage
-        As in `panel_blocks`.
+    cells
+        Cells as in `panel_blocks`; all of them end up in memory.
+    genes, min_coverage
+        Panel, and the smallest share of it that must be measured, as in `panel_blocks`.
 
     Returns
     -------
     csr_matrix, shape (cell, gene)
-        float32.
+        float32, columns of a row in order.
     """
     out = sp.vstack([block for _, block in panel_blocks(cells, genes, min_coverage)], format="csr")
     out.sort_indices()
@@ -173,16 +164,23 @@ def panel_blocks(
     cells
         Cells with gene symbols as ``var_names``; the first of repeated names counts, and another case where none fits.
     genes
-        The panel.
+        Panel: names of the columns wanted, in order, each once.
     min_coverage
-        Smallest share of the panel that must be measured.
+        Smallest share of the panel that must be measured; one gene at least is needed at 0.
     size
-        Cells per block.
+        Cells per block, 1 or more: memory grows with it.
 
     Yields
     ------
     start, block
         Number of the first cell, and (cell, gene) in float32, columns of a row in any order.
+
+    Raises
+    ------
+    GeneMatchError
+        If fewer panel genes are measured.
+    CellsError
+        If values are negative, NaN or infinite, or a cell expresses nothing.
     """
     column = _columns(cells, genes)
     found = np.unique(column[column >= 0])
@@ -209,8 +207,10 @@ def coverage(cells: AnnData, genes: tuple[str, ...]) -> float:
 
     Parameters
     ----------
-    cells, genes
-        As in `panel_blocks`.
+    cells
+        Cells as in `panel_blocks`, of which only ``var_names`` are read.
+    genes
+        Panel of gene symbols, one or more, each once.
     """
     column = _columns(cells, genes)
     return len(np.unique(column[column >= 0])) / len(genes)
@@ -241,18 +241,26 @@ def fold(
 ) -> tuple[Float[np.ndarray, "gene k"], Float[np.ndarray, " k"]]:
     """Fold a linear feature map and an adaptor into one matrix and one offset.
 
+    z = W (x F - b) = x (F W^T) - W b, whatever x is: nothing is lost, and the feature map need not be kept.
+
     Parameters
     ----------
-    feature_map, encoder, bias
-        F, W and b.
+    feature_map
+        Matrix F of f(x) = x F, panel genes by features.
+    encoder, bias
+        W and b of a fitted adaptor (`LETAdaptor.encoder_`, `LETAdaptor.bias_`).
 
     Returns
     -------
     matrix, offset
-        M = F W^T and c = -W b.
+        M = F W^T and c = -W b, float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.algorithm import fold
+    >>> matrix, offset = fold(np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[1.0, 1.0]]), np.array([0.5, 0.0]))
+    >>> matrix.tolist(), offset.tolist()
+    ([[3.0], [1.0]], [-0.5])
     """
     return np.asarray(feature_map, dtype=np.float64) @ encoder.T, -(encoder @ bias)
-
-
-def _content(arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> str:
-    return digest(card, *(part for name in sorted(arrays) for part in (name, arrays[name])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from tqdm import tqdm
 
 from workbench.cells.datasets import CellMapping, load
@@ -21,6 +22,7 @@ from workbench.operators.readout_weights import Readout
 
 LATENT = "X_workbench"
 _PREFIX = "workbench_"
+_EXPRESSED = f"{_PREFIX}genes_expressed"
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,13 @@ class Applied:
     Attributes
     ----------
     out
-        The new file.
+        The new h5ad that was written.
     n_cells
-        Cells in it.
+        Cells in it, which are those of the input.
     coverage
         Share of the algorithm's genes that the cells measure.
     seconds
-        Of the whole, reading and writing included.
+        Time that the whole took, reading and writing included.
     """
 
     out: Path
@@ -62,7 +64,7 @@ def apply_file(
     Parameters
     ----------
     algorithm
-        Folder that `Algorithm.save_pretrained` wrote.
+        Folder of the algorithm, as `Algorithm.save_pretrained` wrote it.
     cells
         The h5ad: counts, normalised or log-normalised values with gene symbols.
     out
@@ -72,9 +74,9 @@ def apply_file(
     min_coverage
         Smallest share of the algorithm's genes that must be measured.
     block
-        Cells at a time.
+        Cells that are read, encoded and written at a time; memory grows with it.
     progress
-        Show a bar.
+        Show a progress bar of cells on stderr.
 
     Returns
     -------
@@ -104,86 +106,56 @@ def apply_file(
     if not source.is_file():
         raise CellsError(f"There is no file '{source}'; give the path of an h5ad.")
     data = load(source, mapping, backed=True)
-    share = coverage(data, known.genes)
+    n, share = data.shape[0], coverage(data, known.genes)
 
     def write(part: Path) -> None:
-        with h5py.File(part, "w") as handle:
-            _write(
-                handle,
-                known,
-                data,
-                source,
-                {"coverage": share, **_origin(algorithm, known)},
-                min_coverage,
-                block,
-                progress,
-            )
+        from anndata.io import write_elem
+
+        with h5py.File(part, "w") as handle, tqdm(total=n, unit="cell", disable=not progress, desc="apply") as bar:
+            write_elem(handle, "obsm", {})
+            columns, classes = _stream(handle, known, panel_blocks(data, known.genes, min_coverage, block), n, bar)
+            write_elem(handle, "obs", _read_obs(source).assign(**columns))
+            write_elem(handle, "var", pd.DataFrame(index=pd.Index([], dtype=str)))
+            about = {"coverage": share, **_origin(algorithm, known), "source": str(source), "classes": classes}
+            write_elem(handle, "uns", {"workbench": about})
+            handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
     atomically(target, write)
-    return Applied(target, data.shape[0], share, time.perf_counter() - start)
+    return Applied(target, n, share, time.perf_counter() - start)
 
 
-def _write(
-    handle: h5py.File,
-    algorithm: Algorithm,
-    data: Any,
-    source: Path,
-    about: Mapping[str, Any],
-    min_coverage: float,
-    block: int,
-    progress: bool,
-) -> None:
-    from anndata.io import write_elem
-
-    n, k = data.shape[0], algorithm.matrix.shape[1]
-    write_elem(handle, "obsm", {})
-    latent = _array(handle, LATENT, (n, k), np.float32)
-    labels, classes = dict[str, Any](), dict[str, list[str]]()
-    for name, readout in algorithm.readouts.items():
-        key = column_of(name)
-        if readout.classes:
-            classes[key] = class_names(name, readout)
-            shape = (n, len(classes[key]))
-            labels[name] = (
-                _array(handle, _PREFIX + key, shape, np.float32),
-                np.zeros(n, np.int16),
-                np.zeros(n, np.float32),
-            )
-        else:
-            labels[name] = (None, np.zeros(n, np.float32), None)
-    expressed = np.zeros(n, np.float32)
-    with tqdm(total=n, unit="cell", disable=not progress, desc="apply") as bar:
-        for first, x in panel_blocks(data, algorithm.genes, min_coverage, block):
-            rows = slice(first, first + x.shape[0])
-            z = algorithm.encode_panel(x)
-            latent[rows] = z
-            expressed[rows] = np.diff(x.indptr) / len(algorithm.genes)
-            for name, readout in algorithm.readouts.items():
-                into, value, sure = labels[name]
-                if into is None:
-                    value[rows] = readout.predict(z)
-                    continue
-                chance = readout.probabilities(z)
-                into[rows] = chance
-                value[rows], sure[rows] = chance.argmax(1), chance.max(1)
-            bar.update(x.shape[0])
-    obs = _read_obs(source)
-    for name, (into, value, sure) in labels.items():
-        column = _PREFIX + column_of(name)
-        if into is None:
-            obs[column] = value
-            continue
-        obs[column] = pd.Categorical.from_codes(value, pd.Index(classes[column_of(name)]))
-        obs[f"{column}_probability"] = sure
-    obs[f"{_PREFIX}genes_expressed"] = expressed
-    write_elem(handle, "obs", obs)
-    write_elem(handle, "var", pd.DataFrame(index=pd.Index([], dtype=str)))
-    write_elem(
-        handle,
-        "uns",
-        {"workbench": {**about, "source": str(source), "classes": {k: np.array(v) for k, v in classes.items()}}},
-    )
-    handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+def _stream(
+    handle: h5py.File, algorithm: Algorithm, blocks: Iterator[tuple[int, sp.csr_matrix]], n: int, bar: tqdm
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Write latent and probabilities block by block; columns of `obs`, and classes by readout, are given back."""
+    latent = _array(handle, LATENT, (n, algorithm.matrix.shape[1]))
+    keys = {name: column_of(name) for name in algorithm.readouts}
+    classes = {keys[name]: np.array(class_names(name, r)) for name, r in algorithm.readouts.items() if r.classes}
+    chances = {key: _array(handle, _PREFIX + key, (n, len(names))) for key, names in classes.items()}
+    # Numbers of classes until the end, which take the least memory.
+    columns: dict[str, Any] = {}
+    for key in keys.values():
+        columns[_PREFIX + key] = np.zeros(n, np.int16 if key in classes else np.float32)
+        if key in classes:
+            columns[f"{_PREFIX}{key}_probability"] = np.zeros(n, np.float32)
+    columns[_EXPRESSED] = np.zeros(n, np.float32)
+    for first, x in blocks:
+        rows = slice(first, first + x.shape[0])
+        z = algorithm.encode_panel(x)
+        latent[rows] = z
+        columns[_EXPRESSED][rows] = np.diff(x.indptr) / len(algorithm.genes)
+        for name, readout in algorithm.readouts.items():
+            column = _PREFIX + keys[name]
+            if not readout.classes:
+                columns[column][rows] = readout.predict(z)
+                continue
+            chance = readout.probabilities(z)
+            chances[keys[name]][rows] = chance
+            columns[column][rows], columns[f"{column}_probability"][rows] = chance.argmax(1), chance.max(1)
+        bar.update(x.shape[0])
+    for key, names in classes.items():
+        columns[_PREFIX + key] = pd.Categorical.from_codes(columns[_PREFIX + key], pd.Index(names))
+    return columns, classes
 
 
 def column_of(readout: str) -> str:
@@ -192,7 +164,13 @@ def column_of(readout: str) -> str:
     Parameters
     ----------
     readout
-        Its name.
+        Name of the readout, that of its endpoint.
+
+    Examples
+    --------
+    >>> from workbench.operators.apply import column_of
+    >>> column_of("CD4 against CD8"), column_of("depth")
+    ('CD4_against_CD8', 'pseudotime')
     """
     return "pseudotime" if readout == "depth" else readout.replace(" ", "_").replace("/", "_")
 
@@ -202,15 +180,17 @@ def class_names(name: str, readout: Readout) -> list[str]:
 
     Parameters
     ----------
-    name, readout
-        The readout.
+    name
+        Name of the readout, that of its endpoint.
+    readout
+        Readout with two classes or more.
     """
     yes, against, no = name.partition(" against ")
     return [no, yes] if against and readout.classes == ("False", "True") else list(readout.classes)
 
 
-def _array(handle: h5py.File, name: str, shape: tuple[int, int], dtype: Any) -> h5py.Dataset:
-    made = handle.create_dataset(f"obsm/{name}", shape, dtype)
+def _array(handle: h5py.File, name: str, shape: tuple[int, int]) -> h5py.Dataset:
+    made = handle.create_dataset(f"obsm/{name}", shape, np.float32)
     made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return made
 
@@ -228,10 +208,5 @@ def _read_obs(source: Path) -> pd.DataFrame:
 def _origin(folder: str | Path, algorithm: Algorithm) -> dict[str, Any]:
     from workbench import __version__
 
-    card = (Path(folder) / CARD).read_text(encoding="utf-8")
-    return {
-        "algorithm": str(folder),
-        "algorithm_hash": digest(card),
-        "n_genes": len(algorithm.genes),
-        "version": __version__,
-    }
+    known = {"algorithm": str(folder), "algorithm_hash": digest((Path(folder) / CARD).read_text(encoding="utf-8"))}
+    return {**known, "n_genes": len(algorithm.genes), "version": __version__}

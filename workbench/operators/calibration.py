@@ -19,6 +19,7 @@ from workbench.operators.readout_weights import Readout, softmax
 from workbench.seeds import key
 
 _INNER, _LEAST = 5, 1e-12
+_WORTH = ["endpoint", "calibrated", "log_loss", "calibration_error", "temperature", "n_cells"]
 
 
 def fit_readout(
@@ -39,9 +40,9 @@ def fit_readout(
     Parameters
     ----------
     x
-        Latent of all cells.
+        Latent of all cells, one row each, whether the endpoint has them or not.
     endpoint
-        What to read.
+        Target to read, and the cells that have one; its kind decides what is fitted.
     hidden
         Width of a hidden layer, as in `probe`.
     groups
@@ -49,7 +50,7 @@ def fit_readout(
     names
         Names of the cells; inner folds go by a hash of them, so that the order of the cells changes nothing.
     seed
-        Seed.
+        Seed of hidden layers and of the deal of inner folds.
 
     Raises
     ------
@@ -57,10 +58,8 @@ def fit_readout(
         If the cells hold one class only.
     """
     target = endpoint.target[endpoint.cells]
-    if len(set(target.tolist())) < 2:
-        raise EvaluationError(
-            f"Endpoint '{endpoint.name}' has {len(set(target.tolist()))} class among its cells; skip it."
-        )
+    if (n_classes := len(set(target.tolist()))) < 2:
+        raise EvaluationError(f"Endpoint '{endpoint.name}' has {n_classes} class among its cells; skip it.")
     fitted = exported(probe(endpoint.kind, hidden, seed).fit(x[endpoint.cells], target), endpoint.kind)
     if endpoint.kind == "depth":
         return fitted
@@ -72,14 +71,17 @@ def exported(model: Pipeline, kind: str) -> Readout:
 
     Parameters
     ----------
-    model, kind
-        From `probe`.
+    model
+        Fitted pipeline, as `probe` makes it.
+    kind
+        Kind of its endpoint, as in `Endpoint`.
     """
     scaler, last = (step for _, step in model.steps)
     classes = () if kind == "depth" else tuple(str(name) for name in last.classes_)
     linear = not hasattr(last, "coefs_")
     first = np.atleast_2d(last.coef_).T if linear else last.coefs_[0]
     offset = np.atleast_1d(last.intercept_ if linear else last.intercepts_[0])
+    # ((x - mean) / scale) first + offset = x (first / scale) + (offset - mean (first / scale)).
     weights = first / scaler.scale_[:, None]
     offset = offset - scaler.mean_ @ weights
     if linear:
@@ -93,9 +95,18 @@ def cooled(readout: Readout, temperature: float) -> Readout:
     Parameters
     ----------
     readout
-        Of classes.
+        Readout of classes, linear or with a hidden layer; not changed.
     temperature
-        Above 1: less sure.
+        Temperature above 0; above 1 it makes probabilities less sure, and at 1 nothing changes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.calibration import cooled
+    >>> from workbench.operators.readout_weights import Readout
+    >>> sure = Readout(np.array([[4.0]]), np.array([0.0]), ("no", "yes"))
+    >>> cooled(sure, 4.0).probabilities(np.array([[1.0]])).round(2).tolist()
+    [[0.27, 0.73]]
     """
     return replace(readout, weights=readout.weights / temperature, offset=readout.offset / temperature)
 
@@ -114,13 +125,15 @@ def temperature(
     Parameters
     ----------
     x, endpoint, hidden, groups, names, seed
-        As in `fit_readout`.
+        Arguments of the same names, as in `fit_readout`.
 
     Returns
     -------
     float
         1 where no inner fold holds all classes on its training side.
     """
+    # Folds inside of the cells that are fitted on: a readout is surer of cells that it was fitted on than of any others, so
+    # that a temperature found on these would be too low, and one found on the judged cells would have seen their labels.
     fold = _inner_folds(endpoint, len(x), groups, names, seed)
     logits, truth = [], []
     for k in range(_INNER):
@@ -138,6 +151,7 @@ def temperature(
     stacked, right = np.concatenate(logits), np.concatenate(truth)
 
     def loss(log_temperature: float) -> float:
+        # By its logarithm, along which twice and half as sure are equally far.
         return log_loss(softmax(stacked / np.exp(log_temperature)), right)
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(50)), method="bounded").x))
@@ -149,7 +163,14 @@ def log_loss(chance: Float[np.ndarray, "cell class"], truth: Int[np.ndarray, " c
     Parameters
     ----------
     chance, truth
-        Probabilities, and the number of the true class.
+        Probabilities, each row with sum 1, and the number of the true class.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.calibration import log_loss
+    >>> round(log_loss(np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([0, 1])), 3)  # ln 2
+    0.693
     """
     weights = compute_sample_weight("balanced", truth)
     right = np.maximum(chance[np.arange(len(truth)), truth], _LEAST)
@@ -166,9 +187,9 @@ def calibration_error(
     Parameters
     ----------
     chance, truth
-        Probabilities, and the number of the true class.
+        Probabilities, and the number of the true class, as in `log_loss`.
     bins
-        Number of bins.
+        Number of bins between 0 and 1, all of one width.
     """
     weights = compute_sample_weight("balanced", truth)
     top, right = chance.max(1), chance.argmax(1) == truth
@@ -202,7 +223,7 @@ def calibration_table(
         ``endpoint``, ``calibrated``, ``log_loss`` and ``calibration_error`` (mean over folds), ``log_loss_sd``,
         ``calibration_error_sd``, ``temperature`` (mean), ``n_folds``, ``n_cells``.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[Any, ...]] = []
     for k in sorted(set(fold.tolist())):
         x = features_of(k)
         for endpoint in wanted:
@@ -220,21 +241,11 @@ def calibration_table(
             heat = temperature(x, inner, hidden=hidden, groups=groups, names=names, seed=seed)
             for calibrated, readout in ((False, plain), (True, cooled(plain, heat))):
                 chance = readout.probabilities(x[test])
-                rows.append(
-                    {
-                        "endpoint": endpoint.name,
-                        "calibrated": calibrated,
-                        "log_loss": log_loss(chance, truth),
-                        "calibration_error": calibration_error(chance, truth),
-                        "temperature": heat if calibrated else 1.0,
-                        "n_cells": len(endpoint.cells),
-                    }
-                )
+                worth = log_loss(chance, truth), calibration_error(chance, truth)
+                rows.append((endpoint.name, calibrated, *worth, heat if calibrated else 1.0, len(endpoint.cells)))
     if not rows:
-        return pd.DataFrame(
-            columns=["endpoint", "calibrated", "log_loss", "calibration_error", "temperature", "n_folds"]
-        )
-    grouped = pd.DataFrame(rows).groupby(["endpoint", "calibrated"], sort=False)
+        return pd.DataFrame(columns=[*_WORTH[:-1], "n_folds"])
+    grouped = pd.DataFrame(rows, columns=_WORTH).groupby(["endpoint", "calibrated"], sort=False)
     table = grouped.mean()
     for name in ("log_loss", "calibration_error"):
         table[f"{name}_sd"] = grouped[name].std()
@@ -243,18 +254,17 @@ def calibration_table(
 
 
 def _numbers(target: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    place = {name: i for i, name in enumerate(classes)}
-    return np.array([place[str(value)] for value in target.tolist()], dtype=int)
+    return np.array([classes.index(str(value)) for value in target.tolist()], dtype=int)
 
 
 def _inner_folds(
     endpoint: Endpoint, n: int, groups: np.ndarray | None, names: np.ndarray | None, seed: int
 ) -> np.ndarray:
     """Inner fold of each cell: donors in turn where there are two or more, else cells of a class in turn."""
-    fold = np.full(n, -1)
-    cells = endpoint.cells
-    if groups is not None and len(set(groups[cells].tolist())) > 1:
-        order = sorted(set(groups[cells].tolist()), key=lambda group: key(seed, "inner fold", str(group)))
+    fold, cells = np.full(n, -1), endpoint.cells
+    present = set() if groups is None else set(groups[cells].tolist())
+    if groups is not None and len(present) > 1:
+        order = sorted(present, key=lambda group: key(seed, "inner fold", str(group)))
         place = {group: i % _INNER for i, group in enumerate(order)}
         fold[cells] = [place[group] for group in groups[cells].tolist()]
         return fold

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from workbench.operators.readout_weights import Readout
 
-def model_card(
-    card: Mapping[str, Any], genes: Sequence[str], k: int, readouts: Mapping[str, tuple[tuple[str, ...], int]]
-) -> str:
+
+def model_card(card: Mapping[str, Any], genes: Sequence[str], k: int, readouts: Mapping[str, Readout]) -> str:
     """Markdown that says what an algorithm is, what it was made from, how well it did beside controls, and its limits.
 
     Parameters
@@ -16,12 +16,13 @@ def model_card(
     card
         As `Algorithm.card`; what is not in it is left out.
     genes
-        The panel.
+        Panel of the algorithm, in order; the first eight are named.
     k
-        Width of the latent.
+        Width of the latent, in coordinates.
     readouts
-        Classes and number of parameters by endpoint.
+        Readout of each endpoint; classes and number of parameters are shown.
     """
+    sizes = [(name, len(readout.classes) or "a number", readout.n_parameters) for name, readout in readouts.items()]
     lines = [
         "# A small linear algorithm out of scGPT",
         "",
@@ -33,12 +34,7 @@ def model_card(
         "",
         f"Gene panel: {len(genes)} genes, in `config.json`; the first are {', '.join(genes[:8])}.",
         "",
-        "## Readouts",
-        "",
-        "| endpoint | classes | parameters |",
-        "|---|---|---|",
-        *(f"| {_cell(name)} | {len(classes) or 'a number'} | {n} |" for name, (classes, n) in readouts.items()),
-        "",
+        *_section("Readouts", "endpoint | classes | parameters", sizes),
         *_evidence(card),
         "## Limits",
         "",
@@ -66,69 +62,55 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
 
 def _evidence(card: Mapping[str, Any]) -> list[str]:
     out: list[str] = []
-    if card.get("gates"):
-        out += [
-            f"## Gates (spec {card['gates'][0]['spec']})",
-            "",
-            "| gate | status | value (sd, n) | asked | null up to | p |",
-            "|---|---|---|---|---|---|",
-        ]
-        out += [_gate(row) for row in card["gates"]]
-        out.append("")
+    if gates := card.get("gates"):
+        title = f"Gates (spec {gates[0]['spec']})"
+        out += _section(title, "gate | status | value (sd, n) | asked | null up to | p", map(_gate, gates))
     elif "gates" in card:
         out += ["Gates were not judged in this run: its configuration has no section `gates`.", ""]
-    if card.get("readouts"):
-        out += [
-            "## On held-out cells",
-            "",
-            "| endpoint | metric | value (sd over folds) | null up to | p |",
-            "|---|---|---|---|---|",
-        ]
-        out += [
-            f"| {_cell(r['endpoint'])} | {_cell(r['metric'])} | {_number(r['value'])} ({_number(r['sd'])}, n = {r['n_folds']}) "
-            f"| {_number(r['null_high'])} | {_number(r['p'])} |"
-            for r in card["readouts"]
-        ]
-        out.append("")
-    if card.get("holdouts"):
-        out += [
-            "## On held-out anchors, beside controls",
-            "",
-            "| operator | holdout | rank correlation (sd) | null up to | p |",
-            "|---|---|---|---|---|",
-        ]
-        out += [
-            f"| {_cell(r['operator'])} | {r['holdout']} | {_number(r['spearman'])} ({_number(r['sd'])}) | {_number(r['null_high'])} | {_number(r['p'])} |"
-            for r in card["holdouts"]
-        ]
-        out.append("")
-    if card.get("controls"):
-        out += [
-            "## What it adds to each control",
-            "",
-            "| control | endpoint | metric | difference (95 %) | q |",
-            "|---|---|---|---|---|",
-        ]
-        out += [
-            f"| {_cell(r['control'])} | {_cell(r['endpoint'])} | {_cell(r['metric'])} | {_number(r['difference'])} ({_number(r['low'])} to {_number(r['high'])}) | {_number(r['q'])} |"
-            for r in card["controls"]
-        ]
-        out.append("")
+    if held := card.get("readouts"):
+        rows = [(r["endpoint"], r["metric"], _spread(r, f", n = {r['n_folds']}"), *_null(r)) for r in held]
+        out += _section("On held-out cells", "endpoint | metric | value (sd over folds) | null up to | p", rows)
+    if held := card.get("holdouts"):
+        columns = "operator | holdout | rank correlation (sd) | null up to | p"
+        rows = [(r["operator"], r["holdout"], _spread({**r, "value": r["spearman"]}), *_null(r)) for r in held]
+        out += _section("On held-out anchors, beside controls", columns, rows)
+    if controls := card.get("controls"):
+        columns = "control | endpoint | metric | difference (95 %) | q"
+        rows = [(r["control"], r["endpoint"], r["metric"], _interval(r), _number(r["q"])) for r in controls]
+        out += _section("What it adds to each control", columns, rows)
     return out
 
 
-def _gate(row: Mapping[str, Any]) -> str:
+def _section(title: str, columns: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    """A heading and a table, in which a bar of a text would begin the next cell."""
+    table = [" | ".join(str(cell).replace("|", "\\|") for cell in row) for row in rows]
+    return [
+        f"## {title}",
+        "",
+        f"| {columns} |",
+        "|" + "---|" * (columns.count("|") + 1),
+        *(f"| {row} |" for row in table),
+        "",
+    ]
+
+
+def _gate(row: Mapping[str, Any]) -> Sequence[str]:
     if row["value"] is None:
-        return f"| {row['gate']} | {row['status']}: {_cell(row['note'])} | - | - | - | - |"
-    return (
-        f"| {row['gate']} | {row['status']} | {_number(row['value'])} ({_number(row['sd'])}, {row['n']} {row['unit']}) "
-        f"| {row['rule']} {_number(row['threshold'])} | {_number(row['null_high'])} | {_number(row['p'])} |"
-    )
+        return row["gate"], f"{row['status']}: {row['note']}", "-", "-", "-", "-"
+    asked = f"{row['rule']} {_number(row['threshold'])}"
+    return row["gate"], row["status"], _spread(row, f", {row['n']} {row['unit']}"), asked, *_null(row)
 
 
-def _cell(text: object) -> str:
-    """Text in a table of Markdown, where a bar would begin the next cell."""
-    return str(text).replace("|", "\\|")
+def _spread(row: Mapping[str, Any], more: str = "") -> str:
+    return f"{_number(row['value'])} ({_number(row['sd'])}{more})"
+
+
+def _null(row: Mapping[str, Any]) -> tuple[str, str]:
+    return _number(row["null_high"]), _number(row["p"])
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{_number(row['difference'])} ({_number(row['low'])} to {_number(row['high'])})"
 
 
 def _number(value: Any) -> str:

@@ -39,6 +39,8 @@ _RANK = 1e-6
 _BLOCK = 1024
 
 
+# Equality and representation stay those of scikit-learn, which reads the settings off the signature.
+@dataclass(eq=False, repr=False)
 class CellAdaptor(TransformerMixin, BaseEstimator):
     """Linear latent z = W (f - b) trained on cells, with f(x) = x F and F frozen.
 
@@ -51,7 +53,7 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     k
-        Width of the latent.
+        Width of the latent, at most the rank of the features.
     beta
         Ruler units per radian, as in `LETAdaptor`.
     alpha
@@ -67,21 +69,21 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
     per_stage
         Cells drawn per stage, at most.
     learning_rate
-        Of Adam.
+        Step of Adam, above 0; larger is quicker and less steady.
     patience
         Stop after so many epochs without a lower objective on an inner holdout of at least 12 % of the cells drawn, and
         keep the best epoch. None: train on all of them for all epochs, and keep the last.
     seed
         For which cells are drawn, held out and put together in batches.
     progress
-        Show a progress bar.
+        Show a progress bar of epochs on stderr.
 
     Attributes
     ----------
     encoder_ : ndarray, shape (k, feature)
-        W.
+        W: one row per coordinate of the latent.
     bias_ : ndarray, shape (feature,)
-        b.
+        b: the features that are mapped to 0.
     scale_ : float
         Total standard deviation of the training cells' features, by which they are divided before anything else; it is
         folded into `encoder_`.
@@ -108,43 +110,35 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
     A cell's part in the training depends on its name and the seed, or on its content where there are no names, never on
     its place: cells in another order give the same fit. Neighbours are looked for within a batch, along the 50 leading
     principal axes of the features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.cell_adaptor import CellAdaptor
+    >>> stage = np.repeat([0, 1, 2], 20)
+    >>> cells = 3 * np.eye(3)[stage] + 0.1 * np.random.default_rng(0).standard_normal((60, 3))
+    >>> on_ruler = np.abs(np.subtract.outer([0, 1, 2], [0, 1, 2])) / 2
+    >>> fitted = CellAdaptor(k=2, epochs=5, patience=None).fit(cells, stage, on_ruler)
+    >>> fitted.transform(cells).shape, fitted.history_["epoch"].tolist()
+    ((60, 2), [1, 2, 3, 4, 5])
     """
 
-    def __init__(
-        self,
-        k: int = 10,
-        beta: float = 1 / np.pi,
-        alpha: float = 0.1,
-        stage: float = 1.0,
-        local: float = 0.1,
-        reconstruction: float = 0.08,
-        classification: float = 0.4,
-        topology: float = 0.0,
-        compactness: float = 0.0,
-        epochs: int = 120,
-        batch_size: int = 896,
-        per_stage: int = 500,
-        learning_rate: float = 0.01,
-        patience: int | None = 20,
-        seed: int = 0,
-        progress: bool = False,
-    ) -> None:
-        self.k = k
-        self.beta = beta
-        self.alpha = alpha
-        self.stage = stage
-        self.local = local
-        self.reconstruction = reconstruction
-        self.classification = classification
-        self.topology = topology
-        self.compactness = compactness
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.per_stage = per_stage
-        self.learning_rate = learning_rate
-        self.patience = patience
-        self.seed = seed
-        self.progress = progress
+    k: int = 10
+    beta: float = 1 / np.pi
+    alpha: float = 0.1
+    stage: float = 1.0
+    local: float = 0.1
+    reconstruction: float = 0.08
+    classification: float = 0.4
+    topology: float = 0.0
+    compactness: float = 0.0
+    epochs: int = 120
+    batch_size: int = 896
+    per_stage: int = 500
+    learning_rate: float = 0.01
+    patience: int | None = 20
+    seed: int = 0
+    progress: bool = False
 
     def fit(
         self,
@@ -171,7 +165,7 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
             Donors, for example: the inner holdout is then of whole groups, if some of them hold at most a third of the
             cells and leave two of each stage.
         names
-            Cell names, each once.
+            Cell names, each once: with them the order of the cells means nothing.
 
         Raises
         ------
@@ -186,8 +180,7 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
         self._check_settings()
         X = sp.csr_matrix(check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32]))
         check_cells(X, stage, distances, operator, groups, names)
-        if operator is not None:
-            operator = np.asarray(operator, dtype=np.float64)
+        operator = np.eye(X.shape[1]) if operator is None else np.asarray(operator, dtype=np.float64)
         drawn = draw_cells(X, stage, groups, names, self.per_stage, self.seed)
         x = X[drawn].astype(np.float64)
         x.sum_duplicates()
@@ -232,13 +225,11 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
             if value is not None and value < low:
                 raise ConfigError(f"{name} is {value}; it must be at least {low}.")
         for name in TERMS:
-            if not getattr(self, name) >= 0:
-                raise ConfigError(
-                    f"The weight of the term '{name}' is {getattr(self, name)}; it must not be below zero."
-                )
+            if not (share := getattr(self, name)) >= 0:
+                raise ConfigError(f"The weight of the term '{name}' is {share}; it must not be below zero.")
 
     def _train(
-        self, x: sp.csr_matrix, place: np.ndarray, held: np.ndarray, distances: np.ndarray, operator: np.ndarray | None
+        self, x: sp.csr_matrix, place: np.ndarray, held: np.ndarray, distances: np.ndarray, operator: np.ndarray
     ) -> None:
         import torch
 
@@ -259,6 +250,7 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
             y = x[rows] @ space.basis - space.centre
             square[rows], near[rows] = (y**2).sum(1), y[:, : near.shape[1]]
             z_square += float((((y - bias) @ encoder.T)[~held[rows]] ** 2).sum())
+        # So that the classifier reads coordinates of mean square 1, whatever the scale of the latent.
         gain = float(np.sqrt(len(train) * self.k / max(z_square, np.finfo(float).tiny)))
 
         def tensor(values: np.ndarray) -> torch.Tensor:
@@ -274,10 +266,11 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
             return map(batch, np.array_split(order, min(-(-len(train) // self.batch_size), len(train) // 2)))
 
         classifier = np.zeros((self.k, len(distances)))
+        frozen = map(tensor, (space.basis, space.centre, distances))
         with _one_thread():
             found = descend(
-                Weights(*(tensor(v) for v in (encoder, bias, classifier, classifier[0]))),
-                Space(tensor(space.basis), tensor(space.centre), tensor(distances), self.beta, gain, _NEIGHBOURS),
+                Weights(*map(tensor, (encoder, bias, classifier, classifier[0]))),
+                Space(*frozen, self.beta, gain, _NEIGHBOURS),
                 batches,
                 batch(inner) if len(inner) else None,
                 {name: getattr(self, name) for name in TERMS},
@@ -286,20 +279,19 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
                 patience=self.patience,
                 progress=self.progress,
             )
-        encoder, bias, classifier, offset = (part.numpy() for part in found.weights.tensors())
-        if not found.best_epoch or not all(np.isfinite(part).all() for part in (encoder, bias, classifier, offset)):
+        trained = [part.numpy() for part in found.weights]
+        if not found.best_epoch or not all(np.isfinite(part).all() for part in trained):
             raise EvaluationError(
                 f"The descent came to no finite numbers; lower learning_rate, now {self.learning_rate}."
             )
+        encoder, bias, classifier, offset = trained
         self.history_, self.best_epoch_ = pd.DataFrame(found.history), found.best_epoch
-        self.n_epochs_ = len(found.history)
+        self.n_epochs_, self.n_parameters_ = len(found.history), sum(part.size for part in trained)
         self.scale_ = space.scale
         self.encoder_ = encoder @ space.axes / space.scale
         self.bias_ = space.mean + space.scale * (bias @ space.axes)
-        frozen = np.eye(x.shape[1]) if operator is None else operator
-        self.matrix_, self.offset_ = fold(frozen, self.encoder_, self.bias_)
+        self.matrix_, self.offset_ = fold(operator, self.encoder_, self.bias_)
         self.classifier_ = Readout(gain * classifier, offset, tuple(str(stage) for stage in self.classes_))
-        self.n_parameters_ = sum(part.size for part in (encoder, bias, classifier, offset))
 
     def _start(
         self, x: sp.csr_matrix, place: np.ndarray, distances: np.ndarray, space: _Coordinates
@@ -344,13 +336,13 @@ def hybrid_sweep() -> list[dict[str, Any]]:
     ]
 
 
-def _coordinates(x: sp.csr_matrix, share: np.ndarray, operator: np.ndarray | None) -> _Coordinates:
+def _coordinates(x: sp.csr_matrix, share: np.ndarray, frozen: np.ndarray) -> _Coordinates:
+    # By the covariance of genes, so that nothing of the size of cells by features is ever made.
     mean = share @ x
     covariance = (x.T @ sp.diags(share) @ x).toarray() - np.outer(mean, mean)
     variances, directions = np.linalg.eigh(covariance)
     kept = variances > _RANK**2 * max(variances[-1], 0)
     root = (directions[:, kept] * np.sqrt(variances[kept])).T  # root^T root = covariance
-    frozen = np.eye(x.shape[1]) if operator is None else operator
     sd, axes = np.linalg.svd(root @ frozen, full_matrices=False)[1:]
     rank = int((sd > _RANK * sd.max(initial=0)).sum())
     scale = float(np.sqrt((sd**2).sum())) if rank else 1.0

@@ -2,13 +2,14 @@
 
 The paper (arXiv:2603.10261) gives the terms' names and weights and no formulas; each function says how it is read here. All
 are free of the latent's scale except the reconstruction, which ties it to the features', and the classification. Cells
-weigh by `weight`, which sums to 1 over the batch.
+weigh by `weight`, which sums to 1 over the batch. Gradients are torch's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -28,15 +29,15 @@ class Batch:
     Attributes
     ----------
     expression
-        Panel expression.
+        Log-normalised expression on the panel, dense.
     square
         Squared length of each cell's features in `Space` coordinates, y.
     near
         Leading coordinates of y, in which neighbours are looked for.
     stage
-        Stage number, without gaps.
+        Stage number of each cell, from 0 without gaps.
     weight
-        Sum 1.
+        Weight of each cell; their sum is 1.
     """
 
     expression: Float[Tensor, "cell gene"]
@@ -57,11 +58,11 @@ class Space:
     distances
         Ruler distances between stages; negative where unknown.
     beta
-        Ruler units per radian.
+        Ruler units per radian of the latent.
     gain
         The classifier reads ``gain * z``, so that its weights are of the size of its steps.
     neighbours
-        Neighbours per cell.
+        Neighbours of each cell that the local term looks at.
     """
 
     basis: Float[Tensor, "gene coordinate"]
@@ -72,8 +73,7 @@ class Space:
     neighbours: int
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(NamedTuple):
     """What is trained.
 
     Attributes
@@ -89,10 +89,6 @@ class Weights:
     classifier: Float[Tensor, "k stage"]
     offset: Float[Tensor, " stage"]
 
-    def tensors(self) -> list[Tensor]:
-        """All of them."""
-        return [self.encoder, self.bias, self.classifier, self.offset]
-
 
 @dataclass(frozen=True)
 class Descent:
@@ -103,9 +99,9 @@ class Descent:
     weights
         Of the best epoch on the inner holdout; of the last without one.
     best_epoch
-        From 1.
+        Epoch whose weights were kept, from 1; 0 where none came to a finite number.
     history
-        One row per epoch.
+        One row per epoch: its number, the mean of each term over its batches, and the objective on the holdout.
     """
 
     weights: Weights
@@ -134,19 +130,16 @@ def descend(
     start, space
         Where to start (it is not changed), and what is frozen.
     batches
-        Epoch -> its batches.
+        Function from the number of an epoch, from 1, to its batches.
     holdout
-        Judged after each epoch, or None.
+        Cells that are judged after each epoch, or None.
     shares
-        Weight of each term.
-    epochs, learning_rate, patience
-        As in `CellAdaptor`.
-    progress
-        Show a bar.
+        Weight of each term in the objective, by name.
+    epochs, learning_rate, patience, progress
+        Settings of the same names in `CellAdaptor`.
     """
-    trained = [part.detach().clone().requires_grad_() for part in start.tensors()]
-    weights = Weights(*trained)
-    moments = [(torch.zeros_like(part), torch.zeros_like(part)) for part in trained]
+    weights = Weights(*(part.detach().clone().requires_grad_() for part in start))
+    moments = [(torch.zeros_like(part), torch.zeros_like(part)) for part in weights]
     best, best_epoch, kept, step = torch.inf, 0, start, 0
     history: list[dict[str, float]] = []
     for epoch in tqdm(range(1, epochs + 1), unit="epoch", desc="cell head", disable=not progress):
@@ -155,10 +148,10 @@ def descend(
             with torch.enable_grad():
                 found = terms(weights, space, batch)
                 loss = torch.stack([share * found[name] for name, share in shares.items()]).sum()
-            slopes = torch.autograd.grad(loss, trained)
+            slopes = torch.autograd.grad(loss, weights)
             step += 1
             with torch.no_grad():
-                for part, slope, (first, second) in zip(trained, slopes, moments, strict=True):
+                for part, slope, (first, second) in zip(weights, slopes, moments, strict=True):
                     first.lerp_(slope, 1 - _DECAY)
                     second.lerp_(slope**2, 1 - _SQUARE_DECAY)
                     size = (second / (1 - _SQUARE_DECAY**step)).sqrt() + 1e-8
@@ -172,7 +165,7 @@ def descend(
             score = sum(share * float(found[name]) for name, share in shares.items())
         history.append({"epoch": epoch, **means, "holdout": score})
         if holdout is None or score < best:
-            best, best_epoch, kept = score, epoch, Weights(*(part.detach().clone() for part in trained))
+            best, best_epoch, kept = score, epoch, Weights(*(part.detach().clone() for part in weights))
         elif patience is not None and epoch - best_epoch >= patience:
             break
     return Descent(kept, best_epoch, history)
@@ -195,6 +188,7 @@ def terms(weights: Weights, space: Space, batch: Batch) -> dict[str, Float[Tenso
     z, along_bias = (batch.expression @ read - shift).split([len(weights.encoder), 1], dim=1)
     logits = space.gain * z @ weights.classifier + weights.offset
     near = neighbours(batch.near, space.neighbours)
+    # In this order: gradients are added up in the reverse of it, and rounding would differ in another.
     return {
         "stage": stage_stress(z, batch.stage, batch.weight, space.distances, space.beta),
         "local": locality(z, near, batch.weight),
@@ -213,7 +207,7 @@ def angle(z: Float[Tensor, "row k"]) -> Float[Tensor, "row row"]:
     Parameters
     ----------
     z
-        Latent.
+        Latent, one row each; only directions matter.
     """
     unit = z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(_TINY)
     return torch.arccos((unit @ unit.T).clamp(-_COSINE, _COSINE))
@@ -233,13 +227,12 @@ def stage_stress(
     Parameters
     ----------
     z, stage, weight
-        Of the cells.
+        Latent, stage number and weight of each cell, as in `Batch`.
     distances, beta
         Ruler distances, negative where unknown, and ruler units per radian.
     """
     target = distances[stage][:, stage]
-    share = torch.outer(weight, weight).fill_diagonal_(0) * (target >= 0)
-    return (share * (beta * angle(z) - target) ** 2).sum() / share.sum().clamp_min(_TINY)
+    return _stress(z, target, torch.outer(weight, weight).fill_diagonal_(0) * (target >= 0), beta)
 
 
 def neighbours(near: Float[Tensor, "cell axis"], k: int) -> Int[Tensor, "cell neighbour"]:
@@ -248,9 +241,9 @@ def neighbours(near: Float[Tensor, "cell axis"], k: int) -> Int[Tensor, "cell ne
     Parameters
     ----------
     near
-        Coordinates.
+        Coordinates in which cells are compared, one row each.
     k
-        How many, at most.
+        Neighbours of each cell; all others where there are fewer.
     """
     square = (near**2).sum(1)
     apart = (square[:, None] + square - 2 * near @ near.T).fill_diagonal_(torch.inf)
@@ -268,9 +261,9 @@ def locality(
     Parameters
     ----------
     z, weight
-        Of the cells.
+        Latent and weight of each cell, as in `Batch`.
     near
-        Each cell's neighbours in the features.
+        Numbers of each cell's neighbours in the features, from `neighbours`.
     """
     apart = ((z[:, None] - z[near]) ** 2).sum(2).mean(1)
     return (weight @ apart) / (2 * _variance(z, weight)).clamp_min(_TINY)
@@ -291,11 +284,11 @@ def reconstruction(
     Parameters
     ----------
     z, weight
-        Of the cells.
+        Latent and weight of each cell, as in `Batch`.
     along_bias, square
         y b and |y|^2 of each cell.
     encoder, bias
-        W and b.
+        W and b in coordinates, as in `Weights`.
     """
     rebuilt = ((z @ (encoder @ encoder.T)) * z).sum(1) - 2 * (z**2).sum(1)
     return weight @ (rebuilt + square - 2 * along_bias) + (bias**2).sum()
@@ -309,9 +302,9 @@ def classification(
     Parameters
     ----------
     logits
-        Of the classifier.
+        What the classifier says of each cell, before any softmax.
     stage, weight
-        Of the cells.
+        Stage number and weight of each cell, as in `Batch`.
     """
     return -(weight @ torch.log_softmax(logits, 1).gather(1, stage[:, None])[:, 0])
 
@@ -328,14 +321,13 @@ def topology(
     Parameters
     ----------
     z, stage, weight
-        Of the cells; a stage without a cell in the batch is left out.
+        Latent, stage number and weight of each cell; a stage without a cell in the batch is left out.
     distances, beta
-        As in `stage_stress`.
+        Ruler distances and ruler units per radian, as in `stage_stress`.
     """
     share, present = _shares(stage, weight, len(distances))
     target = distances[present][:, present]
-    known = (target >= 0).to(z.dtype).fill_diagonal_(0)
-    return (known * (beta * angle(share @ z) - target) ** 2).sum() / known.sum().clamp_min(_TINY)
+    return _stress(share @ z, target, (target >= 0).to(z.dtype).fill_diagonal_(0), beta)
 
 
 def compactness(
@@ -346,12 +338,16 @@ def compactness(
     Parameters
     ----------
     z, stage, weight
-        Of the cells.
+        Latent, stage number and weight of each cell, as in `Batch`.
     """
     share, present = _shares(stage, weight, int(stage.max()) + 1)
     place = torch.cumsum(present, 0) - 1
     within = weight @ ((z - (share @ z)[place[stage]]) ** 2).sum(1)
     return within / _variance(z, weight).clamp_min(_TINY)
+
+
+def _stress(z: Tensor, target: Tensor, share: Tensor, beta: float) -> Tensor:
+    return (share * (beta * angle(z) - target) ** 2).sum() / share.sum().clamp_min(_TINY)
 
 
 def _variance(z: Tensor, weight: Tensor) -> Tensor:

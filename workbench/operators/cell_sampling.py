@@ -84,13 +84,13 @@ def draw_cells(
     Row numbers.
     """
     known = np.flatnonzero(stage >= 0)
-    if names is not None:
-        keys = [key(seed, "cell head", str(names[i])) for i in known]
-    else:
-        keys = [
-            key(seed, "cell head", _content(X, int(i)), str(stage[i]), "" if groups is None else str(groups[i]))
-            for i in known
-        ]
+
+    def parts(i: int) -> tuple[str, ...]:
+        if names is not None:
+            return (str(names[i]),)
+        return _content(X, i), str(stage[i]), "" if groups is None else str(groups[i])
+
+    keys = [key(seed, "cell head", *parts(int(i))) for i in known]
     ordered = known[np.argsort(np.array(keys, dtype=np.uint64), kind="stable")]
     nth = pd.Series(stage[ordered]).groupby(stage[ordered]).cumcount().to_numpy()
     return ordered[nth < per_stage]
@@ -114,7 +114,7 @@ def hold_out(place: np.ndarray, groups: np.ndarray | None, seed: int) -> tuple[n
     groups
         Group of each cell, or None.
     seed
-        Decides which groups.
+        Seed that decides in which order groups are tried.
     """
     n, counts = len(place), np.bincount(place)
     held = np.zeros(n, dtype=bool)
@@ -123,10 +123,8 @@ def hold_out(place: np.ndarray, groups: np.ndarray | None, seed: int) -> tuple[n
         labels = groups.astype(str)
         for group in sorted(set(labels.tolist()), key=lambda name: key(seed, "inner holdout", name)):
             wider = held | (labels == group)
-            if (
-                wider.sum() <= _MOST_HELD_OUT * n
-                and (counts - np.bincount(place[wider], minlength=len(counts)) >= 2).all()
-            ):
+            left = counts - np.bincount(place[wider], minlength=len(counts))
+            if wider.sum() <= _MOST_HELD_OUT * n and (left >= 2).all():
                 held, taken = wider, [*taken, group]
             if held.sum() >= _HELD_OUT * n:
                 break

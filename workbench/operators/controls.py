@@ -29,13 +29,13 @@ def control(
     Parameters
     ----------
     name
-        One of `CONTROLS`.
+        Name of the control, one of `CONTROLS`.
     like
-        The model's feature map.
+        Feature map of the model, which random controls imitate.
     expression
-        Of the cells that may be looked at, cell by gene.
+        Expression of the cells that may be looked at, cell by gene; `COEXPRESSION` alone reads it.
     seed
-        Seed.
+        Seed of the random controls; the others have no random number.
     """
     if name == IDENTITY:
         return np.eye(len(like))
@@ -51,9 +51,16 @@ def gaussian(like: Float[np.ndarray, "gene feature"], seed: int) -> Float[np.nda
     Parameters
     ----------
     like
-        The feature map to imitate.
+        Feature map to imitate, in shape and length.
     seed
-        Seed.
+        Seed of the entries, independent of those of other controls.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.controls import gaussian
+    >>> round(float(np.linalg.norm(gaussian(np.diag([3.0, 4.0]), seed=0))), 6)
+    5.0
     """
     noise = generator(seed, "gaussian control").standard_normal(like.shape)
     return noise * (np.linalg.norm(like) / np.linalg.norm(noise))
@@ -64,8 +71,10 @@ def spectrum_matched(like: Float[np.ndarray, "gene feature"], seed: int) -> Floa
 
     Parameters
     ----------
-    like, seed
-        As in `gaussian`.
+    like
+        Feature map to imitate, in shape and singular values.
+    seed
+        Seed of the singular vectors, independent of those of other controls.
     """
     values = np.linalg.svd(np.asarray(like, dtype=np.float64), compute_uv=False)
     rng = generator(seed, "spectrum control")
@@ -78,8 +87,10 @@ def gene_permuted(like: Float[np.ndarray, "gene feature"], seed: int) -> Float[n
 
     Parameters
     ----------
-    like, seed
-        As in `gaussian`.
+    like
+        Feature map whose rows are dealt out anew.
+    seed
+        Seed of the order of the rows, independent of those of other controls.
     """
     return like[generator(seed, "gene permuted control").permutation(len(like))]
 
@@ -116,8 +127,8 @@ def added_value(folds: pd.DataFrame, ours: str, test_share: float) -> pd.DataFra
     Returns
     -------
     DataFrame
-        Empty where there is no fold. ``endpoint``, ``metric``, ``control``, ``ours``, ``theirs``, ``difference`` (mean over folds, above 0 where ours is
-        better), ``low`` and ``high`` (95 %), ``n_folds``, ``p`` (two-sided), ``q`` (Benjamini-Hochberg over the rows of a
+        Empty where there is no fold. ``endpoint``, ``metric``, ``control``, ``ours``, ``theirs``, ``difference`` (mean over
+        folds, above 0 where ours is better), ``low`` and ``high`` (95 %), ``n_folds``, ``p`` (two-sided), ``q`` (Benjamini-Hochberg over the rows of a
         control). Folds share training cells, so the variance is corrected for that (Nadeau & Bengio, Machine Learning
         52:239, 2003); with fewer than three folds there is no interval.
     """
@@ -127,16 +138,9 @@ def added_value(folds: pd.DataFrame, ours: str, test_share: float) -> pd.DataFra
     rows: list[dict[str, Any]] = []
     for (endpoint, metric), part in wide.groupby(level=["endpoint", "metric"], sort=False):
         for name in wide.columns.drop(ours):
-            pair = part[[ours, name]].dropna()
-            one, other = pair[ours].to_numpy(), pair[name].to_numpy()
-            place = {
-                "endpoint": endpoint,
-                "metric": metric,
-                "control": name,
-                "ours": one.mean(),
-                "theirs": other.mean(),
-            }
-            rows.append({**place, **corrected_difference(one - other, test_share)})
+            one, other = part[[ours, name]].dropna().to_numpy().T
+            row = {"endpoint": endpoint, "metric": metric, "control": name, "ours": one.mean(), "theirs": other.mean()}
+            rows.append({**row, **corrected_difference(one - other, test_share)})
     table = pd.DataFrame(rows)
     table["q"] = table.groupby("control")["p"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
     return table

@@ -22,7 +22,7 @@ def layer_likeness(operators: OperatorSource) -> pd.DataFrame:
     Parameters
     ----------
     operators
-        Of every head.
+        Operators of every head of a model, on one panel.
 
     Returns
     -------
@@ -47,13 +47,13 @@ def drift_genes(
     Parameters
     ----------
     operators
-        Of every head.
+        Operators of every head of a model, on one panel.
     genes
-        Of the panel.
+        Panel of the operators: names of rows and columns.
     blocks
         Layers of each block, from 0; thirds of the model when empty.
     top
-        So many genes of each step and side.
+        Genes that are listed of each step and side, at most.
 
     Returns
     -------
@@ -69,17 +69,9 @@ def drift_genes(
         for side, axis in ((READ, 1), (WRITE, 0)):
             share = squared.sum(axis) / max(squared.sum(), np.finfo(float).tiny)
             order = np.argsort(-share, kind="stable")[:top]
-            rows += [
-                {
-                    "step": f"block {i + 1} - block {i + 2}",
-                    "side": side,
-                    "gene": genes[g],
-                    "rank": rank + 1,
-                    "share": share[g],
-                }
-                for rank, g in enumerate(order)
-            ]
-    return pd.DataFrame(rows)
+            step = f"block {i + 1} - block {i + 2}"
+            rows += [(step, side, genes[g], rank, share[g]) for rank, g in enumerate(order, start=1)]
+    return pd.DataFrame(rows, columns=["step", "side", "gene", "rank", "share"])
 
 
 def _own(matrix: Float[np.ndarray, "gene gene"]) -> Float[np.ndarray, "gene gene"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from workbench.operators.readout import Endpoint
 LABEL = "label"
 
 
+# Equality and representation stay those of scikit-learn, which reads the settings off the signature.
+@dataclass(eq=False, repr=False)
 class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
     """A frozen linear operator, a LET adaptor on it, and a readout of labels.
 
@@ -40,60 +43,54 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
     objective
         ``anchors`` (the anchor head), ``cells`` (the cell head) or ``hybrid`` (the cell head with the topology and compactness
         of the sweep's first strong setting).
-    k, alpha, beta
-        As in `LETAdaptor`.
+    k
+        Width of the latent, 1 or more.
+    alpha, beta
+        Weight of the reconstruction, and ruler units per radian, see `LETAdaptor`.
     parts, min_cells
         Anchors of each label (and donor), as in `make_anchors`.
     hidden
         Width of the readout's hidden layer; 0: linear.
     seed
-        The one seed.
+        Seed of parts of anchors, cell heads, hidden layers and inner folds.
 
     Attributes
     ----------
     classes_ : ndarray
-        Labels.
+        Labels that were fitted, sorted; columns of `predict_proba`.
     matrix_, offset_ : ndarray, shapes (gene, k) and (k,)
         Latent z = x @ matrix_ + offset_.
     readout_ : Readout
-        Of the labels, calibrated.
+        Readout of the labels from the latent, its probabilities calibrated.
     genes_ : tuple of str
         Names of the columns, where they were given.
     n_features_in_ : int
-        Genes.
+        Number of genes that the cells must have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.estimator import Extractor
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat(["B", "NK", "T"], 20)
+    >>> cells = 3 * np.eye(3)[np.repeat([0, 1, 2], 20)] + 0.1 * rng.standard_normal((60, 3))
+    >>> fitted = Extractor(k=2).fit(cells, labels)
+    >>> fitted.transform(cells).shape, fitted.score(cells, labels)
+    ((60, 2), 1.0)
     """
 
-    def __init__(
-        self,
-        operator: Any = None,
-        distances: Any = None,
-        objective: Any = "anchors",
-        k: int = 10,
-        alpha: float = 0.1,
-        beta: float = 1 / np.pi,
-        parts: int = 6,
-        min_cells: int = 1,
-        hidden: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self.operator = operator
-        self.distances = distances
-        self.objective = objective
-        self.k = k
-        self.alpha = alpha
-        self.beta = beta
-        self.parts = parts
-        self.min_cells = min_cells
-        self.hidden = hidden
-        self.seed = seed
+    operator: Any = None
+    distances: Any = None
+    objective: Any = "anchors"
+    k: int = 10
+    alpha: float = 0.1
+    beta: float = 1 / np.pi
+    parts: int = 6
+    min_cells: int = 1
+    hidden: int = 0
+    seed: int = 0
 
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        groups: Any = None,
-        names: Any = None,
-    ) -> Extractor:
+    def fit(self, X: Any, y: Any, groups: Any = None, names: Any = None) -> Extractor:
         """Fit adaptor and readout; the operator stays as it is.
 
         Parameters
@@ -101,7 +98,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         X
             Log-normalised expression on the panel, shape (cell, gene), sparse or dense; a table's columns are the genes.
         y
-            Label of each cell.
+            Label of each cell, two different ones or more.
         groups
             Donor of each cell, an array, list or column: no anchor mixes donors, and probabilities are calibrated across them.
         names
@@ -129,10 +126,8 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
                 raise ShapeError(f"{len(given)} {what} were given for {len(y)} cells; give one for each.")
         operator = self._operator(expression.shape[1])
         self.matrix_, self.offset_ = self._encoder(expression, place, operator, groups, called)
-        endpoint = Endpoint(LABEL, "classes", place, np.arange(len(place)))
-        self.readout_ = fit_readout(
-            self._latent(expression), endpoint, hidden=self.hidden, groups=groups, names=called, seed=self.seed
-        )
+        z, endpoint = self._latent(expression), Endpoint(LABEL, "classes", place, np.arange(len(place)))
+        self.readout_ = fit_readout(z, endpoint, hidden=self.hidden, groups=groups, names=called, seed=self.seed)
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "cell k"]:
@@ -154,7 +149,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         X
             As in `fit`.
         """
-        z = self.transform(X)
+        z = self.transform(X)  # first: it says so where nothing was fitted
         return self.readout_.probabilities(z)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -176,7 +171,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         genes
             Names of the columns of X, where it was no table.
         card
-            Where it comes from.
+            Where it comes from, see `Algorithm.card`; nothing when None.
 
         Raises
         ------
@@ -190,8 +185,6 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
                 f"{self.n_features_in_} genes need a name each; found {len(set(named))}. Fit on a table with genes as columns, "
                 "or pass genes."
             )
-        from dataclasses import replace
-
         readout = replace(self.readout_, classes=tuple(str(name) for name in self.classes_))
         return Algorithm(named, self.matrix_, self.offset_, {LABEL: readout}, dict(card or {}))
 
@@ -214,7 +207,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         folder
-            The folder.
+            Folder that `save_pretrained` wrote, or a run's with a readout named ``label``.
 
         Raises
         ------

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from workbench.errors import ShapeError
 
@@ -33,7 +34,7 @@ class OperatorSource(Protocol):
         Parameters
         ----------
         layer, head
-            From 0.
+            Place of the head, both counted from 0.
         """
 
     def mean(self, layers: Sequence[int]) -> Float[np.ndarray, "gene gene"]:
@@ -42,7 +43,7 @@ class OperatorSource(Protocol):
         Parameters
         ----------
         layers
-            From 0.
+            Numbers of the layers, from 0, one or more.
         """
 
 
@@ -53,7 +54,7 @@ class DenseOperators:
     Attributes
     ----------
     array
-        Of all heads.
+        Operators of all heads, one matrix each.
     """
 
     array: Float[np.ndarray, "layer head gene gene"]
@@ -71,6 +72,35 @@ class DenseOperators:
     def mean(self, layers: Sequence[int]) -> Float[np.ndarray, "gene gene"]:
         """See `OperatorSource`."""
         return self.array[list(layers)].mean((0, 1))
+
+
+@dataclass(frozen=True)
+class OnPanel:
+    """Operators on some of their genes, as an `OperatorSource`.
+
+    Attributes
+    ----------
+    source
+        Operators on these genes and others.
+    columns
+        Places of the wanted genes among those of the source, in the order wanted.
+    """
+
+    source: OperatorSource
+    columns: Int[np.ndarray, " gene"]
+
+    @property
+    def shape(self) -> Head:
+        """See `OperatorSource`."""
+        return self.source.shape
+
+    def head(self, layer: int, head: int) -> Float[np.ndarray, "gene gene"]:
+        """See `OperatorSource`."""
+        return self.source.head(layer, head)[np.ix_(self.columns, self.columns)]
+
+    def mean(self, layers: Sequence[int]) -> Float[np.ndarray, "gene gene"]:
+        """See `OperatorSource`."""
+        return self.source.mean(layers)[np.ix_(self.columns, self.columns)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +139,13 @@ def head_name(layer: int, head: int) -> str:
     Parameters
     ----------
     layer, head
-        From 0.
+        Place of the head, both counted from 0.
+
+    Examples
+    --------
+    >>> from workbench.operators.operator import head_name
+    >>> head_name(2, 5)
+    'L2H5'
     """
     return f"L{layer}H{head}"
 
@@ -141,7 +177,7 @@ def check_head(shape: Sequence[int], layer: int, head: int) -> None:
     shape
         Layers, heads, and whatever follows.
     layer, head
-        From 0.
+        Place of the head, both counted from 0.
 
     Raises
     ------
@@ -162,9 +198,9 @@ def feature_map(operators: OperatorSource, spec: FeatureMapSpec) -> Float[np.nda
     Parameters
     ----------
     operators
-        Of all heads.
+        Operators of all heads; asked for the heads and means of layers that the map takes, and for no other.
     spec
-        Which map.
+        Feature map to make, as in a configuration's ``adaptor``.
 
     Returns
     -------
@@ -175,6 +211,15 @@ def feature_map(operators: OperatorSource, spec: FeatureMapSpec) -> Float[np.nda
     ------
     ShapeError
         If a head or layer does not exist, a block is empty, there are fewer than two blocks, or no head has weight.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map
+    >>> operators = DenseOperators(np.arange(3.0)[:, None, None, None] * np.ones((3, 1, 2, 2)))  # three layers of a head
+    >>> feature_map(operators, FeatureMapSpec("drift"))  # early less middle, middle less late
+    array([[-1., -1., -1., -1.],
+           [-1., -1., -1., -1.]])
     """
     check_spec(spec, operators.shape)
     if spec.kind == "single":
@@ -191,7 +236,7 @@ def check_spec(spec: FeatureMapSpec, shape: Head) -> None:
     Parameters
     ----------
     spec
-        Which map.
+        Feature map that is wanted; heads of ``topk`` are not looked at.
     shape
         Layers and heads per layer.
 
@@ -219,10 +264,7 @@ def _weighted(operators: OperatorSource, weights: Mapping[Head, float]) -> Float
     if not kept:
         raise ShapeError("The topk feature map needs a head with a weight other than 0; found none.")
     terms = (np.float32(alpha) * operators.head(*head) for head, alpha in kept.items())
-    total = next(terms).copy()
-    for term in terms:
-        total += term
-    return total
+    return reduce(np.add, terms)
 
 
 def screen_weights(scores: Mapping[Head, float], top: int) -> dict[Head, float]:
@@ -236,12 +278,18 @@ def screen_weights(scores: Mapping[Head, float], top: int) -> dict[Head, float]:
     scores
         Rank correlation with the ruler by head, from cells that may be looked at.
     top
-        Heads that get a weight.
+        Number of heads that get a weight, at most.
 
     Raises
     ------
     ShapeError
         If no head has a score above 0.
+
+    Examples
+    --------
+    >>> from workbench.operators.operator import screen_weights
+    >>> screen_weights({(0, 0): 0.75, (0, 1): -0.2, (1, 0): 0.25}, top=2)
+    {(0, 0): 0.75, (1, 0): 0.25}
     """
     positive = {head: float(score) for head, score in scores.items() if score > 0}
     best = sorted(positive, key=lambda head: (-positive[head], head))[:top]

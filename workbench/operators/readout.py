@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
+from workbench.evidence.ruler import Ruler
 from workbench.seeds import generator, key
 from workbench.stats import permutation_p, spearman
 
@@ -27,49 +28,51 @@ class Endpoint:
     Attributes
     ----------
     name
-        For tables.
+        Name in tables, each once among the endpoints of a run.
     kind
         ``classes``, ``binary`` (scored by AUROC) or ``depth`` (regression, scored by the absolute rank correlation).
     target
         Class names, True/False, or numbers, per cell.
     cells
         Cells that have a target.
+    metrics
+        Metrics that the benchmark gives beside those of the kind.
     """
 
     name: str
     kind: str
     target: np.ndarray
     cells: Int[np.ndarray, " cell"]
+    metrics: tuple[str, ...] = ()
 
 
-def endpoints(
-    stage: Int[np.ndarray, " cell"], stages: tuple[str, ...], branches: tuple[str, ...], depths: Any
-) -> list[Endpoint]:
-    """The endpoints that stage labels allow; those without both classes are still listed, and reported as undefined.
+def endpoints(stage: Int[np.ndarray, " cell"], ruler: Ruler, present: Collection[int] = ()) -> list[Endpoint]:
+    """Stage, branch, depth and the ruler's own binary endpoints, in the order of its file.
+
+    Endpoints that have one class only in these cells are listed as well, and reported as undefined.
 
     Parameters
     ----------
     stage
         Stage number per cell, negative where unknown.
-    stages, branches, depths
-        Of the ruler.
+    ruler
+        The ruler that the stage numbers are of.
+    present
+        Stage numbers that a whole campaign has cells of. An endpoint with ``only_if`` is asked only where one of its stages
+        is among them, so by default it is not.
     """
-    known = np.flatnonzero(stage >= 0)
-    names = np.array(stages)[np.maximum(stage, 0)]
-    branch = np.array(branches)[np.maximum(stage, 0)]
+    at, on = np.maximum(stage, 0), stage >= 0
+    known = np.flatnonzero(on)
     found = [
-        Endpoint("stage", "classes", names, known),
-        Endpoint("branch", "classes", branch, known),
-        Endpoint("depth", "depth", np.asarray(depths)[np.maximum(stage, 0)], known),
+        Endpoint("stage", "classes", np.array(ruler.stages)[at], known),
+        Endpoint("branch", "classes", np.array(ruler.branches)[at], known),
+        Endpoint("depth", "depth", np.asarray(ruler.depths)[at], known),
     ]
-    cd4, cd8 = (np.isin(names, [s for s in stages if s.startswith(t)]) for t in ("CD4", "CD8"))
-    cd4 |= names == "Treg"
-    for name, yes, no in (
-        ("CD4 against CD8", cd4, cd8),
-        ("monocyte against dendritic", branch == "monocyte", branch == "dendritic"),
-    ):
-        cells = np.flatnonzero((yes | no) & (stage >= 0))
-        found.append(Endpoint(name, "binary", yes, cells))
+    there = {ruler.stages[number] for number in present}
+    for one in ruler.endpoints:
+        if not one.only_if or there & set(one.only_if):
+            yes, no = (np.isin(ruler.stages, side)[at] & on for side in (one.yes, one.no))
+            found.append(Endpoint(one.name, "binary", yes, np.flatnonzero(yes | no), one.metrics))
     return found
 
 
@@ -81,8 +84,10 @@ class BalancedMLP(MLPClassifier):
 
         Parameters
         ----------
-        X, y
-            Features and classes.
+        X
+            Features, one row per cell.
+        y
+            Class of each cell, of any type.
         """
         return super().fit(X, y, sample_weight=compute_sample_weight("balanced", y))
 
@@ -101,14 +106,8 @@ def probe(kind: str, hidden: int = 0, seed: int = 0) -> Pipeline:
     """
     step: BaseEstimator
     if hidden:
-        settings = {
-            "hidden_layer_sizes": (hidden,),
-            "solver": "lbfgs",
-            "alpha": 1e-3,
-            "max_iter": 500,
-            "random_state": key(seed, "readout", kind) % 2**32,
-        }
-        step = (MLPRegressor if kind == "depth" else BalancedMLP)(**settings)
+        made, state = MLPRegressor if kind == "depth" else BalancedMLP, key(seed, "readout", kind) % 2**32
+        step = made(hidden_layer_sizes=(hidden,), solver="lbfgs", alpha=1e-3, max_iter=500, random_state=state)
     else:
         step = Ridge(alpha=1.0) if kind == "depth" else LogisticRegression(class_weight="balanced", max_iter=2000)
     return make_pipeline(StandardScaler(), step)
@@ -120,11 +119,11 @@ def said(model: Pipeline, kind: str, x: Float[np.ndarray, "cell feature"]) -> np
     Parameters
     ----------
     model
-        Fitted `probe`.
+        Fitted pipeline, as `probe` makes it.
     kind
-        As in `Endpoint`.
+        Kind of its endpoint, as in `Endpoint`.
     x
-        Features.
+        Features of the cells that are asked for.
     """
     return model.predict_proba(x)[:, 1] if kind == "binary" else model.predict(x)
 
@@ -169,9 +168,17 @@ def sides(endpoint: Endpoint, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     Parameters
     ----------
     endpoint
-        What is read.
+        Endpoint whose cells are dealt to the two sides.
     test
         Whether each cell is held out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.readout import Endpoint, sides
+    >>> endpoint = Endpoint("stage", "classes", np.array(["a", "b", "a", "b", "a"]), np.arange(4))
+    >>> sides(endpoint, np.array([True, True, False, False, True]))
+    (array([2, 3]), array([0, 1]))
     """
     held = test[endpoint.cells]
     train, judged = endpoint.cells[~held], endpoint.cells[held]
@@ -196,9 +203,9 @@ def cross_validate(
     representations
         By name: given the number of the held-out fold, the features of all cells, made without that fold's labels.
     wanted
-        Endpoints.
+        Endpoints to read, each scored on its own cells.
     fold
-        Fold of each cell.
+        Number of the fold that each cell is held out in.
     permutations
         Null draws: the truth is permuted inside each held-out fold against the fixed predictions.
     seed
@@ -259,19 +266,15 @@ def _score(
 def _row(
     metric: str, by_fold: dict[int, float], null: list[np.ndarray], n_cells: int, n_features: int
 ) -> dict[str, Any]:
-    values = list(by_fold.values())
-    row: dict[str, Any] = {"metric": metric, "n_cells": n_cells, "n_features": n_features, "n_folds": len(values)}
-    row["by_fold"] = by_fold
-    if not values:
-        nothing = dict.fromkeys(("value", "sd", "null_mean", "null_high", "p"), float("nan"))
-        return {**row, **nothing, "status": "undefined: no fold has both classes on both sides"}
-    means = np.mean(null, axis=0)
+    n_folds = len(by_fold)
+    # Where no fold is left, nothing is known.
+    values, means = list(by_fold.values()) or [np.nan], np.mean(null, axis=0) if n_folds else np.full(1, np.nan)
     return {
-        **row,
+        **{"metric": metric, "n_cells": n_cells, "n_features": n_features, "n_folds": n_folds, "by_fold": by_fold},
         "value": float(np.mean(values)),
-        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
+        "sd": float(np.std(values, ddof=1)) if n_folds > 1 else float("nan"),
         "null_mean": float(means.mean()),
         "null_high": float(np.quantile(means, 0.975)),
         "p": permutation_p(float(np.mean(values)), means),
-        "status": "ok",
+        "status": "ok" if n_folds else "undefined: no fold has both classes on both sides",
     }

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+ARRAYS = ("weights", "offset", "hidden_weights", "hidden_offset")
+
 
 @dataclass(frozen=True)
 class Readout:
-    """A readout of the latent.
+    """A readout of the latent; which of its arrays there are is what makes it linear, of two classes, or of a number.
 
     Attributes
     ----------
@@ -22,6 +24,14 @@ class Readout:
         Class names; empty for a number.
     hidden_weights, hidden_offset
         Latent by hidden unit, and hidden unit, of one layer of ReLUs; None for a linear readout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.readout_weights import Readout
+    >>> readout = Readout(np.array([[2.0]]), np.array([0.0]), ("no", "yes"))
+    >>> readout.predict(np.array([[-1.0], [1.0]])).tolist(), readout.n_parameters
+    (['no', 'yes'], 2)
     """
 
     weights: Float[np.ndarray, "input output"]
@@ -37,13 +47,7 @@ class Readout:
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """All arrays by name, those that are None left out."""
-        named = {
-            "weights": self.weights,
-            "offset": self.offset,
-            "hidden_weights": self.hidden_weights,
-            "hidden_offset": self.hidden_offset,
-        }
-        return {name: array for name, array in named.items() if array is not None}
+        return {name: array for name in ARRAYS if (array := getattr(self, name)) is not None}
 
     def output(self, z: Float[np.ndarray, "cell k"]) -> Float[np.ndarray, "cell output"]:
         """Logits, or the number.
@@ -51,7 +55,7 @@ class Readout:
         Parameters
         ----------
         z
-            Latent.
+            Latent of cells, one row each, of the width that the readout was fitted on.
         """
         if self.hidden_weights is not None:
             z = np.maximum(z @ self.hidden_weights + self.hidden_offset, 0)
@@ -63,7 +67,7 @@ class Readout:
         Parameters
         ----------
         z
-            Latent.
+            Latent of cells, as in `output`; the readout must have classes.
         """
         return softmax(self.output(z))
 
@@ -73,7 +77,7 @@ class Readout:
         Parameters
         ----------
         z
-            Latent.
+            Latent of cells, as in `output`; each row is judged by itself.
         """
         if not self.classes:
             return self.output(z)[:, 0]
@@ -86,7 +90,14 @@ def softmax(logits: Float[np.ndarray, "cell output"]) -> Float[np.ndarray, "cell
     Parameters
     ----------
     logits
-        Any numbers, however large.
+        Finite numbers, however large: the greatest of each row is taken off first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.readout_weights import softmax
+    >>> softmax(np.array([[0.0], [1000.0]])).tolist()
+    [[0.5, 0.5], [0.0, 1.0]]
     """
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)

@@ -11,12 +11,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float
 
-from workbench.errors import ArtifactError, EvaluationError, GeneMatchError
-from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
+from workbench.errors import EvaluationError, GeneMatchError
 from workbench.operators.algorithm import coverage, panel_expression
+from workbench.operators.artifact import read_artifact, write_artifact
 
 CARD, WEIGHTS = "operator.json", "operator.safetensors"
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,23 @@ class Operator:
     genes
         Rows of `matrix`, in order.
     matrix
-        F.
+        F, panel genes by features: a cell's expression times it is what the feature map says of the cell.
     kind
-        ``attention``, ``qk`` or ``ov``.
+        Kind of operator that it is made of: ``attention``, ``qk`` or ``ov``.
     feature_map
         What it is made of: ``L2H5``, ``drift``, ``top 5 heads``.
     checkpoint
-        Hash of the weights that it comes from (`HookedScGPT.fingerprint`).
+        Hash of the weights that it comes from (`CellModel.fingerprint`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.saved_operator import Operator
+    >>> operator = Operator(("CD3D", "MS4A1"), np.array([[1.0, 2.0], [3.0, 4.0]]), "qk", "L0H1", "a1b2c3")
+    >>> operator.aligned(["MS4A1", "GATA1", "CD3D"])
+    (array([[3., 4.],
+           [0., 0.],
+           [1., 2.]]), 1.0)
     """
 
     genes: tuple[str, ...]
@@ -79,9 +88,7 @@ class Operator:
                 f"(absent: {', '.join(absent[:3])}, ...); check that both are gene symbols."
             )
         out = np.zeros((len(names), self.matrix.shape[1]), dtype=self.matrix.dtype)
-        for i, gene in enumerate(names):
-            if gene in place:
-                out[i] = self.matrix[place[gene]]
+        out[[gene in place for gene in names]] = self.matrix[[place[gene] for gene in known]]
         return out, share
 
     def apply(self, cells: AnnData, min_coverage: float = 0.5) -> tuple[Float[np.ndarray, "cell feature"], float]:
@@ -108,7 +115,7 @@ class Operator:
         Parameters
         ----------
         checkpoint
-            `HookedScGPT.fingerprint` of the one that is expected.
+            `CellModel.fingerprint` of the one that is expected.
 
         Raises
         ------
@@ -129,16 +136,8 @@ class Operator:
         folder
             Made if it is not there.
         """
-        folder = Path(folder)
-        write_arrays(folder / WEIGHTS, {"matrix": self.matrix})
-        card = {
-            "format": _FORMAT,
-            "genes": list(self.genes),
-            "kind": self.kind,
-            "feature_map": self.feature_map,
-            "checkpoint": self.checkpoint,
-        }
-        write_json(folder / CARD, {**card, "content": digest(card, self.matrix)})
+        folder, about = Path(folder), {key: getattr(self, key) for key in ("kind", "feature_map", "checkpoint")}
+        write_artifact(folder / CARD, folder / WEIGHTS, {"genes": list(self.genes), **about}, {"matrix": self.matrix})
         return folder
 
     @classmethod
@@ -148,20 +147,13 @@ class Operator:
         Parameters
         ----------
         folder
-            The folder.
+            Folder with ``operator.safetensors`` and ``operator.json``.
 
         Raises
         ------
         ArtifactError
             If a file is missing, truncated, changed or of another format.
         """
-        folder = Path(folder)
-        card = read_json(folder / CARD)
-        matrix = read_arrays(folder / WEIGHTS)[0].get("matrix")
-        if not isinstance(card, dict) or card.get("format") != _FORMAT or matrix is None:
-            raise ArtifactError(f"'{folder}' holds no operator of format {_FORMAT}; export it again.")
-        if card.pop("content", None) != digest(card, matrix):
-            raise ArtifactError(
-                f"The weights in '{folder}' are not those that '{CARD}' describes: a file was changed or swapped; export it again."
-            )
+        card, arrays = read_artifact(Path(folder) / CARD, Path(folder) / WEIGHTS, "holds no operator")
+        (matrix,) = arrays.values()
         return cls(tuple(card["genes"]), matrix, card["kind"], card["feature_map"], card["checkpoint"])

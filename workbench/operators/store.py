@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from workbench.capture.pairs import GenePairSink
 from workbench.errors import EvaluationError
@@ -32,9 +32,9 @@ def write_pairs(folder: Path, sink: GenePairSink, kind: str = "attention") -> No
     folder
         Where to; (groups x (heads + 1 per layer) x genes x genes x 4) bytes are written.
     sink
-        After the capture.
+        Sums of all groups, after the capture.
     kind
-        What was summed.
+        Kind of operator, by which `StoredOperators.kind` says what was summed.
     """
     for group in range(sink.n_groups):
         own = sink.group(group)
@@ -53,17 +53,16 @@ def write_weights(folder: Path, operators: WeightOperators) -> None:
     Parameters
     ----------
     folder
-        Where to.
+        Folder to write to; made if need be.
     operators
-        ``qk`` or ``ov``.
+        Operators of all heads, of kind ``qk`` or ``ov``.
     """
-    n_layers, n_heads = operators.left.shape[:2]
-    arrays = {}
-    for layer, head in np.ndindex(n_layers, n_heads):
-        arrays[f"{head_name(layer, head)}/left"] = operators.left[layer, head]
-        arrays[f"{head_name(layer, head)}/right"] = operators.right[layer, head]
+    shape, arrays = operators.left.shape[:2], {}
+    for at in np.ndindex(*shape):
+        name = head_name(*at)
+        arrays |= {f"{name}/left": operators.left[at], f"{name}/right": operators.right[at]}
     write_arrays(folder / _file(0), arrays)
-    index = {"kind": operators.kind, "shape": [n_layers, n_heads], "groups": 0, "genes": list(operators.genes)}
+    index = {"kind": operators.kind, "shape": list(shape), "groups": 0, "genes": list(operators.genes)}
     write_json(folder / INDEX, index)
 
 
@@ -74,7 +73,7 @@ class StoredOperators:
     Attributes
     ----------
     folder
-        From `write_pairs` or `write_weights`.
+        Folder that `write_pairs` or `write_weights` wrote.
     without
         Groups of cells to leave out.
     """
@@ -88,7 +87,7 @@ class StoredOperators:
         Parameters
         ----------
         groups
-            Their numbers.
+            Numbers of the groups, from 0; they take the place of those that were left out before.
         """
         return StoredOperators(self.folder, frozenset(groups))
 
@@ -112,6 +111,28 @@ class StoredOperators:
         layers, heads = self._index["shape"]
         return layers, heads
 
+    @property
+    def n_groups(self) -> int:
+        """Groups of cells that sums are kept by, those that are left out among them; 0 for operators of weights."""
+        return self._index["groups"]
+
+    def of_group(
+        self, group: int, layer: int, head: int
+    ) -> tuple[Float[np.ndarray, "gene gene"], Int[np.ndarray, "gene gene"]]:
+        """Sums of one head over one group of cells, float32, and in how many of them both genes are tokens.
+
+        Parameters
+        ----------
+        group
+            Number of the group, 0 to ``n_groups - 1``.
+        layer, head
+            Place of the head, both counted from 0.
+        """
+        check_head(self.shape, layer, head)
+        name = head_name(layer, head)
+        found = read_arrays(self.folder / _file(group), [name, _COUNTS])[0]
+        return found[name], found[_COUNTS]
+
     @cached_property
     def counts(self) -> Float[np.ndarray, "gene gene"]:
         """Cells in which both genes are tokens, of the groups that are kept; 1 everywhere for operators of weights."""
@@ -125,7 +146,7 @@ class StoredOperators:
         Parameters
         ----------
         layer, head
-            From 0.
+            Place of the head, both counted from 0.
         """
         check_head(self.shape, layer, head)
         name = head_name(layer, head)
@@ -140,7 +161,7 @@ class StoredOperators:
         Parameters
         ----------
         layers
-            From 0.
+            Numbers of the layers, from 0, one or more.
         """
         n_heads = self.shape[1]
         if not self._groups:
@@ -153,7 +174,7 @@ class StoredOperators:
     @cached_property
     def _groups(self) -> list[int]:
         """Groups that are kept; none for operators of weights."""
-        n = self._index["groups"]
+        n = self.n_groups
         kept = [group for group in range(n) if group not in self.without]
         if n and not kept:
             raise EvaluationError(
@@ -164,10 +185,7 @@ class StoredOperators:
     def _sum(self, name: str) -> np.ndarray:
         # In double precision: the order of the groups then changes nothing that float32 shows.
         parts = (read_arrays(self.folder / _file(group), [name])[0][name] for group in self._groups)
-        total = next(parts).astype(np.float64)
-        for part in parts:
-            total += part
-        return total
+        return reduce(np.add, parts, np.float64(0))
 
 
 def _file(group: int) -> str:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from workbench.errors import EvaluationError, unknown_name
-from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models import CellModel
 from workbench.operators.operator import check_head
 
 KINDS = ("qk", "ov")
@@ -23,9 +23,9 @@ class WeightOperators:
     Attributes
     ----------
     kind
-        ``qk`` or ``ov``.
+        Kind of operator: ``qk`` or ``ov``.
     genes
-        Both axes, in order.
+        Panel: names of both axes of every operator, in order.
     left, right
         Factors, float32: 2 x layers x heads x genes x d_head x 4 bytes, 59 MB at 12 x 8 heads, 1,200 genes and d_head 64.
     """
@@ -41,7 +41,7 @@ class WeightOperators:
         Parameters
         ----------
         layer, head
-            From 0.
+            Place of the head, both counted from 0.
         """
         check_head(self.left.shape, layer, head)
         return self.left[layer, head] @ self.right[layer, head]
@@ -52,9 +52,9 @@ class WeightOperators:
         Parameters
         ----------
         x
-            Expression on the genes.
+            Expression on the genes, one row per cell.
         layer, head
-            From 0.
+            Place of the head, both counted from 0.
         """
         check_head(self.left.shape, layer, head)
         return (x @ self.left[layer, head]) @ self.right[layer, head]
@@ -64,7 +64,7 @@ class WeightOperators:
         return self.left @ self.right
 
 
-def weight_operators(model: HookedScGPT, genes: Sequence[str], kind: str) -> WeightOperators:
+def weight_operators(model: CellModel, genes: Sequence[str], kind: str) -> WeightOperators:
     """``qk`` or ``ov`` operators of every head.
 
     With E the gene embeddings after their LayerNorm, one row per gene:
@@ -86,7 +86,7 @@ def weight_operators(model: HookedScGPT, genes: Sequence[str], kind: str) -> Wei
     genes
         In the vocabulary, each once.
     kind
-        ``qk`` or ``ov``.
+        Kind of operator: ``qk`` or ``ov``.
 
     Raises
     ------
@@ -103,19 +103,18 @@ def weight_operators(model: HookedScGPT, genes: Sequence[str], kind: str) -> Wei
         twice = next((gene for i, gene in enumerate(names) if gene in names[:i]), None)
         raise EvaluationError(f"The genes of an operator must be there, each once; found {twice or 'none'}.")
     ids = torch.as_tensor(model.vocabulary.encode(names), device=model.device)
-    parts = []
+    lefts, rights = [], []
     with torch.no_grad():
         # One copy in double precision at a time: sums over the width are then exact to float32.
-        e = model.embed.gene(ids).double()
+        e = model.gene_embedding(ids).double()
         for layer in range(model.config.n_layers):
-            attn = model.block(layer).attn
+            weight = model.block(layer).weight
             if kind == "qk":
-                bias = attn.qkv.bias[: model.config.d_model].double().view(attn.n_heads, 1, attn.d_head)
-                left = e @ attn.W_Q.double() + bias
-                right = e @ attn.W_K.double() / attn.d_head**0.5
+                left = e @ weight("W_Q").double() + weight("b_Q").double()[:, None]
+                right = e @ weight("W_K").double() / model.config.d_head**0.5
             else:
-                left = e @ attn.W_V.double()
-                right = e @ attn.W_O.double().transpose(1, 2)
-            parts.append([part.float().cpu().numpy() for part in (left, right.transpose(1, 2))])
-    left, right = (np.stack(part) for part in zip(*parts, strict=True))
-    return WeightOperators(kind, names, left, right)
+                left = e @ weight("W_V").double()
+                right = e @ weight("W_O").double().transpose(1, 2)
+            lefts.append(left.float().cpu().numpy())
+            rights.append(right.transpose(1, 2).float().cpu().numpy())
+    return WeightOperators(kind, names, np.stack(lefts), np.stack(rights))

@@ -48,8 +48,13 @@ class WorldShape:
         tissues and cells. Stages are recognisable by nuisance as well.
     batch
         Standard deviation of a log effect per gene and donor x tissue.
-    dispersion, dropout, depth
-        Of the negative binomial; share of counts lost; counts per cell before that.
+    dispersion
+        Shape of the gamma whose Poisson draws are the counts: the negative binomial's variance is mean + mean^2 /
+        dispersion.
+    dropout
+        Share of counts that are lost afterwards, from 0 to 1.
+    depth
+        Counts of a cell before that, in the middle; the logarithm varies by 0.3 (sd).
     """
 
     branches: tuple[str, ...] = ("erythroid", "megakaryocyte", "granulocyte", "monocyte", "B", "T")
@@ -77,15 +82,16 @@ class World:
     Attributes
     ----------
     seed, shape, ruler
-        What it was made from.
+        Seed, sizes and stage graph that it was made from.
     stages
         Stage numbers of the ruler that occur.
     tips
         Deepest stage of each branch, where its program is fully active.
     activity
-        Of each program in each stage: 1 minus the ruler distance to the tip, in units of the largest among the stages.
+        Activity of each program in each stage: 1 minus the ruler distance to the tip, in units of the largest among the
+        stages.
     genes
-        Names that say what they are.
+        Names that say what a gene is: ``PLANTED-ERYTHROID-00``, ``NUISANCE-00-00``, ``BACKGROUND-000``.
     program, nuisance
         Number of each gene's program or nuisance set, -1 where it has none.
     sign
@@ -118,11 +124,11 @@ def make_world(seed: int, ruler: Ruler | str = "hematopoiesis", shape: WorldShap
     Parameters
     ----------
     seed
-        The one seed.
+        Seed of the genes' base levels and of every cell drawn from the world.
     ruler
-        The stage graph that programs follow.
+        Stage graph that programs follow: the name of a shipped ruler, or a ruler.
     shape
-        Sizes and strengths.
+        Numbers of genes and cells, and strengths of all effects; those of `WorldShape` by default.
 
     Raises
     ------
@@ -174,9 +180,11 @@ def planted_cells(
     Parameters
     ----------
     world
-        The world.
-    donors, tissues
-        Names. A donor has each stage in one tissue, or in a second one as well, by chance.
+        World from `make_world`, which fixes genes, stages and seed.
+    donors
+        Names of the donors; a name is what the donor's random numbers hang on.
+    tissues
+        Names of the tissues. A donor has each stage in one of them, or in a second one as well, by chance.
     signal
         ``graph``: programs follow the graph. ``off graph``: stages differ in programs and nuisance, but program levels
         are drawn at random for each stage. ``removed``: a cell's state is drawn without regard to its label.
@@ -186,6 +194,14 @@ def planted_cells(
     AnnData
         Integer counts (CSR, float32); ``obs``: ``cell_type`` (the stage), ``donor``, ``tissue``; ``uns["workbench"]`` as
         `datasets.load` makes it.
+
+    Examples
+    --------
+    >>> from workbench.planted.cells import WorldShape, make_world, planted_cells
+    >>> world = make_world(0, shape=WorldShape(branches=("B", "T"), cells_per_group=2))
+    >>> cells = planted_cells(world, ["D1"], ["blood"])
+    >>> cells.shape, cells.obs["tissue"].unique().tolist()
+    ((30, 160), ['blood'])
     """
     shape, names = world.shape, np.array(world.ruler.stages)[world.stages]
     mark = "" if signal == GRAPH else signal.replace(" ", "-") + "-"

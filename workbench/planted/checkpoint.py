@@ -13,7 +13,7 @@ from workbench.models.scgpt.components import Attention
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.planted import plant_values, put
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 from workbench.planted.cells import World
 from workbench.seeds import generator, key
 
@@ -27,11 +27,11 @@ class PlantedModel:
     Attributes
     ----------
     model
-        The model, in evaluation mode.
+        Model in evaluation mode, with float32 weights that need no gradient.
     world
-        The world whose graph it encodes.
+        World whose stage graph the planted head encodes.
     layer, head
-        The place that was planted.
+        Place of the planted head, both counted from 0.
     read
         Orthonormal basis of what the planted operator reads from expression: the span of its program marks over genes,
         centred, because what all genes share does not tell which gene it is.
@@ -70,11 +70,13 @@ def plant_world(
     Parameters
     ----------
     world
-        The world.
+        World whose programs and stage graph are planted; its genes are the vocabulary.
     seed
-        Of the weights, and of the head's place where none is given.
-    n_layers, n_heads, d_model
-        Shape.
+        Seed of the weights, and of the head's place where none is given.
+    n_layers, n_heads
+        Layers, and heads of each layer; one of all is planted.
+    d_model
+        Width of the stream, a multiple of `n_heads`. Width per head must be at least the number of programs.
     layer, head
         Place of the planted head; drawn when None.
     planted

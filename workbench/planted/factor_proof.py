@@ -17,7 +17,7 @@ from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.controls import CONTROLS, IDENTITY, control
 from workbench.planted.cells import World, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel, plant_world
-from workbench.planted.proof import EXTERNAL, INTERNAL, operators_of, side_of
+from workbench.planted.proof import EXTERNAL, INTERNAL, operators_of, placed_cells
 
 PLANTED = "the planted head"
 ANOTHER = "another head of the same norms"
@@ -31,7 +31,7 @@ def planted_sets(world: World) -> GeneSets:
     Parameters
     ----------
     world
-        The world.
+        World from `make_world`, whose genes the sets are made of.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def planted_factors(planted: PlantedModel) -> Float[np.ndarray, "gene program"]:
     Parameters
     ----------
     planted
-        The checkpoint and its world.
+        Planted checkpoint with the world that it encodes; its weights are not looked at.
     """
     world = planted.world
     near = np.exp(-4 * world.ruler.distances[np.ix_(world.tips, world.tips)])
@@ -71,7 +71,7 @@ def centred(matrix: Float[np.ndarray, "gene gene"]) -> Float[np.ndarray, "gene g
     Parameters
     ----------
     matrix
-        Operator, rows read.
+        Operator, rows read; the mean of each column is taken off.
     """
     return np.asarray(matrix, dtype=np.float64) - matrix.mean(0)
 
@@ -82,9 +82,9 @@ def factor_recovery(seed: int, kind: str) -> pd.DataFrame:
     Parameters
     ----------
     seed
-        Of the world and the checkpoint.
+        Seed of both the world and the checkpoint.
     kind
-        ``attention``, ``qk`` or ``ov``.
+        Kind of operator: ``attention``, ``qk`` or ``ov``.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def factor_recovery(seed: int, kind: str) -> pd.DataFrame:
     operators = operators_of(planted, fitted, kind)
     own = operators[planted.layer, planted.head]
     other = operators[(planted.layer + 1) % len(operators), planted.head]
-    internal, external = side_of(world, fitted), side_of(world, judged)
+    internal, external = placed_cells(world, fitted), placed_cells(world, judged)
     maps = {PLANTED: own, ANOTHER: other}
     maps |= {name: control(name, own, internal.expression, seed) for name in CONTROLS}
     truth, sets = planted_factors(planted), planted_sets(world)

@@ -14,7 +14,7 @@ from workbench.planted.cells import GRAPH, OFF_GRAPH, Signal, World, WorldShape,
 from workbench.planted.checkpoint import PlantedModel, plant_world
 from workbench.planted.factor_proof import planted_sets
 
-_PANELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Signal]] = {
+_COHORTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Signal]] = {
     "internal": ("internal", ("D1", "D2", "D3"), ("marrow", "blood"), GRAPH),
     "external": ("external", ("D4", "D5", "D6"), ("marrow", "blood"), GRAPH),
     "zero_shot": ("zero shot", ("D7", "D8"), ("marrow", "blood"), GRAPH),
@@ -31,18 +31,18 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     Parameters
     ----------
     folder
-        Where; files of an earlier world in it are replaced.
+        Folder to write to, made if need be; files of an earlier world in it are replaced.
     seed
-        Of the world and of the checkpoint.
+        Seed of both the world and the checkpoint; it is also the one of the configurations.
     shape
-        As in `make_world`.
+        Numbers of genes and cells, and strengths; those of `WorldShape` by default.
     **model
-        Shape of the checkpoint, as in `plant_world`.
+        Arguments of `plant_world`, such as ``n_layers``, ``n_heads`` and ``d_model``.
 
     Returns
     -------
     Path
-        The folder, with ``gates.yaml`` for ``workbench gates`` (four panels), ``run.yaml`` for ``workbench run`` (six donors,
+        The folder, with ``gates.yaml`` for ``workbench gates`` (four cohorts), ``run.yaml`` for ``workbench run`` (six donors,
         the planted gene sets among decoys in ``programs.gmt``) and ``benchmark.yaml`` for ``workbench benchmark`` (the same
         donors, each with its batch effect), all of the planted head's ``qk`` operator.
     """
@@ -62,11 +62,11 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
 
 
 def _gates(folder: Path, world: World) -> dict[str, Any]:
-    panels = {}
-    for name, (role, donors, tissues, signal) in _PANELS.items():
+    cohorts = {}
+    for name, (role, donors, tissues, signal) in _COHORTS.items():
         _write(planted_cells(world, donors, tissues, signal=signal), folder / f"{name}.h5ad")
-        panels[name] = {"role": role, "data": _data(name)}
-    return {"panels": panels}
+        cohorts[name] = {"role": role, "data": _data(name)}
+    return {"cohorts": cohorts}
 
 
 def _run(folder: Path, world: World, head: str) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from workbench.capture.pairs import PATTERNS, GenePairSink
 from workbench.capture.record import capture
 from workbench.cells.anchors import make_anchors
-from workbench.evidence.anchor_pool import Pool
+from workbench.cells.placed import PlacedCells, place_cells
+from workbench.evidence.anchor_set import AnchorSet, anchors_of
 from workbench.evidence.gate_spec import SPEC
 from workbench.evidence.gates import evaluate, expected_to_fail, first_five, verdict
 from workbench.evidence.null_rulers import rewired, shuffled
 from workbench.evidence.ruler import Ruler
-from workbench.evidence.screen import Side, rank_heads, score_head
+from workbench.evidence.screen import rank_heads, score_head
 from workbench.geometry.dimension_tables import agreement, dimension_table
-from workbench.models.scgpt.tokenizer import Tokenizer
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import panel_expression
 from workbench.operators.weight_operators import KINDS, weight_operators
@@ -37,18 +37,18 @@ def operators_of(planted: PlantedModel, cells: AnnData, kind: str) -> Float[np.n
     Parameters
     ----------
     planted
-        The model.
+        Planted checkpoint; the genes of its world are the panel.
     cells
-        For ``attention``: whose patterns are averaged.
+        Cells whose patterns are averaged, every third of them; not used for ``qk`` and ``ov``.
     kind
-        ``attention``, ``qk`` or ``ov``.
+        Kind of operator: ``attention``, ``qk`` or ``ov``.
     """
     genes = planted.world.genes
     if kind != "attention":
         return weight_operators(planted.model, genes, kind).dense()
     pairs = GenePairSink(genes, planted.model.vocabulary)
     # A mean over a third of the cells is as good, and the passes are most of the work.
-    tokenizer = Tokenizer(cells[::3].copy(), planted.model.config, planted.model.vocabulary, seed=planted.world.seed)
+    tokenizer = planted.model.tokenizer(cells[::3].copy(), seed=planted.world.seed)
     capture(planted.model, tokenizer, [PATTERNS], [pairs], progress=False)
     return pairs.result().mean()
 
@@ -61,7 +61,7 @@ def overlap(operator: Float[np.ndarray, "gene gene"], read: Float[np.ndarray, "g
     operator
         Rows are centred first: what all genes share does not tell which gene it is.
     read
-        Orthonormal basis.
+        Orthonormal basis of the subspace that is looked for.
 
     Returns
     -------
@@ -73,18 +73,19 @@ def overlap(operator: Float[np.ndarray, "gene gene"], read: Float[np.ndarray, "g
     return float((np.linalg.svd(left.T @ read)[1] ** 2).mean())
 
 
-def side_of(world: World, cells: AnnData) -> Side:
-    """Anchors and expression of planted cells.
+def placed_cells(world: World, cells: AnnData) -> PlacedCells:
+    """Planted cells on the genes and the ruler of their world, with their anchors.
 
     Parameters
     ----------
-    world, cells
-        A world and cells of it.
+    world
+        World whose genes are the panel and whose ruler places the labels.
+    cells
+        Cells of that world, as `planted_cells` makes them.
     """
-    expression = panel_expression(cells, world.genes)
-    obs = cells.obs.copy()
-    obs["stage"] = world.ruler.place(obs["cell_type"])[0]
-    return Side(make_anchors(expression, obs), expression, obs["stage"].to_numpy())
+    expression, (obs, _) = panel_expression(cells, world.genes), place_cells(cells, world.ruler, {})
+    name, anchors = cells.uns["workbench"]["name"], make_anchors(expression, obs)
+    return PlacedCells(name, obs, world.genes, expression, world.ruler, anchors=anchors)
 
 
 def recovery(seed: int, kind: str) -> pd.DataFrame:
@@ -93,9 +94,9 @@ def recovery(seed: int, kind: str) -> pd.DataFrame:
     Parameters
     ----------
     seed
-        Of the world and the checkpoint.
+        Seed of both the world and the checkpoint.
     kind
-        Of operator.
+        Kind of operator: ``attention``, ``qk`` or ``ov``.
 
     Returns
     -------
@@ -106,7 +107,7 @@ def recovery(seed: int, kind: str) -> pd.DataFrame:
     planted, adaptor = plant_world(world, seed), LETAdaptor()
     fitted = planted_cells(world, INTERNAL)
     operators = operators_of(planted, fitted, kind)
-    internal, external = side_of(world, fitted), side_of(world, planted_cells(world, EXTERNAL))
+    internal, external = placed_cells(world, fitted), placed_cells(world, planted_cells(world, EXTERNAL))
     rows = []
     for layer, head in np.ndindex(*operators.shape[:2]):
         row, _ = score_head(operators[layer, head], internal, external, world.ruler, adaptor, refits=0, seed=seed)
@@ -115,11 +116,11 @@ def recovery(seed: int, kind: str) -> pd.DataFrame:
     is_planted = (table["layer"] == planted.layer) & (table["head"] == planted.head)
     best = table.iloc[0]
     matrix = operators[int(best["layer"]), int(best["head"])]
-    anchors = internal.anchors
+    anchors = anchors_of(internal)
     between = world.ruler.distances[np.ix_(anchors.stage, anchors.stage)]
     extracted = matrix @ adaptor.fit(anchors.centroids @ matrix, between).encoder_.T
     found = dimension_table(np.asarray(internal.expression @ matrix, dtype=np.float64), n_subsamples=0, seed=seed)
-    doomed = side_of(world, planted_cells(world, TO_FAIL, ("lung",), signal=OFF_GRAPH))
+    doomed = placed_cells(world, planted_cells(world, TO_FAIL, ("lung",), signal=OFF_GRAPH))
     gates = _gates(internal, doomed, matrix, world.ruler, adaptor, seed)
     control = score_head(np.eye(len(world.genes)), internal, external, world.ruler, adaptor, refits=0, seed=seed)[0]
     others = [overlap(operators[at], planted.read) for at in np.ndindex(*operators.shape[:2])]
@@ -146,8 +147,8 @@ def recovery(seed: int, kind: str) -> pd.DataFrame:
                 "gates_total": len(gates),
                 "failed": ", ".join(gate.gate for gate in gates if gate.status != "pass"),
                 **_values(gates),
-                "n_anchors": len(internal.anchors),
-                "n_cells": internal.expression.shape[0],
+                "n_anchors": len(anchors),
+                "n_cells": len(internal),
                 "spec": SPEC.hash,
             }
         ]
@@ -160,12 +161,12 @@ def null_draw(seed: int, kind: str, operator: str) -> pd.DataFrame:
     Parameters
     ----------
     seed
-        Of the world and the checkpoint.
+        Seed of both the world and the checkpoint.
     kind
         ``shuffled ruler``: cells and head as planted, but the ruler's stages changed places. ``rewired ruler``: the same
         with a random graph of the same degrees. ``signal removed``: a cell's state has nothing to do with its label.
     operator
-        Kind of operator.
+        Kind of operator: ``attention``, ``qk`` or ``ov``.
     """
     world, adaptor = make_world(seed), LETAdaptor()
     planted = plant_world(world, seed)
@@ -176,21 +177,24 @@ def null_draw(seed: int, kind: str, operator: str) -> pd.DataFrame:
         ruler = shuffled(ruler, seed, [ruler.stages[stage] for stage in world.stages])
     elif kind == "rewired ruler":
         ruler = rewired(ruler, seed)
-    doomed = side_of(world, planted_cells(world, TO_FAIL, ("lung",), signal=OFF_GRAPH))
-    gates = _gates(side_of(world, cells), doomed, matrix, ruler, adaptor, seed)
+    doomed = placed_cells(world, planted_cells(world, TO_FAIL, ("lung",), signal=OFF_GRAPH))
+    gates = _gates(placed_cells(world, cells), doomed, matrix, ruler, adaptor, seed)
     statuses = {gate.gate.replace(" ", "_") + "_status": gate.status for gate in gates}
     row = {"seed": seed, "kind": kind, "operator": operator, "verdict": verdict(gates), **statuses, **_values(gates)}
     return pd.DataFrame([{**row, "spec": SPEC.hash}])
 
 
-def _gates(side: Side, doomed: Side, matrix: np.ndarray, ruler: Ruler, adaptor: LETAdaptor, seed: int) -> list[Any]:
-    """All seven; the panel that is expected to fail goes through the same feature map."""
+def _gates(
+    cells: PlacedCells, doomed: PlacedCells, matrix: np.ndarray, ruler: Ruler, adaptor: LETAdaptor, seed: int
+) -> list[Any]:
+    """All seven; the cohort that is expected to fail goes through the same feature map."""
 
-    def pool(one: Side) -> Pool:
-        return Pool.of_panel(one.anchors.centroids @ matrix, one.anchors)
+    def judged(one: PlacedCells) -> AnchorSet:
+        anchors = anchors_of(one)
+        return AnchorSet.of_cohort(anchors.centroids @ matrix, anchors)
 
-    gates = evaluate(pool(side), ruler, adaptor, seed=seed, refits=0)
-    return [*gates, expected_to_fail({"off graph": first_five(pool(doomed), ruler, adaptor, seed=seed)})]
+    gates = evaluate(judged(cells), ruler, adaptor, seed=seed, refits=0)
+    return [*gates, expected_to_fail({"off graph": first_five(judged(doomed), ruler, adaptor, seed=seed)})]
 
 
 def _values(gates: list[Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import torch
 from helpers import D_MLP, D_MODEL, N_HEADS, N_LAYERS, greatest_difference, make_tokens, tiny_model
 
 from workbench.errors import HookError, ShapeError
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 C, G, H, E = 5, 12, N_HEADS, D_MODEL // N_HEADS
 SHAPES = {
@@ -422,12 +422,39 @@ def test_mixing_and_projecting_are_the_attention(model, tokens, cache, listened)
         with model.hooks(fwd_hooks=[(f"{name}.attn.hook_result", lambda x, hook: None)] if listened else []):
             z = block.attn.mix(x, tokens.padding)
             out = block.attn.project(z)
-            assert torch.equal(block.attn(x, tokens.padding), out)
+            assert torch.equal(block.project(block.mix(x, tokens.padding)), out)
             assert torch.allclose(block.attn.project(z[:, :3]), out[:, :3], atol=1e-6)
         assert torch.allclose(z, cache[f"{name}.attn.hook_z"], atol=1e-5)
         assert torch.allclose(out, cache[f"{name}.hook_attn_out"], atol=1e-5)
         by_hand = torch.einsum("cghe,hed->cgd", z, block.attn.W_O) + block.attn.out.bias
         assert torch.allclose(out, by_hand, atol=1e-5)
+
+
+def test_a_block_in_parts_is_the_block(model, tokens, cache):
+    for layer, block in enumerate(model.blocks):
+        x, seen = cache[f"blocks.{layer}.hook_resid_pre"], {}
+        with model.hooks([(f"blocks.{layer}.hook_*", lambda x, hook, seen=seen: seen.update({hook.name: x}))]):
+            mid = block.after_attention(x, block.project(block.mix(x, tokens.padding)))
+            out = block.after_mlp(mid, block.feed_forward(mid))
+        assert torch.equal(out, block(x, tokens.padding))
+        assert torch.allclose(
+            out[~tokens.padding], cache[f"blocks.{layer}.hook_resid_post"][~tokens.padding], atol=1e-5
+        )
+        names = ("attn_out", "resid_mid", "mlp_out", "resid_post")
+        assert list(seen) == [f"blocks.{layer}.hook_{name}" for name in names], "each part passes its own hook point"
+
+
+def test_outputs_are_those_that_have_a_decoder():
+    assert tiny_model().outputs == OUTPUTS
+    assert tiny_model(n_classes=0, mvc_style=None).outputs == ("cell", "expression")
+    assert tiny_model(has_expression=False).outputs == ("cell", "mvc", "classes")
+
+
+def test_the_genes_of_tokens_are_neither_padding_nor_cls(tokens):
+    expected = ~tokens.padding
+    expected[:, 0] = False
+    assert torch.equal(tokens.genes, expected) and not tokens.padding[:, 0].any()
+    assert not tokens.genes[:, 0].any() and tokens.take([]).genes.shape == (0, 0)
 
 
 @pytest.mark.parametrize("cell_style", ["cls", "avg-pool", "w-pool"])

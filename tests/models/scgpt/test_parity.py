@@ -20,7 +20,7 @@ from helpers import (
 )
 
 from workbench.models.scgpt.checkpoint import from_upstream, load_checkpoint, save_checkpoint
-from workbench.models.scgpt.tokens import Tokens
+from workbench.models.tokens import Tokens
 
 TOLERANCE = 1e-5
 OUTPUTS = ("cell", "expression", "mvc", "classes")

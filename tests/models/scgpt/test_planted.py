@@ -14,13 +14,12 @@ from workbench.ablation.study import intact_cells
 from workbench.errors import CheckpointError
 from workbench.models.scgpt.checkpoint import load_checkpoint, save_checkpoint
 from workbench.models.scgpt.planted import LABEL, N_SIGNAL, plant_head, planted_cells
-from workbench.models.scgpt.tokenizer import Tokenizer
 
 SHAPE = {"n_layers": 3, "n_heads": 4, "d_model": 32, "n_genes": 60}
 
 
 def tokens_of(planted, cells):
-    return Tokenizer(cells, planted.model.config, planted.model.vocabulary).tokens()
+    return planted.model.tokenizer(cells).tokens()
 
 
 def held_out_accuracy(x, label):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -17,10 +16,10 @@ from workbench.models.scgpt.checkpoint import load_checkpoint
 from workbench.models.scgpt.pretraining import (
     PretrainSettings,
     draw_tokens,
-    finish,
     masked_error,
     model_config,
     prepare,
+    save_trained,
     train,
     validate,
 )
@@ -92,7 +91,7 @@ def test_training_does_not_depend_on_torchs_global_state(data, whole, tmp_path):
 
 
 def test_another_seed_is_another_training(data, whole, tmp_path):
-    model, _ = train(data, replace(SETTINGS, seed=2), tmp_path)
+    model, _ = train(data, SETTINGS.model_copy(update={"seed": 2}), tmp_path)
     assert not torch.equal(model.embed.gene.embedding.weight, whole[0].embed.gene.embedding.weight)
 
 
@@ -119,10 +118,8 @@ def test_the_trained_model_and_its_curve(whole):
 def test_the_state_of_another_training_is_refused(data, tmp_path, other):
     with pytest.raises(Interrupted):
         train(data, SETTINGS, tmp_path, interrupt_at(5))
-    settings = replace(
-        SETTINGS,
-        **{"learning rate": {"learning_rate": 1e-2}, "steps": {"steps": 11}, "seed": {"seed": 2}}.get(other, {}),
-    )
+    changes = {"learning rate": {"learning_rate": 1e-2}, "steps": {"steps": 11}, "seed": {"seed": 2}}.get(other, {})
+    settings = SETTINGS.model_copy(update=changes)
     cells = tiny_cells(40, 25)
     if other == "a value":
         cells.X.data[0] += 1
@@ -165,9 +162,9 @@ def test_the_split_depends_on_the_cell_name_alone():
     assert held_out(cells[order]) == held_out(values) == wanted
     assert held_out(cells[:120]) == wanted & set(cells.obs_names[:120])
     assert held_out(cells[:, :9]) == wanted
-    assert held_out(cells, replace(SETTINGS, seed=9)) != wanted
+    assert held_out(cells, SETTINGS.model_copy(update={"seed": 9})) != wanted
     # A larger share only adds cells; shares are met up to chance (5 standard deviations).
-    more = held_out(cells, replace(SETTINGS, held_out=0.5))
+    more = held_out(cells, SETTINGS.model_copy(update={"held_out": 0.5}))
     assert wanted < more
     for share, found in ((0.2, wanted), (0.5, more)):
         assert abs(len(found) - 200 * share) < 5 * np.sqrt(200 * share * (1 - share))
@@ -175,9 +172,9 @@ def test_the_split_depends_on_the_cell_name_alone():
 
 def test_cells_that_cannot_be_split_are_refused():
     with pytest.raises(CellsError, match="3 cells split into . for training and . held out"):
-        prepare(tiny_cells(3, 25), replace(SETTINGS, held_out=1.0))
+        prepare(tiny_cells(3, 25), SETTINGS.model_copy(update={"held_out": 1.0}))
     with pytest.raises(CellsError, match="0 held out"):
-        prepare(tiny_cells(9, 25), replace(SETTINGS, held_out=0.0))
+        prepare(tiny_cells(9, 25), SETTINGS.model_copy(update={"held_out": 0.0}))
     bad = tiny_cells(20, 25)
     bad.X.data[0] = np.nan
     with pytest.raises(CellsError, match="NaN or infinite .cell0."):
@@ -220,24 +217,18 @@ def test_validation_weighs_every_masked_value_alike(data, whole):
 
 
 def test_what_is_finished_is_a_checkpoint(data, whole, tmp_path):
-    model, curve = whole
-    (tmp_path / "training-state").mkdir()
-    (tmp_path / "training-state" / "state.json").write_text("{}")
-    finish(model, SETTINGS, data, {"curve": curve, "error": float("nan")}, tmp_path)
-    assert not (tmp_path / "training-state").exists()
+    model = whole[0]
+    save_trained(model, SETTINGS, tmp_path)
     read = load_checkpoint(tmp_path)
     tokens, _, _ = draw_tokens(data, data.held_out, model.config, 12, (0.5,), seed=0)
     assert torch.equal(read(tokens).cell, model(tokens).cell)
-    written = json.loads((tmp_path / "training.json").read_text())
-    assert written["held_out_cells"] == sorted(data.cell_ids[data.held_out]) and written["error"] is None
-    assert written["settings"]["seed"] == 1 and written["curve"] == curve
     args = json.loads((tmp_path / "args.json").read_text())
     assert args["mask_ratio"] == [0.25, 0.5, 0.75] and args["task"] == "pretrain"
     assert list(json.loads((tmp_path / "vocab.json").read_text())) == ["<pad>", "<cls>", "<eoc>", *sorted(genes(25))]
 
 
 def test_upstream_reads_what_was_trained(eager_upstream, data, whole, tmp_path):
-    finish(whole[0], SETTINGS, data, {}, tmp_path)
+    save_trained(whole[0], SETTINGS, tmp_path)
     args, vocabulary = (json.loads((tmp_path / name).read_text()) for name in ("args.json", "vocab.json"))
     theirs = eager_upstream(
         len(vocabulary),
@@ -293,10 +284,9 @@ def test_training_learns_a_planted_structure(tmp_path):
     counts = np.where(program, profile[0], profile[1]) + 0.2 * rng.random((300, 30))
     cells = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)))
     cells.var_names, cells.obs_names = genes(30), [f"cell{i}" for i in range(300)]
-    settings = replace(
-        SETTINGS, d_model=32, d_mlp=32, n_layers=2, steps=400, batch_size=32, genes_per_cell=30, warmup=20, dropout=0.0,
-        learning_rate=3e-3, validate_every=100,
-    )  # fmt: skip
+    changes = {"d_model": 32, "d_mlp": 32, "n_layers": 2, "steps": 400, "batch_size": 32, "genes_per_cell": 30}
+    changes |= {"warmup": 20, "dropout": 0.0, "learning_rate": 3e-3, "validate_every": 100}
+    settings = SETTINGS.model_copy(update=changes)
     _, curve = train(prepare(cells, settings), settings, tmp_path)
     variance = np.var(np.linspace(1, 50, 30))
     assert curve[-1]["held_out_expression"] < 0.25 * variance

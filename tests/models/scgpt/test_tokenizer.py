@@ -14,7 +14,7 @@ from scipy import stats
 from workbench.errors import CellsError, CheckpointError, GeneMatchError
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.tokenizer import Tokenizer
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 SIGNIFICANT = 0.001
 

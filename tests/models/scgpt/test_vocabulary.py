@@ -8,7 +8,7 @@ import pytest
 from helpers import genes, vocabulary_ids
 
 from workbench.errors import VocabularyError
-from workbench.models.scgpt.vocabulary import SPECIALS, Vocabulary
+from workbench.models.vocabulary import SPECIALS, Vocabulary
 
 
 def test_symbols_and_ids_there_and_back():

@@ -16,7 +16,8 @@ from workbench.errors import CellsError
 from workbench.evidence import embeddings
 from workbench.evidence.representations import compact
 from workbench.files import read_json
-from workbench.models.scgpt.checkpoint import load_checkpoint, save_checkpoint
+from workbench.models import load_model
+from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.recipes.benchmark import chain as module
 from workbench.recipes.benchmark.bench import Bench, sides_of
 from workbench.recipes.benchmark.chain import BenchmarkChain
@@ -76,7 +77,7 @@ def test_files_that_changed_are_seen_by_a_process_that_knew_the_first(cells, che
     assert (second.train.cells.expression != first.train.cells.expression).nnz
     assert compact(config, "single head", second.train).remembered_seconds == 0
     assert compact(config, "single head", second.train).remembered_seconds > 0
-    save_checkpoint(randomise(load_checkpoint(place), seed=5), place)
+    save_checkpoint(randomise(load_model(place), seed=5), place)
     third, fresh = sides()
     seen, made, known = (one.train.cells.embeddings["cls"] for one in (third, fresh, second))
     assert np.array_equal(seen, made) and not np.array_equal(seen, known)

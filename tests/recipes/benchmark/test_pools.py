@@ -11,7 +11,7 @@ from workbench.cells.datasets import load
 from workbench.cells.genes import match_genes
 from workbench.cells.matrix import row_block
 from workbench.errors import CellsError
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 from workbench.recipes.benchmark import pools as module
 from workbench.recipes.benchmark.pools import read_pool, write_pool
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,20 +15,20 @@ from fixtures_run import N_GENES, write
 
 from workbench.cli import main
 from workbench.engine.config import read_config
+from workbench.engine.tables import read_table, table_path
 from workbench.errors import ConfigError, EvaluationError
+from workbench.evidence.expected import expected_table, read_expected
 from workbench.evidence.gate_spec import GATES, SPEC
 from workbench.factors.compaction import FOLDED, REFERENCE
 from workbench.files import read_json
-from workbench.recipes.run import factors as factors_module
-from workbench.recipes.run import run as run_module
-from workbench.recipes.run.chain import CONTROL_NAMES, Chain
-from workbench.recipes.run.evidence import BIASED
-from workbench.recipes.run.expected import expected_table, read_expected
+from workbench.operators.store import StoredOperators
+from workbench.recipes.run.config import RunConfig, RunGatesConfig
+from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
 from workbench.recipes.run.factors import TABLES
 from workbench.recipes.run.gates import gates_stage
-from workbench.recipes.run.run import FACTORS, run
+from workbench.recipes.run.recipe import stages
+from workbench.recipes.run.run import run
 from workbench.recipes.run.splits import fold_pairs, head_of
-from workbench.settings import FactorsConfig, RunConfig, RunGatesConfig
 
 EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
 
@@ -69,7 +70,7 @@ def made(few_null_rulers, cells, checkpoint, tmp_path_factory):
         sensitivity={"ks": [2, 3], "alphas": [0.1], "betas": [0.3]},
         compaction={"splits": 3, "ranks": [8, 3], "n_factors": 3, "n_read": 6, "n_write": 6},
         factors={
-            **{"n": 5, "top": 3, "n_genes": 8, "splits": 3, "null_draws": 3, "groups": 4, "bootstraps": 4},
+            **{"n": 5, "top": 3, "n_genes": 8, "splits": 3, "null_draws": 3, "bootstraps": 4},
             **{"gene_sets": "own.gmt", "permutations": 100, "program_draws": 2},
         },
         expected="figures.yaml",
@@ -85,11 +86,12 @@ def made(few_null_rulers, cells, checkpoint, tmp_path_factory):
 
 
 def table(made, name):
-    return pd.read_csv(made.out / "tables" / f"{name}.csv", keep_default_na=False, na_values=[""])
+    return read_table(table_path(made.out, name))
 
 
 def test_the_second_part_goes_on_where_the_first_stopped(made):
     extract = [
+        "panel",
         "cells",
         "operators",
         "untrained",
@@ -133,11 +135,11 @@ def test_gates_are_judged_beside_every_control_and_stand_on_the_card(made):
 
 @pytest.mark.slow
 def test_gates_of_chosen_heads_are_not_applicable(made, few_null_rulers, tmp_path):
-    chain = Chain(read_config(made.path, RunConfig, ["adaptor.feature_map=topk", "adaptor.top=2"]), tmp_path)
-    shutil.copy(made.out / "tables" / "cells.csv", tmp_path)
-    chain.out, chain.tables = made.out, tmp_path
-    said = gates_stage(chain, RunGatesConfig(refits=1), tmp_path)
-    own = pd.read_csv(tmp_path / "gates.csv")
+    out = tmp_path / "out"
+    shutil.copytree(made.out, out)
+    config = read_config(made.path, RunConfig, ["adaptor.feature_map=topk", "adaptor.top=2"])
+    said = gates_stage(RunContext(config, out), RunGatesConfig(refits=1), tmp_path, {})
+    own = read_table(table_path(out, "gates"))
     assert set(own["status"]) == {"not applicable"} and len(said["unmet"]) == len(GATES)
     assert own["note"].iloc[0] == BIASED
 
@@ -190,20 +192,32 @@ def test_published_figures_stand_beside_and_are_never_asserted(made):
 
 
 def test_splits_and_heads_are_chosen_by_training_cells(made):
-    chain = Chain(read_config(made.path, RunConfig), made.out)
-    pairs = fold_pairs(chain, 4)
+    context = RunContext(read_config(made.path, RunConfig), made.out)
+    pairs = fold_pairs(context, 4)
     assert len(set(pairs)) == 4 and all(len(set(pair)) == 2 for pair in pairs)
-    assert pairs == fold_pairs(Chain(chain.config, made.out), 4)
-    head = head_of(chain, None, pairs[0])
+    assert pairs == fold_pairs(RunContext(context.config, made.out), 4)
+    head = head_of(context, None, pairs[0])
     # Labels of the held-out cells have no part in the choice.
-    changed = Chain(chain.config, made.out)
-    obs = changed.obs.copy()
-    held = ~changed.outside(pairs[0])
+    changed = RunContext(context.config, made.out)
+    obs = changed.cells.obs.copy()
+    held = ~changed.cells.outside(pairs[0])
     obs.loc[held, "stage"] = np.random.default_rng(0).permutation(obs.loc[held, "stage"])
-    changed.__dict__["obs"] = obs
+    changed.__dict__["cells"] = replace(changed.cells, obs=obs)
     assert head_of(changed, None, pairs[0]) == head
     with pytest.raises(EvaluationError, match="Unknown head 'L9H9'"):
-        head_of(chain, "L9H9")
+        head_of(context, "L9H9")
+
+
+def test_stability_is_over_the_groups_of_the_capture(made):
+    table_of_factors, said = table(made, "factor_stability"), read_json(made.out / "metrics.json")
+    assert set(table_of_factors["n_groups"]) == {10} and said["stages"]["factors"]["groups"] == 10
+    assert any("10 groups of cells" in text for text in said["stages"]["factors"]["cautions"])
+    source = StoredOperators(made.out / "stages" / "operators")
+    parts = [source.of_group(group, 1, 1) for group in range(source.n_groups)]
+    counts = sum(count for _, count in parts)
+    assert np.array_equal(counts, source.counts)
+    mean = sum(sums.astype(np.float64) for sums, _ in parts) / np.maximum(counts, 1)
+    np.testing.assert_allclose(source.head(1, 1), mean, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -237,16 +251,14 @@ def test_gene_sets_without_overlap_are_said_before_the_work(made, tmp_path, caps
     assert "gene symbols" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_edited_file_of_gene_sets_is_read_again(made, tmp_path, monkeypatch):
-    out, own, runners = tmp_path / "out", tmp_path / "own.gmt", []
-    shutil.copytree(made.out, out)
-    monkeypatch.setattr(run_module, "factors_stage", lambda *args: {})
-    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results, made: runners.append(runner))
+def test_an_edited_file_of_gene_sets_is_read_again(made, tmp_path):
+    own, found = tmp_path / "own.gmt", []
     text = (made.path.parent / "own.gmt").read_text()
     for content in (text, text, text.replace("second", "renamed")):
         own.write_text(content)
-        run(read_config(made.path, RunConfig, [f"factors.gene_sets={own}"]), out, parts=[FACTORS])
-    assert [runner.reused["factors"] for runner in runners] == [False, True, False]
+        context = RunContext(read_config(made.path, RunConfig, [f"factors.gene_sets={own}"]), tmp_path)
+        found.append({stage.name: stage.inputs for stage in stages(context)}["factors"]["gene_sets"])
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_configuration_without_either_section_is_said(made, capsys):
@@ -279,15 +291,6 @@ def test_a_table_of_another_configuration_is_not_found_in_this_run(made):
     assert np.isfinite(everything.set_index("claim").loc["size", "found"]) and np.isnan(row["found"])
     assert row["from"] == "not made in this run: compaction.csv"
     expected_table(path, made.out)
-
-
-def test_many_donors_are_dealt_whole_into_as_many_groups_as_are_asked_for():
-    names = pd.Index([f"c{i}" for i in range(900)])
-    donors = np.array([f"d{i % 300}" for i in range(900)])
-    chain = SimpleNamespace(obs=pd.DataFrame(index=names), donors=donors, config=SimpleNamespace(seed=0))
-    groups = pd.Series(factors_module._groups(chain, FactorsConfig(groups=20)))
-    assert set(groups) == set(range(20)) and groups.groupby(donors).nunique().max() == 1
-    assert groups.groupby(groups).size().max() == 45
 
 
 def test_the_shipped_figures_can_be_read():

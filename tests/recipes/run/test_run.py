@@ -6,7 +6,6 @@ import html
 import json
 import shutil
 import sys
-from importlib import resources
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,28 +13,27 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-import yaml
 from fixtures_run import HEADS, LAYERS, N_GENES, write
-from helpers import randomise
 
 from workbench.capture import capture
 from workbench.cli import main
 from workbench.engine.config import read_config
+from workbench.engine.stages import StageRunner
+from workbench.engine.tables import read_table, table_path
 from workbench.errors import EvaluationError, ShapeError
 from workbench.files import read_arrays, read_json, write_json
-from workbench.models.scgpt.checkpoint import load_checkpoint, save_checkpoint
+from workbench.operators import capturing
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.saved_operator import Operator
 from workbench.operators.store import StoredOperators
-from workbench.recipes.run import chain as chain_module
-from workbench.recipes.run import evidence as evidence_module
-from workbench.recipes.run import run as run_module
-from workbench.recipes.run.chain import Chain
+from workbench.recipes.run import readouts as readouts_module
+from workbench.recipes.run.config import RunConfig
+from workbench.recipes.run.context import RunContext
+from workbench.recipes.run.recipe import stages
 from workbench.recipes.run.run import run
-from workbench.recipes.run.splits import chain_of
-from workbench.settings import RunConfig
 
-STAGES = ["cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm", "explorer"]
+STAGES = ["panel", "cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm", "explorer"]
+CAPTURED = STAGES[:5]
 TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
 FIGURES = ["latent", "latent_3d", "drift", "runtime", "heads", "holdouts", "distances", "readouts", "added"]
 
@@ -64,19 +62,21 @@ def again(first, tmp_path):
     return go
 
 
-@pytest.fixture
-def no_evaluation(monkeypatch):
-    """Stages after the operators, and the report, do nothing; returns the runners of the runs."""
-    runners = []
-    for stage in ("heads", "readouts", "algorithm"):
-        monkeypatch.setattr(run_module, f"{stage}_stage", lambda chain, folder: {})
-    monkeypatch.setattr(Chain, "untrained_stage", lambda self, folder: {})
-    monkeypatch.setattr(run_module, "report_stage", lambda chain, runner, results, made: runners.append(runner))
-    return runners
+def begin(config, out, names=("panel", "cells", "operators")):
+    """Do some stages of a run, and nothing else."""
+    context, runner = RunContext(config, out), StageRunner(out)
+    for stage in stages(context):
+        if stage.name in names:
+            runner.run(stage)
+    return context
 
 
 def table(out, name):
     return pd.read_csv(out / "tables" / f"{name}.csv", keep_default_na=False, dtype=str)
+
+
+def numbers(out, name):
+    return read_table(table_path(out, name))
 
 
 # What a run leaves
@@ -136,10 +136,11 @@ def test_the_metrics_are_those_of_the_tables(first, cells):
         "CD4 against CD8",
         "monocyte against dendritic",
     }
-    counted = metrics["stages"]["cells"]
+    counted, panel = metrics["stages"]["cells"], metrics["stages"]["panel"]
     assert counted["n_cells"] == cells.n_obs and counted["n_placed"] == cells.n_obs - 2
-    assert counted["genes"]["matched"] == counted["n_panel"] == N_GENES - 2 and counted["genes"]["recased"] == 1
-    assert counted["folds"] == "stratified" and list(counted["unplaced_labels"]) == ["NA"]
+    assert panel["genes"]["matched"] == panel["n_panel"] == N_GENES - 2 and panel["genes"]["recased"] == 1
+    assert (panel["n_groups"], panel["groups"]) == (10, "cells by a hash of their names")
+    assert list(counted["unplaced_labels"]) == ["NA"]
     for row in metrics["heads"]:
         assert -1 <= row["spearman"] <= 1 and 0 < row["p"] <= row["q"] <= 1 and row["n_splits"] == 2
 
@@ -153,7 +154,7 @@ def test_cells_are_listed_as_they_are(first, cells):
 
 def test_the_algorithm_from_the_file_makes_the_latent_table(first, cells):
     algorithm = Algorithm.from_pretrained(first.out / "algorithm")
-    latent = pd.read_csv(first.out / "tables" / "latent.csv")
+    latent = numbers(first.out, "latent")
     expected = latent[["z_1", "z_2", "z_3"]].to_numpy()
     found = algorithm.transform(cells)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
@@ -165,14 +166,16 @@ def test_the_algorithm_from_the_file_makes_the_latent_table(first, cells):
 
 
 def test_the_operators_are_means_over_folds(first, cells):
-    folder = first.out / "stages" / "operators"
-    stored = StoredOperators(folder)
+    stored = StoredOperators(first.out / "stages" / "operators")
     assert stored.shape == (LAYERS, HEADS) and stored.head(0, 0).shape == (N_GENES - 2, N_GENES - 2)
-    whole, parts = stored.counts, [stored.leaving([k]).counts for k in (0, 1)]
+    listed = numbers(first.out, "cells")
+    assert stored.n_groups == 10 and listed.groupby("group")["fold"].nunique().max() == 1
+    without = [stored.leaving(set(listed.loc[listed["fold"] == k, "group"])) for k in (0, 1)]
+    whole, parts = stored.counts, [one.counts for one in without]
     assert np.array_equal(whole, sum(parts))
-    sums = [stored.leaving([k]).head(1, 1) * part for k, part in enumerate(parts)]
+    sums = [one.head(1, 1) * part for one, part in zip(without, parts, strict=True)]
     np.testing.assert_allclose(stored.head(1, 1) * whole, sum(sums), atol=1e-5)
-    panel = (folder.parent / "cells" / "panel.txt").read_text().splitlines()
+    panel = (first.out / "stages" / "panel" / "panel.txt").read_text().splitlines()
     expressed = (cells.X[:, [i for i, g in enumerate(cells.var_names) if g.upper() in panel]] > 0).toarray()
     assert np.array_equal(np.sort(np.diag(whole)), np.sort(expressed.sum(0)))
     assert panel == sorted(panel) and "NOT MEASURED" not in panel
@@ -202,11 +205,12 @@ def test_the_summary_of_a_run_fits_one_screen(first, browser_page):
 
 
 def test_an_unchanged_run_is_kept_whole(first, again, capsys):
-    before = {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()}
+    written = [p for p in (again.out / "tables").iterdir() if not p.name.startswith("runtime.")]
+    before = {p: p.stat().st_mtime_ns for p in written}
     assert again() == STAGES
     assert read_json(again.out / "metrics.json") == first.metrics
-    assert {p: p.stat().st_mtime_ns for p in (again.out / "tables").iterdir()} == before
-    assert capsys.readouterr().err.count("unchanged, kept") == 8
+    assert {p: p.stat().st_mtime_ns for p in written} == before
+    assert capsys.readouterr().err.count("unchanged, kept") == len(STAGES)
 
 
 @pytest.mark.slow
@@ -221,8 +225,8 @@ def test_a_fresh_run_gives_the_same_numbers(first, tmp_path):
 
 @pytest.mark.slow
 def test_another_width_reruns_what_depends_on_it(first, again):
-    assert again("adaptor.k=2") == ["cells", "operators", "untrained", "drift"]
-    latent = pd.read_csv(again.out / "tables" / "latent.csv")
+    assert again("adaptor.k=2") == CAPTURED
+    latent = numbers(again.out, "latent")
     assert [c for c in latent if c.startswith("z_")] == ["z_1", "z_2"]
     assert Algorithm.from_pretrained(again.out / "algorithm").matrix.shape == (N_GENES - 2, 2)
     assert read_json(again.out / "metrics.json")["readouts"] != first.metrics["readouts"]
@@ -232,7 +236,7 @@ def test_another_width_reruns_what_depends_on_it(first, again):
 @pytest.mark.slow
 def test_another_feature_map_is_really_used(again):
     kept = again("adaptor.feature_map=single", "adaptor.layer=2", "adaptor.head=1")
-    assert kept == ["cells", "operators", "untrained", "drift"]
+    assert kept == CAPTURED
     operators = StoredOperators(again.out / "stages" / "operators")
     saved = Operator.load(again.out / "operator")
     np.testing.assert_array_equal(saved.matrix, operators.head(2, 1))
@@ -242,55 +246,6 @@ def test_another_feature_map_is_really_used(again):
     assert float(heads["spearman"].iloc[0]) == pytest.approx(float(configured["spearman"].iloc[0]), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("override", "kept"),
-    [
-        ("name=other", STAGES),
-        ("adaptor.k=2", ["cells", "operators", "untrained", "drift"]),
-        ("adaptor.feature_map=single", ["cells", "operators", "untrained", "drift"]),
-        ("adaptor.layer=1", ["cells", "operators", "untrained", "drift"]),
-        ("capture.max_tokens=20", ["cells"]),
-        ("operator=qk", ["cells"]),
-        ("anchors.parts=3", ["cells", "operators", "untrained", "drift"]),
-        ("evaluation.permutations=6", ["cells", "operators", "untrained", "drift"]),
-        ("readout.hidden=4", ["cells", "operators", "untrained", "drift"]),
-        ("cell_heads={}", ["cells", "operators", "untrained", "drift", "heads"]),
-        ("evaluation.folds=3", []),
-        ("panel.size=20", []),
-        ("stages={NA: NK}", []),
-    ],
-)
-def test_a_change_reruns_what_may_depend_on_it(first, again, no_evaluation, override, kept):
-    run(read_config(first.path, RunConfig, [override]), again.out)
-    assert [name for name, reused in no_evaluation[0].reused.items() if reused] == kept
-
-
-def test_other_values_rerun_everything(again, no_evaluation, cells, checkpoint, tmp_path):
-    changed = cells.copy()
-    changed.X.data[len(changed.X.data) // 2] *= 1.5
-    run(read_config(write(tmp_path / "changed", checkpoint, changed), RunConfig), again.out)
-    assert not any(no_evaluation[0].reused.values())
-
-
-def test_a_ruler_that_was_edited_reruns_everything(again, first, no_evaluation, tmp_path):
-    shipped = yaml.safe_load(
-        (resources.files("workbench.evidence") / "rulers" / "hematopoiesis.yaml").read_text("utf-8")
-    )
-    own, kept = tmp_path / "own.yaml", []
-    for branch in ("lymphoid", "another", "another"):
-        shipped["stages"]["NK"]["branch"] = branch
-        own.write_text(yaml.safe_dump(shipped, sort_keys=False))
-        run(read_config(first.path, RunConfig, [f"ruler={own}"]), again.out)
-        kept.append([name for name, reused in no_evaluation[-1].reused.items() if reused])
-    assert kept == [[], [], STAGES]
-
-
-def test_other_weights_rerun_all_but_the_first_stage(first, again, no_evaluation, checkpoint, tmp_path):
-    other = save_checkpoint(randomise(load_checkpoint(checkpoint), seed=9), tmp_path / "other")
-    run(read_config(first.path, RunConfig, [f"checkpoint={other}"]), again.out)
-    assert [name for name, reused in no_evaluation[0].reused.items() if reused] == ["cells"]
-
-
 # Interruptions
 
 
@@ -298,9 +253,16 @@ class Stop(BaseException):
     """As a KeyboardInterrupt would come."""
 
 
+OPERATORS = (*(f"operators-{group}" for group in range(10)), "embedding")
+
+
+def arrays_of(out, name):
+    return read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0]
+
+
 def interrupted_capture(monkeypatch, config, out, after):
     """A run whose capture saves every 16 cells and is interrupted in one of its batches."""
-    update, calls = chain_module.GenePairSink.update, []
+    update, calls = capturing.GenePairSink.update, []
 
     def breaks(self, *args):
         calls.append(1)
@@ -308,45 +270,52 @@ def interrupted_capture(monkeypatch, config, out, after):
             raise Stop
         return update(self, *args)
 
-    monkeypatch.setattr(
-        chain_module, "capture", lambda *a, **k: capture(*a, **{**k, "save_every": 16, "progress": False})
-    )
-    monkeypatch.setattr(chain_module.GenePairSink, "update", breaks)
+    monkeypatch.setattr(capturing, "capture", lambda *a, **k: capture(*a, **{**k, "save_every": 16, "progress": False}))
+    monkeypatch.setattr(capturing.GenePairSink, "update", breaks)
     with pytest.raises(Stop):
         run(config, out)
-    monkeypatch.setattr(chain_module.GenePairSink, "update", update)
+    monkeypatch.setattr(capturing.GenePairSink, "update", update)
     assert (out / "stages" / "operators" / "capture").is_dir()
 
 
-def test_an_interrupted_run_goes_on_to_the_same_numbers(first, tmp_path, monkeypatch, no_evaluation):
+def test_an_interrupted_run_goes_on_to_the_same_numbers(first, tmp_path, monkeypatch):
     config = read_config(first.path, RunConfig, ["capture.batch_size=8"])
     interrupted_capture(monkeypatch, config, tmp_path, after=3 * 4 + 2)
     done = []
     monkeypatch.setattr(
-        chain_module, "capture", lambda *a, **k: done.append(capture(*a, **{**k, "save_every": 16})) or done[0]
+        capturing, "capture", lambda *a, **k: done.append(capture(*a, **{**k, "save_every": 16})) or done[0]
     )
-    run(config, tmp_path)
+    begin(config, tmp_path)
     assert done[0].resumed_at == 32
-    for name in ("operators-0", "operators-1", "cells"):
-        a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
+    for name in OPERATORS:
+        a, b = arrays_of(tmp_path, name), arrays_of(first.out, name)
         assert set(a) == set(b)
         for key, value in b.items():
             np.testing.assert_allclose(a[key], value, atol=1e-4)
     assert not (tmp_path / "stages" / "operators" / "capture").exists()
 
 
-@pytest.mark.parametrize("override", ["panel.size=20", "evaluation.folds=3", "seed=5"])
-def test_an_interrupted_run_with_another_configuration_starts_that_stage_afresh(
-    first, tmp_path, monkeypatch, no_evaluation, override
-):
+@pytest.mark.parametrize("override", ["panel.size=20", "capture.groups=4", "seed=5"])
+def test_an_interrupted_run_with_another_configuration_starts_that_stage_afresh(first, tmp_path, monkeypatch, override):
     interrupted_capture(monkeypatch, read_config(first.path, RunConfig), tmp_path / "a", after=14)
     config = read_config(first.path, RunConfig, [override])
     for out in ("a", "b"):
-        run(config, tmp_path / out)
+        begin(config, tmp_path / out)
     for name in ("operators-0", "operators-1"):
-        a, b = (read_arrays(tmp_path / o / "stages" / "operators" / f"{name}.safetensors")[0] for o in "ab")
+        a, b = (arrays_of(tmp_path / out, name) for out in "ab")
         for key, value in b.items():
             np.testing.assert_allclose(a[key], value, atol=1e-4)
+
+
+def test_an_interrupted_run_with_other_labels_and_folds_goes_on(first, tmp_path, monkeypatch):
+    interrupted_capture(monkeypatch, read_config(first.path, RunConfig, ["capture.batch_size=8"]), tmp_path, after=14)
+    done = []
+    monkeypatch.setattr(
+        capturing, "capture", lambda *a, **k: done.append(capture(*a, **{**k, "save_every": 16})) or done[0]
+    )
+    others = ["capture.batch_size=8", "evaluation.folds=3", "stages={NA: NK}"]
+    begin(read_config(first.path, RunConfig, others), tmp_path)
+    assert done[0].resumed_at == 32
 
 
 # Donors, and data that lack something
@@ -364,7 +333,7 @@ def test_donors_stay_whole_and_are_held_out(with_donors, cells):
     listed = table(with_donors.out, "cells")
     assert listed["donor"].tolist() == cells.obs["donor"].tolist()
     assert (listed.groupby("donor")["fold"].nunique() == 1).all() and set(listed["fold"]) == {"0", "1"}
-    assert with_donors.metrics["stages"]["cells"]["folds"] == "donor"
+    assert with_donors.metrics["stages"]["panel"]["groups"] == "donors"
     donors = [row for row in with_donors.metrics["holdouts"] if row["holdout"] == "donor"]
     assert [row["n_splits"] for row in donors] == [4] * 7 and all(row["status"] == "ok" for row in donors)
     assert "Donor holdout" not in {item["what"] for item in with_donors.metrics["skipped"]}
@@ -372,7 +341,7 @@ def test_donors_stay_whole_and_are_held_out(with_donors, cells):
 
 
 def test_anchors_are_one_per_donor_tissue_and_label(with_donors, cells):
-    anchors = Chain(read_config(with_donors.path, RunConfig), with_donors.out).anchors()
+    anchors = RunContext(read_config(with_donors.path, RunConfig), with_donors.out).anchors()
     groups = cells.obs[cells.obs["label"] != "NA"].groupby(["donor", "label"]).size()
     assert len(anchors) == (groups >= 2).sum() and set(anchors.table["donor"]) == {"01", "1", "NA", "d4"}
     assert set(anchors.table["tissue"]) == {"blood"}
@@ -387,13 +356,9 @@ def features_without_the_first_fold(monkeypatch, config, out):
         row = {"endpoint": "e", "metric": "m", "status": "ok"}
         return [{**row, "representation": name, "by_fold": {0: 0.5, 1: 0.5}} for name in representations]
 
-    chain = Chain(config, out)
-    stages = {"cells": chain.cells_stage, "operators": chain.operators_stage, "untrained": chain.untrained_stage}
-    for name, stage in stages.items():
-        (out / "stages" / name).mkdir(parents=True, exist_ok=True)
-        stage(out / "stages" / name)
-    monkeypatch.setattr(evidence_module, "cross_validate", record)
-    evidence_module.readouts_stage(chain, out)
+    context = begin(config, out, ("panel", "cells", "operators", "untrained"))
+    monkeypatch.setattr(readouts_module, "cross_validate", record)
+    readouts_module.readouts_stage(context, out, {})
     return found
 
 
@@ -425,9 +390,11 @@ def test_cells_without_a_label_column_are_an_error(cells, checkpoint, tmp_path, 
     path = write(tmp_path, checkpoint, cells)
     path.write_text(path.read_text().replace("  cell_type: label\n", ""))
     assert main(["run", str(path), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr().err.splitlines()[-1]
     assert (
-        said[-1].startswith("EvaluationError: The cells have no cell type column") and "set data.cell_type" in said[-1]
+        said.startswith("EvaluationError: The cells of")
+        and "no cell type column" in said
+        and "set data.cell_type" in said
     )
 
 
@@ -461,7 +428,7 @@ def test_too_few_anchors_to_hold_any_out_are_an_error_not_a_crash(cells, checkpo
 def test_a_feature_map_that_the_model_cannot_have_is_refused_before_the_capture(
     first, tmp_path, monkeypatch, override, said
 ):
-    monkeypatch.setattr(chain_module, "capture", None)
+    monkeypatch.setattr(capturing, "capture", None)
     with pytest.raises(ShapeError, match=said):
         run(read_config(first.path, RunConfig, [override]), tmp_path)
 
@@ -488,9 +455,10 @@ def test_sorted_populations_as_donors_end_with_a_report(cells, checkpoint, tmp_p
 
 def test_cells_of_other_content_are_read_again_by_the_splits(first, tmp_path):
     out, made = tmp_path / "out", []
+    handle = RunContext(read_config(first.path, RunConfig), out).handle
     for key in ("a", "a", "b"):
         write_json(out / "stages" / "cells" / "done.json", {"key": key})
-        made.append(chain_of(read_config(first.path, RunConfig).model_dump_json(), str(out)))
+        made.append(handle.open())
     assert made[0] is made[1] and made[1] is not made[2]
 
 
@@ -500,14 +468,14 @@ def test_batches_that_are_no_numbers_are_said(cells, checkpoint, tmp_path, capsy
     assert "batch" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_cells_may_stay_on_the_disk(first, tmp_path, no_evaluation):
-    config = read_config(first.path, RunConfig, ["data.backed=true"])
-    run(config, tmp_path)
-    for name in ("operators-0", "operators-1", "cells"):
-        a, b = (read_arrays(out / "stages" / "operators" / f"{name}.safetensors")[0] for out in (tmp_path, first.out))
+def test_the_cells_may_stay_on_the_disk(first, tmp_path):
+    backed = begin(read_config(first.path, RunConfig, ["data.backed=true"]), tmp_path)
+    for name in OPERATORS:
+        a, b = arrays_of(tmp_path, name), arrays_of(first.out, name)
         assert set(a) == set(b) and all(np.array_equal(a[key], b[key]) for key in a)
-    a, b = (Chain(c, first.out).expression for c in (config, read_config(first.path, RunConfig)))
-    assert (a != b).nnz == 0
+    assert (
+        backed.cells.expression != RunContext(read_config(first.path, RunConfig), first.out).cells.expression
+    ).nnz == 0
 
 
 @pytest.mark.slow
@@ -516,7 +484,7 @@ def test_the_picture_is_umap_s(first, tmp_path, monkeypatch):
     flat = []
     for out in ("a", "b"):
         run(read_config(first.path, RunConfig), tmp_path / out)
-        flat.append(pd.read_csv(tmp_path / out / "tables" / "latent.csv")[["umap_1", "umap_2"]].to_numpy())
+        flat.append(numbers(tmp_path / out, "latent")[["umap_1", "umap_2"]].to_numpy())
     assert np.isfinite(flat[0]).all() and flat[0].std(0).min() > 0 and np.array_equal(*flat)
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from workbench.errors import CheckpointError, OutputError, VocabularyError
+from workbench.models.load import LoadReport
 from workbench.models.scgpt.config import ModelConfig, shape_from_args
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.layout import (
     DECODERS,
     IGNORED,
-    LoadReport,
     shape_from_state,
     to_hooked,
     to_plain,
@@ -26,12 +26,12 @@ from workbench.models.scgpt.layout import (
     unwrap,
     upstream_name,
 )
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 
 # What PyTorch's restricted unpickler says about objects that are no tensors, as against bytes that are no pickle.
 _CODE = ("GLOBAL ", "unrecognized function", "Can only create new object", "Can only build")
 
-ARGS, VOCAB, WEIGHTS = "args.json", "vocab.json", "best_model.pt"
+ARGS, VOCAB, WEIGHTS = FILES = "args.json", "vocab.json", "best_model.pt"
 
 # Published releases, by the sha256 of their weights file.
 RELEASES = {
@@ -42,16 +42,14 @@ RELEASES = {
 def load_checkpoint(
     path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> HookedScGPT:
-    """Read a scGPT checkpoint folder; needs no scgpt, torchtext or flash-attn.
+    """Read a scGPT checkpoint folder; `load_model` calls it once the files are there.
 
     Parameters
     ----------
     path
-        Folder with ``args.json``, ``vocab.json`` and ``best_model.pt``.
-    device
-        Where the weights go.
-    dtype
-        Float type of the weights.
+        Folder that holds `FILES`.
+    device, dtype
+        Where the weights go, and their float type.
 
     Returns
     -------
@@ -61,12 +59,11 @@ def load_checkpoint(
     Raises
     ------
     CheckpointError
-        If a file is missing, corrupt, holds code, or an encoder tensor is missing or has the wrong shape.
+        If a file is corrupt, holds code, or an encoder tensor is missing or has the wrong shape.
     VocabularyError
         If the vocabulary lacks ``<pad>`` or does not fit the embedding.
     """
     folder = Path(path)
-    _check_files(folder)
     args = _read_args(folder / ARGS)
     vocabulary = Vocabulary.read(folder / VOCAB)
     hashes = {name: sha256(folder / name) for name in (WEIGHTS, VOCAB, ARGS)}
@@ -97,7 +94,7 @@ def from_upstream(
     if not hasattr(model, "transformer_encoder") or not hasattr(model, "encoder"):
         raise CheckpointError(
             f"from_upstream takes scgpt's TransformerModel, not a {type(model).__name__}; "
-            "for a checkpoint folder use load_checkpoint(path)."
+            "for a checkpoint folder use load_model(path)."
         )
     layer = model.transformer_encoder.layers[0]
     described = {
@@ -121,7 +118,7 @@ def from_upstream(
 
 
 def save_checkpoint(model: HookedScGPT, path: str | Path, args: Mapping[str, Any] | None = None) -> Path:
-    """Write a scGPT checkpoint folder that upstream and `load_checkpoint` can read.
+    """Write a scGPT checkpoint folder that upstream and `load_model` can read.
 
     Parameters
     ----------
@@ -182,17 +179,6 @@ def sha256(path: Path) -> str:
     """
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _check_files(folder: Path) -> None:
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"There is no checkpoint folder '{folder}'; give the folder that holds {ARGS}, {VOCAB} and {WEIGHTS}."
-        )
-    absent = [name for name in (ARGS, VOCAB, WEIGHTS) if not (folder / name).is_file()]
-    if absent:
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        raise CheckpointError(f"The checkpoint folder '{folder}' lacks {', '.join(absent)} (it holds {there}).")
 
 
 def _read_args(path: Path) -> dict[str, Any]:

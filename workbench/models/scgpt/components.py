@@ -17,20 +17,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from workbench.errors import HookError, unknown_name
 from workbench.models.scgpt.config import ModelConfig
 
+ATTENTION_WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "b_Q")
 _MAX_VALUE = 512.0
 
 
-def is_listened(hook: HookPoint) -> bool:
-    """Whether anybody listens to a hook point, by transformer-lens or by plain PyTorch hooks.
+def is_listened(hook: nn.Module) -> bool:
+    """Whether anybody listens to a hook point, by transformer-lens or by plain PyTorch hooks, or a module stands in its place.
 
     Parameters
     ----------
     hook
-        The hook point.
+        The hook point, or what a user placed there.
     """
-    return bool(hook._forward_hooks or hook._forward_pre_hooks or hook._backward_hooks)
+    placed = not isinstance(hook, HookPoint)
+    return placed or bool(hook._forward_hooks or hook._forward_pre_hooks or hook._backward_hooks)
 
 
 class NormedEmbedding(nn.Module):
@@ -195,6 +198,11 @@ class Attention(nn.Module):
         """Output weights per head."""
         return rearrange(self.out.weight, "d (head e) -> head e d", head=self.n_heads)
 
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        """Query bias per head."""
+        return self.qkv.bias[: self.out.in_features].view(self.n_heads, self.d_head)
+
     def _split(self, which: int) -> Tensor:
         return rearrange(self.qkv.weight, "(three head e) d -> three head d e", three=3, head=self.n_heads)[which]
 
@@ -241,20 +249,6 @@ class Attention(nn.Module):
             result = self.hook_result(einsum(z, self.W_O, "cell gene head e, head e d -> cell gene head d"))
             return result.sum(2) + self.out.bias
         return self.out(rearrange(z, "cell gene head e -> cell gene (head e)"))
-
-    def forward(
-        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None
-    ) -> Float[Tensor, "cell gene d_model"]:
-        """Attend.
-
-        Parameters
-        ----------
-        x
-            Residual stream before the block.
-        padding
-            True at padding; None when the batch has none.
-        """
-        return self.project(self.mix(x, padding))
 
 
 class MLP(nn.Module):
@@ -308,5 +302,70 @@ class Block(nn.Module):
             True at padding; None when the batch has none.
         """
         x = self.hook_resid_pre(x)
-        mid = self.hook_resid_mid(self.norm1(x + self.dropout(self.hook_attn_out(self.attn(x, padding)))))
-        return self.hook_resid_post(self.norm2(mid + self.dropout(self.hook_mlp_out(self.mlp(mid)))))
+        mid = self.after_attention(x, self.project(self.mix(x, padding)))
+        return self.after_mlp(mid, self.feed_forward(mid))
+
+    def mix(
+        self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None, keep: int | None = None
+    ) -> Float[Tensor, "cell query head d_head"]:
+        """See `Attention.mix`."""
+        return self.attn.mix(x, padding, keep)
+
+    def project(self, z: Float[Tensor, "cell query head d_head"]) -> Float[Tensor, "cell query d_model"]:
+        """See `Attention.project`."""
+        return self.attn.project(z)
+
+    def after_attention(
+        self, x: Float[Tensor, "cell query d_model"], out: Float[Tensor, "cell query d_model"]
+    ) -> Float[Tensor, "cell query d_model"]:
+        """Sum of stream and attention, then the first norm.
+
+        Parameters
+        ----------
+        x
+            Input of the block, at the positions of `out`.
+        out
+            What the attention adds, from `project`.
+        """
+        return self.hook_resid_mid(self.norm1(x + self.dropout(self.hook_attn_out(out))))
+
+    def feed_forward(self, mid: Float[Tensor, "cell query d_model"]) -> Float[Tensor, "cell query d_model"]:
+        """What the MLP adds.
+
+        Parameters
+        ----------
+        mid
+            Stream behind the first norm, from `after_attention`.
+        """
+        return self.mlp(mid)
+
+    def after_mlp(
+        self, mid: Float[Tensor, "cell query d_model"], out: Float[Tensor, "cell query d_model"]
+    ) -> Float[Tensor, "cell query d_model"]:
+        """Sum of stream and MLP, then the second norm.
+
+        Parameters
+        ----------
+        mid
+            Stream behind the first norm, from `after_attention`.
+        out
+            What the MLP adds, from `feed_forward`.
+        """
+        return self.hook_resid_post(self.norm2(mid + self.dropout(self.hook_mlp_out(out))))
+
+    def weight(self, name: str) -> Float[Tensor, "head ..."]:
+        """One attention weight of all heads, acting on the right of a row vector.
+
+        Parameters
+        ----------
+        name
+            ``W_Q``, ``W_K`` or ``W_V`` (head, d_model, d_head), ``W_O`` (head, d_head, d_model) or ``b_Q`` (head, d_head).
+
+        Raises
+        ------
+        HookError
+            If it is none of these.
+        """
+        if name not in ATTENTION_WEIGHTS:
+            raise HookError(unknown_name("attention weight", name, ATTENTION_WEIGHTS))
+        return getattr(self.attn, name)

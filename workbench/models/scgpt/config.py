@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import CheckpointError
+from workbench.models.protocol import ModelShape
 
 VALUE_STYLES = ("continuous", "category", "scaling")
 CELL_STYLES = ("cls", "avg-pool", "w-pool")
@@ -21,7 +22,7 @@ _ALIASES = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(ModelShape):
     """Everything that decides the shape and the arithmetic of a scGPT model.
 
     Attributes
@@ -58,19 +59,12 @@ class ModelConfig:
         Used in training only.
     """
 
-    n_tokens: int
-    d_model: int
-    n_layers: int
-    n_heads: int
-    d_mlp: int
     n_bins: int = 51
     max_tokens: int = 1200
     pad_token: str = "<pad>"
     pad_value: float = -2.0
-    mask_value: float = -1.0
     value_style: str = "continuous"
     input_style: str = "binned"
-    cell_style: str = "cls"
     n_classes: int = 0
     n_layers_cls: int = 3
     n_batches: int = 0
@@ -103,10 +97,14 @@ class ModelConfig:
                 f"cell_emb_style is '{self.cell_style}', but scGPT knows {', '.join(CELL_STYLES)}; correct args.json."
             )
 
-    @property
-    def d_head(self) -> int:
-        """Width of one head."""
-        return self.d_model // self.n_heads
+    def facts(self) -> dict[str, str]:
+        """Input and decoders, for ``workbench inspect``."""
+        return {
+            "input": f"{self.value_style} values, {self.n_bins} bins, up to {self.max_tokens} tokens; cell embedding: "
+            f"{self.cell_style}",
+            "decoders": f"expression: {'yes' if self.has_expression else 'no'}, MVC: {self.mvc_style or 'no'}, "
+            f"classes: {self.n_classes or 'no'}",
+        }
 
 
 def shape_from_args(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from workbench.errors import HookError, ShapeError, unknown_name
-from workbench.files import digest
+from workbench.errors import ShapeError, unknown_name
+from workbench.models.hooking import HookedModel
+from workbench.models.outputs import OUTPUTS, Outputs
+from workbench.models.protocol import CellTokenizer
 from workbench.models.scgpt.components import Block, Embed, NormedEmbedding
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.decoders import ClassDecoder, ExpressionDecoder, MVCDecoder
-from workbench.models.scgpt.tokens import Tokens
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from workbench.models.scgpt.layout import LoadReport
-
-OUTPUTS = ("cell", "expression", "mvc", "classes")
+    from workbench.models.load import LoadReport
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a forward pass returns; what was not asked for is None.
-
-    Attributes
-    ----------
-    residual
-        Last residual stream, after the last LayerNorm; meaningless at padding.
-    cell
-        Cell embedding in the checkpoint's cell style, not normalised.
-    expression, mvc
-        Predicted binned value of each gene, from its own stream and from the cell embedding.
-    expression_zero, mvc_zero
-        Predicted probability of a zero, for checkpoints that model it.
-    classes
-        Class logits.
-    """
-
-    residual: Float[Tensor, "cell gene d_model"]
-    cell: Float[Tensor, "cell d_model"] | None = None
-    expression: Float[Tensor, "cell gene"] | None = None
-    expression_zero: Float[Tensor, "cell gene"] | None = None
-    mvc: Float[Tensor, "cell gene"] | None = None
-    mvc_zero: Float[Tensor, "cell gene"] | None = None
-    classes: Float[Tensor, "cell n_classes"] | None = None
-
-
-class HookedScGPT(HookedRootModule):
+class HookedScGPT(HookedModel):
     """scGPT's transformer, hooked; the arithmetic is upstream's `TransformerModel` in evaluation mode.
 
     Parameters
@@ -92,11 +62,11 @@ class HookedScGPT(HookedRootModule):
     A row of ``pattern`` at a padding query is computed but means nothing; nothing else attends to it.
     """
 
-    vocabulary: Vocabulary
+    architecture = "scGPT"
+    config: ModelConfig
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, report: LoadReport | None = None) -> None:
-        super().__init__()
-        self.config, self.vocabulary, self.report = config, vocabulary, report
+        super().__init__(config, vocabulary, report)
         d_in = config.d_model * (2 if config.n_batches else 1)
         self.embed = Embed(config, vocabulary.ids[config.pad_token])
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -114,14 +84,63 @@ class HookedScGPT(HookedRootModule):
         self.setup()
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self.embed.gene.embedding.weight.device
+    def outputs(self) -> tuple[str, ...]:
+        """Outputs that the checkpoint has the decoders for, of ``cell``, ``expression``, ``mvc`` and ``classes``."""
+        absent = {"expression": self.decoder, "mvc": self.mvc_decoder, "classes": self.cls_decoder}
+        return tuple(name for name in OUTPUTS if absent.get(name, self) is not None)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Float type of the weights."""
-        return self.embed.gene.embedding.weight.dtype
+    def tokenizer(
+        self, cells: Any, *, seed: int = 0, max_tokens: int | None = None, min_share: float | None = None
+    ) -> CellTokenizer:
+        """Tokens of cells for this checkpoint.
+
+        Parameters
+        ----------
+        cells
+            AnnData as `workbench.load` returns it; never changed. A column ``batch`` holds the checkpoint's batch numbers.
+        seed
+            For the ties of the binning and the sample of genes, together with the cell's name.
+        max_tokens
+            Longest sequence with ``<cls>``; the checkpoint's own when None.
+        min_share
+            Smallest share of the genes that must be in the vocabulary; `MIN_SHARE` when None.
+
+        Returns
+        -------
+        Tokenizer
+            With ``match`` (which genes are used) and ``values`` (what the values look like).
+
+        Raises
+        ------
+        CellsError
+            For no cells, repeated cell names, impossible values or batches that are no numbers.
+        GeneMatchError
+            If too few genes match.
+        CheckpointError
+            If the checkpoint was not trained on binned values.
+        """
+        # A checkpoint can be read where anndata and numba cannot be imported, as `workbench doctor` does.
+        from workbench.models.scgpt.tokenizer import MIN_SHARE, Tokenizer
+
+        return Tokenizer(
+            cells,
+            self.config,
+            self.vocabulary,
+            seed=seed,
+            max_tokens=max_tokens,
+            batch_column="batch" if "batch" in cells.obs else None,
+            min_share=MIN_SHARE if min_share is None else min_share,
+        )
+
+    def gene_embedding(self, ids: Int[Tensor, " gene"]) -> Float[Tensor, "gene d_model"]:
+        """Embedding of genes after the gene encoder's LayerNorm.
+
+        Parameters
+        ----------
+        ids
+            Token ids.
+        """
+        return self.embed.gene(ids)
 
     def block(self, layer: int) -> Block:
         """One encoder layer.
@@ -133,138 +152,15 @@ class HookedScGPT(HookedRootModule):
         """
         return cast(Block, self.blocks[layer])
 
-    def fingerprint(self) -> str:
-        """Hash of the shape and of every weight.
-
-        Returns
-        -------
-        str
-            32 hex digits; the same on every machine.
-        """
-        weights = {name: value.detach().float().cpu().numpy() for name, value in self.state_dict().items()}
-        return digest(asdict(self.config), *(part for name in sorted(weights) for part in (name, weights[name])))
-
-    def stacked(self, name: str) -> Float[Tensor, "layer head a b"]:
+    def stacked(self, name: str) -> Float[Tensor, "layer head ..."]:
         """One attention weight of all layers and heads.
 
         Parameters
         ----------
         name
-            ``W_Q``, ``W_K``, ``W_V`` (d_model by d_head) or ``W_O`` (d_head by d_model).
+            As in `Block.weight`.
         """
-        if name not in ("W_Q", "W_K", "W_V", "W_O"):
-            raise HookError(unknown_name("attention weight", name, ("W_Q", "W_K", "W_V", "W_O")))
-        return torch.stack([getattr(block.attn, name) for block in self.blocks])
-
-    def resolve_hooks(self, names: str | Sequence[str]) -> tuple[str, ...]:
-        """Names of hook points, with shell wildcards expanded.
-
-        Parameters
-        ----------
-        names
-            Exact names or patterns such as ``"blocks.*.attn.hook_pattern"``.
-
-        Returns
-        -------
-        tuple of str
-            In the order in which the model computes them, each once.
-
-        Raises
-        ------
-        HookError
-            If a name or pattern matches nothing; near matches are listed.
-        """
-        from fnmatch import fnmatchcase
-
-        names = [names] if isinstance(names, str) else list(names)
-        if not names:
-            raise HookError("No hook was named; name at least one, for example 'blocks.*.hook_resid_post'.")
-        wanted: set[str] = set()
-        for name in names:
-            hits = [known for known in self.hook_dict if fnmatchcase(known, name)]
-            if not hits:
-                raise HookError(unknown_name("hook", name, self.hook_dict))
-            wanted.update(hits)
-        return tuple(known for known in self.hook_dict if known in wanted)
-
-    def _names(self, names: Any) -> list[str]:
-        """Names that a filter, a pattern or a predicate of transformer-lens stands for; an error when there are none."""
-        if names is None:
-            return list(self.hook_dict)
-        if not callable(names):
-            return list(self.resolve_hooks(names))
-        hits = [known for known in self.hook_dict if names(known)]
-        if not hits:
-            raise HookError("The names filter matches none of the model's hooks; see model.hook_dict for their names.")
-        return hits
-
-    def add_hook(self, name: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformer-lens, for a name, a wildcard or a predicate; a name that does not exist is an error.
-
-        Parameters
-        ----------
-        name
-            Which hook points.
-        *args, **kwargs
-            Passed on.
-        """
-        for known in self._names(name):
-            super().add_hook(known, *args, **kwargs)
-
-    @contextmanager
-    def hooks(
-        self,
-        fwd_hooks: list[tuple[str | Callable, Callable]] | None = None,
-        bwd_hooks: list[tuple[str | Callable, Callable]] | None = None,
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-    ) -> Iterator[HookedScGPT]:
-        """Attach hooks for the length of a ``with`` block, also when it ends by an exception.
-
-        Parameters
-        ----------
-        fwd_hooks, bwd_hooks
-            Pairs of a hook name, wildcard or predicate on names, and ``function(tensor, hook=...)``.
-        reset_hooks_end, clear_contexts
-            As in transformer-lens.
-
-        Raises
-        ------
-        HookError
-            If a name does not exist.
-        """
-        forward: list[tuple[str | Callable, Callable]] = [
-            (known, function) for name, function in fwd_hooks or () for known in self._names(name)
-        ]
-        backward: list[tuple[str | Callable, Callable]] = [
-            (known, function) for name, function in bwd_hooks or () for known in self._names(name)
-        ]
-        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
-            yield self
-
-    def add_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> dict:
-        """As in transformer-lens, but wildcards work, and names that match nothing are an error.
-
-        Parameters
-        ----------
-        names_filter
-            Names, wildcards or a predicate.
-        *args, **kwargs
-            Passed on.
-        """
-        return super().add_caching_hooks(self._names(names_filter), *args, **kwargs)
-
-    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
-        """What `run_with_cache` calls; names as in `add_caching_hooks`.
-
-        Parameters
-        ----------
-        names_filter
-            Names, wildcards or a predicate.
-        *args, **kwargs
-            Passed on.
-        """
-        return super().get_caching_hooks(self._names(names_filter), *args, **kwargs)
+        return torch.stack([self.block(layer).weight(name) for layer in range(self.config.n_layers)])
 
     def forward(
         self,

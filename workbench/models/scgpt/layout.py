@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -35,54 +34,6 @@ _BACK = (
     (r"^blocks\.(\d+)\.mlp\.(linear\d)\.", r"transformer_encoder.layers.\1.\2."),
     (r"^blocks\.(\d+)\.(norm\d)\.", r"transformer_encoder.layers.\1.\2."),
 )
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """How a checkpoint was read.
-
-    Attributes
-    ----------
-    source
-        Path, or ``"live model"``.
-    layout
-        Attention key layout found: ``Wqkv``, ``_impl.Wqkv`` or ``in_proj_``.
-    wrapper, prefix
-        Dictionary key and name prefix that were peeled off (empty when none).
-    loaded
-        Tensors read, by their upstream name.
-    missing
-        Tensors of optional decoders that are absent; missing encoder tensors are an error instead.
-    unexpected
-        Tensors that no part of the model takes.
-    ignored
-        Known training-only tensors that inference does not use.
-    mismatched
-        Optional decoder tensors whose shape does not fit, with both shapes; that decoder is left out.
-    sha256
-        Of the weights file, of ``vocab.json`` and of ``args.json``, by file name (empty for a live model).
-    release
-        Recognised release, or None.
-    n_parameters
-        Numbers in the loaded tensors.
-    """
-
-    source: str
-    layout: str
-    wrapper: str
-    prefix: str
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    ignored: tuple[str, ...]
-    mismatched: tuple[str, ...]
-    sha256: Mapping[str, str]
-    release: str | None
-    n_parameters: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
-        return asdict(replace(self, sha256=dict(self.sha256)))
 
 
 def unwrap(raw: object) -> tuple[dict[str, Tensor], str, str]:

@@ -19,7 +19,7 @@ from workbench.errors import CheckpointError
 from workbench.models.scgpt.components import Attention, ContinuousValues
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import generator, key
 
 N_SIGNAL = 6

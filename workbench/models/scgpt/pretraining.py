@@ -6,7 +6,6 @@ A step is a function of (seed, step number) alone: an interrupted training resum
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,55 +26,12 @@ from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.tokenizer import tokenise_rows
-from workbench.models.scgpt.tokens import Tokens
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import generator, key
+from workbench.settings import PretrainSettings
 
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """How to train.
-
-    Attributes
-    ----------
-    d_model, n_layers, n_heads, d_mlp, dropout
-        Shape of the model.
-    n_bins, max_tokens
-        Bins, and the longest sequence the checkpoint will be used with.
-    steps, batch_size
-        Number of steps and cells per step.
-    genes_per_cell
-        Genes sampled afresh per cell and step; attention memory grows with its square.
-    mask_ratios
-        Each cell of a step is masked by one of these shares.
-    learning_rate, weight_decay, warmup
-        AdamW with linear warm-up over `warmup` steps, then a cosine to a hundredth.
-    held_out
-        Share of the cells never trained on.
-    validate_every, save_every
-        Steps between looks at held-out cells, and between resumable states.
-    seed
-        The one seed.
-    """
-
-    d_model: int = 64
-    n_layers: int = 6
-    n_heads: int = 4
-    d_mlp: int = 64
-    dropout: float = 0.1
-    n_bins: int = 51
-    max_tokens: int = 1200
-    steps: int = 4000
-    batch_size: int = 32
-    genes_per_cell: int = 200
-    mask_ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: int = 200
-    held_out: float = 0.15
-    validate_every: int = 200
-    save_every: int = 200
-    seed: int = 0
+STATE = "training-state"
 
 
 @dataclass(frozen=True)
@@ -215,7 +171,7 @@ def train(
     settings
         How to train.
     out
-        Folder of the checkpoint; a resumable state lies in ``out/training-state`` until training ends.
+        Folder in which resumable states are saved, under ``training-state``; the last of them stays there.
     progress
         Called after every step with its number and the losses.
 
@@ -238,7 +194,7 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     names = [data.cell_ids.tolist(), dict(data.vocabulary.ids)]
     identity = digest(vars(settings), names, data.matrix.data, data.matrix.indices, data.matrix.indptr)
-    state = out / "training-state"
+    state = out / STATE
     start, curve = _resume(state, identity, model, optimiser)
     warm, total = settings.warmup, settings.steps
     for step in range(start, total):
@@ -287,24 +243,19 @@ def validate(model: HookedScGPT, data: TrainingData, settings: PretrainSettings)
     return float(mean[0]), float(mean[1])
 
 
-def finish(
-    model: HookedScGPT, settings: PretrainSettings, data: TrainingData, report: dict[str, Any], out: Path
-) -> None:
-    """Write the checkpoint and its training report, and remove the resumable state.
+def save_trained(model: HookedScGPT, settings: PretrainSettings, out: Path) -> None:
+    """Write the checkpoint of a trained model.
 
     Parameters
     ----------
-    model, settings, data
-        As in `train`.
-    report
-        Curve, evaluation and provenance, for ``training.json``.
+    model
+        The trained model.
+    settings
+        How it was trained; some of it goes into ``args.json``.
     out
         Folder of the checkpoint.
     """
     save_checkpoint(model, out, {"mask_ratio": list(settings.mask_ratios), "seed": settings.seed, "task": "pretrain"})
-    held_out = sorted(data.cell_ids[data.held_out].tolist())
-    write_json(out / "training.json", {**report, "settings": vars(settings), "held_out_cells": held_out})
-    shutil.rmtree(out / "training-state", ignore_errors=True)
 
 
 def _save(

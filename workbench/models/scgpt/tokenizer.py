@@ -19,8 +19,8 @@ from workbench.errors import CellsError, CheckpointError
 from workbench.files import digest
 from workbench.models.scgpt.binning import hash_genes, token_rows
 from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.tokens import Tokens
-from workbench.models.scgpt.vocabulary import Vocabulary
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import key
 
 _BLOCK = 512

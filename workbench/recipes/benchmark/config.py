@@ -1,82 +1,85 @@
-"""Typed settings of ``workbench benchmark``."""
+"""What ``workbench benchmark`` is told."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, WithJsonSchema
 
-from workbench.settings import (
-    AdaptorConfig,
-    AnchorConfig,
-    CaptureConfig,
-    CellHeadsConfig,
-    DataConfig,
-    PanelConfig,
-    Strict,
-)
+from workbench.settings import NAME_OR_PATH, CellHeadsConfig, DataConfig, OperatorConfig, Strict, named
 
 
 class SplitsConfig(Strict):
-    """How often and how cells are held out.
+    """How often and how cells are held out."""
 
-    ``n`` splits (at most as many as there are), each of which holds out ``test_share`` of the donors. Without donors the
-    cells are dealt by label into ``units`` groups, of which the same share is held out. ``per_stage``: so many training
-    cells of a stage at most, so that training sides are balanced.
-    """
-
-    n: PositiveInt = 12
-    test_share: float = Field(default=0.25, gt=0, lt=1)
-    units: int = Field(default=8, ge=3)
-    per_stage: PositiveInt = 500
+    n: PositiveInt = Field(default=12, description="Number of splits, at most as many as there are.")
+    test_share: float = Field(
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="Share of the donors that a split holds out, or of the units without donors.",
+    )
+    units: int = Field(
+        default=8, ge=3, description="Groups that cells are dealt to by their label where there are no donors."
+    )
+    per_stage: PositiveInt = Field(
+        default=500, description="Most training cells of one stage, so that training sides are balanced."
+    )
 
 
 class TransferConfig(Strict):
-    """Cells of another panel, which nothing is fitted on: ``data`` and labels as in the campaign itself."""
+    """Other cells, which nothing is fitted on."""
 
-    data: DataConfig
-    stages: dict[str, str] = {}
+    data: DataConfig = Field(description="The cells, as under data of the benchmark itself.")
+    stages: dict[str, str] = Field(
+        default={}, description="Stage of each label that the ruler does not know by itself; none by default."
+    )
 
 
 class PeersConfig(Strict):
-    """Methods of other packages.
+    """Methods of other packages, which run in processes of their own."""
 
-    ``python``: interpreter of the environment that they are installed in; that of the workbench when absent. ``seconds``: so
-    long may a peer take to be fitted, and again to answer. ``options``: by the name of the method.
-    """
+    python: Annotated[Path, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})] | None = Field(
+        default=None,
+        description="Interpreter of the environment that they are installed in (`make peers` prints one); by default the one "
+        "that runs the workbench.",
+    )
+    seconds: PositiveInt = Field(
+        default=600, description="Most seconds that a peer may take to be fitted, and again to answer."
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default={}, description="Options of the package by the name of the method; each package's own by default."
+    )
 
-    python: Path | None = None
-    seconds: PositiveInt = 600
-    options: dict[str, dict[str, Any]] = {}
 
+class BenchmarkConfig(OperatorConfig):
+    """``workbench benchmark``: methods x splits x endpoints."""
 
-class BenchmarkConfig(Strict):
-    """``workbench benchmark``: methods x splits x endpoints.
-
-    ``methods``: names, or names of groups (extracted, compact, control, baseline, scGPT, layers, peer); all when empty. ``ours`` is
-    compared with every other. ``cells_per_donor``: so many cells of a donor are drawn at most (by seed and name; of a
-    dataset without donors: in all), for machines that cannot read a whole atlas. ``audit``: every method is fitted once more
-    on a split whose test side was replaced by noise, which must change nothing.
-    """
-
-    name: str = "benchmark"
-    checkpoint: Path
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    ruler: str = "hematopoiesis"
-    stages: dict[str, str] = {}
-    panel: PanelConfig = PanelConfig()
-    capture: CaptureConfig = CaptureConfig()
-    anchors: AnchorConfig = AnchorConfig()
-    operator: Literal["attention", "qk", "ov"] = "attention"
-    adaptor: AdaptorConfig = AdaptorConfig()
-    cell_heads: CellHeadsConfig = CellHeadsConfig()
-    cells_per_donor: PositiveInt | None = None
-    splits: SplitsConfig = SplitsConfig()
-    transfer: dict[str, TransferConfig] = {}
-    methods: tuple[str, ...] = ()
-    ours: str = "anchor head"
-    peers: PeersConfig = PeersConfig()
-    audit: bool = True
-    expected: Path | None = None
+    name: str = named("benchmark")
+    cell_heads: CellHeadsConfig = Field(
+        default=CellHeadsConfig(), description="The adaptor's heads that are trained on cells."
+    )
+    cells_per_donor: PositiveInt | None = Field(
+        default=None,
+        description="Most cells of one donor (without donors: of all), drawn by the seed and their names; all by default.",
+    )
+    splits: SplitsConfig = Field(default=SplitsConfig(), description="How often and how cells are held out.")
+    transfer: dict[str, TransferConfig] = Field(
+        default={}, description="Other cells by name, on which what was fitted on all cells is judged."
+    )
+    methods: tuple[str, ...] = Field(
+        default=(),
+        description="Names of methods, or of groups: extracted, compact, control, baseline, scGPT, layers, peer; all when empty.",
+    )
+    ours: str = Field(default="anchor head", description="The method that every other one is compared with.")
+    peers: PeersConfig = Field(default=PeersConfig(), description="Methods of other packages.")
+    audit: bool = Field(
+        default=True,
+        description="Fit every method once more with a test side of noise, which must change nothing; a method that fails is "
+        "not judged.",
+    )
+    expected: Path | None = Field(
+        default=None,
+        description="File of published figures that the report prints beside what was found; none by default.",
+    )

@@ -1,99 +1,108 @@
-"""Repeated splits: whole donors held out, or groups of cells dealt by label where the data name no donors."""
+"""Repeated splits: whole donors held out, or groups of hashed cells where the data name no donors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Shaped
 
-from workbench.cells.splits import make_folds
+from workbench.cells.groups import Groups, make_folds
+from workbench.cells.placed import PlacedCells
+from workbench.cells.splits import Split
 from workbench.errors import EvaluationError
 from workbench.seeds import generator, key
 
+INTERNAL = "internal"
 HOLDOUT, STRATIFIED, TRANSFER = "donor holdout", "stratified", "transfer"
 
 
 @dataclass(frozen=True)
-class Split:
-    """Which units are held out.
+class Holdout:
+    """What a split holds out.
 
     Attributes
     ----------
     name
-        Of the split.
+        Name of the split: of the units that it holds out, or of the cohort that it transfers to.
     kind
-        ``donor holdout``, ``stratified`` or ``transfer``.
-    held
+        ``donor holdout``, ``stratified`` (hashed groups of cells, over which every label is spread as evenly as whole
+        groups allow) or ``transfer``.
+    units
         Numbers of the units held out; none for a transfer.
     disjoint
         Whether it belongs to the splits of which no two hold out the same unit.
-    panel
-        For a transfer: the panel that is judged.
+    cohort
+        Name of the cohort that is judged.
     """
 
     name: str
     kind: str
-    held: frozenset[int]
-    disjoint: bool
-    panel: str = ""
+    units: frozenset[int] = frozenset()
+    disjoint: bool = True
+    cohort: str = INTERNAL
 
 
-def make_units(obs: pd.DataFrame, n_groups: int, seed: int) -> tuple[Int[np.ndarray, " cell"], tuple[str, ...], str]:
-    """What is held out as a whole: donors, or groups of cells.
+def with_units(cells: PlacedCells, groups: Groups, n_units: int, seed: int) -> tuple[PlacedCells, tuple[str, ...], str]:
+    """Cells with their groups, and with the unit that each is held out with as its fold.
 
     Parameters
     ----------
-    obs
-        Index: cell names. Columns: ``cell_type``, and ``donor`` where there are donors.
-    n_groups
-        Groups of cells where there are none.
+    cells
+        Cells on the ruler, with donors or without.
+    groups
+        Groups that sums are kept by: donors where there are donors. Those are units themselves.
+    n_units
+        Units that groups of hashed cells are dealt to, so that every label is spread as evenly as whole groups allow.
     seed
-        For the groups.
+        Seed of the groups; no chance has a part in dealing them to units.
 
     Returns
     -------
-    unit, names, kind
-        Number of each cell's unit, names of the units, and the kind of the splits.
+    cells, names, kind
+        The cells with the columns ``group`` and ``fold``, names of the units, and the kind of the splits.
 
     Raises
     ------
     EvaluationError
-        If there are two donors only, or fewer.
+        If there are two donors only, or fewer, or fewer groups of cells than units.
     """
-    if "donor" not in obs:
-        unit, _ = make_folds(obs[["cell_type"]], n_groups, seed)
-        return unit, tuple(f"group {i}" for i in range(n_groups)), STRATIFIED
-    names = sorted(set(obs["donor"]))
-    if len(names) < 3:
-        raise EvaluationError(
-            f"The data have {len(names)} donor(s) ({', '.join(names)}); repeated holdouts of whole donors need three. Leave "
-            "data.donor out for splits that are stratified by label."
-        )
-    number = {name: i for i, name in enumerate(names)}
-    return obs["donor"].map(number).to_numpy(dtype=int), tuple(names), HOLDOUT
+    if cells.donor is None:
+        fold = make_folds(groups, cells.obs["cell_type"].to_numpy(dtype=str), n_units, seed)
+        names, kind = tuple(f"group {i}" for i in range(n_units)), STRATIFIED
+    else:
+        fold, names, kind = groups.of_cell, groups.names, HOLDOUT
+        if len(names) < 3:
+            raise EvaluationError(
+                f"The data have {len(names)} donor(s) ({', '.join(names)}); repeated holdouts of whole donors need three. "
+                "Leave data.donor out for splits that are stratified by label."
+            )
+    return replace(cells, obs=cells.obs.assign(group=groups.of_cell, fold=fold)), names, kind
 
 
-def make_splits(names: tuple[str, ...], kind: str, n: int, test_share: float, seed: int) -> list[Split]:
-    """Repeated splits; the first of them hold out every unit at most once, the others are drawn among all the rest.
+def make_holdouts(names: tuple[str, ...], kind: str, n: int, test_share: float, seed: int) -> list[Holdout]:
+    """Repeated holdouts; the first of them hold out every unit at most once, the others are drawn among all the rest.
 
     Parameters
     ----------
-    names, kind
-        Of the units, and of the splits.
+    names
+        Name of each unit, two or more.
+    kind
+        Kind of the splits, ``donor holdout`` or ``stratified``.
     n
-        Splits that are asked for.
+        Number of splits that are asked for.
     test_share
         Share of the units that a split holds out; one at least is held out, and one left.
     seed
-        Seed.
+        Seed of all draws.
 
     Returns
     -------
-    list of Split
+    list of Holdout
         `n`, or as many as there are.
     """
     units = len(names)
@@ -110,9 +119,90 @@ def make_splits(names: tuple[str, ...], kind: str, n: int, test_share: float, se
         if drawn not in chosen:
             chosen.append(drawn)
     return [
-        Split("+".join(names[i] for i in sorted(held)), kind, held, disjoint=place < n_disjoint)
+        Holdout("+".join(names[i] for i in sorted(held)), kind, held, place < n_disjoint)
         for place, held in enumerate(chosen)
     ]
+
+
+def split_of(holdout: Holdout, cells: PlacedCells, judged: PlacedCells, per_stage: int, seed: int) -> Split:
+    """Rows of both sides of a split, each in the order of the cells' names, so that the order in a file changes nothing.
+
+    Parameters
+    ----------
+    holdout
+        What is held out.
+    cells
+        Internal cells, on which methods are fitted.
+    judged
+        Cells of the cohort that is judged; the internal ones again, unless this is a transfer.
+    per_stage
+        Most training cells of one stage, so that training sides are balanced.
+    seed
+        Decides which those are, by name.
+
+    Returns
+    -------
+    Split
+        Rows of `cells` to fit on, rows of `judged` to judge, and the groups that operators leave out.
+
+    Raises
+    ------
+    EvaluationError
+        If either side is left without a cell that has a place on the ruler.
+    """
+    inside, on = cells.outside(holdout.units), cells.stage >= 0
+    train = np.flatnonzero(inside & on)
+    train = train[first_of_each(cells.names[train], cells.stage[train], per_stage, seed, "benchmark training")]
+    test = np.flatnonzero(judged.stage >= 0 if holdout.kind == TRANSFER else ~inside & on)
+    for rows, side in ((train, "training"), (test, "test")):
+        if not len(rows):
+            raise EvaluationError(
+                f"Split '{holdout.name}' has no cell with a place on the ruler on its {side} side; map more labels under "
+                "stages, or hold out another share."
+            )
+    train, test = (rows[np.argsort(of.names[rows], kind="stable")] for of, rows in ((cells, train), (judged, test)))
+    return Split(train, test, name=holdout.name, held=cells.groups_in(holdout.units))
+
+
+def panel_of(holdout: Holdout, cells: PlacedCells, judged: PlacedCells, size: int | None) -> tuple[str, ...]:
+    """Genes of a split, in alphabetical order: those seen in most cells of its training side; no label is looked at.
+
+    Parameters
+    ----------
+    holdout
+        What is held out.
+    cells
+        Internal cells, of which those outside the held-out units count.
+    judged
+        Cells that are judged: only genes that they measure are taken.
+    size
+        Number of genes; None, or more than there are, for all.
+    """
+    genes = np.array(cells.genes)
+    able = np.isin(genes, judged.genes)
+    if size is None or size >= able.sum():
+        return tuple(genes[able].tolist())
+    inside = np.flatnonzero(cells.outside(holdout.units))
+    seen = np.bincount(cells.expression[inside].indices, minlength=len(genes))
+    frame = pd.DataFrame({"gene": genes[able], "cells": seen[able]})
+    frame = frame.sort_values(["cells", "gene"], ascending=[False, True], kind="stable")
+    return tuple(sorted(frame["gene"].head(size)))
+
+
+def genes_of_all(holdouts: Iterable[Holdout], cohorts: Mapping[str, PlacedCells], size: int | None) -> tuple[str, ...]:
+    """Genes that are in the panel of some split: operators are captured once, on all of these.
+
+    Parameters
+    ----------
+    holdouts
+        All splits of the campaign.
+    cohorts
+        Cells by cohort, the internal ones among them.
+    size
+        Number of genes of a panel, as `panel_of` takes it.
+    """
+    cells = cohorts[INTERNAL]
+    return tuple(sorted(set[str]().union(*(panel_of(one, cells, cohorts[one.cohort], size) for one in holdouts))))
 
 
 def drawn_cells(obs: pd.DataFrame, most: int | None, seed: int) -> Bool[np.ndarray, " cell"]:
@@ -125,7 +215,7 @@ def drawn_cells(obs: pd.DataFrame, most: int | None, seed: int) -> Bool[np.ndarr
     most
         Cells of a donor, or of all where there are none; None for all cells.
     seed
-        Seed.
+        Seed of the hash.
     """
     if most is None:
         return np.ones(len(obs), dtype=bool)
@@ -134,19 +224,19 @@ def drawn_cells(obs: pd.DataFrame, most: int | None, seed: int) -> Bool[np.ndarr
 
 
 def first_of_each(
-    names: Shaped[np.ndarray, " cell"], groups: Shaped[np.ndarray, " cell"], most: int, seed: int, what: str
+    names: Shaped[np.ndarray, " cell"], labels: Shaped[np.ndarray, " cell"], most: int, seed: int, what: str
 ) -> Bool[np.ndarray, " cell"]:
-    """At most so many cells of each group, those whose hashed names come first: the order of the cells changes nothing.
+    """At most so many cells of each label, those whose hashed names come first: the order of the cells changes nothing.
 
     Parameters
     ----------
-    names, groups
-        Of the cells.
+    names, labels
+        Name and label of each cell.
     most
-        Cells of a group.
+        Most cells of one label.
     seed, what
-        Of the hash.
+        Seed of the hash, and what is drawn, which makes it another draw.
     """
     hashes = np.array([key(seed, what, str(name)) for name in names], dtype=np.uint64)
-    frame = pd.DataFrame({"hash": hashes, "group": groups})
-    return (frame.groupby("group")["hash"].rank(method="first") <= most).to_numpy()
+    frame = pd.DataFrame({"hash": hashes, "label": labels})
+    return (frame.groupby("label")["hash"].rank(method="first") <= most).to_numpy()

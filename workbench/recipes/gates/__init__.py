@@ -1,1 +1,1 @@
-"""The seven gates, panels of cells, and the screen of heads (method: arXiv:2603.10261, sections on gates and screen)."""
+"""``workbench gates``: cohorts of cells through the seven gates, and the screen of heads (method: arXiv:2603.10261)."""

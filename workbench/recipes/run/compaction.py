@@ -2,50 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from workbench.engine.sweep import Backend, Task, run_sweep
+from workbench.engine.sweep import Task, run_sweep
 from workbench.factors.compaction import judge, summarise, undefined, variants
-from workbench.files import write_text
 from workbench.operators.algorithm import fold
 from workbench.operators.operator import head_name
-from workbench.recipes.run.chain import Chain
-from workbench.recipes.run.splits import chain_of, fold_pairs, head_of, required
+from workbench.recipes.run.config import CompactionConfig
+from workbench.recipes.run.context import RunContext
+from workbench.recipes.run.splits import fold_pairs, head_of, split_name
+
+if TYPE_CHECKING:
+    from workbench.engine.context import Handle
+
+TABLES = ("compaction", "compaction_lost")
 
 
-def compaction_split(config: str, out: str, folds: tuple[int, ...]) -> pd.DataFrame:
+def compaction_stage(
+    context: RunContext, settings: CompactionConfig, folder: Path, _: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Judge ever smaller feature maps over repeated splits, a task each.
+
+    Parameters
+    ----------
+    context
+        Run whose cells were placed and whose operators were read.
+    settings
+        Which feature maps, and how many splits.
+    folder
+        Folder of the stage; finished splits in it are kept.
+    _
+        Results of the stages before, which are read from the disk.
+
+    Returns
+    -------
+    dict
+        ``n_splits``, ``held_out`` (mean share of the cells), ``heads`` (how often each was chosen), ``folds_left_out``.
+    """
+    pairs = fold_pairs(context, settings.splits)
+    tasks = [Task(split_name(pair), (context.handle, settings, pair)) for pair in pairs]
+    rows = run_sweep(folder / "sweep", {"splits": len(pairs)}, tasks, compaction_split, **context.backend.options())
+    share = float(np.mean([(~context.cells.outside(pair)).mean() for pair in pairs]))
+    table = summarise(rows, share)
+    lost = table.groupby("variant", sort=False)["lost"].agg(lost="sum", n_metrics="size").reset_index()
+    context.write(dict(zip(TABLES, (table, lost), strict=True)))
+    heads = rows.drop_duplicates("split")["head"].value_counts()
+    return {"n_splits": len(pairs), "held_out": share, "heads": heads.to_dict(), "folds_left_out": len(pairs[0])}
+
+
+def compaction_split(handle: Handle, settings: CompactionConfig, folds: tuple[int, ...]) -> pd.DataFrame:
     """All variants on one split: feature maps, adaptor and readouts know nothing of the held-out folds.
 
     Parameters
     ----------
-    config, out
-        As in `chain_of`.
+    handle
+        Opens the run in this process.
+    settings
+        Which feature maps.
     folds
-        Held out.
+        Numbers of the folds that are held out.
+
+    Returns
+    -------
+    DataFrame
+        A row per variant, endpoint and metric.
     """
-    chain = chain_of(config, out)
-    settings = required(chain.config.compaction, "compaction")
-    head = head_of(chain, settings.head, folds)
-    test = ~chain.outside(folds)
+    context: RunContext = handle.open()
+    cells, config = context.cells, context.config
+    head = head_of(context, settings.head, folds)
     rows = []
     for variant in variants(
-        chain.feature_map(folds),
-        chain.operators.leaving(folds).head(*head),
-        chain.panel,
+        context.feature_map(folds),
+        context.operators.leaving(cells.groups_in(folds)).head(*head),
+        cells.genes,
         ranks=settings.ranks,
         n_factors=settings.n_factors,
         n_read=settings.n_read,
         n_write=settings.n_write,
         alternatives=settings.alternatives,
-        width=chain.config.adaptor.k,
-        seed=chain.config.seed,
+        width=config.adaptor.k,
+        seed=config.seed,
     ):
         about = {
-            "split": "+".join(map(str, folds)),
+            "split": split_name(folds),
             "head": head_name(*head),
             "variant": variant.name,
             "order": variant.order,
@@ -55,39 +99,11 @@ def compaction_split(config: str, out: str, folds: tuple[int, ...]) -> pd.DataFr
             "note": variant.note,
         }
         if variant.matrix is None:
-            rows += [{**about, **row} for row in undefined(chain.endpoints)]
-            continue
-        fitted = chain.fitted(variant.matrix, folds)
-        encode, offset = fold(variant.matrix, fitted.encoder_, fitted.bias_)
-        z = np.asarray(chain.expression @ encode) + offset
-        rows += [
-            {**about, **row} for row in judge(z, chain.endpoints, test, chain.config.readout.hidden, chain.config.seed)
-        ]
+            found = undefined(context.endpoints)
+        else:
+            fitted = context.fitted(variant.matrix, folds)
+            encode, offset = fold(variant.matrix, fitted.encoder_, fitted.bias_)
+            z = np.asarray(cells.expression @ encode) + offset
+            found = judge(z, context.endpoints, ~cells.outside(folds), config.readout.hidden, config.seed)
+        rows += [{**about, **row} for row in found]
     return pd.DataFrame(rows)
-
-
-def compaction_stage(chain: Chain, config: str, backend: Backend, folder: Path) -> dict[str, Any]:
-    """The chain of ever smaller feature maps, over repeated splits.
-
-    Parameters
-    ----------
-    chain
-        The run.
-    config
-        As in `chain_of`.
-    backend
-        Who does the splits.
-    folder
-        Of the stage; finished splits in it are kept.
-    """
-    settings = required(chain.config.compaction, "compaction")
-    pairs = fold_pairs(chain, settings.splits)
-    tasks = [Task("+".join(map(str, pair)), (config, str(chain.out.resolve()), pair)) for pair in pairs]
-    rows = run_sweep(folder / "sweep", {"splits": len(pairs)}, tasks, compaction_split, **backend.options())
-    share = float(np.mean([(~chain.outside(pair)).mean() for pair in pairs]))
-    table = summarise(rows, share)
-    write_text(chain.tables / "compaction.csv", table.to_csv(index=False))
-    lost = table.groupby("variant", sort=False)["lost"].agg(lost="sum", n_metrics="size").reset_index()
-    write_text(chain.tables / "compaction_lost.csv", lost.to_csv(index=False))
-    heads = rows.drop_duplicates("split")["head"].value_counts()
-    return {"n_splits": len(pairs), "held_out": share, "heads": heads.to_dict(), "folds_left_out": len(pairs[0])}

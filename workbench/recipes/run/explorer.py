@@ -1,41 +1,40 @@
-"""The explorer of a run: what can be computed before anyone looks, as a piece of the report."""
+"""The stage of the explorer: what can be computed before anyone looks, as a piece of the report."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from workbench.explorer.data import from_run
+from workbench.explorer.page import explorer_fragment
 from workbench.files import write_text
-from workbench.recipes.run.chain import Chain
 
-_FRAGMENT = "explorer.html"
+if TYPE_CHECKING:
+    from workbench.recipes.run.context import RunContext
+
+FRAGMENT = "explorer.html"
 
 
-def explorer_stage(chain: Chain, folder: Path) -> dict[str, Any]:
-    """Pairs, factors and programs of every head, as a section of a page.
+def explorer_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+    """Make pairs, factors and programs of every head into a section of a page.
 
     Parameters
     ----------
-    chain
-        The run.
+    context
+        Run whose operators, heads and latent are shown.
     folder
-        Of the stage.
-    """
-    from workbench.explorer.data import from_run
-    from workbench.explorer.page import explorer_fragment
+        Folder of the stage, with ``explorer.html`` afterwards.
+    _
+        Results of the stages before, which are read from the disk.
 
-    fragment = explorer_fragment(from_run(chain.out, seed=chain.config.seed))
-    write_text(folder / _FRAGMENT, fragment)
+    Returns
+    -------
+    dict
+        ``bytes`` of the section.
+    """
+    # The page that it becomes a part of has a heading of its own.
+    fragment = explorer_fragment(replace(from_run(context.out, seed=context.config.seed), title=""))
+    write_text(folder / FRAGMENT, fragment)
     return {"bytes": len(fragment.encode())}
-
-
-def explorer_of(chain: Chain) -> str:
-    """That section; empty where the stage was not run.
-
-    Parameters
-    ----------
-    chain
-        The run.
-    """
-    path = chain.out / "stages" / "explorer" / _FRAGMENT
-    return path.read_text(encoding="utf-8") if path.is_file() else ""

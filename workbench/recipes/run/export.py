@@ -3,70 +3,75 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from workbench.engine.provenance import versions
-from workbench.figures.style import OFF_RULER
+from workbench.evidence.contrasts import OFF_RULER
 from workbench.geometry.shape import stage_distances
-from workbench.operators.adaptor import angles
-from workbench.operators.algorithm import Algorithm, fold
+from workbench.operators.adaptor import LETAdaptor, angles
+from workbench.operators.algorithm import CARD, WEIGHTS, Algorithm, fold
 from workbench.operators.calibration import fit_readout
 from workbench.operators.saved_operator import Operator
-from workbench.recipes.run.chain import Chain
-from workbench.recipes.run.evidence import ours_of
-from workbench.recipes.run.gates import card_gates
+from workbench.recipes.run.context import RunContext
+from workbench.recipes.run.gates import TABLES as GATES
 from workbench.seeds import key
 
+TABLES = ("latent", "distances")
+FOLDER = "algorithm"
+FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}")
 LIMITS = (
     "Fitted on the cells named under data and judged in the tables readouts.csv and added.csv of its run; on other "
     "tissues, donors or technologies it has not been tested."
 )
+_GATE = ("gate", "status", "value", "rule", "threshold", "sd", "n", "unit", "null_high", "p", "note", "spec")
 
 
-def algorithm_stage(chain: Chain, folder: Path) -> dict[str, Any]:
+def algorithm_stage(context: RunContext, _: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """Fit on all cells, fold, export, and apply again from the file alone.
 
     Parameters
     ----------
-    chain
-        The run.
-    folder
-        Of the stage.
+    context
+        Run whose heads and readouts were judged.
+    _
+        Folder of the stage, which nothing is left in.
+    results
+        Results of the stages before; gates go onto the card where they are among them.
+
+    Returns
+    -------
+    dict
+        ``relative_difference_from_file``; sizes in bytes, ``n_parameters``, ``stress`` and ``readouts``, the number of
+        classes by endpoint.
     """
-    anchors, matrix = chain.anchors(), chain.feature_map()
-    fitted = chain.fitted(matrix)
-    rows = range(0, chain.expression.shape[0], 1024)
+    config, cells, anchors, matrix = context.config, context.cells, context.anchors(), context.feature_map()
+    fitted = context.fitted(matrix)
+    rows = range(0, len(cells), 1024)
     # The long way, feature map and adaptor one after the other, for the folded one to be held against.
-    blocks = (chain.expression[row : row + 1024] @ matrix for row in rows)
+    blocks = (cells.expression[row : row + 1024] @ matrix for row in rows)
     z = np.concatenate([fitted.transform(np.asarray(block, dtype=np.float64)) for block in blocks])
+    fixed: dict[str, Any] = {"groups": cells.donor, "names": cells.names, "seed": config.seed}
     readouts = {
-        endpoint.name: fit_readout(
-            z,
-            endpoint,
-            hidden=chain.config.readout.hidden,
-            groups=chain.donors,
-            names=chain.obs.index.to_numpy(dtype=str),
-            seed=chain.config.seed,
-        )
-        for endpoint in chain.endpoints
+        endpoint.name: fit_readout(z, endpoint, hidden=config.readout.hidden, **fixed)
+        for endpoint in context.endpoints
         if len(set(endpoint.target[endpoint.cells].tolist())) > 1
     }
     folded, offset = fold(matrix, fitted.encoder_, fitted.bias_)
-    Operator(chain.panel, matrix, chain.config.operator, chain.config.adaptor.name, chain.model.fingerprint()).save(
-        chain.out / "operator"
-    )
-    place = chain.out / "algorithm"
-    Algorithm(chain.panel, folded, offset, readouts, _card(chain, fitted)).save_pretrained(place)
-    difference = float(np.abs(Algorithm.from_pretrained(place).transform(chain.adata) - z).max() / np.abs(z).max())
-    _write_latent(chain, z)
-    distances = stage_distances(angles(fitted.transform(anchors.centroids @ matrix)), anchors.stage, chain.ruler)
-    distances.to_csv(chain.tables / "distances.csv", index=False)
+    weights = context.model.fingerprint()
+    Operator(cells.genes, matrix, config.operator, config.adaptor.name, weights).save(context.out / "operator")
+    place, card = context.out / FOLDER, _card(context, fitted, "gates" in results)
+    Algorithm(cells.genes, folded, offset, readouts, card).save_pretrained(place)
+    again = Algorithm.from_pretrained(place).transform(context.adata)
+    distances = stage_distances(angles(fitted.transform(anchors.centroids @ matrix)), anchors.stage, context.ruler)
+    context.write({"latent": _latent(context, z), "distances": distances})
     return {
-        "relative_difference_from_file": difference,
+        "relative_difference_from_file": float(np.abs(again - z).max() / np.abs(z).max()),
         "bytes": sum(p.stat().st_size for p in place.iterdir()),
         "bytes_folded": 4 * (folded.size + offset.size),
         "bytes_feature_map": 4 * matrix.size,
@@ -76,50 +81,65 @@ def algorithm_stage(chain: Chain, folder: Path) -> dict[str, Any]:
     }
 
 
-def _card(chain: Chain, fitted: Any) -> dict[str, Any]:
-    config, report = chain.config, chain.model.report
-    held = pd.read_csv(chain.tables / "holdouts.csv")
-    read = pd.read_csv(chain.tables / "readouts.csv")
-    own = ours_of(chain)
+def card_inputs(context: RunContext) -> dict[str, Any]:
+    """What the card says of where the algorithm comes from, as far as the run's tables do not say it.
+
+    Parameters
+    ----------
+    context
+        Run whose cells and checkpoint are named.
+    """
+    config, report, about = context.config, context.model.report, context.adata.uns["workbench"]
+    sections = ("stages", "panel", "capture", "anchors", "operator", "adaptor", "readout", "evaluation", "cell_heads")
     return {
-        "data": chain.adata.uns["workbench"]["source"],
+        "data": about["source"],
         "checkpoint": {"name": Path(config.checkpoint).name, "sha256": dict(report.sha256) if report else {}},
-        "weights": chain.model.fingerprint(),
+        "config": {"data": about["mapping"], **context.chosen(*sections, "gates")},
+        "seed": config.seed,
+    }
+
+
+def _card(context: RunContext, fitted: LETAdaptor, gated: bool) -> dict[str, Any]:
+    config, held, read = context.config, context.read("holdouts"), context.read("readouts")
+    return {
+        **card_inputs(context),
+        "weights": context.model.fingerprint(),
         "operator": {"kind": config.operator, "feature_map": config.adaptor.name},
-        "ruler": chain.ruler.name,
-        "n_cells": len(chain.obs),
-        "n_anchors": len(chain.anchors()),
+        "ruler": context.ruler.name,
+        "n_cells": len(context.cells),
+        "n_anchors": len(context.anchors()),
         "stress": fitted.stress_,
         "reconstruction": fitted.reconstruction_,
-        "gates": card_gates(chain),
+        "gates": _gates(context.read(GATES[0])) if gated else [],
         "holdouts": held[held["status"] == "ok"].to_dict("records"),
-        "readouts": read[(read["representation"] == own) & (read["status"] == "ok")].to_dict("records"),
-        "controls": pd.read_csv(chain.tables / "added.csv").to_dict("records"),
-        "config": config.model_dump(mode="json"),
-        "seed": config.seed,
+        "readouts": read[(read["representation"] == context.ours) & (read["status"] == "ok")].to_dict("records"),
+        "controls": context.read("added").to_dict("records"),
         "versions": versions(),
         "limits": LIMITS,
     }
 
 
-def _write_latent(chain: Chain, z: np.ndarray) -> None:
+def _gates(table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = table[list(_GATE)].itertuples(index=False, name=None)
+    return [{name: None if pd.isna(value) else value for name, value in zip(_GATE, row, strict=True)} for row in rows]
+
+
+def _latent(context: RunContext, z: Float[np.ndarray, "cell k"]) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        flat = UMAP(random_state=key(chain.config.seed, "umap") % 2**32, n_jobs=1).fit_transform(z)
-    stage, ruler = chain.obs["stage"].to_numpy(), chain.ruler
-    placed = np.maximum(stage, 0)
-    table = pd.DataFrame(
+        flat = UMAP(random_state=key(context.config.seed, "umap") % 2**32, n_jobs=1).fit_transform(z)
+    cells, ruler = context.cells, context.ruler
+    return pd.DataFrame(
         {
-            "cell_id": chain.obs.index,
-            "cell_type": chain.obs["cell_type"].to_numpy(),
-            "stage": np.where(stage >= 0, np.array(ruler.stages)[placed], OFF_RULER),
-            **({} if chain.donors is None else {"donor": chain.donors}),
-            "branch": np.where(stage >= 0, np.array(ruler.branches)[placed], OFF_RULER),
+            "cell_id": cells.names,
+            "cell_type": cells.column("cell_type"),
+            "stage": cells.named(ruler.stages, OFF_RULER),
+            **({} if cells.donor is None else {"donor": cells.donor}),
+            "branch": cells.named(ruler.branches, OFF_RULER),
             "umap_1": flat[:, 0],
             "umap_2": flat[:, 1],
             **{f"z_{i + 1}": z[:, i] for i in range(z.shape[1])},
         }
     )
-    table.to_csv(chain.tables / "latent.csv", index=False)

@@ -2,100 +2,87 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from workbench.engine.stages import key_of
 from workbench.errors import EvaluationError, unknown_name
 from workbench.operators.operator import Head, head_name
-from workbench.recipes.run.chain import Chain
+from workbench.recipes.run.context import RunContext
 from workbench.seeds import generator
-from workbench.settings import RunConfig
-
-Section = TypeVar("Section")
 
 
-def chain_of(config: str, out: str) -> Chain:
-    """Data of a run, in the process that needs them; read once for as long as its cells and operators are the same.
-
-    Parameters
-    ----------
-    config
-        `RunConfig` as JSON, paths absolute.
-    out
-        Folder of the run.
-    """
-    return _chain(config, out, tuple(key_of(Path(out), name) for name in ("cells", "operators")))
-
-
-@lru_cache(maxsize=1)
-def _chain(config: str, out: str, keys: tuple[str, ...]) -> Chain:
-    return Chain(RunConfig.model_validate_json(config), Path(out))
-
-
-def fold_pairs(chain: Chain, n: int) -> list[tuple[int, ...]]:
+def fold_pairs(context: RunContext, n: int) -> list[tuple[int, ...]]:
     """Pairs of folds to leave out together, in an order drawn by the seed: repeated splits, whole donors where there are any.
 
     Parameters
     ----------
-    chain
-        The run.
+    context
+        Run whose cells were placed.
     n
-        At most so many.
+        Most pairs. With fewer than four folds each is left out alone instead.
     """
-    folds = sorted(set(chain.fold.tolist()))
+    folds = sorted(set(context.cells.obs["fold"].tolist()))
     if len(folds) < 4:
         return [(one,) for one in folds]
     pairs = list(combinations(folds, 2))
-    order = generator(chain.config.seed, "fold pairs").permutation(len(pairs))
+    order = generator(context.config.seed, "fold pairs").permutation(len(pairs))
     return [pairs[i] for i in order[:n]]
 
 
-def head_of(chain: Chain, name: str | None, folds: tuple[int, ...] = ()) -> Head:
+def split_name(folds: tuple[int, ...]) -> str:
+    """Name of a split in tables, such as ``0+3``.
+
+    Parameters
+    ----------
+    folds
+        Numbers of the folds that it leaves out.
+    """
+    return "+".join(map(str, folds))
+
+
+def named_head(name: str, shape: Head) -> Head:
+    """Layer and number of a head.
+
+    Parameters
+    ----------
+    name
+        Its name, such as ``L2H5``.
+    shape
+        Number of layers, and of heads per layer.
+
+    Raises
+    ------
+    EvaluationError
+        If the model has no such head; the near names are listed.
+    """
+    heads = {head_name(*head): head for head in np.ndindex(*shape)}
+    if name not in heads:
+        raise EvaluationError(unknown_name("head", name, heads))
+    return heads[name]
+
+
+def head_of(context: RunContext, name: str | None, folds: tuple[int, ...] = ()) -> Head:
     """The head that is taken apart: the named one, or the best of a screen of the anchors outside some folds.
 
     Parameters
     ----------
-    chain
-        The run.
+    context
+        Run whose cells were placed and whose operators were read.
     name
-        ``L2H5``, or None.
+        Name of the head, such as ``L2H5``; None to choose it.
     folds
-        To leave out.
+        Numbers of the folds whose cells have no part in the choice; none by default.
 
     Raises
     ------
     EvaluationError
-        If the name is none of a head, or no head can be scored.
+        If the model has no head of that name, or no head can be scored.
     """
-    heads = {head_name(*head): head for head in np.ndindex(*chain.operators.shape)}
     if name is not None:
-        if name not in heads:
-            raise EvaluationError(unknown_name("head", name, heads))
-        return heads[name]
-    scores = {head: value for head, value in chain.scores(chain.operators, folds).items() if np.isfinite(value)}
+        return named_head(name, context.operators.shape)
+    source = context.operators.leaving(context.cells.groups_in(folds))
+    scores = {head: value for head, value in context.scores(source, folds).items() if np.isfinite(value)}
     if not scores:
         raise EvaluationError("No head can be scored on held-out anchors, so none can be chosen; name one as 'head'.")
     return max(scores, key=lambda head: (scores[head], tuple(-part for part in head)))
-
-
-def required(section: Section | None, name: str) -> Section:
-    """A section of the configuration that a stage cannot do without.
-
-    Parameters
-    ----------
-    section, name
-        The section, and its key.
-
-    Raises
-    ------
-    EvaluationError
-        If it is absent.
-    """
-    if section is None:
-        raise EvaluationError(f"The configuration has no section '{name}'; add one, it may be empty: {{}}.")
-    return section

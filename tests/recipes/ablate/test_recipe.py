@@ -1,0 +1,515 @@
+"""``workbench ablate``: its stages and what invalidates them, its tables and its report, however the work is done."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from fixtures_ablation import (  # noqa: F401
+    BLOCK,
+    HEADS,
+    LAYERS,
+    N_CELLS,
+    QUIET,
+    SEED,
+    assert_close,
+    evaluations,
+    made,
+    of_metric,
+)
+from pydantic import BaseModel
+
+from workbench.cells.datasets import content_hash
+from workbench.cli import main
+from workbench.engine.config import read_config
+from workbench.engine.recipe import execute
+from workbench.engine.stages import StageRunner
+from workbench.engine.sweep import Backend
+from workbench.engine.tables import read_table
+from workbench.files import read_json
+from workbench.models.scgpt.planted import planted_cells
+from workbench.recipes.ablate.config import AblationConfig
+from workbench.recipes.ablate.context import AblationContext
+from workbench.recipes.ablate.recipe import RECIPE, stages
+from workbench.stats import spearman
+
+TABLES = ["agreement", "attribution", "effects", "interactions", "transfer"]
+STAGES = ["sweep", "effects", "pairs", "interactions", "attribution", "transfer"]
+
+
+@pytest.fixture(scope="module")
+def first(made):
+    """The finished run of that configuration."""
+    out = made.folder / "out"
+    assert main(["ablate", str(made.path), "--out", str(out)]) == 0
+    return SimpleNamespace(out=out, report=html.unescape((out / "report.html").read_text()))
+
+
+@pytest.fixture
+def config(made):
+    """The configuration without what takes time, with some keys of another value."""
+
+    def of(*overrides):
+        less = ["sweep.pairs_of_top=0", "attribution=false", "contrasts=[]", "sweep.layers=false", "sweep.null_draws=2"]
+        return read_config(made.path, AblationConfig, [*less, "study.per_label=false", *overrides])
+
+    return of
+
+
+def table(out, name):
+    return read_table(out / "tables" / f"{name}.csv")
+
+
+def effects_of(config, out, backend=QUIET):
+    execute(RECIPE, config, out, backend)
+    return table(out, "effects")
+
+
+# However the work is done
+
+
+def test_neither_blocks_nor_batches_nor_threads_change_the_numbers(config, tmp_path, evaluations):
+    whole = effects_of(config("sweep.block=100"), tmp_path / "whole")
+    assert evaluations == [tuple(range(N_CELLS))]
+    assert_close(effects_of(config("sweep.block=5", "study.batch_size=2"), tmp_path / "b"), whole)
+    assert len(evaluations) == 1 + 5 and sorted(sum(evaluations[1:], ())) == list(range(N_CELLS))
+    assert_close(effects_of(config("sweep.block=9"), tmp_path / "c", Backend("threading", 2, progress=False)), whole)
+
+
+def test_the_order_of_the_cells_in_the_file_does_not_change_the_numbers(made, config, tmp_path):
+    import anndata as ad
+
+    cells = ad.read_h5ad(made.folder / "cells.h5ad")
+    cells[np.random.default_rng(0).permutation(N_CELLS)].copy().write_h5ad(tmp_path / "turned.h5ad")
+    both = [
+        effects_of(config(*more), tmp_path / name)
+        for name, more in {"a": [], "b": [f"data.name={tmp_path / 'turned.h5ad'}"]}.items()
+    ]
+    assert_close(*both)
+
+
+def test_cells_may_stay_on_the_disk(config, tmp_path):
+    assert_close(effects_of(config("data.backed=true"), tmp_path / "a"), effects_of(config(), tmp_path / "b"))
+
+
+@pytest.mark.slow
+def test_other_processes_that_open_the_files_themselves_find_the_same(config, tmp_path):
+    two = Backend("loky", 2, progress=False)
+    assert_close(effects_of(config(), tmp_path / "a", two), effects_of(config(), tmp_path / "b"))
+
+
+@pytest.mark.slow
+def test_workers_do_not_go_on_with_cells_of_an_earlier_run(made, tmp_path):
+    check_that_changed_files_are_read_again(made, tmp_path, Backend("loky", 2, progress=False))
+
+
+def test_files_that_changed_are_read_again(made, tmp_path):
+    check_that_changed_files_are_read_again(made, tmp_path, QUIET)
+
+
+def check_that_changed_files_are_read_again(made, folder, backend):
+    def go(cells):
+        cells.write_h5ad(folder / "cells.h5ad")
+        settings = {"study": {"metrics": ["cell_shift"]}, "sweep": {"null_draws": 0, "block": 16}, "attribution": False}
+        config = AblationConfig(checkpoint=made.folder / "model", data={"name": str(folder / "cells.h5ad")}, **settings)
+        return effects_of(config, folder / "out", backend)
+
+    cells = planted_cells(made.planted, N_CELLS, SEED)
+    before = go(cells)
+    cells.X = cells.X[:, ::-1].copy()
+    after = go(cells)
+    assert_close(go(cells), after)
+    assert not np.allclose(before["effect"], after["effect"], rtol=0.01)
+
+
+# The command
+
+
+def test_the_command_writes_report_tables_manifest_and_configuration(made, first):
+    assert sorted(p.stem for p in (first.out / "tables").glob("*.csv")) == sorted([*TABLES, "runtime"])
+    assert {"report.html", "manifest.json", "resolved.yaml", "metrics.json", "figures"} <= {
+        p.name for p in first.out.iterdir()
+    }
+    assert len(list((first.out / "stages" / "sweep" / "rows").iterdir())) == N_CELLS // BLOCK
+    manifest = read_json(first.out / "manifest.json")
+    assert manifest["checkpoint"]["weights"] == made.model.fingerprint() and manifest["seed"] == SEED
+    assert manifest["cells"] == content_hash(made.cells)
+    assert list(manifest["stages"]) == STAGES
+    written = yaml.safe_load((first.out / "resolved.yaml").read_text())
+    assert written == manifest["config"]
+    assert written["checkpoint"] == str(made.folder / "model") and written["data"]["name"].endswith("cells.h5ad")
+
+
+def test_the_table_of_effects_is_of_every_metric_and_place(made, first):
+    effects = table(first.out, "effects")
+    kinds = {"head": LAYERS * HEADS, "attention": LAYERS, "mlp": LAYERS, "set": 1}
+    for name in ("label loss", "cell shift", "label error", "masked expression error"):
+        rows = of_metric(effects, name)
+        assert rows["kind"].value_counts().to_dict() == kinds
+        heads = rows[rows["kind"] == "head"]
+        assert (heads["n_null"] == 6).all()
+        # No draw makes the probe err at all, and then there is nothing to compare with.
+        assert heads[["p", "q"]].notna().all(axis=None) == (name != "label error")
+        assert rows.drop(heads.index)["p"].isna().all()
+    assert of_metric(effects, "label loss").query("kind == 'head'")["effect"].idxmax() == made.name
+    assert set(effects["metric"]) >= {"label error: up", "label error: down"}
+    assert effects["fallback_share"].between(0, 1).all()
+
+
+def test_pairs_of_the_top_heads_are_beside_random_pairs(made, first):
+    pairs, effects = table(first.out, "interactions"), of_metric(table(first.out, "effects"), "label loss")
+    heads = effects[effects["kind"] == "head"]["effect"]
+    top = sorted(heads.nlargest(3).index)
+    here = pairs[pairs["metric"] == "label loss"]
+    named = here[~here["random"]]
+    assert named[["first", "second"]].to_numpy().tolist() == [[top[0], top[1]], [top[0], top[2]], [top[1], top[2]]]
+    assert here["random"].sum() == 3 and named["p"].notna().all() and here[here["random"]]["p"].isna().all()
+    drawn = {tuple(row) for row in here[here["random"]][["first", "second"]].to_numpy().tolist()}
+    assert len(drawn) == 3 and not drawn & {tuple(row) for row in named[["first", "second"]].to_numpy().tolist()}
+    np.testing.assert_allclose(here["effect_first"], heads[here["first"]], atol=1e-6)
+    sums = here["effect_both"] - here["effect_first"] - here["effect_second"]
+    np.testing.assert_allclose(here["interaction"], sums, atol=1e-6)
+
+
+def test_two_heads_of_the_pairs_are_the_set_of_the_grid(config, tmp_path):
+    execute(RECIPE, config(f"sweep.pairs_of_top={LAYERS * HEADS}"), tmp_path, QUIET)
+    pairs = table(tmp_path, "interactions").set_index(["metric", "first", "second"])["effect_both"]
+    assert len(pairs) == 4 * (LAYERS * HEADS) * (LAYERS * HEADS - 1) / 2
+    both = table(tmp_path, "effects").set_index(["metric", "ablation"]).xs("L0H0+L1H1", level="ablation")["effect"]
+    for name, value in both.items():
+        assert pairs[name, "L0H0", "L1H1"] == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+def test_attribution_is_beside_the_exact_effects(first):
+    found, agreement = table(first.out, "attribution"), table(first.out, "agreement")
+    effects = table(first.out, "effects").query("kind == 'head'").set_index(["metric", "layer", "head"])["effect"]
+    assert set(found["metric"]) == set(agreement["metric"]) == {"label loss", "masked expression error"}
+    assert (agreement["n_heads"] == LAYERS * HEADS).all() and (agreement["n_cells"] == N_CELLS).all()
+    for row in agreement.itertuples():
+        part = found[(found["metric"] == row.metric) & (found["method"] == row.method)]
+        exact = effects.loc[row.metric].loc[list(zip(part["layer"], part["head"], strict=True))]
+        np.testing.assert_allclose(part["exact"], exact, atol=1e-7)
+        rho = spearman(part["estimated"].to_numpy(), part["exact"].to_numpy())
+        assert row.spearman == pytest.approx(rho) and row.agrees == (rho >= 0.9)
+    # A second estimate only where the first one disagrees.
+    plain = agreement[agreement["method"] == "gradient"].set_index("metric")["agrees"]
+    more = agreement[agreement["method"] == "second order"]["metric"]
+    assert set(more) == set(plain.index[~plain])
+
+
+def test_the_contrast_finds_the_planted_head(made, first):
+    transfer = table(first.out, "transfer").set_index("ablation")
+    assert len(transfer) == LAYERS * HEADS and transfer["moved"].idxmax() == made.name
+    assert transfer.loc[made.name, "moved"] == pytest.approx(1, abs=0.1) and transfer.loc[made.name, "q"] <= 0.05
+    assert (transfer["target"] == "down").all() and (transfer["source"] == "up").all()
+    assert (transfer["n_pairs"] == N_CELLS // 2).all()
+
+
+def test_the_report_says_which_head_matters_and_against_what_null(made, first):
+    for said in (
+        f"Label loss (nats): {made.name} matters most, +",
+        f"of {LAYERS * HEADS} heads are beyond the random-direction null",
+        f"the draws of {made.name}: ",
+        f"From down to up: {made.name} carries most, ",
+        "rank correlation over heads: label loss, gradient: ",
+        "The head named first was chosen by the same number that is reported",
+        "p values are pooled over the null draws of all heads",
+        "intervals are over cells, and say nothing of other donors",
+        f"{N_CELLS} cells, ",
+        "the null turns the head's change by a random orthogonal matrix",
+        f"workbench ablate {first.out / 'resolved.yaml'} --out {first.out}",
+    ):
+        assert said in first.report, said
+    text = re.sub(r"<script.*?</script>|<table.*?</table>", "", first.report, flags=re.DOTALL)
+    assert not re.search(r"\bnan\b", text)
+
+
+def test_the_written_configuration_gives_the_same_tables_from_anywhere(first, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["ablate", str(first.out / "resolved.yaml"), "--out", "again"]) == 0
+    for name in TABLES:
+        found, wanted = table(tmp_path / "again", name), table(first.out, name)
+        if name == "agreement":
+            found, wanted = (t.drop(columns="seconds") for t in (found, wanted))
+        pd.testing.assert_frame_equal(found, wanted, rtol=1e-6, atol=1e-9, obj=name)
+
+
+def test_a_finished_run_is_not_done_again(made, first, evaluations, capsys):
+    before = (first.out / "tables" / "effects.csv").read_bytes()
+    assert main(["ablate", str(made.path), "--out", str(first.out), "--backend", "threading"]) == 0
+    assert capsys.readouterr().out == f"Report: {first.out / 'report.html'}\n"
+    assert not evaluations and (first.out / "tables" / "effects.csv").read_bytes() == before
+
+
+def test_an_interrupted_sweep_does_what_is_missing(config, evaluations, tmp_path):
+    out = tmp_path / "out"
+    whole = effects_of(config(), out)
+    assert len(evaluations) == N_CELLS // BLOCK
+    (out / "stages" / "sweep" / "done.json").unlink()
+    next((out / "stages" / "sweep" / "rows").iterdir()).unlink()
+    pd.testing.assert_frame_equal(effects_of(config(), out), whole)
+    assert len(evaluations) == N_CELLS // BLOCK + 1
+
+
+def test_what_is_asked_for_beside_does_not_do_the_sweep_again(config, evaluations, tmp_path):
+    contrast = "contrasts=[{target: down, source: up}]"
+    before = effects_of(config(), tmp_path)
+    assert len(evaluations) == N_CELLS // BLOCK and not (tmp_path / "tables" / "transfer.csv").exists()
+    for more in ([contrast], [contrast, "study.bootstrap=20"], [contrast, "attribution=true"]):
+        after = effects_of(config(*more), tmp_path)
+        assert (tmp_path / "tables" / "transfer.csv").exists() and len(evaluations) == N_CELLS // BLOCK
+        spread = ["low", "high"]
+        pd.testing.assert_frame_equal(after.drop(columns=spread), before.drop(columns=spread))
+    # The pairs are a sweep of their own, and so is another seed.
+    effects_of(config(contrast, "sweep.pairs_of_top=2"), tmp_path)
+    assert len(evaluations) == 2 * N_CELLS // BLOCK
+    effects_of(config("seed=8"), tmp_path)
+    assert len(evaluations) == 3 * N_CELLS // BLOCK
+
+
+SWEPT = {"sweep", "effects", "interactions", "attribution"}
+EVERY_EFFECT = {*SWEPT, "pairs"}
+# Which stages another value of a field makes anew; no other.
+INVALIDATES = {
+    "name=other": set(),
+    "checkpoint=COPY/model": set(),
+    "seed=8": set(STAGES),
+    "data.name=COPY/cells.h5ad": set(),
+    "data.backed=true": set(),
+    "data.values=X": set(),
+    "data.gene_column=symbol": set(),
+    "data.cell_type=corrected": set(STAGES),
+    "data.donor=subject": set(STAGES),
+    "data.tissue=place": set(),
+    "data.batch=slide": set(STAGES),  # the tokens carry it, whether the checkpoint reads it or not
+    "data.min_gene_share=0.2": set(),
+    "study.cells=20": set(STAGES),
+    "study.reference=10": EVERY_EFFECT,
+    "study.metrics=[label_loss]": EVERY_EFFECT,
+    "study.per_label=false": EVERY_EFFECT,
+    "study.ruler=elsewhere.yaml": set(),
+    "study.stages={up: B cell}": set(),
+    "study.neighbours=4": set(),
+    "study.folds=3": EVERY_EFFECT,
+    "study.mask_share=0.5": EVERY_EFFECT,
+    "study.max_tokens=12": set(STAGES),
+    "study.batch_size=3": set(),
+    "study.bootstrap=41": {"effects", "interactions", "transfer"},
+    "sweep.how=[zero]": EVERY_EFFECT,
+    "sweep.heads=false": {"sweep", "effects"},
+    "sweep.layers=false": SWEPT,
+    "sweep.sites=[]": SWEPT,
+    "sweep.null_draws=5": SWEPT,
+    "sweep.pairs_of_top=4": {"pairs", "interactions"},
+    "sweep.pairs_by=masked expression error": {"pairs", "interactions"},
+    "sweep.block=4": EVERY_EFFECT,
+    "attribution=false": set(),
+    "contrasts=[{target: up, source: down}]": {"transfer"},
+}
+
+
+@pytest.mark.parametrize("override", INVALIDATES)
+def test_a_field_invalidates_the_stages_that_depend_on_it_and_no_other(made, first, tmp_path, override):
+    if "COPY" in override:
+        shutil.copytree(made.folder / "model", tmp_path / "model")
+        shutil.copy(made.folder / "cells.h5ad", tmp_path)
+    config = read_config(made.path, AblationConfig, [override.replace("COPY", str(tmp_path))])
+    runner, listed = StageRunner(first.out), stages(AblationContext(config, first.out))
+    assert {stage.name for stage in listed if runner.kept(stage) is None} == INVALIDATES[override]
+
+
+def test_every_field_is_among_them():
+    def names(kind, prefix=""):
+        for name, field in kind.model_fields.items():
+            inner = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+            yield from names(field.annotation, f"{name}.") if inner else [prefix + name]
+
+    assert {override.split("=")[0] for override in INVALIDATES} == set(names(AblationConfig))
+
+
+def test_another_ruler_does_the_sweep_again_where_a_metric_asks_for_it(made, tmp_path):
+    text = "name: own\nstages:\n  root: {from: [], branch: r}\n  up: {from: {root: LENGTH}, branch: u}\n  down: {from: root, branch: d}\n"
+    keys = []
+    for length in ("1", "1", "2"):
+        (tmp_path / "ruler.yaml").write_text(text.replace("LENGTH", length))
+        more = ["study.metrics=[ruler]", "data.cell_type=three", f"study.ruler={tmp_path / 'ruler.yaml'}"]
+        more += ["sweep.pairs_of_top=0"]
+        context = AblationContext(read_config(made.path, AblationConfig, more), tmp_path / "out")
+        keys.append(stages(context)[0].key({}))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_path, capsys, evaluations):
+    out = tmp_path / "out"
+    assert main(["ablate", str(made.path), "--out", str(out), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    n = LAYERS * HEADS
+    assert f"{n * 7 + 2 * LAYERS + 1} ablations of {N_CELLS} cells, judged by label loss, cell shift, " in said
+    rows = [line.split() for line in said.splitlines()]
+    for row in (["head", "ablations", str(n)], ["head", "null", "draws", str(6 * n)], ["mlp", "ablations", "2"]):
+        assert ["mean", *row] in rows
+    assert ["set", "ablations", "1"] in [row[1:] for row in rows] and ["L0H0", "mean", "head"] in rows
+    assert f"{N_CELLS // BLOCK} tasks of up to {BLOCK} cells, 0 done. About " in said and " on one worker" in said
+    assert not out.exists() and not evaluations
+    assert main(["ablate", str(made.path), "--out", str(first.out), "--dry-run"]) == 0
+    assert f"{N_CELLS // BLOCK} done. About 0 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sweep.sites=[L0H7]", f"HookError: There is no L0H7 in this model: it has layers 0 to {LAYERS - 1} with heads 0"),
+        ("sweep.sites=[H7]", "HookError: 'H7' is no place of the model; write L2H1"),
+        ("sweep.sites=[L0H1]", "EvaluationError: The grid names 'L0H1 mean' twice"),
+        ("contrasts=[{target: down, source: upp}]", "EvaluationError: Contrast: Unknown cell type 'upp': did you mean 'up'"),
+        ("contrasts=[{target: up, source: up}]", "EvaluationError: Contrast: target and source are both 'up'"),
+        ("sweep.pairs_by=label los", "EvaluationError: Unknown metric for sweep.pairs_by 'label los': did you mean 'label l"),
+        ("sweep.pairs_of_top=1", "EvaluationError: A pair takes two heads"),
+        ("study.metrics=[label_los]", "EvaluationError: Unknown metric 'label_los': did you mean 'label_loss'"),
+        ("swep={}", "ConfigError: The configuration "),
+        ("sweep.null_drows=3", "did you mean 'sweep.null_draws'"),
+        ("data.cell_type=null", "EvaluationError: Unknown metric for sweep.pairs_by 'label loss'"),
+        ("data.cell_type=null", "The metrics of labels need data.cell_type."),
+        ("checkpoint=nowhere", "CheckpointError: There is no checkpoint folder 'nowhere'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line_before_any_work_is_done(made, tmp_path, capsys, evaluations, override, said):
+    for more in ([], ["--dry-run"]):
+        arguments = ["ablate", str(made.path), "--out", str(tmp_path / "out"), "--set", override, *more]
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    assert not evaluations and not (tmp_path / "out").exists()
+
+
+def test_backends_that_are_none_are_said(made, tmp_path, capsys):
+    start = ["ablate", str(made.path), "--out", str(tmp_path / "out")]
+    for options, said in ((["--backend", "loki"], "did you mean 'loky'"), (["--jobs", "0"], "--jobs is 0")):
+        assert main([*start, *options]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("ConfigError: ") and said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["ablate", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0 and "Example: workbench ablate experiments/ablation_blood_mini.yaml" in said
+    assert "--dry-run" in said and "--jobs" in said
+
+
+# Data that lack something, and grids without heads
+
+
+def report_of(made, out, *overrides):
+    options = [part for override in overrides for part in ("--set", override)]
+    assert main(["ablate", str(made.path), "--out", str(out), *options]) == 0
+    return html.unescape((out / "report.html").read_text())
+
+
+def test_without_cell_types_what_needs_them_is_listed_as_skipped(made, tmp_path, capsys):
+    less = ["data.cell_type=null", "sweep.pairs_of_top=0"]
+    report = report_of(made, tmp_path, *less, "contrasts=[]", "sweep.null_draws=1", "sweep.layers=false")
+    for name in ("label_loss", "label_error"):
+        assert f"<strong>{name}</strong>: the cells have no cell type column" in report
+    effects = table(tmp_path, "effects")
+    assert set(effects["metric"]) == {"cell shift", "masked expression error"}
+    assert "Label loss" not in report and not (tmp_path / "tables" / "transfer.csv").exists()
+    options = [part for override in less for part in ("--set", override)]
+    assert main(["ablate", str(made.path), "--out", str(tmp_path / "b"), *options]) == 2
+    assert "A contrast needs cell types, and the cells have none; set data.cell_type" in capsys.readouterr().err
+
+
+def test_places_alone_have_a_report_too(made, tmp_path):
+    report = report_of(
+        made, tmp_path, "sweep.heads=false", "sweep.sites=[L0.gene.GENE002, [L0H0, L1H1]]", "contrasts=[]", "study.metrics=[cell_shift]"
+    )  # fmt: skip
+    effects = table(tmp_path, "effects").set_index("ablation")["effect"]
+    gene = "L0.gene.GENE002"
+    assert sorted(effects.index) == ["L0.attention", gene, "L0.mlp", "L0H0+L1H1", "L1.attention", "L1.mlp"]
+    assert f"Cell shift (1 - cosine): of {len(effects)} places {effects.abs().idxmax()} changes it most" in report
+    assert "no null was drawn" in report
+    assert {path.stem for path in (tmp_path / "figures").glob("*.html")} == {"runtime"}
+    for what in ("interactions", "attribution"):
+        assert f"<strong>{what}</strong>: the sweep leaves out the heads" in report
+
+
+def test_a_single_head_as_a_place_is_named_without_a_null(made, tmp_path):
+    report = report_of(
+        made, tmp_path, "sweep.heads=false", "sweep.layers=false", f"sweep.sites=[{made.name}]", "study.metrics=[cell_shift]"
+    )  # fmt: skip
+    assert f"{made.name} matters most" in report and "no null was drawn" in report
+    assert f"From down to up: {made.name} carries most" in report
+
+
+def test_with_donors_intervals_are_over_donors(made, tmp_path):
+    report = report_of(
+        made, tmp_path, "data.donor=subject", "study.metrics=[cell_shift]", "sweep.pairs_of_top=0", "sweep.null_draws=1"
+    )
+    assert "bars: 95 % bootstrap over donors" in report and "Intervals over donors" not in report
+
+
+def test_with_one_donor_there_are_no_intervals_and_the_report_says_why(made, tmp_path):
+    report = report_of(
+        made,
+        tmp_path,
+        "data.donor=place",
+        "study.metrics=[cell_shift]",
+        "sweep.pairs_by=cell shift",
+        "sweep.null_draws=1",
+    )
+    for name in ("effects", "interactions", "transfer"):
+        assert table(tmp_path, name)[["low", "high"]].isna().all(axis=None), name
+    assert "There is no interval for any metric: its cells are all of one donor" in report
+    assert "bars: no interval, because all cells are of one donor" in report
+    assert "(no interval: a single donor or cell, n = 24)" in report
+    assert "bootstrap over donors" not in report
+    text = re.sub(r"<script.*?</script>|<table.*?</table>", "", report, flags=re.DOTALL)
+    assert not re.search(r"\bnan\b", text)
+
+
+def test_where_no_metric_is_differentiable_attribution_is_listed_as_skipped(made, tmp_path):
+    report = report_of(
+        made, tmp_path, "study.metrics=[cell_shift]", "sweep.pairs_of_top=0", "contrasts=[]", "sweep.null_draws=1"
+    )
+    assert "<strong>attribution</strong>: none of the metrics is differentiable" in report
+
+
+# A kill
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_the_same_table(made, tmp_path, evaluations):
+    less = ["study.metrics=[cell_shift, label_loss]", "sweep.pairs_of_top=0", "attribution=false", "contrasts=[]"]
+    options = [part for key in (*less, "sweep.block=1", "sweep.null_draws=40") for part in ("--set", key)]
+    command = ["ablate", str(made.path), *options, "--out"]
+    code = "import sys; from workbench.cli import main; sys.exit(main())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL, env=environment
+    )
+    rows = tmp_path / "killed" / "stages" / "sweep" / "rows"
+    end = time.monotonic() + 120
+    while running.poll() is None and time.monotonic() < end and len(list(rows.glob("*.parquet"))) < 3:
+        time.sleep(0.005)
+    running.kill()
+    assert running.wait(30) == -signal.SIGKILL
+    done = len(list(rows.glob("*.parquet")))
+    assert 3 <= done < N_CELLS and not (tmp_path / "killed" / "tables").exists()
+    assert main([*command, str(tmp_path / "killed")]) == 0
+    assert len(evaluations) == N_CELLS - done
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    texts = [(tmp_path / name / "tables" / "effects.csv").read_bytes() for name in ("killed", "whole")]
+    assert texts[0] == texts[1]

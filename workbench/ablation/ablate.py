@@ -1,0 +1,130 @@
+"""`ablate`: from a model and cells to a table of effects in one call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from anndata import AnnData
+
+from workbench import __version__
+from workbench.ablation.build import prepare
+from workbench.ablation.effects import effect_table
+from workbench.ablation.grid import describe_grid, identity, make_grid
+from workbench.ablation.metrics import Metric
+from workbench.ablation.settings import StudyConfig, SweepConfig
+from workbench.ablation.sites import Ablation, Site, site
+from workbench.ablation.study import Study
+from workbench.ablation.sweeping import Found, sweep
+from workbench.cells.genes import MIN_SHARE
+from workbench.engine.config import make_config
+from workbench.engine.sweep import Backend
+from workbench.models import CellModel
+
+
+def ablate(
+    model: CellModel,
+    cells: AnnData,
+    sites: str | Sequence[str | Site] = "heads",
+    *,
+    how: str = "mean",
+    metrics: Sequence[str | Metric] = ("cell_shift", "label_loss"),
+    null_draws: int = 20,
+    n_cells: int | None = None,
+    seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
+    folder: str | Path | None = None,
+    backend: Backend | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Ablate heads, or other parts, of a model, and say what that does.
+
+    Parameters
+    ----------
+    model
+        The intact model; never changed.
+    cells
+        As `datasets.load` returns them; never changed.
+    sites
+        ``heads`` (every one), or labels: ``L2H1``, ``L2.attention``, ``L2.mlp``, ``L0.gene.CD3E``. Null draws are made for
+        ``heads`` only.
+    how
+        ``zero``, ``mean`` or ``resample``.
+    metrics
+        Names as in `StudyConfig`, or a `Metric` of your own.
+    null_draws
+        Random-direction draws per head, from 0.
+    n_cells
+        Number of cells, drawn by seed and name; all of them when None.
+    seed
+        The one seed of everything that is drawn.
+    min_gene_share
+        Smallest share of the cells' genes that must be in the vocabulary.
+    folder
+        Where finished work is kept; the same call goes on there. Nothing is kept when None.
+    backend
+        Who does the tasks; one after the other in this process when None.
+    **settings
+        Further settings of `StudyConfig`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `effect_table` makes it, with ``unit`` and ``fallback_share``.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is unknown or out of range.
+    OutputError
+        If the folder holds another sweep; the difference is said.
+
+    Examples
+    --------
+    >>> ablate(model, cells, n_cells=100).sort_values("ratio").tail()  # doctest: +SKIP
+    """
+    named = tuple(m for m in metrics if isinstance(m, str))
+    own = [m for m in metrics if isinstance(m, Metric)]
+    asked = make_config(StudyConfig, metrics=named, cells=n_cells, **settings)
+    every = isinstance(sites, str) and sites == "heads"
+    wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
+    swept = make_config(SweepConfig, how=(how,), heads=every, sites=wanted, null_draws=null_draws if every else 0)
+    grid = make_grid(model, swept, seed)
+    study = prepare(model, cells, asked, grid, seed=seed, min_gene_share=min_gene_share, extra=own)
+    made_from = {"workbench": __version__, **identity(study, grid, swept.block)}
+    with tempfile.TemporaryDirectory() as temporary:
+        found = sweep(study, grid, swept.block, Path(folder or temporary), backend or Backend(), made_from)
+    return effects_of(study, grid, found, asked.bootstrap)
+
+
+def effects_of(study: Study, grid: Sequence[Ablation], found: Found, draws: int) -> pd.DataFrame:
+    """Table of effects of a sweep.
+
+    Parameters
+    ----------
+    study
+        Metrics, and donors where there are any.
+    grid
+        Ablations, in the order in which they were swept.
+    found
+        What the sweep found.
+    draws
+        Bootstrap draws per interval.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `effect_table` makes it, with ``unit`` and ``fallback_share``.
+    """
+    worse = {metric.name: metric.worse for metric in study.metrics}
+    groups = study.donors_by_name
+    table = effect_table(
+        dict(found.effects), describe_grid(grid), draws=draws, seed=study.seed, groups=groups, worse=worse
+    )
+    table["unit"] = table["metric"].map({metric.name: metric.unit for metric in study.metrics})
+    share = {(str(one), one.how): x for one, x in zip(grid, found.fallback_share, strict=True) if one.rotation is None}
+    table["fallback_share"] = [share[at] for at in zip(table["ablation"], table["how"], strict=True)]
+    return table

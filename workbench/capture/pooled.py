@@ -1,0 +1,93 @@
+"""One vector a cell from each residual stream, and the time that a capture takes over all its sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.capture.activations import GENE
+from workbench.capture.sinks import Plan
+from workbench.errors import HookError
+from workbench.models.tokens import Tokens
+
+RESIDUALS = "blocks.*.hook_resid_post"
+CLS, AVERAGE = "cls", "average"
+
+
+class PooledSink:
+    """Two vectors a cell from each residual stream: that of ``<cls>``, and the mean over its genes, padding left out."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[np.ndarray]] = {}
+
+    def open(self, plan: Plan) -> None:
+        """See `Sink`; hooks with one row per gene suit."""
+        wrong = [name for name, shape in plan.shapes.items() if shape.kind != GENE]
+        if wrong:
+            raise HookError(f"'{wrong[0]}' has no row per gene to average over; capture '{RESIDUALS}' for this sink.")
+        self._parts = {f"{kind}/{name}": [] for name in plan.shapes for kind in (CLS, AVERAGE)}
+
+    def memory(self, plan: Plan) -> int:
+        """See `Sink`."""
+        return 2 * 2 * 4 * len(plan.lengths) * sum(int(np.prod(shape.inner)) for shape in plan.shapes.values())
+
+    def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
+        """See `Sink`."""
+        keep = tokens.genes.to(activation.dtype)
+        mean = (activation * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+        self._parts[f"{CLS}/{hook}"].append(activation[:, 0].float().cpu().numpy())
+        self._parts[f"{AVERAGE}/{hook}"].append(mean.float().cpu().numpy())
+
+    def flush(self, n_cells: int) -> None:
+        """See `Sink`."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Sink`."""
+        return {name: np.concatenate(parts) for name, parts in self._parts.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
+        """See `Sink`."""
+        self._parts = {name: [array] for name, array in arrays.items()}
+
+    def result(self) -> dict[str, Float[np.ndarray, "cell width"]]:
+        """``average 0`` and so on, after each layer, and ``cls`` and ``average``, after the last."""
+        arrays = self.state()
+        hooks = sorted({name.split("/")[1] for name in arrays}, key=lambda hook: int(hook.split(".")[1]))
+        found = {f"{AVERAGE} {layer}": arrays[f"{AVERAGE}/{hook}"] for layer, hook in enumerate(hooks)}
+        return {**found, CLS: arrays[f"{CLS}/{hooks[-1]}"], AVERAGE: arrays[f"{AVERAGE}/{hooks[-1]}"]}
+
+
+class Clock:
+    """A sink that keeps the time: it is saved with the others, so that sessions before an interruption count as well."""
+
+    def __init__(self) -> None:
+        self._began, self._before = time.perf_counter(), 0.0
+
+    def open(self, plan: Plan) -> None:
+        """See `Sink`."""
+
+    def memory(self, plan: Plan) -> int:
+        """See `Sink`."""
+        return 0
+
+    def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
+        """See `Sink`."""
+
+    def flush(self, n_cells: int) -> None:
+        """See `Sink`."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Sink`."""
+        return {"seconds": np.array([self.seconds()])}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
+        """See `Sink`."""
+        self._before = float(arrays["seconds"][0])
+
+    def seconds(self) -> float:
+        """Seconds since it was made, and those that were saved of sessions before."""
+        return self._before + time.perf_counter() - self._began

@@ -1,0 +1,114 @@
+"""The output folder of a command: whose it is, and that nothing in it is taken over that the workbench did not make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench import __version__
+from workbench.errors import OutputError
+from workbench.files import read_json, write_json
+
+MARKER, LAYOUT = "workbench.json", 2
+# The configuration as it was run, overrides included and paths absolute.
+RESOLVED = "resolved.yaml"
+# What commands write beside the marker.
+OURS = (
+    *(RESOLVED, "manifest.json", "metrics.json", "report.html", "stages", "tables", "figures"),
+    *("algorithm", "operator", "sweep"),
+)
+_OLDER = "It is of an older layout of the workbench, and nothing in it was changed; choose another folder with --out."
+
+
+def check_folder(out: Path, recipe: str, files: Sequence[str] = ()) -> None:
+    """Refuse an output folder that a command cannot have, before any work; nothing is made or changed.
+
+    Parameters
+    ----------
+    out
+        The folder. Files of the user's may lie in it, but none where the workbench writes.
+    recipe
+        Name of the recipe that would write there.
+    files
+        What it would write beside what every command writes.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written, is of an older layout or of another command, or holds files under the names of
+        ours that the workbench did not make.
+    """
+    above = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "may not be written" if above.is_dir() else "is a file"
+        raise OutputError(f"The output folder '{out}' cannot be written ('{above}' {why}); choose another with --out.")
+    check_layout(out)
+    if (out / MARKER).is_file():
+        owner = _marker(out).get("recipe")
+        if owner != recipe:
+            raise OutputError(f"'{out}' holds the results of 'workbench {owner}'; choose another folder with --out.")
+    elif taken := [name for name in (*OURS, *files) if (out / name).exists()]:
+        raise OutputError(
+            f"'{out}' holds {', '.join(taken)}, which the workbench did not make and would overwrite; choose another "
+            "folder with --out."
+        )
+
+
+def claim(out: Path, recipe: str, files: Sequence[str] = ()) -> None:
+    """Make an output folder and mark it as this command's.
+
+    Parameters
+    ----------
+    out
+        The folder, as `check_folder` takes it.
+    recipe
+        Name of the recipe that writes there.
+    files
+        As in `check_folder`.
+
+    Raises
+    ------
+    OutputError
+        As `check_folder` does.
+    """
+    check_folder(out, recipe, files)
+    if not (out / MARKER).is_file():
+        write_json(out / MARKER, {"layout": LAYOUT, "recipe": recipe, "workbench": __version__})
+
+
+def check_layout(out: Path) -> None:
+    """Refuse a folder that an older workbench wrote.
+
+    Parameters
+    ----------
+    out
+        A folder, which need not exist.
+
+    Raises
+    ------
+    OutputError
+        If it has another layout than this version's, or results without a marker of it.
+    """
+    if (out / MARKER).is_file():
+        found = _marker(out).get("layout")
+        if found == LAYOUT:
+            return
+        if isinstance(found, int) and found > LAYOUT:
+            raise OutputError(
+                f"'{out}' is of layout {found}, which is newer than this workbench's {LAYOUT}; use the newer one, or "
+                "choose another folder with --out."
+            )
+        raise OutputError(f"'{out}' cannot be gone on with. {_OLDER}")
+    if any(any(out.glob(left)) for left in ("stages/*/begun.json", "stages/*/done.json", "sweep/sweep.json")):
+        raise OutputError(f"'{out}' cannot be gone on with. {_OLDER}")
+
+
+def _marker(out: Path) -> dict[str, Any]:
+    found = read_json(out / MARKER)
+    if not isinstance(found, dict) or "layout" not in found:
+        raise OutputError(
+            f"'{out}' holds a {MARKER} that the workbench did not make; choose another folder with --out."
+        )
+    return found

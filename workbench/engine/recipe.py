@@ -1,0 +1,147 @@
+"""A command as data, and the one way to carry it out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from workbench.engine.config import absolute
+from workbench.engine.context import Context
+from workbench.engine.folder import RESOLVED, check_folder, claim
+from workbench.engine.provenance import describe_model, manifest, pairs
+from workbench.engine.section import Report, Section
+from workbench.engine.stages import Results, Stage, StageRunner, run_all
+from workbench.engine.sweep import Backend
+from workbench.figures.requests import Request
+from workbench.files import write_json, write_text
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A command that does long work.
+
+    Attributes
+    ----------
+    name
+        Name of the command; an output folder belongs to it.
+    context
+        Type of what its stages share; names the type of its configuration.
+    stages
+        Lists its stages, given the context. What can be refused is refused here, before any work.
+    report
+        Says what was found, given the context and the results of the stages by name.
+    files
+        What it writes into the output folder beside what every command writes; such files of other origin are refused.
+    """
+
+    name: str
+    context: type[Context]
+    stages: Callable[[Any], list[Stage]]
+    report: Callable[[Any, Results], Report]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What `execute` did.
+
+    Attributes
+    ----------
+    out
+        Output folder, with ``report.html``, ``metrics.json``, ``manifest.json``, ``tables/`` and ``figures/``.
+    results
+        What the stages returned, by name.
+    seconds
+        Time of each stage; of one that was kept, the time that it once took.
+    context
+        What the stages shared.
+    """
+
+    out: Path
+    results: Results
+    seconds: dict[str, float]
+    context: Any
+
+
+def execute(
+    recipe: Recipe, config: BaseModel, out: Path, backend: Backend | None = None, parts: Sequence[str] = ()
+) -> Executed:
+    """Carry out a command: its stages, then its report from their tables.
+
+    Parameters
+    ----------
+    recipe
+        The command.
+    config
+        Its typed configuration.
+    out
+        Output folder. Finished stages in it whose inputs and code are unchanged are kept; an interrupted one goes on.
+    backend
+        Who does the tasks of its sweeps; one after the other in this process by default.
+    parts
+        Parts of the command to do; all when empty. What other parts left is kept and reported where it still holds.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written, is of an older layout or another command, or holds files of other origin.
+    """
+    check_folder(out, recipe.name, recipe.files)
+    context = recipe.context(config, out, backend)
+    stages = recipe.stages(context)
+    claim(out, recipe.name, recipe.files)
+    write_text(out / RESOLVED, yaml.safe_dump(absolute(config), sort_keys=False))
+    runner = StageRunner(out)
+    run_all(runner, stages, parts)
+    write_results(recipe, context, runner)
+    return Executed(out, runner.results, dict(runner.seconds), context)
+
+
+def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None:
+    """Write ``metrics.json``, ``manifest.json``, ``figures/`` and ``report.html`` from the tables of finished stages.
+
+    Parameters
+    ----------
+    recipe
+        The command.
+    context
+        What its stages shared.
+    runner
+        After the stages.
+    """
+    from workbench.engine.report import report_run
+
+    out, report = context.out, recipe.report(context, runner.results)
+    whole = Section.joined(report.sections)
+    results = {name: {k: v for k, v in result.items() if k != "key"} for name, result in runner.results.items()}
+    tables = {name: table.to_dict("records") for name, table in whole.tables.items() if name not in report.left_out}
+    write_json(out / "metrics.json", {"stages": results, **tables, "skipped": whole.skipped})
+    stages = {
+        name: {"seconds": seconds, "kept": runner.reused[name], "key": runner.results[name]["key"]}
+        for name, seconds in runner.seconds.items()
+    }
+    made_from = manifest(absolute(context.config), context.model, context.content, stages)
+    write_json(out / "manifest.json", made_from)
+    summary = {
+        "title": report.title,
+        "question": report.question,
+        "answers": whole.answers or ["Nothing was judged."],
+        "model": describe_model(context.model, context.checkpoint),
+        "data": report.data,
+        "n": report.n,
+        "skipped": whole.skipped,
+        "cautions": whole.cautions,
+        "facts": whole.facts,
+        "algorithm": report.algorithm,
+        "command": shlex.join(["workbench", recipe.name, str(out / RESOLVED), "--out", str(out)]),
+        "provenance": pairs(made_from),
+    }
+    shown = {**whole.tables, "runtime": runner.runtime()}
+    figures = [*whole.figures, Request("runtime", f"This run on one machine. {context.setting}")]
+    report_run(out, summary, shown, figures, explorer=report.explorer)

@@ -1,0 +1,194 @@
+"""What hooked models share: hook points by name and wildcard, fingerprint, and the model before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from transformer_lens import HookedRootModule
+
+from workbench.errors import HookError, unknown_name
+from workbench.files import digest
+from workbench.models.protocol import ModelShape
+from workbench.models.vocabulary import Vocabulary
+from workbench.seeds import key
+
+if TYPE_CHECKING:
+    from workbench.models.load import LoadReport
+
+# Not `typing.Self`, which the shape checks of the tests do not take on single methods.
+Model = TypeVar("Model", bound="HookedModel")
+
+
+class HookedModel(HookedRootModule):
+    """Base of a `CellModel`; a subclass calls ``self.setup()`` when its parts are made.
+
+    Parameters
+    ----------
+    config
+        Shape of the model.
+    vocabulary
+        Its tokens.
+    report
+        How it was read, when it was read from a checkpoint.
+    """
+
+    config: ModelShape
+    vocabulary: Vocabulary
+
+    def __init__(self, config: ModelShape, vocabulary: Vocabulary, report: LoadReport | None = None) -> None:
+        super().__init__()
+        self.config, self.vocabulary, self.report = config, vocabulary, report
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the weights."""
+        return next(self.parameters()).dtype
+
+    def fingerprint(self) -> str:
+        """Hash of the shape and of every weight.
+
+        Returns
+        -------
+        str
+            32 hex digits; the same on every machine.
+        """
+        weights = {name: value.detach().float().cpu().numpy() for name, value in self.state_dict().items()}
+        return digest(asdict(self.config), *(part for name in sorted(weights) for part in (name, weights[name])))
+
+    def untrained(self: Model, seed: int) -> Model:
+        """A model of the same shape and vocabulary with weights as before training, PyTorch's own initial draw.
+
+        What an architecture is worth without what it learned.
+
+        Parameters
+        ----------
+        seed
+            Of the weights. The caller's random numbers stay as they were.
+
+        Returns
+        -------
+        HookedModel
+            In evaluation mode, without gradients, on the same device and of the same float type.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key(seed, "untrained control") % 2**63)
+            fresh = type(self)(self.config, self.vocabulary)
+        return fresh.requires_grad_(False).eval().to(device=self.device, dtype=self.dtype)
+
+    def resolve_hooks(self, names: str | Sequence[str]) -> tuple[str, ...]:
+        """Names of hook points, with shell wildcards expanded.
+
+        Parameters
+        ----------
+        names
+            Exact names or patterns such as ``"blocks.*.attn.hook_pattern"``.
+
+        Returns
+        -------
+        tuple of str
+            In the order in which the model computes them, each once.
+
+        Raises
+        ------
+        HookError
+            If a name or pattern matches nothing; near matches are listed.
+        """
+        names = [names] if isinstance(names, str) else list(names)
+        if not names:
+            raise HookError("No hook was named; name at least one, for example 'blocks.*.hook_resid_post'.")
+        wanted: set[str] = set()
+        for name in names:
+            hits = [known for known in self.hook_dict if fnmatchcase(known, name)]
+            if not hits:
+                raise HookError(unknown_name("hook", name, self.hook_dict))
+            wanted.update(hits)
+        return tuple(known for known in self.hook_dict if known in wanted)
+
+    def _names(self, names: Any) -> list[str]:
+        """Names that a filter, a pattern or a predicate of transformer-lens stands for; an error when there are none."""
+        if names is None:
+            return list(self.hook_dict)
+        if not callable(names):
+            return list(self.resolve_hooks(names))
+        hits = [known for known in self.hook_dict if names(known)]
+        if not hits:
+            raise HookError("The names filter matches none of the model's hooks; see model.hook_dict for their names.")
+        return hits
+
+    def add_hook(self, name: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformer-lens, for a name, a wildcard or a predicate; a name that does not exist is an error.
+
+        Parameters
+        ----------
+        name
+            Name, wildcard or predicate of hook points.
+        *args, **kwargs
+            As transformer-lens takes them.
+        """
+        for known in self._names(name):
+            super().add_hook(known, *args, **kwargs)
+
+    @contextmanager
+    def hooks(
+        self: Model,
+        fwd_hooks: list[tuple[str | Callable, Callable]] | None = None,
+        bwd_hooks: list[tuple[str | Callable, Callable]] | None = None,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator[Model]:
+        """Attach hooks for the length of a ``with`` block, also when it ends by an exception.
+
+        Parameters
+        ----------
+        fwd_hooks, bwd_hooks
+            Pairs of a hook name, wildcard or predicate on names, and ``function(tensor, hook=...)``.
+        reset_hooks_end, clear_contexts
+            As in transformer-lens.
+
+        Raises
+        ------
+        HookError
+            If a name does not exist.
+        """
+        forward: list[tuple[str | Callable, Callable]] = [
+            (known, function) for name, function in fwd_hooks or () for known in self._names(name)
+        ]
+        backward: list[tuple[str | Callable, Callable]] = [
+            (known, function) for name, function in bwd_hooks or () for known in self._names(name)
+        ]
+        with super().hooks(forward, backward, reset_hooks_end, clear_contexts):
+            yield self
+
+    def add_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> dict:
+        """As in transformer-lens, but wildcards work, and names that match nothing are an error.
+
+        Parameters
+        ----------
+        names_filter
+            Names, wildcards or a predicate; all hooks when None.
+        *args, **kwargs
+            As transformer-lens takes them.
+        """
+        return super().add_caching_hooks(self._names(names_filter), *args, **kwargs)
+
+    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
+        """What `run_with_cache` calls; names as in `add_caching_hooks`.
+
+        Parameters
+        ----------
+        names_filter
+            Names, wildcards or a predicate; all hooks when None.
+        *args, **kwargs
+            As transformer-lens takes them.
+        """
+        return super().get_caching_hooks(self._names(names_filter), *args, **kwargs)

@@ -1,0 +1,72 @@
+"""What a checkpoint folder holds, as a dictionary and as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from workbench.models.load import load_model
+from workbench.models.vocabulary import SPECIALS
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint and say what it holds.
+
+    Parameters
+    ----------
+    path
+        Checkpoint folder, as `load_model` takes it.
+
+    Returns
+    -------
+    dict
+        ``architecture``, ``release``, ``config``, ``facts``, ``heads``, ``vocabulary``, ``hooks`` and ``report`` (a
+        `LoadReport`), ready for JSON.
+    """
+    model = load_model(path)
+    assert model.report is not None
+    config, genes = model.config, model.vocabulary.genes
+    return {
+        "architecture": model.architecture,
+        "release": model.report.release,
+        "config": asdict(config),
+        "facts": config.facts(),
+        "heads": {"layers": config.n_layers, "per_layer": config.n_heads, "total": config.n_layers * config.n_heads},
+        "vocabulary": {
+            "tokens": len(model.vocabulary),
+            "genes": len(genes),
+            "special": [s for s in SPECIALS if s in model.vocabulary],
+            "first": list(genes[:5]),
+        },
+        "hooks": len(model.hook_dict),
+        "report": model.report.to_dict(),
+    }
+
+
+def describe_text(description: dict[str, Any]) -> str:
+    """Readable form of `describe`.
+
+    Parameters
+    ----------
+    description
+        As `describe` returns it.
+    """
+    config, heads, report = description["config"], description["heads"], description["report"]
+    vocabulary = description["vocabulary"]
+    peeled = ", ".join(f"{k} '{report[k]}'" for k in ("wrapper", "prefix") if report[k])
+    lines = [
+        f"{report['source']}: {description['release'] or description['architecture'] + ', not a known release'}",
+        f"  heads       {heads['layers']} layers x {heads['per_layer']} heads = {heads['total']}, width {config['d_model']}, "
+        f"feed-forward {config['d_mlp']}",
+        *(f"  {name:<11} {said}" for name, said in description["facts"].items()),
+        f"  vocabulary  {vocabulary['genes']} genes and {', '.join(vocabulary['special'])}",
+        f"  weights     {report['n_parameters']:,} numbers in {len(report['loaded'])} tensors, layout {report['layout']}"
+        + (f", peeled {peeled}" if peeled else ""),
+        f"  sha256      {next(iter(report['sha256'].values()), '')}",
+    ]
+    for kind in ("missing", "mismatched", "unexpected", "ignored"):
+        names = report[kind]
+        shown = f" ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else ""
+        lines.append(f"  {kind:<11} {len(names)}{shown}")
+    return "\n".join(lines)

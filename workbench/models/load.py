@@ -1,0 +1,116 @@
+"""Which implementation reads a checkpoint folder, and what it says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.errors import CheckpointError
+from workbench.models.protocol import CellModel
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a checkpoint was read.
+
+    Attributes
+    ----------
+    source
+        Path, or ``"live model"``.
+    layout
+        Key layout of the attention weights, in the implementation's own words.
+    wrapper, prefix
+        Dictionary key and name prefix that were peeled off (empty when none).
+    loaded
+        Tensors read, by their upstream name.
+    missing
+        Tensors of optional decoders that are absent; missing encoder tensors are an error instead.
+    unexpected
+        Tensors that no part of the model takes.
+    ignored
+        Known training-only tensors that inference does not use.
+    mismatched
+        Optional decoder tensors whose shape does not fit, with both shapes; that decoder is left out.
+    sha256
+        Of the files that were read, by file name, the weights first (empty for a live model).
+    release
+        Recognised release, or None.
+    n_parameters
+        Numbers in the loaded tensors.
+    """
+
+    source: str
+    layout: str
+    wrapper: str
+    prefix: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    sha256: Mapping[str, str]
+    release: str | None
+    n_parameters: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, for JSON."""
+        return asdict(replace(self, sha256=dict(self.sha256)))
+
+
+def load_model(
+    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> CellModel:
+    """Read a checkpoint folder; which implementation reads it follows from the files in it.
+
+    Parameters
+    ----------
+    path
+        Folder. scGPT: ``args.json``, ``vocab.json`` and ``best_model.pt``, as its authors and `save_checkpoint` write
+        them; needs no scgpt, torchtext or flash-attn.
+    device
+        Where the weights go.
+    dtype
+        Float type of the weights.
+
+    Returns
+    -------
+    CellModel
+        In evaluation mode, without gradients; ``model.report`` says what was read and what was not.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is not there or holds no model that can be read, or a file is corrupt, holds code, or lacks a tensor
+        of the encoder.
+    VocabularyError
+        If the vocabulary lacks ``<pad>`` or does not fit the embedding.
+    """
+    # Imports inside, so that an architecture costs nothing where another is read.
+    from workbench.models.scgpt import checkpoint as scgpt
+
+    readers = {"scGPT": (scgpt.FILES, scgpt.load_checkpoint)}
+    folder = Path(path)
+    if not folder.is_dir():
+        wanted = "; ".join(f"{name}: {_listed(files)}" for name, (files, _) in readers.items())
+        raise CheckpointError(f"There is no checkpoint folder '{folder}'; give the folder of a model ({wanted}).")
+    there = {file.name for file in folder.iterdir()}
+    for files, read in readers.values():
+        if there.issuperset(files):
+            return read(folder, device=device, dtype=dtype)
+    lacking = "; ".join(
+        f"{name} needs {_listed(files)} and lacks {_listed([file for file in files if file not in there])}"
+        for name, (files, _) in readers.items()
+    )
+    held = ", ".join(sorted(there)[:8]) or "nothing"
+    raise CheckpointError(
+        f"The checkpoint folder '{folder}' is of no model that can be read: {lacking} (it holds {held})."
+    )
+
+
+def _listed(names: Any) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,108 @@
+"""A batch of cells as a model reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Gene ids and values of a batch of cells, padded to one length.
+
+    Position means nothing but for ``<cls>`` at position 0: everything downstream goes by gene id.
+
+    Attributes
+    ----------
+    gene_ids
+        Token ids.
+    values
+        Binned expression; the pad value at ``<cls>`` and at padding.
+    padding
+        True where a position is padding.
+    cell_ids
+        One name per cell (empty when unknown).
+    batch_labels
+        Batch index per cell, for checkpoints that have a batch encoder or a domain batch norm.
+    """
+
+    gene_ids: Int[Tensor, "cell gene"]
+    values: Float[Tensor, "cell gene"]
+    padding: Bool[Tensor, "cell gene"]
+    cell_ids: tuple[str, ...] = ()
+    batch_labels: Int[Tensor, " cell"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.gene_ids.ndim != 2 or not self.gene_ids.shape == self.values.shape == self.padding.shape:
+            raise ShapeError(
+                f"Tokens need gene_ids, values and padding of one shape (cell, gene); found {tuple(self.gene_ids.shape)}, "
+                f"{tuple(self.values.shape)} and {tuple(self.padding.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return self.gene_ids.shape[0]
+
+    @property
+    def genes(self) -> Bool[Tensor, "cell gene"]:
+        """True where a position holds a gene: neither padding nor ``<cls>``."""
+        genes = ~self.padding
+        genes[:, :1] = False
+        return genes
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tokens:
+        """Copy on another device, with values of another float type.
+
+        Parameters
+        ----------
+        device, dtype
+            As in `torch.Tensor.to`; ids and padding stay whole numbers and truth values.
+        """
+        labels = None if self.batch_labels is None else self.batch_labels.to(device)
+        return Tokens(
+            self.gene_ids.to(device), self.values.to(device, dtype), self.padding.to(device), self.cell_ids, labels
+        )
+
+    def __getitem__(self, rows: slice) -> Tokens:
+        """Cells of a slice, cut to the longest of them."""
+        padding = self.padding[rows]
+        length = int((~padding).sum(1).max()) if len(padding) else 0
+        labels = None if self.batch_labels is None else self.batch_labels[rows]
+        return Tokens(
+            self.gene_ids[rows, :length],
+            self.values[rows, :length],
+            padding[:, :length],
+            self.cell_ids[rows],
+            labels,
+        )
+
+    def take(self, rows: Sequence[int]) -> Tokens:
+        """Cells by number, in the order asked for, cut to the longest of them.
+
+        Parameters
+        ----------
+        rows
+            Cell numbers; may repeat.
+        """
+        at = torch.as_tensor(list(rows), dtype=torch.long, device=self.gene_ids.device)
+        padding = self.padding[at]
+        length = int((~padding).sum(1).max()) if len(padding) else 0
+        labels = None if self.batch_labels is None else self.batch_labels[at]
+        names = tuple(self.cell_ids[row] for row in rows) if self.cell_ids else ()
+        return Tokens(self.gene_ids[at, :length], self.values[at, :length], padding[:, :length], names, labels)
+
+    def batches(self, size: int) -> Iterator[Tokens]:
+        """Consecutive batches of at most `size` cells.
+
+        Parameters
+        ----------
+        size
+            Cells per batch.
+        """
+        for start in range(0, len(self), size):
+            yield self[start : start + size]

@@ -1,0 +1,127 @@
+"""Gene symbol <-> token id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from workbench.errors import VocabularyError
+
+SPECIALS = ("<pad>", "<cls>", "<eoc>")
+
+
+def _lacks(special: str, n: int) -> str:
+    return (
+        f"The vocabulary of {n} tokens has no '{special}', without which cells can neither be padded nor embedded; "
+        "use the vocab.json that came with the checkpoint."
+    )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Gene symbols and the three special tokens, each with its row in the embedding.
+
+    Parameters
+    ----------
+    ids
+        Token -> id, as in scGPT's ``vocab.json``.
+
+    Raises
+    ------
+    VocabularyError
+        If ``<pad>`` is missing, or two tokens share an id.
+    """
+
+    ids: Mapping[str, int]
+    _by_id: dict[int, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if "<pad>" not in self.ids:
+            raise VocabularyError(_lacks("<pad>", len(self.ids)))
+        by_id = {i: token for token, i in self.ids.items()}
+        if len(by_id) != len(self.ids):
+            raise VocabularyError(
+                f"The vocabulary gives {len(self.ids)} tokens only {len(by_id)} different ids; each token needs its own."
+            )
+        object.__setattr__(self, "_by_id", by_id)
+
+    @classmethod
+    def read(cls, path: Path) -> Vocabulary:
+        """Read a ``vocab.json``.
+
+        Parameters
+        ----------
+        path
+            The file.
+        """
+        try:
+            ids = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise VocabularyError(
+                f"'{path}' cannot be read as a JSON vocabulary ({error}); fetch the file again."
+            ) from error
+        if not isinstance(ids, dict) or not all(isinstance(i, int) and i >= 0 for i in ids.values()):
+            raise VocabularyError(f"'{path}' is not an object of token -> id; fetch the file again.")
+        return cls(ids)
+
+    @classmethod
+    def of_genes(cls, genes: Iterable[str]) -> Vocabulary:
+        """Make a vocabulary: the special tokens first, then the genes in the order given.
+
+        Parameters
+        ----------
+        genes
+            Gene symbols, each once.
+        """
+        return cls({token: i for i, token in enumerate((*SPECIALS, *genes))})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self.ids
+
+    @property
+    def pad_id(self) -> int:
+        """Id of ``<pad>``."""
+        return self.ids["<pad>"]
+
+    @property
+    def cls_id(self) -> int:
+        """Id of ``<cls>``."""
+        if "<cls>" not in self.ids:
+            raise VocabularyError(_lacks("<cls>", len(self.ids)))
+        return self.ids["<cls>"]
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Every token that is not special, by increasing id."""
+        return tuple(token for _, token in sorted(self._by_id.items()) if token not in SPECIALS)
+
+    def encode(self, genes: Iterable[str]) -> np.ndarray:
+        """Ids of gene symbols; -1 where a symbol is unknown.
+
+        Parameters
+        ----------
+        genes
+            Gene symbols.
+
+        Returns
+        -------
+        ndarray of int64, shape (gene,)
+        """
+        return np.array([self.ids.get(gene, -1) for gene in genes], dtype=np.int64)
+
+    def decode(self, ids: Iterable[int] | np.ndarray) -> list[str]:
+        """Symbols of ids.
+
+        Parameters
+        ----------
+        ids
+            Token ids that exist.
+        """
+        return [self._by_id[int(i)] for i in ids]

@@ -1,0 +1,224 @@
+"""The report of ``workbench ablate``: which heads matter for what, and against what null."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.ablation.effects import top_heads
+from workbench.engine.section import Report, Section
+from workbench.engine.stages import Results
+from workbench.figures.requests import Request
+from workbench.recipes.ablate.context import AblationContext
+from workbench.recipes.ablate.effects import pairs_by
+
+_ALPHA = 0.05
+_QUESTION = (
+    "Which attention heads carry what the model knows of these cells: how far does replacing one head's "
+    "output change the cell embedding, the predictions and what can be read from it, and is that more than a "
+    "random change of the same size does?"
+)
+
+
+def report(context: AblationContext, results: Results) -> Report:
+    """What an ablation reports, from the tables that its stages have left.
+
+    Parameters
+    ----------
+    context
+        Configuration, study, and the tables of its run.
+    results
+        Results of the stages that were done or kept, by name.
+    """
+    make = {
+        "effects": _effects,
+        "attribution": _attribution,
+        "interactions": _interactions,
+        "transfer": _transfer,
+    }
+    return Report(
+        title=f"{context.config.name}: which heads matter for what",
+        question=_QUESTION,
+        data=context.cells.uns["workbench"]["source"],
+        sections=[*(section(context) for name, section in make.items() if name in results), _left_out(context)],
+        n=f"{len(context.study.tokens)} cells, {len(context.grid)} ablations with null draws",
+    )
+
+
+def _effects(context: AblationContext) -> Section:
+    table, config = context.read("effects"), context.config
+    how, single = config.sweep.how[0], [m.name for m in context.study.metrics if m.label is None]
+    null = (
+        "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
+    )
+    figures = []
+    for name in single if config.sweep.heads else ():
+        slug = "".join(c if c.isalnum() else "_" for c in name.split(" (")[0])
+        caption = f"Change of {name} when a head's output is replaced ({how}); {null}."
+        figures.append(_figure(context, f"effect_{slug}", caption, "effect", metric=name, how=how))
+        bars = _bars(context, table[table["metric"] == name])
+        caption = f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws."
+        figures.append(_figure(context, f"heads_{slug}", caption, "intervals", metric=name, how=how))
+    if len(single) < len(context.study.metrics) and config.sweep.heads:
+        caption = "Change in the share of wrongly read cells of each label, the probe held fixed."
+        figures.append(_figure(context, "labels", caption, how=how))
+    rows = table[table["how"] == how]
+    return Section(
+        figures,
+        {"effects": table},
+        [_answer(rows[rows["metric"] == name], name) for name in single],
+        cautions=_cautions(context, table),
+        facts={
+            "Gates": "none: an ablation asks what a head does, not whether a latent follows a ruler (workbench gates)",
+            "Controls": f"{config.sweep.null_draws} null draws per head: its change turned in a random direction",
+        },
+    )
+
+
+def _answer(rows: pd.DataFrame, name: str) -> str:
+    heads = rows[rows["kind"] == "head"]
+    what = f"{name[0].upper()}{name[1:]} ({rows['unit'].iloc[0]})"
+    if not len(heads):
+        far = rows.iloc[int(np.argmax(rows["effect"].abs().fillna(-1).to_numpy()))]
+        return (
+            f"{what}: of {len(rows)} places {far['ablation']} changes it most, {far['effect']:+.3g} ({_interval(far)}, "
+            f"n = {int(far['n_cells'])}); no null was drawn."
+        )
+    best: Any = heads.set_index("ablation").loc[top_heads(rows, name, 1)[0]]
+    beyond = int((heads["q"] <= _ALPHA).sum())
+    null = "no null was drawn"
+    if best["n_null"] and np.isnan(best["p"]):
+        null = f"its null draws, {best['null_low']:.2g} to {best['null_high']:.2g}, give no p"
+    elif best["n_null"]:
+        null = (
+            f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {_ALPHA}); the draws of "
+            f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g}, q {best['q']:.2g}"
+        )
+    return (
+        f"{what}: {best.name} matters most, {best['effect']:+.3g} ({_interval(best)}, n = {int(best['n_cells'])}); "
+        f"{null}.{_better_without(heads)}"
+    )
+
+
+def _better_without(heads: pd.DataFrame) -> str:
+    """A sentence where ablating some head improves a metric more than ablating any head harms it."""
+    worse = int(heads["worse"].iloc[0])
+    gain = -worse * heads.set_index("ablation")["effect"]
+    if worse == 0 or not gain.max() > -gain.min():
+        return ""
+    best = heads.loc[heads["ablation"] == gain.idxmax()].iloc[0]
+    return f" Larger still, without {best['ablation']} it gets better: {best['effect']:+.3g} (q {best['q']:.2g})."
+
+
+def _cautions(context: AblationContext, effects: pd.DataFrame) -> list[str]:
+    cautions = [
+        "The head named first was chosen by the same number that is reported, so its effect is biased upward.",
+        "An ablation shows what the model loses when the rest is not allowed to adapt; heads that back each other up look "
+        "harmless one by one (see the pairs).",
+        "Beyond the null means: more than a random change of the same size in the same tokens. It does not say why.",
+        "p values are pooled over the null draws of all heads, on the assumption that these scatter alike.",
+        "Probes were fitted on the same model's intact embeddings, on other folds; labels come with the dataset.",
+    ]
+    if "mean" in context.config.sweep.how:
+        cautions.append("Mean ablation leaves what a head does on average per gene; zero ablation removes that, too.")
+    alone = effects.loc[effects["low"].isna() & (effects["n_cells"] > 1), "metric"].unique()
+    if len(alone):
+        which = "any metric" if len(alone) == effects["metric"].nunique() else ", ".join(alone)
+        cautions.append(f"There is no interval for {which}: its cells are all of one donor, and say nothing of others.")
+    share = float(effects["fallback_share"].max())
+    if share > 0:
+        cautions.append(
+            f"Of the tokens that an ablation touches up to {share:.1%} got a fallback value, because the gene was not there "
+            "to take one from."
+        )
+    return cautions
+
+
+def _attribution(context: AblationContext) -> Section:
+    lines = context.read("agreement")
+    caption = "Effects estimated from one backward pass against the exact ones, a point per head."
+    rank = "; ".join(f"{r.metric}, {r.method}: {r.spearman:.2f}" for r in lines.itertuples())
+    steady = "; ".join(f"{r.metric} {r.split_half:.2f}" for r in lines.drop_duplicates("metric").itertuples())
+    answer = (
+        f"Attribution against exact effects of the same cells, rank correlation over heads: {rank}. The exact effects of "
+        f"two halves of the cells agree with each other by {steady}: where that is near 0, there is no ranking to find."
+    )
+    apart = not bool(lines.groupby("metric")["agrees"].any().all())
+    return Section(
+        [_figure(context, "attribution", caption)],
+        {"attribution": context.read("attribution"), "agreement": lines},
+        [answer],
+        cautions=["Where attribution disagrees with the exact effects, the exact ones count."] if apart else [],
+    )
+
+
+def _interactions(context: AblationContext) -> Section:
+    whole, by = context.read("interactions"), pairs_by(context)
+    table = whole[whole["metric"] == by]
+    caption = f"Effect on {by} of two heads together minus the sum of both; {_bars(context, table)}."
+    drawn, top = table[table["random"]], table[~table["random"]]
+    most: Any = top.loc[top["interaction"].abs().sort_values(ascending=False).index[0]]
+    null = f"; of {len(drawn)} random pairs the largest has {drawn['interaction'].abs().max():.2g}, p {most['p']:.2g}"
+    answer = (
+        f"Pairs by {by}: {most['first']} and {most['second']} together do {most['interaction']:+.3g} more than the sum of both "
+        f"({_interval(most)}; {int((top['interaction'] > 0).sum())} of {len(top)} pairs of the top heads "
+        f"are above their sum{null if len(drawn) else ''})."
+    )
+    return Section([_figure(context, "interactions", caption, by=by)], {"interactions": whole}, [answer])
+
+
+def _transfer(context: AblationContext) -> Section:
+    table, figures, answers = context.read("transfer"), [], []
+    caption = (
+        "How far one head's activations from cells of the source type move cells of the target type towards it; "
+        f"null: other cells of the target type as source; {_bars(context, table)}."
+    )
+    for i, (names, part) in enumerate(table.groupby(["target", "source"], sort=False)):
+        target, source = map(str, names)
+        figures.append(_figure(context, f"transfer_{i + 1}", caption, "transfer", target=target, source=source))
+        most: Any = part.sort_values("moved", ascending=False).iloc[0]
+        null = (
+            f"within the target type {most['null_mean']:.1%}; q {most['q']:.2g}"
+            if np.isfinite(most["null_mean"])
+            else "no null was drawn"
+        )
+        answers.append(
+            f"From {target} to {source}: {most['ablation']} carries most, {most['moved']:.1%} of the way "
+            f"({_interval(most, '.1%')}; {null}; "
+            f"n = {int(most['n_pairs'])} pairs, {most['shared_genes']:.0f} shared genes on average)."
+        )
+    return Section(figures, {"transfer": table}, answers)
+
+
+def _left_out(context: AblationContext) -> Section:
+    config, missing = context.config, dict(context.study.notes)
+    if not config.sweep.heads:
+        wanted = {"interactions": config.sweep.pairs_of_top > 0, "attribution": config.attribution}
+        missing |= {name: "the sweep leaves out the heads (sweep.heads)" for name, here in wanted.items() if here}
+    elif config.attribution and not context.differentiable:
+        missing["attribution"] = "none of the metrics is differentiable"
+    if context.study.donors is None:
+        missing["Intervals over donors"] = (
+            "the data name no donors; intervals are over cells, and say nothing of other donors"
+        )
+    return Section(skipped=[{"what": what, "why": why} for what, why in missing.items()])
+
+
+def _figure(context: AblationContext, name: str, caption: str, entry: str = "", **options: Any) -> Request:
+    return Request(name, f"{caption} {context.setting}", entry, options)
+
+
+def _bars(context: AblationContext, rows: pd.DataFrame) -> str:
+    if context.study.donors is None:
+        return "95 % bootstrap over cells"
+    if rows["low"].notna().any():
+        return "95 % bootstrap over donors"
+    return "no interval, because all cells are of one donor"
+
+
+def _interval(row: Any, form: str = ".2g") -> str:
+    if not np.isfinite(row["low"]):
+        return "no interval: a single donor or cell"
+    return f"95 % {row['low']:{form}} to {row['high']:{form}}"

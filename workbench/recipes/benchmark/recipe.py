@@ -1,0 +1,199 @@
+"""``workbench benchmark`` as data: its stages, and what each of them depends on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from workbench.engine.recipe import Recipe, execute
+from workbench.engine.stages import Results, Stage
+from workbench.engine.sweep import Backend
+from workbench.evidence.expected import read_expected
+from workbench.evidence.methods import PEER
+from workbench.evidence.peers import peer_versions
+from workbench.files import digest
+from workbench.recipes.benchmark.cells import cells_stage
+from workbench.recipes.benchmark.config import BenchmarkConfig
+from workbench.recipes.benchmark.context import BenchmarkContext
+from workbench.recipes.benchmark.operators import operators_stage, transfer_stage, untrained_stage
+from workbench.recipes.benchmark.sections import report
+from workbench.recipes.benchmark.splits import INTERNAL, split_of
+from workbench.recipes.benchmark.statistics import TABLES, statistics_stage
+from workbench.recipes.benchmark.tasks import audit_stage, campaign_stage
+from workbench.requirements import installed
+
+
+def run_benchmark(config: BenchmarkConfig, out: Path, backend: Backend | None = None) -> Path:
+    """Judge methods on repeated splits, endpoint by endpoint, and report.
+
+    Parameters
+    ----------
+    config
+        Cells, splits, methods, and the one that every other is compared with.
+    out
+        Folder of the run; finished stages and tasks in it whose inputs are unchanged are kept.
+    backend
+        Who does the tasks; one after the other in this process by default.
+
+    Returns
+    -------
+    Path
+        The folder, with ``report.html``, ``metrics.json``, ``manifest.json``, ``tables/`` and ``figures/``.
+    """
+    return execute(RECIPE, config, out, backend).out
+
+
+def stages(context: BenchmarkContext) -> list[Stage]:
+    """The stages of a campaign; what can be refused is refused here.
+
+    Parameters
+    ----------
+    context
+        Campaign that nothing has been done of.
+
+    Raises
+    ------
+    EvaluationError
+        If a method does not exist, a cohort shares a cell or no gene with the internal data, the ruler knows no label,
+        there are too few donors or groups for the splits, or a split is left without a cell on either side.
+    CellsError
+        If two cells of a cohort have one name.
+    GeneMatchError
+        If too few genes match the vocabulary, or all are left out of the panel.
+    ConfigError
+        If the file of published figures cannot be read, or a peer is given an option that it does not have.
+    """
+    config, placed = context.config, context.placed
+    for one in context.holdouts:
+        split_of(one, placed[INTERNAL], placed[one.cohort], config.splits.per_stage, config.seed)
+    if config.expected is not None:
+        read_expected(config.expected)
+    judged, given = method_inputs(context), ("cells", "operators", "untrained")
+    compared, last = {"ours": config.ours, "seed": config.seed}, ("cells", "operators", "campaign")
+    transfer = Stage("transfer", partial(transfer_stage, context), transfer_inputs(context))
+    audit = Stage("audit", partial(audit_stage, context), judged, given, ("audit",))
+
+    def after_audit(results: Results) -> dict[str, Any]:
+        # What was found counts, not whether it was looked for: without leaks the audit may be switched off or on.
+        return {**judged, "leaks": results["audit"]["leaks"] if config.audit else []}
+
+    known, left = (*given, *(["transfer"] if config.transfer else [])), ("scores", "costs", "methods", "splits")
+    return [
+        Stage("cells", partial(cells_stage, context), cell_inputs(context)),
+        Stage("operators", partial(operators_stage, context), partial(operator_inputs, context)),
+        *([transfer] if config.transfer else []),
+        Stage("untrained", partial(untrained_stage, context), config.seed, ("operators",)),
+        *([audit] if config.audit else []),
+        Stage("campaign", partial(campaign_stage, context), after_audit, known, left),
+        Stage("statistics", partial(statistics_stage, context), compared, last, TABLES),
+    ]
+
+
+def cell_inputs(context: BenchmarkContext) -> dict[str, Any]:
+    """Everything that placed cells, their units and the splits depend on.
+
+    Parameters
+    ----------
+    context
+        Campaign whose cells are loaded for this.
+
+    Returns
+    -------
+    dict
+        JSON-ready. A mapping of labels counts by where the cells come to lie, so one that changes nothing does nothing.
+    """
+    cohorts = {
+        name: {
+            "data": cells.name,
+            "values": context.values[name],
+            "cells": digest(cells.names.tolist(), {column: cells.obs[column].tolist() for column in cells.obs}),
+            "unplaced": cells.unplaced,
+            "genes": digest(context.columns[name]),
+        }
+        for name, cells in context.placed.items()
+    }
+    # A list: splits and tables keep the order of the cohorts.
+    return {
+        "cohorts": list(cohorts.items()),
+        "holdouts": [asdict(one) | {"units": sorted(one.units)} for one in context.holdouts],
+        "size": context.config.panel.size,
+        "ruler": context.ruler.fingerprint(),
+    }
+
+
+def operator_inputs(context: BenchmarkContext, results: Results) -> dict[str, Any]:
+    """Everything that operators and embeddings of the internal cells depend on: no label, ruler or split is among it.
+
+    Parameters
+    ----------
+    context
+        Campaign whose cells are loaded for this.
+    results
+        Results of the stage `cells`, of which the genes of the operators count.
+
+    Returns
+    -------
+    dict
+        JSON-ready; groups of cells are left out where the checkpoint alone makes the operators.
+    """
+    summed = context.config.operator == "attention"
+    return {
+        **_read(context, INTERNAL),
+        "kind": context.config.operator,
+        "genes": results["cells"]["genes"],
+        "groups": digest(context.groups.of_cell) if summed else None,
+    }
+
+
+def transfer_inputs(context: BenchmarkContext) -> list[dict[str, Any]]:
+    """Everything that embeddings of the cohorts that are transferred to depend on.
+
+    Parameters
+    ----------
+    context
+        Campaign whose cells are loaded for this.
+    """
+    return [_read(context, name) for name in context.config.transfer]
+
+
+def _read(context: BenchmarkContext, name: str) -> dict[str, Any]:
+    """What a pass over the cells of a cohort depends on."""
+    config, model, obs = context.config, context.model, context.placed[name].obs
+    return {
+        "values": context.values[name],
+        "cells": digest(obs.index.tolist()),
+        "batch": digest(obs["batch"].tolist()) if "batch" in obs else None,
+        "vocabulary": digest(dict(model.vocabulary.ids)),
+        "weights": model.fingerprint(),
+        "capture": config.capture.model_dump(mode="json", exclude={"groups"}),
+        "seed": config.seed,
+    }
+
+
+def method_inputs(context: BenchmarkContext) -> dict[str, Any]:
+    """Everything that methods depend on, beside cells and operators.
+
+    Parameters
+    ----------
+    context
+        Campaign whose methods are listed for this.
+
+    Returns
+    -------
+    dict
+        JSON-ready. Versions of what peers and clusters need are among it: with others, what was not run may be.
+    """
+    config, methods = context.config, context.methods
+    peers = any(one.group == PEER for one in methods.values())
+    return {
+        **context.chosen("anchors", "adaptor", "cell_heads", "seed"),
+        "methods": list(methods),
+        "per_stage": config.splits.per_stage,
+        "igraph": installed("igraph"),
+        "peers": [config.peers.model_dump(mode="json"), peer_versions(config.peers.python)] if peers else None,
+    }
+
+
+RECIPE = Recipe("benchmark", BenchmarkContext, stages, report)

@@ -1,0 +1,209 @@
+"""``workbench gates`` as data: its stages, and what each of them depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.cells.datasets import values_hash
+from workbench.engine.recipe import Executed, Recipe, execute
+from workbench.engine.stages import Stage
+from workbench.engine.sweep import Backend
+from workbench.errors import EvaluationError, unknown_name
+from workbench.evidence.gate_spec import GATES, SPEC
+from workbench.files import digest
+from workbench.operators.operator import check_spec
+from workbench.recipes.gates.cohorts import cohorts_stage
+from workbench.recipes.gates.config import GatesConfig
+from workbench.recipes.gates.context import GatesContext
+from workbench.recipes.gates.gates import gates_stage, verdict_stage
+from workbench.recipes.gates.geometry import geometry_stage
+from workbench.recipes.gates.operators import operators_stage
+from workbench.recipes.gates.screen import screen_stage
+from workbench.recipes.gates.sections import report
+
+
+@dataclass(frozen=True)
+class GatesResult:
+    """What `run_gates` found.
+
+    Attributes
+    ----------
+    out
+        Folder with ``report.html``, ``metrics.json``, ``manifest.json``, ``tables/`` and ``figures/``.
+    gates
+        One row per cohort and gate, of the configured feature map.
+    unmet
+        Required gates that did not pass, as sentences; empty where all pass.
+    """
+
+    out: Path
+    gates: pd.DataFrame
+    unmet: tuple[str, ...]
+
+
+def run_gates(config: GatesConfig, out: Path, backend: Backend | None = None) -> GatesResult:
+    """Put cohorts of cells through the gates, screen every head, and report.
+
+    Parameters
+    ----------
+    config
+        Cohorts, operator, adaptor, and which gates have to pass.
+    out
+        Folder of the run; finished stages and tasks in it whose inputs are unchanged are kept.
+    backend
+        Who does the tasks; one after the other in this process by default.
+
+    Returns
+    -------
+    GatesResult
+        Also where a required gate does not pass, which is no error.
+    """
+    return result_of(execute(RECIPE, config, out, backend))
+
+
+def result_of(done: Executed) -> GatesResult:
+    """What was found by a gate run that was carried out.
+
+    Parameters
+    ----------
+    done
+        Answer of `execute` for this recipe.
+    """
+    return GatesResult(done.out, done.context.read("gates"), tuple(done.results["verdict"]["unmet"]))
+
+
+def gates_text(result: GatesResult) -> str:
+    """The table of gates as text, and what did not pass.
+
+    Parameters
+    ----------
+    result
+        Answer of `run_gates`.
+    """
+    table = result.gates
+    shown = table[["cohort", "role", "gate", "value", "rule", "threshold", "n", "unit", "null_high", "p", "status"]]
+    lines = shown.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.3g}")
+    notes = [f"  {row.cohort}, {row.gate}: {row.note}" for row in table.itertuples() if row.status == "not applicable"]
+    said = f"Not passed, though required: {'; '.join(result.unmet)}." if result.unmet else "All required gates pass."
+    more = ["Not applicable:", *notes] if notes else []
+    spec = f"Gates of spec {SPEC.hash}."
+    return "\n".join([lines, *more, spec, said, f"Report: {result.out / 'report.html'}"])
+
+
+def stages(context: GatesContext) -> list[Stage]:
+    """The stages of a gate run; what can be refused is refused here.
+
+    Parameters
+    ----------
+    context
+        Gate run that nothing has been done of.
+
+    Raises
+    ------
+    EvaluationError
+        If a required gate does not exist, the feature map is chosen by what the gates judge, a branch is unknown, two
+        cohorts share a cell, or not exactly one is internal.
+    CellsError
+        If a cohort selects what is not there, or no cell.
+    ShapeError
+        If the model has no such head or layer.
+    """
+    config, model = context.config, context.model
+    for gate in config.required:
+        if gate not in GATES:
+            raise EvaluationError(f"Key 'required': {unknown_name('gate', gate, GATES)}")
+    if config.adaptor.feature_map == "topk":
+        raise EvaluationError(
+            "The topk feature map chooses its heads by the very anchors that the gates judge; use 'single' or 'drift'."
+        )
+    check_spec(config.adaptor.feature_map_spec(), (model.config.n_layers, model.config.n_heads))
+    # But for `top`, which is of a feature map that was refused.
+    adaptor = config.adaptor.model_dump(mode="json", exclude={"top"})
+    fitted, both = {"adaptor": adaptor, "seed": config.seed}, ("cohorts", "operators")
+    judged = {**fitted, "refits": config.refits}
+    screened = {**fitted, "head_refits": config.head_refits, "external": context.external}
+    followed = {**fitted, "lineages": context.lineages}
+    screen = Stage("screen", partial(screen_stage, context), screened, both, ("screen", "screen_controls"))
+    return [
+        Stage("cohorts", partial(cohorts_stage, context), cohort_inputs(context), tables=("cohorts",)),
+        Stage("operators", partial(operators_stage, context), operator_inputs(context)),
+        Stage("gates", partial(gates_stage, context), judged, both, ("gates", "controls")),
+        Stage("verdict", partial(verdict_stage, context), list(config.required), ("gates",)),
+        *([screen] if config.screen and context.external is not None else []),
+        Stage("geometry", partial(geometry_stage, context), followed, both),
+    ]
+
+
+def cohort_inputs(context: GatesContext) -> dict[str, Any]:
+    """Everything that placed cells and their anchors depend on.
+
+    Parameters
+    ----------
+    context
+        Gate run whose cells are loaded for this.
+
+    Returns
+    -------
+    dict
+        JSON-ready. A mapping of labels counts by where the cells come to lie, so one that changes nothing does nothing.
+    """
+    config = context.config
+    cohorts = {
+        name: {
+            "role": cohort.role,
+            "data": context.cells[name].uns["workbench"]["name"],
+            "content": context.hashes[name],
+            "stages": digest(context.places[name][0]["stage"].to_numpy()),
+            "unplaced": context.places[name][1],
+            "matched": digest(context.matches[name].genes),
+            "anchors": (cohort.anchors or config.anchors).model_dump(mode="json"),
+        }
+        for name, cohort in config.cohorts.items()
+    }
+    # A list: the first external cohort is the one that heads are screened on, and tables keep the order.
+    return {
+        "cohorts": list(cohorts.items()),
+        "genes": context.genes,
+        "ruler": context.ruler.fingerprint(),
+        "seed": config.seed,
+    }
+
+
+def operator_inputs(context: GatesContext) -> dict[str, Any]:
+    """Everything that the operators depend on: no label, ruler, anchor or other cohort is among it.
+
+    Parameters
+    ----------
+    context
+        Gate run whose internal cohort is loaded for this.
+
+    Returns
+    -------
+    dict
+        JSON-ready. Cells and settings of the capture are left out where the checkpoint alone makes the operators.
+    """
+    config, model, cells = context.config, context.model, context.cells[context.internal]
+    known = {
+        "kind": config.operator,
+        "genes": context.genes,
+        "vocabulary": digest(dict(model.vocabulary.ids)),
+        "weights": model.fingerprint(),
+    }
+    if config.operator != "attention":
+        return known
+    return {
+        **known,
+        "values": values_hash(cells),
+        "batch": digest(cells.obs["batch"].tolist()) if "batch" in cells.obs else None,
+        "groups": digest(context.groups.of_cell),
+        "capture": config.capture.model_dump(mode="json", exclude={"groups"}),
+        "seed": config.seed,
+    }
+
+
+RECIPE = Recipe("gates", GatesContext, stages, report)

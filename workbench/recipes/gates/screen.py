@@ -1,0 +1,92 @@
+"""The head screen: every head alone, and controls, from the internal to the first external cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.engine.sweep import Task, run_sweep
+from workbench.errors import EvaluationError
+from workbench.evidence.gate_spec import SPEC
+from workbench.evidence.screen import gate_columns, rank_heads, score_head
+from workbench.recipes.gates.maps import CONTROLS, head_names, matrix_of
+
+if TYPE_CHECKING:
+    from workbench.engine.context import Handle
+    from workbench.recipes.gates.context import GatesContext
+
+
+def screen_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Screen every head and every control, a task each.
+
+    Parameters
+    ----------
+    context
+        Gate run with its operators, an internal and an external cohort.
+    folder
+        Folder of the stage; finished tasks in it are kept.
+    results
+        Results of the stages before it, whose files are read instead.
+
+    Returns
+    -------
+    dict
+        ``cohort`` that heads are judged on, ``n_heads``.
+    """
+    names = [*head_names(context.operators.shape), *CONTROLS]
+    tasks = [Task(name, (context.handle, name)) for name in names]
+    rows = run_sweep(folder / "sweep", {"spec": SPEC.hash}, tasks, screen_of, **context.backend.options())
+    heads, controls = screen_tables(rows)
+    context.write({"screen": heads, "screen_controls": controls})
+    return {"cohort": context.external, "n_heads": len(heads)}
+
+
+def screen_of(handle: Handle, operator: str) -> pd.DataFrame:
+    """One feature map through the screen; null draws as a list in ``null``.
+
+    Parameters
+    ----------
+    handle
+        Opens the gate run in this process.
+    operator
+        Name of the feature map, as `matrix_of` knows it.
+    """
+    context: GatesContext = handle.open()
+    assert context.external is not None
+    config, fitted, judged = context.config, context.cohorts[context.internal], context.cohorts[context.external]
+    matrix, ruler, adaptor = matrix_of(context, operator), context.ruler, context.adaptor
+    try:
+        row, null = score_head(matrix, fitted, judged, ruler, adaptor, refits=config.head_refits, seed=config.seed)
+        row |= gate_columns(matrix, judged, ruler, adaptor, seed=config.seed)
+        status = "ok"
+    except EvaluationError as error:
+        row, null, status = {"residualised": np.nan}, np.zeros(0), f"not applicable: {error}"
+    return pd.DataFrame([{"operator": operator, **row, "status": status, "spec": SPEC.hash, "null": null.tolist()}])
+
+
+def screen_tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Heads ranked, and the controls beside them.
+
+    Parameters
+    ----------
+    rows
+        Rows of `screen_of`, of all heads and controls.
+
+    Returns
+    -------
+    heads, controls
+        Heads from the best on, with ``rank``, ``layer`` and ``head``; controls with ``operator``.
+    """
+    is_control = rows["operator"].isin(CONTROLS)
+    heads = rows[~is_control].drop(columns="null")
+    place = heads["operator"].str.extract(r"L(\d+)H(\d+)").astype(int)
+    heads = heads.assign(layer=place[0], head=place[1]).drop(columns="operator")
+    of_heads = np.concatenate([np.asarray(draws, dtype=float) for draws in rows.loc[~is_control, "null"]])
+    table = rank_heads(heads, of_heads)
+    first = ["rank", "layer", "head", "residualised", "low", "high", "null_mean", "null_high", "n_null", "p", "q"]
+    table = table[first + [column for column in table if column not in first]]
+    return table, rows[is_control].drop(columns="null").reset_index(drop=True)

@@ -1,0 +1,20 @@
+"""What ``workbench pretrain`` is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from workbench.settings import DataConfig, PretrainSettings, Strict
+
+
+class PretrainConfig(Strict):
+    """``workbench pretrain``: the cells, how to train on them, and a note for the model card."""
+
+    out: Path = Field(description="Folder of the checkpoint; --out names another.")
+    note: str = Field(default="", description="A sentence for the model card; none by default.")
+    data: DataConfig = Field(default=DataConfig(), description="The cells to train on, some of them held out.")
+    settings: PretrainSettings = Field(
+        default=PretrainSettings(), description="Shape of the model, and how it is trained."
+    )

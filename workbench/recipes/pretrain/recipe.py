@@ -1,0 +1,47 @@
+"""``workbench pretrain`` as a recipe; its output folder is the checkpoint's."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from workbench.cells.datasets import values_hash
+from workbench.engine.recipe import Recipe
+from workbench.engine.stages import Stage
+from workbench.models.scgpt.pretraining import model_config
+from workbench.recipes.pretrain import card, train
+from workbench.recipes.pretrain.context import PretrainContext
+from workbench.recipes.pretrain.evaluation import evaluation_stage
+from workbench.recipes.pretrain.sections import report
+
+
+def stages(context: PretrainContext) -> list[Stage]:
+    """Stages of a training.
+
+    Parameters
+    ----------
+    context
+        Configuration and cells.
+
+    Returns
+    -------
+    list of Stage
+        ``train``, ``evaluation`` and ``card``: another note for the card trains nothing again.
+
+    Raises
+    ------
+    CellsError
+        If there are too few cells to hold any out.
+    ConfigError
+        If the shape of the model does not fit itself.
+    """
+    model_config(context.config.settings, context.data.vocabulary)
+    made_from = {"cells": values_hash(context.cells), **context.chosen("settings")}
+    about = {"note": context.config.note, "source": context.source}
+    return [
+        Stage("train", partial(train.train_stage, context), made_from, tables=("curve",), files=train.FILES),
+        Stage("evaluation", partial(evaluation_stage, context), after=("train",), tables=("evaluation",)),
+        Stage("card", partial(card.card_stage, context), about, after=("train", "evaluation"), files=card.FILES),
+    ]
+
+
+RECIPE = Recipe("pretrain", PretrainContext, stages, report, files=(*train.FILES, *card.FILES))

@@ -1,0 +1,58 @@
+"""The report of ``workbench pretrain``: how well hidden values of held-out cells are predicted, beside baselines."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from workbench.engine.section import Report, Section
+from workbench.engine.stages import Results
+from workbench.recipes.pretrain.context import PretrainContext
+
+_MODEL, _MEAN, _BEST = "expression decoder", "gene mean", "best possible (ties only)"
+
+
+def report(context: PretrainContext, results: Results) -> Report:
+    """What a training reports, from the tables that its stages have left.
+
+    Parameters
+    ----------
+    context
+        Configuration, cells and checkpoint, and the tables of its run.
+    results
+        Results of the stages, by name.
+    """
+    settings, evaluation = context.config.settings, context.read("evaluation")
+    section = Section(
+        tables={"evaluation": evaluation, "curve": context.read("curve")},
+        answers=[_answer(ratio, rows.set_index("predictor")) for ratio, rows in evaluation.groupby("mask_ratio")],
+        cautions=[
+            "It is trained on few cells: a stand-in with scGPT's format and arithmetic, which says nothing of the released "
+            "models.",
+            "Held-out cells come from the same data as the others; of other donors or tissues nothing is known.",
+        ],
+        facts={
+            "Objective": f"squared error of masked bins, mask ratios {', '.join(map(str, settings.mask_ratios))}, "
+            f"{settings.steps} steps of {settings.batch_size} cells",
+            "Controls": "gene mean, linear regression, nearest training cells; all see the same visible genes",
+        },
+    )
+    return Report(
+        title=f"A checkpoint trained on {context.cells.uns['workbench']['name']}",
+        question="How well does the model predict expression values that are hidden from it in cells that it was not trained "
+        "on, and is that better than predictors without a transformer?",
+        data=context.source,
+        sections=[section],
+        n=f"{results['train']['n_train']} cells trained on, {results['train']['n_held_out']} held out, "
+        f"{results['train']['n_genes']} genes",
+    )
+
+
+def _answer(ratio: float, rows: pd.DataFrame) -> str:
+    ours, others = rows.loc[_MODEL], rows.drop([name for name in rows.index if "decoder" in name or name == _BEST])
+    simple = others["mse"].idxmin()
+    return (
+        f"With {ratio:.0%} of the values hidden, the expression decoder errs by {ours['mse']:.1f} bins squared (95 % over cells "
+        f"{ours['low']:.1f} to {ours['high']:.1f}, n = {int(ours['n_cells'])}), {ours['gain']:+.1%} less than the gene mean "
+        f"({rows.loc[_MEAN, 'mse']:.1f}); the best of the simple predictors, {simple}, errs by {others['mse'].min():.1f}, and "
+        f"{rows.loc[_BEST, 'mse']:.1f} is the least that ties between bins allow."
+    )

@@ -1,0 +1,118 @@
+"""What ``workbench run``, ``extract`` and ``factors`` are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, PositiveInt
+
+from workbench.settings import (
+    CellHeadsConfig,
+    EvaluationConfig,
+    NameOrPath,
+    OperatorConfig,
+    ReadoutConfig,
+    Strict,
+    named,
+)
+
+
+class SensitivityConfig(Strict):
+    """How much the holdouts depend on the adaptor's own settings."""
+
+    ks: tuple[PositiveInt, ...] = Field(default=tuple(range(1, 16)), description="Values of adaptor.k that are tried.")
+    alphas: tuple[float, ...] = Field(
+        default=(0.01, 0.03, 0.1, 0.3, 1.0), description="Values of adaptor.alpha, each with every one of betas."
+    )
+    betas: tuple[float, ...] = Field(
+        default=(0.1592, 0.3183, 0.6366), description="Values of adaptor.beta, each with every one of alphas."
+    )
+
+
+class RunGatesConfig(Strict):
+    """The gates on the anchors of a run."""
+
+    refits: PositiveInt = Field(
+        default=20,
+        description="Draws of the null beside the holdouts: stages relabelled, and the adaptor fitted again.",
+    )
+
+
+class CompactionConfig(Strict):
+    """Smaller and smaller feature maps, each judged against the configured one on cells of left-out folds."""
+
+    splits: PositiveInt = Field(
+        default=20,
+        description="Most pairs of folds that are left out, one pair after the other; fewer where there are fewer.",
+    )
+    head: str | None = Field(
+        default=None,
+        description="The head that is made smaller, such as L2H5; by default the best on the anchors of each training side.",
+    )
+    ranks: tuple[PositiveInt, ...] = Field(default=(64, 32, 16, 8), description="Ranks of the truncated SVD.")
+    n_factors: PositiveInt = Field(default=16, description="Factors of the hard sparse form and of its alternatives.")
+    n_read: PositiveInt = Field(default=60, description="Genes that a sparse factor reads.")
+    n_write: PositiveInt = Field(default=60, description="Genes that a sparse factor writes.")
+    alternatives: bool = Field(
+        default=True, description="Judge non-negative and sparse-PCA factors of the same rank, too."
+    )
+
+
+class FactorsConfig(Strict):
+    """Factors of one head's operator: what they read and write, whether they last, what breaks without them."""
+
+    head: str | None = Field(
+        default=None, description="The head that is taken apart, such as L2H5; by default the best on all anchors."
+    )
+    n: PositiveInt = Field(default=16, description="Number of factors.")
+    top: PositiveInt = Field(default=4, description="Number of leading factors whose subsets are tried.")
+    n_genes: PositiveInt = Field(
+        default=60, description="Genes that stand for a factor on each side, reading and writing."
+    )
+    splits: PositiveInt = Field(
+        default=20,
+        description="Most pairs of folds that are left out, one pair after the other; fewer where there are fewer.",
+    )
+    null_draws: PositiveInt = Field(default=20, description="Random factors of the same norm for each factor.")
+    bootstraps: PositiveInt = Field(
+        default=50,
+        description="Draws for the stability of factors, of the groups of capture.groups: whole donors where there are donors. "
+        "Few groups make a coarse bootstrap. Only operators averaged over cells need it.",
+    )
+    gene_sets: NameOrPath = Field(
+        default="hematopoiesis", description="A collection of gene sets that ships, or the path of a GMT file."
+    )
+    permutations: PositiveInt = Field(default=1000, description="Permutations of the pre-ranked enrichment.")
+    program_draws: PositiveInt = Field(
+        default=10, description="Factors with shuffled loadings, the null of the programs."
+    )
+
+
+class RunConfig(OperatorConfig):
+    """``workbench run``: from cells to an exported algorithm, its factors and a report; absent sections are skipped."""
+
+    name: str = named("run")
+    readout: ReadoutConfig = Field(default=ReadoutConfig(), description="The readouts of cells from the latent.")
+    evaluation: EvaluationConfig = Field(
+        default=EvaluationConfig(), description="Folds, holdouts, and draws of the null distributions."
+    )
+    gates: RunGatesConfig | None = Field(
+        default=None, description="Put the anchors of this run through the gates, as one internal cohort."
+    )
+    cell_heads: CellHeadsConfig | None = Field(
+        default=None,
+        description="Train heads of the adaptor on cells, and judge them beside the one that is fitted to anchors.",
+    )
+    sensitivity: SensitivityConfig | None = Field(
+        default=None, description="Repeat the holdouts over the adaptor's own settings."
+    )
+    compaction: CompactionConfig | None = Field(
+        default=None, description="Judge smaller and smaller feature maps; done by run and factors, not by extract."
+    )
+    factors: FactorsConfig | None = Field(
+        default=None, description="Take one head's operator apart; done by run and factors, not by extract."
+    )
+    expected: Path | None = Field(
+        default=None,
+        description="File of published figures that the report prints beside what was found; none by default.",
+    )

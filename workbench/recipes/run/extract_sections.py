@@ -1,0 +1,149 @@
+"""What the report says of heads, holdouts, readouts, controls and the latent that is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from workbench.engine.section import Section
+from workbench.engine.stages import Results
+from workbench.figures.requests import Request
+from workbench.figures.style import assign_colors
+from workbench.operators.controls import IDENTITY
+from workbench.recipes.run.context import CONTROL_NAMES, RunContext
+from workbench.recipes.run.export import TABLES as EXPORTED
+from workbench.recipes.run.heads import SENSITIVITY
+from workbench.recipes.run.heads import TABLES as HEADS
+from workbench.recipes.run.readouts import TABLES as READOUTS
+
+_ALPHA = 0.05
+Tables = Mapping[str, pd.DataFrame]
+
+
+def extract_section(context: RunContext, results: Results) -> Section:
+    """Heads, holdouts, readouts, controls, sensitivity, and the latent that is exported.
+
+    Parameters
+    ----------
+    context
+        Run whose tables are read.
+    results
+        Results of its stages by name, of which heads, readouts and algorithm have ended.
+    """
+    more = [SENSITIVITY] if SENSITIVITY in results else []
+    tables = {name: context.read(name) for name in (*EXPORTED, *HEADS, *READOUTS, *more)}
+    undefined = tables["readouts"].query("status != 'ok'").drop_duplicates("endpoint")[["endpoint", "status"]]
+    skipped = [{"what": f"Readout '{name}'", "why": why} for name, why in undefined.itertuples(index=False)]
+    there, ruler = set(tables["latent"]["branch"]), context.ruler
+    colors = assign_colors((name for name in ruler.branches if name in there), ruler.colors)
+    own = {"own": context.config.adaptor.name}
+    options: dict[str, dict[str, Any]] = {"heads": own, "holdouts": own, "readouts": {"own": context.ours}}
+    options |= {name: {"colors": colors} for name in ("latent", "latent_3d")}
+    captions = _captions(context, results, int(tables["heads"]["n_anchors"].iloc[0]))
+    figures = [
+        Request(name, f"{caption} {context.setting}", options=options.get(name, {}))
+        for name, caption in captions.items()
+    ]
+    facts = {"Controls": f"{'; '.join(CONTROL_NAMES)}. Same adaptor, folds and readouts."}
+    return Section(figures, tables, _answers(context, tables), skipped, facts=facts)
+
+
+def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str, str]:
+    """Captions of the figures, in their order."""
+    evaluation = context.config.evaluation
+    again = "stages relabelled at random and the adaptor fitted again, its upper bound the 97.5 % quantile"
+    null = f"null: {evaluation.permutations} permutations of the labels, its upper bound the 97.5 % quantile"
+    picture = "of the exported latent, fitted on all of these cells: a picture, no evidence."
+    captions = {
+        "latent": f"UMAP {picture}",
+        "latent_3d": f"Principal axes {picture}",
+        "heads": f"Each head alone through the adaptor: rank correlation of latent angles with ruler distances on held-out anchors "
+        f"({n_anchors} anchors, mean over {evaluation.holdouts} random holdouts; null: {again}, "
+        f"{evaluation.head_refits} draws per head pooled over the heads).",
+        "holdouts": f"The configured feature map beside controls without the model; bars: sd over splits; null: {again}, "
+        f"{evaluation.refits} draws.",
+        "distances": "Ruler distance of two stages against the latent angle (radians) of their anchors, fitted on these anchors: "
+        "how far the fit went, not how far it holds.",
+        "readouts": f"Readouts of cells that neither operator, adaptor nor readout was fitted on ({evaluation.folds} folds of whole "
+        f"groups, {results['panel']['n_groups']} groups: {results['panel']['groups']}; bars: sd over folds; {null} inside folds).",
+        "added": "Ours less each other representation on the same folds; 95 % intervals corrected for shared training cells.",
+    }
+    if SENSITIVITY in results:
+        captions["sensitivity"] = "Holdouts of the configured feature map under other settings of the adaptor."
+    if context.config.adaptor.k < 3:
+        del captions["latent_3d"]
+    return captions
+
+
+def _answers(context: RunContext, tables: Tables) -> list[str]:
+    answers = [_verdict(context, tables)]
+    answers.append(f"On held-out anchors, rank correlation with the ruler: {'; '.join(_held_out(context, tables))}.")
+    answers.append(_readouts_said(tables["added"]))
+    best = tables["heads"].sort_values("spearman", ascending=False).iloc[0]
+    answers.append(
+        f"Strongest head alone: layer {int(best['layer'])}, head {int(best['head'])} (rank correlation {best['spearman']:.2f}, sd "
+        f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by the same number, so it is biased upward."
+    )
+    return answers
+
+
+def _held_out(context: RunContext, tables: Tables) -> list[str]:
+    said, own = [], context.config.adaptor.name
+    for kind, rows in tables["holdouts"].query("status == 'ok'").groupby("holdout", sort=False):
+        ours, others = rows[rows["operator"] == own], rows[rows["operator"] != own].sort_values("spearman")
+        low, high = others.iloc[0], others.iloc[-1]
+        numbers = (
+            "".join(f"{r.spearman:.2f} (sd {r.sd:.2f}, p {r.p:.3f})" for r in ours.itertuples()) or "not applicable"
+        )
+        said.append(
+            f"{kind} holdout {numbers}, controls {low['spearman']:.2f} ({low['operator']}) to {high['spearman']:.2f} ({high['operator']})"
+        )
+    return said or ["no holdout could be made"]
+
+
+def _readouts_said(added: pd.DataFrame) -> str:
+    """On how many metrics ours is above each other representation, and on how many of them surely."""
+    if added.empty:
+        return "No readout could be judged: no fold has both classes of an endpoint on both sides."
+    sure = added["q"] <= _ALPHA
+    counted = added.assign(
+        above=added["difference"] > 0, better=sure & (added["difference"] > 0), worse=sure & (added["difference"] < 0)
+    )
+    totals = counted.groupby("control", sort=False)[["above", "better", "worse"]].sum()
+    n = len(added.drop_duplicates(["endpoint", "metric"]))
+    heads = totals[totals.index.str.endswith(" head")]
+    lines = [f"{_plain(str(name))} {row.above} ({row.better})" for name, row in totals.drop(heads.index).iterrows()]
+    if len(heads):
+        lines.append(
+            f"{len(heads)} other heads of the adaptor {heads['above'].min()} to {heads['above'].max()} ({heads['better'].max()} at most)"
+        )
+    worse = [f"{name} on {row.worse}" for name, row in totals[totals["worse"] > 0].iterrows()]
+    return (
+        f"Readouts of the operator's latent on held-out cells, metrics of {n} on which it is above (q <= {_ALPHA}): {'; '.join(lines)}. Surely "
+        f"below: {', '.join(worse) or 'none'}."
+    )
+
+
+def _plain(name: str) -> str:
+    """A representation by what the adaptor acts on."""
+    return name.removeprefix("latent (LET on ").removesuffix(")") if name.startswith("latent (") else name
+
+
+def _verdict(context: RunContext, tables: Tables) -> str:
+    """Say first whether the model's operator beat the same adaptor without the model, anywhere."""
+    kind, ours = context.config.adaptor.name, context.ours
+    held = (
+        tables["holdouts"].query("status == 'ok'").pivot_table(index="holdout", columns="operator", values="spearman")
+    )
+    read = tables["readouts"].query("status == 'ok'")
+    wide = read.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
+    wins = int((held[kind] > held[IDENTITY]).sum()) if kind in held else 0
+    wins += int((wide[ours] > wide[f"latent (LET on {IDENTITY})"]).sum()) if ours in wide else 0
+    total = len(held) * (kind in held) + len(wide)
+    if total == 0:
+        return "On these data no holdout and no endpoint metric could be judged; what was skipped says why."
+    if wins == 0:
+        return f"On these data the model's operator adds nothing: on all {total} holdouts and endpoint metrics the same adaptor on plain expression does as well or better."
+    return f"On {wins} of {total} holdouts and endpoint metrics the model's operator is above the same adaptor on plain expression."

@@ -1,0 +1,136 @@
+"""The stages that judge on held-out anchors: every head, every control, and the adaptor under other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from tqdm import tqdm
+
+from workbench.cells.splits import Split
+from workbench.evidence.holdout import group_splits, holdout_correlation, holdout_values, random_splits, with_null
+from workbench.geometry.quality import trustworthiness
+from workbench.recipes.run.config import SensitivityConfig
+from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
+from workbench.stats import benjamini_hochberg
+
+TABLES, SENSITIVITY = ("heads", "holdouts"), "sensitivity"
+_NEIGHBOURS = 5
+Splits = Callable[[np.ndarray], Sequence[Split]]
+
+
+def heads_stage(context: RunContext, _: Path, __: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge every head, the configured feature map and the controls through the adaptor, on held-out anchors.
+
+    Parameters
+    ----------
+    context
+        Run whose cells were placed and whose operators were read, the untrained ones too.
+    _, __
+        Folder of the stage and results of those before it, of which neither is needed.
+
+    Returns
+    -------
+    dict
+        ``n_anchors``, ``n_stages``.
+    """
+    anchors, settings, seed = context.anchors(), context.config.evaluation, context.config.seed
+    random = list(random_splits(len(anchors), settings.holdouts, seed))
+
+    def score(matrix: np.ndarray, splits: Splits, refits: int) -> tuple[dict[str, Any], np.ndarray]:
+        return holdout_correlation(
+            anchors.centroids @ matrix,
+            anchors.stage,
+            context.ruler.distances,
+            splits,
+            context.adaptor(),
+            refits=refits,
+            seed=seed,
+            weights=anchors.weights,
+        )
+
+    heads, nulls = [], []
+    for layer, head in tqdm(list(np.ndindex(*context.operators.shape)), unit="head", desc="heads"):
+        row, null = score(context.operators.head(layer, head), lambda stage: random, settings.head_refits)
+        heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **row})
+        nulls.append(null)
+    pooled = np.concatenate(nulls)
+    table = pd.DataFrame([with_null(row, pooled) for row in heads])
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    adaptor, holdouts = context.config.adaptor, []
+    for name in (adaptor.name, *CONTROL_NAMES):
+        own = name == adaptor.name
+        matrix = context.feature_map() if own else context.control(name)
+        for kind, splits in _holdouts(context, random):
+            if splits is None:
+                found: dict[str, Any] = {"status": "not applicable: no donors"}
+            elif own and adaptor.feature_map == "topk":
+                found = {"status": f"not applicable: {BIASED}"}
+            else:
+                found = with_null(*score(matrix, splits, settings.refits))
+            holdouts.append({"operator": name, "holdout": kind, **found})
+    context.write({"heads": table, "holdouts": pd.DataFrame(holdouts)})
+    return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}
+
+
+def sensitivity_stage(
+    context: RunContext, settings: SensitivityConfig, _: Path, __: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Repeat the holdouts, fit and neighbourhoods of the configured feature map over widths, and over both weights.
+
+    Parameters
+    ----------
+    context
+        Run whose cells were placed and whose operators were read.
+    settings
+        Values of the adaptor's parameters that are tried.
+    _, __
+        Folder of the stage and results of those before it, of which neither is needed.
+
+    Returns
+    -------
+    dict
+        ``n_settings``.
+    """
+    anchors, own = context.anchors(), context.config.adaptor
+    features, between = anchors.centroids @ context.feature_map(), context.cells.distances(anchors)
+    random = list(random_splits(len(anchors), context.config.evaluation.holdouts, context.config.seed))
+    grid: list[tuple[str, dict[str, float]]] = [("k", {"k": k}) for k in settings.ks]
+    grid += [("alpha x beta", {"alpha": a, "beta": b}) for a in settings.alphas for b in settings.betas]
+    rows = []
+    for swept, changes in tqdm(grid, unit="setting", desc="sensitivity"):
+        adaptor = context.adaptor(**changes)
+        fitted = clone(adaptor).fit(features, between, anchors.weights)
+        kept = trustworthiness(features, fitted.transform(features), min(_NEIGHBOURS, (len(anchors) - 1) // 2))
+        about = {
+            "swept": swept,
+            **{name: changes.get(name, getattr(own, name)) for name in ("k", "alpha", "beta")},
+            "stress": fitted.stress_,
+            "trustworthiness": float(kept.mean()),
+            "n_anchors": len(anchors),
+        }
+        for kind, splits in _holdouts(context, random):
+            if splits is None:
+                continue
+            values = holdout_values(
+                features, anchors.stage, context.ruler.distances, splits(anchors.stage), adaptor, anchors.weights
+            )[0]
+            spread = {"spearman": values.mean() if len(values) else np.nan, "n_splits": len(values)}
+            rows.append({**about, "holdout": kind, **spread, "sd": values.std(ddof=1) if len(values) > 1 else np.nan})
+    context.write({SENSITIVITY: pd.DataFrame(rows)})
+    return {"n_settings": len(grid)}
+
+
+def _holdouts(context: RunContext, random: list[Split]) -> list[tuple[str, Splits | None]]:
+    """Kind of holdout, and how it splits anchors by their stages; None: it cannot."""
+    donor, branches = context.anchors().column("donor"), np.array(context.ruler.branches)
+    donors = [] if donor is None else list(group_splits(donor))
+    return [
+        ("random", lambda stage: random),
+        ("branch", lambda stage: list(group_splits(branches[stage], against_rest=True))),
+        ("donor", (lambda stage: donors) if donors else None),
+    ]

@@ -1,0 +1,143 @@
+"""What the stages of a run depend on, as JSON: everything that is made is in it, and nothing else.
+
+What a setting leads to stands for the setting: the genes of the panel, the groups of the cells, where labels come to lie. So
+a mapping of labels, a ruler, a number of folds or a limit that changes none of that makes nothing anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+from workbench.files import digest
+from workbench.recipes.run.context import RunContext
+
+Inputs = dict[str, Any]
+_LABELS = ("cell_type", "donor", "tissue")
+
+
+def panel_inputs(context: RunContext) -> Inputs:
+    """What the panel's stage keeps.
+
+    Parameters
+    ----------
+    context
+        Run whose genes are matched for this.
+    """
+    tokenizer, groups = context.tokenizer, context.groups
+    matched = {"matched": tokenizer.match.to_dict(), "looks": str(tokenizer.values)}
+    return {**matched, "genes": context.panel, "groups": [groups.kind, groups.names]}
+
+
+def operators_inputs(context: RunContext) -> Inputs:
+    """What the operators and the cells' embeddings depend on: no label, ruler, fold or anchor is among it.
+
+    Parameters
+    ----------
+    context
+        Run whose cells and checkpoint are hashed for this.
+    """
+    return {**_of_weights(context), **_of_pass(context), "weights": context.model.fingerprint()}
+
+
+def untrained_inputs(context: RunContext) -> Inputs:
+    """What the operators of the untrained model depend on: of the checkpoint its shape and vocabulary only.
+
+    Parameters
+    ----------
+    context
+        Run whose cells and checkpoint are looked at for this.
+    """
+    model, known = context.model, _of_weights(context)
+    if context.config.operator == "attention":
+        known |= _of_pass(context)
+    return {**known, "seed": context.config.seed, "shape": [model.architecture, asdict(model.config)]}  # type: ignore[call-overload]
+
+
+def _of_weights(context: RunContext) -> Inputs:
+    vocabulary = digest(dict(context.model.vocabulary.ids))
+    return {"kind": context.config.operator, "genes": context.panel, "vocabulary": vocabulary}
+
+
+def _of_pass(context: RunContext) -> Inputs:
+    obs, config = context.adata.obs, context.config
+    return {
+        "values": context.values,
+        "batch": digest(obs["batch"].tolist()) if "batch" in obs else None,
+        "groups": digest(context.groups.of_cell) if config.operator == "attention" else None,
+        "capture": config.capture.model_dump(mode="json", exclude={"groups"}),
+        "seed": config.seed,
+    }
+
+
+def cells_inputs(context: RunContext) -> Inputs:
+    """What the placed cells depend on.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are placed for this.
+    """
+    obs, unplaced = context.places
+    known = {"name": context.adata.uns["workbench"]["name"], "values": context.values, "genes": context.panel}
+    return {**known, "obs": digest(obs.to_dict("list")), "unplaced": unplaced}
+
+
+def anchor_inputs(context: RunContext) -> Inputs:
+    """What adaptors depend on that are fitted to the anchors of all cells, the feature map apart.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are placed for this.
+    """
+    obs, config = context.places[0], context.config
+    return {
+        "values": context.values,
+        "genes": context.panel,
+        "labels": digest({name: obs[name].tolist() for name in _LABELS if name in obs}),
+        "stage": digest(obs["stage"].to_numpy()),
+        "ruler": context.ruler.fingerprint(),
+        "anchors": config.anchors.model_dump(mode="json"),
+        "adaptor": config.adaptor.parameters(),
+        "seed": config.seed,
+    }
+
+
+def map_inputs(context: RunContext) -> Inputs:
+    """Which feature map is configured; heads of `topk` are screened by random holdouts.
+
+    Parameters
+    ----------
+    context
+        Run whose settings are looked at.
+    """
+    config = context.config
+    used = {"drift": ("blocks",), "single": ("layer", "head"), "topk": ("top",)}[config.adaptor.feature_map]
+    screened = {"holdouts": config.evaluation.holdouts} if config.adaptor.feature_map == "topk" else {}
+    return {**config.adaptor.model_dump(mode="json", include={"feature_map", *used}), **screened}
+
+
+def fold_inputs(context: RunContext) -> str:
+    """Hash of the fold of each cell.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are placed for this.
+    """
+    return digest(context.places[0]["fold"].to_numpy())
+
+
+def explorer_inputs(context: RunContext) -> Inputs:
+    """What the explorer depends on beside the tables and operators that it shows.
+
+    Parameters
+    ----------
+    context
+        Run whose ruler gives the colours of branches.
+    """
+    files = sorted(resources.files("workbench.explorer").iterdir(), key=lambda file: file.name)
+    page = {file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith((".js", ".html"))}
+    return {"page": digest(page), "colors": list(context.ruler.colors.items()), "seed": context.config.seed}

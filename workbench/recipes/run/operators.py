@@ -1,0 +1,108 @@
+"""The stages that no label has a part in: the panel, the operators of every head, and those of an untrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.capture.ragged import MemorySink
+from workbench.capture.sinks import HookFilter
+from workbench.files import write_arrays, write_json, write_text
+from workbench.models import CellModel
+from workbench.operators.capturing import clear_state, read_operators
+
+if TYPE_CHECKING:
+    from workbench.recipes.run.context import RunContext
+
+PANEL, GROUPS, EMBEDDING = "panel.txt", "groups.json", "embedding.safetensors"
+_CELL = "hook_cell"
+
+
+def panel_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep which genes the operators are between, and by which groups of cells their sums are kept.
+
+    Parameters
+    ----------
+    context
+        Run whose genes are matched.
+    folder
+        Folder of the stage, with a gene per line in ``panel.txt`` and the names of the groups in ``groups.json``.
+    _
+        Results of other stages, of which none is needed.
+
+    Returns
+    -------
+    dict
+        ``genes`` and ``values``, what was matched and what the values look like; ``n_panel``, ``n_groups``, ``groups``.
+    """
+    tokenizer, groups = context.tokenizer, context.groups
+    write_text(folder / PANEL, "\n".join(context.panel) + "\n")
+    write_json(folder / GROUPS, {"kind": groups.kind, "names": list(groups.names)})
+    return {
+        "genes": tokenizer.match.to_dict(),
+        "values": str(tokenizer.values),
+        "n_panel": len(context.panel),
+        "n_groups": len(groups),
+        "groups": groups.kind,
+    }
+
+
+def operators_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the operators of every head and the cells' embeddings, in one pass over the cells.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are read.
+    folder
+        Folder of the stage; an interrupted capture in it goes on.
+    _
+        Results of other stages, of which none is needed.
+
+    Returns
+    -------
+    dict
+        As `read_operators` gives it.
+    """
+    memory = MemorySink()
+    found = _read(context, folder, context.model, HookFilter(_CELL, memory))
+    write_arrays(folder / EMBEDDING, {"cell": memory.result().values[_CELL]})
+    clear_state(folder)
+    return found
+
+
+def untrained_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the operators of a model of the same shape that was never trained: a control.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are read.
+    folder
+        Folder of the stage; an interrupted capture in it goes on.
+    _
+        Results of other stages, of which none is needed.
+
+    Returns
+    -------
+    dict
+        As `read_operators` gives it.
+    """
+    found = _read(context, folder, context.model.untrained(context.config.seed))
+    clear_state(folder)
+    return found
+
+
+def _read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter) -> dict[str, Any]:
+    names = context.adata.obs_names.astype(str)
+    return read_operators(
+        folder,
+        model,
+        context.tokenizer,
+        context.panel,
+        context.config.operator,
+        groups=dict(zip(names, context.groups.of_cell.tolist(), strict=True)),
+        more=more,
+        batch_size=context.config.capture.batch_size,
+    )

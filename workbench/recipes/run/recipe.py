@@ -1,0 +1,146 @@
+"""``workbench run``, ``extract`` and ``factors`` as data: the stages, and what each of them depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import scipy.sparse as sp
+
+from workbench.cells.anchors import make_anchors
+from workbench.engine.recipe import Recipe
+from workbench.engine.stages import Result, Stage
+from workbench.errors import EvaluationError
+from workbench.evidence.expected import read_expected
+from workbench.evidence.holdout import FEWEST_ANCHORS
+from workbench.explorer.data import SHIPPED
+from workbench.factors.gene_sets import GeneSets, load_gene_sets, on_panel
+from workbench.files import digest
+from workbench.operators.operator import FeatureMapSpec, check_spec
+from workbench.recipes.run import inputs
+from workbench.recipes.run.cells import cells_stage
+from workbench.recipes.run.compaction import compaction_stage
+from workbench.recipes.run.config import CompactionConfig, FactorsConfig
+from workbench.recipes.run.context import RunContext
+from workbench.recipes.run.drift import drift_stage
+from workbench.recipes.run.explorer import explorer_stage
+from workbench.recipes.run.export import FILES, algorithm_stage, card_inputs
+from workbench.recipes.run.factors import factors_stage
+from workbench.recipes.run.gates import gates_stage
+from workbench.recipes.run.heads import heads_stage, sensitivity_stage
+from workbench.recipes.run.operators import operators_stage, panel_stage, untrained_stage
+from workbench.recipes.run.readouts import readouts_stage
+from workbench.recipes.run.sections import TABLES, report
+from workbench.recipes.run.splits import named_head
+
+EXTRACT, FACTORS = "extract", "factors"
+
+
+def stages(context: RunContext) -> list[Stage]:
+    """The stages of a run; what can be refused is refused here.
+
+    Parameters
+    ----------
+    context
+        Run that nothing has been done of.
+
+    Raises
+    ------
+    EvaluationError
+        If the cells have no labels, fewer groups than folds or too few anchors, a head that is named does not exist, or the
+        factors cannot be made on this panel.
+    GeneMatchError
+        If too few genes are in the vocabulary, or none is left for the panel.
+    ConfigError
+        If the gene sets or the published figures cannot be read.
+    ShapeError
+        If the model has no such head or layer.
+    """
+    config = context.config
+    sets = load_gene_sets(config.factors.gene_sets if config.factors else SHIPPED)
+    _check(context, sets)
+    collection, fold = digest(sets.name, sets.sets, sets.sources), inputs.fold_inputs(context)
+    evaluation, hidden = config.evaluation, config.readout.hidden
+    placed = inputs.anchor_inputs(context)
+    mapped = {**placed, "map": inputs.map_inputs(context)}
+    judged = {name: getattr(evaluation, name) for name in ("holdouts", "refits", "head_refits")}
+    heads = config.cell_heads and config.cell_heads.model_dump(mode="json")
+    read = {"fold": fold, "hidden": hidden, "permutations": evaluation.permutations, "cell_heads": heads}
+    both, gated = ("operators", "untrained"), ("gates",) if config.gates else ()
+
+    def stage(
+        name: str, work: Callable[..., Result], given: Any, after: tuple[str, ...] = (), part: str = EXTRACT
+    ) -> Stage:
+        files = FILES if name == "algorithm" else ()
+        return Stage(name, work, given, after, TABLES.get(name, ()), files, part)
+
+    found = [
+        stage("panel", partial(panel_stage, context), inputs.panel_inputs(context), part=""),
+        stage("cells", partial(cells_stage, context), inputs.cells_inputs(context), part=""),
+        stage("operators", partial(operators_stage, context), inputs.operators_inputs(context), part=""),
+        stage("untrained", partial(untrained_stage, context), inputs.untrained_inputs(context)),
+        stage("drift", partial(drift_stage, context), config.adaptor.blocks, ("operators",)),
+        stage("heads", partial(heads_stage, context), {**mapped, **judged}, both),
+        stage("readouts", partial(readouts_stage, context), {**mapped, **read}, both),
+    ]
+    if config.gates is not None:
+        given = {**mapped, "refits": config.gates.refits, "cohort": context.adata.uns["workbench"]["name"]}
+        found.append(stage("gates", partial(gates_stage, context, config.gates), given, both))
+    if config.sensitivity is not None:
+        given = {**mapped, "holdouts": evaluation.holdouts, **config.sensitivity.model_dump(mode="json")}
+        found.append(
+            stage("sensitivity", partial(sensitivity_stage, context, config.sensitivity), given, ("operators",))
+        )
+    given = {**mapped, "hidden": hidden, "card": card_inputs(context)}
+    below = ("operators", "heads", "readouts", *gated)
+    found.append(stage("algorithm", partial(algorithm_stage, context), given, below))
+    given = {**inputs.explorer_inputs(context), "gene_sets": collection}
+    found.append(stage("explorer", partial(explorer_stage, context), given, ("operators", "heads", "algorithm")))
+    if (compaction := config.compaction) is not None:
+        given = {**mapped, "fold": fold, "hidden": hidden, **_taken_apart(context, compaction)}
+        found.append(
+            stage("compaction", partial(compaction_stage, context, compaction), given, ("operators",), FACTORS)
+        )
+    if (factors := config.factors) is not None:
+        given = {**placed, "fold": fold, **_taken_apart(context, factors), "gene_sets": collection}
+        found.append(stage("factors", partial(factors_stage, context, factors), given, ("operators",), FACTORS))
+    return found
+
+
+def _taken_apart(context: RunContext, settings: CompactionConfig | FactorsConfig) -> dict[str, Any]:
+    """Settings of a stage that takes a head apart; where none is named it is screened by random holdouts."""
+    screened = {"holdouts": context.config.evaluation.holdouts} if settings.head is None else {}
+    return {**settings.model_dump(mode="json", exclude={"gene_sets"}), **screened}
+
+
+def _check(context: RunContext, sets: GeneSets) -> None:
+    """Refuse what cannot be, before any work."""
+    config, shape = context.config, (context.model.config.n_layers, context.model.config.n_heads)
+    check_spec(config.adaptor.feature_map_spec(), shape)
+    if config.adaptor.blocks:
+        check_spec(FeatureMapSpec("drift", blocks=config.adaptor.blocks), shape)
+    for section in (config.compaction, config.factors):
+        if section is not None and section.head is not None:
+            named_head(section.head, shape)
+    if config.factors is not None:
+        on_panel(sets, context.panel)
+        if config.factors.n > len(context.panel):
+            raise EvaluationError(
+                f"{config.factors.n} factors cannot be made on a panel of {len(context.panel)} genes; set factors.n to "
+                f"{len(context.panel)} or fewer."
+            )
+    if config.expected is not None:
+        read_expected(config.expected)
+    obs = context.places[0]
+    # How many anchors there will be does not depend on what the cells express.
+    nothing = sp.csr_matrix((len(obs), 1))
+    n_anchors = len(make_anchors(nothing, obs, **config.anchors.model_dump(), seed=config.seed))
+    if n_anchors < FEWEST_ANCHORS:
+        raise EvaluationError(
+            f"{n_anchors} anchors are too few for a holdout, which fits on three at least and compares three others "
+            f"({FEWEST_ANCHORS} are needed); raise anchors.parts, lower anchors.min_cells, or map more labels to stages."
+        )
+
+
+RECIPE = Recipe("run", RunContext, stages, report)

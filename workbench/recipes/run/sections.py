@@ -1,0 +1,154 @@
+"""The report of a run: what was done with the cells, the layers and the gates; the parts that judge have modules of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.engine.section import Report, Section
+from workbench.engine.stages import Result, Results
+from workbench.evidence.expected import expected_table
+from workbench.evidence.gate_spec import SPEC
+from workbench.figures.requests import Request
+from workbench.recipes.run import cells, compaction, drift, export, factors, gates, heads, readouts
+from workbench.recipes.run.context import RunContext
+from workbench.recipes.run.explorer import FRAGMENT
+from workbench.recipes.run.extract_sections import extract_section
+from workbench.recipes.run.factor_sections import compaction_section, factors_section
+
+# Tables of each stage; a stage that is not named here leaves none, or says in its result which.
+TABLES = {
+    "cells": cells.TABLES,
+    "heads": heads.TABLES,
+    "readouts": readouts.TABLES,
+    "gates": gates.TABLES,
+    "sensitivity": (heads.SENSITIVITY,),
+    "algorithm": export.TABLES,
+    "compaction": compaction.TABLES,
+    "factors": factors.TABLES,
+}
+
+
+def report(context: RunContext, results: Results) -> Report:
+    """What a run reports.
+
+    Parameters
+    ----------
+    context
+        Run whose tables are read.
+    results
+        Results of its stages by name; of stages that are not among them nothing is said.
+    """
+    config, panel, placed = context.config, results["panel"], results["cells"]
+    sections = [_cells_section(context, placed)]
+    # Tables of one configuration only: what was interrupted under another may have left some of these.
+    if {"heads", "readouts", "algorithm"} <= set(results):
+        sections.append(extract_section(context, results))
+    if "drift" in results:
+        sections.append(_drift_section(context, results["drift"]))
+    sections.append(_gates_section(context, "gates" in results))
+    if "compaction" in results:
+        sections.append(compaction_section(context, results["compaction"]))
+    if "factors" in results:
+        sections.append(factors_section(context, results["factors"]))
+    if config.expected is not None:
+        made = {one for name in results for one in (*TABLES.get(name, ()), *results[name].get("tables", ()))}
+        table, said = expected_table(config.expected, context.out, made)
+        sections.append(Section(tables={"expected": table}, answers=[said]))
+    fragment = context.folder("explorer") / FRAGMENT
+    return Report(
+        title=f"{config.name}: a small algorithm out of scGPT",
+        question=f"Do {config.operator} operators of the model's attention heads, through a linear adaptor, carry the "
+        f"{context.ruler.name} ruler, and do they add anything to the same adaptor on plain expression?",
+        data=f"{context.adata.uns['workbench']['source']}. {panel['genes']['matched']} of {panel['genes']['columns']} genes in the "
+        f"vocabulary, panel of {panel['n_panel']}; {panel['values'].split(' (')[0]}; {placed['n_placed']} cells placed on the ruler; "
+        f"{results['operators']['n_tokens']:,} tokens read.",
+        sections=sections,
+        algorithm=_algorithm(context, panel["n_panel"], results["algorithm"]) if "algorithm" in results else "",
+        explorer=fragment.read_text(encoding="utf-8") if "explorer" in results else "",
+        left_out=("latent",),
+    )
+
+
+def _algorithm(context: RunContext, n_genes: int, found: Result) -> str:
+    return (
+        f"algorithm/ ({found['bytes'] / 1024:.0f} KiB): one {n_genes} x {context.config.adaptor.k} matrix, an offset and "
+        f"{len(found['readouts'])} readouts ({found['n_parameters']} parameters); the feature map alone is "
+        f"{found['bytes_feature_map'] / 2**20:.1f} MiB, folded with the adaptor {found['bytes_folded'] / 1024:.0f} KiB."
+    )
+
+
+def _cells_section(context: RunContext, result: Result) -> Section:
+    """What was left out of the cells, and what holds for whatever is made of them."""
+    obs, skipped = context.adata.obs, []
+    if "donor" not in obs:
+        why = "the data name no donors; folds are groups of cells, with every label in each, which is an easier test"
+        skipped.append({"what": "Donor holdout", "why": why})
+    if "tissue" not in obs:
+        skipped.append({"what": "Tissue as a grouping of anchors", "why": "the data name no tissue"})
+    for label, hint in result["unplaced_labels"].items():
+        what, why = f"Cells labelled '{label}'", f"the ruler does not know the label ({hint})"
+        skipped.append(
+            {"what": what, "why": why} if label else {"what": "Cells without a label", "why": "they have no stage"}
+        )
+    return Section(skipped=skipped, cautions=_cautions(context))
+
+
+def _cautions(context: RunContext) -> list[str]:
+    parts = context.config.anchors.parts
+    cautions = [
+        "The p of the holdouts asks whether the latent follows this ruler rather than a relabelled one: recognising cell "
+        "types, donors or parts of one group counts for nothing in it.",
+        "Whole donors are held out, but all donors come from one study."
+        if "donor" in context.adata.obs
+        else "The folds share donors, tissue and technology: nothing here speaks of other donors.",
+        "The labels come with the dataset; where they were made from the same expression values, any method that sees "
+        "these values is favoured alike.",
+        "The operator was averaged over training folds only, but the checkpoint may have seen these cells in its own "
+        "training (see its model card).",
+        "Spreads are over folds or splits that overlap in their training cells, so they understate the uncertainty.",
+    ]
+    if parts > 1:
+        cautions.append(
+            f"Each group of cells was split at random into up to {parts} anchors: parts of a group are no replicates, and a "
+            "random holdout of anchors leaves parts of the same group in training."
+        )
+    return cautions
+
+
+def _drift_section(context: RunContext, result: Result) -> Section:
+    if "skipped" in result:
+        return Section(skipped=[{"what": "Change of the operators along the layers", "why": result["skipped"]}])
+    config = context.config
+    blocks = "the configured blocks of layers" if config.adaptor.blocks else "thirds of the model"
+    caption = (
+        f"Mean {config.operator} operators of the layers, what all query genes share taken off; blocks: {blocks}. No null was drawn: "
+        f"the figure describes, it does not test. {context.setting}"
+    )
+    return Section([Request("drift", caption)], {name: context.read(name) for name in drift.TABLES})
+
+
+def _gates_section(context: RunContext, judged: bool) -> Section:
+    if not judged:
+        why = (
+            "the configuration has no section 'gates'"
+            if context.config.gates is None
+            else "this part does not judge them"
+        )
+        return Section(facts={"Gates": f"not judged: {why}"})
+    tables: dict[str, Any] = {name: context.read(name) for name in gates.TABLES}
+    own, controls = tables.values()
+    beside = [f"{name} {(rows['status'] == 'pass').sum()}" for name, rows in controls.groupby("operator", sort=False)]
+    said = ", ".join(f"{row.gate} ({row.value:.3g})" for row in own.itertuples() if row.status == "fail")
+    passed = int((own["status"] == "pass").sum())
+    counted = f"{passed} of {len(own)} pass{f'; failing: {said}' if said else ''} (spec {SPEC.hash})"
+    skipped = [
+        {"what": f"Gate '{row.gate}'", "why": str(row.note)}
+        for row in own.itertuples()
+        if row.status == "not applicable"
+    ]
+    caption = (
+        f"The seven gates, fixed before any run (spec {SPEC.hash}), on the anchors of this run as one internal cohort; a gate that "
+        f"cannot be computed is no pass. {context.setting}"
+    )
+    answer = f"Gates on these anchors: {counted}; passed by the controls: {', '.join(beside)}."
+    return Section([Request("gates", caption)], tables, [answer], skipped, facts={"Gates": counted})
