@@ -28,10 +28,11 @@ import torch
 import workbench
 from workbench import Ablation, ablate, ablated
 from workbench.ablation import build_reference, needed_hooks
+from workbench.engine.recipe import execute
 from workbench.engine.sweep import Backend
 from workbench.figures import attribution_scatter, effect_map, head_intervals, interaction_matrix
 from workbench.recipes.ablate.config import AblationConfig
-from workbench.recipes.ablate.run import run_ablation
+from workbench.recipes.ablate.recipe import RECIPE
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
@@ -40,7 +41,7 @@ checkpoint, data, mapping = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", 
 n_cells, null_draws, max_tokens = 64, 3, 128
 model, cells = workbench.load_model(checkpoint), workbench.load(data, mapping)
 scratch = tempfile.TemporaryDirectory()
-out, quiet = Path(scratch.name) / "ablation", Backend(progress=False)
+out, quiet = Path(scratch.name), Backend(progress=False)
 
 
 def show(table, *columns):
@@ -114,9 +115,10 @@ print("the same table:", again.equals(effects), "from", len(list((out / "sweep")
 
 # %% [markdown]
 # ## Pairs, and attribution beside exact
-# `run_ablation` does all of it from a configuration, as `workbench ablate` does from the shell. It goes on in the folder of above: the
-# sweep is there already. It adds pairs of the heads that matter most (effect of both together minus the sum of both; random pairs as
-# the null) and a gradient estimate of every effect.
+# `execute` does all of it from a configuration, as `workbench ablate` does from the shell: a sweep in the folder of the run, its table of
+# effects, and what is asked for beside, each as a stage that is kept while nothing that it depends on changes. Here that is pairs of the
+# heads that matter most (effect of both together minus the sum of both; random pairs as the null) and a gradient estimate of every
+# effect.
 
 # %%
 by = "masked expression error"
@@ -126,13 +128,14 @@ config = AblationConfig(
     study={"metrics": metrics, "cells": n_cells, "max_tokens": max_tokens, "bootstrap": 500},
     sweep={"null_draws": null_draws, "pairs_of_top": 3, "pairs_by": by},
 )
-found = run_ablation(config, out, quiet)
-pairs = found.tables["interactions"].query("metric == @by")
+run = execute(RECIPE, config, out / "run", quiet).context
+interactions = run.read("interactions")
+pairs = interactions.query("metric == @by")
 print(f"Pairs by {by}: {(~pairs['random'].astype(bool)).sum()} of the top heads, {pairs['random'].sum()} at random")
 show(pairs, "first", "second", "effect_both", "interaction", "low", "high", "n_cells", "random", "p")
 
 # %%
-interaction_matrix(found.tables["interactions"], by)
+interaction_matrix(interactions, by)
 
 # %% [markdown]
 # Below zero: one head does what the other does too, and together they do less than the sum. Above zero: each covers for the other, so that
@@ -143,10 +146,10 @@ interaction_matrix(found.tables["interactions"], by)
 # other. Where that is near zero there is no ranking to find, and no estimate can be right.
 
 # %%
-show(found.tables["agreement"], "metric", "method", "spearman", "split_half", "n_heads", "n_cells", "agrees")
+show(run.read("agreement"), "metric", "method", "spearman", "split_half", "n_heads", "n_cells", "agrees")
 
 # %%
-attribution_scatter(found.tables["attribution"])
+attribution_scatter(run.read("attribution"))
 
 # %% [markdown]
 # A trained model lies near a minimum of its loss, where first-order effects cancel over cells; that is why the second-order term is

@@ -28,7 +28,7 @@ import pandas as pd
 import workbench
 from workbench.capture import HookFilter, capture
 from workbench.capture.pairs import PATTERNS
-from workbench.cells.splits import make_folds
+from workbench.cells.groups import make_folds, make_groups
 from workbench.evidence.holdout import head_scores, holdout_correlation, random_splits, with_null
 from workbench.factors.compaction import judge, summarise, variants
 from workbench.figures import compaction_pareto, head_map, holdouts
@@ -67,8 +67,10 @@ panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 expression = panel_expression(cells, panel)
 obs = cells.obs.copy()
 obs["stage"], _ = ruler.place(obs["cell_type"])
-folds, kind = make_folds(obs, n_folds, seed)
-print(f"{len(cells)} cells, {len(panel)} genes, {n_folds} {kind} folds")
+donors = obs["donor"].to_numpy() if "donor" in obs else None
+units = make_groups(obs.index.to_numpy(dtype=str), donors, None, seed)
+folds = make_folds(units, obs["cell_type"].to_numpy(dtype=str), n_folds, seed)
+print(f"{len(cells)} cells, {len(panel)} genes, {n_folds} folds of {units.kind}")
 
 # %% [markdown]
 # ## Two operators of every head

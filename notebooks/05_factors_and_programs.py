@@ -26,7 +26,7 @@ import pandas as pd
 
 import workbench
 from workbench.capture import capture
-from workbench.cells.splits import make_folds
+from workbench.cells.groups import make_folds, make_groups
 from workbench.factors.factorise import READ, WRITE, hard_sparse, relative_error, svd_factors, top_genes
 from workbench.factors.gene_sets import on_panel
 from workbench.factors.necessity import ablate_factors
@@ -112,7 +112,9 @@ show(
 # %%
 obs = cells.obs.copy()
 obs["stage"], _ = ruler.place(obs["cell_type"])
-folds, kind = make_folds(obs, 4, seed)
+donors = obs["donor"].to_numpy() if "donor" in obs else None
+units = make_groups(obs.index.to_numpy(dtype=str), donors, None, seed)
+folds = make_folds(units, obs["cell_type"].to_numpy(dtype=str), 4, seed)
 wanted = endpoints(obs["stage"].to_numpy(), ruler)
 
 

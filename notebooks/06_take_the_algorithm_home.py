@@ -33,7 +33,7 @@ from anndata import AnnData
 from sklearn.metrics import balanced_accuracy_score
 
 import workbench
-from workbench.cells.splits import make_folds
+from workbench.cells.groups import make_folds, make_groups
 from workbench.cli import main
 from workbench.errors import ArtifactError, GeneMatchError, OutputError
 from workbench.operators.algorithm import panel_expression
@@ -71,7 +71,9 @@ print(f"{len(cells)} cells on the ruler; left out: {', '.join(unknown) or 'none'
 tokenizer = model.tokenizer(cells, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 labels = np.array(ruler.stages)[stage[stage >= 0]]
-folds, kind = make_folds(cells.obs, 5, seed)
+donors = cells.obs["donor"].to_numpy() if "donor" in cells.obs else None
+units = make_groups(cells.obs_names.to_numpy(dtype=str), donors, None, seed)
+folds = make_folds(units, cells.obs["cell_type"].to_numpy(dtype=str), 5, seed)
 train, test = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
 layer, head = model.config.n_layers // 2, 0
 qk = workbench.weight_operators(model, panel, "qk").matrix(layer, head)
@@ -83,7 +85,7 @@ extractor = workbench.Extractor(qk, distances, k=10).fit(
 plain = workbench.Extractor(None, distances, k=10).fit(
     x.iloc[train], labels[train], names=cells.obs_names[train].to_numpy()
 )
-print(f"{len(train)} cells fitted on, {len(test)} left ({kind} folds); {len(extractor.classes_)} labels")
+print(f"{len(train)} cells fitted on, {len(test)} left (folds of {units.kind}); {len(extractor.classes_)} labels")
 
 
 def judged(truth, said, name):

@@ -112,17 +112,17 @@ if "donor" not in cells.obs:
 
 # %% [markdown]
 # ## Memory, before anything runs
-# Operators take folds x heads x panel x panel x 4 bytes, whatever the number of cells; attention maps of one batch come on top, and the
+# Operators take groups x heads x panel x panel x 4 bytes, whatever the number of cells; attention maps of one batch come on top, and the
 # screen holds the panel's expression.
 
 
 # %%
-def estimate(layers, heads, width, genes, tokens, batch, folds=5):
+def estimate(layers, heads, width, genes, tokens, batch, groups=10):
     """GiB of the largest parts of a run."""
     return {
         "heads": f"{layers} x {heads}",
         "genes": genes,
-        "operators": folds * layers * heads * genes**2 * 4 / 2**30,
+        "operators": groups * layers * heads * genes**2 * 4 / 2**30,
         "attention of a batch": batch * heads * tokens**2 * 4 / 2**30,
         "stream of a batch": batch * tokens * width * 4 / 2**30,
         "expression, dense": cells.shape[0] * genes * 4 / 2**30,
@@ -133,7 +133,7 @@ shape = (model.config.n_layers, model.config.n_heads, model.config.d_model)
 tokens = int(lengths.max())
 rows = [estimate(*shape, size, tokens, 8) for size in (n_genes, min(1200, len(tokenizer.match.genes)))]
 rows.append(estimate(12, 8, 512, 1200, 1200, 8))
-show(pd.DataFrame(rows).assign(unit="GiB, 5 folds, batches of 8"))
+show(pd.DataFrame(rows).assign(unit="GiB, 10 groups of cells, batches of 8"))
 
 # %% [markdown]
 # The last row is a model of 12 x 8 heads and width 512 with 1,200 genes. `capture` makes its own estimate first and refuses what does not fit.

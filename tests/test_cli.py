@@ -222,7 +222,7 @@ def test_a_sweep_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch):
     said = json_of(capsys, *start)
     assert said["report"] == str(tmp_path / "out" / "report.html") and said["seconds"] == {"sweep": 1.5}
     assert said["tables"] == str(tmp_path / "out" / "tables")
-    monkeypatch.setattr("workbench.recipes.ablate.dry_run.dry_run", lambda config, out: "so much")
+    monkeypatch.setattr("workbench.recipes.ablate.recipe.dry_run", lambda config, out: "so much")
     assert json_of(capsys, *start, "--dry-run") == {"dry_run": "so much"}
 
 

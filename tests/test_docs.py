@@ -24,7 +24,10 @@ PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIAL = DOCS / "tutorial.md"
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 # What stands behind the command line only has no page in the API.
-NO_PAGE = {f"workbench.{name}" for name in ("__main__", "arguments", "cli", "commands", "doctor", "machine", "requirements", "table")}
+NO_PAGE = {
+    f"workbench.{name}"
+    for name in ("__main__", "arguments", "cli", "commands", "doctor", "machine", "requirements", "table")
+}
 
 
 def without_code(text: str) -> str:

@@ -100,7 +100,7 @@ class Command:
     description
         What ``workbench NAME --help`` says first.
     run
-        Does it and returns the exit status, given the parsed arguments; all commands by name are among them as ``table``.
+        Does it and returns the exit status, given the parsed arguments; among them are all commands, as ``table``.
     arguments
         What it takes, in this order.
     examples
@@ -165,9 +165,9 @@ def completion_script(table: Table, shell: str) -> str:
     Parameters
     ----------
     table
-        All commands by name.
+        All commands by name, which are what is completed first.
     shell
-        ``bash``, ``zsh`` or ``fish``.
+        Which shell reads the script: ``bash``, ``zsh`` or ``fish``.
 
     Raises
     ------

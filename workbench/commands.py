@@ -1,6 +1,6 @@
 """What each command does: it takes its parsed arguments, prints what it found, and returns the exit status.
 
-The status is 0 unless the docstring says otherwise; input at fault is a `WorkbenchError`, which the command line prints.
+The status is 0 unless the docstring says otherwise; input at fault is a `WorkbenchError`, which `cli.main` prints.
 Heavy libraries are imported by the command that needs them, after its configuration has been read.
 """
 
@@ -39,7 +39,7 @@ def _configured(arguments: Arguments) -> Any:
 
 
 def _carried_out(arguments: Arguments, config: Any) -> Executed:
-    """A command's recipe, carried out in the folder that is asked for, or in one that is named after the configuration."""
+    """A command's recipe, carried out in the folder that is asked for, or in one named after the configuration."""
     backend, work = _backend(arguments), arguments.table[arguments.command].work
     from workbench.engine.recipe import execute
 
@@ -114,8 +114,8 @@ def run(arguments: Arguments) -> int:
     config = _configured(arguments)
     if arguments.command == "factors" and config.compaction is None and config.factors is None:
         raise ConfigError(
-            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be taken "
-            "apart; add one, it may be empty: --set factors={}"
+            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be "
+            "taken apart; add one, it may be empty: --set factors={}"
         )
     done = _carried_out(arguments, config)
     algorithm = str(done.out / "algorithm") if "algorithm" in done.seconds else None
@@ -126,7 +126,7 @@ def ablate(arguments: Arguments) -> int:
     """Sweep ablations, or say what a sweep would do."""
     if not arguments.dry_run:
         return carry_out(arguments)
-    from workbench.recipes.ablate.dry_run import dry_run
+    from workbench.recipes.ablate.recipe import dry_run
 
     config = _configured(arguments)
     said = dry_run(config, _out(arguments, config))

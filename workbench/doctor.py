@@ -15,17 +15,7 @@ from typing import Any
 from workbench import __version__
 from workbench.errors import WorkbenchError
 from workbench.machine import Machine, Torch, first_line, read_machine, read_torch
-from workbench.requirements import (
-    REQUIRED,
-    ROOT,
-    Feature,
-    Need,
-    check,
-    installed,
-    name_of,
-    pip,
-    read_features,
-)
+from workbench.requirements import REQUIRED, ROOT, Feature, Need, check, installed, name_of, pip, read_features
 
 SHIPPED = ROOT / "artifacts" / "scgpt-blood-mini"
 NEVER = "flash-attn and torchtext are never needed: checkpoints that were trained with them are read without."
@@ -148,11 +138,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         from workbench.models.inspection import describe
 
         found = describe(path)
-    except WorkbenchError as error:
-        return Checkpoint(str(path), False, str(error))
-    # Whatever a library that the reader needs may raise.
+    # Ours is a sentence already; the libraries that the reader needs may raise anything.
     except Exception as error:
-        return Checkpoint(str(path), False, f"{first_line(error)}.")
+        return Checkpoint(
+            str(path), False, str(error) if isinstance(error, WorkbenchError) else f"{first_line(error)}."
+        )
     heads, config = found["heads"], found["config"]
     said = (
         f"{heads['layers']} layers x {heads['per_layer']} heads, width {config['d_model']}, "
@@ -203,15 +193,13 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
         *([] if diagnosis.checkpoints else ["  none was tried"]),
         *("", "Optional"),
     ]  # fmt: skip
-    width = max(len(one.name) for one in diagnosis.features)
+    optional: list[tuple[str, str]] = []
     for one in diagnosis.features:
         needs = ", ".join(f"{need.what} {need.problem}" if need.problem else _found(need) for need in one.needs)
-        lines.append(f"  {one.name:<{width}}  {'yes' if one.works else 'no '}  {needs}")
-        lines += [f"  {'':<{width}}       {command}" for command in one.install]
-    lines += ["", *diagnosis.notes, "", *diagnosis.problems]
-    return "\n".join(
-        [*lines, "All that is required works." if diagnosis.works else "Something that is required is broken."]
-    )
+        optional.append((one.name, f"{'yes' if one.works else 'no '}  {needs}"))
+        optional += [("", f"     {command}") for command in one.install]
+    last = "All that is required works." if diagnosis.works else "Something that is required is broken."
+    return "\n".join([*lines, *_table(optional), "", *diagnosis.notes, "", *diagnosis.problems, last])
 
 
 def _found(need: Need) -> str:

@@ -59,9 +59,9 @@ def near_matches(name: str, known: Iterable[str], n: int = 3) -> str:
     Parameters
     ----------
     name
-        What was asked for.
+        What was asked for, as the user wrote it.
     known
-        What exists.
+        Names that exist; case is ignored.
     n
         At most this many names are listed.
 
@@ -83,9 +83,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     kind
         What sort of thing was named, for example ``"hook"``.
     name
-        What was asked for.
+        What was asked for, as the user wrote it.
     known
-        What exists.
+        Names that exist, in the order in which to list them.
 
     Returns
     -------

@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -95,12 +96,9 @@ def read_machine() -> Machine:
     cache, cores = caches / "scgpt-workbench", os.cpu_count() or 1
     total: int | None = None
     available: int | None = None
-    try:
+    with suppress(ImportError):  # it is reported among the required packages
         memory = import_module("psutil").virtual_memory()
         total, available = int(memory.total), int(memory.available)
-    # Reported among the required packages.
-    except ImportError:
-        pass
     named = os.environ.get("NUMBA_CACHE_DIR")
     # Where numba looks, in its order.
     places = [Path(named)] if named else [PACKAGE, caches / "numba"]

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, WithJsonSchema
 
 from workbench.operators.operator import FeatureMapSpec, Head
 
-# As the JSON schema calls what may be the name of something that ships; a path where it holds a slash or such a file exists.
+# As the JSON schema calls the name of something that ships, or a path: it is one where it holds a slash or such a file
+# exists.
 NAME_OR_PATH = "name or path"
 NameOrPath = Annotated[str, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})]
 
@@ -35,8 +36,7 @@ class DataConfig(Strict):
         description="Leave the matrix on the disk and read rows as they are needed, for files beyond memory.",
     )
     values: str | None = Field(
-        default=None,
-        description="Where the expression lies: X, raw, or the name of a layer; counts or log-normalised values. X by default.",
+        default=None, description="Where the values lie: X (default), raw, or a layer's name; counts or log-normalised."
     )
     gene_column: str | None = Field(
         default=None, description="Column of var with the gene symbols; the index of var by default."
@@ -46,20 +46,21 @@ class DataConfig(Strict):
     )
     donor: str | None = Field(
         default=None,
-        description="Column of obs with the donors, whom folds and splits never divide; without it cells are dealt out singly.",
+        description="Column of obs with the donors, whom folds and splits never divide; without it cells are dealt out "
+        "by a hash of their names.",
     )
     tissue: str | None = Field(
         default=None, description="Column of obs with the tissues, which no anchor mixes; none by default."
     )
     batch: str | None = Field(
         default=None,
-        description="Column of obs with the checkpoint's batch numbers (from 0), for checkpoints that need one; none by default.",
+        description="Column of obs with the checkpoint's batch numbers, from 0; only some checkpoints need one.",
     )
     min_gene_share: float = Field(
         default=0.3,
         ge=0,
         le=1,
-        description="Smallest share of the cells' genes that the checkpoint's vocabulary has to know; below it the command stops.",
+        description="Share of the cells' genes that the vocabulary has to know, or the command stops.",
     )
 
 
@@ -68,7 +69,7 @@ class PanelConfig(Strict):
 
     size: PositiveInt | None = Field(
         default=None,
-        description="Number of genes, those seen in most cells; all matched genes by default. Memory grows with its square.",
+        description="Number of genes, those seen in most cells; all by default. Memory grows with its square.",
     )
     exclude: tuple[str, ...] = Field(
         default=(), description="Symbols of genes to leave out, such as those by which the cells were labelled."
@@ -86,8 +87,7 @@ class AnchorConfig(Strict):
     )
     weights: Literal["equal", "cells", "stage"] = Field(
         default="equal",
-        description="What an anchor weighs when the adaptor is fitted: all the same, by its number of cells, or the same in "
-        "total for each stage.",
+        description="Weight of an anchor in the fit: the same, by its cells, or the same for each stage.",
     )
 
 
@@ -101,13 +101,13 @@ class AdaptorConfig(Strict):
     beta: float = Field(
         default=0.3183098861837907,
         gt=0,
-        description="Ruler diameters per radian; 1 / pi by default, so that opposite directions are one diameter apart.",
+        description="Ruler diameters per radian; with 1 / pi, opposites are one apart.",
     )
     steps: PositiveInt = Field(default=200, description="Most iterations of the fit (L-BFGS).")
     feature_map: Literal["drift", "single", "topk"] = Field(
         default="drift",
-        description="Differences of mean operators between blocks of layers, one head (layer, head), or the best heads of a "
-        "screen weighted by their score (top).",
+        description="Differences of mean operators between blocks of layers, one head (layer, head), or the best heads "
+        "of a screen weighted by their score (top).",
     )
     layer: int = Field(default=0, description="Layer of the head for feature_map single, from 0.")
     head: int = Field(default=0, description="Head within its layer for feature_map single, from 0.")
@@ -147,14 +147,13 @@ class CaptureConfig(Strict):
     )
     max_tokens: PositiveInt | None = Field(
         default=None,
-        description="Longest sequence with <cls>; the checkpoint's own by default. Genes beyond it are left out, memory grows "
-        "with its square.",
+        description="Longest sequence with <cls>; the model's own by default. Memory grows with its square.",
     )
     groups: PositiveInt | None = Field(
         default=None,
-        description="Groups of cells whose sums are kept apart: whole donors, or cells by a hash of their names. Folds and "
-        "splits are made of them without another pass. By default 10 for run, 1 for gates; for benchmark every donor, and 16 "
-        "where there are no donors.",
+        description="Groups of cells whose sums are kept apart: whole donors, or cells by a hash of their names. Folds "
+        "and splits are made of them without another pass. By default 10 for run, 1 for gates; for benchmark every "
+        "donor, and 16 where there are no donors.",
     )
 
 

@@ -29,10 +29,7 @@ _RUN_FOLDER = "folder of the run (artifacts/NAME when absent)"
 _JSON = argument("--json", action="store_true", help="print one JSON object; progress stays on stderr")
 _BACKEND = (
     argument(
-        "--backend",
-        completes=BACKEND,
-        default="sequential",
-        help="sequential, loky (processes), threading or dask",
+        "--backend", completes=BACKEND, default="sequential", help="sequential, loky (processes), threading or dask"
     ),
     argument("--jobs", type=int, default=1, help="workers of the backend (-1: one per core)"),
     argument("--address", help="scheduler of a Dask cluster, for --backend dask"),
@@ -73,8 +70,8 @@ _WORKING = (
     Command(
         "factors",
         "the second part of a run: compaction, factors and gene programs",
-        "Take the operator apart: smaller feature maps, factors, what breaks without them, gene programs. Goes on in the "
-        "folder of an extraction.",
+        "Take the operator apart: smaller feature maps, factors, what breaks without them, gene programs. Goes on in "
+        "the folder of an extraction.",
         commands.run,
         (*_takes_config(_RUN_FOLDER), *_BACKEND),
         ("workbench factors experiments/hematopoiesis.yaml --out artifacts/hematopoiesis --jobs 2 --backend loky",),
@@ -96,8 +93,8 @@ _WORKING = (
     Command(
         "gates",
         "put cohorts of cells through the seven gates, screen all heads, and report",
-        "Put cohorts of cells through the seven gates; finished work is not done again. Exits with 1 where a required gate "
-        "does not pass.",
+        "Put cohorts of cells through the seven gates; finished work is not done again. Exits with 1 where a required "
+        "gate does not pass.",
         commands.gates,
         (*_takes_config(_RUN_FOLDER, "print the table of gates as JSON"), *_BACKEND),
         ("workbench gates experiments/gates_blood_mini.yaml --out artifacts/gates",),
@@ -106,13 +103,15 @@ _WORKING = (
     Command(
         "benchmark",
         "the extracted algorithm against what else one could use, on repeated splits",
-        "Methods x splits x endpoints: the extracted heads, controls, baselines, frozen scGPT and other packages, on donors "
-        "that nothing was fitted on. Finished tasks are not done again, and several processes may share a folder.",
+        "Methods x splits x endpoints: the extracted heads, controls, baselines, frozen scGPT and other packages, on "
+        "donors that nothing was fitted on. Finished tasks are not done again, and several processes may share a "
+        "folder.",
         commands.benchmark,
         (*_takes_config(_RUN_FOLDER, "print files and the wins, ties and losses as JSON"), *_BACKEND),
         (
             "workbench benchmark experiments/benchmark_pbmc68k.yaml --out artifacts/benchmark",
-            "workbench benchmark experiments/benchmark_kang.yaml --set data.name=kang2018_8donors.h5ad --backend loky --jobs 2",
+            "workbench benchmark experiments/benchmark_kang.yaml --set data.name=kang2018_8donors.h5ad --backend loky "
+            "--jobs 2",
         ),
         Work("workbench.recipes.benchmark.config:BenchmarkConfig", "workbench.recipes.benchmark.recipe:RECIPE"),
     ),
@@ -122,8 +121,8 @@ _TABLE = (
     Command(
         "doctor",
         "say what works on this machine and what each optional feature lacks",
-        "Say what works on this machine: versions, devices, memory, disk, checkpoints, and what each optional feature needs. "
-        "Exits with 1 where something that is required is broken, or a checkpoint cannot be read.",
+        "Say what works on this machine: versions, devices, memory, disk, checkpoints, and what each optional feature "
+        "needs. Exits with 1 where something that is required is broken, or a checkpoint cannot be read.",
         commands.doctor,
         (
             argument(
@@ -141,17 +140,14 @@ _TABLE = (
         "say what a checkpoint folder holds and whether it can be read",
         "Say what a checkpoint folder holds: configuration, heads, vocabulary, and what was and was not read.",
         commands.inspect,
-        (
-            argument("path", completes=FOLDER, help="folder with args.json, vocab.json and best_model.pt"),
-            _JSON,
-        ),
+        (argument("path", completes=FOLDER, help="folder with args.json, vocab.json and best_model.pt"), _JSON),
         ("workbench inspect artifacts/scgpt-blood-mini",),
     ),
     Command(
         "config",
         "print the configuration of a command: every key, its default and its meaning",
-        "Print a configuration with every key, its default and its meaning, to start one of your own from; or its JSON schema, "
-        "by which editors complete and check keys.",
+        "Print a configuration with every key, its default and its meaning, to start one of your own from; or its JSON "
+        "schema, by which editors complete and check keys.",
         commands.config,
         (
             argument("of", metavar="COMMAND", choices=[one.name for one in _WORKING], help="a command that takes one"),
@@ -163,8 +159,8 @@ _TABLE = (
     Command(
         "figures",
         "draw the figures of a run again from its tables, or list them",
-        "Draw figures again, from the tables of a run alone: no model, no cells. A figure whose table is missing is named, "
-        "never drawn empty.",
+        "Draw figures again, from the tables of a run alone: no model, no cells. A figure whose table is missing is "
+        "named, never drawn empty.",
         commands.figures,
         (
             argument(
@@ -190,8 +186,8 @@ _TABLE = (
     Command(
         "apply",
         "apply an exported algorithm to an h5ad of any size",
-        "Apply an algorithm that a run has left behind: latent, labels with probabilities and pseudotime go to a new h5ad "
-        "without the matrix. Neither torch nor the checkpoint is needed.",
+        "Apply an algorithm that a run has left behind: latent, labels with probabilities and pseudotime go to a new "
+        "h5ad without the matrix. Neither torch nor the checkpoint is needed.",
         commands.apply,
         (
             argument("algorithm", completes=FOLDER, help="folder of the algorithm, such as artifacts/demo/algorithm"),
@@ -214,8 +210,8 @@ _TABLE = (
     Command(
         "completion",
         "print the script by which a shell completes commands, options and files",
-        "Print a completion script. In bash, put it where the first example says (make the folder first) and open a new "
-        "shell; in zsh, into a file _workbench in a folder of $fpath.",
+        "Print a completion script. In bash, put it where the first example says (make the folder first) and open a "
+        "new shell; in zsh, into a file _workbench in a folder of $fpath.",
         commands.completion,
         (argument("shell", choices=SHELLS, help=", ".join(SHELLS)),),
         (

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from fixtures_ablation import HEADS, LAYERS, N_CELLS, QUIET, SEED, assert_close, evaluations, made, of_metric  # noqa: F401
+from fixtures_ablation import HEADS, LAYERS, N_CELLS, QUIET, SEED, assert_close, of_metric
 from helpers import tiny_cells, tiny_model
 
 from workbench.ablation.ablate import ablate

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from workbench.cells.placed import PlacedCells
+from workbench.cells import placed as module
+from workbench.cells.datasets import load
+from workbench.cells.matrix import row_block
+from workbench.cells.placed import PlacedCells, matched_matrices
 from workbench.errors import CellsError
 from workbench.evidence.ruler import load_ruler
 
@@ -107,3 +111,27 @@ def test_what_cannot_be_is_refused(cells):
     twice = cells.obs.set_axis(["a", "a", "b", "c", "d", "e"])
     with pytest.raises(CellsError, match="'a' occurs more than once"):
         PlacedCells(**{**vars(cells), "obs": twice})
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_matrices_of_a_backed_atlas_are_read_block_by_block(tmp_path, monkeypatch, dense):
+    counts = np.random.default_rng(0).poisson(1.0, (5000, 4)).astype(np.float32) + 1
+    names = [f"c{i}" for i in range(5000)]
+    table = ad.AnnData(
+        counts if dense else sp.csr_matrix(counts), pd.DataFrame(index=names), pd.DataFrame(index=GENES)
+    )
+    table.write_h5ad(tmp_path / "cells.h5ad")
+    read = []
+
+    def counted(matrix, start, stop):
+        read.append((start, stop))
+        return row_block(matrix, start, stop)
+
+    monkeypatch.setattr(module, "row_block", counted)
+    rows, columns = np.array([5, 4100]), {"C": 2, "A": 0}
+    expression, held = matched_matrices(load(tmp_path / "cells.h5ad", backed=True), columns, rows, counts=True)
+    assert np.array_equal(held.toarray(), counts[rows][:, [2, 0]])
+    logged = np.log1p(counts[rows] / counts[rows].sum(1, keepdims=True) * 1e4)[:, [2, 0]]
+    np.testing.assert_allclose(expression.toarray(), logged, rtol=1e-5)
+    # The block of which no cell is wanted is left where it is.
+    assert read == [(0, 2048), (4096, 5000)]

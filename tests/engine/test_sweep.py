@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from processes import context, needs_processes, start
 
-from workbench.engine.sweep import BACKENDS, Task, claim_folder, read_sweep, rows_file, run_sweep
+from workbench.engine.sweep import BACKENDS, Backend, Task, claim_folder, read_sweep, rows_file, run_sweep
 from workbench.errors import ArtifactError, ConfigError, OutputError
 from workbench.files import digest, read_json, write_text
 
@@ -493,6 +493,8 @@ def test_an_unknown_backend_is_answered_with_the_nearest(folder, log):
     with pytest.raises(ConfigError, match=f"known: {', '.join(BACKENDS)}"):
         sweep(folder, make_tasks(log), backend="x")
     assert not folder.exists()
+    with pytest.raises(ConfigError, match="Unknown backend 'lokky': did you mean 'loky'"):
+        Backend("lokky")
 
 
 def test_dask_without_an_address_is_said(folder, log):

@@ -1,13 +1,18 @@
-"""Answers are judged by what is right, undefined where nothing can be, and never by 0.5."""
+"""Predictions are judged by what is right, undefined where nothing can be, and never by 0.5."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
-from workbench.evidence.endpoints import ALL, Judged, judge, measures
-from workbench.evidence.protocol import Answer, Said
+from workbench.cells.placed import PlacedCells
+from workbench.evidence.endpoints import ALL, judge, measures, unjudged
+from workbench.evidence.protocol import Prediction, Predictions
 from workbench.evidence.ruler import load_ruler
 from workbench.operators.readout import endpoints
 
@@ -19,30 +24,44 @@ def stages(names):
     return RULER.place(names)[0]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Labelled cells, and what is asked about them."""
+
+    cells: PlacedCells
+    endpoints: tuple
+
+    @property
+    def stage(self):
+        return self.cells.stage
+
+
 def truth(labels, donors=None, present=()):
     stage = stages(labels)
-    names = np.array([f"c{i}" for i in range(len(labels))])
-    return Judged(names, stage, donors, tuple(endpoints(stage, RULER, present)))
+    obs = pd.DataFrame({"stage": stage}, index=[f"c{i}" for i in range(len(labels))])
+    obs = obs if donors is None else obs.assign(donor=donors)
+    cells = PlacedCells("cells", obs, (), sp.csr_matrix((len(labels), 0)), RULER)
+    return Judged(cells, tuple(endpoints(stage, RULER, present)))
 
 
 def oracle(judged):
     """A method that knows the truth."""
-    answers = {}
+    of = {}
     for one in judged.endpoints:
         if one.kind == "depth":
-            answers[one.name] = Answer((), one.target.astype(float).reshape(-1, 1))
+            of[one.name] = Prediction((), one.target.astype(float).reshape(-1, 1))
         else:
             classes = ("False", "True") if one.kind == "binary" else tuple(sorted(set(one.target.tolist())))
             hit = one.target.astype(str)[:, None] == np.array(classes)
-            answers[one.name] = Answer(classes, hit.astype(float))
+            of[one.name] = Prediction(classes, hit.astype(float))
     latent = np.eye(len(RULER.stages))[judged.stage] + np.random.default_rng(0).normal(
         0, 0.01, (len(judged.stage), len(RULER.stages))
     )
-    return Said(answers, latent)
+    return Predictions(of, latent)
 
 
-def table(judged, said, trained=None):
-    rows = judge(said, judged, trained=trained or judged.endpoints, seed=0)
+def table(judged, predicted, trained=None):
+    rows = judge(predicted, judged.cells, judged.endpoints, trained=trained or judged.endpoints, seed=0)
     return {(row["scope"], row["endpoint"], row["metric"]): row for row in rows}
 
 
@@ -59,15 +78,15 @@ def test_the_truth_scores_best_everywhere():
 def test_scores_are_scikit_learns():
     rng = np.random.default_rng(1)
     judged = truth(rng.choice(NAMES, 200).tolist())
-    said = oracle(judged)
+    known = oracle(judged)
     noisy = {
-        name: Answer(answer.classes, np.abs(answer.values + rng.normal(0, 0.8, answer.values.shape)))
-        for name, answer in said.answers.items()
+        name: Prediction(one.classes, np.abs(one.values + rng.normal(0, 0.8, one.values.shape)))
+        for name, one in known.of.items()
     }
-    noisy["CD4 against CD8"] = Answer(
+    noisy["CD4 against CD8"] = Prediction(
         ("False", "True"), (v := noisy["CD4 against CD8"].values) / v.sum(1, keepdims=True)
     )
-    found = table(judged, Said(noisy))
+    found = table(judged, Predictions(noisy))
     stage = next(one for one in judged.endpoints if one.name == "stage")
     predicted = np.array(noisy["stage"].classes)[noisy["stage"].values.argmax(1)]
     assert found[ALL, "stage", "balanced accuracy"]["value"] == recall_score(stage.target, predicted, average="macro")
@@ -103,25 +122,32 @@ def test_what_the_training_side_cannot_teach_is_undefined_for_everybody():
 
 def test_a_class_that_was_never_shown_is_wrong_but_does_not_stop_the_rest():
     judged = truth(["CD4 T", "CD8 T", "B"] * 8)
-    said = oracle(judged)
-    seen = Answer(said.answers["stage"].classes[:2], said.answers["stage"].values[:, :2])
-    found = table(judged, Said({**said.answers, "stage": seen}))
+    known = oracle(judged)
+    seen = Prediction(known.of["stage"].classes[:2], known.of["stage"].values[:, :2])
+    found = table(judged, Predictions({**known.of, "stage": seen}))
     assert found[ALL, "stage", "balanced accuracy"]["value"] == pytest.approx(2 / 3)
     assert np.isfinite(found[ALL, "stage", "calibration error"]["value"])
 
 
 def test_silence_and_nonsense_are_said():
     judged = truth(list(NAMES) * 6)
-    bad = Answer((), np.full((len(judged.names), 1), np.nan))
-    found = table(judged, Said({"depth": bad}))
-    assert found[ALL, "depth", "|Spearman|"]["status"] == "failed: an answer is not finite"
-    assert found[ALL, "stage", "macro-F1"]["status"] == found[ALL, "clusters", "ARI"]["status"] == "not said"
+    bad = Prediction((), np.full((len(judged.cells), 1), np.nan))
+    found = table(judged, Predictions({"depth": bad}))
+    assert found[ALL, "depth", "|Spearman|"]["status"] == "failed: a prediction is not finite"
+    assert found[ALL, "stage", "macro-F1"]["status"] == found[ALL, "clusters", "ARI"]["status"] == "not predicted"
+
+
+def test_what_was_not_run_has_a_row_for_everything_that_would_have_been_judged():
+    judged = truth(list(NAMES) * 6)
+    rows = unjudged(judged.endpoints, "not run: no such package")
+    assert [(row["endpoint"], row["metric"], row["better"]) for row in rows] == list(measures(judged.endpoints))
+    assert all(np.isnan(row["value"]) and row["status"] == "not run: no such package" for row in rows)
 
 
 def test_a_pseudotime_counts_in_either_direction():
     judged = truth(["HSC", "CMP", "GMP", "monocyte"] * 5)
     depth = next(one for one in judged.endpoints if one.name == "depth").target
-    found = table(judged, Said({"depth": Answer((), -depth.astype(float).reshape(-1, 1))}))
+    found = table(judged, Predictions({"depth": Prediction((), -depth.astype(float).reshape(-1, 1))}))
     assert found[ALL, "depth", "|Spearman|"]["value"] == pytest.approx(1)
 
 
@@ -158,7 +184,7 @@ def test_a_donor_is_found_where_it_is_planted_within_stages(shift, low, high):
     judged = truth(labels, donors)
     latent = rng.normal(0, 1, (120, 4)) + 10 * (judged.stage[:, None] == judged.stage[0])
     latent[:, 0] += shift * np.searchsorted(np.unique(donors), donors)
-    row = table(judged, Said({}, latent))[ALL, "donor", "leakage"]
+    row = table(judged, Predictions({}, latent))[ALL, "donor", "leakage"]
     assert low <= row["value"] <= high and row["better"] == "lower"
 
 
@@ -168,7 +194,7 @@ def test_what_a_donor_is_made_of_does_not_give_it_away():
     labels = ["B"] * 45 + ["monocyte"] * 15 + ["B"] * 15 + ["monocyte"] * 45
     judged = truth(labels, np.array(["a"] * 60 + ["b"] * 60))
     latent = rng.normal(0, 1, (120, 3)) + 20 * (judged.stage[:, None] == judged.stage[0])
-    assert abs(table(judged, Said({}, latent))[ALL, "donor", "leakage"]["value"]) < 0.3
+    assert abs(table(judged, Predictions({}, latent))[ALL, "donor", "leakage"]["value"]) < 0.3
 
 
 def test_clusters_find_planted_stages_and_noise_finds_none():
@@ -176,5 +202,5 @@ def test_clusters_find_planted_stages_and_noise_finds_none():
     rng = np.random.default_rng(0)
     judged = truth(list(NAMES) * 40)
     planted = rng.normal(0, 0.1, (200, 5)) + 5 * np.eye(5)[np.arange(200) % 5]
-    assert table(judged, Said({}, planted))[ALL, "clusters", "ARI"]["value"] > 0.95
-    assert abs(table(judged, Said({}, rng.normal(0, 1, (200, 5))))[ALL, "clusters", "ARI"]["value"]) < 0.1
+    assert table(judged, Predictions({}, planted))[ALL, "clusters", "ARI"]["value"] > 0.95
+    assert abs(table(judged, Predictions({}, rng.normal(0, 1, (200, 5))))[ALL, "clusters", "ARI"]["value"]) < 0.1

@@ -14,19 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import scipy.sparse as sp
 
+from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError
 from workbench.evidence import peers as module
-from workbench.evidence.endpoints import ALL, Judged, judge
+from workbench.evidence.audit import every_other
+from workbench.evidence.endpoints import ALL, judge
+from workbench.evidence.measure import attempted
 from workbench.evidence.methods import PEER, Listed
 from workbench.evidence.peers import WORKER, PeerMethod, peer_methods, peer_versions
-from workbench.evidence.protocol import Cells, NotRunError, OutOfTimeError, Training
+from workbench.evidence.protocol import NotRunError, OutOfTimeError, Training, Trial
 from workbench.evidence.ruler import load_ruler
 from workbench.operators.readout import endpoints
-from workbench.recipes.benchmark.campaign import attempted, every_other
 from workbench.requirements import installed
 
 RULER = load_ruler("hematopoiesis")
@@ -44,19 +47,17 @@ def planted(n=120, seed=0, prefix="c"):
     counts = rng.poisson(mean).astype(np.float32)
     logged = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4).astype(np.float32)
     stage = RULER.place([STAGES[min(3, int(4 * p))] for p in place])[0]
-    names = np.array([f"{prefix}{i:04d}" for i in range(n)])
-    return (
-        Cells(names, tuple(f"G{i}" for i in range(genes)), sp.csr_matrix(logged), sp.csr_matrix(counts)),
-        stage,
-        place,
-    )
+    obs = pd.DataFrame({"stage": stage}, index=[f"{prefix}{i:04d}" for i in range(n)])
+    names = tuple(f"G{i}" for i in range(genes))
+    return PlacedCells("planted", obs, names, sp.csr_matrix(logged), RULER, sp.csr_matrix(counts))
 
 
 @pytest.fixture(scope="module")
 def train():
-    cells, stage, _ = planted()
-    donor = np.array(["a", "b"])[np.arange(len(stage)) % 2]
-    return Training(cells, stage, donor, RULER, tuple(endpoints(stage, RULER)), 0)
+    cells = planted()
+    donor = np.array(["a", "b"])[np.arange(len(cells)) % 2]
+    cells = replace(cells, obs=cells.obs.assign(donor=donor))
+    return Training(cells, tuple(endpoints(cells.stage, RULER)), 0)
 
 
 def children():
@@ -108,15 +109,13 @@ def _words(process):
 
 def test_a_killed_process_is_told_as_such(fake, train):
     method = fake("import signal; os.kill(os.getpid(), signal.SIGKILL)")
-    said, _, status = attempted(Listed(method, PEER, ""), sides(train), 0.0)
-    assert said is None and status == "failed: RuntimeError: its process ended: killed by signal 9"
+    predictions, _, status = attempted(Listed(method, PEER, ""), trial(train), 0.0)
+    assert predictions is None and status == "failed: RuntimeError: its process ended: killed by signal 9"
 
 
-def sides(train):
-    from workbench.recipes.benchmark.bench import Sides
-
-    cells, stage, _ = planted(30, 1, "t")
-    return Sides(train, cells, Judged(cells.names, stage, None, tuple(endpoints(stage, RULER))))
+def trial(train):
+    cells = planted(30, 1, "t")
+    return Trial(train, cells, tuple(endpoints(cells.stage, RULER)))
 
 
 def test_an_endless_loop_ends_with_its_budget_and_leaves_no_process(fake, train):
@@ -129,11 +128,11 @@ def test_an_endless_loop_ends_with_its_budget_and_leaves_no_process(fake, train)
     assert time.monotonic() - began < 60 and children() == before
 
 
-def test_the_budget_holds_for_answers_as_well(fake, train):
+def test_the_budget_holds_for_predictions_as_well(fake, train):
     method = fake("reply(seconds=0.1, peak_bytes=0, n_parameters=3, version='x'); time.sleep(600)")
     fitted = method.fit(train)
     with pytest.raises(OutOfTimeError):
-        fitted.say(train.cells)
+        fitted.predict(train.cells)
 
 
 def test_no_folder_is_left(fake, train, tmp_path, monkeypatch):
@@ -208,14 +207,14 @@ def silent(cells, gene):
 def test_what_a_package_prints_and_genes_that_it_drops_disturb_nothing(chatty, train):
     method = peer_methods(None, 120)["CellTypist"]
     with method.fit(replace(train, cells=silent(train.cells, 3))) as fitted:
-        said, half = fitted.say(train.cells), fitted.say(every_other(train.cells))
+        whole, half = fitted.predict(train.cells).of["stage"], fitted.predict(every_other(train.cells)).of["stage"]
         # Values of the gene that was dropped in training have no say.
-        without = fitted.say(silent(train.cells, 3))
-    assert said.answers["stage"].values.shape == (len(train.cells), 4)
-    np.testing.assert_allclose(said.answers["stage"].values, without.answers["stage"].values)
-    np.testing.assert_allclose(said.answers["stage"].values[::2], half.answers["stage"].values)
-    right = np.array(said.answers["stage"].classes)[said.answers["stage"].values.argmax(1)]
-    assert np.mean(right == np.array([RULER.stages[i] for i in train.stage])) > 0.9
+        without = fitted.predict(silent(train.cells, 3)).of["stage"]
+    assert whole.values.shape == (len(train.cells), 4)
+    np.testing.assert_allclose(whole.values, without.values)
+    np.testing.assert_allclose(whole.values[::2], half.values)
+    found = np.array(whole.classes)[whole.values.argmax(1)]
+    assert np.mean(found == np.array([RULER.stages[i] for i in train.cells.stage])) > 0.9
 
 
 @pytest.mark.slow
@@ -230,7 +229,7 @@ def test_a_worker_whose_parent_is_killed_ends_and_leaves_no_folder(chatty, train
     folder.mkdir()
     with_files = module._Worker.__new__(module._Worker)
     with_files.folder = folder
-    module._Worker.write(with_files, train.cells, "train", {"stage": train.stage.astype(np.int64)})
+    module._Worker.write(with_files, train.cells, "train", {"stage": train.cells.stage.astype(np.int64)})
     del with_files
     asked_for = {"do": "fit", "method": "celltypist", "side": "train", "folder": str(folder)}
     asked_for["options"] = {"seed": 0, "busy": str(busy)}
@@ -317,34 +316,27 @@ def real(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scVI-10D"])
 def test_a_planted_gradient_is_found_on_cells_that_were_not_there(name, train):
-    cells, stage, _ = planted(60, seed=1, prefix="t")
-    truth = Judged(cells.names, stage, None, tuple(endpoints(stage, RULER)))
-    fitted = real(name).fit(train)
-    try:
-        said = fitted.say(cells)
-        half = fitted.say(every_other(cells))
-    finally:
-        fitted.close()
-    rows = {
-        (r["endpoint"], r["metric"]): r
-        for r in judge(said, truth, trained=train.endpoints, seed=0)
-        if r["scope"] == ALL
-    }
+    truth = planted(60, seed=1, prefix="t")
+    asked, cells = tuple(endpoints(truth.stage, RULER)), truth.without_labels()
+    with real(name).fit(train) as fitted:
+        whole, half = fitted.predict(cells), fitted.predict(every_other(cells))
+    judged = judge(whole, truth, asked, trained=train.endpoints, seed=0)
+    rows = {(r["endpoint"], r["metric"]): r for r in judged if r["scope"] == ALL}
     assert rows["depth", "|Spearman|"]["value"] > 0.7, rows
     assert rows["stage", "balanced accuracy"]["value"] > (0.4 if name == "scVI-10D" else 0.6), rows
     assert fitted.n_parameters > 0 and fitted.seconds["fit"] > 0
-    for endpoint, answer in half.answers.items():
-        np.testing.assert_allclose(answer.values, said.answers[endpoint].values[::2], rtol=1e-4, atol=1e-5)
+    for endpoint, one in half.of.items():
+        np.testing.assert_allclose(one.values, whole.of[endpoint].values[::2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scVI-10D"])
 def test_a_peer_gives_the_same_twice(name, train):
-    cells, _, _ = planted(40, seed=2, prefix="t")
+    cells = planted(40, seed=2, prefix="t")
     method, found = real(name), []
     for _ in range(2):
         fitted = method.fit(train)
-        found.append(fitted.say(cells).latent)
+        found.append(fitted.predict(cells).latent)
         fitted.close()
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
 
@@ -352,7 +344,7 @@ def test_a_peer_gives_the_same_twice(name, train):
 @pytest.mark.slow
 def test_celltypist_takes_a_gene_that_nobody_expresses(train):
     with real("CellTypist").fit(replace(train, cells=silent(train.cells, 3))) as fitted:
-        assert fitted.say(train.cells).answers["stage"].values.shape == (len(train.cells), 4)
+        assert fitted.predict(train.cells).of["stage"].values.shape == (len(train.cells), 4)
 
 
 @pytest.mark.slow
@@ -368,7 +360,7 @@ def test_scvis_latent_does_not_depend_on_the_donor_that_a_cell_is_put_under(tmp_
         fitted = ScVI({"counts": counts, "donor": np.arange(120) % 3}, {"seed": 0, "epochs": 3})
         found = []
         for fitted.batch in ("0", "1", "2"):
-            found.append(fitted.say({"counts": counts[:40]})["latent"])
+            found.append(fitted.predict({"counts": counts[:40]})["latent"])
         assert np.ptp(found[0]) > 0
         assert all(np.array_equal(found[0], one) for one in found[1:])
     """
@@ -382,7 +374,7 @@ def test_scvis_latent_does_not_depend_on_the_donor_that_a_cell_is_put_under(tmp_
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_celltypists_probabilities_become_answers_about_branches_and_pairs(fake, train):
+def test_celltypists_probabilities_become_predictions_of_branches_and_pairs(fake, train):
     method = fake(
         """
         import numpy as np
@@ -391,19 +383,19 @@ def test_celltypists_probabilities_become_answers_about_branches_and_pairs(fake,
         request = json.loads(sys.stdin.readline())
         chance = np.array([[0.7, 0.1, 0.1, 0.1], [0.0, 0.2, 0.2, 0.6]])
         stages = np.array(STAGES)
-        save_file({'stages': stages, 'chance': chance, 'latent': chance}, f"{request['folder']}/{request['side']}.said.safetensors")
+        save_file({'stages': stages, 'chance': chance, 'latent': chance}, f"{request['folder']}/{request['side']}.predicted.safetensors")
         reply(seconds=0.1, peak_bytes=0, n_parameters=3, version='x')
-        """.replace("STAGES", str(sorted(set(train.stage.tolist()))))
+        """.replace("STAGES", str(sorted(set(train.cells.stage.tolist()))))
     )
     fitted = method.fit(train)
-    said = fitted.say(train.cells)
+    found = fitted.predict(train.cells).of
     fitted.close()
-    stages = sorted(set(train.stage.tolist()))
+    stages = sorted(set(train.cells.stage.tolist()))
     names = [RULER.stages[i] for i in stages]
-    stage = said.answers["stage"]
+    stage = found["stage"]
     assert stage.values[0, stage.classes.index(names[0])] == pytest.approx(0.7)
-    branch = said.answers["branch"]
+    branch = found["branch"]
     assert branch.values.sum(1) == pytest.approx(1)
     depths = np.asarray(RULER.depths)[stages]
-    assert said.answers["depth"].values[1, 0] == pytest.approx(np.array([0.0, 0.2, 0.2, 0.6]) @ depths)
-    assert "CD4 against CD8" not in said.answers
+    assert found["depth"].values[1, 0] == pytest.approx(np.array([0.0, 0.2, 0.2, 0.6]) @ depths)
+    assert "CD4 against CD8" not in found

@@ -84,7 +84,7 @@ def test_the_map_holds_the_principal_axes_of_the_shown_cells(session):
     assert np.allclose(xy, session.project(session.intact), rtol=1e-4, atol=1e-6)
     centered = session.intact - session.intact.mean(0)
     variance = np.linalg.eigvalsh(centered.T @ centered)[::-1]
-    assert session.share == pytest.approx(variance[:2] / variance.sum())
+    assert session.projection[2] == pytest.approx(variance[:2] / variance.sum())
     assert (xy**2).sum(0) == pytest.approx(variance[:2], rel=1e-3)
 
 

@@ -240,6 +240,13 @@ def test_recovery_counts_what_was_found():
     )
 
 
+def test_an_endpoint_of_the_screen_may_have_any_name():
+    """A ruler file names its endpoints, and such a name is no name of Python's."""
+    table = screen().assign(**{"S/G2M_vs._class_auroc": 0.625})
+    hovers = [text for trace in figures.head_screen(table).data for text in np.atleast_1d(trace.hovertext)]
+    assert sum("<br>S/G2M vs. class: AUROC 0.625" in str(text) for text in hovers) == min(20, len(table))
+
+
 @pytest.mark.parametrize(
     ("draw", "table", "column"),
     [

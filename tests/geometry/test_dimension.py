@@ -103,14 +103,14 @@ def test_local_pca_by_hand():
 
 
 def test_the_correlation_integral_counts_pairs(monkeypatch):
-    from workbench.geometry import dimension
+    from workbench.geometry import neighbors
 
     x = np.random.default_rng(0).standard_normal((101, 6)) + 30
     pairs = cdist(x, x)[np.triu_indices(101, 1)]
     radii = np.quantile(pairs, [0.001, 0.1, 0.5, 0.99]) * (1 + 1e-9)
     expected = [(pairs < r).mean() for r in radii]
     np.testing.assert_allclose(correlation_integral(x, radii), expected)
-    monkeypatch.setattr(dimension, "_BLOCK_BYTES", 8 * 101 * 13)
+    monkeypatch.setattr(neighbors, "_BLOCK_BYTES", 8 * 101 * 13)
     np.testing.assert_allclose(correlation_integral(x, radii), expected)
 
 

@@ -59,11 +59,11 @@ def test_trustworthiness_is_that_of_scikit_learn_at_every_k(embed, d):
 
 
 def test_blocks_do_not_show(monkeypatch):
-    from workbench.geometry import quality
+    from workbench.geometry import neighbors
 
     x = points()
     whole = embedding_quality(x, x[:, :2] * 1.0, (4, 9))
-    monkeypatch.setattr(quality, "_BLOCK_BYTES", 8 * 150 * 7)
+    monkeypatch.setattr(neighbors, "_BLOCK_BYTES", 8 * 150 * 7)
     parts = embedding_quality(x, x[:, :2] * 1.0, (4, 9))
     for name in ("trustworthiness", "continuity", "rank_error_embedding", "rank_error_original"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name))

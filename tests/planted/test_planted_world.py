@@ -167,7 +167,6 @@ def test_patterns_show_the_planted_head_and_no_other(planted):
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_the_score_within_a_program_is_the_stated_one_at_any_depth(world, layer):
-    
     model = plant_world(world, 3, n_layers=3, n_heads=4, d_model=32, layer=layer, head=0).model
     tokens = model.tokenizer(planted_cells(world, ["D1"])).tokens(0, 6)
     name = f"blocks.{layer}.attn.hook_scores"

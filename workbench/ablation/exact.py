@@ -30,7 +30,7 @@ def exact_sweep(
     model
         The intact model, without hooks of its own.
     tokens
-        The batch.
+        Batch of cells, on any device.
     ablations
         What to ablate, one after the other.
     edits

@@ -17,8 +17,7 @@ class StudyConfig(RulerConfig):
         description="Number of cells, drawn by the seed and their names; all by default. Time grows with it.",
     )
     reference: PositiveInt | None = Field(
-        default=None,
-        description="Number of the study's cells that mean and resample take their values from; all of them by default.",
+        default=None, description="Number of cells that mean and resample take their values from; all by default."
     )
     metrics: tuple[str, ...] = Field(
         default=("cell_shift", "masked_error", "label_loss", "label_error"),
@@ -47,19 +46,18 @@ class SweepConfig(Strict):
 
     how: tuple[Literal["zero", "mean", "resample"], ...] = Field(
         default=("mean",),
-        description="What takes a head's place: nothing, its mean by gene over the study's cells, or its output on another cell.",
+        description="What takes a head's place: nothing, its mean by gene, or its output on another cell.",
     )
     heads: bool = Field(default=True, description="Switch off every head, one at a time.")
     layers: bool = Field(default=False, description="Switch off every attention layer and every MLP, one at a time.")
     sites: tuple[str | tuple[str, ...], ...] = Field(
-        default=(),
-        description="Further places (L2H5, L2.attention, L2.mlp, L0.gene.CD3E), and lists of places that are switched off together.",
+        default=(), description="Further places (L2H5, L2.attention, L2.mlp, L0.gene.CD3E), and lists of such together."
     )
     null_draws: int = Field(
         default=20,
         ge=0,
-        description="Random directions of the same norm per head. p is pooled over the heads; for one head alone to reach "
-        "q = 1 / n takes n draws.",
+        description="Random directions of the same norm per head. p is pooled over the heads; for one head alone to "
+        "reach q = 1 / n takes n draws.",
     )
     pairs_of_top: int = Field(
         default=0, ge=0, description="Number of top heads that are also switched off two by two; 0 for none."

@@ -161,7 +161,7 @@ def run_to(model: CellModel, tokens: Tokens, stop_at: int | None) -> None:
     Parameters
     ----------
     model
-        Model with hooks attached.
+        Model with the hooks attached that are looked at.
     tokens
         A batch on the model's device.
     stop_at
@@ -176,9 +176,9 @@ def last_layer(names: Sequence[str], n_layers: int) -> int | None:
     Parameters
     ----------
     names
-        Hook names.
+        Names of hooks, as the model spells them.
     n_layers
-        Blocks of the model.
+        Number of blocks that the model has.
 
     Returns
     -------

@@ -53,11 +53,11 @@ class GenePairMeans:
     genes
         The panel, in the order of both axes.
     hooks
-        One per layer.
+        Names of the hooks, one per layer.
     sums
         Sum over the cells in which both genes are tokens; axis 2 is the query gene, axis 3 the key gene.
     counts
-        Number of such cells.
+        Number of cells in which both genes are tokens.
     """
 
     genes: tuple[str, ...]
@@ -80,9 +80,9 @@ class GenePairSink:
     Parameters
     ----------
     genes
-        The panel.
+        Genes of the panel, each once, in the vocabulary's spelling.
     vocabulary
-        The model's tokens.
+        Vocabulary of the model, which gives the genes' ids.
     groups
         Group of each cell by its name, 0 to n - 1, to keep sums apart (for cross-validation: the sums of all other
         folds are the total minus a fold's own). None for one group.
@@ -167,7 +167,7 @@ class GenePairSink:
         Parameters
         ----------
         number
-            Of the group.
+            Number of the group, from 0.
         """
         return GenePairMeans(self.genes, self._hooks, self._sums[number], self._counts[number])
 
@@ -177,7 +177,7 @@ class GenePairSink:
         Parameters
         ----------
         without
-            Group to leave out.
+            Number of a group to leave out; None for the sums of all.
         """
         if self.n_groups == 1 and without is None:
             return self.group(0)

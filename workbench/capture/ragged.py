@@ -23,7 +23,7 @@ class Activations:
     Attributes
     ----------
     cell_ids
-        Names of the cells.
+        Names of the cells, in the order of the pass.
     indptr
         Tokens of cell i are rows ``indptr[i]:indptr[i + 1]``; the first of them is ``<cls>``.
     gene_ids
@@ -216,7 +216,7 @@ def read_shards(folder: str | Path) -> Activations:
     Parameters
     ----------
     folder
-        As given to `ShardSink`.
+        Folder that a `ShardSink` wrote, with its manifest.
 
     Returns
     -------

@@ -37,7 +37,7 @@ class CaptureReport:
     Attributes
     ----------
     hooks
-        Hook names, wildcards expanded.
+        Hook names, wildcards expanded, in the order of computation.
     n_cells, n_tokens
         Cells, and real tokens with ``<cls>``.
     resumed_at
@@ -45,7 +45,7 @@ class CaptureReport:
     estimated_bytes
         Memory the sinks were expected to take.
     seconds
-        Time of this run.
+        Wall-clock time of this run alone.
     """
 
     hooks: tuple[str, ...]
@@ -74,7 +74,7 @@ def capture(
     Parameters
     ----------
     model
-        A hooked model.
+        Hooked model, on any device; ablations and hooks on it take part.
     cells
         Cells as `datasets.load` returns them, or their tokens from ``model.tokenizer``.
     hooks

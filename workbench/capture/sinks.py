@@ -22,7 +22,7 @@ class Plan:
     Attributes
     ----------
     shapes
-        Hooks and their axes.
+        Names of the captured hooks, each with its axes.
     lengths
         Tokens per cell with ``<cls>``.
     """
@@ -175,7 +175,7 @@ class MomentsSink:
         Parameters
         ----------
         hook
-            Name of the hook.
+            Name of a hook that was captured.
         """
         n = self._n[hook]
         return n, self._mean[hook].copy(), self._m2[hook] / max(n - 1, 1)

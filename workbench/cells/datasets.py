@@ -65,7 +65,7 @@ DATASETS = {
         CellMapping(values="raw", cell_type="bulk_labels"),
         "700 human peripheral blood mononuclear cells x 765 genes, log-normalised, 10 labels, no donors: the subset of "
         "10x Genomics' 68k PBMC data (Zheng et al., Nature Communications 2017) that the scanpy package carries",
-    ),
+    )
 }
 
 
@@ -207,22 +207,16 @@ def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.
             raise CellsError(f"'{path.name}' has no values '{values}'; it holds {', '.join(layers) or 'none'}.")
         if absent := [table for table in ("obs", "var") if table not in handle]:
             raise CellsError(f"'{path.name}' is no readable h5ad file: it has no {' and no '.join(absent)}.")
+        # AnnData reads tables of every age.
+        tables = ad.read_h5ad(path, backed="r" if backed else None)
+        obs, var = tables.obs, tables.raw.var if values == "raw" else tables.var
         if backed:
-            if not isinstance(handle[place], h5py.Group):
-                matrix: Any = handle[place]
-            else:
-                matrix = ad.io.sparse_dataset(handle[place])
-            # AnnData reads tables of every age; its own handle is not needed after that.
-            tables = ad.read_h5ad(path, backed="r")
-            obs, var = tables.obs, tables.raw.var if values == "raw" else tables.var
-            tables.file.close()
-            return matrix, obs, var
+            tables.file.close()  # rows are read by a handle of our own
+            held = handle[place]
+            return (ad.io.sparse_dataset(held) if isinstance(held, h5py.Group) else held), obs, var
+        matrix = tables.raw.X if values == "raw" else tables.X if values == "X" else tables.layers[values]
+        # Cells are read by rows, which of columns costs a look at everything each time.
+        return (matrix.tocsr() if sp.issparse(matrix) else matrix), obs, var
     finally:
         if not backed:
             handle.close()
-    full = ad.read_h5ad(path)
-    matrix, var = (
-        (full.raw.X, full.raw.var) if values == "raw" else (full.X if values == "X" else full.layers[values], full.var)
-    )
-    # Cells are read by rows, which of columns costs a look at everything each time.
-    return (matrix.tocsr() if sp.issparse(matrix) else matrix), full.obs, var

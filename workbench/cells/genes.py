@@ -131,26 +131,19 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
     used: dict[str, int] = {}
     missing, ambiguous, recased, respelled = [], [], [], []
     for i, name in enumerate(names):
-        symbol = name if name in known else None
-        if symbol is None:
-            options = [g for g in by_upper.get(name.upper(), []) if g not in exact]
-            if len(options) > 1:
-                ambiguous.append(name)
-                continue
-            if options and options[0] in used:
-                respelled.append(name)
-                continue
-            if options:
-                symbol = options[0]
-                recased.append((name, symbol))
-        if symbol is None:
-            missing.append(name)
-        elif symbol not in used:
+        options = [name] if name in known else [g for g in by_upper.get(name.upper(), []) if g not in exact]
+        if len(options) != 1:
+            (ambiguous if options else missing).append(name)
+            continue
+        symbol = options[0]
+        if symbol not in used:
             used[symbol] = i
-    order = sorted(used.items(), key=lambda item: item[1])
+            recased += [(name, symbol)] if symbol != name else []
+        elif symbol != name:
+            respelled.append(name)
     match = GeneMatch(
-        columns=np.array([i for _, i in order], dtype=np.int64),
-        genes=tuple(symbol for symbol, _ in order),
+        columns=np.array(list(used.values()), dtype=np.int64),
+        genes=tuple(used),
         missing=tuple(missing),
         duplicated=tuple(dict.fromkeys([*(name for name, n in Counter(names).items() if n > 1), *respelled])),
         ambiguous=tuple(ambiguous),

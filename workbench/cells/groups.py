@@ -49,7 +49,7 @@ def make_groups(
     Parameters
     ----------
     names
-        Cell names, each once.
+        Cell names, each once; they key the hash.
     donors
         Donor of each cell; None where the data name none.
     most
@@ -89,12 +89,12 @@ def make_folds(
     Parameters
     ----------
     groups
-        From `make_groups`.
+        Groups of the cells, from `make_groups`.
     labels
         Label of each cell. Single cells are dealt label by label, and groups of hashed cells so that every label is
         spread as evenly as whole groups allow. Donors are dealt by their numbers of cells alone, largest first.
     n_folds
-        Number of folds.
+        Number of folds, at most that of the groups.
     seed
         For the order of single cells, and of donors with equally many cells.
 

@@ -148,13 +148,10 @@ def describe_values(matrix: Any, n_cells: int = 2000) -> ValuesReport:
     counts (maximum 3, median 2 genes and total 4 per cell, 2 cells looked at)
     """
     total = matrix.shape[0]
-    size = min(total, 200)
-    if total <= n_cells:
-        blocks = [row_block(matrix, 0, total)]
-    else:
-        starts = sorted({int(s) for s in np.linspace(0, total - size, max(1, n_cells // size))})
-        blocks = [row_block(matrix, s, s + size) for s in starts]
-    data = np.concatenate([b.data for b in blocks]) if blocks else np.zeros(0)
+    size = min(total, 200) if total > n_cells else total
+    starts = sorted({int(s) for s in np.linspace(0, total - size, max(1, n_cells // max(size, 1)))})
+    blocks = [row_block(matrix, start, start + size) for start in starts]
+    data = np.concatenate([block.data for block in blocks])
     if not len(data):
         raise CellsError(f"The matrix of {matrix.shape[0]} cells x {matrix.shape[1]} genes holds no value above zero.")
     integer = bool((data == np.round(data)).all())

@@ -124,7 +124,7 @@ class PlacedCells:
         Parameters
         ----------
         rows
-            Cell numbers.
+            Numbers of the cells, in the order wanted.
         """
         return replace(
             self,
@@ -141,7 +141,7 @@ class PlacedCells:
         Parameters
         ----------
         genes
-            The panel, in order.
+            The new panel, in the order of its columns.
         """
         if genes == self.genes:
             return self
@@ -177,7 +177,7 @@ class PlacedCells:
         rows
             Cell numbers; all cells when None.
         min_cells, parts, weights, seed
-            As `workbench.cells.anchors.make_anchors` takes them.
+            As `make_anchors` of `workbench.cells.anchors` takes them.
         """
         some = self if rows is None else self.take(rows)
         return make_anchors(
@@ -249,7 +249,7 @@ class PlacedCells:
         Parameters
         ----------
         folder
-            Where they were saved.
+            Folder that `save` was given.
         ruler
             The ruler that their stage numbers belong to.
         embeddings
@@ -281,9 +281,9 @@ def place_cells(
     Parameters
     ----------
     cells
-        As `datasets.load` gives them.
+        Cells as `datasets.load` gives them, with ``cell_type``.
     ruler
-        The ruler.
+        Ruler whose stages the labels stand for.
     labels
         Labels beyond those that the ruler knows, and their stages.
     rows
@@ -317,11 +317,11 @@ def matched_matrices(
     Parameters
     ----------
     cells
-        As `datasets.load` gives them.
+        Cells as `datasets.load` gives them, counts or log-normalised.
     columns
         Genes in the order wanted, with their columns.
     rows
-        Cell numbers, ascending.
+        Numbers of the cells wanted, in ascending order.
     counts
         Whether counts are wanted beside.
 

@@ -21,7 +21,7 @@ class Split:
     against
         Every held-out row is compared with each of these; None: the held-out ones with each other.
     name
-        For tables.
+        Name that tables have for it; may be empty.
     held
         Groups of cells (see `make_groups`) that are left out of operators.
     """

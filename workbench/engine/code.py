@@ -26,7 +26,7 @@ def code_of(work: Callable[..., Any], package: Path = PACKAGE) -> str:
         A function, a bound method or a partial of one, defined in the package. Its module counts, and every module of
         the package that this one imports, directly or not, at the top or inside a function.
     package
-        Folder of the package.
+        Folder of the package; the installed one by default.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def hash_of(modules: Iterable[str], package: Path = PACKAGE) -> str:
     modules
         Dotted names, such as ``workbench.capture.record``.
     package
-        Folder of the package.
+        Folder of the package; the installed one by default.
     """
     return digest({name: _code(str(package), name) for name in reached(modules, package)})
 
@@ -55,9 +55,9 @@ def reached(modules: Iterable[str], package: Path = PACKAGE) -> tuple[str, ...]:
     Parameters
     ----------
     modules
-        Dotted names.
+        Dotted names, such as ``workbench.capture.record``.
     package
-        Folder of the package.
+        Folder of the package; the installed one by default.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def stripped(source: str) -> str:
     Parameters
     ----------
     source
-        Of a module.
+        Text of a module, which has to be valid Python.
     """
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

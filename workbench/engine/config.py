@@ -27,7 +27,7 @@ class _TwiceError(Exception):
 
 
 class _Once(yaml.SafeLoader):
-    """Reads YAML as usual, but for keys that are given twice, of which the usual reader takes the last without a word."""
+    """Reads YAML as usual, but refuses keys that are given twice; of these the usual reader takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -40,12 +40,7 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config(
-    path: str | Path,
-    kind: type[Config],
-    overrides: Sequence[str] = (),
-    others: Others = dict,
-) -> Config:
+def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] = (), others: Others = dict) -> Config:
     """Read a YAML configuration; paths in it are relative to its folder, those of overrides to the working folder.
 
     Parameters
@@ -193,7 +188,7 @@ def load_cells(data: DataConfig) -> AnnData:
     Parameters
     ----------
     data
-        The ``data`` section.
+        Section ``data``: a shipped dataset or a file, and what its columns mean.
 
     Returns
     -------

@@ -30,7 +30,7 @@ class Context(Generic[Settings]):
     config
         Typed configuration of the command. Paths in it work from here.
     out
-        Output folder.
+        Output folder; stages, tables and report lie in it.
     backend
         Who does the tasks of its sweeps: one after the other in this process by default.
 
@@ -70,7 +70,7 @@ class Context(Generic[Settings]):
         Parameters
         ----------
         stage
-            Its name.
+            Its name, as in `Stage.name`.
         """
         return self.out / "stages" / stage
 
@@ -101,7 +101,7 @@ class Context(Generic[Settings]):
         Parameters
         ----------
         *sections
-            Keys of the configuration.
+            Keys at the top of the configuration.
         """
         return self.config.model_dump(mode="json", include=set(sections))
 
@@ -134,11 +134,11 @@ class Handle:
     Attributes
     ----------
     kind
-        Type of the context.
+        Type of the context, importable in the worker.
     config
         Its configuration as JSON, paths absolute.
     out
-        Its folder, absolute.
+        Its output folder as an absolute path.
     """
 
     kind: type[Context]

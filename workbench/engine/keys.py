@@ -1,4 +1,4 @@
-"""The keys of a configuration as data: what a commented file, a page of the documentation and error messages are made from."""
+"""The keys of a configuration as data, for commented files, the documentation and error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from workbench.settings import NAME_OR_PATH
 # How a key that holds sections holds them.
 ONE, NAMED, LISTED = "section", "sections by name", "list of sections"
 PATH = "path"
-_WIDTH = 110
+# A space that no line is broken at.
+_WIDTH, _FIXED = 110, "\N{NO-BREAK SPACE}"
 _PLACEHOLDERS = {PATH: "PATH", "text": "TEXT"}
 
 
@@ -85,7 +86,7 @@ def keys_of(kind: type[BaseModel]) -> tuple[Key, ...]:
     Parameters
     ----------
     kind
-        Type of the configuration.
+        Type of the configuration, such as `RunConfig`.
     """
     schema = kind.model_json_schema()
     return _keys(schema, schema.get("$defs", {}), {})
@@ -97,12 +98,12 @@ def schema_text(kind: type[BaseModel], title: str) -> str:
     Parameters
     ----------
     kind
-        Type of the configuration.
+        Type of the configuration, such as `RunConfig`.
     title
-        What editors call it.
+        Name under which editors show the schema.
     """
     schema = {**kind.model_json_schema(), "$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
-    return json.dumps(schema, indent=2, ensure_ascii=False)
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def commented_yaml(kind: type[BaseModel], title: str) -> str:
@@ -111,21 +112,22 @@ def commented_yaml(kind: type[BaseModel], title: str) -> str:
     Parameters
     ----------
     kind
-        Type of the configuration.
+        Type of the configuration, such as `RunConfig`.
     title
         First line, what this configures.
 
     Returns
     -------
     str
-        YAML that reads back to the defaults. Required keys and sections that are absent by default are commented out by a
-        ``#`` right before the key; lines of explanation have a space after theirs.
+        YAML that reads back to the defaults. Required keys and sections that are absent by default are switched off by
+        a ``#`` right before the key; lines of explanation have a space after theirs.
     """
     head = (
-        f"{title} Keys without a mark hold their defaults; leave out what you do not change. A # right before a key "
-        "switches it off: remove the # of a required key and fill it in; remove those of a section and of its keys to have it."
+        f"{title}. Keys without a mark hold their defaults; leave out what you do not change. A # right before a "
+        "key switches it off: remove the # of a required key and fill it in; remove those of a section and of its "
+        "keys to have it."
     )
-    return "\n".join([*_comment(head, ""), "", *_lines(keys_of(kind), "", off=False)]) + "\n"
+    return "\n".join([*_comment(head, ""), "", *_lines(keys_of(kind), "", off=False)])
 
 
 def _lines(keys: tuple[Key, ...], indent: str, off: bool) -> list[str]:
@@ -141,10 +143,10 @@ def _lines(keys: tuple[Key, ...], indent: str, off: bool) -> list[str]:
         elif key.form == NAMED:
             lines += [start, f"{indent}  #NAME:", *_lines(key.keys, indent + "    ", off=True)]
         else:
-            first, *others = _lines(key.keys, indent + "    ", off=True)
-            dash = next(i for i, line in enumerate(others) if line.startswith(f"{indent}    #{key.keys[0].name}:"))
-            others[dash] = f"{indent}  #- {others[dash].lstrip(' #')}"
-            lines += [start, first, *others]
+            item = _lines(key.keys, indent + "    ", off=True)
+            dash = next(i for i, line in enumerate(item) if line.startswith(f"{indent}    #{key.keys[0].name}:"))
+            item[dash] = f"{indent}  #- {item[dash].lstrip(' #')}"
+            lines += [start, *item]
         if not indent:
             lines.append("")
     return lines
@@ -152,8 +154,7 @@ def _lines(keys: tuple[Key, ...], indent: str, off: bool) -> list[str]:
 
 def _said(key: Key) -> str:
     what = "Required. " if key.required else "Absent by default. " if key.absent else ""
-    # What stands in brackets is not broken.
-    return what + key.meaning + ("" if key.keys else f" ({key.type})".replace(" ", "\xa0").replace("\xa0", " ", 1))
+    return what + key.meaning + ("" if key.keys else f" ({key.type.replace(' ', _FIXED)})")
 
 
 def value_text(value: Any) -> str:
@@ -162,7 +163,7 @@ def value_text(value: Any) -> str:
     Parameters
     ----------
     value
-        A default.
+        A default, JSON-ready, of any type.
     """
     return yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True).strip()[1:-1]
 
@@ -175,7 +176,7 @@ def _value(key: Key) -> str:
 
 def _comment(text: str, indent: str) -> list[str]:
     lines = textwrap.wrap(text, _WIDTH - len(indent), break_long_words=False, break_on_hyphens=False)
-    return [f"{indent}# {line}".replace("\xa0", " ") for line in lines]
+    return [f"{indent}# {line}".replace(_FIXED, " ") for line in lines]
 
 
 def _keys(model: Mapping[str, Any], defs: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Key, ...]:

@@ -44,7 +44,7 @@ def manifest(
     config
         JSON-ready, with ``checkpoint`` and ``seed``.
     model
-        The checkpoint.
+        The checkpoint as it was read, for its hashes.
     cells
         Content hash of the cells.
     stages
@@ -93,7 +93,7 @@ def pairs(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     Parameters
     ----------
     manifest
-        From `manifest`.
+        What `manifest` has returned, with all its keys.
     """
     stages = ", ".join(
         f"{name} {entry['seconds']:.1f} s{' (kept)' if entry['kept'] else ''}"

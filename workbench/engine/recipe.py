@@ -60,7 +60,7 @@ class Executed:
     seconds
         Time of each stage; of one that was kept, the time that it once took.
     context
-        What the stages shared.
+        What the stages shared; its data stay loaded.
     """
 
     out: Path
@@ -77,9 +77,9 @@ def execute(
     Parameters
     ----------
     recipe
-        The command.
+        The command that is carried out.
     config
-        Its typed configuration.
+        Its typed configuration, as `read_config` makes it.
     out
         Output folder. Finished stages in it whose inputs and code are unchanged are kept; an interrupted one goes on.
     backend
@@ -109,11 +109,11 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
     Parameters
     ----------
     recipe
-        The command.
+        The command that is carried out.
     context
-        What its stages shared.
+        What its stages shared; says what the report is of.
     runner
-        After the stages.
+        Runner that has done or kept its stages.
     """
     from workbench.engine.report import report_run
 

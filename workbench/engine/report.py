@@ -51,7 +51,7 @@ def write_report(
     Parameters
     ----------
     out
-        Folder of the run.
+        Output folder; the report and ``figures/`` are written into it.
     summary
         `title`, `question`, `answers` (list), `model`, `data`; for every figure a text in `captions` (model, data, n,
         spread, null) and the command that makes it in `commands`; optional: `n`, `facts` (such as gates and controls, one line
@@ -113,7 +113,7 @@ def report_run(
     tables
         As in `write_report`.
     requests
-        The figures.
+        The figures that are asked for, in their order.
     explorer
         As in `write_report`.
     """
@@ -140,9 +140,9 @@ def write_figures(out: Path, figures: Mapping[str, go.Figure], captions: Mapping
     Parameters
     ----------
     out
-        Folder of the run.
+        Output folder; the report and ``figures/`` are written into it.
     figures, captions
-        By name.
+        Figures and the texts under them, by the name of the figure.
 
     Returns
     -------

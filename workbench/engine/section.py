@@ -21,7 +21,7 @@ class Section:
     tables
         Tables by name, as they are shown.
     answers
-        Sentences for the summary.
+        Sentences of the summary that say what was found.
     skipped
         What was not done and why, under ``what`` and ``why``.
     cautions

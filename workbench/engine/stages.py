@@ -77,9 +77,9 @@ class Stage:
         Parameters
         ----------
         out
-            The output folder.
+            Output folder that the files lie in.
         result
-            What its work returned.
+            What its work returned, for tables that it names.
         """
         names = dict.fromkeys((*self.tables, *result.get("tables", ())))
         tables = [table_path(out, name) for name in names]
@@ -102,9 +102,9 @@ def key_of(out: Path, name: str) -> str:
     Parameters
     ----------
     out
-        The output folder.
+        Output folder that holds ``stages/``.
     name
-        Name of the stage.
+        Name of the stage, as in `Stage.name`.
     """
     folder = out / "stages" / name
     return str((_read(folder / _DONE) or _read(folder / _BEGUN)).get("key", ""))
@@ -116,9 +116,9 @@ def stands_on(out: Path, name: str, below: str) -> bool:
     Parameters
     ----------
     out
-        The output folder.
+        Output folder that holds ``stages/``.
     name
-        Name of the stage.
+        Name of the stage, as in `Stage.name`.
     below
         Name of a stage that it comes after.
     """
@@ -141,7 +141,7 @@ class StageRunner:
     Attributes
     ----------
     out
-        The output folder.
+        Output folder that holds ``stages/``.
     seconds, reused, peak
         By stage: its time, whether it was taken as it was, and the peak memory of the process when it was made (bytes).
     results
@@ -189,7 +189,7 @@ class StageRunner:
         Parameters
         ----------
         stage
-            The stage.
+            Stage whose inputs and files are looked at.
         """
         if not all(name in self.results for name in stage.after):
             return None

@@ -34,7 +34,7 @@ class Task:
     key
         Its name, unique in the grid; names the file of its rows.
     arguments
-        For the work function.
+        What the work function is given, in order.
     """
 
     key: str
@@ -78,7 +78,7 @@ def run_sweep(
     identity
         Everything the rows depend on, JSON-ready. A folder of another identity is refused.
     tasks
-        The grid.
+        The grid, each task with a key of its own.
     work
         From a task's arguments to its rows. With other backends than ``sequential`` it must be importable by the workers.
     backend, jobs
@@ -177,9 +177,9 @@ def rows_file(folder: Path, key: str) -> Path:
     Parameters
     ----------
     folder
-        Of the sweep.
+        Folder that the sweep has claimed.
     key
-        Of the task.
+        Key of the task, as in `Task.key`.
     """
     return folder / "rows" / f"{digest(key)}.parquet"
 

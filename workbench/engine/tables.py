@@ -29,7 +29,7 @@ def table_path(out: Path, name: str) -> Path:
     Parameters
     ----------
     out
-        Folder of the run.
+        Output folder that holds ``tables/``.
     name
         Name of the table, without ending.
     """
@@ -113,10 +113,10 @@ def read_table(path: Path, index: str | None = None) -> pd.DataFrame:
             table[name] = found.astype(bool) if found.notna().all() else found
         elif name not in known:
             table[name] = table[name].fillna("")
-        elif rows := [
-            row for row in types["empty"].get(name, ()) if row < len(table) and pd.isna(table[name].iat[row])
-        ]:
-            table.loc[table.index[rows], name] = ""
+        else:
+            missing = table[name].isna()
+            empty = [row for row in types["empty"].get(name, ()) if row < len(table) and missing.iat[row]]
+            table.loc[table.index[empty], name] = ""
     return table.set_index(index) if index else table
 
 
@@ -126,7 +126,7 @@ def read_tables(out: Path, names: Sequence[str]) -> dict[str, pd.DataFrame]:
     Parameters
     ----------
     out
-        Folder of the run.
+        Output folder that holds ``tables/``.
     names
         Names of the tables, without ending.
     """
@@ -139,7 +139,7 @@ def there(out: Path) -> set[str]:
     Parameters
     ----------
     out
-        Folder of the run.
+        Output folder that holds ``tables/``.
     """
     return {path.stem for path in (out / FOLDER).glob("*.csv")}
 
@@ -161,7 +161,7 @@ def from_text(text: str, wanted: Sequence[str] = _ALWAYS_TEXT) -> pd.DataFrame:
     Parameters
     ----------
     text
-        CSV.
+        CSV with a header, as `as_text` writes it.
     wanted
         Columns that are text, whatever they look like; an empty field in them is the empty label.
     """

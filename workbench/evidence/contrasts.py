@@ -114,7 +114,7 @@ def read_lineages(raw: Any, branches: Sequence[str]) -> tuple[str, ...]:
     raw
         Names of branches, or one of them; each counts once.
     branches
-        Branches of the ruler.
+        Branches of the ruler, one of which each name must be.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def read_colors(raw: Any, branches: Sequence[str]) -> dict[str, str]:
     raw
         Branch -> colour; branches may be left out.
     branches
-        Branches of the ruler.
+        Branches of the ruler, one of which each key must be.
 
     Raises
     ------

@@ -98,7 +98,7 @@ def unjudged(asked: tuple[Endpoint, ...], status: str) -> list[dict[str, Any]]:
     asked
         Endpoints that it would have been asked about.
     status
-        Why it predicted nothing.
+        Why the method predicted nothing, in words.
     """
     return [
         {

@@ -33,7 +33,7 @@ class Gate:
     Attributes
     ----------
     gate
-        Its name.
+        Name of the gate, one of `gate_spec.GATES`.
     status
         ``pass``, ``fail`` or ``not applicable``, which is never a pass.
     value, rule, threshold

@@ -28,7 +28,7 @@ def random_splits(n: int, n_splits: int, seed: int) -> Iterator[Split]:
     Parameters
     ----------
     n
-        Anchors.
+        Number of anchors; three at least are held out.
     n_splits, seed
         How many splits, and the seed.
     """
@@ -43,7 +43,7 @@ def group_splits(groups: np.ndarray, *, against_rest: bool = False) -> Iterator[
     Parameters
     ----------
     groups
-        Group of each anchor.
+        Group of each anchor, such as its donor or branch.
     against_rest
         Compare the held-out anchors with the others instead of with each other: for branches, whose anchors all lie
         close together.
@@ -69,9 +69,9 @@ def holdout_correlation(
     Parameters
     ----------
     features, stage
-        Anchors.
+        Features of each anchor, and its stage number.
     ruler
-        Distances between stages.
+        Distances between stages, from 0 to 1.
     splits
         Given the stage of each anchor, the splits. It is asked again with every relabelling, so that a branch holdout
         of the null holds out relabelled branches.
@@ -80,7 +80,7 @@ def holdout_correlation(
     refits
         Null draws: stages relabelled (see `relabelled`), everything fitted again.
     seed
-        Seed of the null.
+        Seed of the null draws; splits have their own.
     weights
         Of the anchors, when the adaptor is fitted.
 
@@ -115,7 +115,7 @@ def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str
     Parameters
     ----------
     row
-        From `holdout_correlation`.
+        The row that `holdout_correlation` returns.
     null
         Its own draws, or draws pooled over comparable results.
 
@@ -146,9 +146,9 @@ def relabelled(stage: Int[np.ndarray, " anchor"], seed: int, draw: int) -> Int[n
     Parameters
     ----------
     stage
-        Stage of each anchor.
+        Stage number of each anchor, from 0.
     seed, draw
-        Which null draw.
+        Seed, and number of the null draw.
     """
     present = np.unique(stage)
     place = np.zeros(present.max() + 1, dtype=int)
@@ -170,9 +170,9 @@ def head_scores(
     Parameters
     ----------
     operators
-        Of all heads.
+        Operators of all heads, on the genes of the centroids.
     centroids, stage
-        Anchors.
+        Mean expression of each anchor, and its stage number.
     ruler, splits, adaptor, weights
         As in `holdout_values`.
 

@@ -30,7 +30,7 @@ def shuffled(ruler: Ruler, seed: int, among: Sequence[str] | None = None) -> Rul
     ruler
         The real one; graph or matrix.
     seed
-        Of the permutation.
+        Seed of the permutation of stages.
     among
         Stages that change places, the others stay; all by default. Give the stages that the cells have, and the
         distances between these are the real ones, dealt out anew.
@@ -78,7 +78,7 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
     ruler
         The real one, a graph.
     seed
-        Of the swaps.
+        Seed of the swaps of steps.
 
     Returns
     -------
@@ -163,9 +163,9 @@ def permute_in_blocks(
     blocks
         Block of each, or one column per factor: the blocks are then the combinations that occur.
     rng_or_seed
-        Generator, or a seed.
+        Generator to draw from, or a seed for one.
     draws
-        How many permutations.
+        Number of permutations, one row each.
 
     Returns
     -------

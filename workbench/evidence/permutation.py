@@ -62,7 +62,7 @@ def blocked_permutation(
     blocks
         Factors, such as donor and tissue; a block is a combination that occurs.
     draws, seed
-        Of the permutation.
+        Number of permutations, and the seed of them.
 
     Raises
     ------

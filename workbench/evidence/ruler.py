@@ -40,11 +40,11 @@ class Ruler:
     Attributes
     ----------
     name
-        Of the graph.
+        Name of the graph, or of the matrix file.
     stages
         Stage names, in the order of the file.
     branches
-        Branch of each stage.
+        Branch of each stage, in the order of the stages.
     distances
         Shortest path between stages along the graph, direction ignored, divided by the longest of them; or a matrix
         of one's own, divided by its largest value.
@@ -133,7 +133,7 @@ class Ruler:
         Parameters
         ----------
         label
-            The label.
+            A label that the ruler does not know.
         """
         if _ONTOLOGY_ID.fullmatch(label.strip()):
             return "no stage has this ontology id"  # ids with near numbers are other cells
@@ -203,7 +203,7 @@ def build_ruler(
     Parameters
     ----------
     name
-        Of the graph.
+        Name of the graph, for messages and tables.
     stages
         By name: ``from`` (list of stages, or stage -> length of that step, 1 by default), ``branch``, ``source`` (one or
         several), ``ontology`` (ids) and ``labels``.

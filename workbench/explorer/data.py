@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from anndata import AnnData
 from tqdm import tqdm
@@ -113,33 +114,30 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
     config = _config(folder)
     collection = str((config.get("factors") or {}).get("gene_sets") or SHIPPED)
     data = _of_heads(source.head, source.shape, source.genes, source.kind, counts, seed, collection)
-    missing, maps = list(data.missing), []
-    screened, placed = table_path(folder, "heads"), table_path(folder, "latent")
-    scores: list[dict[str, Any]] = []
-    if not stands_on(folder, "heads", "operators"):
-        missing.append(("score", f"tables/heads.csv {_STALE}"))
-    elif screened.is_file():
-        scores.append(ruler_measure(read_table(screened), source.shape))
-    else:
-        missing.append(("score", "the run has no tables/heads.csv; workbench extract screens the heads."))
+    missing = list(data.missing)
+
+    def tables(what: str, stage: str, name: str, makes: str) -> list[pd.DataFrame]:
+        path, stands = table_path(folder, name), stands_on(folder, stage, "operators")
+        if stands and path.is_file():
+            return [read_table(path)]
+        none = f"the run has no tables/{name}.csv; workbench extract {makes}"
+        missing.append((what, none if stands else f"tables/{name}.csv {_STALE}"))
+        return []
+
+    scores = [ruler_measure(table, source.shape) for table in tables("score", "heads", "heads", "screens the heads.")]
     if ablation is None:
         missing.append(
             ("ablation", "none was given with the run; workbench ablate makes one, for all heads and beside its nulls.")
         )
     else:
         scores += _effects(folder, Path(ablation), source.shape)
-    if not stands_on(folder, "algorithm", "operators"):
-        missing.append(("cells", f"tables/latent.csv {_STALE}"))
-    elif placed.is_file():
-        maps.append(latent_map(read_table(placed), seed, _ruler_of(config)))
-    else:
-        missing.append(("cells", "the run has no tables/latent.csv; workbench extract makes the latent."))
+    latent, known = tables("cells", "algorithm", "latent", "makes the latent."), _ruler_of(config)
     return replace(
         data,
         title=config.get("name") or folder.resolve().name,
         facts=(*_facts_of(folder, config), *data.facts),
         measures=(*scores, *data.measures),
-        maps=tuple(maps),
+        maps=tuple(latent_map(table, seed, known) for table in latent),
         missing=tuple(missing),
     )
 
@@ -235,17 +233,9 @@ def _of_heads(
         matrix = operator(*at)
         norms[at] = float(np.linalg.norm(matrix))
         factors.append(found := head_factors(matrix, genes))
-        heads.append(
-            {
-                "layer": at[0],
-                "head": at[1],
-                "name": head_name(*at),
-                "norm": short(norms[at]),
-                "pairs": strongest_pairs(matrix, counts),
-                "factors": described(matrix, found),
-                "no_factors": found if isinstance(found, str) else "",
-            }
-        )
+        one = {"layer": at[0], "head": at[1], "name": head_name(*at), "norm": short(norms[at])}
+        one |= {"pairs": strongest_pairs(matrix, counts), "factors": described(matrix, found)}
+        heads.append({**one, "no_factors": found if isinstance(found, str) else ""})
     programs = programs_of(factors, genes, collection, seed)
     for i, head in enumerate(heads):
         head["hits"] = programs.hits.get(i)

@@ -13,9 +13,9 @@ from scipy.sparse.linalg import ArpackError, svds
 from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError
-from workbench.factors.factorise import READ, SVD, WRITE, Factors, by_size, rank_floor, signed, svd_factors
+from workbench.factors.factorise import SVD, Factors, by_size, rank_floor, signed, svd_factors
 from workbench.factors.gene_sets import load_gene_sets, on_panel
-from workbench.factors.programs import over_representation
+from workbench.factors.programs import gene_lists, indicators, over_representation
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
 
@@ -26,7 +26,6 @@ MANY_GENES = 400
 MIN_CELLS = 10
 # Genes of a list that is tested, hits that are shown of it, and shufflings of the gene names.
 N_LIST, N_HITS, NULL_DRAWS, ALPHA = 60, 3, 20, 0.05
-_SIDES = (READ, WRITE)
 
 
 def short(value: float, digits: int = 4) -> float | None:
@@ -186,33 +185,24 @@ def programs_of(
     if not kept.sets or not lists:
         why = "no factor was made" if kept.sets else f"no program of '{collection}' has three genes on the panel"
         return Programs({}, {}, {}, why)
-    inside = np.zeros((len(lists), len(names)), dtype=bool)
-    for row, (*_, top) in zip(inside, lists, strict=True):
-        row[top] = True
+    inside = indicators(lists, len(names))
     members = np.array([np.isin(names, genes) for genes in kept.sets.values()])
     p, _, overlap = over_representation(inside, members)
     q = benjamini_hochberg(p.ravel()).reshape(p.shape)
     of_head = np.array([head for head, *_ in lists])
     null = _null(inside, members, seed)
-    heads = sorted(set(of_head.tolist()))
     hits = {}
-    for head in heads:
-        own, drawn = of_head == head, [int(hit[of_head == head].sum()) for hit in null]
+    for head in sorted(set(of_head.tolist())):
+        own = of_head == head
+        drawn = [int(hit[own].sum()) for hit in null]
         hits[head] = [int(own.sum()) * len(members), int((q[own] <= ALPHA).sum()), min(drawn), max(drawn)]
     totals = [int(hit.sum()) for hit in null]
-    summary = {
-        "collection": collection,
-        "terms": [
-            {"term": term, "source": kept.sources[term], "n": int(n)}
-            for term, n in zip(kept.sets, members.sum(1), strict=True)
-        ],
-        "n_left_out": int((~terms["kept"]).sum()),
-        "n_genes": len(names),
-        "n_list": N_LIST,
-        "n_tests": int(p.size),
-        "n_hits": int((q <= ALPHA).sum()),
-        "null": {"draws": len(null), "mean": short(float(np.mean(totals))), "low": min(totals), "high": max(totals)},
-    }
+    sizes = zip(kept.sets, members.sum(1).tolist(), strict=True)
+    shown = [{"term": term, "source": kept.sources[term], "n": n} for term, n in sizes]
+    summary: dict[str, Any] = {"collection": collection, "terms": shown, "n_left_out": int((~terms["kept"]).sum())}
+    summary |= {"n_genes": len(names), "n_list": N_LIST, "n_tests": int(p.size), "n_hits": int((q <= ALPHA).sum())}
+    chance = {"mean": short(float(np.mean(totals))), "low": min(totals), "high": max(totals)}
+    summary["null"] = {"draws": len(null), **chance}
     return Programs(summary, hits, _shown(lists, p, q, overlap, members))
 
 
@@ -239,32 +229,20 @@ def described(matrix: Float[np.ndarray, "gene gene"], factors: Factors | str) ->
     for f, name in enumerate(factors.names):
         strength = float(factors.strength[f])
         row: dict[str, Any] = {"name": name, "strength": short(strength), "share": short(strength**2 / total, 3)}
-        for side in _SIDES:
-            loadings = _side(factors, side)[:, f]
+        for side, every in factors.sides.items():
+            loadings = every[:, f]
             top = by_size(loadings[:, None], factors.genes)[:N_GENES, 0]
             row[side] = [[int(gene), short(loadings[gene], 3)] for gene in top if loadings[gene]]
         rows.append(row)
     return rows
 
 
-def _side(factors: Factors, side: str) -> np.ndarray:
-    return factors.read if side == READ else factors.write.T
-
-
 def _lists(factors: Sequence[Factors | str], names: np.ndarray) -> list[tuple[int, int, str, str, np.ndarray]]:
     """Head, factor, side, direction and genes by rank of every list; equal loadings go by gene name."""
     named, lists = np.argsort(names, kind="stable"), []
     for head, one in enumerate(factors):
-        if isinstance(one, str):
-            continue
-        for f in range(len(one.strength)):
-            for side in _SIDES:
-                loading = _side(one, side)[:, f]
-                for direction, loadings in (("+", loading), ("-", -loading)):
-                    top = named[np.argsort(-loadings[named], kind="stable")[:N_LIST]]
-                    top = top[loadings[top] > 0]
-                    if len(top):
-                        lists.append((head, f, side, direction, top))
+        sides = {} if isinstance(one, str) else {side: loadings[named] for side, loadings in one.sides.items()}
+        lists += [(head, f, side, sign, named[top]) for side, f, sign, top in gene_lists(sides, N_LIST)]
     return lists
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,6 @@ class Session:
         Cells that these were drawn from.
     intact
         Embeddings of these cells with nothing ablated.
-    center, axes
-        Mean and two principal axes of `intact`: the fixed projection of the map.
-    share
-        Share of the variance that each axis holds.
     max_cells
         Cells that are ablated at once, at most; of more chosen ones some are drawn by seed and name.
     null_draws
@@ -67,15 +64,21 @@ class Session:
     labels: tuple[str, ...]
     n_total: int
     intact: Float[np.ndarray, "cell d_model"]
-    center: Float[np.ndarray, " d_model"]
-    axes: Float[np.ndarray, "d_model 2"]
-    share: Float[np.ndarray, " 2"]
     max_cells: int
     null_draws: int
     batch_size: int
     seed: int
     groups: Sequence[Mapping[str, str]]
     _references: dict[tuple[str, ...], Reference] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def projection(self) -> tuple[np.ndarray, Float[np.ndarray, "d_model 2"], Float[np.ndarray, " 2"]]:
+        """Mean and two principal axes of `intact`, by which the map is drawn, and the variance's share on each axis."""
+        center = self.intact.mean(0)
+        _, s, vt = np.linalg.svd(self.intact - center, full_matrices=False)
+        # The largest part of an axis is positive, since the sign of a singular vector means nothing.
+        axes = vt[:2] * np.sign(vt[np.arange(2), np.abs(vt[:2]).argmax(1)])[:, None]
+        return center, axes.T, s[:2] ** 2 / max(float((s**2).sum()), np.finfo(float).tiny)
 
     def project(self, cells: Float[np.ndarray, "cell d_model"]) -> Float[np.ndarray, "cell 2"]:
         """Places of embeddings on the map.
@@ -85,7 +88,8 @@ class Session:
         cells
             Embeddings of any cells by the same model.
         """
-        return (cells - self.center) @ self.axes
+        center, axes, _ = self.projection
+        return (cells - center) @ axes
 
     def reference(self, ablation: Ablation) -> Reference | None:
         """Means over the shown cells that a mean ablation needs; None for others.
@@ -108,7 +112,7 @@ class Session:
 
     def to_map(self) -> dict[str, Any]:
         """The shown cells as a map of the explorer."""
-        a, b = (f"{share:.0%}" for share in self.share)
+        a, b = (f"{share:.0%}" for share in self.projection[2])
         return cell_map(
             MAP,
             "cell embeddings of the model, principal axes",
@@ -166,30 +170,13 @@ def open_session(
     if len(chosen) < 3:
         raise EvaluationError(f"A map of cells takes three, and {len(chosen)} are there; give more cells.")
     tokens = model.tokenizer(chosen, seed=seed, min_share=min_gene_share).tokens().to(model.device, model.dtype)
-    intact = intact_cells(model, tokens, batch_size)
-    center = intact.mean(0)
-    _, s, vt = np.linalg.svd(intact - center, full_matrices=False)
-    axes = vt[:2] * np.sign(vt[np.arange(2), np.abs(vt[:2]).argmax(1)])[:, None]
-    share = s[:2] ** 2 / max(float((s**2).sum()), np.finfo(float).tiny)
     labels = [NO_LABEL] * len(chosen)
     if "cell_type" in chosen.obs:
         labels = [str(label) or NO_LABEL for label in chosen.obs["cell_type"]]
-    known = load_ruler(ruler)
-    return Session(
-        model,
-        tokens,
-        tuple(labels),
-        cells.shape[0],
-        intact,
-        center,
-        axes.T,
-        share,
-        max_cells,
-        null_draws,
-        batch_size,
-        seed,
-        label_groups(branches_of(labels, known, stages), known),
-    )
+    known, intact = load_ruler(ruler), intact_cells(model, tokens, batch_size)
+    groups = label_groups(branches_of(labels, known, stages), known)
+    shown = tokens, tuple(labels), cells.shape[0], intact
+    return Session(model, *shown, max_cells, null_draws, batch_size, seed, groups)
 
 
 def shift(session: Session, heads: Sequence[str], how: str, labels: Sequence[str]) -> dict[str, Any]:
@@ -234,26 +221,21 @@ def shift(session: Session, heads: Sequence[str], how: str, labels: Sequence[str
     names = session.tokens.cell_ids
     rows = [chosen[i] for i in choose_rows([names[i] for i in chosen], session.max_cells, session.seed)]
     before, after, nulls = _embeddings(session, ablation, rows)
+    places = zip(("start", "end", "null_end"), (before, after, nulls[0]), strict=True)
     turned = _turn(before, after)
     null = np.array([_turn(before, one).mean() for one in nulls])
     change = after - before
     total = float((change**2).sum())
     kinds = np.array([session.labels[i] for i in rows])
     return {
-        "heads": [str(place) for place in ablation.sites],
-        "how": how,
-        "rows": rows,
-        "start": _places(session, before),
-        "end": _places(session, after),
-        "null_end": _places(session, nulls[0]),
-        "n": len(rows),
-        "n_chosen": len(chosen),
-        "n_reference": len(session.labels) if how == "mean" else None,
+        **{"heads": [str(place) for place in ablation.sites], "how": how, "rows": rows},
+        **{name: [[short(v, 6) for v in at] for at in session.project(of)] for name, of in places},
+        **{"n_chosen": len(chosen), "n_reference": len(session.labels) if how == "mean" else None},
         **_moments(turned),
         "by_label": [{"label": kind, **_moments(turned[kinds == kind])} for kind in sorted(set(kinds.tolist()))],
         "null": {"mean": short(null.mean()), "low": short(null.min()), "high": short(null.max()), "draws": len(null)},
         "p": short(permutation_p(float(turned.mean()), null)),
-        "in_plane": short(float(((change @ session.axes) ** 2).sum()) / total, 3) if total else None,
+        "in_plane": short(float(((change @ session.projection[1]) ** 2).sum()) / total, 3) if total else None,
     }
 
 
@@ -280,19 +262,17 @@ def _embeddings(
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Intact, ablated, and with the change turned at random, once per draw."""
     model, reference = session.model, session.reference(ablation)
-    draws = [
-        Ablation(ablation.sites, ablation.how, seed=ablation.seed, rotation=draw) for draw in range(session.null_draws)
-    ]
-    before: list[np.ndarray] = []
+    draws = [replace(ablation, rotation=draw) for draw in range(session.null_draws)]
     after: list[np.ndarray] = []
-    nulls: list[list[np.ndarray]] = [[] for _ in draws]
+    swept: dict[int | None, list[np.ndarray]] = {which: [] for which in (None, *range(len(draws)))}
     for batch in session.tokens.take(rows).batches(session.batch_size):
         with torch.no_grad(), ablated(model, ablation, reference):
             after.append(_numbers(model(batch).cell))
         # The sweep shares what lies below the first head, and its intact pass is of the same batch.
         for which, out in exact_sweep(model, batch, draws, Edits(model, batch, draws, reference)):
-            (before if which is None else nulls[which]).append(_numbers(out.cell))
-    return np.concatenate(before), np.concatenate(after), [np.concatenate(parts) for parts in nulls]
+            swept[which].append(_numbers(out.cell))
+    before, *nulls = (np.concatenate(parts) for parts in swept.values())
+    return before, np.concatenate(after), nulls
 
 
 def _numbers(cell: torch.Tensor | None) -> np.ndarray:
@@ -309,7 +289,3 @@ def _turn(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def _moments(values: np.ndarray) -> dict[str, Any]:
     sd = short(values.std(ddof=1)) if len(values) > 1 else None
     return {"n": len(values), "mean": short(values.mean()), "sd": sd}
-
-
-def _places(session: Session, cells: np.ndarray) -> list[list[float | None]]:
-    return [[short(v, 6) for v in row] for row in session.project(cells)]

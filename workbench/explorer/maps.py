@@ -110,20 +110,11 @@ def cell_map(
     there = np.flatnonzero(np.isfinite(xy).all(1)).tolist()
     kept = [there[i] for i in choose_rows([ids[i] for i in there], limit, seed)]
     number = {group["label"]: i for i, group in enumerate(groups)}
-    return {
-        "key": key,
-        "name": name,
-        "note": note,
-        "axes": list(axes),
-        "groups": [dict(group) for group in groups],
-        "x": [short(v, 5) for v in xy[kept, 0]],
-        "y": [short(v, 5) for v in xy[kept, 1]],
-        "group": [number[labels[i]] for i in kept],
-        "ids": [str(ids[i]) for i in kept],
-        "n_total": len(ids) if n_total is None else n_total,
-        "n_without_place": len(ids) - len(there),
-        "seed": seed,
-    }
+    x, y = ([short(v, 5) for v in column] for column in xy[kept].T)
+    said = {"key": key, "name": name, "note": note, "axes": list(axes), "groups": [dict(group) for group in groups]}
+    shown = {"x": x, "y": y, "group": [number[labels[i]] for i in kept], "ids": [str(ids[i]) for i in kept]}
+    n = {"n_total": len(ids) if n_total is None else n_total, "n_without_place": len(ids) - len(there)}
+    return {**said, **shown, **n, "seed": seed}
 
 
 def latent_map(table: pd.DataFrame, seed: int = 0, ruler: Ruler | None = None) -> dict[str, Any]:

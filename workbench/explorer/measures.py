@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,11 @@ def effect_measures(table: pd.DataFrame, shape: Head) -> list[dict[str, Any]]:
     heads = effects[effects["kind"] == "head"]
     for number, ((metric, how), own) in enumerate(heads.groupby(["metric", "how"], sort=False)):
         rows = _by_head(own, shape, _EFFECT, "effect", "The ablation's tables/effects.csv")
-        unit, worse = str(own["unit"].iloc[0]), int(own["worse"].iloc[0])
-        known = own["effect"][np.isfinite(own["effect"])]
-        colors = colors_of(known if len(known) else pd.Series([0.0]), str(metric), unit, worse=worse)
+        about = {"metric": str(metric), "how": str(how), "worse": int(own["worse"].iloc[0])}
+        unit, known = str(own["unit"].iloc[0]), own["effect"][np.isfinite(own["effect"])]
+        colors = colors_of(known if len(known) else pd.Series([0.0]), str(metric), unit, worse=about["worse"])
         one = _measure(f"effect-{number}", "effect", f"{metric}, {how} ablation", unit, rows, colors)
-        found.append({**one, "metric": str(metric), "how": str(how), "worse": worse})
+        found.append({**one, **about})
     return found
 
 
@@ -75,18 +76,8 @@ def norm_measure(norms: Mapping[Head, float], shape: Head) -> dict[str, Any]:
 def _measure(
     key: str, kind: str, name: str, unit: str, rows: Sequence[dict[str, Any] | None], colors: Colors
 ) -> dict[str, Any]:
-    return {
-        "key": key,
-        "kind": kind,
-        "name": name,
-        "unit": unit,
-        "rows": list(rows),
-        "scale": list(colors.scale),
-        "limits": [short(limit) for limit in colors.limits],
-        "title": colors.title,
-        "factor": colors.factor,
-        "decimals": colors.decimals,
-    }
+    shown = {**asdict(colors), "scale": list(colors.scale), "limits": [short(limit) for limit in colors.limits]}
+    return {"key": key, "kind": kind, "name": name, "unit": unit, "rows": list(rows), **shown}
 
 
 def _by_head(

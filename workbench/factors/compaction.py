@@ -6,7 +6,7 @@ alternatives of the sparse form's rank, and the exact folding, which is smaller 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,15 +111,15 @@ def variants(
     # The folded form is the reference itself, multiplied out with its adaptor: same latent, another size.
     yield Variant(FOLDED, 1, reference, 4 * width * (len(genes) + 1), width * (len(genes) + 1))
     yield Variant(SINGLE, 2, head, 4 * head.size, head.size, 0.0)
-    wanted: list[tuple[str, Callable[[], Factors]]] = [
-        (f"rank {rank}", partial(svd_factors, head, genes, rank)) for rank in ranks
-    ]
+    wanted: dict[str, Callable[[], Factors]] = {}
+    for rank in ranks:
+        wanted[f"rank {rank}"] = partial(svd_factors, head, genes, rank)
     sparse = f"hard sparse, {n_factors} x ({n_read} + {n_write})"
-    wanted.append((sparse, lambda: hard_sparse(svd_factors(head, genes, n_factors), n_read, n_write)))
+    wanted[sparse] = lambda: hard_sparse(svd_factors(head, genes, n_factors), n_read, n_write)
     if alternatives:
-        wanted.append((f"NMF, {n_factors}", partial(nmf_factors, head, genes, n_factors, seed)))
-        wanted.append((f"sparse PCA, {n_factors}", partial(sparse_pca_factors, head, genes, n_factors, seed)))
-    for order, (name, make) in enumerate(wanted, start=3):
+        wanted[f"NMF, {n_factors}"] = partial(nmf_factors, head, genes, n_factors, seed)
+        wanted[f"sparse PCA, {n_factors}"] = partial(sparse_pca_factors, head, genes, n_factors, seed)
+    for order, (name, make) in enumerate(wanted.items(), start=3):
         try:
             factors = make()
         except EvaluationError as error:
@@ -199,36 +199,24 @@ def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
     # Not a pivot table: that would drop what is undefined everywhere, or make up pairs of endpoint and metric.
     wide = rows.set_index(["endpoint", "metric", "split", "variant"])["value"].unstack("variant")
     wide = wide.reindex(pd.MultiIndex.from_frame(rows[["endpoint", "metric", "split"]].drop_duplicates()))
-    about = rows.groupby("variant", sort=False)[["order", "bytes", "parameters", "relative_error", "note"]]
-    known = about.agg(
-        {"order": "first", "bytes": "mean", "parameters": "mean", "relative_error": "mean", "note": "first"}
-    )
-    found: list[Mapping[str, Any]] = []
+    sizes = dict.fromkeys(("bytes", "parameters", "relative_error"), "mean")
+    known = rows.groupby("variant", sort=False).agg({"order": "first", **sizes, "note": "first"})
+    found: list[dict[str, Any]] = []
     for (endpoint, metric), part in wide.groupby(level=["endpoint", "metric"], sort=False):
         for name in known.sort_values("order").index:
-            # The reference beside itself: its differences are 0, and its p is none.
-            both = (
-                part[[name, REFERENCE]].dropna().to_numpy()
-                if name != REFERENCE
-                else np.tile(part[[REFERENCE]].dropna().to_numpy(), 2)
-            )
+            # The reference stands beside itself, too: its differences are 0, and its p is none.
+            both = pd.concat([part[name], part[REFERENCE]], axis=1).dropna().to_numpy()
             row = {"variant": name, "endpoint": endpoint, "metric": metric, "n_splits": len(both), **known.loc[name]}
             if not len(both):
                 found.append(row)
                 continue
-            difference = both[:, 0] - both[:, 1]
-            corrected = corrected_difference(difference, test_share)
-            found.append(
-                {
-                    **row,
-                    "value": both[:, 0].mean(),
-                    "sd": both[:, 0].std(ddof=1) if len(both) > 1 else np.nan,
-                    "reference": both[:, 1].mean(),
-                    **{key: corrected[key] for key in ("difference", "low", "high")},
-                    "p_corrected": corrected["p"],
-                    "p": np.nan if name == REFERENCE else paired_wilcoxon(difference),
-                }
-            )
+            ours, theirs = both.T
+            corrected = corrected_difference(ours - theirs, test_share)
+            row |= {"value": ours.mean(), "sd": ours.std(ddof=1) if len(both) > 1 else np.nan}
+            row |= {"reference": theirs.mean(), **{key: corrected[key] for key in ("difference", "low", "high")}}
+            row["p_corrected"] = corrected["p"]
+            row["p"] = np.nan if name == REFERENCE else paired_wilcoxon(ours - theirs)
+            found.append(row)
     table = pd.DataFrame(found).reindex(columns=COLUMNS)
     table["q"] = benjamini_hochberg(table["p"].to_numpy(dtype=float))
     table["lost"] = (table["q"] <= 0.05) & (table["difference"] < 0)

@@ -61,6 +61,11 @@ class Factors:
         if not self.names:
             object.__setattr__(self, "names", tuple(f"f{i:02d}" for i in range(n)))
 
+    @property
+    def sides(self) -> dict[str, Float[np.ndarray, "gene factor"]]:
+        """Loadings of both sides, ``read`` and ``write``, one column per factor."""
+        return {READ: self.read, WRITE: self.write.T}
+
     def matrix(self) -> Float[np.ndarray, "gene gene"]:
         """The operator that the factors add up to."""
         return (self.read * self.strength) @ self.write
@@ -221,17 +226,10 @@ def sparse_pca_factors(
     with threadpool_limits(1):
         u, s, vt = np.linalg.svd(work)
         _check_rank(s, matrix.dtype, n)
-        write, read, _ = dict_learning(
-            work.T / s[0],
-            n,
-            alpha=penalty * s[n - 1] / s[0] / np.sqrt(len(genes)),
-            max_iter=30,
-            tol=1e-4,
-            method="cd",
-            dict_init=u[:, :n].T,
-            code_init=vt[:n].T * s[:n] / s[0],
-            random_state=key(seed, "sparse pca factors") % 2**32,
-        )
+        start = {"dict_init": u[:, :n].T, "code_init": vt[:n].T * s[:n] / s[0]}
+        alpha, state = penalty * s[n - 1] / s[0] / np.sqrt(len(genes)), key(seed, "sparse pca factors") % 2**32
+        options = {"max_iter": 30, "tol": 1e-4, "method": "cd", "random_state": state}
+        write, read, _ = dict_learning(work.T / s[0], n, alpha=alpha, **start, **options)
     return _normalised(genes, read.T, s[0] * write.T, "sparse pca", "fewer factors or a smaller penalty")
 
 
@@ -259,7 +257,7 @@ def hard_sparse(factors: Factors, n_read: int = 60, n_write: int = 60) -> Factor
     if not (1 <= n_read <= d and 1 <= n_write <= d):
         raise EvaluationError(f"{n_read} read and {n_write} write genes cannot be kept of {d}; keep 1 to {d}.")
     sides = []
-    for loadings, n in ((factors.read, n_read), (factors.write.T, n_write)):
+    for loadings, n in zip(factors.sides.values(), (n_read, n_write), strict=True):
         kept = np.zeros_like(loadings)
         top = by_size(loadings, factors.genes)[:n]
         np.put_along_axis(kept, top, np.take_along_axis(loadings, top, axis=0), axis=0)
@@ -287,7 +285,7 @@ def top_genes(factors: Factors, n: int = 60) -> pd.DataFrame:
         ``factor``, ``side`` ("read" or "write"), ``gene``, ``loading``, ``rank`` (1 is the largest by size).
     """
     genes, rows = np.array(factors.genes), []
-    for side, loadings in ((READ, factors.read), (WRITE, factors.write.T)):
+    for side, loadings in factors.sides.items():
         order = by_size(loadings, factors.genes)[:n]
         for f, name in enumerate(factors.names):
             top = order[loadings[order[:, f], f] != 0, f]
@@ -390,8 +388,9 @@ def signed(genes: Sequence[str], read: np.ndarray, strength: np.ndarray, write: 
     genes, read, strength, write, method
         As in `Factors`, each factor with any sign.
     """
-    sign = np.sign((read**3).sum(0))
-    for f in np.flatnonzero(np.abs((read**3).sum(0)) <= _TIE):
+    cubes = (read**3).sum(0)
+    sign = np.sign(cubes)
+    for f in np.flatnonzero(np.abs(cubes) <= _TIE):
         size = np.abs(read[:, f])
         first = min(np.flatnonzero(size >= size.max() - _TIE), key=lambda i: genes[int(i)])
         sign[f] = np.sign(read[first, f])

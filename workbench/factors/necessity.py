@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -209,9 +209,12 @@ def ablate_factors(
                     name: values[0] - np.concatenate([of[j][metric] for of in drawn[name]]).reshape(n, null_draws)
                     for name in NULLS
                 }
-                tables["effects"].append(
-                    _effect_rows(factors.names, values[2 : n + 2], trained[metric], by_null, place, whole)
-                )
+                effect = {"value": values[2 : n + 2], "drop": values[0] - values[2 : n + 2]}
+                effect["training_drop"] = trained[metric][0] - trained[metric][2:]
+                effect["null_mean"] = by_null[TURNED].mean(1)
+                effect["null_high"] = np.quantile(by_null[TURNED], 0.975, axis=1)
+                about = {"split": split, "factor": factors.names, **place, **whole}
+                tables["effects"].append(pd.DataFrame({**about, **effect}))
                 if judge.status == OK:
                     tables["null"] += _null_rows(factors.names, by_null, place)
                 tables["subsets"].append(_subset_rows(subsets, values[n + 2 :], place, whole))
@@ -302,28 +305,26 @@ def score_many(
     return {"|Spearman|": np.where(known, np.abs(other @ own) / np.where(known, scale, 1), _NAN)}
 
 
+@dataclass
 class _Draws:
     """Latents of the null draws, of which there are n per factor."""
 
-    def __init__(
-        self,
-        x: Expression,
-        factors: Factors,
-        encoder: np.ndarray,
-        bias: np.ndarray,
-        intact: np.ndarray,
-        is_train: np.ndarray,
-        n: int,
-        seed: int,
-    ) -> None:
-        self.x, self.factors, self.encoder, self.intact, self.is_train = x, factors, encoder, intact, is_train
-        self.n, self.seed = n, seed
-        self.heard, self.spoken = _heard_and_spoken(x, factors, encoder, bias)
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(intact[is_train].T, bias=True)))
+    x: Expression
+    factors: Factors
+    encoder: np.ndarray
+    bias: np.ndarray
+    intact: np.ndarray
+    is_train: np.ndarray
+    n: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.heard, self.spoken = _heard_and_spoken(self.x, self.factors, self.encoder, self.bias)
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(self.intact[self.is_train].T, bias=True)))
         wide = values > 1e-10 * max(values.max(), np.finfo(np.float64).tiny)
-        vectors, self.spread = vectors[:, wide], np.sqrt(values[wide])
+        vectors, spread = vectors[:, wide], np.sqrt(values[wide])
         # Symmetric roots, so that a draw is the same direction whatever basis the eigenvectors come in.
-        self.root, self.inverse = (vectors * self.spread) @ vectors.T, (vectors / self.spread) @ vectors.T
+        self.root, self.inverse = (vectors * spread) @ vectors.T, (vectors / spread) @ vectors.T
 
     def latents(self, f: int, null: str, how: str) -> np.ndarray:
         """Latent of each draw for factor f, (draw, cell, k)."""
@@ -352,8 +353,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
-@dataclass(frozen=True)
-class _Subset:
+class _Subset(NamedTuple):
     kind: str
     name: str
     size: int
@@ -375,41 +375,22 @@ def _subsets(names: Sequence[str], order: np.ndarray, core: Sequence[int]) -> It
         yield _Subset(TOP_REMOVED, f"without top {size}", size, ~top)
 
 
-def _effect_rows(
-    names: Sequence[str],
-    values: np.ndarray,
-    trained: np.ndarray,
-    null: dict[str, np.ndarray],
-    place: dict[str, Any],
-    whole: dict[str, Any],
-) -> pd.DataFrame:
-    drawn = null[TURNED]
-    effect = {"value": values, "drop": whole["intact"] - values, "training_drop": trained[0] - trained[2:]}
-    quantiles = {"null_mean": drawn.mean(1), "null_high": np.quantile(drawn, 0.975, axis=1)}
-    return pd.DataFrame({"split": place["split"], "factor": names, **place, **whole, **effect, **quantiles})
-
-
-def _null_rows(names: Sequence[str], null: dict[str, np.ndarray], place: dict[str, Any]) -> list[pd.DataFrame]:
-    return [
-        pd.DataFrame(
-            {
-                **{"factor": np.repeat(names, drops.shape[1]), **place, "null": name},
-                **{"draw": np.tile(np.arange(drops.shape[1]), len(names)), "drop": drops.ravel()},
-            }
-        )
-        for name, drops in null.items()
-    ]
+def _null_rows(names: Sequence[str], null: dict[str, np.ndarray], place: dict[str, Any]) -> Iterator[pd.DataFrame]:
+    for name, drops in null.items():
+        factor, draw = (axis.ravel() for axis in np.indices(drops.shape))
+        row = {"factor": np.array(names)[factor], **place, "null": name, "draw": draw, "drop": drops.ravel()}
+        yield pd.DataFrame(row)
 
 
 def _subset_rows(
     subsets: Sequence[_Subset], values: np.ndarray, place: dict[str, Any], whole: dict[str, Any]
 ) -> pd.DataFrame:
-    single = [
-        value - whole["none"] for s, value in zip(subsets, values, strict=True) if s.kind == ALONE and s.size == 1
-    ]
-    rows = []
+    single, rows = [], []
     for s, value in zip(subsets, values, strict=True):
+        # Those of one factor come first.
+        if s.kind == ALONE and s.size == 1:
+            single.append(value - whole["none"])
         # What the members would score if each added alone what it adds to nothing: no second order.
         additive = whole["none"] + sum(single[i] for i in s.members) if s.kind == ALONE else _NAN
-        rows.append({"kind": s.kind, "subset": s.name, "size": s.size, "value": value, "additive": additive})
-    return pd.DataFrame([{**place, **row} for row in rows]).assign(**whole)
+        rows.append({**place, "kind": s.kind, "subset": s.name, "size": s.size, "value": value, "additive": additive})
+    return pd.DataFrame(rows).assign(**whole)

@@ -38,15 +38,7 @@ def summarise(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     factor. That assumes that standardised draws are alike for all factors. Splits that share cells are not independent;
     sd over them is not a standard error.
     """
-    grouped = effects.groupby(PLACE, sort=False)
-    table = grouped.agg(
-        drop=("drop", "mean"),
-        sd=("drop", "std"),
-        n_splits=("drop", "count"),
-        intact=("intact", "mean"),
-        none=("none", "mean"),
-        status=("status", _status),
-    ).reset_index()
+    table = _over_splits(effects, PLACE, "drop", "intact", "none")
     return _with_nulls(table, null, PLACE, ["how", "endpoint", "metric"], "drop")
 
 
@@ -73,10 +65,8 @@ def impacts(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     table = effects[keys].drop_duplicates()
     columns = {"impact": ("drop", "mean"), "training_impact": ("training_drop", "mean"), "n_metrics": ("drop", "count")}
     table = table.merge(per_metric.groupby(keys).agg(**columns).reset_index(), on=keys, how="left")
-    per_split = (
-        known.groupby([*keys, "split"])["drop"].mean().groupby(keys).agg(sd="std", n_splits="count").reset_index()
-    )
-    table = table.merge(per_split, on=keys, how="left").fillna({"n_metrics": 0, "n_splits": 0})
+    per_split = known.groupby([*keys, "split"])["drop"].mean().groupby(keys).agg(sd="std", n_splits="count")
+    table = table.merge(per_split.reset_index(), on=keys, how="left").fillna({"n_metrics": 0, "n_splits": 0})
     table = table.astype({"n_metrics": int, "n_splits": int})
     table = table.sort_values("impact", ascending=False, kind="stable").sort_values("how", kind="stable")
     positive = table["impact"].clip(lower=0)
@@ -85,6 +75,12 @@ def impacts(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     table["cumulative"] = table.groupby("how")["share"].cumsum()
     mean = null.groupby([*PLACE, "null", "draw"], sort=False)["drop"].mean().reset_index()
     return _with_nulls(table.reset_index(drop=True), mean, keys, ["how"], "impact")
+
+
+def _over_splits(rows: pd.DataFrame, keys: list[str], value: str, *more: str) -> pd.DataFrame:
+    means = {name: (name, "mean") for name in more}
+    spread = {value: (value, "mean"), "sd": (value, "std"), "n_splits": (value, "count")}
+    return rows.groupby(keys, sort=False).agg(**spread, **means, status=("status", _status)).reset_index()
 
 
 def _status(column: pd.Series) -> str:
@@ -156,19 +152,7 @@ def summarise_subsets(subsets: pd.DataFrame) -> pd.DataFrame:
     known = subsets.copy()
     # Means over the same splits.
     known.loc[known["value"].isna(), ["intact", "none", "additive"]] = _NAN
-    table = (
-        known.groupby(keys, sort=False)
-        .agg(
-            value=("value", "mean"),
-            sd=("value", "std"),
-            n_splits=("value", "count"),
-            intact=("intact", "mean"),
-            none=("none", "mean"),
-            additive=("additive", "mean"),
-            status=("status", _status),
-        )
-        .reset_index()
-    )
+    table = _over_splits(known, keys, "value", "intact", "none", "additive")
     above = table["intact"] - table["none"]
     table["fraction"] = (table["value"] - table["none"]) / above.where(above > 1e-12)
     table["interaction"] = table["value"] - table["additive"]
@@ -229,17 +213,10 @@ def persistence(
         first, second = (np.isin(np.arange(n), at) for at in best)
         rng = generator(seed, "persistence", how)
         orders = [rng.permutation(n) for _ in range(permutations)]
-        names = one.index.to_numpy()
         rho, overlap = spearman(a, b), int((first & second).sum())
-        rows.append(
-            {
-                **{"how": how, "n_factors": n, "spearman": rho},
-                "p": permutation_p(rho, np.array([spearman(a, b[order]) for order in orders])),
-                **{"n_top": top, "overlap": overlap},
-                "overlap_p": permutation_p(
-                    overlap, np.array([float((first & second[order]).sum()) for order in orders])
-                ),
-                **{"top_before": ", ".join(names[best[0]]), "top_after": ", ".join(names[best[1]])},
-            }
-        )
-    return pd.DataFrame(rows)
+        p = permutation_p(rho, np.array([spearman(a, b[order]) for order in orders]))
+        overlap_p = permutation_p(overlap, np.array([float((first & second[order]).sum()) for order in orders]))
+        before_after = [", ".join(one.index.to_numpy()[at]) for at in best]
+        rows.append((how, n, rho, p, top, overlap, overlap_p, *before_after))
+    columns = ["how", "n_factors", "spearman", "p", "n_top", "overlap", "overlap_p", "top_before", "top_after"]
+    return pd.DataFrame(rows, columns=columns)

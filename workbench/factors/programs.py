@@ -135,6 +135,58 @@ def enrich(
     return Enrichment(table, _null(sides, members, n_top, permutations, null_draws, seed), terms)
 
 
+def gene_lists(
+    sides: Mapping[str, Float[np.ndarray, "gene factor"]], n_top: int
+) -> list[tuple[str, int, str, Int[np.ndarray, " top"]]]:
+    """Genes with the largest loadings of one sign, for each side, factor and sign.
+
+    Parameters
+    ----------
+    sides
+        Signed loadings by side; equal ones come in the order of the rows.
+    n_top
+        Genes of a list, at most; loadings of zero are in none.
+
+    Returns
+    -------
+    list of tuple
+        Side, number of the factor, ``+`` or ``-``, and places of the genes, the largest loading first. A list without
+        genes is left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.factors.programs import gene_lists
+    >>> [(sign, top.tolist()) for *_, sign, top in gene_lists({"read": np.array([[0.2], [-0.5], [0.8], [0.0]])}, 3)]
+    [('+', [2, 0]), ('-', [1])]
+    """
+    lists = []
+    for side, values in sides.items():
+        for factor, loading in enumerate(values.T):
+            for sign, signed in (("+", loading), ("-", -loading)):
+                top = np.argsort(-signed, kind="stable")[:n_top]
+                top = top[signed[top] > 0]
+                if len(top):
+                    lists.append((side, factor, sign, top))
+    return lists
+
+
+def indicators(lists: Sequence[tuple[Any, ...]], n: int) -> Bool[np.ndarray, "list gene"]:
+    """Whether each gene is in each list.
+
+    Parameters
+    ----------
+    lists
+        Lists as `gene_lists` gives them, of which only the last part, the genes, is looked at.
+    n
+        Number of genes of the panel.
+    """
+    inside = np.zeros((len(lists), n), dtype=bool)
+    for row, (*_, top) in zip(inside, lists, strict=True):
+        row[top] = True
+    return inside
+
+
 def over_representation(
     lists: Bool[np.ndarray, "list gene"], members: Bool[np.ndarray, "term gene"]
 ) -> tuple[Float[np.ndarray, "list term"], Float[np.ndarray, "list term"], Int[np.ndarray, "list term"]]:
@@ -206,26 +258,15 @@ def preranked(
     weights = np.where(ranked < 0, -1, 1) * np.maximum(np.abs(ranked), 1e-7 * total)
     # Strictly falling: the library would otherwise warn that the order of ties is arbitrary.
     weights = weights - 1e-11 * total * np.arange(len(weights)) / len(weights)
-    ids, terms = _ids("G", len(loading)), _ids("T", len(members))
-    found = gseapy.prerank(
-        rnk=pd.Series(weights, index=ids[order]),
-        gene_sets={term: list(ids[inside]) for term, inside in zip(terms, members, strict=True)},
-        min_size=1,
-        max_size=len(loading),
-        permutation_num=permutations,
-        ascending=None,
-        threads=1,
-        no_plot=True,
-        outdir=None,
-        seed=seed,
-        method="multilevel",
-    ).res2d.set_index("Term")
-    found = found.loc[terms]
+    ids, sets = _named_sets(members)
+    options = {"ascending": None, "method": "multilevel", "threads": 1, "no_plot": True, "outdir": None}
+    sizes = {"min_size": 1, "max_size": len(loading), "permutation_num": permutations, "seed": seed}
+    ranking = pd.Series(weights, index=ids[order])
+    found = gseapy.prerank(rnk=ranking, gene_sets=sets, **sizes, **options).res2d.set_index("Term").loc[list(sets)]
     table = pd.DataFrame({"es": found["ES"], "nes": found["NES"], "p": found["NOM p-val"]}, dtype=np.float64)
     table["edge"] = [tuple(int(gene[1:]) for gene in edge.split(";") if gene) for edge in found["Lead_genes"]]
     silent = ~(members & (loading != 0)).any(1)
-    table.loc[silent, ["es", "nes"]] = 0.0
-    table.loc[silent, "p"] = 1.0
+    table.loc[silent, ["es", "nes", "p"]] = 0.0, 0.0, 1.0
     table["edge"] = [() if empty else edge for empty, edge in zip(silent, table["edge"], strict=True)]
     return table.reset_index(drop=True)
 
@@ -261,32 +302,14 @@ def _check(
         raise EvaluationError(f"null_draws is {null_draws}; give the number of shufflings, or 0 for none.")
 
 
-def _ids(letter: str, n: int) -> np.ndarray:
-    # Names that the library takes as they are: it would convert numbers, and lower case where sets are upper case.
-    return np.array([f"{letter}{i:06d}" for i in range(n)], dtype=object)
+def _named_sets(members: np.ndarray) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """Names of genes and sets that the library takes as they are: it would convert numbers, and change the case of some."""
+    genes = np.array([f"G{i:06d}" for i in range(members.shape[1])], dtype=object)
+    return genes, {f"T{i:06d}": list(genes[inside]) for i, inside in enumerate(members)}
 
 
 def _factor(number: int) -> str:
     return f"f{number:02d}"
-
-
-def _lists(sides: Mapping[str, np.ndarray], n_top: int) -> list[tuple[str, int, str, np.ndarray]]:
-    lists = []
-    for side, values in sides.items():
-        for factor, loading in enumerate(values.T):
-            for direction, signed in (("+", loading), ("-", -loading)):
-                top = np.argsort(-signed, kind="stable")[:n_top]
-                top = top[signed[top] > 0]
-                if len(top):
-                    lists.append((side, factor, direction, top))
-    return lists
-
-
-def _indicators(lists: list[tuple[str, int, str, np.ndarray]], n: int) -> np.ndarray:
-    inside = np.zeros((len(lists), n), dtype=bool)
-    for row, (*_, top) in zip(inside, lists, strict=True):
-        row[top] = True
-    return inside
 
 
 def _ora_rows(
@@ -294,10 +317,9 @@ def _ora_rows(
 ) -> list[tuple[Any, ...]]:
     import gseapy
 
-    lists = _lists(sides, n_top)
-    _, odds, overlap = over_representation(_indicators(lists, len(genes)), members)
-    ids = _ids("G", len(genes))
-    sets = {term: list(ids[inside]) for term, inside in zip(_ids("T", len(members)), members, strict=True)}
+    lists = gene_lists(sides, n_top)
+    _, odds, overlap = over_representation(indicators(lists, len(genes)), members)
+    ids, sets = _named_sets(members)
     rows = []
     for number, (side, factor, direction, top) in enumerate(lists):
         found: dict[int, tuple[float, float, set[str]]] = {}
@@ -329,7 +351,7 @@ def _null(
     for draw in range(draws):
         shuffle = generator(seed, "shuffled programs", str(draw)).permutation(n)
         shuffled = {side: values[shuffle] for side, values in sides.items()}
-        ora, _, _ = over_representation(_indicators(_lists(shuffled, n_top), n), members)
+        ora, _, _ = over_representation(indicators(gene_lists(shuffled, n_top), n), members)
         gsea = [found["p"].to_numpy() for *_, found in _gsea(shuffled, members, permutations, seed, f"null {draw}")]
         for method, p in (("ORA", ora.ravel()), ("GSEA", np.concatenate(gsea))):
             hits = int((benjamini_hochberg(p) <= 0.05).sum())

@@ -120,8 +120,7 @@ def stability(
         )
     rng = generator(seed, "stability of factors")
     weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), draws)
-    sides = {READ: reference.read, WRITE: reference.write.T}
-    tally = {side: _Tally(loadings, reference.genes, n_top, draws) for side, loadings in sides.items()}
+    tally = {side: _Tally(loadings, reference.genes, n_top, draws) for side, loadings in reference.sides.items()}
     strengths = np.empty((draws, n))
     with threadpool_limits(1):
         for draw, weight in enumerate(weights):
@@ -137,19 +136,14 @@ def stability(
     k = np.arange(n_top + 1)
     chance = float((hypergeom.pmf(k, d, n_top, n_top) * k / (2 * n_top - k)).sum())
     low, high = np.quantile(strengths, [0.025, 0.975], axis=0)
-    strength_columns = {"strength": reference.strength, "strength_low": low, "strength_high": high}
-    fixed: dict[str, Any] = {"null_jaccard": chance, **strength_columns, "n_draws": draws, "n_groups": n_groups}
-    by_factor = [
-        pd.DataFrame({"factor": reference.names, "side": side, **found.summary(), **fixed})
-        for side, found in tally.items()
-    ]
-    by_gene = [found.genes(reference.names).assign(side=side) for side, found in tally.items()]
-    first = ["factor", "side", "jaccard", "low", "high", "null_jaccard", "other_jaccard", "beats_other", "cosine"]
-    factors = pd.concat(by_factor).sort_values(["factor", "side"], ignore_index=True)
-    table = pd.concat(by_gene).sort_values(["factor", "side", "rank"], ignore_index=True)
+    fixed: dict[str, Any] = {"strength": reference.strength, "strength_low": low, "strength_high": high}
+    fixed |= {"n_draws": draws, "n_groups": n_groups}
+    named = {side: {"factor": reference.names, "side": side} for side in tally}
+    by_factor = [pd.DataFrame({**named[side], **found.summary(chance), **fixed}) for side, found in tally.items()]
+    by_gene = [found.genes(reference.names, side) for side, found in tally.items()]
     return Stability(
-        factors[[*first, *(c for c in factors.columns if c not in first)]],
-        table[["factor", "side", "gene", "loading", "rank", "share", "sign"]],
+        pd.concat(by_factor).sort_values(["factor", "side"], ignore_index=True),
+        pd.concat(by_gene).sort_values(["factor", "side", "rank"], ignore_index=True),
     )
 
 
@@ -178,28 +172,26 @@ class _Tally:
         self.seen += top
         self.agree += np.sign(turned) == np.sign(self.loadings)
 
-    def summary(self) -> dict[str, np.ndarray]:
+    def summary(self, chance: float) -> dict[str, Any]:
         """Columns per factor."""
         low, high = np.quantile(self.jaccard, [0.025, 0.975], axis=0)
         return {
-            "jaccard": self.jaccard.mean(0),
-            "low": low,
-            "high": high,
+            **{"jaccard": self.jaccard.mean(0), "low": low, "high": high, "null_jaccard": chance},
             "other_jaccard": self.other.mean(0),
             "beats_other": (self.jaccard > self.other).mean(0),
             "cosine": self.cosine.mean(0),
         }
 
-    def genes(self, names: tuple[str, ...]) -> pd.DataFrame:
+    def genes(self, names: tuple[str, ...], side: str) -> pd.DataFrame:
         """Rows per factor and gene."""
         draws, genes, rows = len(self.jaccard), np.array(self.panel), []
         for f, name in enumerate(names):
             ranked = self.order[:, f]
             rank = np.flatnonzero(self.top[ranked, f] | (self.seen[ranked, f] > 0))
             at = ranked[rank]
-            found = {"gene": genes[at], "loading": self.loadings[at, f], "rank": rank + 1}
+            found = {"factor": name, "side": side, "gene": genes[at], "loading": self.loadings[at, f], "rank": rank + 1}
             shares = {"share": self.seen[at, f] / draws, "sign": self.agree[at, f] / draws}
-            rows.append(pd.DataFrame({"factor": name, **found, **shares}))
+            rows.append(pd.DataFrame({**found, **shares}))
         return pd.concat(rows, ignore_index=True)
 
 

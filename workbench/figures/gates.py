@@ -160,9 +160,9 @@ def head_screen(
         f"{label(row.gates)}<br>p = {number(row.p)}, q = {number(row.q)}; null, upper bound {number(row.null_high)}<br>n = "
         f"{number(row.n_anchors)} anchors, {number(row.n_donors)} donors"
         + "".join(
-            f"<br>{label(c.removesuffix('_auroc').replace('_', ' '))}: AUROC {number(getattr(row, c))}" for c in aurocs
+            f"<br>{label(str(c).removesuffix('_auroc').replace('_', ' '))}: AUROC {number(v)}" for c, v in more.items()
         )
-        for name, row in zip(shown, records(rows), strict=True)
+        for name, row, more in zip(shown, records(rows), rows[aurocs].to_dict("records"), strict=True)
     ]
     figure = go.Figure()
     low, high = rows["null_mean"].clip(upper=0), rows["null_high"]

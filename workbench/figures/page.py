@@ -26,7 +26,7 @@ def template(name: str) -> Template:
     Parameters
     ----------
     name
-        File in ``pages/``.
+        File in ``pages/``, such as ``report.html``.
     """
 
     def part(mark: re.Match[str]) -> str:
@@ -44,7 +44,7 @@ def text(name: str) -> str:
     Parameters
     ----------
     name
-        File in ``pages/``.
+        File in ``pages/``, such as ``report.css``.
     """
     return (_FOLDER / name).read_text(encoding="utf-8").replace("@colors@", json.dumps(DARK))
 

@@ -9,9 +9,7 @@ from jaxtyping import Float
 from numba import njit
 
 from workbench.errors import EvaluationError
-from workbench.geometry.neighbors import Neighbors, check_points
-
-_BLOCK_BYTES = 64 * 2**20
+from workbench.geometry.neighbors import Neighbors, Points, check_points, row_slices
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,7 @@ class Scales:
         return max(self.k, self.k2, 2)
 
 
-# Estimators
-
-
-def participation_ratio(x: Float[np.ndarray, "point feature"]) -> float:
+def participation_ratio(x: Points) -> float:
     """Number of axes that share the variance: (sum of covariance eigenvalues)^2 / sum of their squares.
 
     It sees no curvature: a circle has two, the surface of a ball three.
@@ -148,9 +143,7 @@ def likelihood(neighbors: Neighbors) -> float:
     return 1 / mean
 
 
-def pca_local(
-    x: Float[np.ndarray, "point feature"], neighbors: Neighbors, *, threshold: float = 0.05
-) -> Float[np.ndarray, " point"]:
+def pca_local(x: Points, neighbors: Neighbors, *, threshold: float = 0.05) -> Float[np.ndarray, " point"]:
     """Local PCA around each point (Fukunaga & Olsen 1971): covariance eigenvalues above a share of the largest.
 
     Of k neighbours at most k - 1 eigenvalues are not 0, and near that bound the answer is too low.
@@ -176,9 +169,7 @@ def pca_local(
         raise EvaluationError("Local PCA needs two neighbours or more; found 1.")
     x = np.asarray(x, dtype=np.float64)
     found = np.empty(n)
-    step = max(1, _BLOCK_BYTES // (8 * k * x.shape[1]))
-    for start in range(0, n, step):
-        part = slice(start, start + step)
+    for part in row_slices(n, 8 * k * x.shape[1]):
         local = x[neighbors.indices[part]]
         local = local - local.mean(1, keepdims=True)
         flipped = local.transpose(0, 2, 1)
@@ -187,9 +178,7 @@ def pca_local(
     return found
 
 
-def correlation_integral(
-    x: Float[np.ndarray, "point feature"], radii: Float[np.ndarray, " radius"]
-) -> Float[np.ndarray, " radius"]:
+def correlation_integral(x: Points, radii: Float[np.ndarray, " radius"]) -> Float[np.ndarray, " radius"]:
     """Share of all pairs closer than each radius (Grassberger & Procaccia 1983).
 
     Parameters
@@ -209,10 +198,9 @@ def correlation_integral(
     n, squares = len(x), np.einsum("nd,nd->n", x, x)
     counts = np.zeros(len(radii), dtype=np.int64)
     limits = np.asarray(radii, dtype=np.float64) ** 2
-    step = max(1, _BLOCK_BYTES // (8 * n))
-    for start in range(0, n, step):
+    for part in row_slices(n, 8 * n):
         # Pairs of which one point lies in the block and the other in it or after it.
-        _count_pairs(x[start : start + step] @ x[start:].T, squares[start:], limits, counts)
+        _count_pairs(x[part] @ x[part.start :].T, squares[part.start :], limits, counts)
     return counts / (n * (n - 1) / 2)
 
 
@@ -230,9 +218,7 @@ def _count_pairs(products, squares, limits, counts):
                     counts[r] += 1
 
 
-def correlation_dimension(
-    x: Float[np.ndarray, "point feature"], neighbors: Neighbors, *, k1: int = 10, k2: int = 20, n_radii: int = 8
-) -> float:
+def correlation_dimension(x: Points, neighbors: Neighbors, *, k1: int = 10, k2: int = 20, n_radii: int = 8) -> float:
     """Slope of log C(r) over log r, C the correlation integral (Grassberger & Procaccia 1983).
 
     The radii are evenly spaced in the logarithm between the median distances of the k1-th and the k2-th neighbour; the

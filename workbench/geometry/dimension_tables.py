@@ -18,7 +18,7 @@ from workbench.geometry.dimension import (
     pca_local,
     two_nn,
 )
-from workbench.geometry.neighbors import Neighbors, among, check_points, distinct, find_neighbors
+from workbench.geometry.neighbors import Neighbors, Points, among, check_points, distinct, find_neighbors
 from workbench.geometry.quality import trustworthiness
 from workbench.operators.adaptor import LETAdaptor
 from workbench.seeds import generator
@@ -33,11 +33,8 @@ ESTIMATORS: Mapping[str, Estimator] = {
 }
 
 
-# Tables
-
-
 def dimension_table(
-    x: Float[np.ndarray, "point feature"],
+    x: Points,
     *,
     estimators: Iterable[str] = tuple(ESTIMATORS),
     scales: Scales | None = None,
@@ -89,17 +86,15 @@ def dimension_table(
     names, scales = _known(estimators), scales or Scales()
     near, x, notes = _prepare(x, _spare(scales.most) if n_subsamples else scales.most, scales, approximate, seed)
     n = len(x)
-    draws: dict[str, list[float]] = {name: [] for name in names}
+    draws = []
     for i in range(n_subsamples):
         rows = np.sort(generator(seed, "dimension", str(i)).permutation(n)[: n // 2])
-        half = among(near, x, rows, scales.most)
-        for name in names:
-            draws[name].append(ESTIMATORS[name](x[rows], half, scales))
+        draws.append(_estimates(names, x[rows], among(near, x, rows, scales.most), scales))
     found = []
-    for name in names:
-        value = ESTIMATORS[name](x, near, scales)
+    for j, (name, value) in enumerate(zip(names, _estimates(names, x, near, scales), strict=True)):
+        drawn = [draw[j] for draw in draws]
         # Half of n is n / 2 rounded down: the correction for it is 1 but for rounding.
-        spread = np.std(draws[name], ddof=1) * np.sqrt((n // 2) / (n - n // 2)) if n_subsamples > 1 else np.nan
+        spread = np.std(drawn, ddof=1) * np.sqrt((n // 2) / (n - n // 2)) if n_subsamples > 1 else np.nan
         margin = student.ppf(0.975, max(n_subsamples - 1, 1)) * spread
         k, more = _neighbours_used(name, scales)
         found.append((name, value, value - margin, value + margin, n, k, "; ".join([*more, *notes])))
@@ -122,18 +117,13 @@ def agreement(table: pd.DataFrame) -> dict[str, float]:
     """
     values = table["dimension"].to_numpy(dtype=float)
     values = values[np.isfinite(values)]
-    if not len(values):
-        return {"median": float("nan"), "low": float("nan"), "high": float("nan"), "n_estimators": 0}
-    return {
-        "median": float(np.median(values)),
-        "low": float(values.min()),
-        "high": float(values.max()),
-        "n_estimators": len(values),
-    }
+    found = (np.median(values), values.min(), values.max()) if len(values) else (np.nan, np.nan, np.nan)
+    median, low, high = map(float, found)
+    return {"median": median, "low": low, "high": high, "n_estimators": len(values)}
 
 
 def subsample_curve(
-    x: Float[np.ndarray, "point feature"],
+    x: Points,
     *,
     sizes: Sequence[int] | None = None,
     repeats: int = 5,
@@ -186,7 +176,7 @@ def subsample_curve(
         for i in range(repeats if size < n else 1):
             rows = np.sort(generator(seed, "curve", str(size), str(i)).permutation(n)[:size])
             near = find_neighbors(x[rows], scales.most, approximate=approximate, seed=seed)
-            values.append([ESTIMATORS[name](x[rows], near, scales) for name in names])
+            values.append(_estimates(names, x[rows], near, scales))
             reach.append(np.median(near.distances[:, -1]))
         mean = np.mean(values, axis=0)
         sd = np.std(values, axis=0, ddof=1) if len(values) > 1 else np.full(len(names), np.nan)
@@ -242,10 +232,13 @@ def let_elbow(
 
 def _known(estimators: Iterable[str]) -> list[str]:
     names = list(estimators)
-    for name in names:
-        if name not in ESTIMATORS:
-            raise EvaluationError(unknown_name("estimator", name, ESTIMATORS))
+    if unknown := [name for name in names if name not in ESTIMATORS]:
+        raise EvaluationError(unknown_name("estimator", unknown[0], ESTIMATORS))
     return names
+
+
+def _estimates(names: list[str], x: np.ndarray, near: Neighbors, scales: Scales) -> list[float]:
+    return [ESTIMATORS[name](x, near, scales) for name in names]
 
 
 def _spare(k: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,6 +20,8 @@ _MARGIN = 3
 # Brute force squares by |a|^2 + |b|^2 - 2ab; below this share of the largest square that has lost half its digits.
 _CANCELLED = 1e-9
 _BLOCK_BYTES = 64 * 2**20
+
+Points: TypeAlias = Float[np.ndarray, "point feature"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,7 @@ class Neighbors:
         return replace(self, indices=self.indices[:, :k], distances=self.distances[:, :k])
 
 
-def find_neighbors(
-    x: Float[np.ndarray, "point feature"], k: int, *, approximate: bool | None = None, seed: int
-) -> Neighbors:
+def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: int) -> Neighbors:
     """The k nearest other points of every point, by Euclidean distance in float64.
 
     Exact: scikit-learn, a tree in up to 8 dimensions, else brute force. Approximate: nearest neighbour descent (Dong,
@@ -119,9 +121,7 @@ def find_neighbors(
     return Neighbors(indices, distances, False, recall, n_duplicates)
 
 
-def among(
-    neighbors: Neighbors, x: Float[np.ndarray, "point feature"], rows: Int[np.ndarray, " kept"], k: int
-) -> Neighbors:
+def among(neighbors: Neighbors, x: Points, rows: Int[np.ndarray, " kept"], k: int) -> Neighbors:
     """Neighbours within a subset, read off those among all points; only points left with too few are searched again.
 
     Parameters
@@ -162,9 +162,7 @@ def among(
     return Neighbors(indices, distances, neighbors.exact, neighbors.recall, 0)
 
 
-def distinct(
-    x: Float[np.ndarray, "point feature"],
-) -> tuple[Float[np.ndarray, "kept feature"], Int[np.ndarray, " kept"]]:
+def distinct(x: Points) -> tuple[Float[np.ndarray, "kept feature"], Int[np.ndarray, " kept"]]:
     """Points without exact repeats, in their order.
 
     Parameters
@@ -184,7 +182,7 @@ def distinct(
     return x[first], first
 
 
-def check_points(x: Float[np.ndarray, "point feature"], k: int) -> Float[np.ndarray, "point feature"]:
+def check_points(x: Points, k: int) -> Points:
     """Points as float64, if k neighbours can be found among them.
 
     Parameters
@@ -213,6 +211,26 @@ def check_points(x: Float[np.ndarray, "point feature"], k: int) -> Float[np.ndar
     if (x == x[0]).all():
         raise EvaluationError(f"All {len(x)} points are the same; they have neither neighbours nor a shape.")
     return x
+
+
+def row_slices(n: int, row_bytes: int) -> Iterator[slice]:
+    """Consecutive slices of rows for work in blocks, so that memory does not grow with their number.
+
+    Parameters
+    ----------
+    n
+        Number of rows; the slices cover each of them once.
+    row_bytes
+        Bytes that the work on one row takes; a slice takes 64 MiB, or is one row.
+
+    Examples
+    --------
+    >>> from workbench.geometry.neighbors import row_slices
+    >>> list(row_slices(5, row_bytes=24 * 2**20))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
+    """
+    step = max(1, _BLOCK_BYTES // row_bytes)
+    return (slice(start, start + step) for start in range(0, n, step))
 
 
 def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -260,9 +278,7 @@ def _without_self(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _nearest(x: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of the candidates and their distances, by differences."""
     distances = np.empty(found.shape)
-    step = max(1, _BLOCK_BYTES // (8 * x.shape[1] * found.shape[1]))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+    for part in row_slices(len(rows), 8 * x.shape[1] * found.shape[1]):
         difference = x[found[part]] - x[rows[part], None]
         distances[part] = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
     order = np.lexsort((found, distances), axis=1)[:, :k]

@@ -64,14 +64,19 @@ def geometry(
     skipped
         What it does not allow, and why.
     """
-    anchors, followed = anchors_of(placed), read_lineages(branches, ruler.branches)
+    anchors = anchors_of(placed)
+    blocks = [column for name in ("donor", "tissue") if (column := anchors.column(name)) is not None]
+    followed: dict[str, Any] = {
+        "branches": read_lineages(branches, ruler.branches),
+        "blocks": np.column_stack(blocks) if blocks else None,
+        "weights": anchors.weights,
+    }
     at = anchors.centroids @ matrix
     between = ruler.distances[np.ix_(anchors.stage, anchors.stage)]
     fitted = LETAdaptor(**adaptor.get_params()).fit(at, between, anchors.weights)
     z = fitted.transform(at)
     cells = np.asarray(placed.expression @ matrix, dtype=np.float64)
     spaces = {FEATURES: cells, LATENT: fitted.transform(cells)}
-    blocks = [column for name in ("donor", "tissue") if (column := anchors.column(name)) is not None]
     wanted: dict[str, Callable[[], pd.DataFrame]] = {
         "dimension": lambda: _by_space(spaces, lambda x: dimension_table(x, seed=seed)),
         "dimension_curve": lambda: _by_space(spaces, lambda x: subsample_curve(x, seed=seed)),
@@ -79,16 +84,7 @@ def geometry(
         "elbow": lambda: let_elbow(at, between, adaptor=adaptor, weights=anchors.weights).assign(n_anchors=len(at)),
         "shape": lambda: _shape(at, z, between, seed),
         "distances": lambda: stage_distances(angles(z), anchors.stage, ruler),
-        "trajectories": lambda: trajectory_table(
-            at,
-            anchors.stage,
-            ruler,
-            adaptor,
-            branches=followed,
-            blocks=np.column_stack(blocks) if blocks else None,
-            weights=anchors.weights,
-            seed=seed,
-        ),
+        "trajectories": lambda: trajectory_table(at, anchors.stage, ruler, adaptor, **followed, seed=seed),
     }
     tables, skipped = {}, {}
     for name, make in wanted.items():
@@ -110,12 +106,8 @@ def _quality(at: np.ndarray, z: np.ndarray, seed: int) -> pd.DataFrame:
     table = embedding_quality(at, z, ks).table()
     orders = [generator(seed, "quality null", str(i)).permutation(n) for i in range(_NULL_DRAWS)]
     null = [embedding_quality(at, z[order], ks).table()["trustworthiness"] for order in orders]
-    return table.assign(
-        null=np.mean(null, axis=0),
-        null_high=np.quantile(null, 0.975, axis=0),
-        n=n,
-        space="anchors: latent against f(x)",
-    )
+    mean, high = np.mean(null, axis=0), np.quantile(null, 0.975, axis=0)
+    return table.assign(null=mean, null_high=high, n=n, space="anchors: latent against f(x)")
 
 
 def _shape(at: np.ndarray, z: np.ndarray, between: np.ndarray, seed: int) -> pd.DataFrame:
@@ -134,16 +126,7 @@ def _shape(at: np.ndarray, z: np.ndarray, between: np.ndarray, seed: int) -> pd.
         flat = flatness(x)
         rows.append({"space": name, "measure": "share of variance in the best plane", "value": flat.share, "n": n})
         wave = ripple(flat, k=k, seed=seed)
-        rows.append(
-            {
-                "space": name,
-                "measure": "structure off the plane (Moran's I)",
-                "value": wave.moran,
-                "null_mean": wave.null_mean,
-                "null_high": wave.null_high,
-                "p": wave.p,
-                "n": n,
-                "note": f"{wave.n_permutations} permutations",
-            }
-        )
+        row = {"space": name, "measure": "structure off the plane (Moran's I)", "value": wave.moran, "n": n}
+        null = {"null_mean": wave.null_mean, "null_high": wave.null_high, "p": wave.p}
+        rows.append({**row, **null, "note": f"{wave.n_permutations} permutations"})
     return pd.DataFrame(rows)

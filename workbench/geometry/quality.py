@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from numba import njit
 
 from workbench.errors import EvaluationError
-from workbench.geometry.neighbors import Neighbors, check_points, find_neighbors
+from workbench.geometry.neighbors import Neighbors, Points, check_points, find_neighbors, row_slices
 
-_BLOCK_BYTES = 64 * 2**20
 # Squared distances below this share of the largest square have lost half their digits to cancellation.
 _CANCELLED = 1e-9
 
@@ -48,7 +47,7 @@ class Quality:
 
 
 def embedding_quality(
-    x: Float[np.ndarray, "point feature"],
+    x: Points,
     y: Float[np.ndarray, "point latent"],
     ks: Sequence[int],
     *,
@@ -89,8 +88,7 @@ def embedding_quality(
     """
     ks = tuple(ks)
     n, k = _check_ks(x, y, ks), max(ks)
-    near_x = find_neighbors(x, k, approximate=False, seed=0) if near_x is None else near_x.first(k)
-    near_y = find_neighbors(y, k, approximate=False, seed=0) if near_y is None else near_y.first(k)
+    near_x, near_y = _nearest(x, k, near_x), _nearest(y, k, near_y)
     in_x, in_y = ranks_of(x, near_y.indices), ranks_of(y, near_x.indices)
     own_x, own_y = _own_ranks(near_x.distances), _own_ranks(near_y.distances)
     return Quality(
@@ -103,11 +101,7 @@ def embedding_quality(
 
 
 def trustworthiness(
-    x: Float[np.ndarray, "point feature"],
-    y: Float[np.ndarray, "point latent"],
-    k: int,
-    *,
-    near_y: Neighbors | None = None,
+    x: Points, y: Float[np.ndarray, "point latent"], k: int, *, near_y: Neighbors | None = None
 ) -> Float[np.ndarray, " point"]:
     """Trustworthiness alone, as one term per point; their mean is T. Continuity is the same of (y, x).
 
@@ -132,11 +126,10 @@ def trustworthiness(
     [1.0, 0.73]
     """
     n = _check_ks(x, y, (k,))
-    near_y = find_neighbors(y, k, approximate=False, seed=0) if near_y is None else near_y.first(k)
-    return _excess_term(ranks_of(x, near_y.indices), k, n)
+    return _excess_term(ranks_of(x, _nearest(y, k, near_y).indices), k, n)
 
 
-def ranks_of(x: Float[np.ndarray, "point feature"], others: Int[np.ndarray, "point k"]) -> Int[np.ndarray, "point k"]:
+def ranks_of(x: Points, others: Int[np.ndarray, "point k"]) -> Int[np.ndarray, "point k"]:
     """Rank of chosen points among all others, by Euclidean distance from each point.
 
     Parameters
@@ -154,11 +147,9 @@ def ranks_of(x: Float[np.ndarray, "point feature"], others: Int[np.ndarray, "poi
     x = np.ascontiguousarray(check_points(x, 1) - np.mean(x, 0, dtype=np.float64))
     squares = np.einsum("nd,nd->n", x, x)
     ranks = np.empty(others.shape, dtype=np.int64)
-    step = max(1, _BLOCK_BYTES // (8 * len(x)))
     others = np.ascontiguousarray(others, dtype=np.int64)
-    for start in range(0, len(x), step):
-        part = slice(start, start + step)
-        _count_closer(x[part] @ x.T, x, squares, others[part], start, _CANCELLED * squares.max(), ranks[part])
+    for part in row_slices(len(x), 8 * len(x)):
+        _count_closer(x[part] @ x.T, x, squares, others[part], part.start, _CANCELLED * squares.max(), ranks[part])
     return ranks
 
 
@@ -190,6 +181,7 @@ def _count_closer(products, x, squares, others, start, cancelled, ranks):
         for j in range(n):
             if row[j] < last:
                 # First limit above the distance: it and all later ones have one closer point more.
+                # By hand: numba's searchsorted makes the whole a half slower.
                 low, high = 0, k - 1
                 while low < high:
                     middle = (low + high) // 2
@@ -198,10 +190,7 @@ def _count_closer(products, x, squares, others, start, cancelled, ranks):
                     else:
                         low = middle + 1
                 closer[low] += 1
-        total_closer = 0
-        for c in range(k):
-            total_closer += closer[c]
-            ranks[b, order[c]] = total_closer + 1
+        ranks[b][order] = np.cumsum(closer) + 1
 
 
 def _check_ks(x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> int:
@@ -216,6 +205,10 @@ def _check_ks(x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> int:
             f"Neighbourhoods need 1 <= k < n / 2; found k = {', '.join(map(str, ks)) or 'none'} for n = {n} points."
         )
     return n
+
+
+def _nearest(x: np.ndarray, k: int, known: Neighbors | None) -> Neighbors:
+    return find_neighbors(x, k, approximate=False, seed=0) if known is None else known.first(k)
 
 
 def _own_ranks(distances: np.ndarray) -> np.ndarray:
@@ -233,6 +226,3 @@ def _relative_error(there: np.ndarray, own: np.ndarray, k: int, n: int) -> np.nd
     place = np.arange(1, k + 1)
     worst = (np.abs(n - 2 * place) / place).sum()
     return (np.abs(there[:, :k] - own[:, :k]) / own[:, :k]).sum(1) / worst
-
-
-# Geodesics

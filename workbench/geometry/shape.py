@@ -12,11 +12,9 @@ from jaxtyping import Float, Int
 
 from workbench.errors import EvaluationError
 from workbench.evidence.ruler import Ruler
-from workbench.geometry.neighbors import Neighbors, check_points, find_neighbors
+from workbench.geometry.neighbors import Neighbors, Points, check_points, find_neighbors, row_slices
 from workbench.seeds import generator
 from workbench.stats import permutation_p, spearman
-
-_BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,7 @@ class Geodesics:
 
 
 def geodesics(
-    neighbors: Neighbors,
-    rows: Int[np.ndarray, " asked"] | None = None,
-    *,
-    component: Literal["all", "largest"] = "all",
+    neighbors: Neighbors, rows: Int[np.ndarray, " asked"] | None = None, *, component: Literal["all", "largest"] = "all"
 ) -> Geodesics:
     """Geodesic distances by shortest paths on the neighbour graph (Tenenbaum, de Silva & Langford 2000).
 
@@ -80,9 +75,8 @@ def geodesics(
     n, k = neighbors.indices.shape
     rows = np.arange(n) if rows is None else np.asarray(rows)
     # Built by parts: edges of length zero, between repeated points, stay edges.
-    graph = csr_array(
-        (neighbors.distances.ravel(), neighbors.indices.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n)
-    )
+    edges = neighbors.distances.ravel(), neighbors.indices.ravel(), np.arange(0, n * k + 1, k)
+    graph = csr_array(edges, shape=(n, n))
     n_components, label = connected_components(graph, directed=False)
     sizes = np.bincount(label)
     if n_components > 1 and component == "all":
@@ -97,9 +91,7 @@ def geodesics(
             "take more neighbours."
         )
     found = np.empty((len(kept), len(kept)))
-    step = max(1, _BLOCK_BYTES // (8 * n))
-    for start in range(0, len(kept), step):
-        part = slice(start, start + step)
+    for part in row_slices(len(kept), 8 * n):
         found[part] = dijkstra(graph, directed=False, indices=kept[part])[:, kept]
     return Geodesics(kept, found, int(n_components), len(rows) - len(kept))
 
@@ -126,18 +118,14 @@ def stage_distances(
     """
     i, j = np.triu_indices(len(stage), 1)
     a, b = np.sort([stage[i], stage[j]], axis=0)
-    names = np.array(ruler.stages)
-    frame = pd.DataFrame(
-        {"stage_a": names[a], "stage_b": names[b], "ruler": ruler.distances[a, b], "latent": latent[i, j]}
-    )
-    grouped = frame.groupby(["stage_a", "stage_b", "ruler"], as_index=False)["latent"].agg(["mean", "std", "size"])
-    return grouped.rename(columns={"mean": "latent", "std": "latent_sd", "size": "n_pairs"})
+    names, keys = np.array(ruler.stages), ["stage_a", "stage_b", "ruler"]
+    pairs = dict(zip(keys, (names[a], names[b], ruler.distances[a, b]), strict=True))
+    grouped = pd.DataFrame({**pairs, "latent": latent[i, j]}).groupby(keys, as_index=False)["latent"]
+    return grouped.agg(["mean", "std", "size"]).set_axis([*keys, "latent", "latent_sd", "n_pairs"], axis=1)
 
 
 def ruler_agreement(
-    distances: Float[np.ndarray, "row row"],
-    ruler: Float[np.ndarray, "row row"],
-    within: Sequence[float] = (),
+    distances: Float[np.ndarray, "row row"], ruler: Float[np.ndarray, "row row"], within: Sequence[float] = ()
 ) -> pd.DataFrame:
     """Spearman correlation of distances with ruler distances, over all pairs and over near ones.
 
@@ -175,9 +163,6 @@ def ruler_agreement(
     return pd.DataFrame(found)
 
 
-# Flatness
-
-
 @dataclass(frozen=True)
 class Flatness:
     """The best plane through points, and what lies off it.
@@ -202,7 +187,7 @@ class Flatness:
         return float(self.shares[: self.plane.shape[1]].sum())
 
 
-def flatness(x: Float[np.ndarray, "point feature"], d: int = 2) -> Flatness:
+def flatness(x: Points, d: int = 2) -> Flatness:
     """Share of the variance that the best plane of d axes holds: principal components.
 
     Parameters
@@ -292,7 +277,6 @@ def ripple(flat: Flatness, *, k: int = 10, n_permutations: int = 199, seed: int)
         nothing = float("nan")
         return Ripple(nothing, nothing, nothing, nothing, k, 0)
     weights = csr_array((np.full(n * k, 1 / k), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
-
     basis = np.linalg.qr(np.column_stack([np.ones(n), flat.plane]))[0]
 
     def moran(field: np.ndarray) -> float:
@@ -301,8 +285,7 @@ def ripple(flat: Flatness, *, k: int = 10, n_permutations: int = 199, seed: int)
     def freed(field: np.ndarray) -> np.ndarray:
         return field - basis @ (basis.T @ field)
 
-    null = np.array([moran(freed(e[generator(seed, "ripple", str(i)).permutation(n)])) for i in range(n_permutations)])
-    observed = moran(e)
-    high = float(np.quantile(null, 0.975)) if n_permutations else float("nan")
-    mean = float(null.mean()) if n_permutations else float("nan")
-    return Ripple(observed, mean, high, permutation_p(observed, null), k, n_permutations)
+    orders = (generator(seed, "ripple", str(i)).permutation(n) for i in range(n_permutations))
+    observed, null = moran(e), np.array([moran(freed(e[order])) for order in orders] or [np.nan])
+    high = float(np.quantile(null, 0.975))
+    return Ripple(observed, float(null.mean()), high, permutation_p(observed, null), k, n_permutations)

@@ -141,12 +141,11 @@ def progression(
     along = depth[judged]
     found = spearman(progress, along)
     sizes: Any = {"n": int(judged.sum()), "n_root": int(root.sum()), "n_depths": len(set(along.tolist()))}
+    one_block = np.zeros(len(depth), dtype=int)
     try:
-        one_block = np.zeros(len(depth), dtype=int)
         permuted, movable = permute_in_blocks(along, (one_block if blocks is None else blocks)[judged], seed, draws)
     except EvaluationError as error:
-        nothing = float("nan")
-        return Progression(found, nothing, nothing, nothing, **sizes, n_movable=0, note=str(error))
+        return Progression(found, np.nan, np.nan, np.nan, **sizes, n_movable=0, note=str(error))
     rank_of = dict(zip(along.tolist(), rankdata(along).tolist(), strict=True))
     ranks = np.vectorize(rank_of.__getitem__, otypes=[float])(permuted)
     of_progress = rankdata(progress)
@@ -214,7 +213,7 @@ def trajectory_table(
         kept = None if weights is None else weights[train]
         return LETAdaptor(**adaptor.get_params()).fit(features[train], between, kept).transform(features)
 
-    return _table(held_out, stage, ruler, branches, blocks, draws, seed)
+    return _table(held_out, stage, ruler, branches, blocks, draws=draws, seed=seed)
 
 
 def trajectories_of(
@@ -243,17 +242,11 @@ def trajectories_of(
         ``null_high``, ``n_anchors``, ``n_depths``, ``n_root``, ``root``, ``stages`` (by depth) and ``status``: ``ok``, or
         why it is not applicable. The root is the shallowest stage that is there outside the branch, else the branch's own.
     """
-    return _table(lambda branch: z, stage, ruler, branches, blocks, draws, seed)
+    return _table(lambda branch: z, stage, ruler, branches, blocks, draws=draws, seed=seed)
 
 
 def _table(
-    latent: Any,
-    stage: np.ndarray,
-    ruler: Ruler,
-    branches: Sequence[str],
-    blocks: np.ndarray | None,
-    draws: int,
-    seed: int,
+    latent: Any, stage: np.ndarray, ruler: Ruler, branches: Sequence[str], blocks: np.ndarray | None, **null: int
 ) -> pd.DataFrame:
     followed = read_lineages(branches, ruler.branches) or ruler.lineages
     if not followed:
@@ -263,7 +256,7 @@ def _table(
     rows = []
     for branch in followed:
         try:
-            rows.append(_row(branch, latent, stage, ruler, blocks, draws, seed))
+            rows.append(_row(branch, latent, stage, ruler, blocks, **null))
         except EvaluationError as error:
             rows.append({"lineage": branch, "status": f"not applicable: {error}"})
     columns = ["lineage", "spearman", "p", "q", "null_mean", "null_high", "n_anchors", "n_depths", "n_root", "root"]
@@ -273,16 +266,19 @@ def _table(
 
 
 def _row(
-    branch: str, latent: Any, stage: np.ndarray, ruler: Ruler, blocks: np.ndarray | None, draws: int, seed: int
+    branch: str, latent: Any, stage: np.ndarray, ruler: Ruler, blocks: np.ndarray | None, **null: int
 ) -> dict[str, Any]:
-    along = lineage(ruler, branch)
     own = np.array(ruler.branches)[stage] == branch
-    before = np.isin(stage, along) & ~own
-    pool = stage[before] if before.any() else stage[own]
+    before = np.isin(stage, lineage(ruler, branch)) & ~own
     if not own.any():
         raise EvaluationError("no anchor is of this branch")
-    first = min(set(pool.tolist()), key=lambda s: (ruler.depths[s], s))
-    root = (stage == first) & (before if before.any() else own)
+    start = before if before.any() else own
+
+    def by_depth(of: np.ndarray) -> list[int]:
+        return sorted(set(stage[of].tolist()), key=lambda s: (ruler.depths[s], s))
+
+    first = by_depth(start)[0]
+    root = (stage == first) & start
     points = own | root
     judged = own & ~root
     depths = set(ruler.depths[stage[judged]].tolist())
@@ -290,22 +286,11 @@ def _row(
         raise EvaluationError(
             f"{judged.sum()} anchors at {len(depths)} depths of the branch; {_FEWEST} anchors at {_DEPTHS} depths are needed"
         )
-    found = progression(
-        latent(branch)[points],
-        ruler.depths[stage[points]],
-        root[points],
-        blocks=None if blocks is None else blocks[points],
-        draws=draws,
-        seed=seed,
-    )
-    there = sorted(set(stage[points].tolist()), key=lambda s: (ruler.depths[s], s))
-    values = asdict(found)
-    del values["n"], values["n_movable"], values["note"]
+    here = None if blocks is None else blocks[points]
+    found = progression(latent(branch)[points], ruler.depths[stage[points]], root[points], blocks=here, **null)
     return {
-        "lineage": branch,
-        **values,
-        "n_anchors": found.n,
-        "root": ruler.stages[first],
-        "stages": " > ".join(ruler.stages[s] for s in there),
+        **asdict(found),
+        **{"lineage": branch, "n_anchors": found.n, "root": ruler.stages[first]},
+        "stages": " > ".join(ruler.stages[s] for s in by_depth(points)),
         "status": "ok" if np.isfinite(found.p) else f"no p: {found.note}",
     }

@@ -30,9 +30,9 @@ class HookedModel(HookedRootModule):
     Parameters
     ----------
     config
-        Shape of the model.
+        Shape of the model; a frozen dataclass, whose content is part of the fingerprint.
     vocabulary
-        Its tokens.
+        Gene symbols and special tokens with their rows of the embedding.
     report
         How it was read, when it was read from a checkpoint.
     """
@@ -133,7 +133,7 @@ class HookedModel(HookedRootModule):
         name
             Name, wildcard or predicate of hook points.
         *args, **kwargs
-            As transformer-lens takes them.
+            The function and its options, as transformer-lens takes them.
         """
         for known in self._names(name):
             super().add_hook(known, *args, **kwargs)
@@ -153,7 +153,7 @@ class HookedModel(HookedRootModule):
         fwd_hooks, bwd_hooks
             Pairs of a hook name, wildcard or predicate on names, and ``function(tensor, hook=...)``.
         reset_hooks_end, clear_contexts
-            As in transformer-lens.
+            Whether hooks are removed at the end (yes), and contexts cleared (no), as in transformer-lens.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class HookedModel(HookedRootModule):
         names_filter
             Names, wildcards or a predicate; all hooks when None.
         *args, **kwargs
-            As transformer-lens takes them.
+            Device, cache and further options, as transformer-lens takes them.
         """
         return super().add_caching_hooks(self._names(names_filter), *args, **kwargs)
 
@@ -189,6 +189,6 @@ class HookedModel(HookedRootModule):
         names_filter
             Names, wildcards or a predicate; all hooks when None.
         *args, **kwargs
-            As transformer-lens takes them.
+            Device, cache and further options, as transformer-lens takes them.
         """
         return super().get_caching_hooks(self._names(names_filter), *args, **kwargs)

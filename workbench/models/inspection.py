@@ -50,7 +50,7 @@ def describe_text(description: dict[str, Any]) -> str:
     Parameters
     ----------
     description
-        As `describe` returns it.
+        What `describe` returned for a folder.
     """
     config, heads, report = description["config"], description["heads"], description["report"]
     vocabulary = description["vocabulary"]

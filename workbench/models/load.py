@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class LoadReport:
     Attributes
     ----------
     source
-        Path, or ``"live model"``.
+        Path of the folder, or ``"live model"``.
     layout
         Key layout of the attention weights, in the implementation's own words.
     wrapper, prefix
@@ -38,7 +38,7 @@ class LoadReport:
     sha256
         Of the files that were read, by file name, the weights first (empty for a live model).
     release
-        Recognised release, or None.
+        Published release that the weights' hash is known of; None for others.
     n_parameters
         Numbers in the loaded tensors.
     """
@@ -72,9 +72,9 @@ def load_model(
         Folder. scGPT: ``args.json``, ``vocab.json`` and ``best_model.pt``, as its authors and `save_checkpoint` write
         them; needs no scgpt, torchtext or flash-attn.
     device
-        Where the weights go.
+        Where the weights go, for example ``"cuda"``; batches follow them.
     dtype
-        Float type of the weights.
+        Float type of the weights; half precision halves the memory and has three digits.
 
     Returns
     -------
@@ -84,12 +84,12 @@ def load_model(
     Raises
     ------
     CheckpointError
-        If the folder is not there or holds no model that can be read, or a file is corrupt, holds code, or lacks a tensor
-        of the encoder.
+        If the folder is not there or holds no model that can be read, or a file is corrupt, holds code, or lacks a
+        tensor of the encoder.
     VocabularyError
         If the vocabulary lacks ``<pad>`` or does not fit the embedding.
     """
-    # Imports inside, so that an architecture costs nothing where another is read.
+    # Here, because the architectures import from this package.
     from workbench.models.scgpt import checkpoint as scgpt
 
     readers = {"scGPT": (scgpt.FILES, scgpt.load_checkpoint)}
@@ -97,7 +97,7 @@ def load_model(
     if not folder.is_dir():
         wanted = "; ".join(f"{name}: {_listed(files)}" for name, (files, _) in readers.items())
         raise CheckpointError(f"There is no checkpoint folder '{folder}'; give the folder of a model ({wanted}).")
-    there = {file.name for file in folder.iterdir()}
+    there = {file.name for file in folder.iterdir() if file.is_file()}
     for files, read in readers.values():
         if there.issuperset(files):
             return read(folder, device=device, dtype=dtype)
@@ -105,12 +105,13 @@ def load_model(
         f"{name} needs {_listed(files)} and lacks {_listed([file for file in files if file not in there])}"
         for name, (files, _) in readers.items()
     )
-    held = ", ".join(sorted(there)[:8]) or "nothing"
+    held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
     raise CheckpointError(
         f"The checkpoint folder '{folder}' is of no model that can be read: {lacking} (it holds {held})."
     )
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Sequence[str]) -> str:
+    """Names as part of a sentence."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last

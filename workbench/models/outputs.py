@@ -25,7 +25,7 @@ class Outputs:
     expression_zero, mvc_zero
         Predicted probability of a zero, for checkpoints that model it.
     classes
-        Class logits.
+        Logits of the classes that the checkpoint was fine-tuned on.
     """
 
     residual: Float[Tensor, "cell gene d_model"]

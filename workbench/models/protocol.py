@@ -89,7 +89,7 @@ class Block(Protocol):
         Parameters
         ----------
         z
-            From `mix`, possibly edited.
+            What `mix` gave, as it was or edited.
         """
 
     def after_attention(
@@ -102,7 +102,7 @@ class Block(Protocol):
         x
             Input of the block at the positions of `out`.
         out
-            From `project`, possibly edited.
+            What `project` gave, as it was or edited.
         """
 
     def feed_forward(self, mid: Float[Tensor, "cell query d_model"]) -> Float[Tensor, "cell query d_model"]:
@@ -111,7 +111,7 @@ class Block(Protocol):
         Parameters
         ----------
         mid
-            From `after_attention`.
+            Stream that `after_attention` gave, possibly its first positions.
         """
 
     def after_mlp(
@@ -122,9 +122,9 @@ class Block(Protocol):
         Parameters
         ----------
         mid
-            From `after_attention`.
+            Stream between attention and MLP, from `after_attention`.
         out
-            From `feed_forward`, possibly edited.
+            What `feed_forward` gave, as it was or edited.
         """
 
     def weight(self, name: str) -> Float[Tensor, "head ..."]:
@@ -133,7 +133,8 @@ class Block(Protocol):
         Parameters
         ----------
         name
-            ``W_Q``, ``W_K`` or ``W_V`` (head, d_model, d_head), ``W_O`` (head, d_head, d_model) or ``b_Q`` (head, d_head).
+            ``W_Q``, ``W_K`` or ``W_V`` (head, d_model, d_head), ``W_O`` (head, d_head, d_model) or ``b_Q``
+            (head, d_head).
         """
 
 
@@ -170,7 +171,7 @@ class CellTokenizer(Protocol):
         Parameters
         ----------
         size
-            Cells per batch.
+            Cells per batch; the last one may hold fewer.
         start, stop
             Row range; all cells by default.
         """
@@ -183,10 +184,11 @@ class CellTokenizer(Protocol):
 class CellModel(Protocol):
     """A hooked transformer over the genes of a cell. Subclass `HookedModel`, which gives most of this.
 
-    Hook points carry these names, whose axes `hook_shape` knows; an architecture may have more: ``hook_cell`` and, of each
-    layer L, ``blocks.L.`` with ``hook_resid_pre``, ``attn.hook_q``, ``attn.hook_k``, ``attn.hook_v``,
-    ``attn.hook_scores``, ``attn.hook_pattern``, ``attn.hook_z``, ``hook_attn_out``, ``hook_resid_mid``, ``hook_mlp_out``
-    and ``hook_resid_post``. Position 0 of a cell is ``<cls>``, which is no gene; `Tokens.genes` is the mask of those.
+    Hook points carry these names, whose axes `hook_shape` knows; an architecture may have more: ``hook_cell`` and, of
+    each layer L, ``blocks.L.`` with ``hook_resid_pre``, ``attn.hook_q``, ``attn.hook_k``, ``attn.hook_v``,
+    ``attn.hook_scores``, ``attn.hook_pattern``, ``attn.hook_z``, ``hook_attn_out``, ``hook_resid_mid``,
+    ``hook_mlp_out`` and ``hook_resid_post``. Position 0 of a cell is ``<cls>``, which is no gene; `Tokens.genes` is the
+    mask of those.
 
     It is a `torch.nn.Module` in evaluation mode. ``<cls>`` and genes have no order: position must mean nothing.
     """
@@ -232,7 +234,7 @@ class CellModel(Protocol):
         Parameters
         ----------
         seed
-            Of the weights.
+            Seed of the weights; the caller's random numbers stay as they were.
         """
 
     def tokenizer(
@@ -258,7 +260,7 @@ class CellModel(Protocol):
         Parameters
         ----------
         ids
-            Token ids.
+            Token ids of genes, on the model's device.
         """
 
     def block(self, layer: int) -> Block:
@@ -267,7 +269,7 @@ class CellModel(Protocol):
         Parameters
         ----------
         layer
-            From 0.
+            Number of the layer, from 0.
         """
 
     def __call__(self, tokens: Tokens, **options: Any) -> Outputs:
@@ -276,9 +278,9 @@ class CellModel(Protocol):
         Parameters
         ----------
         tokens
-            A batch.
+            A batch of cells, on any device.
         **options
-            Of `forward`.
+            Keyword arguments of `forward`, with its defaults.
         """
 
     def forward(
@@ -325,7 +327,7 @@ class CellModel(Protocol):
         Parameters
         ----------
         names
-            Exact names or patterns.
+            Exact names or shell patterns; an error where one matches nothing.
         """
 
     def hooks(self, fwd_hooks: list[tuple[str | Callable, Callable]]) -> AbstractContextManager[Any]:
@@ -343,7 +345,7 @@ class CellModel(Protocol):
         Parameters
         ----------
         *args
-            Tokens.
+            The tokens, as `forward` takes them.
         **options
             ``names_filter``, and those of `forward`.
         """

@@ -21,7 +21,7 @@ class Tokens:
     Attributes
     ----------
     gene_ids
-        Token ids.
+        Token id of each position; whatever the vocabulary says at padding.
     values
         Binned expression; the pad value at ``<cls>`` and at padding.
     padding
@@ -87,7 +87,7 @@ class Tokens:
         Parameters
         ----------
         rows
-            Cell numbers; may repeat.
+            Cell numbers, from 0; a cell may be named more than once.
         """
         at = torch.as_tensor(list(rows), dtype=torch.long, device=self.gene_ids.device)
         padding = self.padding[at]
@@ -102,7 +102,7 @@ class Tokens:
         Parameters
         ----------
         size
-            Cells per batch.
+            Cells per batch; the last one may hold fewer.
         """
         for start in range(0, len(self), size):
             yield self[start : start + size]

@@ -56,7 +56,7 @@ class Vocabulary:
         Parameters
         ----------
         path
-            The file.
+            JSON file with an object of token -> id.
         """
         try:
             ids = json.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ class Vocabulary:
         Parameters
         ----------
         genes
-            Gene symbols, each once.
+            Gene symbols, each once; ids follow their order.
         """
         return cls({token: i for i, token in enumerate((*SPECIALS, *genes))})
 
@@ -108,7 +108,7 @@ class Vocabulary:
         Parameters
         ----------
         genes
-            Gene symbols.
+            Gene symbols, in the vocabulary's own spelling.
 
         Returns
         -------
@@ -122,6 +122,6 @@ class Vocabulary:
         Parameters
         ----------
         ids
-            Token ids that exist.
+            Token ids, each of which must exist.
         """
         return [self._by_id[int(i)] for i in ids]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,15 +21,14 @@ from workbench.seeds import key
 _INNER, _LEAST = 5, 1e-12
 _WORTH = ["endpoint", "calibrated", "log_loss", "calibration_error", "temperature", "n_cells"]
 
+Features: TypeAlias = Float[np.ndarray, "cell feature"]
+Chances: TypeAlias = Float[np.ndarray, "cell class"]
+Numbers: TypeAlias = Int[np.ndarray, " cell"]
+PerCell: TypeAlias = Shaped[np.ndarray, " cell"] | None
+
 
 def fit_readout(
-    x: Float[np.ndarray, "cell feature"],
-    endpoint: Endpoint,
-    *,
-    hidden: int = 0,
-    groups: Shaped[np.ndarray, " cell"] | None = None,
-    names: Shaped[np.ndarray, " cell"] | None = None,
-    seed: int = 0,
+    x: Features, endpoint: Endpoint, *, hidden: int = 0, groups: PerCell = None, names: PerCell = None, seed: int = 0
 ) -> Readout:
     """Readout on all cells of an endpoint: standardisation folded into its weights, probabilities calibrated.
 
@@ -40,7 +39,7 @@ def fit_readout(
     Parameters
     ----------
     x
-        Latent of all cells, one row each, whether the endpoint has them or not.
+        Latent of all cells, shape (cell, feature), whether the endpoint has them or not.
     endpoint
         Target to read, and the cells that have one; its kind decides what is fitted.
     hidden
@@ -112,13 +111,7 @@ def cooled(readout: Readout, temperature: float) -> Readout:
 
 
 def temperature(
-    x: Float[np.ndarray, "cell feature"],
-    endpoint: Endpoint,
-    *,
-    hidden: int = 0,
-    groups: Shaped[np.ndarray, " cell"] | None = None,
-    names: Shaped[np.ndarray, " cell"] | None = None,
-    seed: int = 0,
+    x: Features, endpoint: Endpoint, *, hidden: int = 0, groups: PerCell = None, names: PerCell = None, seed: int = 0
 ) -> float:
     """Temperature that minimises the log loss, classes weighted equally, of cells that inner readouts did not see.
 
@@ -157,13 +150,13 @@ def temperature(
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(50)), method="bounded").x))
 
 
-def log_loss(chance: Float[np.ndarray, "cell class"], truth: Int[np.ndarray, " cell"]) -> float:
+def log_loss(chance: Chances, truth: Numbers) -> float:
     """Mean negative log probability of the true class, in nats, classes weighted equally.
 
     Parameters
     ----------
     chance, truth
-        Probabilities, each row with sum 1, and the number of the true class.
+        Probabilities, shape (cell, class), each row with sum 1, and the number of each cell's true class.
 
     Examples
     --------
@@ -177,9 +170,7 @@ def log_loss(chance: Float[np.ndarray, "cell class"], truth: Int[np.ndarray, " c
     return float(-(weights @ np.log(right)) / weights.sum())
 
 
-def calibration_error(
-    chance: Float[np.ndarray, "cell class"], truth: Int[np.ndarray, " cell"], bins: int = 10
-) -> float:
+def calibration_error(chance: Chances, truth: Numbers, bins: int = 10) -> float:
     """Expected calibration error of the most probable class, classes weighted equally: 0 is best, 1 worst.
 
     Weighted mean over bins of equal width of |accuracy - mean probability| (Naeini et al., AAAI 2015).
@@ -199,13 +190,13 @@ def calibration_error(
 
 
 def calibration_table(
-    features_of: Callable[[int], Float[np.ndarray, "cell feature"]],
+    features_of: Callable[[int], Features],
     wanted: list[Endpoint],
-    fold: Int[np.ndarray, " cell"],
+    fold: Numbers,
     *,
     hidden: int = 0,
-    groups: Shaped[np.ndarray, " cell"] | None = None,
-    names: Shaped[np.ndarray, " cell"] | None = None,
+    groups: PerCell = None,
+    names: PerCell = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How well probabilities hold on cells of held-out folds, before and after calibration inside the training folds.

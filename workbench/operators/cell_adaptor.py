@@ -31,6 +31,7 @@ STRONG_TOPOLOGY = (0.04, 0.08, 0.12, 0.18)
 STRONG_COMPACTNESS = 0.015
 CONSERVATIVE_TOPOLOGY = (0.005, 0.01, 0.02, 0.03)
 TERMS = ("stage", "local", "reconstruction", "classification", "topology", "compactness")
+_DESCENT = ("epochs", "learning_rate", "patience", "progress")
 
 _PARTS = 6
 _NEAR_AXES = 50
@@ -266,19 +267,11 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
             return map(batch, np.array_split(order, min(-(-len(train) // self.batch_size), len(train) // 2)))
 
         classifier = np.zeros((self.k, len(distances)))
-        frozen = map(tensor, (space.basis, space.centre, distances))
+        frozen = Space(*map(tensor, (space.basis, space.centre, distances)), self.beta, gain, _NEIGHBOURS)
+        start = Weights(*map(tensor, (encoder, bias, classifier, classifier[0])))
+        shares, options = ({name: getattr(self, name) for name in names} for names in (TERMS, _DESCENT))
         with _one_thread():
-            found = descend(
-                Weights(*map(tensor, (encoder, bias, classifier, classifier[0]))),
-                Space(*frozen, self.beta, gain, _NEIGHBOURS),
-                batches,
-                batch(inner) if len(inner) else None,
-                {name: getattr(self, name) for name in TERMS},
-                epochs=self.epochs,
-                learning_rate=self.learning_rate,
-                patience=self.patience,
-                progress=self.progress,
-            )
+            found = descend(start, frozen, batches, batch(inner) if len(inner) else None, shares, **options)
         trained = [part.numpy() for part in found.weights]
         if not found.best_epoch or not all(np.isfinite(part).all() for part in trained):
             raise EvaluationError(

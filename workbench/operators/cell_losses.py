@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,12 @@ from tqdm import tqdm
 _COSINE = 1 - 5e-7
 _TINY = 1e-12
 _DECAY, _SQUARE_DECAY = 0.9, 0.999
+
+Latent: TypeAlias = Float[Tensor, "cell k"]
+Stages: TypeAlias = Int[Tensor, " cell"]
+Shares: TypeAlias = Float[Tensor, " cell"]
+Between: TypeAlias = Float[Tensor, "stage stage"]
+Scalar: TypeAlias = Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def descend(
     return Descent(kept, best_epoch, history)
 
 
-def terms(weights: Weights, space: Space, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+def terms(weights: Weights, space: Space, batch: Batch) -> dict[str, Scalar]:
     """Every term on one batch, by name.
 
     Parameters
@@ -213,13 +219,7 @@ def angle(z: Float[Tensor, "row k"]) -> Float[Tensor, "row row"]:
     return torch.arccos((unit @ unit.T).clamp(-_COSINE, _COSINE))
 
 
-def stage_stress(
-    z: Float[Tensor, "cell k"],
-    stage: Int[Tensor, " cell"],
-    weight: Float[Tensor, " cell"],
-    distances: Float[Tensor, "stage stage"],
-    beta: float,
-) -> Float[Tensor, ""]:
+def stage_stress(z: Latent, stage: Stages, weight: Shares, distances: Between, beta: float) -> Scalar:
     """LET's stress over pairs of cells: mean of (beta * angle(z_i, z_j) - d(stage_i, stage_j))^2.
 
     Two cells of a stage are at distance 0. A pair weighs as the product of its cells; one whose distance is unknown, nothing.
@@ -250,9 +250,7 @@ def neighbours(near: Float[Tensor, "cell axis"], k: int) -> Int[Tensor, "cell ne
     return apart.topk(min(k, len(near) - 1), dim=1, largest=False).indices
 
 
-def locality(
-    z: Float[Tensor, "cell k"], near: Int[Tensor, "cell neighbour"], weight: Float[Tensor, " cell"]
-) -> Float[Tensor, ""]:
+def locality(z: Latent, near: Int[Tensor, "cell neighbour"], weight: Shares) -> Scalar:
     """Mean squared distance in z between neighbours in f, over that between any two cells.
 
     The quotient of locality preserving projections (He & Niyogi, NIPS 16, 2003) with a 0/1 graph: 1 where neighbours are as
@@ -270,13 +268,13 @@ def locality(
 
 
 def reconstruction(
-    z: Float[Tensor, "cell k"],
-    along_bias: Float[Tensor, " cell"],
-    square: Float[Tensor, " cell"],
+    z: Latent,
+    along_bias: Shares,
+    square: Shares,
     encoder: Float[Tensor, "k coordinate"],
     bias: Float[Tensor, " coordinate"],
-    weight: Float[Tensor, " cell"],
-) -> Float[Tensor, ""]:
+    weight: Shares,
+) -> Scalar:
     """Mean of |W^T z + b - y|^2, relative to the total variance as in the anchor head (y has total variance 1).
 
     With z = W (y - b) it is z W W^T z - 2 |z|^2 + |y|^2 - 2 y b + |b|^2, which needs no y.
@@ -294,9 +292,7 @@ def reconstruction(
     return weight @ (rebuilt + square - 2 * along_bias) + (bias**2).sum()
 
 
-def classification(
-    logits: Float[Tensor, "cell stage"], stage: Int[Tensor, " cell"], weight: Float[Tensor, " cell"]
-) -> Float[Tensor, ""]:
+def classification(logits: Float[Tensor, "cell stage"], stage: Stages, weight: Shares) -> Scalar:
     """Cross-entropy of the linear stage classifier, in nats.
 
     Parameters
@@ -309,13 +305,7 @@ def classification(
     return -(weight @ torch.log_softmax(logits, 1).gather(1, stage[:, None])[:, 0])
 
 
-def topology(
-    z: Float[Tensor, "cell k"],
-    stage: Int[Tensor, " cell"],
-    weight: Float[Tensor, " cell"],
-    distances: Float[Tensor, "stage stage"],
-    beta: float,
-) -> Float[Tensor, ""]:
+def topology(z: Latent, stage: Stages, weight: Shares, distances: Between, beta: float) -> Scalar:
     """Mean over pairs of stages of (beta * angle(mean z of one, of the other) - their distance)^2.
 
     Parameters
@@ -330,9 +320,7 @@ def topology(
     return _stress(share @ z, target, (target >= 0).to(z.dtype).fill_diagonal_(0), beta)
 
 
-def compactness(
-    z: Float[Tensor, "cell k"], stage: Int[Tensor, " cell"], weight: Float[Tensor, " cell"]
-) -> Float[Tensor, ""]:
+def compactness(z: Latent, stage: Stages, weight: Shares) -> Scalar:
     """Variance of z within stages over its total variance: 0 where stages are points, 1 where their means coincide.
 
     Parameters

@@ -63,12 +63,7 @@ def check_cells(
 
 
 def draw_cells(
-    X: sp.csr_matrix,
-    stage: np.ndarray,
-    groups: np.ndarray | None,
-    names: np.ndarray | None,
-    per_stage: int,
-    seed: int,
+    X: sp.csr_matrix, stage: np.ndarray, groups: np.ndarray | None, names: np.ndarray | None, per_stage: int, seed: int
 ) -> np.ndarray:
     """At most so many cells of each stage, in the order of their keys.
 

@@ -117,6 +117,16 @@ class World:
         """For captions."""
         return f"planted world, seed {self.seed}"
 
+    @property
+    def members(self) -> Float[np.ndarray, "gene program"]:
+        """1 where a gene is of a program, otherwise 0."""
+        return (self.program[:, None] == np.arange(len(self.tips))).astype(float)
+
+    @property
+    def nearness(self) -> Float[np.ndarray, "program program"]:
+        """How near the branches of two programs are on the graph, 1 for one and the same."""
+        return np.exp(-4 * self.ruler.distances[np.ix_(self.tips, self.tips)])
+
 
 def make_world(seed: int, ruler: Ruler | str = "hematopoiesis", shape: WorldShape | None = None) -> World:
     """Draw a world.
@@ -151,27 +161,16 @@ def make_world(seed: int, ruler: Ruler | str = "hematopoiesis", shape: WorldShap
     names += [f"BACKGROUND-{i:03d}" for i in range(shape.n_background)]
     nothing = np.full(shape.n_background, -1)
     in_programs, in_nuisance = np.repeat(np.arange(n), shape.genes_per_program), np.repeat(np.arange(m), per)
-    return World(
-        seed,
-        shape,
-        ruler,
-        stages,
-        tips,
-        activity,
-        tuple(names),
-        np.concatenate([in_programs, np.full(m * per, -1), nothing]),
-        np.concatenate([np.full(len(in_programs), -1), in_nuisance, nothing]),
-        np.concatenate([np.ones_like(in_programs), np.tile([1, -1], m * per)[: m * per], np.ones_like(nothing)]),
-        generator(seed, "planted base").normal(0.5, 0.8, len(names)),
-    )
+    program = np.concatenate([in_programs, np.full(m * per, -1), nothing])
+    nuisance = np.concatenate([np.full(len(in_programs), -1), in_nuisance, nothing])
+    up_down = np.tile([1, -1], m * per)[: m * per]
+    sign = np.concatenate([np.ones_like(in_programs), up_down, np.ones_like(nothing)])
+    base = generator(seed, "planted base").normal(0.5, 0.8, len(names))
+    return World(seed, shape, ruler, stages, tips, activity, tuple(names), program, nuisance, sign, base)
 
 
 def planted_cells(
-    world: World,
-    donors: Sequence[str],
-    tissues: Sequence[str] = ("marrow", "blood"),
-    *,
-    signal: Signal = "graph",
+    world: World, donors: Sequence[str], tissues: Sequence[str] = ("marrow", "blood"), *, signal: Signal = "graph"
 ) -> AnnData:
     """Counts of some donors' cells.
 

@@ -118,7 +118,7 @@ def plant_world(
     # where the LayerNorm has taken gene and value together; both squares are d_model.
     along = d_model / (2 if layer == 0 else 4)
     strength = float(np.sqrt(_LOGIT * np.sqrt(d_model // n_heads) / along))
-    core = _root(np.exp(-4 * world.ruler.distances[np.ix_(world.tips, world.tips)]))
+    core = _root(world.nearness)
     with torch.no_grad():
         put(model.embed.gene.embedding.weight, embedding)
         plant_values(model, value, constant)
@@ -131,8 +131,7 @@ def plant_world(
             put(block.mlp.linear1.bias, np.zeros(d_model))
             put(block.mlp.linear2.weight, 0.3 * free @ back)
             put(block.mlp.linear2.bias, np.zeros(d_model))
-    member = np.eye(n_programs + 1)[np.where(world.program >= 0, world.program, n_programs)][:, :n_programs]
-    read = np.linalg.qr(member - member.mean(0))[0]
+    read = np.linalg.qr(world.members - world.members.mean(0))[0]
     return PlantedModel(model, world, layer, head, read, planted)
 
 
@@ -147,12 +146,7 @@ def _root(positive: np.ndarray) -> np.ndarray:
 
 
 def _heads(
-    attn: Attention,
-    rng: np.random.Generator,
-    graph: np.ndarray,
-    free: np.ndarray,
-    planted: int | None,
-    strength: float,
+    attn: Attention, rng: np.random.Generator, graph: np.ndarray, free: np.ndarray, planted: int | None, strength: float
 ) -> None:
     """Random heads, one of them replaced by the graph; W_Q, W_K, W_V, W_O of all have the same norms."""
     d, n, e = len(graph), attn.n_heads, attn.d_head

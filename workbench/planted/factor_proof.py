@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 from workbench.evidence.screen import score_head
-from workbench.factors.factorise import READ, WRITE, svd_factors
+from workbench.factors.factorise import svd_factors
 from workbench.factors.gene_sets import GeneSets
 from workbench.factors.programs import enrich
 from workbench.operators.adaptor import LETAdaptor
@@ -59,10 +59,7 @@ def planted_factors(planted: PlantedModel) -> Float[np.ndarray, "gene program"]:
         Planted checkpoint with the world that it encodes; its weights are not looked at.
     """
     world = planted.world
-    near = np.exp(-4 * world.ruler.distances[np.ix_(world.tips, world.tips)])
-    n = len(world.tips)
-    member = np.eye(n + 1)[np.where(world.program >= 0, world.program, n)][:, :n]
-    return np.linalg.svd(centred(member @ near @ member.T))[0][:, :n]
+    return np.linalg.svd(centred(world.members @ world.nearness @ world.members.T))[0][:, : len(world.tips)]
 
 
 def centred(matrix: Float[np.ndarray, "gene gene"]) -> Float[np.ndarray, "gene gene"]:
@@ -121,15 +118,7 @@ def _factors(world: World, matrix: np.ndarray, truth: np.ndarray, sets: GeneSets
     factors = svd_factors(plain, world.genes, min(n, rank))
     cosine = np.abs(truth.T @ factors.read)
     at, match = linear_sum_assignment(-cosine)
-    found = enrich(
-        {READ: factors.read, WRITE: factors.write.T},
-        world.genes,
-        sets,
-        n_top=30,
-        permutations=100,
-        null_draws=0,
-        seed=seed,
-    )
+    found = enrich(factors.sides, world.genes, sets, n_top=30, permutations=100, null_draws=0, seed=seed)
     hits = set(found.table.loc[found.table["q"] <= _ALPHA, "term"])
     decoys = [term for term in sets.sets if not term.startswith("program")]
     return {

@@ -22,6 +22,7 @@ from workbench.evidence.screen import rank_heads, score_head
 from workbench.geometry.dimension_tables import agreement, dimension_table
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import panel_expression
+from workbench.operators.operator import head_name
 from workbench.operators.weight_operators import KINDS, weight_operators
 from workbench.planted.cells import GRAPH, OFF_GRAPH, REMOVED, World, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel, plant_world
@@ -125,34 +126,16 @@ def recovery(seed: int, kind: str) -> pd.DataFrame:
     control = score_head(np.eye(len(world.genes)), internal, external, world.ruler, adaptor, refits=0, seed=seed)[0]
     others = [overlap(operators[at], planted.read) for at in np.ndindex(*operators.shape[:2])]
     others.pop(planted.layer * operators.shape[1] + planted.head)
-    return pd.DataFrame(
-        [
-            {
-                "seed": seed,
-                "operator": kind,
-                "planted": f"L{planted.layer}H{planted.head}",
-                "planted_rank": int(table.loc[is_planted, "rank"].iloc[0]),
-                "n_heads": len(table),
-                "residualised": best["residualised"],
-                "best_other": table.loc[~is_planted, "residualised"].max(),
-                "identity": control["residualised"],
-                "dimension": agreement(found)["median"],
-                "dimension_low": agreement(found)["low"],
-                "dimension_high": agreement(found)["high"],
-                "truth": len(world.tips),
-                "overlap": overlap(matrix, planted.read),
-                "overlap_extracted": overlap(extracted, planted.read),
-                "overlap_of_others": float(np.median(others)),
-                "gates_passed": sum(gate.status == "pass" for gate in gates),
-                "gates_total": len(gates),
-                "failed": ", ".join(gate.gate for gate in gates if gate.status != "pass"),
-                **_values(gates),
-                "n_anchors": len(anchors),
-                "n_cells": len(internal),
-                "spec": SPEC.hash,
-            }
-        ]
-    )
+    agreed, failed = agreement(found), [gate.gate for gate in gates if gate.status != "pass"]
+    row = {"seed": seed, "operator": kind, "planted": head_name(planted.layer, planted.head)}
+    row |= {"planted_rank": int(table.loc[is_planted, "rank"].iloc[0]), "n_heads": len(table)}
+    row |= {"residualised": best["residualised"], "best_other": table.loc[~is_planted, "residualised"].max()}
+    row |= {"identity": control["residualised"], "dimension": agreed["median"], "dimension_low": agreed["low"]}
+    row |= {"dimension_high": agreed["high"], "truth": len(world.tips), "overlap": overlap(matrix, planted.read)}
+    row |= {"overlap_extracted": overlap(extracted, planted.read), "overlap_of_others": float(np.median(others))}
+    row |= {"gates_passed": len(gates) - len(failed), "gates_total": len(gates), "failed": ", ".join(failed)}
+    counts = {"n_anchors": len(anchors), "n_cells": len(internal), "spec": SPEC.hash}
+    return pd.DataFrame([{**row, **_values(gates), **counts}])
 
 
 def null_draw(seed: int, kind: str, operator: str) -> pd.DataFrame:

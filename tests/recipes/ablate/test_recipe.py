@@ -16,18 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fixtures_ablation import (  # noqa: F401
-    BLOCK,
-    HEADS,
-    LAYERS,
-    N_CELLS,
-    QUIET,
-    SEED,
-    assert_close,
-    evaluations,
-    made,
-    of_metric,
-)
+from fixtures_ablation import BLOCK, HEADS, LAYERS, N_CELLS, QUIET, SEED, assert_close, of_metric
 from pydantic import BaseModel
 
 from workbench.cells.datasets import content_hash

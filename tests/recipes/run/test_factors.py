@@ -15,7 +15,7 @@ from fixtures_run import N_GENES, write
 
 from workbench.cli import main
 from workbench.engine.config import read_config
-from workbench.engine.tables import read_table, table_path
+from workbench.engine.tables import read_table, table_path, there
 from workbench.errors import ConfigError, EvaluationError
 from workbench.evidence.expected import expected_table, read_expected
 from workbench.evidence.gate_spec import GATES, SPEC
@@ -285,12 +285,12 @@ def test_published_figures_of_another_form(tmp_path, text, said):
 
 def test_a_table_of_another_configuration_is_not_found_in_this_run(made):
     path = made.path.parent / "figures.yaml"
-    everything, _ = expected_table(path, made.out)
+    everything, _ = expected_table(path, made.out, there(made.out))
     without, _ = expected_table(path, made.out, {"factor_subsets"})
     row = without.set_index("claim").loc["size"]
     assert np.isfinite(everything.set_index("claim").loc["size", "found"]) and np.isnan(row["found"])
     assert row["from"] == "not made in this run: compaction.csv"
-    expected_table(path, made.out)
+    expected_table(path, made.out, there(made.out))
 
 
 def test_the_shipped_figures_can_be_read():

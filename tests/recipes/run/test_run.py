@@ -403,6 +403,11 @@ def test_more_folds_than_donors_are_an_error(with_donors, tmp_path):
         run(read_config(with_donors.path, RunConfig, ["evaluation.folds=5"]), tmp_path)
 
 
+def test_more_folds_than_groups_are_an_error_that_names_both_keys(with_donors, tmp_path):
+    with pytest.raises(EvaluationError, match="3 folds cannot be made of 2 groups.*capture.groups to 3"):
+        run(read_config(with_donors.path, RunConfig, ["evaluation.folds=3", "capture.groups=2"]), tmp_path)
+
+
 def test_labels_that_no_ruler_knows_are_an_error_that_says_what_to_do(cells, checkpoint, tmp_path):
     strange = cells.copy()
     strange.obs["label"] = [f"cluster {i % 4}" for i in range(strange.n_obs)]

@@ -35,7 +35,7 @@ def nearest_cells(
     visible
         Bins of query cells, 0 where not expressed or masked.
     k
-        Neighbours.
+        Number of neighbours that are averaged.
     """
     mean = gene_mean(train)
     a = visible / np.maximum(np.linalg.norm(visible, axis=1, keepdims=True), 1e-12)
@@ -63,9 +63,9 @@ def linear_regression(
     visible
         Bins of query cells, 0 where not expressed or masked.
     masked
-        What to predict.
+        True where a value is to be predicted.
     ridge
-        Penalty, in squared bins.
+        Penalty on the coefficients, in squared bins.
 
     Returns
     -------
@@ -91,11 +91,11 @@ def choose_ridge(
     Parameters
     ----------
     train
-        Bins of training cells.
+        Bins of the training cells, which are split into two parts here.
     masked
         Mask of the same cells.
     grid
-        Penalties to try.
+        Penalties to try, of which the one with the smallest error is returned.
     """
     inner = np.arange(len(train)) % 5 == 0
     query, mask = train[inner], masked[inner] & (train[inner] > 0)

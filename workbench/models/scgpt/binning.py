@@ -30,7 +30,7 @@ def hash_genes(gene_ids):
     Parameters
     ----------
     gene_ids
-        Token ids.
+        Token ids, which the hashes depend on alone.
     """
     out = np.empty(len(gene_ids), np.uint64)
     for i in range(len(gene_ids)):
@@ -224,7 +224,7 @@ def token_rows(
     cls_id, pad_id, pad_value
         Id at position 0, id at padding, and the value at both.
     gene_ids, values, padding
-        Shape (row, length), filled.
+        Arrays of shape (row, length), filled in place.
     """
     n_max = gene_ids.shape[1] - 1
     scratch = _scratch(indptr, len(quantiles))

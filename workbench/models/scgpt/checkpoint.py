@@ -47,7 +47,7 @@ def load_checkpoint(
     Parameters
     ----------
     path
-        Folder that holds `FILES`.
+        Folder that holds all of `FILES`.
     device, dtype
         Where the weights go, and their float type.
 
@@ -79,7 +79,7 @@ def from_upstream(
     Parameters
     ----------
     model
-        The upstream model.
+        Live upstream model, in training or evaluation mode.
     vocabulary
         Its tokens; without it genes are called ``token_17`` and cells cannot be tokenised.
     args
@@ -175,7 +175,7 @@ def sha256(path: Path) -> str:
     Parameters
     ----------
     path
-        The file.
+        File that is there; read in blocks.
     """
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

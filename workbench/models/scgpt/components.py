@@ -51,7 +51,7 @@ class NormedEmbedding(nn.Module):
         Parameters
         ----------
         ids
-            Row numbers.
+            Row numbers of the embedding, of any shape.
         """
         return self.enc_norm(self.embedding(ids))
 
@@ -72,7 +72,7 @@ class ContinuousValues(nn.Module):
         Parameters
         ----------
         values
-            Binned expression.
+            Binned expression; values above 512 count as 512.
         """
         hidden = F.relu(self.linear1(values.clamp(max=_MAX_VALUE).unsqueeze(-1)))
         return self.dropout(self.norm(self.linear2(hidden)))
@@ -104,9 +104,9 @@ class DomainNorm(nn.Module):
         Parameters
         ----------
         x
-            Embeddings.
+            Sum of gene and value embeddings.
         domain
-            Domain of each cell.
+            Domain of each cell, from 0; ignored where there is one.
         """
         if len(self.running_var) == 1:
             domain = torch.zeros_like(domain)  # plain batch norm: batch labels serve the decoders alone
@@ -143,7 +143,7 @@ class Embed(nn.Module):
         Parameters
         ----------
         gene_ids, values
-            As in `Tokens`.
+            Ids and values of a batch, as `Tokens` holds them.
         domain
             Batch-norm domain of each cell, where the checkpoint has such a norm.
         """
@@ -243,7 +243,7 @@ class Attention(nn.Module):
         Parameters
         ----------
         z
-            From `mix`.
+            What `mix` gave, possibly edited.
         """
         if is_listened(self.hook_result):
             result = self.hook_result(einsum(z, self.W_O, "cell gene head e, head e d -> cell gene head d"))
@@ -267,7 +267,7 @@ class MLP(nn.Module):
         Parameters
         ----------
         x
-            ``hook_resid_mid``.
+            Stream behind the first norm, ``hook_resid_mid``.
         """
         return self.linear2(self.dropout(self.hook_post(F.relu(self.linear1(x)))))
 
@@ -297,7 +297,7 @@ class Block(nn.Module):
         Parameters
         ----------
         x
-            Residual stream.
+            Residual stream that enters the layer.
         padding
             True at padding; None when the batch has none.
         """
@@ -359,7 +359,8 @@ class Block(nn.Module):
         Parameters
         ----------
         name
-            ``W_Q``, ``W_K`` or ``W_V`` (head, d_model, d_head), ``W_O`` (head, d_head, d_model) or ``b_Q`` (head, d_head).
+            ``W_Q``, ``W_K`` or ``W_V`` (head, d_model, d_head), ``W_O`` (head, d_head, d_model) or ``b_Q``
+            (head, d_head).
 
         Raises
         ------

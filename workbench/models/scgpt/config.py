@@ -56,7 +56,7 @@ class ModelConfig(ModelShape):
     zero_probability
         Whether the decoders also predict the probability of a zero.
     dropout
-        Used in training only.
+        Share of activations dropped, in training only.
     """
 
     n_bins: int = 51

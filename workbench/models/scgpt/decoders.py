@@ -62,7 +62,7 @@ class MVCDecoder(nn.Module):
         cell
             Cell embedding, with the batch embedding beside it where there is one.
         genes
-            ``embed.hook_gene``.
+            Gene embeddings after their norm, as at ``embed.hook_gene``.
         """
         query = self.gene2query(genes).sigmoid()
         if self.style == "inner product":
@@ -94,7 +94,7 @@ class ClassDecoder(nn.Module):
         Parameters
         ----------
         cell
-            Cell embedding.
+            Cell embedding in the checkpoint's style.
         """
         for layer in self._decoder:
             cell = layer(cell)

@@ -30,9 +30,9 @@ class HookedScGPT(HookedModel):
     Parameters
     ----------
     config
-        Shape of the model.
+        Shape of the model, and which decoders it has.
     vocabulary
-        Its tokens.
+        Tokens with their rows of the gene embedding.
     report
         How it was read, when it was read from a checkpoint.
 
@@ -97,7 +97,8 @@ class HookedScGPT(HookedModel):
         Parameters
         ----------
         cells
-            AnnData as `workbench.load` returns it; never changed. A column ``batch`` holds the checkpoint's batch numbers.
+            AnnData as `workbench.load` returns it; never changed. A column ``batch`` of ``obs``, where there is one, holds
+            the checkpoint's batch numbers.
         seed
             For the ties of the binning and the sample of genes, together with the cell's name.
         max_tokens
@@ -138,7 +139,7 @@ class HookedScGPT(HookedModel):
         Parameters
         ----------
         ids
-            Token ids.
+            Token ids of genes, on the model's device.
         """
         return self.embed.gene(ids)
 
@@ -148,7 +149,7 @@ class HookedScGPT(HookedModel):
         Parameters
         ----------
         layer
-            From 0.
+            Number of the layer, from 0.
         """
         return cast(Block, self.blocks[layer])
 
@@ -234,7 +235,7 @@ class HookedScGPT(HookedModel):
             Last residual stream. Without ``expression`` among the outputs, and with cell style ``cls``, its first
             position is enough.
         tokens
-            The batch.
+            Batch that the stream is of, on the model's device.
         outputs
             As in `forward`.
         """

@@ -42,7 +42,7 @@ def unwrap(raw: object) -> tuple[dict[str, Tensor], str, str]:
     Parameters
     ----------
     raw
-        What `torch.load` returned.
+        What `torch.load` returned, whatever its type.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def to_plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     Parameters
     ----------
     state
-        Tensors by upstream name.
+        Tensors by upstream name, in any of the known layouts.
 
     Returns
     -------
@@ -203,7 +203,7 @@ def upstream_name(name: str) -> str:
     Parameters
     ----------
     name
-        As in ``HookedScGPT.state_dict()``.
+        Name as in the state dict of a `HookedScGPT`.
     """
     for pattern, target in _BACK:
         name = re.sub(pattern, target, name)

@@ -140,7 +140,7 @@ def put(parameter: torch.Tensor, array: np.ndarray) -> None:
     Parameters
     ----------
     parameter, array
-        Of one shape.
+        Parameter to fill and its new values, of one shape.
     """
     parameter.copy_(torch.as_tensor(array, dtype=parameter.dtype))
 
@@ -157,7 +157,7 @@ def plant_values(model: HookedScGPT, value: np.ndarray, constant: np.ndarray) ->
     model
         With a continuous value encoder.
     value, constant
-        Directions of length 1.
+        Directions of length 1, at right angles to each other.
     """
     encoder, d = model.embed.value, len(value)
     assert isinstance(encoder, ContinuousValues)
@@ -206,11 +206,11 @@ def planted_cells(planted: Planted, n_cells: int = 80, seed: int = 0, expressed:
     Parameters
     ----------
     planted
-        The model's description.
+        Description of the model, with its signal genes.
     n_cells
         Cells, half of either class.
     seed
-        Seed.
+        Seed of classes, rates and counts.
     expressed
         Chance that a cell expresses a gene that has nothing to do with the class.
 

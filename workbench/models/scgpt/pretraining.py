@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,13 +40,13 @@ class TrainingData:
     Attributes
     ----------
     matrix
-        All cells, CSR.
+        All cells by vocabulary genes, CSR, as they were given.
     cell_ids
-        Their names.
+        Names of the cells, in the order of the rows.
     vocabulary, column_ids
         Tokens, and the token id of each column.
     train, held_out
-        Row numbers.
+        Row numbers of the cells trained on, and of those left out.
     """
 
     matrix: sp.csr_matrix
@@ -66,7 +65,7 @@ def prepare(adata: AnnData, settings: PretrainSettings) -> TrainingData:
     adata
         Cells as `datasets.load` returns them.
     settings
-        Seed and held-out share.
+        Settings of the training; seed and held-out share count here.
     """
     vocabulary = Vocabulary.of_genes(sorted(set(gene_names(adata).tolist())))
     match = match_genes(gene_names(adata), vocabulary)
@@ -90,7 +89,7 @@ def model_config(settings: PretrainSettings, vocabulary: Vocabulary) -> ModelCon
     Parameters
     ----------
     settings, vocabulary
-        As in `train`.
+        Settings and tokens as `train` is given them.
     """
     return ModelConfig(
         n_tokens=len(vocabulary),
@@ -150,7 +149,7 @@ def masked_error(model: HookedScGPT, tokens: Tokens, target: Tensor, masked: Ten
     Parameters
     ----------
     model, tokens, target, masked
-        As `draw_tokens` makes them.
+        The model, and a batch as `draw_tokens` makes it.
     """
     out = model(tokens, outputs=("expression", "mvc"))
     return ((out.expression - target)[masked] ** 2).mean(), ((out.mvc - target)[masked] ** 2).mean()
@@ -167,9 +166,9 @@ def train(
     Parameters
     ----------
     data
-        From `prepare`.
+        Cells to train on and cells held out, from `prepare`.
     settings
-        How to train.
+        Shape of the model, length and rate of the training.
     out
         Folder in which resumable states are saved, under ``training-state``; the last of them stays there.
     progress
@@ -228,7 +227,7 @@ def validate(model: HookedScGPT, data: TrainingData, settings: PretrainSettings)
     Parameters
     ----------
     model, data, settings
-        As in `train`.
+        Model, cells and settings as `train` has them.
     """
     model.eval()
     errors, weights = [], []
@@ -249,11 +248,11 @@ def save_trained(model: HookedScGPT, settings: PretrainSettings, out: Path) -> N
     Parameters
     ----------
     model
-        The trained model.
+        The trained model, with its configuration and vocabulary.
     settings
         How it was trained; some of it goes into ``args.json``.
     out
-        Folder of the checkpoint.
+        Folder of the checkpoint; its files are replaced.
     """
     save_checkpoint(model, out, {"mask_ratio": list(settings.mask_ratios), "seed": settings.seed, "task": "pretrain"})
 

@@ -37,7 +37,7 @@ class Tokenizer:
     adata
         Cells; read row by row, never changed and never made dense as a whole. Backed files work.
     config, vocabulary
-        The checkpoint's.
+        Configuration and vocabulary of the checkpoint.
     seed
         For the ties of the binning and the sample of genes.
     max_tokens
@@ -187,7 +187,7 @@ class Tokenizer:
         Parameters
         ----------
         size
-            Cells per batch.
+            Cells per batch; the last one may hold fewer.
         start, stop
             Row range; all cells by default.
         """
@@ -232,15 +232,15 @@ def tokenise_rows(
     column_ids
         Token id of each column.
     column_hashes
-        `hash_genes` of these.
+        What `hash_genes` gives for these ids.
     cell_ids
-        Name of each row.
+        Name of each row, which its random numbers go by.
     config, vocabulary
-        The checkpoint's.
+        Configuration and vocabulary of the checkpoint.
     max_tokens
-        Longest sequence with ``<cls>``.
+        Longest sequence with ``<cls>``; of longer cells a sample of genes is taken.
     seed
-        Seed.
+        Seed of ties and samples, together with the names.
 
     Returns
     -------

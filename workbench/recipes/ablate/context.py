@@ -90,10 +90,10 @@ class AblationContext(Context[AblationConfig]):
         return Found.open(self.folder(stage) / FOUND, self.study.names)
 
     @property
-    def donors(self) -> str:
-        """Hash of the donors, which only intervals go by."""
-        obs = self.study.obs
-        return digest(obs["donor"].tolist() if "donor" in obs else None)
+    def spread(self) -> dict[str, Any]:
+        """What intervals depend on beside the effects, for the keys of stages."""
+        obs, draws = self.study.obs, self.config.study.bootstrap
+        return {"bootstrap": draws, "donors": digest(obs["donor"].tolist() if "donor" in obs else None)}
 
     @property
     def content(self) -> str:

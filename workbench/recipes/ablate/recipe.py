@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
+from pathlib import Path
 
+import numpy as np
+import torch
+
+from workbench.ablation.grid import describe_grid
 from workbench.ablation.sites import Ablation
+from workbench.ablation.study import Study
+from workbench.ablation.sweeping import make_tasks
+from workbench.engine.folder import check_folder
 from workbench.engine.recipe import Recipe
-from workbench.engine.stages import Results, Stage
-from workbench.recipes.ablate.attribution import attribution_stage
+from workbench.engine.stages import Stage, key_of
+from workbench.engine.sweep import rows_file
+from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.context import AblationContext
-from workbench.recipes.ablate.effects import choose_pairs, effects_stage, interactions_stage, pairs_by
 from workbench.recipes.ablate.sections import report
 from workbench.recipes.ablate.sweep import sweep_stage
-from workbench.recipes.ablate.transfer import transfer_inputs, transfer_stage
+from workbench.recipes.ablate.tables import (
+    attribution_stage,
+    choose_pairs,
+    effects_stage,
+    interactions_stage,
+    pairs_by,
+    transfer_inputs,
+    transfer_stage,
+)
 
 
 def stages(context: AblationContext) -> list[Stage]:
@@ -33,39 +50,84 @@ def stages(context: AblationContext) -> list[Stage]:
     EvaluationError
         For an unknown metric, a pair of one head, or a contrast of cell types that are not there.
     """
-    config = context.config
-    spread = {"bootstrap": config.study.bootstrap, "donors": context.donors}
+    config, swept, spread = context.config, ("sweep",), context.spread
 
     def pairs() -> list[Ablation]:
-        top, random = choose_pairs(context)
-        return [*top, *random]
-
-    def pairs_inputs(results: Results) -> object:
-        return context.inputs(pairs())
+        return sum(choose_pairs(context), [])
 
     listed = [
         Stage("sweep", partial(sweep_stage, context, lambda: context.grid), context.inputs(context.grid)),
-        Stage("effects", partial(effects_stage, context), spread, after=("sweep",), tables=("effects",)),
+        Stage("effects", partial(effects_stage, context), spread, swept, ("effects",)),
     ]
     if config.sweep.heads and config.sweep.pairs_of_top:
         pairs_by(context)
-        listed += [
-            Stage("pairs", partial(sweep_stage, context, pairs), pairs_inputs),
-            Stage(
-                "interactions",
-                partial(interactions_stage, context),
-                spread,
-                after=("sweep", "pairs"),
-                tables=("interactions",),
-            ),
-        ]
+        both, work = ("sweep", "pairs"), partial(interactions_stage, context)
+        listed.append(Stage("pairs", partial(sweep_stage, context, pairs), lambda results: context.inputs(pairs())))
+        listed.append(Stage("interactions", work, spread, both, ("interactions",)))
     if config.sweep.heads and config.attribution and context.differentiable:
-        work, tables = partial(attribution_stage, context), ("attribution", "agreement")
-        listed.append(Stage("attribution", work, after=("sweep",), tables=tables))
+        work = partial(attribution_stage, context)
+        listed.append(Stage("attribution", work, after=swept, tables=("attribution", "agreement")))
     if config.contrasts:
-        work, inputs = partial(transfer_stage, context), transfer_inputs(context)
-        listed.append(Stage("transfer", work, inputs, tables=("transfer",)))
+        inputs = transfer_inputs(context)
+        listed.append(Stage("transfer", partial(transfer_stage, context), inputs, tables=("transfer",)))
     return listed
 
 
 RECIPE = Recipe("ablate", AblationContext, stages, report)
+
+
+def dry_run(config: AblationConfig, out: Path) -> str:
+    """The grid, what of it is done, and an estimate of the time, without doing it.
+
+    Parameters
+    ----------
+    config
+        Configuration of the ablation.
+    out
+        Output folder of the ablation; nothing in it is made or changed.
+
+    Raises
+    ------
+    WorkbenchError
+        Whatever the command itself would refuse before any work.
+    """
+    check_folder(out, RECIPE.name)
+    context = AblationContext(config, out)
+    stage, folder = stages(context)[0], context.folder("sweep")
+    study, grid, held = context.study, context.grid, key_of(out, stage.name)
+    tasks, own = make_tasks(len(study.tokens), study, grid, config.sweep.block), held == stage.key({})
+    done = sum(rows_file(folder, task.key).is_file() for task in tasks) if own else 0
+    other = f" '{folder}' holds another sweep, which this one would replace: choose another --out to keep it."
+    seconds = _seconds_per_cell(study) * _passes(study, grid) * len(study.tokens) * (1 - done / len(tasks))
+    seconds *= 2 if any(m.masked for m in study.metrics) and not all(m.masked for m in study.metrics) else 1
+    table = describe_grid(grid)
+    counts = table.assign(null=np.where(table["null"] >= 0, "null draws", "ablations"))
+    shown = counts.groupby(["how", "kind", "null"]).size().rename("number").reset_index().to_string(index=False)
+    first = table.loc[table["null"] < 0, ["places", "how", "kind"]].head(12).to_string(index=False)
+    return (
+        f"{len(grid)} ablations of {len(study.tokens)} cells, judged by {', '.join(study.names)}\n{shown}\n\n"
+        f"The first of them:\n{first}\n\n"
+        f"{len(tasks)} tasks of up to {config.sweep.block} cells, {done} done. About {_human(seconds)} on one worker "
+        "(a guess from one pass over a few cells), without pairs, attribution and contrasts."
+        f"{other if held and not own else ''}"
+    )
+
+
+def _seconds_per_cell(study: Study) -> float:
+    few = study.tokens[: min(8, len(study.tokens))].to(study.model.device, study.model.dtype)
+    with torch.no_grad():
+        study.model(few)
+        began = time.perf_counter()
+        study.model(few)
+    return (time.perf_counter() - began) / len(few)
+
+
+def _passes(study: Study, grid: list[Ablation]) -> float:
+    n = study.model.config.n_layers
+    return 2 + sum((n - one.first_layer - 0.5) / n for one in grid)
+
+
+def _human(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

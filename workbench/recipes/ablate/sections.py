@@ -12,7 +12,7 @@ from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.recipes.ablate.context import AblationContext
-from workbench.recipes.ablate.effects import pairs_by
+from workbench.recipes.ablate.tables import pairs_by
 
 _ALPHA = 0.05
 _QUESTION = (
@@ -20,6 +20,7 @@ _QUESTION = (
     "output change the cell embedding, the predictions and what can be read from it, and is that more than a "
     "random change of the same size does?"
 )
+_NULL = "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
 
 
 def report(context: AblationContext, results: Results) -> Report:
@@ -32,17 +33,12 @@ def report(context: AblationContext, results: Results) -> Report:
     results
         Results of the stages that were done or kept, by name.
     """
-    make = {
-        "effects": _effects,
-        "attribution": _attribution,
-        "interactions": _interactions,
-        "transfer": _transfer,
-    }
+    parts = {"effects": _effects, "attribution": _attribution, "interactions": _interactions, "transfer": _transfer}
     return Report(
         title=f"{context.config.name}: which heads matter for what",
         question=_QUESTION,
         data=context.cells.uns["workbench"]["source"],
-        sections=[*(section(context) for name, section in make.items() if name in results), _left_out(context)],
+        sections=[*(section(context) for name, section in parts.items() if name in results), _left_out(context)],
         n=f"{len(context.study.tokens)} cells, {len(context.grid)} ablations with null draws",
     )
 
@@ -50,13 +46,10 @@ def report(context: AblationContext, results: Results) -> Report:
 def _effects(context: AblationContext) -> Section:
     table, config = context.read("effects"), context.config
     how, single = config.sweep.how[0], [m.name for m in context.study.metrics if m.label is None]
-    null = (
-        "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
-    )
     figures = []
     for name in single if config.sweep.heads else ():
         slug = "".join(c if c.isalnum() else "_" for c in name.split(" (")[0])
-        caption = f"Change of {name} when a head's output is replaced ({how}); {null}."
+        caption = f"Change of {name} when a head's output is replaced ({how}); {_NULL}."
         figures.append(_figure(context, f"effect_{slug}", caption, "effect", metric=name, how=how))
         bars = _bars(context, table[table["metric"] == name])
         caption = f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws."
@@ -179,15 +172,11 @@ def _transfer(context: AblationContext) -> Section:
         target, source = map(str, names)
         figures.append(_figure(context, f"transfer_{i + 1}", caption, "transfer", target=target, source=source))
         most: Any = part.sort_values("moved", ascending=False).iloc[0]
-        null = (
-            f"within the target type {most['null_mean']:.1%}; q {most['q']:.2g}"
-            if np.isfinite(most["null_mean"])
-            else "no null was drawn"
-        )
+        drawn = f"within the target type {most['null_mean']:.1%}; q {most['q']:.2g}"
+        null = drawn if np.isfinite(most["null_mean"]) else "no null was drawn"
         answers.append(
-            f"From {target} to {source}: {most['ablation']} carries most, {most['moved']:.1%} of the way "
-            f"({_interval(most, '.1%')}; {null}; "
-            f"n = {int(most['n_pairs'])} pairs, {most['shared_genes']:.0f} shared genes on average)."
+            f"From {target} to {source}: {most['ablation']} carries most, {most['moved']:.1%} of the way ({_interval(most, '.1%')}; "
+            f"{null}; n = {int(most['n_pairs'])} pairs, {most['shared_genes']:.0f} shared genes on average)."
         )
     return Section(figures, {"transfer": table}, answers)
 
@@ -200,9 +189,8 @@ def _left_out(context: AblationContext) -> Section:
     elif config.attribution and not context.differentiable:
         missing["attribution"] = "none of the metrics is differentiable"
     if context.study.donors is None:
-        missing["Intervals over donors"] = (
-            "the data name no donors; intervals are over cells, and say nothing of other donors"
-        )
+        why = "the data name no donors; intervals are over cells, and say nothing of other donors"
+        missing["Intervals over donors"] = why
     return Section(skipped=[{"what": what, "why": why} for what, why in missing.items()])
 
 

@@ -42,8 +42,8 @@ class PeersConfig(Strict):
 
     python: Annotated[Path, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})] | None = Field(
         default=None,
-        description="Interpreter of the environment that they are installed in (`make peers` prints one); by default the one "
-        "that runs the workbench.",
+        description="Interpreter of the environment that they are installed in (`make peers` prints one); by default "
+        "the one that runs the workbench.",
     )
     seconds: PositiveInt = Field(
         default=600, description="Most seconds that a peer may take to be fitted, and again to answer."
@@ -61,8 +61,7 @@ class BenchmarkConfig(OperatorConfig):
         default=CellHeadsConfig(), description="The adaptor's heads that are trained on cells."
     )
     cells_per_donor: PositiveInt | None = Field(
-        default=None,
-        description="Most cells of one donor (without donors: of all), drawn by the seed and their names; all by default.",
+        default=None, description="Most cells of one donor (without donors: of all), drawn by the seed; all by default."
     )
     splits: SplitsConfig = Field(default=SplitsConfig(), description="How often and how cells are held out.")
     transfer: dict[str, TransferConfig] = Field(
@@ -70,14 +69,15 @@ class BenchmarkConfig(OperatorConfig):
     )
     methods: tuple[str, ...] = Field(
         default=(),
-        description="Names of methods, or of groups: extracted, compact, control, baseline, scGPT, layers, peer; all when empty.",
+        description="Names of methods, or of groups: extracted, compact, control, baseline, scGPT, layers, peer; all "
+        "when empty.",
     )
     ours: str = Field(default="anchor head", description="The method that every other one is compared with.")
     peers: PeersConfig = Field(default=PeersConfig(), description="Methods of other packages.")
     audit: bool = Field(
         default=True,
-        description="Fit every method once more with a test side of noise, which must change nothing; a method that fails is "
-        "not judged.",
+        description="Fit every method once more with a test side of noise, which must change nothing; a method that "
+        "fails is not judged.",
     )
     expected: Path | None = Field(
         default=None,

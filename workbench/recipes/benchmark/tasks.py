@@ -54,7 +54,8 @@ def make_trial(context: BenchmarkContext, holdout: Holdout, cells: PlacedCells |
 
     def on_panel(source: StoredOperators) -> OnPanel:
         place = {gene: i for i, gene in enumerate(source.genes)}
-        return OnPanel(source.leaving(split.held), np.array([place[gene] for gene in panel]))
+        # Of noise another panel may be chosen, which the audit has to find: genes that nobody captured are no error here.
+        return OnPanel(source.leaving(split.held), np.array([place[gene] for gene in panel if gene in place]))
 
     train, truth = cells.take(split.train).on_panel(panel), judged.take(split.test).on_panel(panel)
     asked = [tuple(endpoints(side.stage, context.ruler, context.present)) for side in (train, truth)]

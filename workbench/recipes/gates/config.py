@@ -14,18 +14,18 @@ class CohortConfig(Strict):
     """A cohort: its role in the gates, where its cells come from, and which of them it takes."""
 
     role: Literal["internal", "external", "zero shot", "expected to fail"] = Field(
-        description="Internal: operators and adaptor are fitted here (one cohort only). External: fitted anew. Zero shot: "
-        "meets the internal adaptor as it is. Expected to fail: a control that has to fail a gate."
+        description="Internal: operators and adaptor are fitted here (one cohort only). External: fitted anew. Zero "
+        "shot: meets the internal adaptor as it is. Expected to fail: a control that has to fail a gate."
     )
     data: DataConfig | None = Field(default=None, description="Its cells; those of data for all by default.")
     select: dict[str, tuple[str, ...]] = Field(
         default={},
-        description="Keep the cells whose cell_type, donor, tissue or batch has one of these values; all by default.",
+        description="Keep cells whose cell_type, donor, tissue or batch has one of these values; all by default.",
     )
     part: tuple[int, PositiveInt] | None = Field(
         default=None,
-        description="[i, n] keeps part i (from 0) of n parts of what is left, by a hash of the cells' names, for data that have "
-        "nothing else to part them by; all by default.",
+        description="[i, n] keeps part i (from 0) of n parts of what is left, by a hash of the cells' names, for data "
+        "that have nothing else to part them by; all by default.",
     )
     stages: dict[str, str] = Field(
         default={}, description="Stage of each of its labels that neither the ruler nor stages for all knows."
@@ -45,8 +45,8 @@ class GatesConfig(OperatorConfig):
     )
     required: tuple[str, ...] = Field(
         default=GATES,
-        description="Gates that every internal, external and zero-shot cohort has to pass, or the command exits with 1; one that "
-        "is not applicable has not passed.",
+        description="Gates that every internal, external and zero-shot cohort has to pass, or the command exits with "
+        "1; one that is not applicable has not passed.",
     )
     screen: bool = Field(default=True, description="Screen every head by the gates, where a cohort is external.")
     refits: PositiveInt = Field(

@@ -60,7 +60,7 @@ def gates_of(handle: Handle, cohort: str, operator: str) -> pd.DataFrame:
     handle
         Opens the gate run in this process.
     cohort
-        Name of the cohort.
+        Name of the cohort that is judged, as configured.
     operator
         Name of the feature map, as `matrix_of` knows it.
     """

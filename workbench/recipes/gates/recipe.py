@@ -83,7 +83,7 @@ def gates_text(result: GatesResult) -> str:
     Parameters
     ----------
     result
-        Answer of `run_gates`.
+        Answer of `run_gates`, of a run that passes or not.
     """
     table = result.gates
     shown = table[["cohort", "role", "gate", "value", "rule", "threshold", "n", "unit", "null_high", "p", "status"]]

@@ -68,7 +68,7 @@ def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -
         mask = masks[1]
         visible = np.where(mask, 0, held)
         ridge = choose_ridge(training, masks[0], _RIDGES)
-        expression, mvc = _predict(model, data, visible, mask)
+        expression, mvc = _predict(model, data, settings, visible, mask)
         predictors = {
             "expression decoder": expression,
             "MVC decoder": mvc,
@@ -131,11 +131,11 @@ def _tie_means(data: TrainingData, settings: PretrainSettings) -> np.ndarray:
 
 
 def _predict(
-    model: CellModel, data: TrainingData, visible: np.ndarray, mask: np.ndarray
+    model: CellModel, data: TrainingData, settings: PretrainSettings, visible: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both decoders' predictions at masked genes, as dense (cell, gene) arrays."""
     out = [np.zeros_like(visible), np.zeros_like(visible)]
-    config = model.config
+    config = model_config(settings, data.vocabulary)
     with torch.no_grad():
         for i in range(len(visible)):
             genes = np.flatnonzero((visible[i] > 0) | mask[i])
@@ -145,6 +145,7 @@ def _predict(
             predicted = model(
                 Tokens(ids, shown, torch.zeros_like(ids, dtype=torch.bool)), outputs=("expression", "mvc")
             )
+            assert predicted.expression is not None and predicted.mvc is not None
             out[0][i, genes] = predicted.expression[0, 1:].numpy()
             out[1][i, genes] = predicted.mvc[0, 1:].numpy()
     return out[0], out[1]

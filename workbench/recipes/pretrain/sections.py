@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.recipes.pretrain.context import PretrainContext
 
-_MODEL, _MEAN, _BEST = "expression decoder", "gene mean", "best possible (ties only)"
+_MODEL, _BEST = "expression decoder", "best possible (ties only)"
 
 
 def report(context: PretrainContext, results: Results) -> Report:
@@ -22,9 +24,10 @@ def report(context: PretrainContext, results: Results) -> Report:
         Results of the stages, by name.
     """
     settings, evaluation = context.config.settings, context.read("evaluation")
+    by_ratio = evaluation.set_index(["mask_ratio", "predictor"])
     section = Section(
         tables={"evaluation": evaluation, "curve": context.read("curve")},
-        answers=[_answer(ratio, rows.set_index("predictor")) for ratio, rows in evaluation.groupby("mask_ratio")],
+        answers=[_answer(ratio, by_ratio.loc[ratio]) for ratio in settings.mask_ratios],
         cautions=[
             "It is trained on few cells: a stand-in with scGPT's format and arithmetic, which says nothing of the released "
             "models.",
@@ -48,11 +51,11 @@ def report(context: PretrainContext, results: Results) -> Report:
 
 
 def _answer(ratio: float, rows: pd.DataFrame) -> str:
-    ours, others = rows.loc[_MODEL], rows.drop([name for name in rows.index if "decoder" in name or name == _BEST])
-    simple = others["mse"].idxmin()
+    ours: Any = rows.loc[_MODEL]
+    simple = rows["mse"].drop([name for name in rows.index if "decoder" in name or name == _BEST])
     return (
         f"With {ratio:.0%} of the values hidden, the expression decoder errs by {ours['mse']:.1f} bins squared (95 % over cells "
-        f"{ours['low']:.1f} to {ours['high']:.1f}, n = {int(ours['n_cells'])}), {ours['gain']:+.1%} less than the gene mean "
-        f"({rows.loc[_MEAN, 'mse']:.1f}); the best of the simple predictors, {simple}, errs by {others['mse'].min():.1f}, and "
-        f"{rows.loc[_BEST, 'mse']:.1f} is the least that ties between bins allow."
+        f"{ours['low']:.1f} to {ours['high']:.1f}, n = {int(ours['n_cells'])}), {ours['gain']:+.1%} less than the gene mean; "
+        f"the best of the simple predictors, {simple.idxmin()}, errs by {simple.min():.1f}, and "
+        f"{rows['mse'][_BEST]:.1f} is the least that ties between bins allow."
     )

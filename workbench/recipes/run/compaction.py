@@ -63,7 +63,7 @@ def compaction_split(handle: Handle, settings: CompactionConfig, folds: tuple[in
     handle
         Opens the run in this process.
     settings
-        Which feature maps.
+        Which feature maps are judged; how many splits there are does not matter here.
     folds
         Numbers of the folds that are held out.
 

@@ -47,7 +47,7 @@ class CompactionConfig(Strict):
     )
     head: str | None = Field(
         default=None,
-        description="The head that is made smaller, such as L2H5; by default the best on the anchors of each training side.",
+        description="The head that is made smaller, such as L2H5; by default the best of each training side.",
     )
     ranks: tuple[PositiveInt, ...] = Field(default=(64, 32, 16, 8), description="Ranks of the truncated SVD.")
     n_factors: PositiveInt = Field(default=16, description="Factors of the hard sparse form and of its alternatives.")
@@ -76,8 +76,8 @@ class FactorsConfig(Strict):
     null_draws: PositiveInt = Field(default=20, description="Random factors of the same norm for each factor.")
     bootstraps: PositiveInt = Field(
         default=50,
-        description="Draws for the stability of factors, of the groups of capture.groups: whole donors where there are donors. "
-        "Few groups make a coarse bootstrap. Only operators averaged over cells need it.",
+        description="Draws for the stability of factors, of the groups of capture.groups: whole donors where there are "
+        "donors. Few groups make a coarse bootstrap. Only operators averaged over cells need it.",
     )
     gene_sets: NameOrPath = Field(
         default="hematopoiesis", description="A collection of gene sets that ships, or the path of a GMT file."
@@ -100,8 +100,7 @@ class RunConfig(OperatorConfig):
         default=None, description="Put the anchors of this run through the gates, as one internal cohort."
     )
     cell_heads: CellHeadsConfig | None = Field(
-        default=None,
-        description="Train heads of the adaptor on cells, and judge them beside the one that is fitted to anchors.",
+        default=None, description="Train heads of the adaptor on cells, and judge them beside the anchor head."
     )
     sensitivity: SensitivityConfig | None = Field(
         default=None, description="Repeat the holdouts over the adaptor's own settings."

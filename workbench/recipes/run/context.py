@@ -20,6 +20,7 @@ from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
 from workbench.engine.context import Context
 from workbench.engine.sweep import Backend
+from workbench.errors import EvaluationError
 from workbench.evidence.holdout import head_scores, random_splits
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.controls import CONTROLS, control
@@ -91,8 +92,13 @@ class RunContext(Context[RunConfig]):
     def places(self) -> tuple[pd.DataFrame, dict[str, str]]:
         """Standard columns of the cells with stage, group and fold, and the labels that the ruler does not know."""
         obs, unplaced = place_cells(self.adata, self.ruler, self.config.stages)
-        obs["group"] = self.groups.of_cell
         labels, folds = obs["cell_type"].to_numpy(dtype=str), self.config.evaluation.folds
+        if (most := self.config.capture.groups or _GROUPS) < folds:
+            raise EvaluationError(
+                f"{folds} folds cannot be made of {most} groups of cells; set capture.groups to {folds} or more, or "
+                "evaluation.folds lower."
+            )
+        obs["group"] = self.groups.of_cell
         obs["fold"] = make_folds(self.groups, labels, folds, self.config.seed)
         return obs, unplaced
 
@@ -201,7 +207,7 @@ class RunContext(Context[RunConfig]):
         Parameters
         ----------
         name
-            One of `CONTROL_NAMES`.
+            Name of the control, one of `CONTROL_NAMES`.
         folds
             Numbers of the folds whose cells have no part in it; none by default.
         """

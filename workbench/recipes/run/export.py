@@ -14,17 +14,17 @@ from jaxtyping import Float
 from workbench.engine.provenance import versions
 from workbench.evidence.contrasts import OFF_RULER
 from workbench.geometry.shape import stage_distances
+from workbench.operators import saved_operator
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.algorithm import CARD, WEIGHTS, Algorithm, fold
 from workbench.operators.calibration import fit_readout
-from workbench.operators.saved_operator import Operator
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.gates import TABLES as GATES
 from workbench.seeds import key
 
 TABLES = ("latent", "distances")
-FOLDER = "algorithm"
-FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}")
+FOLDER, MAP = "algorithm", "operator"
+FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}", f"{MAP}/{saved_operator.WEIGHTS}", f"{MAP}/{saved_operator.CARD}")
 LIMITS = (
     "Fitted on the cells named under data and judged in the tables readouts.csv and added.csv of its run; on other "
     "tissues, donors or technologies it has not been tested."
@@ -64,7 +64,7 @@ def algorithm_stage(context: RunContext, _: Path, results: Mapping[str, Any]) ->
     }
     folded, offset = fold(matrix, fitted.encoder_, fitted.bias_)
     weights = context.model.fingerprint()
-    Operator(cells.genes, matrix, config.operator, config.adaptor.name, weights).save(context.out / "operator")
+    saved_operator.Operator(cells.genes, matrix, config.operator, config.adaptor.name, weights).save(context.out / MAP)
     place, card = context.out / FOLDER, _card(context, fitted, "gates" in results)
     Algorithm(cells.genes, folded, offset, readouts, card).save_pretrained(place)
     again = Algorithm.from_pretrained(place).transform(context.adata)

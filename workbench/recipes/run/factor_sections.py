@@ -21,7 +21,7 @@ def compaction_section(context: RunContext, result: Result) -> Section:
     context
         Run whose tables are read.
     result
-        Result of the stage.
+        What the stage returned, as metrics.json holds it.
     """
     table = context.read("compaction")
     chosen = ", ".join(f"{name} in {n}" for name, n in result["heads"].items())
@@ -58,7 +58,7 @@ def factors_section(context: RunContext, result: Result) -> Section:
     context
         Run whose tables are read.
     result
-        Result of the stage.
+        What the stage returned, as metrics.json holds it.
     """
     tables = {name: context.read(name) for name in TABLES}
     where = f"Head {result['head']}, {result['method']} of {result['n_factors']} factors. {context.setting}"

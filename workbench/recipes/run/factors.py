@@ -126,7 +126,7 @@ def factors_of(context: RunContext, head: Head, settings: FactorsConfig) -> Fact
     head
         Layer and number of the head, from 0.
     settings
-        How many factors.
+        How many factors are wanted; at most as many as there are genes.
     """
     return svd_factors(context.operators.head(*head), context.operators.genes, settings.n)
 

@@ -57,54 +57,44 @@ def stages(context: RunContext) -> list[Stage]:
     ShapeError
         If the model has no such head or layer.
     """
-    config = context.config
+    config, found = context.config, list[Stage]()
     sets = load_gene_sets(config.factors.gene_sets if config.factors else SHIPPED)
     _check(context, sets)
+    evaluation, hidden, name = config.evaluation, config.readout.hidden, context.adata.uns["workbench"]["name"]
     collection, fold = digest(sets.name, sets.sets, sets.sources), inputs.fold_inputs(context)
-    evaluation, hidden = config.evaluation, config.readout.hidden
     placed = inputs.anchor_inputs(context)
     mapped = {**placed, "map": inputs.map_inputs(context)}
-    judged = {name: getattr(evaluation, name) for name in ("holdouts", "refits", "head_refits")}
-    heads = config.cell_heads and config.cell_heads.model_dump(mode="json")
-    read = {"fold": fold, "hidden": hidden, "permutations": evaluation.permutations, "cell_heads": heads}
-    both, gated = ("operators", "untrained"), ("gates",) if config.gates else ()
+    judged = {one: getattr(evaluation, one) for one in ("holdouts", "refits", "head_refits")}
+    read = {"fold": fold, "hidden": hidden, "permutations": evaluation.permutations, **context.chosen("cell_heads")}
+    shown = {**inputs.explorer_inputs(context), "gene_sets": collection}
 
-    def stage(
-        name: str, work: Callable[..., Result], given: Any, after: tuple[str, ...] = (), part: str = EXTRACT
-    ) -> Stage:
-        files = FILES if name == "algorithm" else ()
-        return Stage(name, work, given, after, TABLES.get(name, ()), files, part)
+    def add(stage: str, work: Callable[..., Result], given: Any, *after: str, part: str = EXTRACT) -> None:
+        files = FILES if stage == "algorithm" else ()
+        found.append(Stage(stage, work, given, after, TABLES.get(stage, ()), files, part))
 
-    found = [
-        stage("panel", partial(panel_stage, context), inputs.panel_inputs(context), part=""),
-        stage("cells", partial(cells_stage, context), inputs.cells_inputs(context), part=""),
-        stage("operators", partial(operators_stage, context), inputs.operators_inputs(context), part=""),
-        stage("untrained", partial(untrained_stage, context), inputs.untrained_inputs(context)),
-        stage("drift", partial(drift_stage, context), config.adaptor.blocks, ("operators",)),
-        stage("heads", partial(heads_stage, context), {**mapped, **judged}, both),
-        stage("readouts", partial(readouts_stage, context), {**mapped, **read}, both),
-    ]
-    if config.gates is not None:
-        given = {**mapped, "refits": config.gates.refits, "cohort": context.adata.uns["workbench"]["name"]}
-        found.append(stage("gates", partial(gates_stage, context, config.gates), given, both))
-    if config.sensitivity is not None:
-        given = {**mapped, "holdouts": evaluation.holdouts, **config.sensitivity.model_dump(mode="json")}
-        found.append(
-            stage("sensitivity", partial(sensitivity_stage, context, config.sensitivity), given, ("operators",))
-        )
+    add("panel", partial(panel_stage, context), inputs.panel_inputs(context), part="")
+    add("cells", partial(cells_stage, context), inputs.cells_inputs(context), part="")
+    add("operators", partial(operators_stage, context), inputs.operators_inputs(context), part="")
+    add("untrained", partial(untrained_stage, context), inputs.untrained_inputs(context))
+    add("drift", partial(drift_stage, context), config.adaptor.blocks, "operators")
+    add("heads", partial(heads_stage, context), {**mapped, **judged}, "operators", "untrained")
+    add("readouts", partial(readouts_stage, context), {**mapped, **read}, "operators", "untrained")
+    if (gates := config.gates) is not None:
+        given = {**mapped, "refits": gates.refits, "cohort": name}
+        add("gates", partial(gates_stage, context, gates), given, "operators", "untrained")
+    if (swept := config.sensitivity) is not None:
+        given = {**mapped, "holdouts": evaluation.holdouts, **swept.model_dump(mode="json")}
+        add("sensitivity", partial(sensitivity_stage, context, swept), given, "operators")
     given = {**mapped, "hidden": hidden, "card": card_inputs(context)}
-    below = ("operators", "heads", "readouts", *gated)
-    found.append(stage("algorithm", partial(algorithm_stage, context), given, below))
-    given = {**inputs.explorer_inputs(context), "gene_sets": collection}
-    found.append(stage("explorer", partial(explorer_stage, context), given, ("operators", "heads", "algorithm")))
+    below = ("operators", "heads", "readouts", *(["gates"] if gates else []))
+    add("algorithm", partial(algorithm_stage, context), given, *below)
+    add("explorer", partial(explorer_stage, context), shown, "operators", "heads", "algorithm")
     if (compaction := config.compaction) is not None:
         given = {**mapped, "fold": fold, "hidden": hidden, **_taken_apart(context, compaction)}
-        found.append(
-            stage("compaction", partial(compaction_stage, context, compaction), given, ("operators",), FACTORS)
-        )
+        add("compaction", partial(compaction_stage, context, compaction), given, "operators", part=FACTORS)
     if (factors := config.factors) is not None:
         given = {**placed, "fold": fold, **_taken_apart(context, factors), "gene_sets": collection}
-        found.append(stage("factors", partial(factors_stage, context, factors), given, ("operators",), FACTORS))
+        add("factors", partial(factors_stage, context, factors), given, "operators", part=FACTORS)
     return found
 
 

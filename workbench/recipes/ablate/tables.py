@@ -1,0 +1,223 @@
+"""The stages behind the sweep: tables of effects, of pairs of heads, of gradient estimates, and of what heads carry over."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from workbench.ablation.ablate import effects_of
+from workbench.ablation.attribution import AGREE, DRAWS, METHODS, attribute, compare_attribution
+from workbench.ablation.effects import interactions, reliability, top_heads
+from workbench.ablation.grid import identity, make_pairs, random_pairs
+from workbench.ablation.patching import activation_patching
+from workbench.ablation.sites import Ablation
+from workbench.engine.stages import Result, Results
+from workbench.errors import EvaluationError, unknown_name
+from workbench.recipes.ablate.config import ContrastConfig
+from workbench.recipes.ablate.context import AblationContext
+
+
+def effects_stage(context: AblationContext, folder: Path, results: Results) -> Result:
+    """Write the table of effects.
+
+    Parameters
+    ----------
+    context
+        Study, grid, and the effects per cell that its sweep has left.
+    folder
+        Not used: the table goes to the tables of the run.
+    results
+        Not read.
+    """
+    draws = context.config.study.bootstrap
+    context.write({"effects": effects_of(context.study, context.grid, context.found("sweep"), draws)})
+    return {}
+
+
+def pairs_by(context: AblationContext) -> str:
+    """Metric that the top heads are chosen by.
+
+    Parameters
+    ----------
+    context
+        Configuration and study.
+
+    Raises
+    ------
+    EvaluationError
+        If the study has no such metric, or the configuration asks for pairs of one head.
+    """
+    names, shape, settings = context.study.names, context.model.config, context.config.sweep
+    n = min(settings.pairs_of_top, shape.n_layers * shape.n_heads)
+    if n < 2:
+        raise EvaluationError(f"A pair takes two heads, and sweep.pairs_of_top gives {n}; ask for more, or for 0.")
+    metric = settings.pairs_by or names[0]
+    if metric not in names:
+        labels = "" if "cell_type" in context.study.obs else " The metrics of labels need data.cell_type."
+        raise EvaluationError(unknown_name("metric for sweep.pairs_by", metric, names) + labels)
+    return metric
+
+
+def choose_pairs(context: AblationContext) -> tuple[list[Ablation], list[Ablation]]:
+    """Pairs of the top heads by the table of effects, and as many pairs of heads at random.
+
+    Parameters
+    ----------
+    context
+        Configuration, and the table of effects of its run.
+    """
+    config, table = context.config, context.read("effects")
+    how = config.sweep.how[0]
+    heads = top_heads(table[table["how"] == how], pairs_by(context), config.sweep.pairs_of_top)
+    top = make_pairs(heads, how, config.seed)
+    return top, random_pairs(sorted(context.heads), top, how, config.seed)
+
+
+def interactions_stage(context: AblationContext, folder: Path, results: Results) -> Result:
+    """Write the table of interactions: what two heads do together beside the sum of what each does.
+
+    Parameters
+    ----------
+    context
+        Study, and the effects per cell that both sweeps have left.
+    folder
+        Not used: the table goes to the tables of the run.
+    results
+        Not read.
+    """
+    config, study = context.config, context.study
+    top, random = choose_pairs(context)
+    single, both = context.found("sweep"), context.found("pairs")
+
+    def named(one: Ablation) -> tuple[str, str]:
+        return str(one.sites[0]), str(one.sites[1])
+
+    parts = [
+        interactions(
+            {head: single.effects[name][i] for head, i in context.heads.items()},
+            {named(one): both.effects[name][i] for i, one in enumerate([*top, *random])},
+            set(map(named, random)),
+            draws=config.study.bootstrap,
+            seed=config.seed,
+            groups=study.donors_by_name,
+        ).assign(metric=name, how=config.sweep.how[0])
+        for name in study.names
+    ]
+    context.write({"interactions": pd.concat(parts, ignore_index=True)})
+    return {}
+
+
+def attribution_stage(context: AblationContext, folder: Path, results: Results) -> Result:
+    """Write tables of attribution and its agreement; with the second-order term where the plain gradient disagrees.
+
+    Parameters
+    ----------
+    context
+        Study, and the effects per cell that its sweep has left.
+    folder
+        Not used: the tables go to those of the run.
+    results
+        Not read.
+    """
+    study, seed, how = context.study, context.config.seed, context.config.sweep.how[0]
+    shape, found = context.model.config, context.found("sweep")
+    rows, cells = list(context.heads.values()), study.by_name.tolist()
+    tables, agreement = [], []
+    for metric in context.differentiable:
+        exact = found.effects[metric.name][rows]
+        steady = reliability(exact, seed)
+        for method, draws in zip(METHODS[:2], (0, DRAWS), strict=True):
+            began = time.perf_counter()
+            estimate = attribute(study, metric, cells, how, draws=draws)
+            seconds = time.perf_counter() - began
+            with warnings.catch_warnings():
+                # The table of agreement and the report say it; the second order is tried next.
+                warnings.simplefilter("ignore", UserWarning)
+                each = exact.reshape(shape.n_layers, shape.n_heads, -1)
+                table, rho = compare_attribution(estimate, each, metric.name, method)
+            tables.append(table)
+            line = {"metric": metric.name, "method": method, "how": how, "spearman": rho, "split_half": steady}
+            more = {"n_heads": len(table), "n_cells": len(cells), "seconds": seconds, "agrees": bool(rho >= AGREE)}
+            agreement.append({**line, **more})
+            if rho >= AGREE:
+                break
+    context.write({"attribution": pd.concat(tables, ignore_index=True), "agreement": pd.DataFrame(agreement)})
+    return {}
+
+
+def sides(context: AblationContext, contrast: ContrastConfig) -> list[Int[np.ndarray, " cell"]]:
+    """Numbers of the target cells and of the source cells of a contrast.
+
+    Parameters
+    ----------
+    context
+        Study whose cells have types.
+    contrast
+        Names of both cell types.
+
+    Raises
+    ------
+    EvaluationError
+        If the cells have no types, a type is not among them, or both are the same.
+    """
+    obs = context.study.obs
+    if "cell_type" not in obs:
+        raise EvaluationError("A contrast needs cell types, and the cells have none; set data.cell_type.")
+    labels = obs["cell_type"].astype(str).to_numpy()
+    for name in (contrast.target, contrast.source):
+        if name not in labels:
+            raise EvaluationError(f"Contrast: {unknown_name('cell type', name, sorted(set(labels)))}")
+    if contrast.target == contrast.source:
+        raise EvaluationError(f"Contrast: target and source are both '{contrast.target}'; name two cell types.")
+    return [np.flatnonzero(labels == name) for name in (contrast.target, contrast.source)]
+
+
+def transfer_inputs(context: AblationContext) -> dict[str, Any]:
+    """What the table of transfer depends on, for the key of its stage.
+
+    Parameters
+    ----------
+    context
+        Configuration and study.
+    """
+    every = identity(context.study, [], 0)
+    same = {name: every[name] for name in ("checkpoint", "cells", "seed")}
+    contrasts = [[*vars(one).values(), *sides(context, one)] for one in context.config.contrasts]
+    return {**same, **context.spread, "contrasts": contrasts}
+
+
+def transfer_stage(context: AblationContext, folder: Path, results: Results) -> Result:
+    """Write the table of transfer, one contrast after the other.
+
+    Parameters
+    ----------
+    context
+        Configuration and study.
+    folder
+        Not used: the table goes to the tables of the run.
+    results
+        Not read.
+    """
+    config, study, parts = context.config, context.study, []
+    for contrast in config.contrasts:
+        target, source = sides(context, contrast)
+        parts.append(
+            activation_patching(
+                study.model,
+                study.tokens.take(target.tolist()),
+                study.tokens.take(source.tolist()),
+                names=(contrast.target, contrast.source),
+                donors=None if study.donors is None else study.donors[target],
+                seed=config.seed,
+                draws=config.study.bootstrap,
+                batch_size=config.study.batch_size,
+            )
+        )
+    context.write({"transfer": pd.concat(parts, ignore_index=True)})
+    return {}
