@@ -100,8 +100,8 @@ def without_shape_checks():
 @pytest.fixture(scope="module")
 def few_null_rulers():
     """Nine null rulers at p = 0.1 instead of 99 at 0.01, for tests of what goes round the gates."""
-    from workbench.evidence.gate_spec import GateSpec
     from workbench.evidence import gates as module
+    from workbench.evidence.gate_spec import GateSpec
 
     spec = GateSpec(null_rulers=9, null_p=0.1, random_splits=3)
     with pytest.MonkeyPatch.context() as patch:

@@ -147,9 +147,7 @@ def campaign(ready: Ready, name: str, cells: Cells) -> np.ndarray:
             for rows in (~test, test)
         ]
         stage = ready.stage[~test]
-        train = Training(
-            sides[0], stage, None, ready.ruler, tuple(endpoints(stage, ready.ruler)), 0, ready.blocks
-        )
+        train = Training(sides[0], stage, None, ready.ruler, tuple(endpoints(stage, ready.ruler)), 0, ready.blocks)
         said = method.fit(train).say(sides[1])
     return said.answers["stage"].values
 

@@ -117,9 +117,7 @@ def test_what_cannot_be_is_refused(cells):
 def test_matrices_of_a_backed_atlas_are_read_block_by_block(tmp_path, monkeypatch, dense):
     counts = np.random.default_rng(0).poisson(1.0, (5000, 4)).astype(np.float32) + 1
     names = [f"c{i}" for i in range(5000)]
-    table = ad.AnnData(
-        counts if dense else sp.csr_matrix(counts), pd.DataFrame(index=names), pd.DataFrame(index=GENES)
-    )
+    table = ad.AnnData(counts if dense else sp.csr_matrix(counts), pd.DataFrame(index=names), pd.DataFrame(index=GENES))
     table.write_h5ad(tmp_path / "cells.h5ad")
     read = []
 

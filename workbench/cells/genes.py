@@ -129,7 +129,7 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
     known: Container[str] = set(vocabulary.genes)
     exact = {name for name in names if name in known}
     used: dict[str, int] = {}
-    missing, ambiguous, recased, respelled = [], [], [], []
+    missing, ambiguous, recased, respelled = list[str](), list[str](), list[tuple[str, str]](), list[str]()
     for i, name in enumerate(names):
         options = [name] if name in known else [g for g in by_upper.get(name.upper(), []) if g not in exact]
         if len(options) != 1:

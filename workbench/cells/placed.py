@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -168,7 +169,7 @@ class PlacedCells:
         return replace(self, obs=self.obs[[]], ruler=None, unplaced={}, anchors=None)
 
     def make_anchors(
-        self, rows: Int[np.ndarray, " row"] | None = None, *, min_cells: int, parts: int, weights: str, seed: int
+        self, rows: Int[np.ndarray, " row"] | None = None, *, min_cells: int, parts: int, weights: Any, seed: int
     ) -> Anchors:
         """Centroids of some cells over donor x tissue x cell type x stage.
 
@@ -180,14 +181,7 @@ class PlacedCells:
             As `make_anchors` of `workbench.cells.anchors` takes them.
         """
         some = self if rows is None else self.take(rows)
-        return make_anchors(
-            some.expression,
-            some.obs,
-            min_cells=min_cells,
-            parts=parts,
-            weights=weights,
-            seed=seed,  # type: ignore[arg-type]
-        )
+        return make_anchors(some.expression, some.obs, min_cells=min_cells, parts=parts, weights=weights, seed=seed)
 
     def distances(self, anchors: Anchors) -> Float[np.ndarray, "anchor anchor"]:
         """Ruler distances between anchors.

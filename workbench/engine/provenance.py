@@ -34,9 +34,7 @@ def describe_model(model: CellModel, checkpoint: str | Path) -> str:
     )
 
 
-def manifest(
-    config: dict[str, Any], model: CellModel, cells: str, stages: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def manifest(config: dict[str, Any], model: CellModel, cells: str, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Everything that a result depends on.
 
     Parameters

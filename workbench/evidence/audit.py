@@ -81,7 +81,7 @@ def replaced_by_noise(cells: PlacedCells, rows: Int[np.ndarray, " row"], seed: i
         place = sp.csr_matrix((np.ones(len(rows), dtype=matrix.dtype), (rows, order)), shape=(len(kept), len(kept)))
         return sp.csr_matrix(rest + place @ matrix[:, gene])
 
-    for column in sorted(set(obs) - set(_KEPT)):
+    for column in sorted(set(map(str, obs)) - set(_KEPT)):
         values = obs[column].to_numpy().copy()
         values[rows] = rng.permutation(values[rows])
         obs[column] = values

@@ -131,13 +131,13 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
         )
     else:
         scores += _effects(folder, Path(ablation), source.shape)
-    latent, known = tables("cells", "algorithm", "latent", "makes the latent."), _ruler_of(config)
+    latent = tables("cells", "algorithm", "latent", "makes the latent.")
     return replace(
         data,
         title=config.get("name") or folder.resolve().name,
         facts=(*_facts_of(folder, config), *data.facts),
         measures=(*scores, *data.measures),
-        maps=tuple(latent_map(table, seed, known) for table in latent),
+        maps=tuple(latent_map(table, seed, _ruler_of(config)) for table in latent),
         missing=tuple(missing),
     )
 

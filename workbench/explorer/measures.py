@@ -50,9 +50,10 @@ def effect_measures(table: pd.DataFrame, shape: Head) -> list[dict[str, Any]]:
     heads = effects[effects["kind"] == "head"]
     for number, ((metric, how), own) in enumerate(heads.groupby(["metric", "how"], sort=False)):
         rows = _by_head(own, shape, _EFFECT, "effect", "The ablation's tables/effects.csv")
-        about = {"metric": str(metric), "how": str(how), "worse": int(own["worse"].iloc[0])}
+        worse = int(own["worse"].iloc[0])
+        about = {"metric": str(metric), "how": str(how), "worse": worse}
         unit, known = str(own["unit"].iloc[0]), own["effect"][np.isfinite(own["effect"])]
-        colors = colors_of(known if len(known) else pd.Series([0.0]), str(metric), unit, worse=about["worse"])
+        colors = colors_of(known if len(known) else pd.Series([0.0]), str(metric), unit, worse=worse)
         one = _measure(f"effect-{number}", "effect", f"{metric}, {how} ablation", unit, rows, colors)
         found.append({**one, **about})
     return found

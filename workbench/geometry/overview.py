@@ -126,7 +126,7 @@ def _shape(at: np.ndarray, z: np.ndarray, between: np.ndarray, seed: int) -> pd.
         flat = flatness(x)
         rows.append({"space": name, "measure": "share of variance in the best plane", "value": flat.share, "n": n})
         wave = ripple(flat, k=k, seed=seed)
-        row = {"space": name, "measure": "structure off the plane (Moran's I)", "value": wave.moran, "n": n}
+        off = {"space": name, "measure": "structure off the plane (Moran's I)", "value": wave.moran, "n": n}
         null = {"null_mean": wave.null_mean, "null_high": wave.null_high, "p": wave.p}
-        rows.append({**row, **null, "note": f"{wave.n_permutations} permutations"})
+        rows.append({**off, **null, "note": f"{wave.n_permutations} permutations"})
     return pd.DataFrame(rows)

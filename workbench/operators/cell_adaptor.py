@@ -267,7 +267,8 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
             return map(batch, np.array_split(order, min(-(-len(train) // self.batch_size), len(train) // 2)))
 
         classifier = np.zeros((self.k, len(distances)))
-        frozen = Space(*map(tensor, (space.basis, space.centre, distances)), self.beta, gain, _NEIGHBOURS)
+        basis, centre, between = map(tensor, (space.basis, space.centre, distances))
+        frozen = Space(basis, centre, between, self.beta, gain, _NEIGHBOURS)
         start = Weights(*map(tensor, (encoder, bias, classifier, classifier[0])))
         shares, options = ({name: getattr(self, name) for name in names} for names in (TERMS, _DESCENT))
         with _one_thread():

@@ -57,7 +57,7 @@ def write_weights(folder: Path, operators: WeightOperators) -> None:
     operators
         Operators of all heads, of kind ``qk`` or ``ov``.
     """
-    shape, arrays = operators.left.shape[:2], {}
+    shape, arrays = operators.left.shape[:2], dict[str, np.ndarray]()
     for at in np.ndindex(*shape):
         name = head_name(*at)
         arrays |= {f"{name}/left": operators.left[at], f"{name}/right": operators.right[at]}
@@ -185,7 +185,7 @@ class StoredOperators:
     def _sum(self, name: str) -> np.ndarray:
         # In double precision: the order of the groups then changes nothing that float32 shows.
         parts = (read_arrays(self.folder / _file(group), [name])[0][name] for group in self._groups)
-        return reduce(np.add, parts, np.float64(0))
+        return reduce(np.add, parts, np.zeros(()))
 
 
 def _file(group: int) -> str:

@@ -159,6 +159,7 @@ def cost_section(context: BenchmarkContext, tables: Tables) -> Section:
 
 
 def _published(context: BenchmarkContext, tables: Tables) -> Section:
+    assert context.config.expected is not None
     table, answer = expected_table(context.config.expected, context.out, tables)
     return Section(tables={"expected": table}, answers=[answer])
 

@@ -208,8 +208,8 @@ def benchmark_task(
     if predictions is None:
         rows = unjudged(trial.endpoints, status)
     else:
-        given = {"trained": trial.train.endpoints, "seed": trial.train.seed}
-        rows = judge(predictions, trial.truth, trial.endpoints, **given)
+        train = trial.train
+        rows = judge(predictions, trial.truth, trial.endpoints, trained=train.endpoints, seed=train.seed)
     sizes = {"n_train": len(trial.train.cells), "n_test": len(trial.truth)}
     spent = {"scope": ALL, "endpoint": COST, "better": "lower", "n_cells": 0, "status": status}
     rows += [{**spent, "metric": metric, "value": float(value)} for metric, value in {**costs, **sizes}.items()]

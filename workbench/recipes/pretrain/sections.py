@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.recipes.pretrain.context import PretrainContext
@@ -50,7 +48,7 @@ def report(context: PretrainContext, results: Results) -> Report:
     )
 
 
-def _answer(ratio: float, rows: pd.DataFrame) -> str:
+def _answer(ratio: float, rows: Any) -> str:
     ours: Any = rows.loc[_MODEL]
     simple = rows["mse"].drop([name for name in rows.index if "decoder" in name or name == _BEST])
     return (
