@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.engine.tables import read_table, table_path
 from workbench.errors import ArtifactError, WorkbenchError
 from workbench.evidence.statistics import FEWEST_SPLITS, cautions
 from workbench.files import read_json, write_text
@@ -57,11 +58,9 @@ def page(runs: list[Path]) -> str:
     for run in runs:
         tables = {}
         for name in TABLES:
-            path = run / "tables" / f"{name}.csv"
-            if not path.is_file():
+            if not table_path(run, name).is_file():
                 raise ArtifactError(f"'{run}' has no tables/{name}.csv; run `workbench benchmark` to its end first.")
-            text = dict.fromkeys(("scope", "test_donors", "split", "data"), str)
-            tables[name] = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+            tables[name] = read_table(table_path(run, name))
         parts.append(campaign(tables, read_json(run / "manifest.json")))
     return "\n".join(parts)
 
@@ -75,7 +74,7 @@ How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` 
 metric, a `−` that it is worse, each with q <= 0.05 (two-sided Wilcoxon over splits, Benjamini-Hochberg over the metrics of a method); no mark: no
 sure difference. A transfer is one split: there the marks say that the 95 % bootstrap interval over donors leaves 0 out, with no correction for
 many; clusters and donor leakage have no value by donor, and in one split no interval, so a transfer's tally is over the other metrics. A dash:
-undefined, or not said by the method. There is no overall winner, and none is computed. Seconds are of two slow cores that did other work
+undefined, or not predicted by the method. There is no overall winner, and none is computed. Seconds are of two slow cores that did other work
 beside: compare their order of magnitude only.
 
 Metrics: BA is balanced accuracy, F1 its macro average, ECE the expected calibration error (better when low), rho the rank correlation with

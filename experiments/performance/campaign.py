@@ -9,17 +9,19 @@ no hooks, no gradients), however many splits it is in, and fits the MLP in every
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
+from workbench.cells.placed import PlacedCells
 from workbench.engine.config import make_config
 from workbench.evidence.methods import ANCHOR_HEAD, WITH_MLP, own_methods
-from workbench.evidence.protocol import Cells, Training
-from workbench.evidence.ruler import Ruler, load_ruler
+from workbench.evidence.protocol import Training
+from workbench.evidence.ruler import load_ruler
 from workbench.models import CellTokenizer
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
@@ -46,9 +48,7 @@ class Ready:
     model: HookedScGPT
     tokenizer: CellTokenizer
     panel: tuple[str, ...]
-    cells: Cells
-    stage: np.ndarray
-    ruler: Ruler
+    cells: PlacedCells
     held: list[np.ndarray]
     blocks: Pooled | None
 
@@ -95,9 +95,10 @@ def prepare(sizes: Sizes, operators: bool) -> Ready:
     ruler = load_ruler("hematopoiesis")
     stage = ruler.place([STAGES[i % len(STAGES)] for i in range(n)])[0]
     held = [np.isin(np.arange(n) // len(STAGES) % 4, [i % 4]) for i in range(sizes["splits"])]
-    cells = Cells(np.array([f"c{i:05d}" for i in range(n)]), panel, panel_expression(adata, panel))
+    obs = pd.DataFrame({"stage": stage}, index=[f"c{i:05d}" for i in range(n)])
+    cells = PlacedCells("synthetic cells", obs, panel, panel_expression(adata, panel), ruler)
     made = export(model, panel) if operators else None
-    return Ready(model, model.tokenizer(adata), panel, cells, stage, ruler, held, made)
+    return Ready(model, model.tokenizer(adata), panel, cells, held, made)
 
 
 def export(model: HookedScGPT, panel: tuple[str, ...]) -> Pooled:
@@ -116,8 +117,8 @@ def export(model: HookedScGPT, panel: tuple[str, ...]) -> Pooled:
     return Pooled(means)
 
 
-def campaign(ready: Ready, name: str, cells: Cells) -> np.ndarray:
-    """Fit on every training side, answer for every test side.
+def campaign(ready: Ready, name: str, cells: PlacedCells) -> np.ndarray:
+    """Fit on every training side, predict every test side.
 
     Parameters
     ----------
@@ -136,20 +137,10 @@ def campaign(ready: Ready, name: str, cells: Cells) -> np.ndarray:
     config = make_config(BenchmarkConfig, checkpoint="random", anchors={"min_cells": 2, "parts": 6})
     method = own_methods(config, N_LAYERS)[name].method
     for test in ready.held:
-        sides = [
-            Cells(
-                cells.names[rows],
-                cells.genes,
-                cells.expression[rows],
-                None,
-                {key: array[rows] for key, array in cells.embeddings.items()},
-            )
-            for rows in (~test, test)
-        ]
-        stage = ready.stage[~test]
-        train = Training(sides[0], stage, None, ready.ruler, tuple(endpoints(stage, ready.ruler)), 0, ready.blocks)
-        said = method.fit(train).say(sides[1])
-    return said.answers["stage"].values
+        fitted, held = (cells.take(np.flatnonzero(rows)) for rows in (~test, test))
+        train = Training(fitted, tuple(endpoints(fitted.stage, cells.ruler)), 0, ready.blocks)
+        predictions = method.fit(train).predict(held.without_labels())
+    return predictions.of["stage"].values
 
 
 def peer(ready: Ready) -> np.ndarray:
@@ -162,8 +153,7 @@ def peer(ready: Ready) -> np.ndarray:
     """
     with torch.no_grad():
         found = torch.cat([ready.model(batch).cell for batch in ready.tokenizer.batches(1)]).numpy()
-    embedded = Cells(ready.cells.names, ready.panel, ready.cells.expression, None, {NAME: found})
-    return campaign(ready, WITH_MLP, embedded)
+    return campaign(ready, WITH_MLP, replace(ready.cells, embeddings={NAME: found}))
 
 
 def _chance(_: Ready, chance: np.ndarray) -> Result:

@@ -25,7 +25,7 @@ def stages(names):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Truth:
     """Labelled cells, and what is asked about them."""
 
     cells: PlacedCells
@@ -41,7 +41,7 @@ def truth(labels, donors=None, present=()):
     obs = pd.DataFrame({"stage": stage}, index=[f"c{i}" for i in range(len(labels))])
     obs = obs if donors is None else obs.assign(donor=donors)
     cells = PlacedCells("cells", obs, (), sp.csr_matrix((len(labels), 0)), RULER)
-    return Judged(cells, tuple(endpoints(stage, RULER, present)))
+    return Truth(cells, tuple(endpoints(stage, RULER, present)))
 
 
 def oracle(judged):

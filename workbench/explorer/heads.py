@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from scipy.sparse.linalg import ArpackError, svds
 from threadpoolctl import threadpool_limits
 
@@ -26,6 +26,8 @@ MANY_GENES = 400
 MIN_CELLS = 10
 # Genes of a list that is tested, hits that are shown of it, and shufflings of the gene names.
 N_LIST, N_HITS, NULL_DRAWS, ALPHA = 60, 3, 20, 0.05
+# Head, factor, side, sign, and genes by rank.
+_List: TypeAlias = tuple[int, int, str, str, np.ndarray]
 
 
 def short(value: float, digits: int = 4) -> float | None:
@@ -237,7 +239,7 @@ def described(matrix: Float[np.ndarray, "gene gene"], factors: Factors | str) ->
     return rows
 
 
-def _lists(factors: Sequence[Factors | str], names: np.ndarray) -> list[tuple[int, int, str, str, np.ndarray]]:
+def _lists(factors: Sequence[Factors | str], names: np.ndarray) -> list[_List]:
     """Head, factor, side, direction and genes by rank of every list; equal loadings go by gene name."""
     named, lists = np.argsort(names, kind="stable"), []
     for head, one in enumerate(factors):
@@ -246,9 +248,7 @@ def _lists(factors: Sequence[Factors | str], names: np.ndarray) -> list[tuple[in
     return lists
 
 
-def _null(
-    inside: Bool[np.ndarray, "list gene"], members: Bool[np.ndarray, "term gene"], seed: int
-) -> list[Bool[np.ndarray, "list term"]]:
+def _null(inside: np.ndarray, members: np.ndarray, seed: int) -> list[np.ndarray]:
     found = []
     for draw in range(NULL_DRAWS):
         shuffle = generator(seed, "explorer programs", str(draw)).permutation(inside.shape[1])
@@ -258,11 +258,7 @@ def _null(
 
 
 def _shown(
-    lists: Sequence[tuple[int, int, str, str, np.ndarray]],
-    p: Float[np.ndarray, "list term"],
-    q: Float[np.ndarray, "list term"],
-    overlap: Int[np.ndarray, "list term"],
-    members: Bool[np.ndarray, "term gene"],
+    lists: Sequence[_List], p: np.ndarray, q: np.ndarray, overlap: np.ndarray, members: np.ndarray
 ) -> dict[tuple[int, int, str], dict[str, Any]]:
     found: dict[tuple[int, int, str], dict[str, Any]] = {}
     for i, (head, f, side, direction, top) in enumerate(lists):
@@ -271,10 +267,8 @@ def _shown(
         one["hits"] += int((q[i] <= ALPHA).sum())
         one["least"] = min(one["least"], float(q[i].min()))
         for t in np.flatnonzero(q[i] <= ALPHA):
-            genes = [int(gene) for gene in top if members[t, gene]]
-            one["rows"].append(
-                [int(t), direction, int(overlap[i, t]), len(top), short(p[i, t], 3), short(q[i, t], 3), genes]
-            )
+            genes, chance = [int(gene) for gene in top if members[t, gene]], (short(p[i, t], 3), short(q[i, t], 3))
+            one["rows"].append([int(t), direction, int(overlap[i, t]), len(top), *chance, genes])
     for one in found.values():
         one["least"] = short(one["least"], 3)
         one["rows"] = sorted(one["rows"], key=lambda row: (row[4], row[0]))[:N_HITS]

@@ -107,13 +107,13 @@ def residualised_correlation(
     columns = [*ranks, *(_standard(shared[name]) for name in kept)]
     names = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1].reshape(-1)
     n_clusters = int(names.max()) + 1
-    whole = _partial(_moments(columns, i, j, n, np.ones((1, n)), names, 1.0))[0]
+    whole = _partial(_moments(columns, i, j, np.ones((1, n)), names, 1.0))[0]
     low = high = float("nan")
     if draws and n_clusters >= 2:
         rng = generator(seed, "residualised")
         drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), draws)
         weights = drawn[:, names].astype(float)
-        found = _partial(_moments(columns, i, j, n, weights, names, n_clusters / (n_clusters - 1)))
+        found = _partial(_moments(columns, i, j, weights, names, n_clusters / (n_clusters - 1)))
         found = found[np.isfinite(found)]
         if len(found):
             low, high = (float(v) for v in np.quantile(found, [0.025, 0.975]))
@@ -127,19 +127,13 @@ def _standard(values: np.ndarray) -> np.ndarray:
 
 
 def _moments(
-    columns: list[np.ndarray],
-    i: np.ndarray,
-    j: np.ndarray,
-    n: int,
-    weights: np.ndarray,
-    clusters: np.ndarray,
-    between: float,
+    columns: list[np.ndarray], i: np.ndarray, j: np.ndarray, weights: np.ndarray, clusters: np.ndarray, between: float
 ) -> np.ndarray:
     """Weighted cross moments of a constant and the columns, (draw, variable, variable)."""
     # A pair weighs w_i inside a cluster and `between` w_i w_j across two, so that a sum over pairs is linear and quadratic in
     # the weights of anchors: one product of matrices serves all draws, and no draw lists its pairs.
     variables, within = [np.ones(len(i)), *columns], clusters[i] == clusters[j]
-    p = len(variables)
+    p, n = len(variables), weights.shape[1]
     moments = np.empty((len(weights), p, p))
     for a in range(p):
         for b in range(a, p):

@@ -219,10 +219,18 @@ def test_values_names_and_weights_reach_what_they_should(planned, cells, checkpo
 # The forward passes themselves
 
 
+# Whole runs, and as little of everything as makes a report.
+LITTLE = (
+    *("cell_heads=null", "sensitivity=null", "adaptor.steps=3", "evaluation.holdouts=1", "evaluation.refits=1"),
+    *("compaction={splits: 1, ranks: [3], n_factors: 3, n_read: 6, n_write: 6, alternatives: false, head: L0H0}",),
+    *("factors.head=L0H0", "factors.splits=1", "factors.program_draws=1", "evaluation.permutations=2"),
+)
+
+
 @pytest.fixture(scope="module")
 def finished(planned, few_null_rulers, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "out"
-    run(read_config(planned.path, RunConfig), out)
+    run(read_config(planned.path, RunConfig, [*LITTLE, f"factors.gene_sets={planned.values['OWN_SETS']}"]), out)
     return out
 
 
@@ -233,8 +241,10 @@ def test_no_label_fold_ruler_or_anchor_costs_a_forward_pass(planned, finished, f
         *("stages={NA: NK}", "data.cell_type=coarse", "data.tissue=organ", "evaluation.folds=4"),
         *("anchors.parts=3", f"ruler={planned.values['OWN_RULER']}"),
     )
-    for overrides in (["stages={Dendritic: dendritic}", f"ruler={planned.values['RENAMED_RULER']}"], [*relabelled]):
-        run(read_config(planned.path, RunConfig, overrides), finished)
+    same = ("stages={Dendritic: dendritic}", f"ruler={planned.values['RENAMED_RULER']}")
+    little = [*LITTLE, f"factors.gene_sets={planned.values['OWN_SETS']}"]
+    for overrides in (same, relabelled):
+        run(read_config(planned.path, RunConfig, [*little, *overrides]), finished)
         kept = {name for name, stage in read_json(finished / "manifest.json")["stages"].items() if stage["kept"]}
         assert kept >= {"panel", *PASSES} and not passes
         page = (finished / "report.html").read_text()

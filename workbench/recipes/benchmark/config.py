@@ -21,7 +21,10 @@ class SplitsConfig(Strict):
         description="Share of the donors that a split holds out, or of the units without donors.",
     )
     units: int = Field(
-        default=8, ge=3, description="Groups that cells are dealt to by their label where there are no donors."
+        default=8,
+        ge=3,
+        description="Units that splits hold out where there are no donors: sets of capture.groups, over which every label is "
+        "spread as evenly as whole groups allow.",
     )
     per_stage: PositiveInt = Field(
         default=500, description="Most training cells of one stage, so that training sides are balanced."
@@ -46,7 +49,7 @@ class PeersConfig(Strict):
         "the one that runs the workbench.",
     )
     seconds: PositiveInt = Field(
-        default=600, description="Most seconds that a peer may take to be fitted, and again to answer."
+        default=600, description="Most seconds that a peer may take to be fitted, and again to predict."
     )
     options: dict[str, dict[str, Any]] = Field(
         default={}, description="Options of the package by the name of the method; each package's own by default."
@@ -65,7 +68,7 @@ class BenchmarkConfig(OperatorConfig):
     )
     splits: SplitsConfig = Field(default=SplitsConfig(), description="How often and how cells are held out.")
     transfer: dict[str, TransferConfig] = Field(
-        default={}, description="Other cells by name, on which what was fitted on all cells is judged."
+        default={}, description="Other cohorts of cells by name, on which what was fitted on all cells is judged."
     )
     methods: tuple[str, ...] = Field(
         default=(),

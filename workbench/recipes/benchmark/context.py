@@ -66,7 +66,7 @@ class BenchmarkContext(Context[BenchmarkConfig]):
         Parameters
         ----------
         name
-            Name of the cohort.
+            Name of the cohort: ``internal``, or a key of ``transfer``.
         """
         return self.config.data if name == INTERNAL else self.config.transfer[name].data
 
@@ -179,7 +179,7 @@ class BenchmarkContext(Context[BenchmarkConfig]):
         Parameters
         ----------
         name
-            Name of the cohort.
+            Name of the cohort: ``internal``, or a key of ``transfer``.
         """
         cells, rows = self.cells[name], self.drawn[name]
         chosen = cells if len(rows) == len(cells) else AnnData(cells.X[rows], obs=cells.obs.iloc[rows], var=cells.var)
@@ -208,7 +208,7 @@ class BenchmarkContext(Context[BenchmarkConfig]):
         Parameters
         ----------
         name
-            Name of the cohort.
+            Name of the cohort: ``internal``, or a key of ``transfer``.
         """
         return self.folder("cells") / str(self.cohort_names.index(name))
 
@@ -218,7 +218,7 @@ class BenchmarkContext(Context[BenchmarkConfig]):
         Parameters
         ----------
         name
-            Name of the cohort.
+            Name of the cohort: ``internal``, or a key of ``transfer``.
         """
         if name == INTERNAL:
             return self.folder("operators")
@@ -230,7 +230,7 @@ class BenchmarkContext(Context[BenchmarkConfig]):
         Parameters
         ----------
         name
-            Name of the cohort.
+            Name of the cohort: ``internal``, or a key of ``transfer``.
         """
         return self.model_folder(name) / "embeddings.safetensors"
 

@@ -98,7 +98,7 @@ def make_holdouts(names: tuple[str, ...], kind: str, n: int, test_share: float, 
     test_share
         Share of the units that a split holds out; one at least is held out, and one left.
     seed
-        Seed of all draws.
+        Seed of all draws of units.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def split_of(holdout: Holdout, cells: PlacedCells, judged: PlacedCells, per_stag
     Parameters
     ----------
     holdout
-        What is held out.
+        What the split holds out, as `make_holdouts` gives it.
     cells
         Internal cells, on which methods are fitted.
     judged
@@ -170,7 +170,7 @@ def panel_of(holdout: Holdout, cells: PlacedCells, judged: PlacedCells, size: in
     Parameters
     ----------
     holdout
-        What is held out.
+        What the split holds out, as `make_holdouts` gives it.
     cells
         Internal cells, of which those outside the held-out units count.
     judged
@@ -215,7 +215,7 @@ def drawn_cells(obs: pd.DataFrame, most: int | None, seed: int) -> Bool[np.ndarr
     most
         Cells of a donor, or of all where there are none; None for all cells.
     seed
-        Seed of the hash.
+        Seed of the hash of names.
     """
     if most is None:
         return np.ones(len(obs), dtype=bool)

@@ -38,7 +38,7 @@ def make_trial(context: BenchmarkContext, holdout: Holdout, cells: PlacedCells |
     context
         Campaign whose cells and operators are on the disk.
     holdout
-        What is held out.
+        What the split holds out, and which cohort it judges.
     cells
         Cells in the place of the internal ones, for the audit; those themselves when None.
 
@@ -170,7 +170,7 @@ def leaking(context: BenchmarkContext) -> list[str]:
     Parameters
     ----------
     context
-        Campaign after its audit.
+        Campaign after its audit, whose table is read.
     """
     if not context.config.audit:
         return []
@@ -227,7 +227,7 @@ def scores_and_costs(rows: pd.DataFrame, once: Sequence[str], seconds: float) ->
     once
         Methods that stand on operators which were captured once for all splits.
     seconds
-        Seconds of that capture.
+        Seconds that this capture took.
 
     Returns
     -------
