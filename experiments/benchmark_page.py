@@ -86,7 +86,8 @@ hybrid heads that with terms for the topology of the stages; [Extraction](extrac
 and 60 written each. Costs: "with operators at hand" leaves out their capture, which is done once for all splits; trained numbers are the
 parameters that a method fits.
 
-The cells: `pbmc68k` ships (700 cells, no donors, no counts). `kang2018_8donors` are 8 donors of Kang et al. 2018 (GSE96583, the authors' labels),
+The cells: `pbmc68k` ships (700 cells, no donors, no counts). Its splits were dealt cell by cell, label by label, when
+these tables were made; they are groups of hashed cells now. `kang2018_8donors` are 8 donors of Kang et al. 2018 (GSE96583, the authors' labels),
 half of whose cells were stimulated with interferon beta. `combat_pbmc_6donors` are 6 donors of the COMBAT Consortium 2022 with marker-gated labels,
 gating genes removed from every panel of the two sets; its donors differ in disease, so donor and condition are confounded and nothing
 here tells one from the other. Neither ships.

@@ -157,12 +157,18 @@ def test_cells_in_another_order_give_the_same_scores(campaign, cells, checkpoint
 def test_without_donors_splits_are_stratified_and_the_report_says_so(cells, checkpoint, tmp_path, capsys):
     plain = cells.copy()
     del plain.obs["donor"]
-    path = write(tmp_path, checkpoint, plain, data={"donor": None}, methods=["PCA-10"], audit=False)
+    said = {"claim": "a", "published": 0.5, "table": "summary", "where": {"endpoint": "depth"}, "column": "value"}
+    figures = [said, {**said, "claim": "b", "table": "audit"}]
+    (tmp_path / "figures.yaml").write_text(yaml.safe_dump({"source": "a paper", "figures": figures}))
+    more = {"methods": ["PCA-10"], "audit": False, "expected": "figures.yaml"}
+    path = write(tmp_path, checkpoint, plain, data={"donor": None}, **more)
     assert main(["benchmark", str(path), "--out", str(tmp_path / "out"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {row["kind"] for row in told["tally"]} == {"stratified"} and told["ours"] == "anchor head"
     assert set(table(tmp_path / "out", "scores")["scope"]) == {"all"}
     assert "easier test" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    expected = table(tmp_path / "out", "expected").set_index("claim")
+    assert np.isfinite(expected.loc["a", "found"]) and expected.loc["b", "from"] == "not made in this run: audit.csv"
 
 
 def test_a_shared_cell_ends_a_transfer_in_a_sentence(cells, checkpoint, tmp_path):
