@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import load_script
@@ -132,3 +134,11 @@ def test_each_is_named(counted):
 def test_nothing_thin_is_no_failure(counted, tmp_path):
     (tmp_path / "workbench" / "some.py").write_text('"""Nothing."""\n')
     assert counted()[0] == 0
+
+
+def test_the_package_describes_every_parameter():
+    script = Path(__file__).resolve().parents[1] / "experiments" / "docstrings.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--list"], capture_output=True, text=True, cwd=script.parents[1]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

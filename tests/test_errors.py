@@ -18,7 +18,9 @@ INDEX = ROOT / "docs" / "errors.md"
 def error_classes() -> set[str]:
     """Every exception class that the package defines, wherever it stands."""
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "workbench").rglob("*.py")]
-    found = {name for source in sources for name in re.findall(r"^class ([A-Z]\w*)\(\w*(?:Error|Exception)\)", source, re.M)}
+    found = {
+        name for source in sources for name in re.findall(r"^class ([A-Z]\w*)\(\w*(?:Error|Exception)\)", source, re.M)
+    }
     assert {kind.__name__ for kind in WorkbenchError.__subclasses__()} <= found
     return found
 

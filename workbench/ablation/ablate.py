@@ -52,7 +52,7 @@ def ablate(
         ``heads`` (every one), or labels: ``L2H1``, ``L2.attention``, ``L2.mlp``, ``L0.gene.CD3E``. Null draws are made for
         ``heads`` only.
     how
-        ``zero``, ``mean`` or ``resample``.
+        What is put in its place: ``zero``, ``mean`` or ``resample``.
     metrics
         Names as in `StudyConfig`, or a `Metric` of your own.
     null_draws
@@ -68,7 +68,7 @@ def ablate(
     backend
         Who does the tasks; one after the other in this process when None.
     **settings
-        Further settings of `StudyConfig`.
+        Further settings of `StudyConfig`, by their keys there.
 
     Returns
     -------
@@ -110,9 +110,9 @@ def effects_of(study: Study, grid: Sequence[Ablation], found: Found, draws: int)
     grid
         Ablations, in the order in which they were swept.
     found
-        What the sweep found.
+        What the sweep found for each cell.
     draws
-        Bootstrap draws per interval.
+        Number of bootstrap draws of each interval.
 
     Returns
     -------

@@ -56,13 +56,13 @@ def attribute(
     Parameters
     ----------
     study
-        Model, cells and references.
+        Model, cells and references that it is judged on.
     metric
-        A differentiable one.
+        A metric whose gradient at the intact model means something.
     rows
-        Cell numbers.
+        Numbers of the cells, each once.
     how
-        ``zero``, ``mean`` or ``resample``.
+        What is put in its place: ``zero``, ``mean`` or ``resample``.
     draws
         Random signs per cell; 0 for no second-order term.
     steps
@@ -220,7 +220,7 @@ def compare_attribution(
     estimate, exact
         Effects per cell, of the same cells.
     metric, method
-        For the table.
+        Names that the table has for both.
 
     Returns
     -------

@@ -52,7 +52,7 @@ def prepare(
     Parameters
     ----------
     model
-        The intact model.
+        The intact model, without hooks of its own.
     cells
         As `datasets.load` returns them; never changed.
     settings
@@ -156,11 +156,11 @@ def choose_cells(cells: AnnData, n: int | None, seed: int) -> AnnData:
     Parameters
     ----------
     cells
-        All cells.
+        All cells, of which some are drawn.
     n
         Number of cells; all of them when None or when there are no more.
     seed
-        Seed of the draw.
+        Seed of the draw, which goes by names.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def choose_rows(names: Sequence[str], n: int | None, seed: int) -> list[int]:
     Parameters
     ----------
     names
-        Names of all cells.
+        Names of all cells, each once.
     n, seed
         As in `choose_cells`.
     """

@@ -29,9 +29,9 @@ class Edits:
     Parameters
     ----------
     model
-        The intact model.
+        The intact model, without hooks of its own.
     tokens
-        The batch.
+        Tokens of the batch that is run.
     ablations
         All that will be asked for.
     reference
@@ -97,9 +97,9 @@ class Edits:
         Parameters
         ----------
         x
-            Vectors, last axis d_model.
+            Vectors whose last axis is d_model wide.
         ablation
-            With a subspace.
+            Ablation that is confined to a subspace.
         """
         given = np.atleast_2d(np.asarray(ablation.subspace, dtype=np.float64))
         norms = np.linalg.norm(given, axis=1, keepdims=True)
@@ -114,7 +114,7 @@ class Edits:
         Parameters
         ----------
         z
-            ``hook_z`` of the head.
+            What ``hook_z`` holds of the head.
         ablation, place
             What is ablated, and where.
         """
@@ -138,7 +138,7 @@ class Edits:
         Parameters
         ----------
         ablation
-            The ablation.
+            Ablation whose tokens are looked at.
         """
         where = touched(self.tokens, ablation, self.model.vocabulary)
         if ablation.how == "mean":
@@ -158,11 +158,11 @@ def touched(tokens: Tokens, ablation: Ablation, vocabulary: Vocabulary) -> Bool[
     Parameters
     ----------
     tokens
-        Cells.
+        Tokens of the cells that are looked at.
     ablation
-        The ablation.
+        Ablation whose tokens are looked at.
     vocabulary
-        The model's tokens.
+        Vocabulary of the model, for the ids of genes.
     """
     real = ~tokens.padding
     if any(place.kind != GENE for place in ablation.sites):
@@ -208,7 +208,7 @@ def ablated(
     Parameters
     ----------
     model
-        The model.
+        Model whose layers and heads are listed.
     ablation
         One ablation, or several at once.
     reference

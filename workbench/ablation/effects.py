@@ -22,9 +22,9 @@ def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " c
     Parameters
     ----------
     n
-        Cells.
+        Number of cells or of their values.
     draws, seed
-        Draws, and their seed.
+        Number of bootstrap draws, and their seed.
     groups
         Donor of each cell, to draw whole donors; None to draw cells.
     """
@@ -46,11 +46,11 @@ def interval(
     Parameters
     ----------
     values
-        One per cell.
+        One value for each cell, NaN where undefined.
     weights
-        From `bootstrap_weights`.
+        Weights of the cells in each draw, from `bootstrap_weights`.
     level
-        Coverage.
+        Coverage of the interval, between 0 and 1.
     """
     known = np.isfinite(values)
     w = weights[:, known]
@@ -82,7 +82,7 @@ def effect_table(
         One row per ablation: ``key``, ``places``, ``how``, ``kind``, ``layer``, ``head`` and ``null`` (number of the
         random-direction draw; -1 for the ablation itself).
     draws, seed
-        Of the bootstrap.
+        Number of bootstrap draws, and their seed.
     groups
         Donor of each cell; None to draw cells.
     worse
@@ -182,7 +182,7 @@ def reliability(values: Float[np.ndarray, "head cell"], seed: int, splits: int =
     values
         Effect per head and cell; NaN cells are left out.
     seed, splits
-        Of the halvings.
+        Seed and number of the random halvings.
     """
     known = values[:, np.isfinite(values).all(0)]
     if known.shape[1] < 4:
@@ -201,11 +201,11 @@ def top_heads(table: pd.DataFrame, metric: str, n: int) -> list[str]:
     Parameters
     ----------
     table
-        From `effect_table`.
+        Table of effects that `effect_table` has made.
     metric
-        By which metric.
+        Name of the metric that heads are ordered by.
     n
-        How many.
+        Number of heads wanted, at most all.
     """
     heads = table[(table["metric"] == metric) & (table["kind"] == "head")]
     worse = heads["worse"].to_numpy()

@@ -24,11 +24,11 @@ def make_grid(model: CellModel, settings: SweepConfig, seed: int) -> list[Ablati
     Parameters
     ----------
     model
-        The model.
+        Model whose layers and heads are listed.
     settings
-        Of the sweep.
+        What the sweep ablates, and how.
     seed
-        Of resampling.
+        Seed of the partners that are resampled.
     """
     config, grid = model.config, []
     for how in settings.how:
@@ -63,7 +63,7 @@ def make_pairs(heads: Sequence[str], how: str, seed: int) -> list[Ablation]:
     Parameters
     ----------
     heads
-        Labels.
+        Labels of heads, such as ``L2H1``, each once.
     how, seed
         As in `Ablation`.
     """
@@ -76,7 +76,7 @@ def random_pairs(heads: Sequence[str], pairs: Sequence[Ablation], how: str, seed
     Parameters
     ----------
     heads
-        All heads.
+        Labels of all heads of the model.
     pairs
         Pairs that are not to be drawn, and as many as are wanted (fewer where the model has no more).
     how, seed
@@ -94,7 +94,7 @@ def describe_grid(grid: Sequence[Ablation]) -> pd.DataFrame:
     Parameters
     ----------
     grid
-        Ablations.
+        The ablations, in the order of the rows.
     """
     rows: list[dict[str, Any]] = []
     for one in grid:
@@ -120,11 +120,11 @@ def identity(study: Study, grid: Sequence[Ablation], block: int) -> dict[str, An
     Parameters
     ----------
     study
-        Cells, metrics and references.
+        Cells, metrics and references that rows depend on.
     grid
         Ablations, null draws among them.
     block
-        Cells per task.
+        Number of cells in a task, at most.
 
     Returns
     -------

@@ -72,7 +72,7 @@ def at_least_single(x: Tensor) -> Tensor:
     Parameters
     ----------
     x
-        What a model returned.
+        Tensor that a model returned, of any float type.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -84,7 +84,7 @@ class Metric:
     Attributes
     ----------
     name, unit
-        For tables and axes.
+        How tables and axes call it, and its unit.
     worse
         1 when a larger value is worse, -1 when a smaller one is, 0 when neither.
     function
@@ -147,7 +147,7 @@ def gene_prediction(gene_id: int, gene: str, output: str = "expression") -> Metr
     Parameters
     ----------
     gene_id, gene
-        Token id and symbol.
+        Token id of the gene, and its symbol.
     output
         As in `masked_error`.
     """
@@ -168,11 +168,11 @@ class FixedProbe:
     Attributes
     ----------
     classes
-        Label names.
+        Names of the labels, in the order of columns.
     label
         Class number of each cell; -1 where it has no label.
     fold
-        Fold of each cell.
+        Fold of each cell, whose probe never saw it.
     weights, offset
         Per held-out fold, (fold, d_model, class) and (fold, class).
     """
@@ -194,7 +194,7 @@ def fit_probes(
     Parameters
     ----------
     cell
-        Intact cell embeddings.
+        Embeddings of the cells by the intact model.
     labels
         Label of each cell; empty where unknown.
     fold
@@ -329,7 +329,7 @@ def ruler_correlation(stage: Int[np.ndarray, " cell"], distances: Float[np.ndarr
     stage
         Stage number of each cell, negative where unknown.
     distances
-        The ruler.
+        Ruler distances between stages, from 0 to 1.
 
     Raises
     ------
@@ -365,13 +365,13 @@ def mask_values(tokens: Tokens, config: ModelShape, share: float, seed: int) -> 
     Parameters
     ----------
     tokens
-        Cells, with names.
+        Tokens of cells with names, which key the mask.
     config
         The model's: its mask value is what pretraining put there.
     share
         Share of a cell's genes.
     seed
-        Seed.
+        Seed of the draw, keyed by cell names.
 
     Returns
     -------

@@ -47,7 +47,7 @@ def activation_patching(
     Parameters
     ----------
     model
-        The intact model.
+        The intact model, without hooks of its own.
     target, source
         Cells of two groups (one cell each will do, without a null), with names.
     sites
@@ -59,7 +59,7 @@ def activation_patching(
     seed, draws
         Of the pairing, and the bootstrap's.
     batch_size
-        Cells per pass.
+        Number of cells in a pass, at most.
 
     Returns
     -------
@@ -261,7 +261,7 @@ def path_patching(
     model, target, source, donors, seed, draws, batch_size
         As in `activation_patching`.
     sender
-        A head.
+        Head whose path to others is patched.
     receivers
         ``L3H1.q``, ``L3H1.k`` or ``L3H1.v`` (what that head reads as query, key or value), or ``cell`` (what the cell
         embedding reads). Later than the sender.

@@ -26,7 +26,7 @@ class Reference:
     Attributes
     ----------
     tokens
-        The cells.
+        Tokens of the cells, which carry their names.
     row
         Row of `means` of each token id; the last row, the mean over all genes, where no reference cell has the gene.
     means
@@ -47,7 +47,7 @@ class Reference:
         Parameters
         ----------
         tokens
-            Other cells.
+            Tokens of the cells that are ablated.
         """
         return self.row[tokens.gene_ids] < int(self.row.max())
 
@@ -57,9 +57,9 @@ class Reference:
         Parameters
         ----------
         hook
-            Hook name.
+            Name of a hook that was averaged.
         gene_ids
-            Token ids.
+            Token ids whose means are wanted.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Reference:
         Parameters
         ----------
         tokens
-            The cells.
+            Tokens of the cells, which carry their names.
 
         Raises
         ------
@@ -97,9 +97,9 @@ class Reference:
         Parameters
         ----------
         names
-            Cell names.
+            Names of the cells that need a partner.
         seed
-            Seed.
+            Seed of the draw, keyed by cell names.
 
         Raises
         ------
@@ -125,7 +125,7 @@ def needed_hooks(ablations: Sequence[Ablation]) -> tuple[str, ...]:
     Parameters
     ----------
     ablations
-        What will be ablated.
+        Ablations that will be judged, of any kind.
     """
     return tuple(dict.fromkeys(s.hook for a in ablations if a.how in ("mean", "resample") for s in a.sites))
 
@@ -136,7 +136,7 @@ def needs_reference(ablations: Sequence[Ablation]) -> bool:
     Parameters
     ----------
     ablations
-        What will be ablated.
+        Ablations that will be judged, of any kind.
     """
     return any(a.how in ("mean", *DRAWN) for a in ablations)
 
@@ -147,13 +147,13 @@ def build_reference(model: CellModel, tokens: Tokens, hooks: Sequence[str], batc
     Parameters
     ----------
     model
-        The intact model.
+        The intact model, without hooks of its own.
     tokens
-        Reference cells, with names.
+        Tokens of the reference cells, which carry names.
     hooks
         Hooks to average, for example ``blocks.*.attn.hook_z``; none for zero and direction ablations.
     batch_size
-        Cells per pass.
+        Number of cells in a pass, at most.
 
     Returns
     -------
@@ -221,7 +221,7 @@ class Partners:
         Parameters
         ----------
         hook
-            Hook name.
+            Name of a hook that was averaged.
         n
             First so many positions only.
         """
@@ -236,7 +236,7 @@ def line_up(tokens: Tokens, other: Tokens) -> Int[Tensor, "cell gene"]:
     Parameters
     ----------
     tokens, other
-        As many cells each.
+        Tokens of as many cells on either side.
     """
     ids = other.gene_ids.masked_fill(other.padding, torch.iinfo(torch.long).max)
     ordered, at = ids.sort(dim=1)
@@ -252,15 +252,15 @@ def run_partners(model: CellModel, reference: Reference, tokens: Tokens, hooks: 
     Parameters
     ----------
     model
-        The intact model.
+        The intact model, without hooks of its own.
     reference
-        The reference set.
+        Reference set that partners are drawn from.
     tokens
-        The batch.
+        Tokens of the batch that is run.
     hooks
-        Hooks to keep.
+        Names of the hooks whose activations are kept.
     seed
-        Of the pairing.
+        Seed of the pairing, keyed by cell names.
     """
     other = reference.tokens.take(reference.partners(tokens.cell_ids, seed))
     kept: dict[str, Tensor] = {}

@@ -27,7 +27,7 @@ class Site:
     Attributes
     ----------
     layer
-        Block, from 0.
+        Number of the block, counted from 0.
     kind
         ``head`` (its result, in front of W_O and the sum over heads: ``attn.hook_z``), ``attention`` (the layer's
         ``hook_attn_out``, with the output bias), ``mlp`` (``hook_mlp_out``) or ``gene`` (one gene's position of
@@ -61,7 +61,7 @@ def head(layer: int, head: int) -> Site:
     Parameters
     ----------
     layer, head
-        From 0.
+        Numbers of layer and head, counted from 0.
     """
     return Site(layer, HEAD, head)
 
@@ -180,7 +180,7 @@ class Ablation:
         Parameters
         ----------
         config, vocabulary
-            The model's.
+            Shape and tokens of the model that is ablated.
 
         Raises
         ------
@@ -211,7 +211,7 @@ def all_heads(config: ModelShape, how: str = "mean", seed: int = 0) -> list[Abla
     Parameters
     ----------
     config
-        The model's.
+        Shape of the model whose heads are listed.
     how, seed
         As in `Ablation`.
     """

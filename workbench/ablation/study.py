@@ -31,17 +31,17 @@ class Study:
     Attributes
     ----------
     model
-        The intact model.
+        The intact model, without hooks of its own.
     tokens
-        The cells.
+        Tokens of the cells, which carry their names.
     metrics
-        What to judge by.
+        What ablations are judged by, names each once.
     reference, masked_reference
         For mean and resample ablations, of plain and of masked input; None where nothing needs them.
     mask_share, seed
         Share of values masked for metrics of masked input, and the seed.
     batch_size
-        Cells per pass.
+        Number of cells in a pass, at most.
     obs
         Standard columns of the cells, with ``fold`` where there are probes and ``stage`` where there is a ruler; no column
         for cells of which nothing is known.
@@ -99,11 +99,11 @@ def evaluate(study: Study, ablations: Sequence[Ablation], rows: Sequence[int]) -
     Parameters
     ----------
     study
-        The study.
+        Study that the rows are of.
     ablations
-        What to ablate.
+        Ablations to judge, one after the other.
     rows
-        Cell numbers.
+        Numbers of the cells, each once.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def differences(
     Parameters
     ----------
     study
-        The study.
+        Study that the rows are of.
     table
         Rows of `evaluate` for all cells.
     ablations

@@ -54,7 +54,7 @@ class Found:
         Parameters
         ----------
         path
-            File that `save` wrote.
+            Path of a file that `save` wrote.
         names
             Metrics that are wanted; tables have them in this order.
         """
@@ -76,15 +76,15 @@ def sweep(
     Parameters
     ----------
     study
-        Cells, metrics and references.
+        Cells, metrics and references that rows depend on.
     grid
         Ablations, null draws among them.
     block
-        Cells per task.
+        Number of cells in a task, at most.
     folder
-        Where rows are kept.
+        Folder in which the rows of tasks are kept.
     backend
-        Who does the tasks.
+        How and by how many workers tasks are done.
     identity
         What the rows depend on; a folder of another identity is refused. Empty where the caller sees to that.
     source
@@ -108,7 +108,7 @@ def make_tasks(n_cells: int, source: Study | Handle, grid: Sequence[Ablation], b
     Parameters
     ----------
     n_cells
-        Cells of the study.
+        Number of cells that the study has.
     source, grid, block
         As in `sweep`.
     """

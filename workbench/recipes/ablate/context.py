@@ -69,7 +69,7 @@ class AblationContext(Context[AblationConfig]):
         Parameters
         ----------
         ablations
-            Ablations that are swept.
+            Ablations that the sweep has in its grid.
         """
         asked = self.config.study
         more = {}
@@ -85,7 +85,7 @@ class AblationContext(Context[AblationConfig]):
         Parameters
         ----------
         stage
-            ``sweep`` or ``pairs``.
+            Name of the stage: ``sweep`` or ``pairs``.
         """
         return Found.open(self.folder(stage) / FOUND, self.study.names)
 

@@ -38,7 +38,7 @@ def stages(context: AblationContext) -> list[Stage]:
     Parameters
     ----------
     context
-        Configuration, cells and study.
+        Configuration, cells and study of the ablation.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def dry_run(config: AblationConfig, out: Path) -> str:
     Parameters
     ----------
     config
-        Configuration of the ablation.
+        Configuration of the ablation that would be run.
     out
         Output folder of the ablation; nothing in it is made or changed.
 

@@ -25,7 +25,7 @@ def sweep_stage(
     folder
         Where rows and effects per cell are left.
     results
-        Not read.
+        Results of other stages, of which none is needed.
     """
     block, grid = context.config.sweep.block, ablations()
     # The stage is keyed by all that the rows depend on, and work of other inputs was removed.

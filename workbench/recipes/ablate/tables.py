@@ -33,7 +33,7 @@ def effects_stage(context: AblationContext, folder: Path, results: Results) -> R
     folder
         Not used: the table goes to the tables of the run.
     results
-        Not read.
+        Results of other stages, of which none is needed.
     """
     draws = context.config.study.bootstrap
     context.write({"effects": effects_of(context.study, context.grid, context.found("sweep"), draws)})
@@ -46,7 +46,7 @@ def pairs_by(context: AblationContext) -> str:
     Parameters
     ----------
     context
-        Configuration and study.
+        Configuration and study of the ablation.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def interactions_stage(context: AblationContext, folder: Path, results: Results)
     folder
         Not used: the table goes to the tables of the run.
     results
-        Not read.
+        Results of other stages, of which none is needed.
     """
     config, study = context.config, context.study
     top, random = choose_pairs(context)
@@ -123,7 +123,7 @@ def attribution_stage(context: AblationContext, folder: Path, results: Results) 
     folder
         Not used: the tables go to those of the run.
     results
-        Not read.
+        Results of other stages, of which none is needed.
     """
     study, seed, how = context.study, context.config.seed, context.config.sweep.how[0]
     shape, found = context.model.config, context.found("sweep")
@@ -184,7 +184,7 @@ def transfer_inputs(context: AblationContext) -> dict[str, Any]:
     Parameters
     ----------
     context
-        Configuration and study.
+        Configuration and study of the ablation.
     """
     every = identity(context.study, [], 0)
     same = {name: every[name] for name in ("checkpoint", "cells", "seed")}
@@ -198,11 +198,11 @@ def transfer_stage(context: AblationContext, folder: Path, results: Results) -> 
     Parameters
     ----------
     context
-        Configuration and study.
+        Configuration and study of the ablation.
     folder
         Not used: the table goes to the tables of the run.
     results
-        Not read.
+        Results of other stages, of which none is needed.
     """
     config, study, parts = context.config, context.study, []
     for contrast in config.contrasts:

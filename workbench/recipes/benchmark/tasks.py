@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.cells.placed import PlacedCells
+from workbench.engine.context import Handle
 from workbench.engine.sweep import Task, run_sweep
 from workbench.evidence.audit import LEAKING, LEAKS, audit, replaced_by_noise
 from workbench.evidence.endpoints import ALL, judge, unjudged
@@ -20,11 +21,8 @@ from workbench.evidence.protocol import Training, Trial
 from workbench.operators.operator import OnPanel
 from workbench.operators.readout import endpoints
 from workbench.operators.store import StoredOperators
+from workbench.recipes.benchmark.context import BenchmarkContext
 from workbench.recipes.benchmark.splits import INTERNAL, TRANSFER, Holdout, panel_of, split_of
-
-if TYPE_CHECKING:
-    from workbench.engine.context import Handle
-    from workbench.recipes.benchmark.context import BenchmarkContext
 
 COST = "cost"
 COSTS = ("fit_seconds", "predict_seconds", "forward_seconds", "n_parameters", "peak_bytes", "n_train", "n_test")

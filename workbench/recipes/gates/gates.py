@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.cells.anchors import Anchors
+from workbench.engine.context import Handle
 from workbench.engine.sweep import Task, run_sweep
 from workbench.evidence.anchor_set import AnchorSet, anchors_of
 from workbench.evidence.gate_spec import SPEC, TO_FAIL
 from workbench.evidence.gate_table import ZERO_SHOT, gate_rows, unmet, with_gate_seven
 from workbench.evidence.gates import evaluate, first_five
+from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.maps import CONTROLS, MODEL, matrix_of
-
-if TYPE_CHECKING:
-    from workbench.engine.context import Handle
-    from workbench.recipes.gates.context import GatesContext
 
 
 def gates_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.geometry.overview import geometry
+from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.maps import MODEL, matrix_of
-
-if TYPE_CHECKING:
-    from workbench.recipes.gates.context import GatesContext
 
 
 def geometry_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:

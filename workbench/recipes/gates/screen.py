@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workbench.engine.context import Handle
 from workbench.engine.sweep import Task, run_sweep
 from workbench.errors import EvaluationError
 from workbench.evidence.gate_spec import SPEC
 from workbench.evidence.screen import gate_columns, rank_heads, score_head
+from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.maps import CONTROLS, head_names, matrix_of
-
-if TYPE_CHECKING:
-    from workbench.engine.context import Handle
-    from workbench.recipes.gates.context import GatesContext
 
 
 def screen_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
     Parameters
     ----------
     settings, report
-        As written to ``training.json``.
+        Settings and figures as ``training.json`` has them.
     """
     rows = [
         f"| {r['mask_ratio']} | {r['predictor']} | {r['mse']:.1f} | {r['low']:.1f} to {r['high']:.1f} | {r['gain']:+.1%} | "

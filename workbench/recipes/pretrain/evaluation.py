@@ -33,7 +33,7 @@ def evaluation_stage(context: PretrainContext, folder: Path, results: Results) -
     folder
         Not used: the table goes to the tables of the run.
     results
-        Not read.
+        Results of other stages, of which none is needed.
     """
     rows = evaluate(context.model, context.data, context.config.settings)
     context.write({"evaluation": pd.DataFrame(rows)})
@@ -50,7 +50,7 @@ def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -
     Parameters
     ----------
     model, data, settings
-        As in `pretraining.train`.
+        What `pretraining.train` was given and has trained.
 
     Returns
     -------

@@ -20,7 +20,7 @@ def stages(context: PretrainContext) -> list[Stage]:
     Parameters
     ----------
     context
-        Configuration and cells.
+        Configuration and cells of the training.
 
     Returns
     -------

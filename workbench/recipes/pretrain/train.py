@@ -26,7 +26,7 @@ def train_stage(context: PretrainContext, folder: Path, results: Results) -> Res
     folder
         Where states to go on from are saved while it trains.
     results
-        Not read.
+        Results of other stages, of which none is needed.
     """
     settings, began = context.config.settings, time.perf_counter()
     with tqdm(total=settings.steps, unit="step", desc="pretrain", disable=not context.backend.progress) as bar:
