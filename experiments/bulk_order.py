@@ -42,9 +42,10 @@ def main() -> None:
     arguments = parser.parse_args()
     model, ruler = load_model(arguments.checkpoint), load_ruler("hematopoiesis")
     cells = populations(arguments.data)
-    match = match_genes(cells.var_names.to_numpy(dtype=str), model.vocabulary, 0.0)
+    match = match_genes(cells.var_names.to_numpy(dtype=str), model.vocabulary.genes, 0.0)
     genes = match.genes
-    x = np.asarray(cells.X, dtype=float)[:, match.columns]
+    # Of several probes of a gene the first counts, as logged microarray values do not add up.
+    x = np.asarray(cells.X, dtype=float)[:, [int(np.flatnonzero(match.place == i)[0]) for i in range(len(genes))]]
     stage, unknown = ruler.place(cells.obs["cell_type"])
     x, stage = x[stage >= 0], stage[stage >= 0]
     maps = {"identity (x itself)": np.eye(len(genes))}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.engine.code import code_of
-from workbench.engine.sweep import Task, run_sweep
+from workbench.engine.sweep import Backend, Task, run_sweep
 from workbench.files import write_text
 from workbench.planted.factor_proof import FOUND, PLANTED, factor_recovery
 from workbench.planted.proof import OPERATORS
@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="worlds")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     arguments = parser.parse_args()
-    backend = {"backend": "sequential" if arguments.jobs == 1 else "loky", "jobs": arguments.jobs}
+    backend = Backend("sequential" if arguments.jobs == 1 else "loky", arguments.jobs)
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     tasks = [Task(f"{seed} {kind}", (seed, kind)) for seed in seeds for kind in OPERATORS]
-    found = run_sweep(arguments.out / "worlds", {"code": code_of(factor_recovery)}, tasks, factor_recovery, **backend)
+    found = run_sweep(arguments.out / "worlds", {"code": code_of(factor_recovery)}, tasks, factor_recovery, backend)
     page = text(found, arguments.seeds)
     write_text(arguments.out / "worlds.csv", found.to_csv(index=False))
     for place in (arguments.out / "planted_extraction.md", arguments.docs):

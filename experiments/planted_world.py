@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import kstest
 
 from workbench.engine.code import code_of
-from workbench.engine.sweep import Task, run_sweep
+from workbench.engine.sweep import Backend, Task, run_sweep
 from workbench.evidence.gate_spec import GATES, SPEC
 from workbench.files import write_text
 from workbench.planted.proof import NULLS, OPERATORS, null_draw, recovery
@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=201, help="draws of the null table, a third of each kind")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     arguments = parser.parse_args()
-    backend = {"backend": "sequential" if arguments.jobs == 1 else "loky", "jobs": arguments.jobs}
+    backend = Backend("sequential" if arguments.jobs == 1 else "loky", arguments.jobs)
     identity = {"spec": SPEC.hash, "code": code_of(recovery)}
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
     tasks = [Task(f"{seed} {kind}", (seed, kind)) for seed in seeds for kind in OPERATORS]
-    found = run_sweep(arguments.out / "recovery", identity, tasks, recovery, **backend)
+    found = run_sweep(arguments.out / "recovery", identity, tasks, recovery, backend)
     draws = range(FIRST_SEED, FIRST_SEED + arguments.draws // len(NULLS))
     tasks = [Task(f"{seed} {kind}", (seed, kind, OPERATORS[seed % len(OPERATORS)])) for seed in draws for kind in NULLS]
-    null = run_sweep(arguments.out / "null", identity, tasks, null_draw, **backend)
+    null = run_sweep(arguments.out / "null", identity, tasks, null_draw, backend)
     page = text(found, null, arguments)
     write_text(arguments.out / "recovery.csv", found.to_csv(index=False))
     write_text(arguments.out / "null.csv", null.to_csv(index=False))

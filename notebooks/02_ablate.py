@@ -132,7 +132,7 @@ run = execute(RECIPE, config, out / "run", quiet).context
 interactions = run.read("interactions")
 pairs = interactions.query("metric == @by")
 print(f"Pairs by {by}: {(~pairs['random'].astype(bool)).sum()} of the top heads, {pairs['random'].sum()} at random")
-show(pairs, "first", "second", "effect_both", "interaction", "low", "high", "n_cells", "random", "p")
+show(pairs, "first", "second", "effect_both", "interaction", "low", "high", "n_cells", "random", "p", "q")
 
 # %%
 interaction_matrix(interactions, by)

@@ -27,6 +27,7 @@ import pandas as pd
 import workbench
 from workbench.capture import HookFilter, MemorySink, capture
 from workbench.capture.pairs import PATTERNS
+from workbench.cells.expression import panel_expression
 from workbench.evidence.anchor_set import AnchorSet
 from workbench.evidence.gate_spec import SPEC, GateSpec
 from workbench.evidence.gates import evaluate, expected_to_fail, first_five
@@ -37,7 +38,6 @@ from workbench.geometry.dimension_tables import dimension_table
 from workbench.geometry.quality import embedding_quality
 from workbench.geometry.shape import stage_distances
 from workbench.operators.adaptor import angles
-from workbench.operators.algorithm import panel_expression
 from workbench.operators.controls import GAUSSIAN, IDENTITY, control
 from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map
 from workbench.planted.cells import WorldShape, make_world, planted_cells

@@ -28,11 +28,12 @@ import pandas as pd
 import workbench
 from workbench.capture import HookFilter, capture
 from workbench.capture.pairs import PATTERNS
+from workbench.cells.expression import panel_expression
 from workbench.cells.groups import make_folds, make_groups
 from workbench.evidence.holdout import head_scores, holdout_correlation, random_splits, with_null
 from workbench.factors.compaction import judge, summarise, variants
 from workbench.figures import compaction_pareto, head_map, holdouts
-from workbench.operators.algorithm import fold, panel_expression
+from workbench.operators.algorithm import fold
 from workbench.operators.controls import CONTROLS, added_value, control
 from workbench.operators.operator import DenseOperators, FeatureMapSpec, feature_map, screen_weights
 from workbench.operators.readout import cross_validate, endpoints

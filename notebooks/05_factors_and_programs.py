@@ -26,6 +26,7 @@ import pandas as pd
 
 import workbench
 from workbench.capture import capture
+from workbench.cells.expression import panel_expression
 from workbench.cells.groups import make_folds, make_groups
 from workbench.factors.factorise import READ, WRITE, hard_sparse, relative_error, svd_factors, top_genes
 from workbench.factors.gene_sets import on_panel
@@ -34,7 +35,6 @@ from workbench.factors.necessity_tables import impacts, summarise
 from workbench.factors.programs import enrich
 from workbench.factors.stability import stability
 from workbench.figures import factor_drops, factor_effects, factor_genes
-from workbench.operators.algorithm import panel_expression
 from workbench.operators.controls import coexpression
 from workbench.operators.readout import endpoints
 from workbench.seeds import generator

@@ -33,10 +33,10 @@ from anndata import AnnData
 from sklearn.metrics import balanced_accuracy_score
 
 import workbench
+from workbench.cells.expression import panel_expression
 from workbench.cells.groups import make_folds, make_groups
 from workbench.cli import main
 from workbench.errors import ArtifactError, GeneMatchError, OutputError
-from workbench.operators.algorithm import panel_expression
 from workbench.operators.apply import apply_file
 from workbench.seeds import generator
 from workbench.stats import permutation_p

@@ -19,7 +19,9 @@
 #     WORKBENCH_CHECKPOINT   folder with args.json, vocab.json and best_model.pt
 #     WORKBENCH_CELLS        an h5ad
 #     WORKBENCH_CELL_TYPE, WORKBENCH_DONOR, WORKBENCH_TISSUE, WORKBENCH_BATCH   columns of obs, where it has them
-#     WORKBENCH_VALUES, WORKBENCH_GENE_COLUMN   where values (X, raw, a layer) and gene symbols (a column of var) are
+#     WORKBENCH_LAYER, WORKBENCH_GENE_COLUMN   where values (X, raw, a layer) and gene symbols (a column of var) are
+#     WORKBENCH_VALUES, WORKBENCH_DEPTH   what the values are (counts, log1p:10000, ...), or the column of obs with each cell's counts
+#                                         over all genes: where the file holds only some genes and so does not show it
 
 # %%
 import os
@@ -35,17 +37,17 @@ import workbench
 from workbench.ablation.build import choose_rows
 from workbench.capture import HookFilter, capture
 from workbench.capture.pairs import PATTERNS
+from workbench.cells.expression import panel_expression
 from workbench.evidence.holdout import holdout_correlation, random_splits, with_null
 from workbench.figures import head_map
 from workbench.models.inspection import describe, describe_text
-from workbench.operators.algorithm import panel_expression
 from workbench.operators.controls import GAUSSIAN, IDENTITY, control
 from workbench.operators.operator import DenseOperators
 from workbench.stats import benjamini_hochberg
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
-names = ("values", "gene_column", "cell_type", "donor", "tissue", "batch")
+names = ("layer", "values", "depth", "gene_column", "cell_type", "donor", "tissue", "batch")
 given = {name: os.environ.get(f"WORKBENCH_{name.upper()}") for name in names}
 columns = {name: value for name, value in given.items() if value}
 checkpoint = Path(os.environ.get("WORKBENCH_CHECKPOINT") or root / "artifacts" / "scgpt-blood-mini")

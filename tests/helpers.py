@@ -10,7 +10,9 @@ import os
 import re
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import anndata as ad
 import numpy as np
@@ -18,6 +20,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from pydantic import BaseModel
 
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
@@ -209,7 +212,7 @@ def greatest_difference(a: torch.Tensor, b: torch.Tensor, padding: torch.Tensor)
 def tiny_cells(
     n_cells: int = 20, n_genes: int = N_GENES, *, kind: str = "counts", seed: int = 0, share: float = 0.6
 ) -> ad.AnnData:
-    """Random sparse cells over `genes`; every cell expresses several genes."""
+    """Random sparse cells over `genes`, which say what their values are; every cell expresses several genes."""
     rng = np.random.default_rng(seed)
     matrix = (rng.geometric(0.3, (n_cells, n_genes)) * (rng.random((n_cells, n_genes)) < share)).astype(np.float32)
     matrix[np.arange(n_cells), np.arange(n_cells) % n_genes] += 1
@@ -221,7 +224,26 @@ def tiny_cells(
         {"cell_type": pd.Categorical(np.where(np.arange(n_cells) % 2, "T", "B"))},
         index=[f"cell{i}" for i in range(n_cells)],
     )
-    return ad.AnnData(sp.csr_matrix(matrix), obs=obs, var=pd.DataFrame(index=genes(n_genes)))
+    cells = ad.AnnData(sp.csr_matrix(matrix), obs=obs, var=pd.DataFrame(index=genes(n_genes)))
+    # So few genes do not show what they add up to.
+    said = {"counts": "counts", "normalised": "cp10k", "log-normalised": "log1p:10000"}
+    cells.uns["workbench"] = {"values": said[kind]}
+    return cells
+
+
+def leaves(kind: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Names of all fields of a configuration that hold no section; sections by name or in a list count as one."""
+    for name, field in kind.model_fields.items():
+        if inner := _section(field.annotation):
+            yield from leaves(inner, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := _section(one))), None)
 
 
 def by_gene(tokens: Tokens) -> dict[str, dict[int, float]]:

@@ -7,7 +7,11 @@ torch or of a reader of tables held at that moment, and wait for it for ever.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -31,3 +35,19 @@ def start(what: Callable[..., Any], *args: Any) -> BaseProcess:
     process = context().Process(target=what, args=args)
     process.start()
     return process
+
+
+def kill_once(ready: Callable[[], bool], command: Sequence[str], seconds: float = 300) -> None:
+    """Start a command, and kill it as soon as it has come so far; it must not end before."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + seconds
+    try:
+        while not ready():
+            assert running.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline, "it did not come so far in time"
+            time.sleep(0.005)
+    finally:
+        running.kill()
+        status = running.wait(30)
+    assert status == -signal.SIGKILL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -277,8 +278,9 @@ def test_the_backend_of_a_command_is_the_one_that_is_asked_for(tmp_path, tiny_ch
     start = ["run", config(tmp_path, tiny_checkpoint), "--out", str(tmp_path / "out")]
     assert main([*start, "--backend", "dask", "--jobs", "3", "--address", "tcp://a:1"]) == 0
     assert asked[0][2] == Backend("dask", 3, "tcp://a:1")
-    assert main([*start, "--jobs", "0"]) == 2 and len(asked) == 1
-    assert "--jobs is 0" in capsys.readouterr().err
+    for jobs in ("0", "-2"):
+        assert main([*start, "--jobs", jobs]) == 2 and len(asked) == 1
+        assert f"--jobs is {jobs}" in capsys.readouterr().err
 
 
 # workbench config
@@ -417,7 +419,7 @@ def test_a_configuration_that_is_not_there(tmp_path, capsys):
         ("sed: 3", [], "ConfigError", "Unknown key 'sed': did you mean 'seed'"),
         ("", ["--set", "seed"], "ConfigError", "is not of the form key=value"),
         ("", ["--set", "data.name=pbmc86k"], "CellsError", "Unknown dataset 'pbmc86k': did you mean 'pbmc68k'"),
-        ("", ["--set", "data.cell_type=bulk", "--set", "data.values=raw"], "CellsError", "no obs column 'bulk'"),
+        ("", ["--set", "data.cell_type=bulk", "--set", "data.layer=raw"], "CellsError", "no obs column 'bulk'"),
         ("", ["--set", "ruler=hematopoesis"], "EvaluationError", "did you mean 'hematopoiesis'"),
         ("", ["--set", "checkpoint=nowhere"], "CheckpointError", "There is no checkpoint folder 'nowhere'"),
         ("", [], "GeneMatchError", "Only 0.0% of 765 genes are in the vocabulary"),
@@ -467,6 +469,47 @@ def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch)
     monkeypatch.setattr(engine, "execute", broken)
     with pytest.raises(ZeroDivisionError):
         main(["run", config(tmp_path, tiny_checkpoint)])
+
+
+def test_a_fault_of_ours_has_a_status_of_its_own_and_is_no_gate_that_did_not_pass(
+    tmp_path, tiny_checkpoint, capsys, monkeypatch
+):
+    def broken(*args, **more):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(engine, "execute", broken)
+    monkeypatch.setattr(
+        sys, "argv", ["workbench", "gates", config(tmp_path, tiny_checkpoint, "cohorts: {a: {role: internal}}")]
+    )
+    assert main() == 3
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.endswith("not of your input: please report the lines above.\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["full", "quota", "h5py", "safetensors"],
+)
+def test_a_full_disk_is_one_line(tmp_path, tiny_checkpoint, capsys, monkeypatch, error):
+    def full(*args, **more):
+        raise error
+
+    monkeypatch.setattr(engine, "execute", full)
+    assert main(["run", config(tmp_path, tiny_checkpoint)]) == 2
+    assert "The disk is full" in (said := one_line(capsys, "OutputError")) and "same command again" in said
+
+
+def test_a_pipe_that_is_closed_is_no_fault(tmp_path):
+    command = [sys.executable, "-m", "workbench.cli", "config", "run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait() == 0 and process.stderr.read() == b""
 
 
 def test_the_folder_of_a_run_is_named_after_its_configuration(tmp_path, tiny_checkpoint, capsys, monkeypatch):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from workbench.errors import ArtifactError, OutputError
 from workbench.files import atomically, digest, plain, read_arrays, read_json, write_arrays, write_json, write_text
@@ -43,6 +48,46 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, err
     with pytest.raises(error):
         atomically(tmp_path / "new", half)
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("file write failed: errno = 28, error message = 'No space left on device'"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["plain", "h5py", "safetensors"],
+)
+def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path, error):
+    path = write_text(tmp_path / "file", "old")
+
+    def half(place):
+        place.write_text("ne")
+        raise error
+
+    with pytest.raises(OutputError, match="The disk is full: '.*file' cannot be written. Make room"):
+        atomically(path, half)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path):
+    host, gone = platform.node(), subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    old = [f".a.b.{host}-{gone.pid}-x_1.part", f".a.b.{host}-{gone.pid}-y.part"]
+    kept = [
+        f".a.b.{host}-{os.getpid()}-x.part",  # a thread of this process
+        f".a.b.another-host-{gone.pid}-x.part",
+        f".a.{host}-{gone.pid}-x.part",  # of another file
+        ".a.b.x.part",
+        "b.part",
+    ]
+    for name in (*old, *kept):
+        (tmp_path / name).write_text("ha")
+    write_text(tmp_path / "a.b", "whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "a.b"])
+    write_text(tmp_path / "a", "whole")
+    assert f".a.{host}-{gone.pid}-x.part" not in os.listdir(tmp_path)
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):

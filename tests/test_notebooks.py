@@ -102,7 +102,7 @@ def random_model(shared_data, tmp_path_factory):
 @pytest.mark.shared_data(DONORS)
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if 'pbmc68k", None' in path.read_text("utf-8")], ids=_id)
 def test_another_checkpoint_and_cells_with_donors_are_two_values_at_the_top(path, shared_data, random_model, capsys):
-    own = f"{str(shared_data / DONORS)!r}, workbench.CellMapping(cell_type='cell_type', donor='donor')"
+    own = f"{str(shared_data / DONORS)!r}, workbench.CellMapping(values='counts', cell_type='cell_type', donor='donor')"
     text = path.read_text("utf-8").replace('"pbmc68k", None', own)
     text = text.replace('root / "artifacts" / "scgpt-blood-mini"', f"Path({str(random_model)!r})")
     assert str(shared_data) in text and str(random_model) in text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 
 from workbench.arguments import make_parser
@@ -22,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when all went well, 1 when a required gate did not pass or something required is broken, 2 when the input was at
-        fault, 130 when interrupted.
+        0 when all went well; 1 when a required gate did not pass, something required is broken or a figure that was asked for
+        cannot be drawn; 2 when the input was at fault or the disk is full; 3 when the workbench is at fault; 130 when
+        interrupted. With `argv` given, a fault of the workbench is raised.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     parser, known = make_parser(COMMANDS)
@@ -44,6 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"Interrupted; the same command {again}.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; nothing more is to be written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from workbench.files import is_full
+
+        if is_full(error):
+            print(
+                f"OutputError: The disk is full ({error}). Make room, and give the same command again.", file=sys.stderr
+            )
+            return 2
+        if argv is not None:
+            raise
+        traceback.print_exc()
+        print("This is a fault of the workbench, not of your input: please report the lines above.", file=sys.stderr)
+        return 3
 
 
 def _read(

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +55,9 @@ def _backend(arguments: Arguments) -> Backend:
     from workbench.engine.sweep import Backend
 
     given = vars(arguments)
-    if given.get("jobs") == 0:
-        raise ConfigError("--jobs is 0; give the number of workers, or -1 for one per core.")
-    return Backend(given.get("backend", "sequential"), given.get("jobs", 1), given.get("address"))
+    if (jobs := given.get("jobs", 1)) < 1 and jobs != -1:
+        raise ConfigError(f"--jobs is {jobs}; give the number of workers, or -1 for one per core.")
+    return Backend(given.get("backend", "sequential"), jobs, given.get("address"))
 
 
 def carry_out(arguments: Arguments) -> int:
@@ -177,13 +178,17 @@ def apply(arguments: Arguments) -> int:
     from workbench.cells.datasets import CellMapping
     from workbench.operators.apply import apply_file
 
-    mapping = CellMapping(values=arguments.values, gene_column=arguments.gene_column)
+    mapping = CellMapping(arguments.layer, arguments.values, arguments.gene_column, arguments.depth)
     done = apply_file(
         arguments.algorithm, arguments.cells, arguments.out, mapping=mapping, min_coverage=arguments.min_coverage
     )
-    told = {"out": str(done.out), "n_cells": done.n_cells, "coverage": done.coverage, "seconds": done.seconds}
-    shares = f"{done.n_cells} cells, {done.coverage:.0%} of the genes measured"
-    _answer(arguments, lambda: told, lambda: f"{shares}, {done.seconds:.1f} s: {done.out}")
+    told = {**asdict(done), "out": str(done.out)}
+    bare = f"; {done.unlabelled} cells express none of them and have no label" if done.unlabelled else ""
+    text = (
+        f"Values: {done.values}\nGenes: {done.genes}\n{done.n_cells} cells, {done.coverage:.0%} of the genes measured{bare}, "
+        f"{done.seconds:.1f} s: {done.out}"
+    )
+    _answer(arguments, lambda: told, lambda: text)
     return 0
 
 

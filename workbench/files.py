@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
-import tempfile
+import platform
+import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,13 @@ from safetensors.numpy import save_file
 
 from workbench.errors import ArtifactError, OutputError
 
+_PART = ".part"
+
 
 def atomically(path: Path, write: Callable[[Path], None]) -> Path:
     """Write a file beside its place, then move it there, so that an interruption leaves the old one or the new one.
+
+    What processes that were killed have left beside it is removed.
 
     Parameters
     ----------
@@ -30,24 +39,66 @@ def atomically(path: Path, write: Callable[[Path], None]) -> Path:
     Raises
     ------
     OutputError
-        If the folder cannot be written.
+        If the folder cannot be written, or the disk is full.
     """
+    # Named before it is there: an interruption at any moment finds what to remove.
+    part = path.parent / f".{path.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{_PART}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-    except OSError as error:
-        raise OutputError(f"'{path.parent}' cannot be written ({error}); choose another output folder.") from error
-    try:
-        write(Path(name))
-        with open(name, "rb") as written:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_parts(path)
+            part.touch()
+        except OSError as error:
+            raise OutputError(f"'{path.parent}' cannot be written ({error}); choose another output folder.") from error
+        write(part)
+        with open(part, "rb") as written:
             os.fsync(written.fileno())  # else a power cut may leave the new name on an empty file
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if is_full(error):
+            raise OutputError(
+                f"The disk is full: '{path}' cannot be written. Make room, and give the same command again."
+            ) from error
         raise
     return path
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove halves of this file whose writers on this machine are no more."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"):
+        found = re.fullmatch(r"(.*)-([0-9]+)-[^-]*", part.name[len(path.name) + 2 : -len(_PART)])
+        if found and found[1] == platform.node() and not _runs(int(found[2])):
+            part.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or a quota that is used up, is what an error comes from.
+
+    Parameters
+    ----------
+    error
+        What was raised, by whatever library; those that it comes from are looked at, too.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # Writers in other languages give the text alone.
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_text(path: Path, text: str) -> Path:

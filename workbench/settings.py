@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from workbench.operators.operator import FeatureMapSpec, Head
 
@@ -19,10 +29,21 @@ NAME_OR_PATH = "name or path"
 NameOrPath = Annotated[str, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})]
 
 
-class Strict(BaseModel):
-    """Settings of which no key is unknown and none can be changed."""
+def _has_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and any(map(_has_truth, value)))
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Strict(BaseModel):
+    """Settings of which no key is unknown and none can be changed, and whose numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if cls.model_fields[info.field_name or ""].annotation is not bool and _has_truth(value):
+            raise ValueError("true and false are neither numbers nor names")
+        return value
 
 
 class DataConfig(Strict):
@@ -35,8 +56,16 @@ class DataConfig(Strict):
         default=False,
         description="Leave the matrix on the disk and read rows as they are needed, for files beyond memory.",
     )
+    layer: str | None = Field(default=None, description="Where the values lie: X (default), raw, or a layer's name.")
     values: str | None = Field(
-        default=None, description="Where the values lie: X (default), raw, or a layer's name; counts or log-normalised."
+        default=None,
+        description="What the values are, where they do not show it: counts, cp10k, cpm, log1p:TOTAL, log2:TOTAL and so on, TOTAL "
+        "being what each cell added up to before the logarithm.",
+    )
+    depth: str | None = Field(
+        default=None,
+        description="Column of obs with each cell's counts over all genes, for data that hold only some of the genes; by default "
+        "n_counts, total_counts or nCount_RNA, where there is one.",
     )
     gene_column: str | None = Field(
         default=None, description="Column of var with the gene symbols; the index of var by default."
@@ -109,13 +138,13 @@ class AdaptorConfig(Strict):
         description="Differences of mean operators between blocks of layers, one head (layer, head), or the best heads "
         "of a screen weighted by their score (top).",
     )
-    layer: int = Field(default=0, description="Layer of the head for feature_map single, from 0.")
-    head: int = Field(default=0, description="Head within its layer for feature_map single, from 0.")
+    layer: NonNegativeInt = Field(default=0, description="Layer of the head for feature_map single, from 0.")
+    head: NonNegativeInt = Field(default=0, description="Head within its layer for feature_map single, from 0.")
     top: PositiveInt = Field(
         default=5,
         description="Number of heads for feature_map topk, screened on the cells that the adaptor is fitted on.",
     )
-    blocks: tuple[tuple[int, ...], ...] = Field(
+    blocks: tuple[tuple[NonNegativeInt, ...], ...] = Field(
         default=(), description="Layers of each block for feature_map drift, from 0; thirds of the model when empty."
     )
 
@@ -160,8 +189,8 @@ class CaptureConfig(Strict):
 class ReadoutConfig(Strict):
     """The readouts of cells from the latent."""
 
-    hidden: int = Field(
-        default=0, ge=0, description="Width of one hidden layer; 0 for linear readouts, 64 for the method's MLP2."
+    hidden: NonNegativeInt = Field(
+        default=0, description="Width of one hidden layer; 0 for linear readouts, 64 for the method's MLP2."
     )
 
 
@@ -201,32 +230,37 @@ class CellHeadsConfig(Strict):
 class PretrainSettings(Strict):
     """Shape of the model, and how it is trained."""
 
-    d_model: int = Field(default=64, description="Width of the residual stream; a multiple of n_heads.")
-    n_layers: int = Field(default=6, description="Number of layers.")
-    n_heads: int = Field(default=4, description="Heads per layer.")
-    d_mlp: int = Field(default=64, description="Width of each layer's MLP.")
-    dropout: float = Field(default=0.1, description="Share of activations that a training step drops.")
-    n_bins: int = Field(default=51, description="Bins of expression values, the one for zero included.")
-    max_tokens: int = Field(default=1200, description="Longest sequence that the checkpoint will be used with.")
-    steps: int = Field(default=4000, description="Number of training steps.")
-    batch_size: int = Field(default=32, description="Cells per step.")
-    genes_per_cell: int = Field(
+    d_model: PositiveInt = Field(default=64, description="Width of the residual stream; a multiple of n_heads.")
+    n_layers: PositiveInt = Field(default=6, description="Number of layers.")
+    n_heads: PositiveInt = Field(default=4, description="Heads per layer.")
+    d_mlp: PositiveInt = Field(default=64, description="Width of each layer's MLP.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of activations that a training step drops.")
+    n_bins: int = Field(default=51, ge=3, description="Bins of expression values, the one for zero included.")
+    max_tokens: int = Field(default=1200, ge=2, description="Longest sequence that the checkpoint will be used with.")
+    steps: PositiveInt = Field(default=4000, description="Number of training steps.")
+    batch_size: PositiveInt = Field(default=32, description="Cells per step.")
+    genes_per_cell: PositiveInt = Field(
         default=200,
         description="Genes sampled afresh per cell and step; memory of the attention grows with its square.",
     )
-    mask_ratios: tuple[float, ...] = Field(
+    mask_ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         default=(0.25, 0.5, 0.75),
+        min_length=1,
         description="Shares of the values that are hidden; each cell of a step gets one of them.",
     )
-    learning_rate: float = Field(
+    learning_rate: PositiveFloat = Field(
         default=1e-3,
         description="Largest learning rate of AdamW; after the warm-up it falls along a cosine to a hundredth.",
     )
-    weight_decay: float = Field(default=0.01, description="Weight decay of AdamW.")
-    warmup: int = Field(default=200, description="Steps over which the learning rate rises to its largest.")
-    held_out: float = Field(default=0.15, description="Share of the cells never trained on, by a hash of their names.")
-    validate_every: int = Field(default=200, description="Steps between looks at the held-out cells.")
-    save_every: int = Field(default=200, description="Steps between states that an interrupted training goes on from.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of AdamW.")
+    warmup: NonNegativeInt = Field(default=200, description="Steps over which the learning rate rises to its largest.")
+    held_out: float = Field(
+        default=0.15, gt=0, lt=1, description="Share of the cells never trained on, by a hash of their names."
+    )
+    validate_every: PositiveInt = Field(default=200, description="Steps between looks at the held-out cells.")
+    save_every: PositiveInt = Field(
+        default=200, description="Steps between states that an interrupted training goes on from."
+    )
     seed: int = Field(default=0, description="The one seed of the training.")
 
 

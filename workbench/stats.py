@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata, wilcoxon
@@ -57,6 +59,31 @@ def permutation_p(observed: float, null: Float[np.ndarray, " draw"]) -> float:
     return float((1 + (null >= observed - 1e-12).sum()) / (1 + len(null)))
 
 
+def null_summary(observed: float, null: Float[np.ndarray, " draw"]) -> dict[str, float]:
+    """Where the null of a statistic lies, and the p of what was observed.
+
+    Parameters
+    ----------
+    observed
+        The statistic of the data, as in `permutation_p`.
+    null
+        The same statistic under permutation; NaN draws are left out.
+
+    Returns
+    -------
+    dict
+        ``null_mean``, ``null_high`` (97.5 % quantile), ``n_null`` and ``p``; NaN and 0 without a draw.
+    """
+    null = null[np.isfinite(null)]
+    mean, high = (null.mean(), np.quantile(null, 0.975)) if len(null) else (np.nan, np.nan)
+    return {
+        "null_mean": float(mean),
+        "null_high": float(high),
+        "n_null": len(null),
+        "p": permutation_p(observed, null),
+    }
+
+
 def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     """Adjusted p (q) values of Benjamini & Hochberg 1995; NaN tests are left out of the count.
 
@@ -78,6 +105,27 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " tes
     scaled = p[order] * len(kept) / np.arange(1, len(kept) + 1)
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
     return q
+
+
+def enough_draws(tests: int, alpha: float = 0.05) -> int:
+    """Draws of a null with which a single one of several tests can reach a q below alpha.
+
+    Its smallest p is 1 / (1 + draws), and Benjamini and Hochberg multiply it by the number of tests.
+
+    Parameters
+    ----------
+    tests
+        Number of tests that are corrected for together.
+    alpha
+        Level that q is to fall below, above 0.
+
+    Examples
+    --------
+    >>> from workbench.stats import enough_draws
+    >>> enough_draws(10)
+    200
+    """
+    return math.ceil(tests / alpha)
 
 
 def corrected_difference(values: Float[np.ndarray, " split"], test_share: float) -> dict[str, float]:

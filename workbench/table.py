@@ -198,7 +198,13 @@ _TABLE = (
                 type=Path,
                 help="new file (CELLS.workbench.h5ad when absent); never overwritten",
             ),
-            argument("--values", default="X", help="where the values are: X, raw, or the name of a layer"),
+            argument("--layer", default="X", help="where the values are: X, raw, or the name of a layer"),
+            argument(
+                "--values", help="what the values are, where they do not show it: counts, cp10k, cpm, log1p:TOTAL, ..."
+            ),
+            argument(
+                "--depth", help="column of obs with each cell's counts over all genes, where the file holds only some"
+            ),
             argument("--gene-column", help="column of var with gene symbols (the index when absent)"),
             argument(
                 "--min-coverage", type=float, default=0.5, help="smallest share of the genes that must be measured"

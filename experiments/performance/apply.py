@@ -18,10 +18,11 @@ import scipy.sparse as sp
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
+from workbench.cells.expression import panel_expression
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.vocabulary import Vocabulary
-from workbench.operators.algorithm import Algorithm, panel_expression
+from workbench.operators.algorithm import Algorithm
 from workbench.operators.apply import LATENT, apply_file
 from workbench.operators.readout_weights import Readout
 
@@ -53,7 +54,7 @@ def expression(sizes: Sizes, times: int = 1) -> ad.AnnData:
     """
     drawn = synthetic_cells(min(_DRAWN, sizes["cells"]), sizes["genes"], sizes["expressed"])
     rows = np.arange(sizes["cells"] * times) % drawn.shape[0]
-    cells = ad.AnnData(drawn.X[rows], var=drawn.var)
+    cells = ad.AnnData(drawn.X[rows], var=drawn.var, uns=drawn.uns)
     cells.obs_names = [f"cell{i}" for i in range(len(rows))]
     return cells
 

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
+from workbench.cells.expression import panel_expression
 from workbench.cells.placed import PlacedCells
 from workbench.engine.config import make_config
 from workbench.evidence.methods import ANCHOR_HEAD, WITH_MLP, own_methods
@@ -26,7 +27,6 @@ from workbench.models import CellTokenizer
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.vocabulary import Vocabulary
-from workbench.operators.algorithm import panel_expression
 from workbench.operators.operator import thirds
 from workbench.operators.readout import endpoints
 from workbench.operators.weight_operators import weight_operators

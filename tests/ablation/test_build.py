@@ -252,7 +252,7 @@ def test_a_place_that_the_model_does_not_have_is_refused_first(make, cells):
 
 
 def components(cells, model):
-    return expression_components(cells, match_genes(cells.var_names, model.vocabulary), SEED)
+    return expression_components(cells, match_genes(cells.var_names, model.vocabulary.genes), SEED)
 
 
 def test_principal_components_keep_the_distances_of_logged_expression(model, cells):
@@ -265,7 +265,7 @@ def test_principal_components_keep_the_distances_of_logged_expression(model, cel
 
 
 def test_genes_outside_the_vocabulary_are_no_part_of_it(model, cells):
-    alien = ad.AnnData(cells.X[:, :25], obs=cells.obs)
+    alien = ad.AnnData(cells.X[:, :25], obs=cells.obs, uns={"workbench": {"values": "counts"}})
     alien.var_names = [*genes(20), *(f"ALIEN{i}" for i in range(5))]
     assert components(alien, model).shape == (N, 20)
 

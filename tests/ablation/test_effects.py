@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from workbench.ablation.effects import (
     reliability,
     top_heads,
 )
+from workbench.stats import enough_draws
 
 
 def described(n_heads: int, n_null: int, how: str = "mean") -> pd.DataFrame:
@@ -329,7 +332,21 @@ def test_pairs_drawn_at_random_are_the_null_of_the_others():
     table = interactions(singles, pairs, list(drawn), draws=50, seed=0)
     assert table["random"].tolist() == [False] * 3 + [True] * 3
     assert table["p"].tolist()[:3] == pytest.approx([2 / 4, 1 / 4, 1]) and table["p"][3:].isna().all()
+    assert table["q"].tolist()[:3] == pytest.approx([3 / 4, 3 / 4, 1]) and table["q"][3:].isna().all()
     assert interactions(singles, pairs, draws=50, seed=0)["p"].isna().all(), "no null, no p"
+
+
+@pytest.mark.parametrize("n_heads", [2, 3, 5, 6])
+def test_with_enough_random_pairs_one_of_the_others_alone_is_significant(n_heads):
+    top = list(combinations([f"L0H{i}" for i in range(n_heads)], 2))
+    drawn = [(f"L1H{i}", "L2H0") for i in range(enough_draws(len(top)))]
+    rng = np.random.default_rng(0)
+    singles = {head: np.zeros(20) for pair in [*top, *drawn] for head in pair}
+    effects = {pair: (rng.uniform(-1, 1) if pair in drawn else 0.1) + np.zeros(20) for pair in [*top, *drawn]}
+    effects[top[-1]] += 5
+    table = interactions(singles, effects, drawn, draws=20, seed=0).set_index(["first", "second"])
+    assert table.loc[top[-1], "q"] <= 0.05 and (table["q"] <= 0.05).sum() == 1
+    assert interactions(singles, effects, drawn[: len(top)], draws=20, seed=0)["q"].min() > 0.05
 
 
 def test_reliability_is_one_for_steady_effects_and_near_zero_for_noise():

@@ -130,20 +130,22 @@ def test_pairs_are_every_two_of_the_heads_in_whatever_order_they_are_named():
 def test_random_pairs_are_as_many_others_drawn_by_seed(model):
     heads = [str(one) for one in all_heads(model.config)]
     top = make_pairs(heads[:4], "mean", SEED)
-    drawn = random_pairs(heads, top, "mean", SEED)
+    drawn = random_pairs(heads, top, 6, "mean", SEED)
     assert len(drawn) == len(set(drawn)) == len(top) == 6 and not set(drawn) & set(top)
-    assert random_pairs(heads[::-1], top[::-1], "mean", SEED) == drawn
-    assert random_pairs(heads, top, "mean", SEED + 1) != drawn
+    assert random_pairs(heads[::-1], top[::-1], 6, "mean", SEED) == drawn
+    assert random_pairs(heads, top, 6, "mean", SEED + 1) != drawn
     assert all(len(one.sites) == 2 and {str(s) for s in one.sites} <= set(heads) for one in drawn)
 
 
 def test_where_there_are_no_more_pairs_fewer_are_drawn(model):
     heads = [str(one) for one in all_heads(model.config)][:4]
     top = make_pairs(heads[:3], "mean", SEED)
-    drawn = random_pairs(heads, make_pairs(heads, "mean", SEED)[:4], "mean", SEED)
+    drawn = random_pairs(heads, make_pairs(heads, "mean", SEED)[:4], 4, "mean", SEED)
     assert len(drawn) == 2
-    assert {str(one) for one in random_pairs(heads, top, "mean", SEED)} == {f"{head}+{heads[3]}" for head in heads[:3]}
-    assert random_pairs(heads, make_pairs(heads, "mean", SEED), "mean", SEED) == []
+    assert {str(one) for one in random_pairs(heads, top, 6, "mean", SEED)} == {
+        f"{head}+{heads[3]}" for head in heads[:3]
+    }
+    assert random_pairs(heads, make_pairs(heads, "mean", SEED), 6, "mean", SEED) == []
 
 
 # What the rows depend on

@@ -281,6 +281,33 @@ def test_the_state_of_another_capture_is_refused(model, cells, tmp_path, change)
     assert go().resumed_at == SAVE
 
 
+def changed_at(cells, row):
+    """A copy in which one value of one cell is another one."""
+    changed = cells.copy()
+    changed.X.data[changed.X.indptr[row]] += 1
+    return changed
+
+
+@pytest.mark.parametrize("row", [0, 99, 150, 299])
+def test_the_values_of_every_cell_tell_a_capture_from_others(model, tmp_path, row):
+    cells = tiny_cells(300, seed=7)
+
+    def go(cells, watch):
+        capture(model, cells, GENE, [MomentsSink(), watch], state=tmp_path, save_every=128, progress=False)
+
+    go(cells, Watch())
+    go(cells.copy(), Watch())
+    with pytest.raises(ArtifactError, match="holds the state of a capture of other cells"):
+        go(changed_at(cells, row), Watch())
+
+
+def test_a_value_that_moves_to_another_cell_changes_the_fingerprint(model):
+    cells = tiny_cells(4, seed=7)
+    moved = cells.copy()
+    moved.X.indptr[1] -= 1  # the last value of the first cell is the first one of the second now
+    assert model.tokenizer(moved).fingerprint() != model.tokenizer(cells).fingerprint()
+
+
 def changes(model):
     return {
         "ablated": ablated(model, Ablation("L0H0", "zero")),

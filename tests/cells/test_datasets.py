@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
+import subprocess
+import sys
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -11,6 +16,7 @@ import scipy.sparse as sp
 from helpers import genes, tiny_cells
 
 from workbench.cells.datasets import CellMapping, content_hash, load
+from workbench.cells.expression import scale_of
 from workbench.errors import CellsError
 
 PBMC_LABELS = {
@@ -55,7 +61,7 @@ def dense(matrix):
 
 def test_pbmc68k_ships(pbmc68k):
     assert pbmc68k.shape == (700, 765)
-    assert set(pbmc68k.obs["cell_type"]) == PBMC_LABELS and list(pbmc68k.obs) == ["cell_type"]
+    assert set(pbmc68k.obs["cell_type"]) == PBMC_LABELS and list(pbmc68k.obs) == ["cell_type", "depth"]
     assert pbmc68k.obs_names.is_unique and pbmc68k.var_names.is_unique and "CD4" in pbmc68k.var_names
     values = dense(pbmc68k.X)
     # Log-normalised: non-negative and small; undoing the logarithm gives a cell few distinct values, as counts do.
@@ -75,7 +81,7 @@ def test_pbmc68k_backed_equals_memory(pbmc68k):
 @pytest.mark.parametrize("backed", [False, True], ids=["memory", "backed"])
 @pytest.mark.parametrize("values", ["X", "raw", "counts"])
 def test_values_come_from_where_the_mapping_says(source, path, values, backed):
-    found = load(path, CellMapping(values=values), backed=backed)
+    found = load(path, CellMapping(layer=values), backed=backed)
     wanted = {"X": source.X, "raw": source.raw.X, "counts": source.layers["counts"]}[values]
     assert np.array_equal(dense(found.X), dense(wanted))
     assert list(found.var_names) == genes(6 if values == "raw" else 8) and list(found.obs_names) == list(
@@ -86,7 +92,9 @@ def test_values_come_from_where_the_mapping_says(source, path, values, backed):
 
 @pytest.mark.parametrize("backed", [False, True], ids=["memory", "backed"])
 def test_columns_get_their_standard_names(source, path, backed):
-    mapping = CellMapping("counts", "symbol", cell_type="cell_type", donor="person", tissue="organ", batch="plate")
+    mapping = CellMapping(
+        "counts", gene_column="symbol", cell_type="cell_type", donor="person", tissue="organ", batch="plate"
+    )
     found = load(str(path), mapping, backed=backed)
     assert list(found.obs) == ["cell_type", "donor", "tissue", "batch"] == found.uns["workbench"]["columns"]
     for ours, theirs in (("cell_type", "cell_type"), ("donor", "person"), ("tissue", "organ"), ("batch", "plate")):
@@ -126,13 +134,14 @@ def test_the_file_is_not_changed(path):
 
 
 def test_a_dataset_takes_another_mapping(pbmc68k):
-    found = load("pbmc68k", CellMapping(values="raw"))
-    assert list(found.obs) == [] and found.shape == pbmc68k.shape
+    found = load("pbmc68k", CellMapping(layer="raw"))
+    assert list(found.obs) == ["depth"] and found.shape == pbmc68k.shape
     assert content_hash(found) != content_hash(pbmc68k), "labels belong to the content"
 
 
 def test_the_content_hash_follows_content_and_nothing_else(tmp_path):
     cells = tiny_cells()
+    del cells.uns["workbench"]
     wanted = content_hash(cells)
     unsorted = cells.copy()
     part = slice(*unsorted.X.indptr[:2])
@@ -162,6 +171,7 @@ def test_the_content_hash_follows_content_and_nothing_else(tmp_path):
         "gene name": ad.AnnData(cells.X, cells.obs, cells.var.rename(index={"GENE3": "other"})),
         "label": ad.AnnData(cells.X, cells.obs.assign(cell_type=["B"] * 20), cells.var),
         "donor": ad.AnnData(cells.X, cells.obs.assign(donor="d"), cells.var),
+        "said": ad.AnnData(cells.X, cells.obs, cells.var, {"workbench": {"values": "counts"}}),
     }
     hashes = {what: content_hash(other) for what, other in different.items()}
     assert wanted not in hashes.values() and len(set(hashes.values())) == len(hashes), hashes
@@ -172,7 +182,7 @@ def test_an_unknown_name_lists_near_matches(tmp_path):
         load("pbmc68")
     with pytest.raises(CellsError, match="Unknown dataset '.*nothing.h5ad'.* No file of that name"):
         load(tmp_path / "nothing.h5ad")
-    with pytest.raises(CellsError, match="No file of that name"):
+    with pytest.raises(CellsError, match="no readable file of cells"):
         load(tmp_path)
 
 
@@ -183,7 +193,7 @@ def test_what_the_file_does_not_hold_is_said(path, backed):
     ):
         load(path, CellMapping(donor="persn"), backed=backed)
     with pytest.raises(CellsError, match="no values 'count'; it holds X, raw, counts"):
-        load(path, CellMapping(values="count"), backed=backed)
+        load(path, CellMapping(layer="count"), backed=backed)
     with pytest.raises(CellsError, match="no gene column 'symbols' in var .did you mean 'symbol'"):
         load(path, CellMapping(gene_column="symbols"), backed=backed)
 
@@ -192,7 +202,7 @@ def test_what_the_file_does_not_hold_is_said(path, backed):
 def test_what_is_no_h5ad_is_refused(tmp_path, content):
     place = tmp_path / "no.h5ad"
     place.write_bytes(content)
-    with pytest.raises(CellsError, match="no.h5ad' is no readable h5ad file"):
+    with pytest.raises(CellsError, match="no.h5ad' is no readable file of cells"):
         load(place)
 
 
@@ -205,14 +215,14 @@ def test_an_hdf5_file_of_another_kind_is_refused(tmp_path, backed):
         load(place, backed=backed)
     with h5py.File(place, "w") as handle:
         handle["X"] = np.ones((3, 2))
-    with pytest.raises(CellsError, match="is no readable h5ad file|has no obs"):
+    with pytest.raises(CellsError, match="is no readable file of cells|has no obs"):
         load(place, backed=backed)
 
 
 def test_a_truncated_file_is_refused(path, tmp_path):
     place = tmp_path / "half.h5ad"
     place.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CellsError, match="half.h5ad' is no readable h5ad file"):
+    with pytest.raises(CellsError, match="half.h5ad' is no readable file of cells"):
         load(place)
 
 
@@ -227,3 +237,175 @@ def test_real_donors(shared_data):
     mapping = CellMapping(cell_type="cell_type", donor="donor")
     found = load(shared_data / "kang2018_8donors.h5ad", mapping, backed=True)
     assert found.shape == (12261, 1287) and found.obs["donor"].nunique() == 8 and found.obs["cell_type"].nunique() == 8
+
+
+def written(cells, form, folder):
+    """Cells as a file of a kind that people have."""
+    path = folder / f"cells.{form}"
+    if form == "h5ad.gz":
+        cells.write_h5ad(folder / "plain.h5ad")
+        path.write_bytes(gzip.compress((folder / "plain.h5ad").read_bytes()))
+    elif form in ("zarr2", "zarr", "zarr.zip"):
+        with ad.settings.override(zarr_write_format=2 if form == "zarr2" else 3):
+            cells.write_zarr(folder / f"cells.{form.removesuffix('.zip')}")
+        if form == "zarr.zip":
+            shutil.make_archive(str(folder / "cells.zarr"), "zip", folder / "cells.zarr")
+    elif form == "h5":
+        matrix = sp.csr_matrix(cells.X)
+        with h5py.File(path, "w") as handle:
+            group = handle.create_group("matrix")
+            group["data"], group["indices"], group["indptr"] = (
+                matrix.data.astype(np.int32),
+                matrix.indices,
+                matrix.indptr,
+            )
+            group["shape"] = np.array(matrix.shape[::-1])
+            group["barcodes"] = cells.obs_names.to_numpy(dtype="S")
+            of = group.create_group("features")
+            of["name"], of["id"] = cells.var_names.to_numpy(dtype="S"), cells.var_names.to_numpy(dtype="S")
+            of["feature_type"], of["genome"] = (
+                np.full(cells.n_vars, b"Gene Expression"),
+                np.full(cells.n_vars, b"GRCh38"),
+            )
+    else:
+        cells.write_h5ad(path)
+    return path
+
+
+@pytest.mark.parametrize("backed", [False, True], ids=["memory", "backed"])
+@pytest.mark.parametrize("form", ["h5ad", "h5ad.gz", "zarr2", "zarr", "zarr.zip", "h5"])
+def test_every_kind_of_file_holds_the_same_cells(tmp_path, form, backed):
+    cells = tiny_cells(30, 8)
+    found = load(written(cells, form, tmp_path), values="counts", backed=backed)
+    assert np.array_equal(dense(found.X), dense(cells.X))
+    assert list(found.obs_names) == list(cells.obs_names) and list(found.var_names) == genes(8)
+    assert content_hash(found) == content_hash(load(cells)), form
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32"])
+def test_every_type_of_number_holds_the_same_cells(tmp_path, dtype):
+    cells = tiny_cells(30, 8)
+    expected = content_hash(load(cells))
+    cells.X = cells.X.toarray().astype(dtype)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    for backed in (False, True):
+        assert content_hash(load(tmp_path / "cells.h5ad", backed=backed)) == expected
+    assert content_hash(load(cells)) == expected
+
+
+def test_a_backed_matrix_of_columns_is_turned_once_and_in_parts(tmp_path, monkeypatch):
+    cells = tiny_cells(50, 30)
+    expected = dense(cells.X)
+    cells.X = sp.csc_matrix(cells.X)
+    cells.write_h5ad(tmp_path / "columns.h5ad")
+    for part in (2**26, 64, 7):
+        monkeypatch.setattr("workbench.cells.formats._TURNED", part)
+        found = load(tmp_path / "columns.h5ad", backed=True)
+        assert found.X.format == "csr" and not sp.issparse(found.X)
+        assert np.array_equal(dense(found.X), expected), part
+
+
+def test_cells_in_memory_are_taken_and_not_changed(source):
+    before = source.copy()
+    for given in (source, source[::2], source[:, :6]):
+        found = load(given, layer="counts", gene_column="symbol", donor="person")
+        assert np.array_equal(dense(found.X), dense(given.layers["counts"]))
+        assert found.obs["donor"].tolist() == given.obs["person"].astype(str).tolist()
+        assert found.uns["workbench"]["name"] == "AnnData in memory"
+    assert np.array_equal(dense(load(source, layer="raw").X), dense(source.raw.X))
+    assert np.array_equal(dense(source.X), dense(before.X)) and list(source.var_names) == list(before.var_names)
+    assert list(source.obs) == list(before.obs)
+
+
+def test_columns_are_named_by_word(path, source):
+    found = load(path, cell_type="cell_type", donor="person", layer="counts")
+    assert found.obs["donor"].tolist() == source.obs["person"].astype(str).tolist()
+    with pytest.raises(CellsError, match="'celltype' is no field of CellMapping"):
+        load(path, celltype="cell_type")
+    with pytest.raises(CellsError, match="a mapping was given beside"):
+        load(path, CellMapping(), cell_type="cell_type")
+    with pytest.raises(CellsError, match="Values 'count' are unknown"):
+        load(path, values="count")
+
+
+def test_a_layer_called_raw_is_found_and_told_from_raw(tmp_path):
+    cells = tiny_cells(6, 4)
+    cells.layers["raw"] = cells.X * 3
+    cells.write_h5ad(tmp_path / "one.h5ad")
+    cells.raw = cells.copy()
+    cells.write_h5ad(tmp_path / "two.h5ad")
+    for backed in (False, True):
+        assert np.array_equal(dense(load(tmp_path / "one.h5ad", layer="raw", backed=backed).X), dense(cells.X) * 3)
+        with pytest.raises(CellsError, match="both a layer and a .raw named 'raw'; say layers/raw"):
+            load(tmp_path / "two.h5ad", layer="raw", backed=backed)
+        assert np.array_equal(
+            dense(load(tmp_path / "two.h5ad", layer="layers/raw", backed=backed).X), dense(cells.X) * 3
+        )
+        assert np.array_equal(dense(load(tmp_path / "two.h5ad", layer="raw/X", backed=backed).X), dense(cells.X))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_cells(6, 4).write_h5ad(tmp_path / "cells.h5ad")
+    assert load("~/cells.h5ad").shape == (6, 4)
+
+
+def test_a_file_that_another_program_holds_open_is_read(tmp_path):
+    tiny_cells(6, 4).write_h5ad(tmp_path / "cells.h5ad")
+    program = "import h5py, sys, time; f = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "cells.h5ad")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"open\n"
+        assert load(tmp_path / "cells.h5ad").shape == (6, 4)
+    finally:
+        holder.communicate(b"")
+
+
+def test_no_more_is_read_than_is_asked_for(tmp_path, monkeypatch):
+    cells = tiny_cells(20, 8)
+    cells.layers["other"], cells.obsm["X_pca"] = cells.X * 2, np.ones((20, 3))
+    cells.obsp["distances"] = sp.csr_matrix(np.ones((20, 20)))
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    read = []
+    plain = h5py.Dataset.__getitem__
+
+    def counted(dataset, *key, **more):
+        read.append(dataset.name)
+        return plain(dataset, *key, **more)
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
+    load(tmp_path / "cells.h5ad", backed=True, cell_type="cell_type")
+    load(tmp_path / "cells.h5ad")
+    assert any(name.startswith("/obs/") for name in read), "the test sees what is read"
+    assert not [name for name in read if name.startswith(("/obsm", "/obsp", "/layers"))]
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_text_is_no_donor(tmp_path, empty):
+    cells = tiny_cells(4, 4)
+    cells.obs["donor"] = ["a", "b", empty, "a"]
+    with pytest.raises(CellsError, match="1 of 4 cells without a donor"):
+        load(cells, donor="donor")
+
+
+def test_a_depth_is_taken_from_a_usual_column_where_it_says_more():
+    cells = tiny_cells(10, 8)
+    del cells.uns["workbench"]
+    total = np.asarray(cells.X.sum(1)).ravel()
+    with pytest.raises(CellsError, match="on 8 genes"):
+        scale_of(load(cells))
+    cells.obs["n_counts"] = total  # counted after the genes were cut
+    with pytest.raises(CellsError, match="on 8 genes"):
+        scale_of(load(cells))
+    cells.obs["n_counts"] = total * 5
+    found = load(cells)
+    assert scale_of(found).by_depth and np.array_equal(found.obs["depth"], total * 5)
+    cells.obs["mine"] = total * 7
+    assert np.array_equal(load(cells, depth="mine").obs["depth"], total * 7)
+    cells.obs["mine"] = "many"
+    with pytest.raises(CellsError, match="10 cells whose depth is no number above 0"):
+        load(cells, depth="mine")
+    with pytest.raises(CellsError, match="no obs column 'depths' .mapped to depth."):
+        load(cells, depth="depths")

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from workbench.cells import placed as module
+from workbench.cells import expression as module
 from workbench.cells.datasets import load
+from workbench.cells.expression import expression_on
+from workbench.cells.genes import match_genes
 from workbench.cells.matrix import row_block
-from workbench.cells.placed import PlacedCells, matched_matrices
+from workbench.cells.placed import PlacedCells
 from workbench.errors import CellsError
 from workbench.evidence.ruler import load_ruler
 
@@ -118,6 +120,7 @@ def test_matrices_of_a_backed_atlas_are_read_block_by_block(tmp_path, monkeypatc
     counts = np.random.default_rng(0).poisson(1.0, (5000, 4)).astype(np.float32) + 1
     names = [f"c{i}" for i in range(5000)]
     table = ad.AnnData(counts if dense else sp.csr_matrix(counts), pd.DataFrame(index=names), pd.DataFrame(index=GENES))
+    table.uns["workbench"] = {"values": "counts"}
     table.write_h5ad(tmp_path / "cells.h5ad")
     read = []
 
@@ -126,8 +129,9 @@ def test_matrices_of_a_backed_atlas_are_read_block_by_block(tmp_path, monkeypatc
         return row_block(matrix, start, stop)
 
     monkeypatch.setattr(module, "row_block", counted)
-    rows, columns = np.array([5, 4100]), {"C": 2, "A": 0}
-    expression, held = matched_matrices(load(tmp_path / "cells.h5ad", backed=True), columns, rows, counts=True)
+    rows = np.array([5, 4100])
+    cells = load(tmp_path / "cells.h5ad", backed=True)
+    expression, held = expression_on(cells, match_genes(GENES, GENES), ("C", "A"), rows)
     assert np.array_equal(held.toarray(), counts[rows][:, [2, 0]])
     logged = np.log1p(counts[rows] / counts[rows].sum(1, keepdims=True) * 1e4)[:, [2, 0]]
     np.testing.assert_allclose(expression.toarray(), logged, rtol=1e-5)

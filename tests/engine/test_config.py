@@ -46,7 +46,7 @@ def test_everything_can_be_set(written):
 name: mine
 checkpoint: model
 seed: 3
-data: {name: pbmc68k, backed: true, values: raw, gene_column: symbol, cell_type: label, donor: d, tissue: t, batch: b, min_gene_share: 0.1}
+data: {name: pbmc68k, backed: true, layer: raw, values: counts, depth: n, gene_column: symbol, cell_type: label, donor: d, tissue: t, batch: b, min_gene_share: 0.1}
 ruler: hematopoiesis
 stages: {"cluster 1": B}
 panel: {size: 30}
@@ -235,6 +235,43 @@ def test_a_wrong_override_is_one_sentence(written, override, said):
     assert "\n" not in str(error.value)
 
 
+# Numbers
+
+CONFIGS = (RunConfig, AblationConfig, GatesConfig, BenchmarkConfig, PretrainConfig)
+
+
+def numbers(keys, before=""):
+    """Names of all keys that take numbers, with what they take in words."""
+    for key in keys:
+        if key.form in ("", "section"):
+            yield from numbers(key.keys, f"{before}{key.name}.")
+        if not key.keys and ("number" in key.type or "integer" in key.type):
+            yield f"{before}{key.name}", key.type
+
+
+NUMBERS = sorted({(kind, name, form) for kind in CONFIGS for name, form in numbers(keys_of(kind))}, key=str)
+
+
+@pytest.mark.parametrize(("kind", "name", "form"), NUMBERS, ids=[f"{k.__name__} {n}" for k, n, _ in NUMBERS])
+def test_a_number_that_is_none_is_refused_where_it_is_read(written, kind, name, form):
+    text = "checkpoint: model\n" if "checkpoint" in kind.model_fields else "out: model\n"
+    text += "cohorts: {a: {role: internal}}\n" if kind is GatesConfig else ""
+    for value in (".nan", ".inf", "-.inf", "true", "many", *([] if name.endswith("seed") else ["-1"])):
+        listed = f"[{value}]" if "list" in form else value
+        with pytest.raises(ConfigError, match=f"Key '{name}"):
+            read_config(written(text), kind, [f"{name}={listed}"])
+
+
+def test_no_key_with_a_number_was_missed():
+    assert len(NUMBERS) > 80
+    assert {name for _, name, _ in NUMBERS} >= {
+        "adaptor.alpha",
+        "sensitivity.betas",
+        "settings.mask_ratios",
+        "splits.n",
+    }
+
+
 # Paths
 
 
@@ -324,8 +361,8 @@ def test_what_ships_is_no_path_unless_such_a_file_exists(tmp_path, written):
 
 def test_cells_are_loaded_with_the_mapping_that_is_given(pbmc68k):
     shipped = load_cells(DataConfig())
-    assert list(shipped.obs.columns) == ["cell_type"] and (shipped.X != pbmc68k.X).nnz == 0
-    other = load_cells(DataConfig(values="raw", cell_type="louvain"))
+    assert list(shipped.obs.columns) == ["cell_type", "depth"] and (shipped.X != pbmc68k.X).nnz == 0
+    other = load_cells(DataConfig(layer="raw", cell_type="louvain"))
     assert set(other.obs["cell_type"]) != set(shipped.obs["cell_type"])
     assert set(CellMapping.__dataclass_fields__) <= set(DataConfig.model_fields)
     with pytest.raises(CellsError, match="no obs column 'bulk_label'.*did you mean 'bulk_labels'"):

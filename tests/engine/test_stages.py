@@ -236,7 +236,8 @@ def test_tables_that_only_the_work_can_tell_count_too(tmp_path, capsys):
         return {"tables": ["extra"]}
 
     first, runner = run(tmp_path, work)
-    assert runner.tables([Stage("one", work, 1)]) == ["extra"] and first["tables"] == ["extra"]
+    assert [path.name for path in Stage("one", work, 1).left(tmp_path, first)] == ["extra.csv", "extra.types.json"]
+    assert runner.results["one"]["tables"] == ["extra"]
     assert run(tmp_path, work)[1].reused == {"one": True}
     table_path(tmp_path, "extra").unlink()
     assert run(tmp_path, work)[1].reused == {"one": False} and "extra.csv was removed" in capsys.readouterr().err

@@ -121,7 +121,7 @@ def test_held_out_anchors_are_not_fitted_on(ruler):
 
     for labels in (stage, spoiled):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("workbench.evidence.holdout.LETAdaptor", Spy)
+            patch.setattr("workbench.operators.adaptor.LETAdaptor", Spy)
             go(features, labels, ruler, [split], refits=0)
     (x, d), (again, other) = fits
     assert len(x) == 21 and np.array_equal(x, again) and np.array_equal(d, other)

@@ -235,6 +235,51 @@ def test_labels_are_compared_without_case_and_punctuation(ruler):
     assert normalise_label("CD4+/CD45RA+ Naive") == "cd4+cd45ra+naive" != normalise_label("CD4/CD45RA Naive")
 
 
+@pytest.mark.parametrize(
+    ("label", "stage"),
+    [
+        ("CD4- T cell", None),
+        ("cd4- t cells", None),
+        ("CD4-/CD8- T cell", None),
+        ("CD4- CD8- T", None),
+        ("T cell CD4-", None),
+        ("CD16- monocyte", None),
+        ("CD14+ CD16- monocyte", None),
+        ("CD19-_B", None),
+        ("monocyte (CD16-)", None),
+        ("CD4\u2212 T cell", None),  # the minus sign of Unicode
+        ("CD16\u2212monocyte", None),
+        ("CD4\u207b T cell", None),  # superscript
+        ("CD4\u2013 T cell", None),  # en dash
+        ("CD4\u2011 T cell", None),  # hyphen that does not break
+        ("CD8-T", "CD8"),
+        ("CD8\u2010T cell", "CD8"),
+        ("CD8 - T cell", "CD8"),
+        ("NK-T", "NKT"),
+        ("B-cell", "B"),
+        ("B-cells", "B"),
+        ("CD16-monocyte", "nonclassical monocyte"),
+        ("CD14\u207a monocyte", "monocyte"),
+        ("CD16- NK cells", "NK"),
+        ("HSC_CD38- CD34+", "HSC"),
+        ("Mature NK cell_CD56- CD16+ CD3-", "NK"),
+    ],
+)
+def test_a_minus_behind_a_marker_is_one(ruler, label, stage):
+    placed, unknown = ruler.place([label])
+    assert (None if placed[0] < 0 else ruler.stages[placed[0]]) == stage
+    assert unknown == ([] if stage else [label])
+    assert stage or "lack a marker" in ruler.hint(label)
+    mapped, _ = ruler.place([label, "CD4 T cell"], {label: "Treg"})
+    assert [ruler.stages[i] for i in mapped] == ["Treg", "CD4"]
+
+
+def test_a_hyphen_between_words_is_no_minus():
+    assert normalise_label("HLA-DR+ B") == "hladr+b" and normalise_label("HLA-DR- B") == "hladr-b"
+    assert normalise_label("CD4+/CD45RA+/CD25- Naive T") == "cd4+cd45ra+cd25-naivet"
+    assert normalise_label("gamma-delta T~cell") == "gammadeltatcell"
+
+
 def test_an_unknown_label_is_minus_one_and_listed_once_with_a_hint(ruler):
     placed, unknown = ruler.place(["NK", "Monozytes?", "astrocyte", "Monozytes?", "NK"])
     nk = ruler.stages.index("NK")
@@ -453,6 +498,15 @@ BROKEN = {
 def test_a_file_that_is_no_ruler_is_an_error(tmp_path, content, said):
     with pytest.raises(EvaluationError, match=said):
         load_ruler(write(tmp_path, content))
+
+
+def test_a_stage_given_twice_is_an_error(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "name: own\nstages:\n  a: {from: [], branch: x}\n  b: {from: [a], branch: x}\n  b: {from: [], branch: y}\n"
+    )
+    with pytest.raises(EvaluationError, match=r"it gives 'b' twice \(lines 4 and 5\)"):
+        load_ruler(path)
 
 
 def test_a_binary_file_is_no_ruler(tmp_path):

@@ -84,8 +84,7 @@ def test_a_file_is_read_as_enrichr_and_msigdb_write_it(gmt):
     [
         ("", "is empty; a GMT file has one line per term"),
         ("\n \n", "is empty"),
-        ("A\tx\tCD3D\nB\tx\n", r"no genes for 'B' \(line 2\)"),
-        ("A\tx\t\t \n", "no genes for 'A'"),
+        ("A\tx\t\t \nB\tx\n", "names no gene for any of its 2 terms; a GMT file has one line per term"),
         ("A\tx\tCD3D\nA\ty\tCD3E\n", r"term 'A' twice \(again in line 2\)"),
         ("A,x,CD3D\n", "line 1 .*not a term, a description and genes"),
         ("\tx\tCD3D\n", "line 1 .*not a term"),
@@ -142,3 +141,11 @@ def test_a_panel_that_names_a_gene_twice_or_none_is_refused():
         on_panel(three(a=("A",)), [])
     with pytest.raises(EvaluationError, match="min_size <= max_size"):
         on_panel(three(a=("A",)), ["A"], min_size=5, max_size=4)
+
+
+def test_terms_without_genes_are_left_out_and_counted(gmt):
+    found = load_gene_sets(gmt("A\tx\tCD3D\tCD3E\nB\tx\nC\t\tCD4\nD\tx\t\t \n"))
+    assert found.sets == {"A": ("CD3D", "CD3E"), "C": ("CD4",)} and found.sources == {"A": "x", "C": ""}
+    assert found.empty == ("B", "D")
+    with pytest.raises(ConfigError, match=r"term 'B' twice \(again in line 2\)"):
+        load_gene_sets(gmt("B\tx\nB\tx\tCD3D\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import gseapy
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
@@ -83,6 +84,17 @@ def test_all_lists_at_once_give_what_gseapy_gives_one_by_one(planted, result):
     np.testing.assert_allclose(p[0], rows["p"], atol=1e-12)
     np.testing.assert_allclose(odds[0], rows["score"], rtol=1e-12)
     assert list(overlap[0]) == list(rows["overlap"])
+    # Names that the library takes as they are.
+    ids = np.array([f"G{i:06d}" for i in range(N)], dtype=object)
+    named = {f"T{i:06d}": list(ids[inside]) for i, inside in enumerate(members)}
+    theirs = gseapy.enrich(gene_list=list(ids[top[0]]), gene_sets=named, background=list(ids), outdir=None).results
+    ours = rows.reset_index(drop=True).iloc[[int(term[1:]) for term in theirs["Term"]]]
+    assert len(theirs) == (overlap[0] > 0).sum() > 0
+    np.testing.assert_allclose(ours["p"], theirs["P-value"], atol=1e-12)
+    np.testing.assert_allclose(ours["score"], theirs["Odds Ratio"], rtol=1e-12)
+    number = {gene: f"G{i:06d}" for i, gene in enumerate(genes)}
+    for shown, hits in zip(ours["genes"], theirs["Genes"], strict=True):
+        assert {number[gene] for gene in shown.split(";")} == set(hits.split(";"))
 
 
 def test_the_null_tests_as_many_rows_as_the_table_and_hits_next_to_nothing(result):

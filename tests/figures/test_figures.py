@@ -517,12 +517,13 @@ def test_interaction_matrix_is_symmetric_with_single_effects_apart():
 
 
 def test_interaction_matrix_leaves_out_the_pairs_drawn_at_random():
-    chosen = synthetic.interactions().assign(random=False, p=0.25)
+    chosen = synthetic.interactions().assign(random=False, p=0.25, q=0.5)
     drawn = synthetic.interactions(("L1H1", "L1H2", "L1H3"), seed=9).assign(random=True, p=np.nan)
     figure = figures.interaction_matrix(pd.concat([chosen, drawn]), "label loss")
     assert "L1H1" not in figure.data[0].x and "n = 15 pairs of 6 heads" in texts(figure)
     assert "n = 3 pairs of heads drawn at random" in texts(figure) and "smallest reachable p 0.25" in texts(figure)
-    assert "p = 0.25" in shown(figure.data[0])["L0H1", "L2H3"][2]
+    assert "q for one pair alone 1;" in texts(figure)
+    assert "p = 0.25<br>q = 0.5" in shown(figure.data[0])["L0H1", "L2H3"][2]
     assert "pairs of heads drawn at random" in texts(figures.interaction_matrix(chosen, "label loss"))
 
 

@@ -139,7 +139,7 @@ def test_no_anchor_of_the_branch_is_fitted_on(ruler, monkeypatch):
             seen.append(X.copy())
             return super().fit(X, distances, sample_weight)
 
-    monkeypatch.setattr("workbench.geometry.trajectories.LETAdaptor", Spy)
+    monkeypatch.setattr("workbench.operators.adaptor.LETAdaptor", Spy)
     table = trajectory_table(
         features, stage, ruler, LETAdaptor(k=3, steps=20), branches=["erythroid", "B"], draws=50, seed=0
     )

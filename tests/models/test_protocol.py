@@ -38,10 +38,10 @@ class ToyTokenizer:
 
     def __init__(self, cells, vocabulary, seed, max_tokens, min_share):
         from workbench.cells.genes import match_genes
-        from workbench.cells.matrix import describe_values
+        from workbench.cells.values import describe_values
 
         self.cells, self.vocabulary, self.seed, self.limit = cells, vocabulary, seed, max_tokens or 20
-        self.match = match_genes(cells.var_names.to_numpy(), vocabulary, 0.3 if min_share is None else min_share)
+        self.match = match_genes(cells.var_names.to_numpy(), vocabulary.genes, 0.3 if min_share is None else min_share)
         self.values = describe_values(cells.X)
 
     def __len__(self):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from cells.test_scale import made_counts
 from helpers import genes, tiny_cells
 
 from workbench.cells.datasets import CellMapping
@@ -87,7 +88,9 @@ def test_counts_in_a_layer_and_symbols_in_a_column(folder, cells, tmp_path):
     moved.var["symbol"] = given.var_names.to_numpy()
     moved.var_names = [f"ENSG{i}" for i in range(given.shape[1])]
     moved.write_h5ad(tmp_path / "moved.h5ad")
-    done = apply_file(folder, tmp_path / "moved.h5ad", mapping=CellMapping("counts", "symbol"), progress=False)
+    done = apply_file(
+        folder, tmp_path / "moved.h5ad", mapping=CellMapping("counts", "counts", "symbol"), progress=False
+    )
     np.testing.assert_allclose(ad.read_h5ad(done.out).obsm[LATENT], make().transform(given), rtol=1e-5)
 
 
@@ -115,16 +118,16 @@ def test_what_is_wrong_leaves_no_file(folder, cells, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     with pytest.raises(GeneMatchError, match="measure 5 of the 30 panel genes, under the stated share of 50%"):
         apply_file(folder, tmp_path / "few.h5ad", progress=False)
-    empty = ad.read_h5ad(cells)
-    empty.X[31] = 0
-    empty.write_h5ad(tmp_path / "empty.h5ad")
-    with pytest.raises(CellsError, match="1 cells express no gene .*cell31"):
-        apply_file(folder, tmp_path / "empty.h5ad", block=4, progress=False)
+    broken = ad.read_h5ad(cells)
+    broken.X[31] = -broken.X[31]
+    broken.write_h5ad(tmp_path / "broken.h5ad")
+    with pytest.raises(CellsError, match="1 cells hold negative values .*cell31"):
+        apply_file(folder, tmp_path / "broken.h5ad", block=4, progress=False)
     weights = folder / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(ArtifactError):
         apply_file(folder, cells, progress=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["algorithm", "cells.h5ad", "empty.h5ad", "few.h5ad"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["algorithm", "broken.h5ad", "cells.h5ad", "few.h5ad"]
 
 
 def test_the_command(folder, cells, capsys):
@@ -134,7 +137,105 @@ def test_the_command(folder, cells, capsys):
     assert main(["apply", str(folder), str(cells)]) == 2
     assert "OutputError: " in capsys.readouterr().err
     assert main(["apply", str(folder), str(cells), "--out", str(cells.with_name("new.h5ad"))]) == 0
-    assert "50 cells, 100% of the genes measured" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        "50 cells, 100% of the genes measured" in said
+        and "Values: counts (" in said
+        and "Genes: 30 genes in 30 of" in said
+    )
+
+
+def test_every_scale_that_can_be_known_gives_the_same_labels(folder, tmp_path):
+    counts = made_counts(40)
+    total = counts.sum(1, keepdims=True)
+    cells = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), var=pd.DataFrame(index=genes(counts.shape[1])))
+    cells.obs_names = [f"c{i}" for i in range(40)]
+    forms = {
+        "counts": counts,
+        "cpm": counts / total * 1e6,
+        "log2": np.log2(counts / total * 1e6 + 1),
+        "log1p at median depth": np.log1p(counts / total * np.median(total)),
+        "log10": np.log10(counts / total * 1e4 + 1),
+    }
+    expected = None
+    for name, values in forms.items():
+        cells.X = sp.csr_matrix(values.astype(np.float32))
+        cells.write_h5ad(tmp_path / "x.h5ad")
+        done = apply_file(folder, tmp_path / "x.h5ad", tmp_path / f"{name}.out.h5ad", progress=False)
+        found = ad.read_h5ad(done.out)
+        expected = found if expected is None else expected
+        np.testing.assert_allclose(found.obsm[LATENT], expected.obsm[LATENT], rtol=1e-3, atol=1e-4, err_msg=name)
+        assert (
+            found.obs["workbench_stage"].astype(str).tolist() == expected.obs["workbench_stage"].astype(str).tolist()
+        ), name
+        assert found.uns["workbench"]["values"] == done.values
+    # Cut to the algorithm's genes: the depth answers it, and without it nothing is guessed.
+    cut = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), cells.obs.assign(nCount_RNA=total.ravel()), cells.var)
+    cut = cut[:, genes(60)].copy()
+    cut.write_h5ad(tmp_path / "cut.h5ad")
+    done = apply_file(folder, tmp_path / "cut.h5ad", progress=False)
+    np.testing.assert_allclose(ad.read_h5ad(done.out).obsm[LATENT], expected.obsm[LATENT], rtol=1e-3, atol=1e-4)
+    del cut.obs["nCount_RNA"]
+    cut.write_h5ad(tmp_path / "bare.h5ad")
+    with pytest.raises(CellsError, match="counts .* on 60 genes"):
+        apply_file(folder, tmp_path / "bare.h5ad", progress=False)
+
+
+def test_cells_without_any_of_the_genes_have_no_label_and_the_rest_goes_on(folder, cells, capsys):
+    given = ad.read_h5ad(cells)
+    counts = given.X.toarray()
+    counts[31] = 0  # no count at all
+    counts[32, 3:33] = 0  # no count of the algorithm's genes
+    given.X = sp.csr_matrix(counts)
+    given.write_h5ad(cells.with_name("bare.h5ad"))
+    assert main(["apply", str(folder), str(cells.with_name("bare.h5ad"))]) == 0
+    assert "2 cells express none of them and have no label" in capsys.readouterr().out
+    found, whole = ad.read_h5ad(cells.with_name("bare.workbench.h5ad")), make().transform(ad.read_h5ad(cells))
+    others = np.delete(np.arange(50), [31, 32])
+    for column in ("stage", "CD4_against_CD8", "stage_probability", "pseudotime"):
+        assert found.obs[f"workbench_{column}"].isna().to_numpy().nonzero()[0].tolist() == [31, 32], column
+    assert np.isnan(found.obsm[LATENT][[31, 32]]).all() and np.isnan(found.obsm["workbench_stage"][[31, 32]]).all()
+    np.testing.assert_allclose(found.obsm[LATENT][others], whole[others], rtol=1e-5)
+    assert found.uns["workbench"]["unlabelled"] == 2
+    np.testing.assert_array_equal(np.isnan(make().transform(given)).all(1).nonzero()[0], [31, 32])
+
+
+def test_columns_of_one_gene_add_up_and_renamed_genes_are_found(folder, tmp_path):
+    given = tiny_cells(30)
+    known = Algorithm((*genes()[3:32], "JCHAIN"), make().matrix, make().offset, make().readouts, {})
+    folder = known.save_pretrained(tmp_path / "renamed")
+    split = given.X.toarray()
+    half = np.floor(split[:, 5] / 2)
+    both = np.column_stack([split, half])
+    both[:, 5] -= half
+    names = [*genes()[:32], "IGJ", *genes()[33:], "GENE5"]
+    parts = ad.AnnData(sp.csr_matrix(both), given.obs, pd.DataFrame(index=names), uns=given.uns)
+    whole = ad.AnnData(given.X, given.obs, pd.DataFrame(index=[*genes()[:32], "JCHAIN", *genes()[33:]]), uns=given.uns)
+    np.testing.assert_allclose(known.transform(parts), known.transform(whole), rtol=1e-5)
+    logged = ad.AnnData(np.log1p(both / both.sum(1, keepdims=True) * 1e4), given.obs, pd.DataFrame(index=names))
+    logged.uns["workbench"] = {"values": "log1p:10000"}
+    np.testing.assert_allclose(known.transform(logged), known.transform(whole), rtol=1e-4)
+    whole.write_h5ad(tmp_path / "whole.h5ad")
+    parts.write_h5ad(tmp_path / "parts.h5ad")
+    one, other = (apply_file(folder, tmp_path / f"{name}.h5ad", progress=False) for name in ("parts", "whole"))
+    np.testing.assert_allclose(ad.read_h5ad(one.out).obsm[LATENT], ad.read_h5ad(other.out).obsm[LATENT], rtol=1e-5)
+    assert "1 of several columns, added up, 1 by a renamed symbol" in one.genes
+
+
+def test_text_of_pandas_3_is_written_again(folder, cells):
+    given = ad.read_h5ad(cells)
+    given.obs.index = given.obs.index.astype("string")
+    given.obs["words"] = pd.array(["a", "b"] * 25, dtype="string")
+    with ad.settings.override(allow_write_nullable_strings=True):
+        given.write_h5ad(cells.with_name("text.h5ad"))
+    found = ad.read_h5ad(apply_file(folder, cells.with_name("text.h5ad"), progress=False).out)
+    assert found.obs["words"].tolist() == ["a", "b"] * 25 and list(found.obs_names) == list(given.obs_names)
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.5, float("nan"), float("inf")])
+def test_the_coverage_is_a_share(folder, cells, share):
+    with pytest.raises(CellsError, match="The smallest coverage is"):
+        apply_file(folder, cells, min_coverage=share, progress=False)
 
 
 def test_no_torch_is_needed(folder, cells, tmp_path):

@@ -12,9 +12,10 @@ import pytest
 import scipy.sparse as sp
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from workbench.errors import ArtifactError, EvaluationError, ShapeError
+from workbench.errors import ArtifactError, EvaluationError, GeneMatchError, ShapeError
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.estimator import LABEL, Extractor
+from workbench.operators.saved_operator import Operator
 
 GENES = [f"G{i}" for i in range(30)]
 LABELS = ("HSC", "CMP", "monocyte", "B")
@@ -118,6 +119,74 @@ def test_the_round_trip_is_bit_exact(cells, operator, tmp_path):
     counts = ad.AnnData(sp.csr_matrix(x.astype(np.float32)), var=pd.DataFrame(index=GENES))
     known = Algorithm.from_pretrained(tmp_path / "it")
     np.testing.assert_allclose(known.transform(counts), made.transform(pd.DataFrame(x, columns=GENES)), atol=1e-5)
+
+
+# What names its genes is aligned by them
+
+
+def named(operator, order=slice(None)):
+    names = np.array(GENES)[order]
+    return Operator(tuple(names), operator[order], "qk", "L0H0", "made up")
+
+
+@pytest.mark.parametrize("kind", ["operator", "table"])
+@pytest.mark.parametrize("objective", ["anchors", "cells"])
+def test_an_operator_is_aligned_to_the_table_s_genes(cells, operator, kind, objective):
+    x, label = cells
+    shuffled = np.random.default_rng(5).permutation(30)
+    given = named(operator, shuffled)
+    if kind == "table":
+        given = pd.DataFrame(given.matrix, index=list(given.genes))
+    table = pd.DataFrame(x, columns=GENES)
+    expected = Extractor(operator, DISTANCES, objective, k=3).fit(table, label)
+    made = Extractor(given, DISTANCES, objective, k=3).fit(table, label)
+    assert np.array_equal(made.transform(table), expected.transform(table))
+    assert made.to_algorithm().genes == tuple(GENES)
+
+
+def test_genes_that_an_operator_lacks_say_nothing_and_half_of_its_own_must_be_there(cells, operator):
+    x, label = cells
+    table = pd.DataFrame(x, columns=GENES)
+    made = Extractor(named(operator, slice(0, 20)), k=3).fit(table, label)
+    assert not made.matrix_[20:].any() and made.matrix_[:20].any()
+    assert np.array_equal(
+        made.matrix_[:15], Extractor(np.vstack([operator[:20], np.zeros((10, 12))]), k=3).fit(x, label).matrix_[:15]
+    )
+    with pytest.raises(GeneMatchError, match="14 of the operator's 30 genes are there"):
+        Extractor(named(operator), k=3).fit(table.iloc[:, :14], label)
+    with pytest.raises(ShapeError, match="names its genes and the cells do not"):
+        Extractor(named(operator), k=3).fit(x, label)
+
+
+@pytest.mark.parametrize(
+    ("genes", "said"),
+    [
+        (GENES[::-1], "column 0 is 'G0' and was named 'G29'"),
+        ([*GENES[:-1], "CD3E"], "column 29 is 'G29' and was named 'CD3E'"),
+        (GENES[:-1], "column 29 is 'G29' and was named 'no gene'"),
+    ],
+)
+def test_names_that_contradict_those_that_were_fitted_are_refused(cells, operator, tmp_path, genes, said):
+    x, label = cells
+    made = Extractor(operator, k=3).fit(pd.DataFrame(x, columns=GENES), label)
+    assert made.save_pretrained(tmp_path / "same", GENES)
+    for extractor in (made, Extractor.from_pretrained(tmp_path / "same")):
+        with pytest.raises(ShapeError, match=said):
+            extractor.save_pretrained(tmp_path / "other", genes)
+    assert not (tmp_path / "other").exists()
+
+
+def test_labels_and_donors_of_cells_in_another_order_are_refused(cells, operator):
+    x, label = cells
+    index = [f"cell {i}" for i in range(160)]
+    table, labels = pd.DataFrame(x, index, GENES), pd.Series(label, index)
+    donors = pd.Series([f"d{i % 5}" for i in range(160)], index)
+    made = Extractor(operator, k=3).fit(table, labels, groups=donors)
+    assert made.classes_.tolist() == sorted(LABELS)
+    with pytest.raises(ShapeError, match="labels name the cells in another order.*cell 159.*cell 0"):
+        Extractor(operator, k=3).fit(table, labels[::-1])
+    with pytest.raises(ShapeError, match="groups name the cells in another order"):
+        Extractor(operator, k=3).fit(table, labels, groups=donors[::-1])
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers import genes, tiny_cells
 
+from workbench.cells.expression import panel_expression
 from workbench.errors import ArtifactError, EvaluationError, GeneMatchError
-from workbench.operators.algorithm import panel_expression
 from workbench.operators.saved_operator import CARD, WEIGHTS, Operator
 
 PANEL = tuple(genes()[3:23])

@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
-from workbench.cells.matrix import log_normalise
+from workbench.cells.expression import panel_expression
 from workbench.errors import CheckpointError, EvaluationError
 from workbench.models import load_model
 from workbench.models.scgpt.checkpoint import save_checkpoint
@@ -90,7 +90,7 @@ def test_counts_are_negative_binomial_with_dropout():
 
 
 def logged(cells):
-    return log_normalise(cells.X, "counts").toarray()
+    return panel_expression(cells, tuple(cells.var_names)).toarray()
 
 
 def accuracy(cells):

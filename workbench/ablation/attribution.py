@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.ablation.edits import Edits
-from workbench.ablation.metrics import Metric, Run, at_least_single, mask_values
+from workbench.ablation.metrics import Metric, Run, at_least_single
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import Study
 from workbench.errors import EvaluationError, HookError
@@ -91,14 +91,7 @@ def attribute(
     parts = []
     for start in range(0, len(rows), size):
         part = np.asarray(rows[start : start + size])
-        tokens = study.tokens.take(part.tolist()).to(model.device, model.dtype)
-        target = mask = None
-        reference = study.reference
-        if metric.masked:
-            tokens, target, mask = mask_values(tokens, model.config, study.mask_share, study.seed)
-            reference = study.masked_reference
-        edits = Edits(model, tokens, ablations, reference)
-
+        tokens, target, mask, edits = study.batch(part, ablations, masked=metric.masked)
         defined: list[Tensor] = []
 
         def score(out: Outputs, tokens=tokens, part=part, target=target, mask=mask, defined=defined) -> Tensor:

@@ -24,12 +24,12 @@ from workbench.ablation.settings import StudyConfig
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study, intact_cells
 from workbench.cells.datasets import STANDARD
-from workbench.cells.genes import MIN_SHARE, GeneMatch, with_matched_names
+from workbench.cells.expression import expression_on
+from workbench.cells.genes import MIN_SHARE, GeneMatch
 from workbench.cells.groups import make_folds, make_groups
 from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.evidence.ruler import load_ruler
 from workbench.models import CellModel
-from workbench.operators.algorithm import panel_expression
 from workbench.seeds import key
 
 METRICS = ("cell_shift", "masked_error", "mvc_error", "label_loss", "label_error", "trustworthiness", "ruler")
@@ -119,16 +119,7 @@ def prepare(
             shown, _, _ = mask_values(plain, model.config, settings.mask_share, seed)
             masked_reference = build_reference(model, shown, hooks, size)
     return Study(
-        model,
-        tokens,
-        tuple(metrics),
-        reference,
-        masked_reference,
-        settings.mask_share,
-        seed,
-        size,
-        obs,
-        notes,
+        model, tokens, tuple(metrics), reference, masked_reference, settings.mask_share, seed, size, obs, notes
     )
 
 
@@ -206,8 +197,7 @@ def expression_components(cells: AnnData, match: GeneMatch, seed: int) -> Float[
     """
     from sklearn.decomposition import PCA
 
-    named = with_matched_names(cells, match)
-    dense = np.asarray(panel_expression(named, tuple(match.genes)).todense(), dtype=np.float64)
+    dense = np.asarray(expression_on(cells, match, match.genes)[0].todense(), dtype=np.float64)
     n = min(_COMPONENTS, *dense.shape)
     return PCA(
         n, svd_solver="full" if min(dense.shape) < 1000 else "randomized", random_state=key(seed, "pca") % 2**32

@@ -238,8 +238,8 @@ def interactions(
     pandas.DataFrame
         ``first``, ``second``, ``effect_first``, ``effect_second``, ``effect_both``, ``interaction``, ``low``, ``high``,
         ``n_cells``, ``random``, and for the other pairs ``p`` (size of the interaction against the sizes of the random
-        pairs; its smallest value is 1 / (1 + random pairs)). Below zero: together less than the sum (one does what the
-        other does); above: more.
+        pairs; its smallest value is 1 / (1 + random pairs), see `enough_draws`) and ``q`` (Benjamini-Hochberg over these
+        pairs). Below zero: together less than the sum (one does what the other does); above: more.
     """
     if not pairs:
         raise EvaluationError("There is no pair of heads to compare; ask for at least two top heads.")
@@ -264,4 +264,5 @@ def interactions(
     size = table["interaction"].abs().to_numpy()
     drawn = table["random"].to_numpy(dtype=bool)
     table["p"] = [np.nan if drawn[i] else permutation_p(size[i], size[drawn]) for i in range(len(table))]
+    table["q"] = benjamini_hochberg(table["p"].to_numpy())
     return table

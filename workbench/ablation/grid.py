@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import pandas as pd
@@ -34,12 +34,8 @@ def make_grid(model: CellModel, settings: SweepConfig, seed: int) -> list[Ablati
     for how in settings.how:
         single = all_heads(config, how, seed) if settings.heads else []
         grid += single
-        if settings.layers:
-            grid += [
-                Ablation((Site(layer, kind),), how, seed=seed)
-                for layer in range(config.n_layers)
-                for kind in (ATTENTION, MLP)
-            ]
+        layers = product(range(config.n_layers), (ATTENTION, MLP)) if settings.layers else ()
+        grid += [Ablation((Site(layer, kind),), how, seed=seed) for layer, kind in layers]
         grid += [
             Ablation(tuple(map(site, [label] if isinstance(label, str) else label)), how, seed=seed)
             for label in settings.sites
@@ -70,21 +66,23 @@ def make_pairs(heads: Sequence[str], how: str, seed: int) -> list[Ablation]:
     return [Ablation(tuple(map(site, pair)), how, seed=seed) for pair in combinations(sorted(heads), 2)]
 
 
-def random_pairs(heads: Sequence[str], pairs: Sequence[Ablation], how: str, seed: int) -> list[Ablation]:
-    """As many pairs of heads drawn at random: what an interaction of any two heads looks like.
+def random_pairs(heads: Sequence[str], pairs: Sequence[Ablation], n: int, how: str, seed: int) -> list[Ablation]:
+    """Other pairs of heads drawn at random: what an interaction of any two heads looks like.
 
     Parameters
     ----------
     heads
         Labels of all heads of the model.
     pairs
-        Pairs that are not to be drawn, and as many as are wanted (fewer where the model has no more).
+        Pairs that are not to be drawn.
+    n
+        Number of pairs wanted; fewer where the model has no more.
     how, seed
         As in `Ablation`.
     """
     taken = {one.key for one in pairs}
     others = [one for one in make_pairs(heads, how, seed) if one.key not in taken]
-    order = generator(seed, "random pairs").permutation(len(others))[: len(pairs)]
+    order = generator(seed, "random pairs").permutation(len(others))[:n]
     return [others[i] for i in sorted(order.tolist())]
 
 

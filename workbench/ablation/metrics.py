@@ -229,14 +229,9 @@ def fit_probes(
             (cell[train] - mean) / scale, label[train]
         )
         # Two classes have one column in scikit-learn; two opposite halves say the same by softmax.
-        w, b = (
-            (model.coef_, model.intercept_)
-            if len(classes) > 2
-            else (
-                np.concatenate([-model.coef_, model.coef_]) / 2,
-                np.concatenate([-model.intercept_, model.intercept_]) / 2,
-            )
-        )
+        w, b = model.coef_, model.intercept_
+        if len(classes) == 2:
+            w, b = (np.concatenate([-one, one]) / 2 for one in (w, b))
         weights.append((w / scale).T)
         offset.append(b - w @ (mean / scale))
     at = {k: i for i, k in enumerate(folds)}

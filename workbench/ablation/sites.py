@@ -134,14 +134,7 @@ class Ablation:
     ) -> None:
         given = (sites,) if isinstance(sites, str | Site) else sites
         places = tuple(sorted({site(label) for label in given}))
-        for name, value in (
-            ("sites", places),
-            ("how", how),
-            ("subspace", subspace),
-            ("seed", seed),
-            ("rotation", rotation),
-        ):
-            object.__setattr__(self, name, value)
+        vars(self).update(sites=places, how=how, subspace=subspace, seed=seed, rotation=rotation)
         if not places:
             raise HookError("The ablation names no place; give at least one, for example Ablation('L2H1').")
         if how not in HOWS:

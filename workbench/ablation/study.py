@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from workbench.ablation.edits import Edits
 from workbench.ablation.exact import exact_sweep
@@ -92,6 +93,31 @@ class Study:
         """Donors in the order of `by_name`."""
         return None if self.donors is None else self.donors[self.by_name]
 
+    def batch(
+        self, rows: Int[np.ndarray, " row"], ablations: Sequence[Ablation], *, masked: bool
+    ) -> tuple[Tokens, Tensor | None, Tensor | None, Edits]:
+        """Some cells as one batch, and what ablations put in the place of what they switch off.
+
+        Parameters
+        ----------
+        rows
+            Numbers of the cells.
+        ablations
+            Ablations that the batch is for.
+        masked
+            Whether some values are hidden, as the metrics of hidden values need it.
+
+        Returns
+        -------
+        tokens, target, mask, edits
+            Without hidden values target and mask are None.
+        """
+        tokens = self.tokens.take(rows.tolist()).to(self.model.device, self.model.dtype)
+        if not masked:
+            return tokens, None, None, Edits(self.model, tokens, ablations, self.reference)
+        shown, target, mask = mask_values(tokens, self.model.config, self.mask_share, self.seed)
+        return shown, target, mask, Edits(self.model, shown, ablations, self.masked_reference)
+
 
 def evaluate(study: Study, ablations: Sequence[Ablation], rows: Sequence[int]) -> pd.DataFrame:
     """Per-cell values of every metric for some cells, under every ablation and in the intact model.
@@ -138,18 +164,11 @@ def _pass(
     masked: bool,
     keep_cell: bool,
 ) -> pd.DataFrame:
-    model = study.model
-    tokens = study.tokens.take(rows.tolist()).to(model.device, model.dtype)
-    target = mask = None
-    reference = study.reference
-    if masked:
-        tokens, target, mask = mask_values(tokens, model.config, study.mask_share, study.seed)
-        reference = study.masked_reference
-    edits = Edits(model, tokens, ablations, reference)
+    tokens, target, mask, edits = study.batch(rows, ablations, masked=masked)
     outputs = tuple(dict.fromkeys((*(name for m in metrics for name in m.needs), *(("cell",) if keep_cell else ()))))
     intact: Outputs | None = None
     found = []
-    for which, out in exact_sweep(model, tokens, ablations, edits, outputs):
+    for which, out in exact_sweep(study.model, tokens, ablations, edits, outputs):
         intact = intact or out
         run = Run(out, intact, rows, tokens, target, mask)
         columns: dict[str, Any] = {m.name: m.function(run).float().cpu().numpy() for m in metrics}

@@ -96,7 +96,7 @@ def sweep(
         If the folder belongs to another sweep; the difference is said.
     """
     tasks = make_tasks(len(study.tokens), source or study, grid, block)
-    rows = run_sweep(folder, identity, tasks, run_task, **backend.options())
+    rows = run_sweep(folder, identity, tasks, run_task, backend)
     order = study.by_name
     effects = {name: values[:, order] for name, values in differences(study, rows, grid).items()}
     return Found(effects, _fallback_share(study, rows, grid))

@@ -126,7 +126,8 @@ def _observed(
         for rows, length in ((1, n), (2, n - 1)):
             few = whole.take([0] * rows)
             parts = (few.gene_ids[:, :length], few.values[:, :length], few.padding[:, :length])
-            few = Tokens(*parts, few.cell_ids, few.batch_labels)
+            flags = None if few.flags is None else few.flags[:, :length]
+            few = Tokens(*parts, few.cell_ids, few.batch_labels, flags)
             run_to(model, few.to(model.device, model.dtype), stop_at)
     return {name: _shape_of(name, shapes, n) for name, shapes in passed.items()}
 

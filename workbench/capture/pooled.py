@@ -37,6 +37,8 @@ class PooledSink:
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""
+        if tokens.flags is not None:
+            raise HookError("Cells of a perturbation fine-tune have no <cls> to keep; use another sink.")
         keep = tokens.genes.to(activation.dtype)
         mean = (activation * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
         self._parts[f"{CLS}/{hook}"].append(activation[:, 0].float().cpu().numpy())

@@ -127,13 +127,8 @@ def capture(
         )
     for sink in all_sinks:
         sink.open(plan)
-    identity = digest(
-        model.fingerprint(),
-        tokenizer.fingerprint(),
-        list(names),
-        [[type(sink).__name__, getattr(sink, "identity", None)] for sink in all_sinks],
-        save_every,
-    )
+    # All values are read for it, so only where there is a state that it tells from others.
+    identity = "" if folder is None else _identity(model, tokenizer, names, all_sinks, save_every)
     start = _resume(folder, identity, all_sinks)
     size = batch_size or _batch_size(plan, model.device.type)
     began, done = time.perf_counter(), start
@@ -163,6 +158,13 @@ def capture(
             if done == len(tokenizer):
                 break
     return CaptureReport(names, len(tokenizer), int(plan.lengths.sum()), start, estimate, time.perf_counter() - began)
+
+
+def _identity(
+    model: CellModel, tokenizer: CellTokenizer, names: Sequence[str], sinks: Sequence[Any], save_every: int
+) -> str:
+    of_sinks = [[type(sink).__name__, getattr(sink, "identity", None)] for sink in sinks]
+    return digest(model.fingerprint(), tokenizer.fingerprint(), list(names), of_sinks, save_every)
 
 
 def _keep_freed_blocks() -> None:

@@ -1,4 +1,4 @@
-"""Loading cells: the dataset that ships with the environment, or any h5ad, with its columns named.
+"""Loading cells: the dataset that ships with the environment, a file of any common kind, or an AnnData in memory.
 
 What comes back is an `AnnData` of its own: ``X`` holds the chosen values, ``var_names`` the gene symbols, and ``obs`` the
 standard columns ``cell_type``, ``donor``, ``tissue`` and ``batch`` as far as the data have them.
@@ -7,23 +7,25 @@ standard columns ``cell_type``, ``donor``, ``tissue`` and ``batch`` as far as th
 from __future__ import annotations
 
 import importlib.util
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 
-from workbench.cells.genes import gene_names
+from workbench.cells.formats import Tables, open_tables, plain_text
+from workbench.cells.genes import find_ids, gene_names
 from workbench.cells.matrix import row_blocks
+from workbench.cells.scale import FEW_GENES, parse_values
+from workbench.cells.values import linear_totals, sample_block
 from workbench.errors import CellsError, near_matches, unknown_name
 from workbench.files import digest
 
 STANDARD = ("cell_type", "donor", "tissue", "batch")
+# What common tools call a cell's counts over all genes.
+_DEPTHS = ("n_counts", "total_counts", "nCount_RNA", "n_umis", "n_umi", "nUMI", "total_umis", "n_counts_all")
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,24 @@ class CellMapping:
 
     Attributes
     ----------
+    layer
+        Where the expression lies: ``X``, ``raw``, or the name of a layer. A layer called ``raw`` beside a ``.raw`` is
+        ``layers/raw``.
     values
-        Where the expression lies: ``X``, ``raw``, or the name of a layer.
+        What the values are, such as ``counts`` or ``log1p:10000`` (see `scale.parse_values`); None to find it.
     gene_column
         Column of ``var`` with gene symbols; None for the index.
+    depth
+        Column of ``obs`` with each cell's counts over everything that was measured, needed only where the matrix holds some
+        of the genes; None for a column of a usual name (``n_counts``, ``total_counts``, ``nCount_RNA``), if there is one.
     cell_type, donor, tissue, batch
         Columns of ``obs``; None where the data have none.
     """
 
-    values: str = "X"
+    layer: str = "X"
+    values: str | None = None
     gene_column: str | None = None
+    depth: str | None = None
     cell_type: str | None = None
     donor: str | None = None
     tissue: str | None = None
@@ -62,24 +72,30 @@ DATASETS = {
     "pbmc68k": Dataset(
         "scanpy",
         "datasets/10x_pbmc68k_reduced.h5ad",
-        CellMapping(values="raw", cell_type="bulk_labels"),
+        CellMapping(layer="raw", cell_type="bulk_labels"),
         "700 human peripheral blood mononuclear cells x 765 genes, log-normalised, 10 labels, no donors: the subset of "
         "10x Genomics' 68k PBMC data (Zheng et al., Nature Communications 2017) that the scanpy package carries",
     )
 }
 
 
-def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool = False) -> AnnData:
-    """Load cells by the name of a dataset or from an h5ad file.
+def load(
+    name: str | Path | AnnData, mapping: CellMapping | None = None, *, backed: bool = False, **columns: str | None
+) -> AnnData:
+    """Load cells by the name of a dataset, from a file, or from an AnnData in memory.
 
     Parameters
     ----------
     name
-        ``"pbmc68k"``, or the path of an h5ad.
+        ``"pbmc68k"``; the path of an h5ad (also gzipped), a zarr folder or its zip, or the .h5 of 10x Genomics; or cells in
+        memory, which are not changed.
     mapping
         What the columns mean; a dataset brings its own.
     backed
         Leave the matrix on the disk and read rows as they are needed.
+    **columns
+        Fields of `CellMapping` by name, instead of a mapping: ``load("x.h5ad", cell_type="leiden", values="counts")``. Of a
+        shipped dataset the other fields stay as they are.
 
     Returns
     -------
@@ -91,57 +107,119 @@ def load(name: str | Path, mapping: CellMapping | None = None, *, backed: bool =
     ------
     CellsError
         If the file or a named column does not exist, or there are no cells.
+
+    Examples
+    --------
+    >>> import workbench
+    >>> workbench.load("pbmc68k", layer="raw", cell_type="louvain").shape
+    (700, 765)
     """
-    known = DATASETS.get(str(name))
+    if columns and (mapping is not None or (unknown := set(columns) - set(CellMapping.__dataclass_fields__))):
+        what = f"'{min(unknown)}' is no field of CellMapping" if mapping is None else "a mapping was given beside"
+        raise CellsError(f"The columns cannot be used: {what}; name fields of CellMapping, or give a mapping.")
+    known = None if isinstance(name, AnnData) else DATASETS.get(str(name))
+    source: Any = name
     if known is not None:
-        path, mapping = _packaged(known), mapping or known.mapping
-    else:
-        path, mapping = Path(name), mapping or CellMapping()
-        if not path.is_file():
+        source, mapping = _packaged(known), mapping or known.mapping
+    elif not isinstance(name, AnnData):
+        source = Path(name).expanduser()
+        if not source.exists():
             raise CellsError(f"{unknown_name('dataset', str(name), DATASETS)} No file of that name exists either.")
-    with warnings.catch_warnings():
-        # Old files, the shipped one among them, are read all the same; what anndata says of their age helps nobody here.
-        warnings.simplefilter("ignore")
-        matrix, obs, var = _read(path, mapping.values, backed)
-    columns = {}
+    mapping = replace(mapping or CellMapping(), **columns)  # type: ignore[arg-type]
+    if mapping.values is not None:
+        parse_values(mapping.values)
+    tables = open_tables(source, mapping.layer, backed)
+    return cells_of(
+        tables, mapping, tables.name if isinstance(name, AnnData) else str(name), known.source if known else ""
+    )
+
+
+def cells_of(tables: Tables, mapping: CellMapping, title: str, source: str = "") -> AnnData:
+    """Cells of opened tables, as `load` gives them.
+
+    Parameters
+    ----------
+    tables, mapping
+        What was opened, and which of its columns mean what.
+    title
+        What the cells are called in captions: the name of the dataset, or the path.
+    source
+        Where they are from; what the file says of it when empty.
+    """
+    if 0 in tables.matrix.shape:
+        held = "{} cells x {} genes".format(*tables.matrix.shape)
+        raise CellsError(f"'{tables.name}' holds {held}; nothing to work on.")
+    obs = {}
     for standard in STANDARD:
-        column = getattr(mapping, standard)
-        if column is None:
-            continue
-        if column not in obs:
-            raise CellsError(
-                f"'{path.name}' has no obs column '{column}' (mapped to {standard}); "
-                f"{near_matches(column, obs.columns)} it holds: {', '.join(map(str, obs.columns)) or 'none'}."
-            )
-        columns[standard] = _text(obs[column], standard, path.name)
-    adata = AnnData(X=matrix, obs=pd.DataFrame(columns, index=obs.index.astype(str)), var=var)
-    if adata.shape[0] == 0 or adata.shape[1] == 0:
-        raise CellsError(f"'{path.name}' holds {adata.shape[0]} cells x {adata.shape[1]} genes; nothing to work on.")
-    adata.var_names = pd.Index(gene_names(adata, mapping.gene_column))
+        if (column := getattr(mapping, standard)) is not None:
+            obs[standard] = _text(_column(tables, column, standard), standard, tables.name)
+    depth = _depth(tables, mapping)
+    if depth is not None:
+        obs["depth"] = depth
+    cell_names = pd.Index(tables.obs.index.astype(str).to_numpy(dtype=object))
+    adata = AnnData(X=tables.matrix, obs=pd.DataFrame(obs, index=cell_names), var=plain_text(tables.var))
+    if (ids := find_ids(tables.var)) is not None:
+        adata.var["gene_id"] = ids
+    adata.var_names = pd.Index(gene_names(adata, mapping.gene_column).astype(object))
     adata.var_names.name = None
-    said = {} if known else _says(path)
+    said = tables.says
     adata.uns["workbench"] = {
-        "name": f"{name} ({said['name']})" if said else str(name),
-        "source": known.source if known else f"{name}: {said['source']}" if said else str(name),
-        "columns": list(columns),
+        "name": f"{title} ({said['name']})" if "name" in said else title,
+        "source": source or (f"{title}: {said['source']}" if "source" in said else title),
+        "columns": [standard for standard in STANDARD if standard in obs],
         "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
+        "values": mapping.values or said.get("values"),
+        "depth": depth is not None,
     }
     return adata
 
 
+def _column(tables: Tables, column: str, standard: str) -> pd.Series:
+    if column not in tables.obs:
+        raise CellsError(
+            f"'{tables.name}' has no obs column '{column}' (mapped to {standard}); {near_matches(column, tables.obs.columns)} "
+            f"it holds: {', '.join(map(str, tables.obs.columns)) or 'none'}."
+        )
+    return tables.obs[column]
+
+
 def _text(column: pd.Series, standard: str, name: str) -> np.ndarray:
     """A column as text; a cell without a label has the empty one, a cell without a donor, tissue or batch is refused."""
-    missing = column.isna().to_numpy()
+    text = column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)
+    missing = np.array([not value.strip() for value in text])
     if missing.any() and standard != "cell_type":
         raise CellsError(
             f"'{name}' has {missing.sum()} of {len(missing)} cells without a {standard} (obs column '{column.name}'); leave "
             f"these cells out, or name their {standard}: they would count as one of their own."
         )
-    return np.where(missing, "", column.astype(str).to_numpy())
+    return np.where(missing, "", text)
+
+
+def _depth(tables: Tables, mapping: CellMapping) -> np.ndarray | None:
+    """Counts of each cell over all genes, from the column that is named, or from one of a usual name that shows more."""
+    if mapping.depth is not None:
+        depth = pd.to_numeric(_column(tables, mapping.depth, "depth"), errors="coerce").to_numpy(dtype=float)
+        if bad := int((~(np.isfinite(depth) & (depth > 0))).sum()):
+            raise CellsError(
+                f"'{tables.name}' has {bad} cells whose depth is no number above 0 (obs column '{mapping.depth}'); name the "
+                "column with each cell's counts over all genes."
+            )
+        return depth
+    if tables.matrix.shape[1] >= FEW_GENES:
+        return None
+    for column in _DEPTHS:
+        if column in tables.obs and pd.api.types.is_numeric_dtype(tables.obs[column]):
+            depth = tables.obs[column].to_numpy(dtype=float)
+            rows, block = sample_block(tables.matrix)
+            sums = linear_totals(block, "linear")
+            # Counted after genes were cut, such a column says nothing that the matrix does not.
+            if (np.isfinite(depth) & (depth > 0)).all() and np.median(depth[rows] / np.maximum(sums, 1e-12)) > 1.02:
+                return depth
+    return None
 
 
 def content_hash(adata: AnnData, values: str | None = None) -> str:
-    """Hash of values, cell names, gene names and standard columns; the same for a backed and an in-memory copy.
+    """Hash of values and what they are said to be, cell names, gene names and columns that are used; the same for a backed and an in-memory copy.
 
     Parameters
     ----------
@@ -151,7 +229,9 @@ def content_hash(adata: AnnData, values: str | None = None) -> str:
         Their `values_hash`, where it is known: a large file is then not read again.
     """
     obs = {c: adata.obs[c].astype(str).tolist() for c in STANDARD if c in adata.obs}
-    return digest(values or values_hash(adata), obs)
+    about = adata.uns.get("workbench", {})
+    depth = adata.obs["depth"].tolist() if about.get("depth") else None
+    return digest(values or values_hash(adata), obs, about.get("values"), depth)
 
 
 def values_hash(adata: AnnData) -> str:
@@ -166,7 +246,9 @@ def values_hash(adata: AnnData) -> str:
     for _, block in row_blocks(adata.X):
         block = block.sorted_indices()
         blocks.append(digest(block.data.astype(np.float32), block.indices.astype(np.int32), np.diff(block.indptr)))
-    return digest(blocks, adata.obs_names.tolist(), adata.var_names.tolist())
+    # What is said of the values decides how columns of one gene are added up.
+    said = None if adata.var_names.is_unique else adata.uns.get("workbench", {}).get("values")
+    return digest(blocks, adata.obs_names.tolist(), adata.var_names.tolist(), said)
 
 
 def _packaged(dataset: Dataset) -> Path:
@@ -178,45 +260,3 @@ def _packaged(dataset: Dataset) -> Path:
     raise CellsError(
         f"The installed '{dataset.package}' does not carry '{dataset.file}'; install the version named in constraints.txt."
     )
-
-
-def _says(path: Path) -> dict[str, str]:
-    """What a file that the workbench made says of itself; empty for any other."""
-    with h5py.File(path, "r") as handle:
-        about = handle.get("uns/workbench")
-        if not isinstance(about, h5py.Group) or not {"name", "source"} <= set(about):
-            return {}
-        return {key: about[key].asstr()[()] for key in ("name", "source")}
-
-
-def _read(path: Path, values: str, backed: bool) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
-    import anndata as ad
-
-    try:
-        handle = h5py.File(path, "r")
-    except OSError as error:
-        raise CellsError(
-            f"'{path}' is no readable h5ad file ({str(error)[:120]}); check the path and the file."
-        ) from error
-    try:
-        # Files of before 2019 keep raw as raw.X and raw.var beside X.
-        raw = next((prefix for prefix in ("raw/", "raw.") if f"{prefix}X" in handle), None)
-        place = {"X": "X", "raw": f"{raw}X"}.get(values, f"layers/{values}")
-        if place not in handle:
-            layers = [*(["X"] if "X" in handle else []), *(["raw"] if raw else []), *handle.get("layers", {})]
-            raise CellsError(f"'{path.name}' has no values '{values}'; it holds {', '.join(layers) or 'none'}.")
-        if absent := [table for table in ("obs", "var") if table not in handle]:
-            raise CellsError(f"'{path.name}' is no readable h5ad file: it has no {' and no '.join(absent)}.")
-        # AnnData reads tables of every age.
-        tables = ad.read_h5ad(path, backed="r" if backed else None)
-        obs, var = tables.obs, tables.raw.var if values == "raw" else tables.var
-        if backed:
-            tables.file.close()  # rows are read by a handle of our own
-            held = handle[place]
-            return (ad.io.sparse_dataset(held) if isinstance(held, h5py.Group) else held), obs, var
-        matrix = tables.raw.X if values == "raw" else tables.X if values == "X" else tables.layers[values]
-        # Cells are read by rows, which of columns costs a look at everything each time.
-        return (matrix.tocsr() if sp.issparse(matrix) else matrix), obs, var
-    finally:
-        if not backed:
-            handle.close()

@@ -2,74 +2,122 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from importlib import resources
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from jaxtyping import Int, Shaped
 
 from workbench.cells.matrix import row_blocks
-from workbench.errors import CellsError, GeneMatchError, near_matches
-
-if TYPE_CHECKING:  # `workbench apply` reads cells without torch
-    from workbench.models.vocabulary import Vocabulary
+from workbench.errors import CellsError, GeneMatchError, near_matches, unknown_name
 
 MIN_SHARE = 0.3
+_ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
+_GENOME = re.compile(r"^(GRCh3[78]|hg19|hg38)_+")
+_MOUSE = re.compile(r"^[A-Z][a-z0-9]*[a-z][a-z0-9-]*$")
+# Names that assemblies gave to clones, and Ensembl no longer gives.
+_CLONE = re.compile(r"^(RP\d+|CT[ABCD]|XX[a-z]*|KB|LL\w*)-\S+\.\d+$|^[A-Z]{2}\d{6}\.\d+$")
+_SUFFIX = re.compile(r"^(.+?)[-.](\d{1,2})$")
 
 
 @dataclass(frozen=True)
 class GeneMatch:
-    """Which columns of a matrix the vocabulary knows.
+    """Which columns of a matrix the vocabulary or panel knows.
 
     Attributes
     ----------
-    columns
-        Column numbers that are used, ascending.
     genes
-        The vocabulary's symbol of each used column, each once.
+        The symbols that were found, each once, in the order of their first columns.
+    place
+        For each column of the matrix, the number of its gene in `genes`; -1 where it is not used. Columns of one gene
+        have the same number: they are added up.
     missing
-        Names that the vocabulary does not hold.
+        Names that were not found.
+    why
+        The missing names by reason: ``renamed`` (the new name is measured beside, or several are renamed to it), ``several
+        ids`` (known only as SYMBOL_ENSG..., and the cells name no id), ``other species``, ``retired``, ``unknown``.
     duplicated
-        Names that several columns carry, or further spellings of a symbol; only the first of them is used.
+        Names of genes that several columns carry; their values are added up.
     ambiguous
-        Names that fit the vocabulary only after changing their case, and more than one way; not used.
-    recased
-        Names matched after changing their case, with the symbol they got.
-    n_columns
-        Number of names that were looked up, matched or not.
+        Names that fit only after changing their case, and more than one way; not used.
+    recased, renamed, by_id
+        Names that matched by another case, by a newer or older approved symbol, or by symbol and id; with what they became.
+    hints
+        Sentences about names that look like something else.
     """
 
-    columns: np.ndarray
     genes: tuple[str, ...]
+    place: Int[np.ndarray, " column"]
     missing: tuple[str, ...]
+    why: Mapping[str, tuple[str, ...]]
     duplicated: tuple[str, ...]
     ambiguous: tuple[str, ...]
     recased: tuple[tuple[str, str], ...]
-    n_columns: int
+    renamed: tuple[tuple[str, str], ...]
+    by_id: tuple[tuple[str, str], ...]
+    hints: tuple[str, ...]
 
     @property
     def share(self) -> float:
-        """Share of the dataset's genes that matched."""
-        return len(self.columns) / max(self.n_columns, 1)
+        """Share of the dataset's columns that matched."""
+        return float((self.place >= 0).sum() / max(len(self.place), 1))
+
+    @property
+    def hint(self) -> str:
+        """What the names look like, and what to do about it."""
+        return "; ".join(self.hints) or "check that the names are human gene symbols"
+
+    def onto(self, genes: Sequence[str]) -> Int[np.ndarray, " column"]:
+        """For each column of the matrix, the number of its gene among others; -1 where it is none of them.
+
+        Parameters
+        ----------
+        genes
+            Gene symbols as in `genes`, each once.
+        """
+        number = {gene: i for i, gene in enumerate(genes)}
+        moved = np.array([*(number.get(gene, -1) for gene in self.genes), -1], dtype=np.int64)
+        return moved[self.place]
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and the first names of each kind, for a report."""
         kinds = {"missing": self.missing, "duplicated": self.duplicated, "ambiguous": self.ambiguous}
+        changed = {"recased": self.recased, "renamed": self.renamed, "by_id": self.by_id}
         return {
-            "columns": self.n_columns,
-            "matched": len(self.columns),
+            "columns": len(self.place),
+            "matched": len(self.genes),
             "share": round(self.share, 4),
-            "recased": len(self.recased),
             **{kind: {"n": len(names), "first": list(names[:10])} for kind, names in kinds.items()},
+            **{
+                kind: {"n": len(pairs), "first": [f"{a} is {b}" for a, b in pairs[:10]]}
+                for kind, pairs in changed.items()
+            },
+            "why_missing": {why: {"n": len(names), "first": list(names[:10])} for why, names in self.why.items()},
+            "hints": list(self.hints),
         }
 
     def __str__(self) -> str:
+        kinds = {
+            "missing": self.missing,
+            "ambiguous": self.ambiguous,
+            "of several columns, added up": self.duplicated,
+            "matched by another case": self.recased,
+            "by a renamed symbol": self.renamed,
+            "by symbol and id": self.by_id,
+        }
+        said = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
+        why = ", ".join(f"{len(names)} {why}" for why, names in self.why.items())
         return (
-            f"{len(self.columns)} of {self.n_columns} genes matched ({len(self.missing)} missing, {len(self.duplicated)} "
-            f"duplicated, {len(self.ambiguous)} ambiguous, {len(self.recased)} matched by another case)"
+            f"{len(self.genes)} genes in {(self.place >= 0).sum()} of {len(self.place)} columns matched{f' ({said})' if said else ''}"
+            f"{f'; missing: {why}' if why else ''}{''.join(f'; {hint}' for hint in self.hints)}"
         )
 
 
@@ -93,17 +141,73 @@ def gene_names(adata: AnnData, column: str | None = None) -> np.ndarray:
     return adata.var[column].astype(str).to_numpy()
 
 
-def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE) -> GeneMatch:
-    """Match gene names to a vocabulary by exact symbol, then by symbol without regard to case.
+def gene_ids(adata: AnnData) -> Shaped[np.ndarray, " column"] | None:
+    """Ensembl ids of the genes of cells, without versions; None if ``var`` holds none.
+
+    Parameters
+    ----------
+    adata
+        Cells, of which only ``var`` is read.
+    """
+    return find_ids(adata.var)
+
+
+def find_ids(var: pd.DataFrame) -> Shaped[np.ndarray, " column"] | None:
+    """Ensembl ids, without versions, from the column or index of a table of genes that holds such ids; None if none does.
+
+    Parameters
+    ----------
+    var
+        Table of genes; the column ``gene_id`` is looked at first, the index last.
+    """
+    texts = [
+        var[name] for name in ("gene_id", *var.columns) if name in var and not pd.api.types.is_numeric_dtype(var[name])
+    ]
+    for column in (*texts, var.index.to_series()):
+        ids = column.astype(str)
+        if ids.str.match(_ENSEMBL).mean() > 0.5:
+            return ids.str.partition(".")[0].to_numpy(dtype=object)
+    return None
+
+
+def match_cells(cells: AnnData, known: Iterable[str], min_share: float = MIN_SHARE) -> GeneMatch:
+    """Match the genes of cells to a vocabulary, by their names and, where ``var`` holds such, their ids.
+
+    Parameters
+    ----------
+    cells
+        Cells, of which only ``var`` is read.
+    known, min_share
+        As in `match_genes`.
+    """
+    return match_genes(cells.var_names.to_numpy(dtype=str), known, min_share, gene_ids(cells))
+
+
+@cache
+def _symbols() -> tuple[dict[str, str], dict[str, list[str]], set[str]]:
+    """HGNC's replaced symbols and their successors, the same by successor, and what HGNC has withdrawn."""
+    table = json.loads(resources.files("workbench.cells").joinpath("hgnc_symbols.json").read_text(encoding="utf-8"))
+    before: dict[str, list[str]] = {}
+    for old, new in table["renamed"].items():
+        before.setdefault(new, []).append(old)
+    return table["renamed"], before, {*table["retired"], *table["several"]}
+
+
+def match_genes(
+    names: Any, known: Iterable[str], min_share: float = MIN_SHARE, ids: Sequence[str] | None = None
+) -> GeneMatch:
+    """Match gene names to a vocabulary, see `find_genes`, and refuse too few.
 
     Parameters
     ----------
     names
         Gene name of each column, in matrix order; taken as text.
-    vocabulary
-        Vocabulary of the model; its special tokens match nothing.
+    known
+        Gene symbols of the vocabulary, as `Vocabulary.genes` gives them.
     min_share
-        Smallest share of names that must match, from 0 to 1.
+        Smallest share of columns that must match, from 0 to 1.
+    ids
+        Ensembl id of each column, without version; None where they are not known.
 
     Returns
     -------
@@ -117,66 +221,153 @@ def match_genes(names: Any, vocabulary: Vocabulary, min_share: float = MIN_SHARE
     Examples
     --------
     >>> from workbench.cells.genes import match_genes
-    >>> from workbench.models.vocabulary import Vocabulary
-    >>> match = match_genes(["cd4", "GATA1", "ENSG1"], Vocabulary.of_genes(["CD4", "CD8A", "GATA1"]))
-    >>> match.genes, match.missing
-    (('CD4', 'GATA1'), ('ENSG1',))
+    >>> match = match_genes(["cd4", "IGJ", "CD4", "ENSG1"], ["CD4", "CD8A", "JCHAIN"])
+    >>> match.genes, match.place.tolist(), match.missing, match.renamed
+    (('JCHAIN', 'CD4'), [-1, 0, 1, -1], ('cd4', 'ENSG1'), (('IGJ', 'JCHAIN'),))
     """
-    names = [str(name) for name in names]
-    by_upper: dict[str, list[str]] = {}
-    for gene in vocabulary.genes:
-        by_upper.setdefault(gene.upper(), []).append(gene)
-    known: Container[str] = set(vocabulary.genes)
-    exact = {name for name in names if name in known}
-    used: dict[str, int] = {}
-    missing, ambiguous, recased, respelled = list[str](), list[str](), list[tuple[str, str]](), list[str]()
-    for i, name in enumerate(names):
-        options = [name] if name in known else [g for g in by_upper.get(name.upper(), []) if g not in exact]
-        if len(options) != 1:
-            (ambiguous if options else missing).append(name)
-            continue
-        symbol = options[0]
-        if symbol not in used:
-            used[symbol] = i
-            recased += [(name, symbol)] if symbol != name else []
-        elif symbol != name:
-            respelled.append(name)
-    match = GeneMatch(
-        columns=np.array(list(used.values()), dtype=np.int64),
-        genes=tuple(used),
-        missing=tuple(missing),
-        duplicated=tuple(dict.fromkeys([*(name for name, n in Counter(names).items() if n > 1), *respelled])),
-        ambiguous=tuple(ambiguous),
-        recased=tuple(recased),
-        n_columns=len(names),
-    )
-    if not len(match.columns) or match.share < min_share:
-        shown = ", ".join(names[:3])
-        hint = (
-            "they look like Ensembl ids: name the var column that holds symbols (gene column, for example 'gene_name')"
-            if sum(name.startswith("ENS") for name in names) > len(names) / 2
-            else "name the var column that holds gene symbols, or lower min_share (data.min_gene_share in a configuration) if few genes are expected to match"
-        )
+    match = find_genes(names, known, ids)
+    if not match.genes or match.share < min_share:
+        shown = ", ".join(str(name) for name in list(names)[:3])
         raise GeneMatchError(
-            f"Only {match.share:.1%} of {len(names)} genes are in the vocabulary, under the stated {min_share:.0%} "
-            f"(first names: {shown}); {hint}."
+            f"Only {match.share:.1%} of {len(match.place)} genes are in the vocabulary, under the stated {min_share:.0%} "
+            f"(first names: {shown}); {match.hint}, name the var column that holds gene symbols (data.gene_column), or lower "
+            "min_share (data.min_gene_share in a configuration) if few genes are expected to match."
         )
     return match
 
 
-def with_matched_names(adata: AnnData, match: GeneMatch) -> AnnData:
-    """The same values under the vocabulary's spelling of the matched genes; the caller's object is not changed.
+def find_genes(names: Any, known: Iterable[str], ids: Sequence[str] | None = None) -> GeneMatch:
+    """Match gene names to known symbols: exactly, by case, by symbol and id, by the approved symbol that replaced a name.
+
+    Blanks around names and prefixes of a human genome (``GRCh38_``) are no part of them. A name is taken for another symbol
+    by HGNC's previous symbols, in either direction, only where one gene alone had it, where it is no approved symbol itself,
+    and where the other name is not measured. Symbols that fit by their case alone and are written as in mouse (``Cd4``) are
+    not matched, if most are.
 
     Parameters
     ----------
-    adata
-        Cells whose genes were matched; their ``obs`` is not carried over.
-    match
-        Match of these cells' genes, which may have changed a name's case.
+    names, ids
+        As in `match_genes`.
+    known
+        Known gene symbols, each once.
     """
-    names = adata.var_names.to_numpy(dtype=object).copy()
-    names[match.columns] = match.genes
-    return AnnData(X=adata.X, var=pd.DataFrame(index=names.astype(str)))
+    known = set(known)
+    raw = [str(name) for name in names]
+    names = [_GENOME.sub("", name.strip()) for name in raw]
+    by_upper: dict[str, list[str]] = {}
+    for gene in known:
+        by_upper.setdefault(gene.upper(), []).append(gene)
+    exact = {name for name in names if name in known}
+    found: list[str | None] = [name if name in known else None for name in names]
+    recased, by_id, renamed, ambiguous = {}, {}, {}, list[str]()
+    for i, name in enumerate(names):
+        if found[i] is None and (options := [g for g in by_upper.get(name.upper(), []) if g not in exact]):
+            if len(options) > 1:
+                ambiguous.append(name)
+            else:
+                recased[i] = options[0]
+    foreign = {i for i in recased if _MOUSE.match(names[i])}
+    foreign = foreign if len(foreign) > len(exact) + len(recased) - len(foreign) else set()
+    for i in foreign:
+        del recased[i]
+    numbered = {gene.partition("_ENS")[0] for gene in known if "_ENS" in gene}
+    for i, name in enumerate(names):
+        if found[i] is None and i not in recased and ids is not None and f"{name}_{ids[i]}" in known:
+            by_id[i] = f"{name}_{ids[i]}"
+    measured = exact | {*recased.values(), *by_id.values()}
+    successor, before, retired = _symbols()
+    twice: dict[str, list[int]] = {}
+    why: dict[str, list[str]] = {}
+    for i, name in enumerate(names):
+        if found[i] is not None or i in recased or i in by_id or name in ambiguous:
+            continue
+        options = [new for new in [successor.get(name), *before.get(name, [])] if new in known]
+        if i not in foreign and len(options) == 1 and options[0] not in measured:
+            twice.setdefault(options[0], []).append(i)
+            continue
+        reason = (
+            "other species" if i in foreign
+            else "renamed" if options
+            else "several ids" if name in numbered
+            else "retired" if name in retired or _CLONE.match(name)
+            else "unknown"
+        )  # fmt: skip
+        why.setdefault(reason, []).append(name)
+    for new, columns in twice.items():
+        if len({names[i] for i in columns}) == 1:
+            renamed |= dict.fromkeys(columns, new)
+        else:
+            why.setdefault("renamed", []).extend(names[i] for i in columns)
+    for changed in (recased, by_id, renamed):
+        for i, gene in changed.items():
+            found[i] = gene
+    genes = tuple(dict.fromkeys(gene for gene in found if gene is not None))
+    number = {gene: i for i, gene in enumerate(genes)}
+    lost = {name for some in why.values() for name in some}
+    return GeneMatch(
+        genes,
+        np.array([-1 if gene is None else number[gene] for gene in found], dtype=np.int64),
+        tuple(name for name in names if name in lost),
+        {reason: tuple(some) for reason, some in sorted(why.items())},
+        tuple(gene for gene, n in Counter(gene for gene in found if gene is not None).items() if n > 1),
+        tuple(ambiguous),
+        *(tuple((names[i], gene) for i, gene in sorted(some.items())) for some in (recased, renamed, by_id)),
+        tuple(_hints(names, raw, known, why, ids is not None)),
+    )
+
+
+def _hints(names: list[str], raw: list[str], known: set[str], why: dict[str, list[str]], ids: bool) -> Iterator[str]:
+    """What missing names look like, where there are more than a few of a kind."""
+    lost = {name for some in why.values() for name in some}
+    enough = max(1, 0.01 * len(names))
+    there = set(names)
+    if (cleaned := sum(a != b for a, b in zip(names, raw, strict=True))) >= 1:
+        yield f"{cleaned} names were read without the blanks or the genome's prefix around them"
+    if sum(bool(_ENSEMBL.match(name)) for name in lost) > len(names) / 2:
+        yield "the names look like Ensembl ids: name the var column that holds symbols (gene column, for example 'gene_name')"
+    if "other species" in why:
+        yield f"{len(why['other species'])} names are written as mouse symbols are: map them to human orthologs first"
+    if "several ids" in why and not ids:
+        yield (
+            f"{len(why['several ids'])} symbols stand for several Ensembl ids, and are known as SYMBOL_ENSG... only: a column of "
+            "var with Ensembl ids tells which"
+        )
+    if (r := sum(name.replace(".", "-") in known for name in lost if "." in name)) >= enough:
+        yield f"{r} names look as R writes them (HLA.DRA is HLA-DRA): read them from the file that R was given"
+    suffixed = sum(bool(m := _SUFFIX.match(name)) and (m[1] in there or m[1] in known) for name in lost)
+    if suffixed >= 1:
+        yield (
+            f"{suffixed} names end in a number that make.unique adds to repeated symbols (GENE-1 beside GENE): without it their "
+            "columns would be added up"
+        )
+
+
+def genes_left_out(exclude: Iterable[str], matches: Iterable[GeneMatch]) -> set[str]:
+    """Genes of the vocabulary that names stand for which are to be left out.
+
+    Parameters
+    ----------
+    exclude
+        Names as the cells or the vocabulary spell them.
+    matches
+        Matches of the cells' genes; a name has to be known to one of them.
+
+    Raises
+    ------
+    GeneMatchError
+        If a name is none of the genes': what was meant would stay in.
+    """
+    matches = list(matches)
+    known = {gene: gene for match in matches for gene in match.genes}
+    for match in matches:
+        known |= {name: gene for pairs in (match.recased, match.renamed, match.by_id) for name, gene in pairs}
+    lost = {name for match in matches for name in (*match.missing, *match.ambiguous)}
+    if unknown := [name for name in exclude if name not in known and name not in lost]:
+        raise GeneMatchError(
+            f"{unknown_name('gene', unknown[0], known)} {len(unknown)} of the genes to leave out are none of the cells' (the spelling "
+            "counts, and ids are no symbols), so they would stay in the panel; mend panel.exclude."
+        )
+    return {known[name] for name in exclude if name in known}
 
 
 def choose_panel(
@@ -195,7 +386,8 @@ def choose_panel(
     size
         Number of genes; None, or more than there are, for all. Ties go by name.
     exclude
-        Genes to leave out, such as those that labels were made from: keeping these would be circular.
+        Genes to leave out, such as those that labels were made from: keeping these would be circular. Names as the cells or
+        the vocabulary spell them.
 
     Returns
     -------
@@ -205,18 +397,20 @@ def choose_panel(
     Raises
     ------
     GeneMatchError
-        If no gene is left.
+        If no gene is left, or a name to leave out is none of the genes'.
     """
-    left_out = set(exclude)
-    kept = np.array([gene not in left_out for gene in match.genes], dtype=bool)
-    genes, columns = np.array(match.genes, dtype=object)[kept], np.asarray(match.columns)[kept]
-    if not len(genes):
+    left_out = genes_left_out(exclude, [match])
+    genes = tuple(gene for gene in match.genes if gene not in left_out)
+    if not genes:
         raise GeneMatchError(f"All {len(match.genes)} matched genes are left out of the panel; exclude fewer.")
     if size is None or size >= len(genes):
         return tuple(sorted(genes))
-    seen = np.zeros(adata.shape[1])
+    seen, place = np.zeros(len(genes)), match.onto(genes)
     for _, block in row_blocks(adata.X):
-        seen += np.bincount(block.indices, minlength=adata.shape[1])
-    frame = pd.DataFrame({"gene": genes, "cells": seen[columns]})
+        numbers = place[block.indices]
+        cells = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))[numbers >= 0]
+        # A cell counts once for a gene of several columns.
+        seen += np.bincount(np.unique(cells * len(genes) + numbers[numbers >= 0]) % len(genes), minlength=len(genes))
+    frame = pd.DataFrame({"gene": genes, "cells": seen})
     frame = frame.sort_values(["cells", "gene"], ascending=[False, True], kind="stable")
     return tuple(sorted(frame["gene"].head(size)))

@@ -14,7 +14,6 @@ from anndata import AnnData
 from jaxtyping import Float, Int, Shaped
 
 from workbench.cells.anchors import Anchors, make_anchors
-from workbench.cells.matrix import COUNTS, check_block, describe_values, log_normalise, row_block
 from workbench.engine.tables import as_text, from_text, read_table, write_table
 from workbench.errors import CellsError, EvaluationError
 from workbench.evidence.ruler import Ruler
@@ -298,45 +297,10 @@ def place_cells(
         raise EvaluationError(
             f"The cells of '{name}' have no cell type column, which the ruler needs; set data.cell_type to the column of obs."
         )
-    obs = (cells.obs if rows is None else cells.obs.iloc[rows]).copy()
+    # What a cell's counts add up to is a matter of its values, not of its place.
+    obs = (cells.obs if rows is None else cells.obs.iloc[rows]).drop(columns="depth", errors="ignore")
     obs["stage"], unknown = ruler.place(obs["cell_type"], labels)
     return obs, {label: ruler.hint(label) for label in unknown}
-
-
-def matched_matrices(
-    cells: AnnData, columns: Mapping[str, int], rows: Int[np.ndarray, " row"], *, counts: bool = False
-) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
-    """Log-normalised expression of some cells on some genes, and their counts where the data hold counts.
-
-    Parameters
-    ----------
-    cells
-        Cells as `datasets.load` gives them, counts or log-normalised.
-    columns
-        Genes in the order wanted, with their columns.
-    rows
-        Numbers of the cells wanted, in ascending order.
-    counts
-        Whether counts are wanted beside.
-
-    Returns
-    -------
-    expression, counts
-        Cell by gene, float32; totals are over everything that was measured. Counts are None where there are none.
-    """
-    wanted, kind = list(columns.values()), describe_values(cells.X).kind
-    expression, own = [], []
-    for start in range(0, cells.shape[0], 2048):
-        mine = rows[(rows >= start) & (rows < start + 2048)]
-        if not len(mine):
-            continue
-        block = row_block(cells.X, start, min(start + 2048, cells.shape[0]))[mine - start]
-        check_block(block, cells.obs_names[mine])
-        totals = np.asarray(block.sum(1, dtype=np.float64)).ravel()
-        expression.append(log_normalise(block[:, wanted], kind, totals=totals))
-        own.append(block[:, wanted] if counts and kind == COUNTS else None)
-    held = sp.vstack(own, format="csr") if own and own[0] is not None else None
-    return sp.vstack(expression, format="csr"), held
 
 
 def _parts(matrix: sp.csr_matrix) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,32 +13,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from workbench.engine.keys import ONE, PATH, Key, keys_of
-from workbench.errors import ConfigError, unknown_name
+from workbench.errors import CellsError, ConfigError, unknown_name
 from workbench.settings import DataConfig
+from workbench.yaml_once import TwiceError, read_yaml
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Config = TypeVar("Config", bound=BaseModel)
 Others = Callable[[], Mapping[str, type[BaseModel]]]
-
-
-class _TwiceError(Exception):
-    """A key that a mapping gives twice."""
-
-
-class _Once(yaml.SafeLoader):
-    """Reads YAML as usual, but refuses keys that are given twice; of these the usual reader takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in lines:
-                raise _TwiceError(f"'{key.value}' twice (lines {lines[key.value]} and {key.start_mark.line + 1})")
-            lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
 
 
 def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] = (), others: Others = dict) -> Config:
@@ -67,10 +51,10 @@ def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] =
     """
     file = Path(path)
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Once) or {}
+        raw = read_yaml(file.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigError(f"The configuration '{path}' cannot be read ({error.strerror}); check the path.") from error
-    except _TwiceError as error:
+    except TwiceError as error:
         raise ConfigError(f"The configuration '{path}' gives {error}; leave one of them out.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration '{path}' is no valid YAML ({' '.join(str(error).split())}).") from error
@@ -143,8 +127,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"'--set {override}': '{key}' is a value, not a section with keys of its own.")
     try:
-        section[last] = yaml.load(value, _Once)
-    except _TwiceError as error:
+        section[last] = read_yaml(value)
+    except TwiceError as error:
         raise ConfigError(f"'--set {override}' gives {error}; leave one of them out.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"'--set {override}': the value is no valid YAML; quote it.") from error
@@ -166,7 +150,7 @@ def _sentence(error: ValidationError, kind: type[BaseModel], what: str, others: 
         elif item["type"] == "missing":
             parts.append(f"Key '{where}' is missing.")
         else:
-            parts.append(f"Key '{where}' is {item['input']!r}: {item['msg'].lower()}.")
+            parts.append(f"Key '{where}' is {item['input']!r}: {item['msg'].removeprefix('Value error, ').lower()}.")
     return f"{what}: {' '.join(parts)}"
 
 
@@ -193,9 +177,18 @@ def load_cells(data: DataConfig) -> AnnData:
     Returns
     -------
     AnnData
-        As `datasets.load` makes it.
+        As `datasets.load` makes it; what its values are is said on stderr and in its source, which reports show.
     """
     from workbench.cells.datasets import CellMapping, load
+    from workbench.cells.expression import scale_of
+    from workbench.cells.values import describe_values
 
     given = {f.name: v for f in fields(CellMapping) if (v := getattr(data, f.name)) is not None}
-    return load(data.name, CellMapping(**given) if given else None, backed=data.backed)
+    cells = load(data.name, backed=data.backed, **given)
+    try:
+        found = scale_of(cells).said
+    except CellsError:  # tokens do without it; what does not says so before any work
+        found = str(describe_values(cells.X))
+    print(f"[cells] {data.name}: {cells.n_obs} cells x {cells.n_vars} genes; values: {found}", file=sys.stderr)
+    cells.uns["workbench"]["source"] += f"; values: {found}"
+    return cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
     whole = Section.joined(report.sections)
     results = {name: {k: v for k, v in result.items() if k != "key"} for name, result in runner.results.items()}
     tables = {name: table.to_dict("records") for name, table in whole.tables.items() if name not in report.left_out}
-    write_json(out / "metrics.json", {"stages": results, **tables, "skipped": whole.skipped})
+    skipped = [{"what": what, "why": why} for what, why in whole.skipped]
+    write_json(out / "metrics.json", {"stages": results, **tables, "skipped": skipped})
     stages = {
         name: {"seconds": seconds, "kept": runner.reused[name], "key": runner.results[name]["key"]}
         for name, seconds in runner.seconds.items()
@@ -135,7 +136,7 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
         "model": describe_model(context.model, context.checkpoint),
         "data": report.data,
         "n": report.n,
-        "skipped": whole.skipped,
+        "skipped": skipped,
         "cautions": whole.cautions,
         "facts": whole.facts,
         "algorithm": report.algorithm,
@@ -143,5 +144,6 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
         "provenance": pairs(made_from),
     }
     shown = {**whole.tables, "runtime": runner.runtime()}
-    figures = [*whole.figures, Request("runtime", f"This run on one machine. {context.setting}")]
+    figures = [*whole.figures, Request("runtime", "This run on one machine.")]
+    figures = [replace(one, caption=f"{one.caption} {context.setting}") for one in figures]
     report_run(out, summary, shown, figures, explorer=report.explorer)

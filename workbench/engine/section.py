@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -17,13 +17,13 @@ class Section:
     Attributes
     ----------
     figures
-        Figures that are to be drawn.
+        Figures that are to be drawn; model and data are added to their captions.
     tables
         Tables by name, as they are shown.
     answers
         Sentences of the summary that say what was found.
     skipped
-        What was not done and why, under ``what`` and ``why``.
+        What was not done, and why.
     cautions
         Sentences on what could be wrong.
     facts
@@ -33,7 +33,7 @@ class Section:
     figures: list[Request] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
@@ -55,6 +55,25 @@ class Section:
             whole.cautions.extend(part.cautions)
             whole.facts.update(part.facts)
         return whole
+
+
+def without_place(unplaced: Mapping[str, str], cohort: str = "") -> list[tuple[str, str]]:
+    """Labels that the ruler does not know, as what was skipped.
+
+    Parameters
+    ----------
+    unplaced
+        What is said of each label, such as the nearest names of stages.
+    cohort
+        Name of the cells, where a command has several; empty otherwise.
+    """
+    who = f"{cohort}: cells" if cohort else "Cells"
+    return [
+        (f"{who} labelled '{label}'", f"the ruler does not know the label ({hint})")
+        if label
+        else (f"{who} without a label", "they have no stage")
+        for label, hint in unplaced.items()
+    ]
 
 
 @dataclass(frozen=True)

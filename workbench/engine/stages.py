@@ -212,17 +212,6 @@ class StageRunner:
         self.results[name], self.seconds[name], self.peak[name], self.reused[name] = result, seconds, peak, reused
         return result
 
-    def tables(self, stages: Sequence[Stage]) -> list[str]:
-        """Names of the tables that the stages done or kept so far have left.
-
-        Parameters
-        ----------
-        stages
-            All stages of the work.
-        """
-        done = [(stage, self.results[stage.name]) for stage in stages if stage.name in self.results]
-        return [path.stem for stage, result in done for path in stage.left(self.out, result) if path.suffix == ".csv"]
-
     def runtime(self) -> pd.DataFrame:
         """Seconds and peak memory of the stages so far, also written to ``tables/runtime.csv``.
 

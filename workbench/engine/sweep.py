@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,8 @@ class Backend:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _check_backend(self.name)
-
-    def options(self) -> dict[str, Any]:
-        """Arguments of `run_sweep`."""
-        return {"backend": self.name, "jobs": self.jobs, "address": self.address, "progress": self.progress}
+        if self.name not in BACKENDS:
+            raise ConfigError(unknown_name("backend", self.name, BACKENDS))
 
 
 def run_sweep(
@@ -63,11 +61,7 @@ def run_sweep(
     identity: Mapping[str, Any],
     tasks: Sequence[Task],
     work: Callable[..., pd.DataFrame],
-    *,
-    backend: str = "sequential",
-    jobs: int = 1,
-    address: str | None = None,
-    progress: bool = True,
+    backend: Backend | None = None,
 ) -> pd.DataFrame:
     """Do the tasks that are not done yet, and return the rows of all.
 
@@ -81,12 +75,8 @@ def run_sweep(
         The grid, each task with a key of its own.
     work
         From a task's arguments to its rows. With other backends than ``sequential`` it must be importable by the workers.
-    backend, jobs
-        Of joblib: ``sequential``, ``loky`` (processes), ``threading``, or ``dask``.
-    address
-        Scheduler of an existing Dask cluster, for ``dask``.
-    progress
-        Show a progress bar with the time left.
+    backend
+        Who does the tasks: one after the other in this process by default.
 
     Returns
     -------
@@ -98,17 +88,16 @@ def run_sweep(
     OutputError
         If the folder belongs to another sweep; the difference is said.
     ConfigError
-        For an unknown backend.
+        If Dask is asked for and is not installed, or no scheduler answers.
     """
-    _check_backend(backend)
+    backend = backend or Backend()
     claim_folder(folder, identity)
     waiting = [task for task in tasks if not rows_file(folder, task.key).is_file()]
-    with tqdm(
-        total=len(tasks), initial=len(tasks) - len(waiting), unit="task", disable=not progress, desc="sweep"
-    ) as bar:
+    done = len(tasks) - len(waiting)
+    with tqdm(total=len(tasks), initial=done, unit="task", disable=not backend.progress, desc="sweep") as bar:
         while waiting:
             busy: list[Task] = []
-            for _ in _finished(folder, waiting, work, busy, backend, jobs, address):
+            for _ in _finished(folder, waiting, work, busy, backend):
                 bar.update()
             # What another process held: done by now, or its lock is free because it died.
             waiting = [task for task in busy if not rows_file(folder, task.key).is_file()]
@@ -116,11 +105,6 @@ def run_sweep(
             if waiting and len(waiting) == len(busy):
                 time.sleep(0.5)
     return read_sweep(folder, tasks)
-
-
-def _check_backend(name: str) -> None:
-    if name not in BACKENDS:
-        raise ConfigError(unknown_name("backend", name, BACKENDS))
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -209,13 +193,7 @@ def read_sweep(folder: Path, tasks: Sequence[Task]) -> pd.DataFrame:
 
 
 def _finished(
-    folder: Path,
-    tasks: Sequence[Task],
-    work: Callable[..., pd.DataFrame],
-    busy: list[Task],
-    backend: str,
-    jobs: int,
-    address: str | None,
+    folder: Path, tasks: Sequence[Task], work: Callable[..., pd.DataFrame], busy: list[Task], backend: Backend
 ) -> Iterator[str]:
     """Do tasks, write their rows, and yield their keys; tasks that another process holds go to `busy`."""
     from joblib import Parallel, delayed
@@ -236,18 +214,14 @@ def _finished(
 
     with ExitStack() as stack:
         stack.callback(lambda: [lock.release() for lock in locks.values()])
-        stack.enter_context(_backend(backend, jobs, address))
+        stack.enter_context(_joblib(backend))
         # Tasks are claimed when they are handed out, one by one, so that a second process finds the others free, and a
         # kill loses no bundle of short tasks.
         results = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)(claimed())
         for key, rows in results:
-            _write(rows_file(folder, key), rows)
+            atomically(rows_file(folder, key), partial(rows.to_parquet, index=False))
             locks.pop(key).release()
             yield key
-
-
-def _write(file: Path, rows: pd.DataFrame) -> None:
-    atomically(file, lambda part: rows.to_parquet(part, index=False))
 
 
 def _keyed(work: Callable[..., pd.DataFrame], task: Task) -> tuple[str, pd.DataFrame]:
@@ -272,11 +246,12 @@ def _lock(folder: Path, key: str, timeout: float = 0) -> Any:
 
 
 @contextmanager
-def _backend(backend: str, jobs: int, address: str | None) -> Iterator[None]:
+def _joblib(backend: Backend) -> Iterator[None]:
     from joblib import parallel_config
 
-    if backend != "dask":
-        with parallel_config(backend=backend, n_jobs=jobs):
+    address = backend.address
+    if backend.name != "dask":
+        with parallel_config(backend=backend.name, n_jobs=backend.jobs):
             yield
         return
     if address is None:

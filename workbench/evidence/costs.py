@@ -35,23 +35,17 @@ def campaign_costs(
         passes stay), ``n_parameters`` (mean over splits), ``parameters_times_ours``, ``peak_bytes`` (largest).
     """
     whole = costs[costs.groupby("method")["status"].transform(lambda status: (status == "ok").all())]
-    rows = []
-    for name, own in whole.groupby("method", sort=False):
-        split, once = float((own["fit_seconds"] + own["predict_seconds"]).sum()), float(own["once_seconds"].iloc[0])
-        cells = forward * n_cells if name in forwarded else 0.0
-        rows.append(
-            {
-                "method": name,
-                "splits": len(own),
-                "split_seconds": split,
-                "cells_seconds": cells,
-                "once_seconds": once,
-                "total_seconds": split + cells + once,
-                "n_parameters": float(own["n_parameters"].mean()),
-                "peak_bytes": int(own["peak_bytes"].max()),
-            }
-        )
-    table = pd.DataFrame(rows, columns=list(_COLUMNS)).merge(methods[["method", "group"]], on="method", how="left")
+    whole = whole.assign(split_seconds=whole["fit_seconds"] + whole["predict_seconds"])
+    sums = {
+        "splits": ("method", "size"),
+        "split_seconds": ("split_seconds", "sum"),
+        "once_seconds": ("once_seconds", "first"),
+    }
+    means = {"n_parameters": ("n_parameters", "mean"), "peak_bytes": ("peak_bytes", "max")}
+    table = whole.groupby("method", sort=False).agg(**sums, **means).reset_index().astype({"peak_bytes": int})
+    table["cells_seconds"] = np.where(table["method"].isin(list(forwarded)), forward * n_cells, 0.0)
+    table["total_seconds"] = table["split_seconds"] + table["cells_seconds"] + table["once_seconds"]
+    table = table.merge(methods[["method", "group"]], on="method", how="left")
     base = table[table["method"] == ours]
     given = table["split_seconds"] + table["cells_seconds"]
     for name, values in (
@@ -60,10 +54,5 @@ def campaign_costs(
         ("parameters_times_ours", table["n_parameters"]),
     ):
         table[name] = values / values[base.index[0]] if len(base) else np.nan
-    order = ["method", "group", *_COLUMNS[1:6], "times_ours", "times_ours_given"]
-    return table[[*order, "n_parameters", "parameters_times_ours", "peak_bytes"]]
-
-
-_COLUMNS = (
-    "method", "splits", "split_seconds", "cells_seconds", "once_seconds", "total_seconds", "n_parameters", "peak_bytes",
-)  # fmt: skip
+    seconds = ["split_seconds", "cells_seconds", "once_seconds", "total_seconds", "times_ours", "times_ours_given"]
+    return table[["method", "group", "splits", *seconds, "n_parameters", "parameters_times_ours", "peak_bytes"]]

@@ -23,6 +23,7 @@ from workbench.seeds import key
 ALL = "all"
 HIGHER, LOWER = "higher", "lower"
 CLUSTERS, LEAKAGE = "clusters", "donor"
+_OF_CLUSTERS, _OF_DONORS = (CLUSTERS, "ARI", HIGHER), (LEAKAGE, "leakage", LOWER)
 _NEIGHBOURS, _RESOLUTION, _FOLDS = 15, 1.0, 3
 _FEW = 10
 NOT_PREDICTED = "not predicted"
@@ -41,8 +42,7 @@ def measures(wanted: tuple[Endpoint, ...]) -> Iterator[tuple[str, str, str]]:
             yield one.name, metric, HIGHER
         if one.name == "stage":
             yield one.name, "calibration error", LOWER
-    yield CLUSTERS, "ARI", HIGHER
-    yield LEAKAGE, "leakage", LOWER
+    yield from (_OF_CLUSTERS, _OF_DONORS)
 
 
 def judge(
@@ -80,13 +80,9 @@ def judge(
     rows: list[dict[str, Any]] = []
     for scope, kept in scopes.items():
         for one in asked:
-            rows += [{"scope": scope, **row} for row in _endpoint(one, predictions, kept, one.name in single)]
-    for name, metric, better, (value, n, status) in (
-        (CLUSTERS, "ARI", HIGHER, _clusters(predictions.latent, truth.stage, seed)),
-        (LEAKAGE, "leakage", LOWER, _leakage(predictions.latent, truth, seed)),
-    ):
-        found = {"endpoint": name, "metric": metric, "better": better, "value": value, "n_cells": n, "status": status}
-        rows.append({"scope": ALL, **found})
+            rows += _endpoint(scope, one, predictions, kept, one.name in single)
+    rows.append(_row(ALL, _OF_CLUSTERS, *_clusters(predictions.latent, truth.stage, seed)))
+    rows.append(_row(ALL, _OF_DONORS, *_leakage(predictions.latent, truth, seed)))
     return rows
 
 
@@ -100,21 +96,17 @@ def unjudged(asked: tuple[Endpoint, ...], status: str) -> list[dict[str, Any]]:
     status
         Why the method predicted nothing, in words.
     """
-    return [
-        {
-            "scope": ALL,
-            "endpoint": name,
-            "metric": metric,
-            "better": better,
-            "value": np.nan,
-            "n_cells": 0,
-            "status": status,
-        }
-        for name, metric, better in measures(asked)
-    ]
+    return [_row(ALL, what, np.nan, 0, status) for what in measures(asked)]
 
 
-def _endpoint(one: Endpoint, predictions: Predictions, kept: np.ndarray, single: bool) -> list[dict[str, Any]]:
+def _row(scope: str, what: tuple[str, str, str], value: float, n: int, status: str) -> dict[str, Any]:
+    names = dict(zip(("endpoint", "metric", "better"), what, strict=True))
+    return {"scope": scope, **names, "value": value, "n_cells": n, "status": status}
+
+
+def _endpoint(
+    scope: str, one: Endpoint, predictions: Predictions, kept: np.ndarray, single: bool
+) -> list[dict[str, Any]]:
     cells = one.cells[kept[one.cells]]
     target, prediction = one.target[cells], predictions.of.get(one.name)
     own = [row for row in measures((one,)) if row[0] == one.name]
@@ -130,17 +122,7 @@ def _endpoint(one: Endpoint, predictions: Predictions, kept: np.ndarray, single:
         status = "failed: a prediction is not finite"
     else:
         found, status = _values(one.kind, target, prediction, cells), "ok"
-    return [
-        {
-            "endpoint": name,
-            "metric": metric,
-            "better": better,
-            "value": found.get(metric, np.nan),
-            "n_cells": len(cells),
-            "status": status,
-        }
-        for name, metric, better in own
-    ]
+    return [_row(scope, what, found.get(what[1], np.nan), len(cells), status) for what in own]
 
 
 def _values(kind: str, target: np.ndarray, prediction: Prediction, cells: np.ndarray) -> dict[str, float]:

@@ -11,6 +11,7 @@ import yaml
 
 from workbench.engine.tables import read_table, table_path, write_table
 from workbench.errors import ConfigError
+from workbench.yaml_once import read_yaml
 
 _KEYS = {"claim", "published", "table", "where", "column", "best", "elsewhere"}
 # The columns that a table's sd is the sd of; sizes have neither sd nor n.
@@ -62,7 +63,7 @@ def read_expected(path: Path) -> tuple[str, list[dict[str, Any]]]:
         If it cannot be read or is not of that form.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"The published figures in '{path}' cannot be read ({error}); check 'expected'.") from error
     figures = raw.get("figures") if isinstance(raw, dict) else None

@@ -12,6 +12,7 @@ from workbench.evidence.gates import Gate, expected_to_fail
 
 # What a cohort is for; the fourth role is called as the gate that it answers.
 INTERNAL, EXTERNAL, ZERO_SHOT = "internal", "external", "zero shot"
+NOT_APPLICABLE = "status == 'not applicable'"
 _FIELDS = tuple(Gate.__dataclass_fields__)
 
 
@@ -81,6 +82,18 @@ def unmet(table: pd.DataFrame, required: Sequence[str]) -> list[str]:
     order = {gate: i for i, gate in enumerate(GATES)}
     found = sorted(wanted.itertuples(), key=lambda row: (str(row.cohort), order[str(row.gate)]))
     return [f"{row.cohort}: {row.gate} ({row.status})" for row in found]
+
+
+def passed_by(controls: pd.DataFrame) -> str:
+    """How many gates each control passes, for a sentence.
+
+    Parameters
+    ----------
+    controls
+        Rows as `gate_rows` makes them, of one cohort under several operators.
+    """
+    groups = controls.groupby("operator", sort=False)
+    return ", ".join(f"{operator} {(own['status'] == 'pass').sum()}" for operator, own in groups)
 
 
 def _gates(rows: pd.DataFrame) -> list[Gate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,17 @@ from workbench.cells.splits import Split
 from workbench.errors import EvaluationError
 from workbench.evidence.anchor_set import AnchorSet
 from workbench.evidence.gate_spec import BRANCH, DONOR, NULL_RULER, PERMUTATION, RANDOM, SPEC, TO_FAIL, TRUST, GateSpec
-from workbench.evidence.holdout import holdout_values, relabelled
+from workbench.evidence.holdout import holdout_correlation
 from workbench.evidence.null_rulers import meaningless
 from workbench.evidence.permutation import blocked_permutation
 from workbench.evidence.ruler import Ruler
 from workbench.geometry.quality import trustworthiness
-from workbench.operators.adaptor import LETAdaptor, angles
+from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.seeds import generator
-from workbench.stats import permutation_p
+from workbench.stats import null_summary
 
 _TRUST_NULL = 20
+_FEW = "too few anchors or stages on either side"
 NAN = float("nan")
 
 
@@ -62,13 +64,7 @@ class Gate:
 
 
 def evaluate(
-    anchors: AnchorSet,
-    ruler: Ruler,
-    adaptor: LETAdaptor,
-    *,
-    seed: int,
-    refits: int = 20,
-    spec: GateSpec = SPEC,
+    anchors: AnchorSet, ruler: Ruler, adaptor: LETAdaptor, *, seed: int, refits: int = 20, spec: GateSpec = SPEC
 ) -> list[Gate]:
     """Gates 1 to 6 of a cohort.
 
@@ -93,7 +89,7 @@ def evaluate(
         In the order of `spec.GATES`; a gate that cannot be computed says why.
     """
     first = first_five(anchors, ruler, adaptor, seed=seed, refits=refits, spec=spec)
-    return [*first, _null_ruler(anchors, ruler, adaptor, first[3], seed, spec)]
+    return [*first, _Cohort(anchors, ruler, adaptor, seed, spec.null_rulers, spec).null_ruler(first[3])]
 
 
 @threadpool_limits.wrap(limits=1)
@@ -118,26 +114,19 @@ def first_five(
             f"{broken} of {len(anchors.features)} anchors have features that are NaN or infinite; look for such values in the "
             "cells and in the checkpoint's weights."
         )
-    branches = np.array(ruler.branches)
-    random = anchors.random_splits(spec.random_splits, seed)
+    cohort, random = (
+        _Cohort(anchors, ruler, adaptor, seed, refits, spec),
+        anchors.random_splits(spec.random_splits, seed),
+    )
     donors = anchors.donor_splits()
     no_donor = "the data name no donors" if anchors.donor is None else "all judged anchors are of one donor"
-    few = "too few anchors or stages on either side"
-
-    def held(name: str, splits: Callable[[AnchorSet], list[Split]], unit: str, none: str) -> Gate:
-        return _holdout(
-            name, anchors, ruler, adaptor, splits, unit, few if splits(anchors) else none, seed, refits, spec
-        )
-
+    one_branch = "all anchors are of one branch"
     return [
-        _guarded(TRUST, lambda: _trust(anchors, ruler, adaptor, seed, spec)),
-        _guarded(RANDOM, lambda: held(RANDOM, lambda _: random, "splits", few)),
-        _guarded(DONOR, lambda: held(DONOR, lambda _: donors, "donors", no_donor)),
-        _guarded(
-            BRANCH,
-            lambda: held(BRANCH, lambda p: p.branch_splits(branches), "branches", "all anchors are of one branch"),
-        ),
-        _guarded(PERMUTATION, lambda: _permutation(anchors, ruler, adaptor, seed, spec)),
+        _guarded(TRUST, cohort.trust),
+        _guarded(RANDOM, partial(cohort.holdout, RANDOM, lambda _: random, "splits", _FEW)),
+        _guarded(DONOR, partial(cohort.holdout, DONOR, lambda _: donors, "donors", no_donor)),
+        _guarded(BRANCH, partial(cohort.holdout, BRANCH, cohort.branches, "branches", one_branch)),
+        _guarded(PERMUTATION, cohort.permutation),
     ]
 
 
@@ -184,144 +173,77 @@ def _judged(name: str, value: float, rule: str, threshold: float, **more: Any) -
     return Gate(name, "pass" if good else "fail", float(value), rule, threshold, **more)
 
 
-def _fitted(anchors: AnchorSet, train: np.ndarray, ruler: Ruler, adaptor: LETAdaptor) -> LETAdaptor:
-    stage = anchors.stage[train]
-    if len(train) < 3 or len(set(stage.tolist())) < 2:
-        raise EvaluationError(
-            f"{len(train)} anchors of {len(set(stage.tolist()))} stages are left to fit on; three of two stages are needed."
-        )
-    between = ruler.distances[np.ix_(stage, stage)]
-    return LETAdaptor(**adaptor.get_params()).fit(anchors.features[train], between, anchors.weights[train])
+@dataclass(frozen=True)
+class _Cohort:
+    """Anchors and what they are judged by; refits are draws of the null of holdouts."""
 
+    anchors: AnchorSet
+    ruler: Ruler
+    adaptor: LETAdaptor
+    seed: int
+    refits: int
+    spec: GateSpec
 
-def _trust(anchors: AnchorSet, ruler: Ruler, adaptor: LETAdaptor, seed: int, spec: GateSpec) -> Gate:
-    x = anchors.features[anchors.test]
-    z = _fitted(anchors, anchors.train, ruler, adaptor).transform(x)
-    terms = trustworthiness(x, z, spec.neighbours)
-    null = [
-        trustworthiness(x, z[generator(seed, "trust null", str(i)).permutation(len(z))], spec.neighbours).mean()
-        for i in range(_TRUST_NULL)
-    ]
-    return _judged(
-        TRUST,
-        terms.mean(),
-        ">=",
-        spec.trustworthiness,
-        sd=float(terms.std(ddof=1)),
-        n=len(x),
-        unit="anchors",
-        null_mean=float(np.mean(null)),
-        null_high=float(np.quantile(null, 0.975)),
-        n_null=len(null),
-        p=permutation_p(float(terms.mean()), np.array(null)),
-        note="null: the latent's rows permuted",
-    )
+    def latent(self, train: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        of = self.anchors
+        fitted = fit_to_ruler(self.adaptor, of.features, of.stage, self.ruler.distances, of.weights, train)
+        return fitted.transform(of.features[judged])
 
+    def trust(self) -> Gate:
+        spec, x = self.spec, self.anchors.features[self.anchors.test]
+        z = self.latent(self.anchors.train, self.anchors.test)
+        terms = trustworthiness(x, z, spec.neighbours)
+        orders = [generator(self.seed, "trust null", str(i)).permutation(len(z)) for i in range(_TRUST_NULL)]
+        null = np.array([trustworthiness(x, z[order], spec.neighbours).mean() for order in orders])
+        about = {"sd": float(terms.std(ddof=1)), "n": len(x), "unit": "anchors"}
+        about |= {"note": "null: the latent's rows permuted", **null_summary(float(terms.mean()), null)}
+        return _judged(TRUST, terms.mean(), ">=", spec.trustworthiness, **about)
 
-def _holdout(
-    name: str,
-    anchors: AnchorSet,
-    ruler: Ruler,
-    adaptor: LETAdaptor,
-    splits: Callable[[AnchorSet], list[Split]],
-    unit: str,
-    why: str,
-    seed: int,
-    refits: int,
-    spec: GateSpec,
-) -> Gate:
-    values, pairs = _scores(anchors, ruler, adaptor, splits)
-    if not len(values):
-        raise EvaluationError(f"No holdout can be made: {why}.")
-    null = np.array([_mean(_scores(_again(anchors, seed, i), ruler, adaptor, splits)[0]) for i in range(refits)])
-    null = null[np.isfinite(null)]
-    return _judged(
-        name,
-        values.mean(),
-        ">=",
-        spec.correlation,
-        sd=float(values.std(ddof=1)) if len(values) > 1 else NAN,
-        n=len(values),
-        unit=unit,
-        null_mean=_mean(null),
-        null_high=float(np.quantile(null, 0.975)) if len(null) else NAN,
-        n_null=len(null),
-        p=permutation_p(float(values.mean()), null),
-        note=f"{pairs.mean():.0f} pairs of anchors each" + ("; adaptor frozen" if anchors.is_frozen else ""),
-    )
+    def branches(self, anchors: AnchorSet) -> list[Split]:
+        return anchors.branch_splits(np.array(self.ruler.branches))
 
+    def holdout(self, name: str, splits: Callable[[AnchorSet], list[Split]], unit: str, none: str) -> Gate:
+        found, null = self.correlation(splits)
+        if not found["n_splits"]:
+            raise EvaluationError(f"No holdout can be made: {_FEW if splits(self.anchors) else none}.")
+        value, note = found["spearman"], f"{found['n_pairs']:.0f} pairs of anchors each"
+        note += "; adaptor frozen" if self.anchors.is_frozen else ""
+        about = {"sd": found["sd"], "n": found["n_splits"], "unit": unit, "note": note, **null_summary(value, null)}
+        return _judged(name, value, ">=", self.spec.correlation, **about)
 
-def _scores(
-    anchors: AnchorSet, ruler: Ruler, adaptor: LETAdaptor, splits: Callable[[AnchorSet], list[Split]]
-) -> tuple[np.ndarray, np.ndarray]:
-    return holdout_values(anchors.features, anchors.stage, ruler.distances, splits(anchors), adaptor, anchors.weights)
+    def correlation(self, splits: Callable[[AnchorSet], list[Split]]) -> tuple[dict[str, Any], np.ndarray]:
+        of = self.anchors
+        drawn: Any = {"refits": self.refits, "seed": self.seed, "weights": of.weights}
 
+        def again(stage: np.ndarray) -> list[Split]:
+            return splits(of.with_stages(stage))
 
-def _again(anchors: AnchorSet, seed: int, draw: int) -> AnchorSet:
-    return anchors.with_stages(relabelled(anchors.stage, seed, draw))
+        return holdout_correlation(of.features, of.stage, self.ruler.distances, again, self.adaptor, **drawn)
 
+    def permutation(self) -> Gate:
+        split, of, ruler = self.anchors.halves(self.seed), self.anchors, self.ruler.distances
+        rows, draws = split.test, self.spec.permutations
+        between = angles(self.latent(split.train, rows))
+        found = blocked_permutation(between, of.stage[rows], ruler, of.blocks(rows), draws=draws, seed=self.seed)
+        blocks = [name for name, column in (("donor", of.donor), ("tissue", of.tissue)) if column is not None]
+        note = f"Spearman {found.spearman:.3f}; {found.n_movable} of {found.n} anchors can move inside "
+        about = {"n": found.n, "unit": "anchors", "note": note + (" x ".join(blocks) or "one block")}
+        about |= null_summary(found.spearman, found.null)
+        return _judged(PERMUTATION, found.p, "<=", self.spec.permutation_p, **about)
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else NAN
-
-
-def _permutation(anchors: AnchorSet, ruler: Ruler, adaptor: LETAdaptor, seed: int, spec: GateSpec) -> Gate:
-    split = anchors.halves(seed)
-    rows = split.test
-    z = _fitted(anchors, split.train, ruler, adaptor).transform(anchors.features[rows])
-    found = blocked_permutation(
-        angles(z), anchors.stage[rows], ruler.distances, anchors.blocks(rows), draws=spec.permutations, seed=seed
-    )
-    blocks = [name for name, column in (("donor", anchors.donor), ("tissue", anchors.tissue)) if column is not None]
-    return _judged(
-        PERMUTATION,
-        found.p,
-        "<=",
-        spec.permutation_p,
-        n=found.n,
-        unit="anchors",
-        null_mean=float(found.null.mean()),
-        null_high=float(np.quantile(found.null, 0.975)),
-        n_null=len(found.null),
-        p=found.p,
-        note=f"Spearman {found.spearman:.3f}; {found.n_movable} of {found.n} anchors can move inside "
-        + (" x ".join(blocks) or "one block"),
-    )
-
-
-def _null_ruler(anchors: AnchorSet, ruler: Ruler, adaptor: LETAdaptor, branch: Gate, seed: int, spec: GateSpec) -> Gate:
-    """Gate 6: the meaningless ruler fails, and no ruler with its stages exchanged does as well on unseen branches."""
-    if branch.status == "not applicable":
-        return Gate(NULL_RULER, "not applicable", rule="<=", threshold=spec.null_p, note=branch.note)
-    names = np.array(ruler.branches)
-    with threadpool_limits(1):
-        null = np.array(
-            [
-                _mean(_scores(_again(anchors, seed, i), ruler, adaptor, lambda p: p.branch_splits(names))[0])
-                for i in range(spec.null_rulers)
-            ]
-        )
-    null = null[np.isfinite(null)]
-    p = permutation_p(branch.value, null)
-    other = first_five(anchors, meaningless(ruler), adaptor, seed=seed, spec=spec)
-    fails = verdict(other) == "fail"
-    said = (
-        f"the meaningless ruler fails {_failing(other)}" if fails else "the meaningless ruler passes, so nothing counts"
-    )
-    return Gate(
-        NULL_RULER,
-        "pass" if fails and p <= spec.null_p else "fail",
-        p,
-        "<=",
-        spec.null_p,
-        n=len(null),
-        unit="rulers",
-        null_mean=_mean(null),
-        null_high=float(np.quantile(null, 0.975)) if len(null) else NAN,
-        n_null=len(null),
-        p=p,
-        note=f"{said}; branch holdout {branch.value:.3f} against rulers with exchanged stages",
-    )
+    def null_ruler(self, branch: Gate) -> Gate:
+        """Gate 6: the meaningless ruler fails, and no ruler with its stages exchanged does as well on unseen branches."""
+        spec = self.spec
+        if branch.status == "not applicable":
+            return Gate(NULL_RULER, "not applicable", rule="<=", threshold=spec.null_p, note=branch.note)
+        known = null_summary(branch.value, self.correlation(self.branches)[1])
+        other = first_five(self.anchors, meaningless(self.ruler), self.adaptor, seed=self.seed, spec=spec)
+        fails = verdict(other) == "fail"
+        said = f"fails {_failing(other)}" if fails else "passes, so nothing counts"
+        note = f"the meaningless ruler {said}; branch holdout {branch.value:.3f} against rulers with exchanged stages"
+        status = "pass" if fails and known["p"] <= spec.null_p else "fail"
+        about: Any = {"n": known["n_null"], "unit": "rulers", "note": note, **known}
+        return Gate(NULL_RULER, status, known["p"], "<=", spec.null_p, **about)
 
 
 def _failing(gates: Sequence[Gate]) -> str:

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from workbench.cells.splits import Split
-from workbench.operators.adaptor import LETAdaptor, angles
+from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.operators.operator import Head, OperatorSource
 from workbench.seeds import generator
-from workbench.stats import permutation_p, spearman
+from workbench.stats import null_summary, spearman
 
 _HOLDOUT_SHARE = 0.3
 
@@ -124,16 +124,7 @@ def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str
     dict
         `row` with ``null_mean``, ``null_high`` (97.5 %), ``n_null`` and ``p`` (one-sided).
     """
-    null = null[np.isfinite(null)]
-    if not len(null) or not np.isfinite(row["spearman"]):
-        return {**row, **dict.fromkeys(("null_mean", "null_high", "p"), float("nan")), "n_null": 0}
-    return {
-        **row,
-        "null_mean": float(null.mean()),
-        "null_high": float(np.quantile(null, 0.975)),
-        "n_null": len(null),
-        "p": permutation_p(row["spearman"], null),
-    }
+    return {**row, **null_summary(row["spearman"], null if np.isfinite(row["spearman"]) else null[:0])}
 
 
 def relabelled(stage: Int[np.ndarray, " anchor"], seed: int, draw: int) -> Int[np.ndarray, " anchor"]:
@@ -219,9 +210,7 @@ def holdout_values(
         train = split.train
         if len(train) < 3 or len(set(stage[train])) < 2:
             continue
-        between = ruler[np.ix_(stage[train], stage[train])]
-        share = None if weights is None else weights[train]
-        fitted = LETAdaptor(**adaptor.get_params()).fit(features[train], between, share)
+        fitted = fit_to_ruler(adaptor, features, stage, ruler, weights, train)
         i, j = split.pairs()
         value = spearman(angles(fitted.transform(features))[i, j], ruler[stage[i], stage[j]])
         if np.isfinite(value):

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.capture.pooled import AVERAGE, CLS
 from workbench.errors import EvaluationError, unknown_name
+from workbench.evidence import representations as rep
 from workbench.evidence.peers import peer_methods
 from workbench.evidence.protocol import Method
-from workbench.evidence.readouts import Represented
-from workbench.evidence.representations import (
-    RANKS,
-    SPARSE,
-    WIDTH,
-    cell_head,
-    compact,
-    controlled,
-    embedded,
-    let,
-    let_on_stream,
-    mapped,
-    permuted,
-    principal,
-    raw,
-    singular,
-    untrained_map,
-)
+from workbench.evidence.readouts import LINEAR, Represent, Represented
 from workbench.operators.cell_adaptor import hybrid_sweep
 from workbench.operators.controls import COEXPRESSION, CONTROLS, IDENTITY
 
@@ -103,82 +88,48 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
     n_layers
         Number of layers of the model; each has a method on its residual stream.
     """
+    found: dict[str, Listed] = {}
+
+    def add(name: str, group: str, about: str, represent: Represent, *more: Any, **needs: bool) -> None:
+        found[name] = Listed(Represented(represent, *more), group, about, **needs)
+
+    def on(matrix: Callable[..., Any], *given: Any) -> Represent:
+        return partial(rep.let, config, partial(matrix, config, *given))
+
     what = config.adaptor.name
-    on = partial(let, config)
-    found = {
-        ANCHOR_HEAD: Listed(
-            Represented(partial(on, partial(mapped, config))),
-            EXTRACTED,
-            f"LET on {what}, fitted to anchors; linear probes",
-            shared=True,
-        ),
-        "cell head": Listed(
-            Represented(partial(cell_head, config, {})), EXTRACTED, f"LET on {what}, trained on cells", shared=True
-        ),
-    }
-    if config.cell_heads.hybrid:
-        # The first setting of each of the paper's two sweeps; choosing among eight by what is judged would be tuning.
-        for kind in ("strong", "conservative"):
-            one = next(sweep for sweep in hybrid_sweep() if kind in sweep["name"])
-            found[f"{one['name']} head"] = Listed(
-                Represented(partial(cell_head, config, one["parameters"])),
-                EXTRACTED,
-                "cell head with terms for the topology of the stages",
-                shared=True,
-            )
-    sparse = f"hard sparse, {SPARSE['n_factors']} x ({SPARSE['n_read']} + {SPARSE['n_write']})"
-    for name in ("single head", *(f"rank {rank}" for rank in RANKS), sparse):
-        found[name] = Listed(
-            Represented(partial(compact, config, name)),
-            COMPACT,
-            "LET on the head that a screen of training anchors puts first"
-            + ("" if name == "single head" else f", {name}"),
-            shared=True,
-        )
+    add(ANCHOR_HEAD, EXTRACTED, f"LET on {what}, fitted to anchors; linear probes", on(rep.mapped), shared=True)
+    add("cell head", EXTRACTED, f"LET on {what}, trained on cells", partial(rep.cell_head, config, {}), shared=True)
+    for kind in ("strong", "conservative") if config.cell_heads.hybrid else ():
+        one = next(sweep for sweep in hybrid_sweep() if kind in sweep["name"])
+        about, trained = "cell head with terms for the topology of the stages", partial(rep.cell_head, config)
+        add(f"{one['name']} head", EXTRACTED, about, partial(trained, one["parameters"]), shared=True)
+    sparse = f"hard sparse, {rep.SPARSE['n_factors']} x ({rep.SPARSE['n_read']} + {rep.SPARSE['n_write']})"
+    for name in ("single head", *(f"rank {rank}" for rank in rep.RANKS), sparse):
+        about = "LET on the head that a screen of training anchors puts first"
+        about += "" if name == "single head" else f", {name}"
+        add(name, COMPACT, about, partial(rep.compact, config, name), shared=True)
     for name in CONTROLS:
-        found[f"LET on {name}"] = Listed(
-            Represented(partial(on, partial(controlled, config, name))),
-            CONTROL,
-            "the anchor head with the operator replaced",
-            # These two need nothing of the operator, not even its size.
-            shared=name not in (IDENTITY, COEXPRESSION),
-        )
-    found[f"LET on {UNTRAINED}"] = Listed(
-        Represented(partial(on, partial(untrained_map, config))),
-        CONTROL,
-        "the anchor head on operators of a model of the same shape that was never trained",
-        shared=True,
-    )
-    found[f"anchor head, {PERMUTED_LABELS}"] = Listed(
-        Represented(partial(on, partial(mapped, config)), relabel=permuted),
-        CONTROL,
-        "fitted to training labels that were permuted: what chance gives",
-        shared=True,
-    )
-    found |= {
-        "raw log1p": Listed(Represented(raw), BASELINE, "log-normalised expression of the panel; linear probes"),
-        "raw log1p, small MLP": Listed(Represented(raw, _HIDDEN), BASELINE, f"one hidden layer of {_HIDDEN[0]}"),
-        f"PCA-{WIDTH}": Listed(Represented(principal), BASELINE, "principal components of the training side"),
-        f"SVD-{WIDTH}": Listed(Represented(singular), BASELINE, "singular vectors of the training side, not centred"),
-    }
+        alone = name in (IDENTITY, COEXPRESSION)
+        about = "the anchor head with the operator replaced"
+        add(f"LET on {name}", CONTROL, about, on(rep.controlled, name), shared=not alone)
+    about = "the anchor head on operators of a model of the same shape that was never trained"
+    add(f"LET on {UNTRAINED}", CONTROL, about, on(rep.untrained_map), shared=True)
+    about = "fitted to training labels that were permuted: what chance gives"
+    add(f"anchor head, {PERMUTED_LABELS}", CONTROL, about, on(rep.mapped), LINEAR, rep.permuted, shared=True)
+    add("raw log1p", BASELINE, "log-normalised expression of the panel; linear probes", rep.raw)
+    add("raw log1p, small MLP", BASELINE, f"one hidden layer of {_HIDDEN[0]}", rep.raw, _HIDDEN)
+    add(f"PCA-{rep.WIDTH}", BASELINE, "principal components of the training side", rep.principal)
+    add(f"SVD-{rep.WIDTH}", BASELINE, "singular vectors of the training side, not centred", rep.singular)
     for name in (CLS, AVERAGE):
-        said = "<cls> after the last layer" if name == CLS else "mean over the gene tokens after the last layer"
-        found[f"scGPT {name}"] = Listed(
-            Represented(partial(embedded, name)), SCGPT, f"frozen: {said}; linear probes", forward=True
-        )
-        found[f"scGPT {name}, 3-layer MLP"] = Listed(
-            Represented(partial(embedded, name), three_layers),
-            SCGPT,
-            f"frozen: {said}; d -> d/2 -> d/4 -> classes",
-            forward=True,
-        )
+        of = "<cls> after the last layer" if name == CLS else "mean over the gene tokens after the last layer"
+        frozen = partial(rep.embedded, name)
+        add(f"scGPT {name}", SCGPT, f"frozen: {of}; linear probes", frozen, forward=True)
+        about = f"frozen: {of}; d -> d/2 -> d/4 -> classes"
+        add(f"scGPT {name}, 3-layer MLP", SCGPT, about, frozen, three_layers, forward=True)
     for layer in range(n_layers):
-        found[f"LET on residual stream {layer}"] = Listed(
-            Represented(partial(let_on_stream, config, f"{AVERAGE} {layer}")),
-            LAYERS,
-            f"LET on the mean over gene tokens after layer {layer}; linear probes",
-            forward=True,
-        )
+        stream = partial(rep.let_on_stream, config, f"{AVERAGE} {layer}")
+        about = f"LET on the mean over gene tokens after layer {layer}; linear probes"
+        add(f"LET on residual stream {layer}", LAYERS, about, stream, forward=True)
     return found
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Shaped
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -55,14 +57,13 @@ def shuffled(ruler: Ruler, seed: int, among: Sequence[str] | None = None) -> Rul
     place = np.arange(len(ruler.stages))  # place[i]: whose place stage i takes
     place[at] = generator(seed, "shuffled ruler").permutation(at)
     who = np.argsort(place)
-    return replace(
+    return _null(
         ruler,
-        name=f"null: {ruler.name}, stages shuffled, seed {seed}",
+        f"stages shuffled, seed {seed}",
+        ruler.distances[np.ix_(place, place)],
+        ruler.depths[place],
+        [(int(who[parent]), int(who[child]), length) for parent, child, length in ruler.edges],
         branches=tuple(ruler.branches[i] for i in place),
-        distances=ruler.distances[np.ix_(place, place)],
-        depths=ruler.depths[place],
-        literature=_no_literature(ruler),
-        edges=tuple((int(who[parent]), int(who[child]), length) for parent, child, length in ruler.edges),
     )
 
 
@@ -96,7 +97,7 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
         )
     rng = generator(seed, "rewired ruler")
     edges, n, swaps = list(ruler.edges), len(ruler.stages), 0
-    name = f"null: {ruler.name}, rewired, seed {seed}"
+    what = f"rewired, seed {seed}"
     wanted = _SWAPS_PER_EDGE * len(edges)
     for _ in range(_TRIES_PER_SWAP * wanted):
         swapped = _swap(edges, rng.integers(len(edges), size=2).tolist(), n)
@@ -105,16 +106,9 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
         edges, swaps = swapped, swaps + 1
         if swaps < wanted:
             continue
-        paths, depths = path_lengths(name, ruler.stages, edges)
+        paths, depths = path_lengths(what, ruler.stages, edges)
         if not np.allclose(paths / paths.max(), ruler.distances):
-            return replace(
-                ruler,
-                name=name,
-                distances=paths / paths.max(),
-                depths=depths,
-                literature=_no_literature(ruler),
-                edges=tuple(edges),
-            )
+            return _null(ruler, what, paths / paths.max(), depths, edges)
     raise EvaluationError(
         f"The graph of the ruler '{ruler.name}' cannot be rewired into another one with the same degrees "
         f"({len(edges)} steps, {swaps} swaps possible); use `shuffled` or `meaningless`."
@@ -138,21 +132,13 @@ def meaningless(ruler: Ruler) -> Ruler:
     """
     order = sorted(range(len(ruler.stages)), key=lambda i: key(0, "meaningless ruler", ruler.stages[i]))
     position = np.argsort(order).astype(float)
-    return replace(
-        ruler,
-        name=f"null: {ruler.name}, meaningless line",
-        distances=np.abs(position[:, None] - position) / position.max(),
-        depths=position,
-        literature=_no_literature(ruler),
-        edges=tuple((a, b, 1.0) for a, b in zip(order, order[1:], strict=False)),
-    )
+    distances = np.abs(position[:, None] - position) / position.max()
+    edges = [(a, b, 1.0) for a, b in zip(order, order[1:], strict=False)]
+    return _null(ruler, "meaningless line", distances, position, edges)
 
 
 def permute_in_blocks(
-    labels: Shaped[np.ndarray, " n"],
-    blocks: np.ndarray,
-    rng_or_seed: np.random.Generator | int,
-    draws: int,
+    labels: Shaped[np.ndarray, " n"], blocks: np.ndarray, rng_or_seed: np.random.Generator | int, draws: int
 ) -> tuple[Shaped[np.ndarray, "draw n"], Bool[np.ndarray, " n"]]:
     """Permute labels inside blocks, such as donor x tissue, all permutations of a block alike.
 
@@ -183,14 +169,9 @@ def permute_in_blocks(
         raise EvaluationError(
             f"{len(labels)} labels, {len(columns)} blocks and {draws} draws; give one block per label, and a draw or more."
         )
-    block = _combined(columns)
-    kind = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    block = pd.DataFrame(columns.astype(str)).groupby(list(range(columns.shape[1]))).ngroup().to_numpy()
     size = np.bincount(block)
-    highest = np.zeros(len(size), dtype=int)
-    np.maximum.at(highest, block, kind)
-    mixed = np.zeros(len(size), dtype=bool)
-    mixed[block[kind != highest[block]]] = True
-    movable = mixed[block]
+    movable = (pd.Series(labels).groupby(block).transform("nunique") > 1).to_numpy()
     if not movable.any():
         raise EvaluationError(
             f"No label can be permuted inside its block: of {len(size)} blocks {(size == 1).sum()} have one member and the "
@@ -207,8 +188,12 @@ def permute_in_blocks(
     return permuted, movable
 
 
-def _no_literature(ruler: Ruler) -> dict[str, str]:
-    return dict.fromkeys(ruler.stages, "none: a null ruler")
+def _null(
+    ruler: Ruler, what: str, distances: np.ndarray, depths: np.ndarray, edges: Sequence[Edge], **more: Any
+) -> Ruler:
+    name, literature = f"null: {ruler.name}, {what}", dict.fromkeys(ruler.stages, "none: a null ruler")
+    fixed: Any = {"name": name, "literature": literature, "distances": distances, "depths": depths}
+    return replace(ruler, **fixed, edges=tuple(edges), **more)
 
 
 def _swap(edges: list[Edge], chosen: list[int], n: int) -> list[Edge] | None:
@@ -227,12 +212,3 @@ def _swap(edges: list[Edge], chosen: list[int], n: int) -> list[Edge] | None:
         return None
     # No circle: every stage is a strong component of its own.
     return swapped if connected_components(graph, directed=True, connection="strong")[0] == n else None
-
-
-def _combined(columns: np.ndarray) -> np.ndarray:
-    """Number of the combination of each row's values."""
-    block = np.zeros(len(columns), dtype=int)
-    for column in columns.T:
-        code = np.unique(column.astype(str), return_inverse=True)[1].reshape(-1)
-        block = np.unique(block * (code.max(initial=0) + 1) + code, return_inverse=True)[1].reshape(-1)
-    return block

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,7 @@ import scipy.sparse as sp
 from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError, unknown_name
 from workbench.evidence import peer_worker
-from workbench.evidence.protocol import (
-    Fitted,
-    Method,
-    NotRunError,
-    OutOfTimeError,
-    Prediction,
-    Predictions,
-    Training,
-)
+from workbench.evidence.protocol import Fitted, Method, NotRunError, OutOfTimeError, Prediction, Predictions, Training
 from workbench.evidence.readouts import LINEAR, Readouts
 from workbench.files import read_arrays, write_arrays
 
@@ -281,12 +274,10 @@ class _Worker:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         self.asked += 1
         assert self.process.stdin is not None and self.process.stdout is not None
-        try:
+        # An error says that it has ended; what it said before that, if anything, is read below.
+        with suppress(OSError):
             self.process.stdin.write((json.dumps({**request, "folder": str(self.folder)}) + "\n").encode())
             self.process.stdin.flush()
-        except OSError:
-            # It has ended; what it said before that, if anything, is read below.
-            pass
         line = self._line(time.monotonic() + self.method.seconds)
         told = json.loads(line)
         if told.get("error") == "missing":
@@ -330,10 +321,9 @@ class _Worker:
         self._kill()
 
     def _kill(self) -> None:
-        try:
+        # The second is what macOS says of a group that has ended.
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # the second is what macOS says of a group that has ended
-            pass
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -342,10 +332,8 @@ class _Worker:
             self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.errors):
             if stream is not None:
-                try:
+                with suppress(OSError):
                     stream.close()
-                except OSError:
-                    pass
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __del__(self) -> None:

@@ -14,7 +14,6 @@ from sklearn.decomposition import PCA, TruncatedSVD
 
 from workbench.cells.anchors import Anchors, make_anchors
 from workbench.cells.placed import PlacedCells
-from workbench.errors import EvaluationError
 from workbench.evidence.holdout import head_scores, random_splits
 from workbench.evidence.protocol import NotRunError, Training
 from workbench.evidence.readouts import Encoder
@@ -22,9 +21,9 @@ from workbench.factors.compaction import FOLDED, REFERENCE, variants
 from workbench.files import digest
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import fold
-from workbench.operators.cell_adaptor import CellAdaptor
+from workbench.operators.cell_adaptor import fit_cell_head
 from workbench.operators.controls import control
-from workbench.operators.operator import Head, feature_map, head_name, screen_weights
+from workbench.operators.operator import Head, best_head, feature_map, head_name, screen_weights
 from workbench.seeds import generator, key
 
 if TYPE_CHECKING:
@@ -177,18 +176,7 @@ def cell_head(config: BenchmarkConfig, more: dict[str, Any], train: Training) ->
     train
         Training side with operators of every head.
     """
-    settings = config.cell_heads.model_dump(exclude={"hybrid"})
-    width, cells = config.adaptor, train.cells
-    # A stage of which there is one cell only has no pair within it.
-    kept = np.flatnonzero(np.bincount(cells.stage)[cells.stage] > 1)
-    head = CellAdaptor(k=width.k, beta=width.beta, seed=config.seed, **settings, **more).fit(
-        cells.expression[kept],
-        cells.stage[kept],
-        train.ruler.distances,
-        operator=mapped(config, train).astype(np.float64),
-        groups=None if cells.donor is None else cells.donor[kept],
-        names=cells.names[kept],
-    )
+    head = fit_cell_head(train.cells, mapped(config, train), config, more)
     return _folded(head.matrix_, head.offset_, head.n_parameters_)
 
 
@@ -263,20 +251,11 @@ def compact(config: BenchmarkConfig, name: str, train: Training) -> Encoder:
         If no head can be scored.
     """
     (scores, took), new = _screened(config, train)
-    scores = {head: value for head, value in scores.items() if np.isfinite(value)}
-    if not scores or train.operators is None:
-        raise EvaluationError("no head can be scored on held-out anchors, so none can be chosen")
-    best = max(scores, key=lambda head: (scores[head], tuple(-part for part in head)))
+    assert train.operators is not None
+    best = best_head(scores)
     own = train.operators.head(*best)
     made = variants(
-        own,
-        own,
-        train.cells.genes,
-        ranks=RANKS,
-        alternatives=False,
-        width=config.adaptor.k,
-        seed=config.seed,
-        **SPARSE,
+        own, own, train.cells.genes, ranks=RANKS, alternatives=False, width=config.adaptor.k, seed=config.seed, **SPARSE
     )
     found = next(one for one in made if one.name == name and one.name not in (REFERENCE, FOLDED))
     if found.matrix is None:

@@ -24,10 +24,12 @@ from scipy.sparse.csgraph import connected_components, shortest_path
 from workbench.errors import EvaluationError, near_matches, unknown_name
 from workbench.evidence.contrasts import Contrast, check_keys, listed, read_colors, read_contrasts, read_lineages
 from workbench.files import digest
+from workbench.yaml_once import read_yaml
 
 Edge = tuple[int, int, float]  # parent, child, length
 
 _GREEK = str.maketrans({"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"})
+_DROPPED = re.compile("((?<=[a-z0-9])(?:[-\u2010-\u2015](?![a-z0-9])|\u2212))|[^a-z0-9+]")
 _ONTOLOGY_ID = re.compile(r"[A-Za-z]+[:_][0-9]+")
 _STAGE_KEYS = ("from", "branch", "source", "ontology", "labels")
 _MORE_KEYS = ("endpoints", "lineages", "colors")
@@ -137,6 +139,8 @@ class Ruler:
         """
         if _ONTOLOGY_ID.fullmatch(label.strip()):
             return "no stage has this ontology id"  # ids with near numbers are other cells
+        if "-" in normalise_label(label):
+            return "a minus says that they lack a marker; name their stage under `stages`"
         # Stricter than for keys of a configuration: a label that means nothing is nearer to some cell type than one thinks.
         near = difflib.get_close_matches(normalise_label(label), self.labels, n=3, cutoff=0.7)
         stages = dict.fromkeys(self.labels[name] for name in near)
@@ -144,7 +148,9 @@ class Ruler:
 
 
 def normalise_label(label: str) -> str:
-    """Label without case, accents, punctuation, white space and the s of a plural; a plus sign counts.
+    """Label without case, accents, punctuation, white space and the s of a plural; plus and minus signs count.
+
+    A hyphen behind a marker is a minus (``CD4- T``, ``CD4-/CD8-``), but not before a letter or digit (``CD8-T``, ``B-cell``).
 
     Parameters
     ----------
@@ -152,9 +158,8 @@ def normalise_label(label: str) -> str:
         Any text. Of the address of an ontology term the id is left.
     """
     plain = unicodedata.normalize("NFKD", label.strip()).lower().translate(_GREEK)
-    plain = re.sub(r"^https?://.*/(?=[a-z]+_[0-9]+$)", "", plain)
-    singular = re.sub(r"(?<=[a-z]{2})s(?![a-z0-9])", "", plain)
-    return re.sub(r"[^a-z0-9+]", "", singular)
+    singular = re.sub(r"^https?://.*/(?=[a-z]+_[0-9]+$)|(?<=[a-z]{2})s(?![a-z0-9])", "", plain)
+    return _DROPPED.sub(lambda found: "-" if found[1] else "", singular)
 
 
 def load_ruler(name: str | Path) -> Ruler:
@@ -180,7 +185,7 @@ def load_ruler(name: str | Path) -> Ruler:
     if file.name.lower().endswith((".csv", ".tsv")):
         return read_matrix(Path(name))
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = read_yaml(file.read_text(encoding="utf-8"))
         title, stages = raw["name"], raw["stages"]
         check_keys(f"The ruler '{name}'", raw, ("name", "stages", "literature", *_MORE_KEYS))
         more = {key: raw[key] for key in _MORE_KEYS if raw.get(key) is not None}
@@ -239,9 +244,7 @@ def build_ruler(
     for stage, ids in ontology.items():
         for identifier in ids:
             if not _ONTOLOGY_ID.fullmatch(str(identifier)):
-                raise EvaluationError(
-                    f"Stage '{stage}' has the ontology id '{identifier}'; write it as CL:0000037, for example."
-                )
+                raise EvaluationError(f"Stage '{stage}' has the ontology id '{identifier}'; write it as CL:0000037.")
     synonyms = {s: (*ontology[s], *listed(stages[s].get("labels", ()))) for s in names}
     sources = {s: listed(stages[s].get("source", ())) for s in names}
     paths, depths = path_lengths(name, names, edges)
@@ -351,8 +354,7 @@ def read_matrix(path: Path) -> Ruler:
         one = next(stage for stage in (*names, *columns) if (stage in names) != (stage in columns))
         hint = near_matches(one, columns if one in names else names) or "rows and columns need the same stages."
         raise refuse(f"'{one}' is a {'row' if one in names else 'column'} only; {hint}")
-    uneven = [row[0] for row in rows[1:] if len(row) != len(header) + 1]
-    if uneven:
+    if uneven := [row[0] for row in rows[1:] if len(row) != len(header) + 1]:
         raise refuse(f"the row '{uneven[0]}' has another number of values than the header.")
     table = {row[0]: dict(zip(header, row[1:], strict=True)) for row in rows[1:]}
 
@@ -393,8 +395,6 @@ def _labels(stages: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> dic
     labels: dict[str, str] = {}
     for stage in stages:
         for label in (stage, *synonyms.get(stage, ())):
-            if labels.setdefault(normalise_label(label), stage) != stage:
-                raise EvaluationError(
-                    f"Label '{label}' is claimed by the stages '{labels[normalise_label(label)]}' and '{stage}'."
-                )
+            if (taken := labels.setdefault(normalise_label(label), stage)) != stage:
+                raise EvaluationError(f"Label '{label}' is claimed by the stages '{taken}' and '{stage}'.")
     return labels

@@ -19,10 +19,10 @@ from workbench.evidence.holdout import relabelled
 from workbench.evidence.ruler import Ruler
 from workbench.geometry.quality import trustworthiness
 from workbench.geometry.residual import residualised_correlation
-from workbench.operators.adaptor import LETAdaptor, angles
+from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.operators.algorithm import fold
 from workbench.operators.readout import endpoints, probe
-from workbench.stats import benjamini_hochberg, permutation_p
+from workbench.stats import benjamini_hochberg, null_summary
 
 
 def score_head(
@@ -132,9 +132,7 @@ def gate_columns(
 def _latent(
     both: AnchorSet, stage: np.ndarray, ruler: Ruler, adaptor: LETAdaptor
 ) -> tuple[Float[np.ndarray, "anchor k"], LETAdaptor]:
-    train = both.train
-    between = ruler.distances[np.ix_(stage[train], stage[train])]
-    model = LETAdaptor(**adaptor.get_params()).fit(both.features[train], between, both.weights[train])
+    model = fit_to_ruler(adaptor, both.features, stage, ruler.distances, both.weights, both.train)
     return model.transform(both.features[both.test]), model
 
 
@@ -176,13 +174,10 @@ def rank_heads(rows: pd.DataFrame, nulls: Float[np.ndarray, " draw"]) -> pd.Data
         ``rank`` first; ``null_mean``, ``null_high`` (97.5 %), ``n_null``, ``p`` (one-sided, the pooled null), ``q``
         (Benjamini-Hochberg over heads).
     """
-    null = nulls[np.isfinite(nulls)]
     table = rows.sort_values(["residualised", "layer", "head"], ascending=[False, True, True], kind="stable")
     table = table.reset_index(drop=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))
-    table["null_mean"] = null.mean() if len(null) else np.nan
-    table["null_high"] = np.quantile(null, 0.975) if len(null) else np.nan
-    table["n_null"] = len(null)
-    table["p"] = [permutation_p(value, null) for value in table["residualised"]]
+    null = pd.DataFrame([null_summary(value, nulls) for value in table["residualised"]])
+    table[null.columns] = null
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
     return table

@@ -13,7 +13,7 @@ import yaml
 from anndata import AnnData
 from tqdm import tqdm
 
-from workbench.cells.genes import MIN_SHARE, choose_panel, match_genes
+from workbench.cells.genes import MIN_SHARE, choose_panel, match_cells
 from workbench.engine.folder import RESOLVED, check_layout
 from workbench.engine.stages import stands_on
 from workbench.engine.tables import read_table, table_path
@@ -253,7 +253,7 @@ def _of_heads(
 
 def _panel(model: CellModel, cells: AnnData | None, min_gene_share: float) -> tuple[str, ...]:
     if cells is not None:
-        match = match_genes(cells.var_names.to_numpy(), model.vocabulary, min_gene_share)
+        match = match_cells(cells, model.vocabulary.genes, min_gene_share)
         return choose_panel(cells, match, MAX_PANEL)
     known = model.vocabulary.genes
     if len(known) > MAX_PANEL:

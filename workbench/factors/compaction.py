@@ -16,14 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from workbench.errors import EvaluationError
-from workbench.factors.factorise import (
-    Factors,
-    hard_sparse,
-    nmf_factors,
-    relative_error,
-    sparse_pca_factors,
-    svd_factors,
-)
+from workbench.factors import factorise
 from workbench.operators.readout import METRICS, Endpoint, probe, said, score, sides
 from workbench.stats import benjamini_hochberg, corrected_difference, paired_wilcoxon
 
@@ -111,21 +104,21 @@ def variants(
     # The folded form is the reference itself, multiplied out with its adaptor: same latent, another size.
     yield Variant(FOLDED, 1, reference, 4 * width * (len(genes) + 1), width * (len(genes) + 1))
     yield Variant(SINGLE, 2, head, 4 * head.size, head.size, 0.0)
-    wanted: dict[str, Callable[[], Factors]] = {}
+    wanted: dict[str, Callable[[], factorise.Factors]] = {}
     for rank in ranks:
-        wanted[f"rank {rank}"] = partial(svd_factors, head, genes, rank)
+        wanted[f"rank {rank}"] = partial(factorise.svd_factors, head, genes, rank)
     sparse = f"hard sparse, {n_factors} x ({n_read} + {n_write})"
-    wanted[sparse] = lambda: hard_sparse(svd_factors(head, genes, n_factors), n_read, n_write)
+    wanted[sparse] = lambda: factorise.hard_sparse(factorise.svd_factors(head, genes, n_factors), n_read, n_write)
     if alternatives:
-        wanted[f"NMF, {n_factors}"] = partial(nmf_factors, head, genes, n_factors, seed)
-        wanted[f"sparse PCA, {n_factors}"] = partial(sparse_pca_factors, head, genes, n_factors, seed)
+        wanted[f"NMF, {n_factors}"] = partial(factorise.nmf_factors, head, genes, n_factors, seed)
+        wanted[f"sparse PCA, {n_factors}"] = partial(factorise.sparse_pca_factors, head, genes, n_factors, seed)
     for order, (name, make) in enumerate(wanted.items(), start=3):
         try:
             factors = make()
         except EvaluationError as error:
             yield Variant(name, order, None, note=str(error))
             continue
-        left = relative_error(head, factors)
+        left = factorise.relative_error(head, factors)
         yield Variant(name, order, factors.matrix(), factors.n_bytes, factors.n_weights, left)
 
 

@@ -26,18 +26,21 @@ class GeneSets:
         Term -> its genes, each once, in the order of the file.
     sources
         Term -> the description column of the file; of the shipped sets the literature in short.
+    empty
+        Terms that the file names no gene of, which are left out.
     """
 
     name: str
     sets: Mapping[str, tuple[str, ...]]
     sources: Mapping[str, str]
+    empty: tuple[str, ...] = ()
 
 
 def load_gene_sets(name_or_path: str | Path) -> GeneSets:
     """Gene sets of a shipped name or of a GMT file.
 
     A line of a GMT file is a term, a description (may be empty) and the genes, separated by tabs. Weights as in downloads
-    from Enrichr (``GENE,1.0``) are taken off, empty fields and repeated genes of a set are left out.
+    from Enrichr (``GENE,1.0``) are taken off; empty fields, repeated genes of a set and terms without genes are left out.
 
     Parameters
     ----------
@@ -48,8 +51,8 @@ def load_gene_sets(name_or_path: str | Path) -> GeneSets:
     Raises
     ------
     ConfigError
-        If the name is unknown, the file is missing, empty or no text, or a line has no tab, no genes or a term that
-        another line has.
+        If the name is unknown, the file is missing, without genes or no text, or a line has no tab or a term that another
+        line has.
 
     Examples
     --------
@@ -146,6 +149,30 @@ def on_panel(
     return GeneSets(sets.name, kept, {term: sets.sources[term] for term in kept}), table
 
 
+def usable_terms(
+    sets: GeneSets, panel: Sequence[str], min_size: int = 3, max_size: int = 500
+) -> tuple[GeneSets, pd.DataFrame]:
+    """What `on_panel` gives, with a set or more that is kept.
+
+    Parameters
+    ----------
+    sets, panel, min_size, max_size
+        As in `on_panel`.
+
+    Raises
+    ------
+    EvaluationError
+        As `on_panel`, and if no set is kept.
+    """
+    kept, terms = on_panel(sets, panel, min_size, max_size)
+    if not kept.sets:
+        raise EvaluationError(
+            f"No term of '{sets.name}' has {min_size} to {max_size} genes on the panel of {len(panel)}, the most has "
+            f"{terms['n_panel'].max()}; take a wider panel, other gene sets or other sizes."
+        )
+    return kept, terms
+
+
 def _shipped() -> dict[str, Traversable]:
     folder = resources.files("workbench.factors") / "gmt"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".gmt")), key=lambda f: f.name)
@@ -171,18 +198,18 @@ def _parse(content: bytes, name: str, what: str) -> GeneSets:
                 "separated by tabs."
             )
         genes = tuple(dict.fromkeys(gene for gene in map(_symbol, rest[1:]) if gene))
-        if not genes:
-            raise ConfigError(
-                f"{what} has no genes for '{term}' (line {number}); name at least one, or take the line out."
-            )
         if term in sets:
             raise ConfigError(f"{what} has the term '{term}' twice (again in line {number}); rename one or join them.")
         sets[term], sources[term] = genes, rest[0]
-    if not sets:
+    empty = tuple(term for term, genes in sets.items() if not genes)
+    if len(empty) == len(sets):
+        found = f"names no gene for any of its {len(empty)} terms" if empty else "is empty"
         raise ConfigError(
-            f"{what} is empty; a GMT file has one line per term: term, description, genes, separated by tabs."
+            f"{what} {found}; a GMT file has one line per term: term, description, genes, separated by tabs."
         )
-    return GeneSets(name, sets, sources)
+    for term in empty:
+        del sets[term], sources[term]
+    return GeneSets(name, sets, sources, empty)
 
 
 def _symbol(field: str) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import hypergeom
 
 from workbench.errors import EvaluationError, ShapeError
-from workbench.factors.gene_sets import GeneSets, on_panel
+from workbench.factors.gene_sets import GeneSets, usable_terms
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
 
@@ -66,7 +66,7 @@ def enrich(
 ) -> Enrichment:
     """Over-representation and pre-ranked GSEA of each factor, side and direction.
 
-    - ORA (`gseapy.enrich`): the `n_top` genes with the largest positive loading are one list (direction +), those with the
+    - ORA (as `gseapy.enrich` counts): the `n_top` genes with the largest positive loading are one list (direction +), those with the
       most negative loading another (-); zeros are in neither, and a direction without genes has no rows. p is the upper
       tail of the hypergeometric distribution with the panel as urn; a term with no gene in the list has p 1 and counts.
     - GSEA (`gseapy.prerank`; Subramanian et al., PNAS 102:15545, 2005): all genes by signed loading, weight 1, see
@@ -110,12 +110,7 @@ def enrich(
     order = sorted(range(len(names)), key=names.__getitem__)
     names = tuple(names[i] for i in order)
     sides = {side: np.asarray(values, dtype=np.float64)[order] for side, values in loadings.items()}
-    kept, terms = on_panel(sets, names, min_size, max_size)
-    if not kept.sets:
-        raise EvaluationError(
-            f"No term of '{sets.name}' has {min_size} to {max_size} genes on the panel of {len(names)}, the most has "
-            f"{terms['n_panel'].max()}; take a wider panel, other gene sets or other sizes."
-        )
+    kept, terms = usable_terms(sets, names, min_size, max_size)
     ordered = sorted(kept.sets)
     members = np.array([np.isin(names, kept.sets[term]) for term in ordered])
     rows = _ora_rows(sides, names, members, n_top)
@@ -315,22 +310,13 @@ def _factor(number: int) -> str:
 def _ora_rows(
     sides: Mapping[str, np.ndarray], genes: tuple[str, ...], members: np.ndarray, n_top: int
 ) -> list[tuple[Any, ...]]:
-    import gseapy
-
-    lists = gene_lists(sides, n_top)
-    _, odds, overlap = over_representation(indicators(lists, len(genes)), members)
-    ids, sets = _named_sets(members)
-    rows = []
+    lists, rows = gene_lists(sides, n_top), []
+    p, odds, overlap = over_representation(indicators(lists, len(genes)), members)
     for number, (side, factor, direction, top) in enumerate(lists):
-        found: dict[int, tuple[float, float, set[str]]] = {}
-        if overlap[number].any():  # else the library logs an error and returns nothing
-            result = gseapy.enrich(gene_list=list(ids[top]), gene_sets=sets, background=list(ids), outdir=None).results
-            columns = (result[c] for c in ("Term", "P-value", "Odds Ratio", "Genes"))
-            found = {int(t[1:]): (p, score, set(hits.split(";"))) for t, p, score, hits in zip(*columns, strict=True)}
         for t, n_term in enumerate(members.sum(1)):
-            p, score, hits = found.get(t, (1.0, odds[number, t], set()))
-            shown = ";".join(genes[i] for i in top if ids[i] in hits)
-            rows.append(("ORA", factor, side, direction, t, score, len(hits), n_term, len(top), shown, p))
+            shown = ";".join(genes[i] for i in top if members[t, i])
+            found = odds[number, t], overlap[number, t], n_term, len(top), shown, p[number, t]
+            rows.append(("ORA", factor, side, direction, t, *found))
     return rows
 
 

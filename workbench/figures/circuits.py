@@ -142,7 +142,7 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
     table
         From `workbench.ablation.effects.interactions`, with the metric: one row per pair, `metric`, `first`, `second`,
         `effect_first`, `effect_second`, `effect_both`, `interaction`, `low`, `high`, `n_cells`; where there is a null,
-        `random` (pairs drawn at random, which are not shown) and `p` (against those).
+        `random` (pairs drawn at random, which are not shown), `p` (against those) and `q`.
     metric
         Metric to draw, one of the table's column `metric`.
 
@@ -158,9 +158,9 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
     """
     what = "interaction matrix"
     numeric = ["effect_first", "effect_second", "effect_both", "interaction", "low", "high", "n_cells"]
-    optional = [column for column in ("random", "p") if column in table.columns]
+    optional = [column for column in ("random", "p", "q") if column in table.columns]
     every = checked(table, what, ["metric", "first", "second"], [*numeric, *optional])
-    here = every.reindex(columns=[*every.columns, *({"random", "p"} - set(optional))])[every["metric"] == metric]
+    here = every.reindex(columns=[*every.columns, *({"random", "p", "q"} - set(optional))])[every["metric"] == metric]
     drawn, pairs = here[here["random"] == 1], here[here["random"] != 1]
     if pairs.empty:
         raise EvaluationError(
@@ -186,7 +186,9 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
             f"{label(metric)}<br>{label(r.first)} and {label(r.second)}<br>interaction {number(r.interaction)}<br>"
             f"95 % bootstrap interval {number(r.low)} to {number(r.high)}<br>both {number(r.effect_both)}<br>"
             f"{label(r.first)} alone {number(r.effect_first)}<br>{label(r.second)} alone {number(r.effect_second)}<br>"
-            f"n = {number(r.n_cells)} cells" + (f"<br>p = {number(r.p)}" if np.isfinite(r.p) else "")
+            f"n = {number(r.n_cells)} cells"
+            + (f"<br>p = {number(r.p)}" if np.isfinite(r.p) else "")
+            + (f"<br>q = {number(r.q)}" if np.isfinite(r.q) else "")
         )
         sides += [(a, b, r.interaction, bold, hover) for a, b in ((r.first, r.second), (r.second, r.first))]
     cells = pd.DataFrame(sides, columns=["row", "column", "value", "bold", "hover"])
@@ -215,7 +217,7 @@ def _random_pairs(drawn: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if len(sizes):
         return (
             f"Null: n = {len(sizes)} pairs of heads drawn at random, size up to {number(sizes.max())}; smallest reachable p "
-            f"{number(1 / (1 + len(sizes)), 2)}, on hover."
+            f"{number(1 / (1 + len(sizes)), 2)}, and q for one pair alone {number(min(1, len(pairs) / (1 + len(sizes))), 2)}; on hover."
         )
     if pairs["p"].notna().any():
         return "Null: pairs of heads drawn at random; p on hover."

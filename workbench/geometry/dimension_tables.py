@@ -10,26 +10,19 @@ from jaxtyping import Float
 from scipy.stats import t as student
 
 from workbench.errors import EvaluationError, unknown_name
-from workbench.geometry.dimension import (
-    Scales,
-    correlation_dimension,
-    likelihood,
-    participation_ratio,
-    pca_local,
-    two_nn,
-)
+from workbench.geometry import dimension
 from workbench.geometry.neighbors import Neighbors, Points, among, check_points, distinct, find_neighbors
 from workbench.geometry.quality import trustworthiness
 from workbench.operators.adaptor import LETAdaptor
 from workbench.seeds import generator
 
-Estimator = Callable[[np.ndarray, Neighbors, Scales], float]
+Estimator = Callable[[np.ndarray, Neighbors, dimension.Scales], float]
 ESTIMATORS: Mapping[str, Estimator] = {
-    "participation ratio": lambda x, near, s: participation_ratio(x),
-    "local PCA": lambda x, near, s: float(pca_local(x, near.first(s.k)).mean()),
-    "TwoNN": lambda x, near, s: two_nn(near),
-    "maximum likelihood": lambda x, near, s: likelihood(near.first(s.k)),
-    "correlation integral": lambda x, near, s: correlation_dimension(x, near, k1=s.k1, k2=s.k2),
+    "participation ratio": lambda x, near, s: dimension.participation_ratio(x),
+    "local PCA": lambda x, near, s: float(dimension.pca_local(x, near.first(s.k)).mean()),
+    "TwoNN": lambda x, near, s: dimension.two_nn(near),
+    "maximum likelihood": lambda x, near, s: dimension.likelihood(near.first(s.k)),
+    "correlation integral": lambda x, near, s: dimension.correlation_dimension(x, near, k1=s.k1, k2=s.k2),
 }
 
 
@@ -37,7 +30,7 @@ def dimension_table(
     x: Points,
     *,
     estimators: Iterable[str] = tuple(ESTIMATORS),
-    scales: Scales | None = None,
+    scales: dimension.Scales | None = None,
     n_subsamples: int = 20,
     approximate: bool | None = None,
     seed: int,
@@ -83,7 +76,7 @@ def dimension_table(
     >>> dict(zip(table["estimator"], table["dimension"]))["participation ratio"]
     1.0
     """
-    names, scales = _known(estimators), scales or Scales()
+    names, scales = _known(estimators), scales or dimension.Scales()
     near, x, notes = _prepare(x, _spare(scales.most) if n_subsamples else scales.most, scales, approximate, seed)
     n = len(x)
     draws = []
@@ -128,7 +121,7 @@ def subsample_curve(
     sizes: Sequence[int] | None = None,
     repeats: int = 5,
     estimators: Iterable[str] = tuple(ESTIMATORS),
-    scales: Scales | None = None,
+    scales: dimension.Scales | None = None,
     approximate: bool | None = None,
     seed: int,
 ) -> pd.DataFrame:
@@ -160,7 +153,7 @@ def subsample_curve(
     EvaluationError
         As `dimension_table`, or if a size is too small or too large.
     """
-    names, scales = _known(estimators), scales or Scales()
+    names, scales = _known(estimators), scales or dimension.Scales()
     x = distinct(check_points(x, 1))[0]
     n, least = len(x), scales.most + 1
     if sizes is None:
@@ -237,7 +230,7 @@ def _known(estimators: Iterable[str]) -> list[str]:
     return names
 
 
-def _estimates(names: list[str], x: np.ndarray, near: Neighbors, scales: Scales) -> list[float]:
+def _estimates(names: list[str], x: np.ndarray, near: Neighbors, scales: dimension.Scales) -> list[float]:
     return [ESTIMATORS[name](x, near, scales) for name in names]
 
 
@@ -247,7 +240,7 @@ def _spare(k: int) -> int:
 
 
 def _prepare(
-    x: np.ndarray, k: int, scales: Scales, approximate: bool | None, seed: int
+    x: np.ndarray, k: int, scales: dimension.Scales, approximate: bool | None, seed: int
 ) -> tuple[Neighbors, np.ndarray, list[str]]:
     """Neighbours of distinct points, the points, and what to note about both."""
     n_given, x = len(x), distinct(check_points(x, 1))[0]
@@ -262,7 +255,7 @@ def _prepare(
     return near, x, notes if near.exact else [*notes, f"approximate neighbours, recall {near.recall:.3f}"]
 
 
-def _neighbours_used(name: str, scales: Scales) -> tuple[int, list[str]]:
+def _neighbours_used(name: str, scales: dimension.Scales) -> tuple[int, list[str]]:
     """Neighbours that an estimator uses, for the table; 0 where it uses none."""
     special = {
         "participation ratio": (0, ["of all points at once, blind to curvature"]),

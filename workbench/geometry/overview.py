@@ -20,7 +20,7 @@ from workbench.geometry.neighbors import find_neighbors
 from workbench.geometry.quality import embedding_quality
 from workbench.geometry.shape import flatness, geodesics, ripple, ruler_agreement, stage_distances
 from workbench.geometry.trajectories import trajectory_table
-from workbench.operators.adaptor import LETAdaptor, angles
+from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.seeds import generator
 
 FEATURES, LATENT = "features of cells, f(x)", "latent of cells, z"
@@ -73,7 +73,7 @@ def geometry(
     }
     at = anchors.centroids @ matrix
     between = ruler.distances[np.ix_(anchors.stage, anchors.stage)]
-    fitted = LETAdaptor(**adaptor.get_params()).fit(at, between, anchors.weights)
+    fitted = fit_to_ruler(adaptor, at, anchors.stage, ruler.distances, anchors.weights)
     z = fitted.transform(at)
     cells = np.asarray(placed.expression @ matrix, dtype=np.float64)
     spaces = {FEATURES: cells, LATENT: fitted.transform(cells)}

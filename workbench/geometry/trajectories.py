@@ -16,7 +16,7 @@ from workbench.errors import EvaluationError, unknown_name
 from workbench.evidence.contrasts import read_lineages
 from workbench.evidence.null_rulers import permute_in_blocks
 from workbench.evidence.ruler import Ruler
-from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.adaptor import LETAdaptor, fit_to_ruler
 from workbench.stats import benjamini_hochberg, permutation_p, spearman
 
 _FEWEST, _DEPTHS = 5, 3
@@ -209,9 +209,7 @@ def trajectory_table(
         train = np.flatnonzero(branch_of != branch)
         if len(train) < 3 or len(set(stage[train].tolist())) < 2:
             raise EvaluationError(f"{len(train)} anchors are left without the branch; three of two stages are needed")
-        between = ruler.distances[np.ix_(stage[train], stage[train])]
-        kept = None if weights is None else weights[train]
-        return LETAdaptor(**adaptor.get_params()).fit(features[train], between, kept).transform(features)
+        return fit_to_ruler(adaptor, features, stage, ruler.distances, weights, train).transform(features)
 
     return _table(held_out, stage, ruler, branches, blocks, draws=draws, seed=seed)
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformer_lens import HookedRootModule
 
-from workbench.errors import HookError, unknown_name
+from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.files import digest
 from workbench.models.protocol import ModelShape
+from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import key
 
@@ -181,7 +182,9 @@ class HookedModel(HookedRootModule):
         """
         return super().add_caching_hooks(self._names(names_filter), *args, **kwargs)
 
-    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> tuple[dict, list, list]:
+    def get_caching_hooks(
+        self, names_filter: Any = None, *args: Any, cache: dict | None = None, pos_slice: Any = None, **kwargs: Any
+    ) -> tuple[dict, list, list]:
         """What `run_with_cache` calls; names as in `add_caching_hooks`.
 
         Parameters
@@ -189,6 +192,89 @@ class HookedModel(HookedRootModule):
         names_filter
             Names, wildcards or a predicate; all hooks when None.
         *args, **kwargs
-            Device, cache and further options, as transformer-lens takes them.
+            Device and further options, as transformer-lens takes them.
+        cache
+            Dictionary that is filled; a new one when None.
+        pos_slice
+            Positions that are kept, as transformer-lens takes them: 0 is ``<cls>``. Of scores and pattern these are the
+            queries. What has no positions, as ``hook_cell``, is kept whole.
         """
-        return super().get_caching_hooks(self._names(names_filter), *args, **kwargs)
+        names, cache = self._names(names_filter), {} if cache is None else cache
+        _, *whole = super().get_caching_hooks(names, *args, cache=cache, **kwargs)
+        _, *cut = super().get_caching_hooks(names, *args, cache=cache, pos_slice=pos_slice, **kwargs)
+
+        def either(all_of_it: Callable, some: Callable) -> Callable:
+            return lambda x, hook: (some if x.ndim > 2 else all_of_it)(x, hook=hook)
+
+        forward, backward = (
+            [(name, either(a, b)) for (name, a), (_, b) in zip(*pair, strict=True)]
+            for pair in zip(whole, cut, strict=True)
+        )
+        return cache, forward, backward
+
+    def run_with_cache(
+        self,
+        tokens: Tokens,
+        *args: Any,
+        incl_bwd: bool = False,
+        loss: Callable[[Any], torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict]:
+        """Outputs and activations, and gradients of a loss where they are asked for.
+
+        Parameters
+        ----------
+        tokens
+            Batch of cells that is run.
+        incl_bwd
+            Keep the gradient of the loss at each hook, too, under the hook's name with ``_grad``. Frozen weights get none.
+        loss
+            From the outputs to the one number whose gradient is wanted; needed with `incl_bwd`.
+        *args, **kwargs
+            ``names_filter`` (names, wildcards or a predicate), ``pos_slice`` and other options of transformer-lens, and those
+            of `forward`.
+
+        Returns
+        -------
+        outputs, cache
+
+        Raises
+        ------
+        HookError
+            If a name matches nothing, or a gradient is asked for without a loss.
+        ShapeError
+            If ``remove_batch_dim`` is asked for with more cells than one.
+        """
+        if kwargs.get("remove_batch_dim") and len(tokens) != 1:
+            raise ShapeError(f"remove_batch_dim is for a batch of one cell; this one has {len(tokens)}. Leave it out.")
+        if not incl_bwd:
+            return super().run_with_cache(tokens, *args, **kwargs)
+        if loss is None:
+            raise HookError(
+                "A model of cells has several outputs and no loss of its own: pass the one whose gradient is wanted, for example "
+                "run_with_cache(tokens, incl_bwd=True, loss=lambda outputs: outputs.cell.square().sum())."
+            )
+        own = {name: kwargs.pop(name) for name in ("device", "remove_batch_dim", "pos_slice") if name in kwargs}
+        ends = {name: kwargs.pop(name) for name in ("reset_hooks_end", "clear_contexts") if name in kwargs}
+        names = self._names(kwargs.pop("names_filter", None))
+        cache, forward, backward = self.get_caching_hooks(names, True, **own)
+        first = dict.fromkeys((*names, *self.resolve_hooks("blocks.*.hook_resid_pre")))
+        handles = [self.hook_dict[name].register_forward_pre_hook(_with_gradient) for name in first]
+        try:
+            with torch.enable_grad(), self.hooks(forward, backward, **ends):
+                outputs = self(tokens, *args, **kwargs)
+                value = loss(outputs)
+                if value.numel() != 1:
+                    raise HookError(
+                        f"The loss has shape {tuple(value.shape)}; make one number of it, for example by .sum()."
+                    )
+                value.backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return outputs, cache
+
+
+def _with_gradient(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    """Where the weights are frozen, gradients begin at the first activation that is asked for."""
+    return None if inputs[0].requires_grad else (inputs[0].detach().requires_grad_(),)

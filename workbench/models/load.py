@@ -69,8 +69,8 @@ def load_model(
     Parameters
     ----------
     path
-        Folder. scGPT: ``args.json``, ``vocab.json`` and ``best_model.pt``, as its authors and `save_checkpoint` write
-        them; needs no scgpt, torchtext or flash-attn.
+        Folder. scGPT: ``args.json``, ``vocab.json`` and ``best_model.pt`` (or one other file of weights: .pt, .pth, .ckpt,
+        .bin or .safetensors), as its authors and `save_checkpoint` write them; needs no scgpt, torchtext or flash-attn.
     device
         Where the weights go, for example ``"cuda"``; batches follow them.
     dtype
@@ -91,23 +91,29 @@ def load_model(
     """
     # Here, because the architectures import from this package.
     from workbench.models.scgpt import checkpoint as scgpt
+    from workbench.models.scgpt.weights import WEIGHTS, weights_file
 
-    readers = {"scGPT": (scgpt.FILES, scgpt.load_checkpoint)}
-    folder = Path(path)
+    readers = {"scGPT": ((*scgpt.FILES, WEIGHTS), weights_file, scgpt.load_checkpoint)}
+    folder = Path(path).expanduser()
     if not folder.is_dir():
-        wanted = "; ".join(f"{name}: {_listed(files)}" for name, (files, _) in readers.items())
-        raise CheckpointError(f"There is no checkpoint folder '{folder}'; give the folder of a model ({wanted}).")
+        wanted = "; ".join(f"{name}: {_listed(files)}" for name, (files, *_) in readers.items())
+        instead = f" It is a file; its folder is '{folder.parent}'." if folder.is_file() else ""
+        raise CheckpointError(
+            f"There is no checkpoint folder '{folder}'; give the folder of a model ({wanted}).{instead}"
+        )
     there = {file.name for file in folder.iterdir() if file.is_file()}
-    for files, read in readers.values():
-        if there.issuperset(files):
+    lacking = []
+    for name, (files, weights, read) in readers.items():
+        lacks = [file for file in files if file not in there]
+        if lacks == [WEIGHTS] and weights(folder) is not None:
+            lacks = []
+        if not lacks:
             return read(folder, device=device, dtype=dtype)
-    lacking = "; ".join(
-        f"{name} needs {_listed(files)} and lacks {_listed([file for file in files if file not in there])}"
-        for name, (files, _) in readers.items()
-    )
+        lacking.append(f"{name} needs {_listed(files)} and lacks {_listed(lacks)}")
     held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+    adapter = " It holds adapters (PEFT): merge them into the model first." if "adapter_config.json" in there else ""
     raise CheckpointError(
-        f"The checkpoint folder '{folder}' is of no model that can be read: {lacking} (it holds {held})."
+        f"The checkpoint folder '{folder}' is of no model that can be read: {'; '.join(lacking)} (it holds {held}).{adapter}"
     )
 
 

@@ -30,6 +30,9 @@ class Tokens:
         One name per cell (empty when unknown).
     batch_labels
         Batch index per cell, for checkpoints that have a batch encoder or a domain batch norm.
+    flags
+        For perturbation fine-tunes, whose cells have no ``<cls>``: 1 where a gene is perturbed, 0 elsewhere. None for all
+        other checkpoints.
     """
 
     gene_ids: Int[Tensor, "cell gene"]
@@ -37,6 +40,7 @@ class Tokens:
     padding: Bool[Tensor, "cell gene"]
     cell_ids: tuple[str, ...] = ()
     batch_labels: Int[Tensor, " cell"] | None = None
+    flags: Int[Tensor, "cell gene"] | None = None
 
     def __post_init__(self) -> None:
         if self.gene_ids.ndim != 2 or not self.gene_ids.shape == self.values.shape == self.padding.shape:
@@ -52,7 +56,7 @@ class Tokens:
     def genes(self) -> Bool[Tensor, "cell gene"]:
         """True where a position holds a gene: neither padding nor ``<cls>``."""
         genes = ~self.padding
-        genes[:, :1] = False
+        genes[:, :1] &= self.flags is not None
         return genes
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tokens:
@@ -64,8 +68,14 @@ class Tokens:
             As in `torch.Tensor.to`; ids and padding stay whole numbers and truth values.
         """
         labels = None if self.batch_labels is None else self.batch_labels.to(device)
+        flags = None if self.flags is None else self.flags.to(device)
         return Tokens(
-            self.gene_ids.to(device), self.values.to(device, dtype), self.padding.to(device), self.cell_ids, labels
+            self.gene_ids.to(device),
+            self.values.to(device, dtype),
+            self.padding.to(device),
+            self.cell_ids,
+            labels,
+            flags,
         )
 
     def __getitem__(self, rows: slice) -> Tokens:
@@ -79,6 +89,7 @@ class Tokens:
             padding[:, :length],
             self.cell_ids[rows],
             labels,
+            None if self.flags is None else self.flags[rows, :length],
         )
 
     def take(self, rows: Sequence[int]) -> Tokens:
@@ -94,7 +105,8 @@ class Tokens:
         length = int((~padding).sum(1).max()) if len(padding) else 0
         labels = None if self.batch_labels is None else self.batch_labels[at]
         names = tuple(self.cell_ids[row] for row in rows) if self.cell_ids else ()
-        return Tokens(self.gene_ids[at, :length], self.values[at, :length], padding[:, :length], names, labels)
+        flags = None if self.flags is None else self.flags[at, :length]
+        return Tokens(self.gene_ids[at, :length], self.values[at, :length], padding[:, :length], names, labels, flags)
 
     def batches(self, size: int) -> Iterator[Tokens]:
         """Consecutive batches of at most `size` cells.

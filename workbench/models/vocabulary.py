@@ -6,12 +6,31 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from workbench.errors import VocabularyError
+from workbench.errors import VocabularyError, WorkbenchError
 
 SPECIALS = ("<pad>", "<cls>", "<eoc>")
+
+
+def read_json_file(path: Path, kind: type[WorkbenchError]) -> Any:
+    """What a JSON file of a checkpoint holds.
+
+    Parameters
+    ----------
+    path
+        File, which may be missing or damaged.
+    kind
+        Class of the error that says so.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise kind(f"'{path}' cannot be read ({error.strerror or error}); give a folder that holds it.") from error
+    except (ValueError, RecursionError) as error:
+        raise kind(f"'{path}' cannot be read as JSON ({error}); fetch the file again.") from error
 
 
 def _lacks(special: str, n: int) -> str:
@@ -58,15 +77,12 @@ class Vocabulary:
         path
             JSON file with an object of token -> id.
         """
-        try:
-            ids = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise VocabularyError(
-                f"'{path}' cannot be read as a JSON vocabulary ({error}); fetch the file again."
-            ) from error
-        if not isinstance(ids, dict) or not all(isinstance(i, int) and i >= 0 for i in ids.values()):
+        ids = read_json_file(path, VocabularyError)
+        # Some tools write whole numbers as 3.0.
+        whole = isinstance(ids, dict) and all(type(i) in (int, float) and i >= 0 and not i % 1 for i in ids.values())
+        if not whole:
             raise VocabularyError(f"'{path}' is not an object of token -> id; fetch the file again.")
-        return cls(ids)
+        return cls({token: int(i) for token, i in ids.items()})
 
     @classmethod
     def of_genes(cls, genes: Iterable[str]) -> Vocabulary:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numba import njit
 from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -141,6 +141,44 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return (check_array(X, dtype=np.float64) - self.bias_) @ self.encoder_.T
+
+
+def fit_to_ruler(
+    adaptor: LETAdaptor,
+    features: Float[np.ndarray, "anchor feature"],
+    stage: Int[np.ndarray, " anchor"],
+    ruler: Float[np.ndarray, "stage stage"],
+    weights: Float[np.ndarray, " anchor"] | None = None,
+    rows: Int[np.ndarray, " row"] | None = None,
+) -> LETAdaptor:
+    """Fit a fresh adaptor with given settings to some anchors.
+
+    Parameters
+    ----------
+    adaptor
+        Adaptor whose settings count; it is not changed.
+    features, stage
+        Features of all anchors, and the number of the stage of each.
+    ruler
+        Distances between all stages.
+    weights
+        Weights of all anchors, above zero; all equal by default.
+    rows
+        Numbers of the anchors to fit to; all by default.
+
+    Raises
+    ------
+    EvaluationError
+        If there are fewer than three anchors or two stages.
+    """
+    rows = np.arange(len(stage)) if rows is None else rows
+    at = stage[rows]
+    if len(at) < 3 or len(set(at.tolist())) < 2:
+        raise EvaluationError(
+            f"{len(at)} anchors of {len(set(at.tolist()))} stages are left to fit on; three of two stages are needed."
+        )
+    share = None if weights is None else weights[rows]
+    return LETAdaptor(**adaptor.get_params()).fit(features[rows], ruler[np.ix_(at, at)], share)
 
 
 def angles(z: Float[np.ndarray, "row k"]) -> Float[np.ndarray, "row row"]:

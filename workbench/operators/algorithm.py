@@ -6,7 +6,7 @@ M = F W^T (gene by k) and c = -W b, without loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float
 
-from workbench.cells.matrix import COUNTS, check_block, describe_values, log_normalise, row_blocks
-from workbench.errors import GeneMatchError
+from workbench.cells.expression import expression_blocks, match_panel
+from workbench.errors import ShapeError
 from workbench.files import write_text
 from workbench.operators.artifact import read_artifact, write_artifact
 from workbench.operators.card import model_card
@@ -59,16 +59,20 @@ class Algorithm:
     readouts: Mapping[str, Readout]
     card: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        check_rows(self.genes, self.matrix)
+
     def transform(self, cells: AnnData, min_coverage: float = 0.5) -> Float[np.ndarray, "cell k"]:
         """Latent of cells; genes are matched by name as `match_genes` does, absent ones count as not expressed.
 
-        Counts are normalised to 10,000 per cell over all measured genes and logged; logged values are taken as they
-        are.
+        Values are brought to log1p of counts per 10,000 first, see `workbench.cells.scale.find_scale`. A cell that expresses none
+        of the genes has NaN.
 
         Parameters
         ----------
         cells
-            Cells with gene symbols as ``var_names``; read row by row.
+            Cells with gene symbols as ``var_names``, as `workbench.load` gives them where the scale of the values has to be said;
+            read row by row.
         min_coverage
             Smallest share of the panel that must be measured.
 
@@ -77,22 +81,25 @@ class Algorithm:
         GeneMatchError
             If fewer panel genes are measured.
         CellsError
-            If values are negative, NaN or infinite, or a cell expresses nothing.
+            If values are negative, NaN or infinite, or their scale cannot be known.
         """
         z = np.empty((cells.shape[0], self.matrix.shape[1]))
-        for start, block in panel_blocks(cells, self.genes, min_coverage):
+        match = match_panel(cells, self.genes, min_coverage)
+        for start, block, _ in expression_blocks(cells, match, self.genes):
             z[start : start + block.shape[0]] = self.encode_panel(block)
         return z
 
     def encode_panel(self, x: sp.csr_matrix) -> Float[np.ndarray, "cell k"]:
-        """Latent of expression that is already aligned to the panel.
+        """Latent of expression that is already aligned to the panel; NaN for cells that express none of its genes.
 
         Parameters
         ----------
         x
             Cells by panel genes, log-normalised.
         """
-        return np.asarray(x.astype(np.float64) @ self.matrix) + self.offset
+        z = np.asarray(x.astype(np.float64) @ self.matrix) + self.offset
+        z[np.diff(x.indptr) == 0] = np.nan
+        return z
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``weights.safetensors``, ``config.json`` and, for people, a model card in ``README.md``.
@@ -134,104 +141,25 @@ class Algorithm:
         return cls(tuple(card["genes"]), arrays["matrix"], arrays["offset"], readouts, card["card"])
 
 
-def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float = 0.0) -> sp.csr_matrix:
-    """Log-normalised expression on a panel, sparse.
+def check_rows(genes: Sequence[str], matrix: np.ndarray) -> None:
+    """Refuse names that are not those of the rows of a matrix: as many, each once.
 
     Parameters
     ----------
-    cells
-        Cells as in `panel_blocks`; all of them end up in memory.
-    genes, min_coverage
-        Panel, and the smallest share of it that must be measured, as in `panel_blocks`.
-
-    Returns
-    -------
-    csr_matrix, shape (cell, gene)
-        float32, columns of a row in order.
-    """
-    out = sp.vstack([block for _, block in panel_blocks(cells, genes, min_coverage)], format="csr")
-    out.sort_indices()
-    return out
-
-
-def panel_blocks(
-    cells: AnnData, genes: tuple[str, ...], min_coverage: float = 0.0, size: int = 2048
-) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """Log-normalised expression on a panel, some cells at a time.
-
-    Parameters
-    ----------
-    cells
-        Cells with gene symbols as ``var_names``; the first of repeated names counts, and another case where none fits.
     genes
-        Panel: names of the columns wanted, in order, each once.
-    min_coverage
-        Smallest share of the panel that must be measured; one gene at least is needed at 0.
-    size
-        Cells per block, 1 or more: memory grows with it.
-
-    Yields
-    ------
-    start, block
-        Number of the first cell, and (cell, gene) in float32, columns of a row in any order.
+        Names of the genes, in the order of the rows.
+    matrix
+        Matrix with a row for each gene.
 
     Raises
     ------
-    GeneMatchError
-        If fewer panel genes are measured.
-    CellsError
-        If values are negative, NaN or infinite, or a cell expresses nothing.
+    ShapeError
+        If they are more or fewer, or a gene is named twice.
     """
-    column = _columns(cells, genes)
-    found = np.unique(column[column >= 0])
-    if len(found) < max(1, min_coverage * len(genes)):
-        absent = [gene for i, gene in enumerate(genes) if i not in set(found.tolist())]
-        raise GeneMatchError(
-            f"The cells measure {len(found)} of the {len(genes)} panel genes, under the stated share of {min_coverage:.0%} "
-            f"(absent: {', '.join(absent[:3])}, ...); check that var_names are gene symbols."
+    if len(set(genes)) < len(genes) or len(genes) != len(matrix):
+        raise ShapeError(
+            f"{len(matrix)} rows need the name of a gene each; found {len(genes)}, {len(set(genes))} different."
         )
-    kind = describe_values(cells.X).kind
-    for start, block in row_blocks(cells.X, size):
-        check_block(block, cells.obs_names[start : start + block.shape[0]])
-        # Totals are over all genes; only the panel's values need a logarithm.
-        totals = np.asarray(block.sum(1, dtype=np.float64)).ravel() if kind == COUNTS else None
-        to = column[block.indices]
-        keep = to >= 0
-        indptr = np.concatenate([[0], np.cumsum(keep)])[block.indptr]
-        part = sp.csr_matrix((block.data[keep], to[keep], indptr), shape=(block.shape[0], len(genes)))
-        yield start, log_normalise(part, kind, totals=totals)
-
-
-def coverage(cells: AnnData, genes: tuple[str, ...]) -> float:
-    """Share of a panel that cells measure.
-
-    Parameters
-    ----------
-    cells
-        Cells as in `panel_blocks`, of which only ``var_names`` are read.
-    genes
-        Panel of gene symbols, one or more, each once.
-    """
-    column = _columns(cells, genes)
-    return len(np.unique(column[column >= 0])) / len(genes)
-
-
-def _columns(cells: AnnData, genes: tuple[str, ...]) -> np.ndarray:
-    """Place in the panel of each measured gene, -1 for none."""
-    place = {gene: i for i, gene in enumerate(genes)}
-    names = cells.var_names.astype(str)
-    exact = {name for name in names if name in place}
-    recased: dict[str, list[str]] = {}
-    for gene in place.keys() - exact:
-        recased.setdefault(gene.upper(), []).append(gene)
-    column = np.full(cells.shape[1], -1, dtype=np.int64)
-    seen: set[str] = set()
-    for i, name in enumerate(names):
-        fits = [name] if name in exact else recased.get(name.upper(), [])
-        if len(fits) == 1 and fits[0] not in seen:
-            column[i] = place[fits[0]]
-            seen.add(fits[0])
-    return column
 
 
 def fold(

@@ -14,10 +14,12 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm import tqdm
 
-from workbench.cells.datasets import CellMapping, load
+from workbench.cells.datasets import CellMapping, cells_of
+from workbench.cells.expression import expression_blocks, match_panel, scale_of
+from workbench.cells.formats import open_tables, plain_text
 from workbench.errors import CellsError, OutputError
 from workbench.files import atomically, digest
-from workbench.operators.algorithm import CARD, Algorithm, coverage, panel_blocks
+from workbench.operators.algorithm import CARD, Algorithm
 from workbench.operators.readout_weights import Readout
 
 LATENT = "X_workbench"
@@ -37,6 +39,12 @@ class Applied:
         Cells in it, which are those of the input.
     coverage
         Share of the algorithm's genes that the cells measure.
+    values
+        What the values were found or said to be, and what was done about it.
+    genes
+        How the genes were matched.
+    unlabelled
+        Cells that express none of the algorithm's genes: their labels, probabilities and latents are missing.
     seconds
         Time that the whole took, reading and writing included.
     """
@@ -44,6 +52,9 @@ class Applied:
     out: Path
     n_cells: int
     coverage: float
+    values: str
+    genes: str
+    unlabelled: int
     seconds: float
 
 
@@ -66,13 +77,13 @@ def apply_file(
     algorithm
         Folder of the algorithm, as `Algorithm.save_pretrained` wrote it.
     cells
-        The h5ad: counts, normalised or log-normalised values with gene symbols.
+        File of any kind that `datasets.load` reads: counts, normalised or log-normalised values with gene symbols.
     out
         New file; beside `cells`, with ``.workbench.h5ad`` at the end, when None.
     mapping
-        Where values and gene symbols are, as in `datasets.load`.
+        Where values and gene symbols are and what the values are, as in `datasets.load`.
     min_coverage
-        Smallest share of the algorithm's genes that must be measured.
+        Smallest share of the algorithm's genes that must be measured, above 0.
     block
         Cells that are read, encoded and written at a time; memory grows with it.
     progress
@@ -84,48 +95,63 @@ def apply_file(
         The file has ``obsm["X_workbench"]`` (latent), ``obsm["workbench_NAME"]`` (probabilities; classes in
         ``uns["workbench"]``) and, in ``obs``, all columns of the input and ``workbench_NAME``,
         ``workbench_NAME_probability`` for each readout, ``workbench_pseudotime`` for a depth, and
-        ``workbench_genes_expressed`` (share of the algorithm's genes that a cell expresses).
+        ``workbench_genes_expressed`` (share of the algorithm's genes that a cell expresses). A cell that expresses none
+        of them has no label and NaN for the numbers.
 
     Raises
     ------
     ArtifactError
         If the algorithm was changed or truncated.
     CellsError
-        If the file cannot be read, or holds impossible values or cells without expression.
+        If the file cannot be read, or holds impossible values or values whose scale cannot be known.
     GeneMatchError
         If too few of the genes are measured.
     OutputError
         If the new file exists already.
     """
     start = time.perf_counter()
-    source = Path(cells)
-    target = Path(out) if out is not None else source.with_name(f"{source.stem}.workbench.h5ad")
+    source = Path(cells).expanduser()
+    stem = source.name.removesuffix(".gz").rsplit(".", 1)[0]
+    if not 0 < min_coverage <= 1:
+        raise CellsError(
+            f"The smallest coverage is {min_coverage}; --min-coverage takes a share of the genes above 0, and 1 at most."
+        )
+    target = Path(out).expanduser() if out is not None else source.with_name(f"{stem}.workbench.h5ad")
     if target.exists():
         raise OutputError(f"'{target}' exists already and is not overwritten; choose another with --out, or remove it.")
     known = Algorithm.from_pretrained(algorithm)
-    if not source.is_file():
+    if not source.exists():
         raise CellsError(f"There is no file '{source}'; give the path of an h5ad.")
-    data = load(source, mapping, backed=True)
-    n, share = data.shape[0], coverage(data, known.genes)
+    mapping = mapping or CellMapping()
+    tables = open_tables(source, mapping.layer, backed=True)
+    obs = tables.obs.drop(columns=[name for name in tables.obs if str(name).startswith(_PREFIX)])  # of an earlier run
+    data = cells_of(tables, mapping, str(source))
+    match, scale, n = match_panel(data, known.genes, min_coverage), scale_of(data), data.shape[0]
+    share = len(match.genes) / len(known.genes)
+
+    unlabelled: list[int] = []
 
     def write(part: Path) -> None:
         from anndata.io import write_elem
 
         with h5py.File(part, "w") as handle, tqdm(total=n, unit="cell", disable=not progress, desc="apply") as bar:
             write_elem(handle, "obsm", {})
-            columns, classes = _stream(handle, known, panel_blocks(data, known.genes, min_coverage, block), n, bar)
-            write_elem(handle, "obs", _read_obs(source).assign(**columns))
+            blocks = expression_blocks(data, match, known.genes, size=block)
+            columns, classes = _stream(handle, known, blocks, n, bar)
+            unlabelled.append(int((columns[_EXPRESSED] == 0).sum()))
+            write_elem(handle, "obs", plain_text(obs).assign(**columns))
             write_elem(handle, "var", pd.DataFrame(index=pd.Index([], dtype=str)))
-            about = {"coverage": share, **_origin(algorithm, known), "source": str(source), "classes": classes}
+            told = {"coverage": share, "values": scale.said, "genes_matched": str(match), "unlabelled": unlabelled[0]}
+            about = {**told, **_origin(algorithm, known), "source": str(source), "classes": classes}
             write_elem(handle, "uns", {"workbench": about})
             handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
     atomically(target, write)
-    return Applied(target, n, share, time.perf_counter() - start)
+    return Applied(target, n, share, scale.said, str(match), unlabelled[0], time.perf_counter() - start)
 
 
 def _stream(
-    handle: h5py.File, algorithm: Algorithm, blocks: Iterator[tuple[int, sp.csr_matrix]], n: int, bar: tqdm
+    handle: h5py.File, algorithm: Algorithm, blocks: Iterator[tuple[int, sp.csr_matrix, Any]], n: int, bar: tqdm
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Write latent and probabilities block by block; columns of `obs`, and classes by readout, are given back."""
     latent = _array(handle, LATENT, (n, algorithm.matrix.shape[1]))
@@ -139,19 +165,21 @@ def _stream(
         if key in classes:
             columns[f"{_PREFIX}{key}_probability"] = np.zeros(n, np.float32)
     columns[_EXPRESSED] = np.zeros(n, np.float32)
-    for first, x in blocks:
+    for first, x, _ in blocks:
         rows = slice(first, first + x.shape[0])
         z = algorithm.encode_panel(x)
-        latent[rows] = z
+        latent[rows], bare = z, np.diff(x.indptr) == 0
+        z[bare] = 0.0  # so that readouts can be asked; their answers are taken out again
         columns[_EXPRESSED][rows] = np.diff(x.indptr) / len(algorithm.genes)
         for name, readout in algorithm.readouts.items():
             column = _PREFIX + keys[name]
             if not readout.classes:
-                columns[column][rows] = readout.predict(z)
+                columns[column][rows] = np.where(bare, np.nan, readout.predict(z))
                 continue
             chance = readout.probabilities(z)
-            chances[keys[name]][rows] = chance
-            columns[column][rows], columns[f"{column}_probability"][rows] = chance.argmax(1), chance.max(1)
+            columns[column][rows] = np.where(bare, -1, chance.argmax(1))
+            chance[bare] = np.nan
+            chances[keys[name]][rows], columns[f"{column}_probability"][rows] = chance, chance.max(1)
         bar.update(x.shape[0])
     for key, names in classes.items():
         columns[_PREFIX + key] = pd.Categorical.from_codes(columns[_PREFIX + key], pd.Index(names))
@@ -193,16 +221,6 @@ def _array(handle: h5py.File, name: str, shape: tuple[int, int]) -> h5py.Dataset
     made = handle.create_dataset(f"obsm/{name}", shape, np.float32)
     made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return made
-
-
-def _read_obs(source: Path) -> pd.DataFrame:
-    import anndata as ad
-
-    tables = ad.read_h5ad(source, backed="r")
-    obs = tables.obs.copy()
-    tables.file.close()
-    taken = [column for column in obs if str(column).startswith(_PREFIX)]
-    return obs.drop(columns=taken)  # from an earlier run of this command
 
 
 def _origin(folder: str | Path, algorithm: Algorithm) -> dict[str, Any]:

@@ -6,7 +6,7 @@ trained in the coordinates that the training cells' features span, exactly, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from workbench.cells.anchors import make_anchors
+from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError, EvaluationError, ShapeError
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import fold
@@ -318,6 +319,31 @@ class _Coordinates:
     @property
     def rank(self) -> int:
         return len(self.axes)
+
+
+def fit_cell_head(
+    cells: PlacedCells, operator: Float[np.ndarray, "gene feature"], config: Any, more: Mapping[str, Any]
+) -> CellAdaptor:
+    """Fit a head to cells with the settings of a command.
+
+    Parameters
+    ----------
+    cells
+        Cells on a ruler; those without a place are left out, and so is a stage of which there is one cell only.
+    operator
+        Feature map that the head acts on.
+    config
+        Configuration with ``adaptor``, ``cell_heads`` and ``seed``.
+    more
+        Further arguments of `CellAdaptor`, such as the weights of a hybrid head.
+    """
+    assert cells.ruler is not None
+    width, settings = config.adaptor, config.cell_heads.model_dump(exclude={"hybrid"})
+    rows = np.flatnonzero(cells.stage >= 0)
+    # A stage of which there is one cell only has no pair within it.
+    kept = cells.take(rows[np.bincount(cells.stage[rows])[cells.stage[rows]] > 1])
+    head = CellAdaptor(k=width.k, beta=width.beta, seed=config.seed, **settings, **more)
+    return head.fit(kept.expression, kept.stage, cells.ruler.distances, operator, kept.donor, kept.names)
 
 
 def hybrid_sweep() -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import Algorithm, fold
 from workbench.operators.calibration import fit_readout
 from workbench.operators.readout import Endpoint
+from workbench.operators.saved_operator import Operator
 
 LABEL = "label"
+# Share of an operator's genes that the cells must have, as in `Operator.apply`.
+MIN_COVERAGE = 0.5
 
 
 # Equality and representation stay those of scikit-learn, which reads the settings off the signature.
@@ -36,7 +40,8 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     operator
-        Feature map F, gene by feature; None for the expression itself.
+        Feature map F. An `Operator`, or a table with a row for each gene, is aligned by name to the columns of the table that
+        is fitted; of an array, gene by feature, the rows must be in the order of the columns. None for the expression itself.
     distances
         Ruler distances between labels, from 0 to 1, as a table whose rows and columns are the labels; None: every two
         labels are at distance 1.
@@ -109,8 +114,13 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         EvaluationError
             If there is one label only, a label has no distance, or too few anchors can be made.
         ShapeError
-            If the operator has another number of genes.
+            If the operator has another number of genes, or genes with names and the cells' have none; if labels or groups name
+            the cells in another order than the table.
+        GeneMatchError
+            If fewer than half of the operator's named genes are among the columns.
         """
+        for what, given in (("labels", y), ("groups", groups), ("names", names)):
+            _check_order(X, given, what)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_, place = np.unique(y, return_inverse=True)
@@ -169,17 +179,25 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         genes
-            Names of the columns of X, where it was no table.
+            Names of the columns of X, in their order, where it was no table.
         card
             Where it comes from, see `Algorithm.card`; nothing when None.
 
         Raises
         ------
         ShapeError
-            If the genes are not named, each once.
+            If the genes are not named, each once, or the names are not those that were fitted, in their order.
         """
         check_is_fitted(self)
-        named = tuple(genes) or self.genes_
+        genes = tuple(str(gene) for gene in genes)
+        if genes and self.genes_ and genes != self.genes_:
+            pairs = zip_longest(genes, self.genes_, fillvalue="no gene")
+            column, (given, fitted) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+            raise ShapeError(
+                f"The extractor was fitted on a table with genes as columns, and the names given are not these: column {column} is "
+                f"'{fitted}' and was named '{given}'. Leave genes out: the file gets the names that were fitted."
+            )
+        named = genes or self.genes_
         if len(named) != self.n_features_in_ or len(set(named)) < len(named):
             raise ShapeError(
                 f"{self.n_features_in_} genes need a name each; found {len(set(named))}. Fit on a table with genes as columns, "
@@ -239,10 +257,21 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
     def _operator(self, n_genes: int) -> np.ndarray:
         if self.operator is None:
             return np.eye(n_genes)
-        operator = check_array(self.operator, dtype=[np.float64, np.float32])
+        operator = self.operator
+        if isinstance(operator, pd.DataFrame) and not pd.api.types.is_numeric_dtype(operator.index):
+            operator = Operator(tuple(map(str, operator.index)), operator.to_numpy(), "", "", "")
+        if isinstance(operator, Operator):
+            if not self.genes_:
+                raise ShapeError(
+                    "The operator names its genes and the cells do not; fit on a table with genes as columns (adata.to_df()), or pass "
+                    "the operator's matrix, its rows in the order of the columns."
+                )
+            operator, _ = operator.aligned(self.genes_, MIN_COVERAGE)
+        operator = check_array(operator, dtype=[np.float64, np.float32])
         if len(operator) != n_genes:
             raise ShapeError(
-                f"The operator reads {len(operator)} genes and the cells have {n_genes}; align them first, as workbench.Operator does."
+                f"The operator reads {len(operator)} genes and the cells have {n_genes}; pass the workbench.Operator itself, which is "
+                "aligned by name to a table with genes as columns."
             )
         return operator
 
@@ -280,3 +309,14 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
             x, place, between, operator=operator, groups=groups, names=names
         )
         return fitted.matrix_, fitted.offset_
+
+
+def _check_order(table: Any, given: Any, what: str) -> None:
+    """Refuse a column that names the same cells as the table in another order: scikit-learn goes by place alone."""
+    if not isinstance(table, pd.DataFrame) or not isinstance(given, pd.Series) or given.index.equals(table.index):
+        return
+    if len(given) == len(table) and given.index.sort_values().equals(table.index.sort_values()):
+        raise ShapeError(
+            f"The {what} name the cells in another order than the table (first: '{given.index[0]}', and '{table.index[0]}' there); "
+            f"pass {what}.loc[table.index]."
+        )

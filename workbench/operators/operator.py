@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from workbench.errors import ShapeError
+from workbench.errors import EvaluationError, ShapeError
 
 Head = tuple[int, int]
 
@@ -265,6 +265,38 @@ def _weighted(operators: OperatorSource, weights: Mapping[Head, float]) -> Float
         raise ShapeError("The topk feature map needs a head with a weight other than 0; found none.")
     terms = (np.float32(alpha) * operators.head(*head) for head, alpha in kept.items())
     return reduce(np.add, terms)
+
+
+def head_names(shape: Head) -> dict[str, Head]:
+    """All heads by their names.
+
+    Parameters
+    ----------
+    shape
+        Number of layers, and of heads per layer.
+    """
+    return {head_name(layer, head): (layer, head) for layer, head in np.ndindex(*shape)}
+
+
+def best_head(scores: Mapping[Head, float]) -> Head:
+    """Head with the highest score, the first of those that are equal.
+
+    Parameters
+    ----------
+    scores
+        Score of each head by (layer, head); NaN where it has none.
+
+    Raises
+    ------
+    EvaluationError
+        If no head has a score.
+    """
+    known = {head: value for head, value in scores.items() if np.isfinite(value)}
+    if not known:
+        raise EvaluationError(
+            "No head can be scored on held-out anchors, so none can be chosen; name one, or give more anchors."
+        )
+    return max(known, key=lambda head: (known[head], tuple(-part for part in head)))
 
 
 def screen_weights(scores: Mapping[Head, float], top: int) -> dict[Head, float]:

@@ -15,10 +15,11 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
+from tqdm import tqdm
 
 from workbench.evidence.ruler import Ruler
 from workbench.seeds import generator, key
-from workbench.stats import permutation_p, spearman
+from workbench.stats import null_summary, spearman
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def cross_validate(
     seed: int,
     hidden: int = 0,
     names: Shaped[np.ndarray, " cell"] | None = None,
+    progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Score readouts of several representations on cells that no part of the chain was fitted on.
 
@@ -214,6 +216,8 @@ def cross_validate(
         Width of the readouts' hidden layer, as in `probe`.
     names
         Of the cells: with them the null does not depend on their order.
+    progress
+        Show a progress bar over the representations; none by default.
 
     Returns
     -------
@@ -224,7 +228,8 @@ def cross_validate(
     """
     rows: list[dict[str, Any]] = []
     place = np.arange(len(fold)) if names is None else np.argsort(np.argsort(names, kind="stable"), kind="stable")
-    for name, features_of in representations.items():
+    bar = {"unit": "representation", "desc": "readouts", "disable": not progress}
+    for name, features_of in tqdm(representations.items(), **bar):
         features = {k: features_of(k) for k in sorted(set(fold.tolist()))}
         for endpoint in wanted:
             rows += [
@@ -268,13 +273,12 @@ def _row(
 ) -> dict[str, Any]:
     n_folds = len(by_fold)
     # Where no fold is left, nothing is known.
-    values, means = list(by_fold.values()) or [np.nan], np.mean(null, axis=0) if n_folds else np.full(1, np.nan)
+    values = list(by_fold.values()) or [np.nan]
+    known = null_summary(float(np.mean(values)), np.mean(null, axis=0) if n_folds else np.zeros(0))
     return {
         **{"metric": metric, "n_cells": n_cells, "n_features": n_features, "n_folds": n_folds, "by_fold": by_fold},
         "value": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if n_folds > 1 else float("nan"),
-        "null_mean": float(means.mean()),
-        "null_high": float(np.quantile(means, 0.975)),
-        "p": permutation_p(float(np.mean(values)), means),
+        **{name: known[name] for name in ("null_mean", "null_high", "p")},
         "status": "ok" if n_folds else "undefined: no fold has both classes on both sides",
     }

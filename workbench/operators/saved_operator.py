@@ -11,8 +11,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float
 
+from workbench.cells.expression import coverage, panel_expression
 from workbench.errors import EvaluationError, GeneMatchError
-from workbench.operators.algorithm import coverage, panel_expression
+from workbench.operators.algorithm import check_rows
 from workbench.operators.artifact import read_artifact, write_artifact
 
 CARD, WEIGHTS = "operator.json", "operator.safetensors"
@@ -51,6 +52,9 @@ class Operator:
     kind: str
     feature_map: str
     checkpoint: str
+
+    def __post_init__(self) -> None:
+        check_rows(self.genes, self.matrix)
 
     def aligned(
         self, genes: Sequence[str], min_coverage: float = 0.0

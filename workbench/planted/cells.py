@@ -223,6 +223,7 @@ def planted_cells(
         "source": f"planted, not real: synthetic counts on the {world.ruler.name} graph, seed {world.seed}, signal {signal}",
         "columns": ["cell_type", "donor", "tissue"],
         "mapping": {},
+        "values": "counts",
     }
     return cells
 

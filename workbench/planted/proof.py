@@ -12,6 +12,7 @@ from jaxtyping import Float
 from workbench.capture.pairs import PATTERNS, GenePairSink
 from workbench.capture.record import capture
 from workbench.cells.anchors import make_anchors
+from workbench.cells.expression import panel_expression
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.evidence.anchor_set import AnchorSet, anchors_of
 from workbench.evidence.gate_spec import SPEC
@@ -21,7 +22,6 @@ from workbench.evidence.ruler import Ruler
 from workbench.evidence.screen import rank_heads, score_head
 from workbench.geometry.dimension_tables import agreement, dimension_table
 from workbench.operators.adaptor import LETAdaptor
-from workbench.operators.algorithm import panel_expression
 from workbench.operators.operator import head_name
 from workbench.operators.weight_operators import KINDS, weight_operators
 from workbench.planted.cells import GRAPH, OFF_GRAPH, REMOVED, World, make_world, planted_cells

@@ -43,14 +43,14 @@ def test_fine_tuning_configurations_name_the_same_things_otherwise():
 
 
 @pytest.mark.parametrize("field", ["embsize", "nheads", "nlayers"])
-@pytest.mark.parametrize("value", [None, 0, -3, "16", 2.5])
+@pytest.mark.parametrize("value", [None, 0, -3, "16", 2.5, True, float("nan"), float("inf"), 1e300, [4]])
 def test_sizes_must_be_positive_whole_numbers(field, value):
     with pytest.raises(CheckpointError, match=f"no positive whole number for '{field}'"):
         shape_from_args({**checkpoint_args(), field: value})
 
 
 @pytest.mark.parametrize("field", ["n_bins", "max_seq_len", "pad_value", "mask_value", "n_layers_cls", "dropout"])
-@pytest.mark.parametrize("value", ["many", None, [1]])
+@pytest.mark.parametrize("value", ["many", None, [1], True, float("nan"), float("inf")])
 def test_other_numbers_must_be_numbers(field, value):
     with pytest.raises(CheckpointError, match=f"'{field}'"):
         shape_from_args({**checkpoint_args(), field: value})
@@ -79,3 +79,40 @@ def test_what_is_not_supported_is_said(setting, message):
 def test_what_scgpt_does_not_know_is_said(setting, message):
     with pytest.raises(CheckpointError, match=message):
         ModelConfig(n_tokens=43, **shape_from_args({**checkpoint_args(), **setting}))
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    found = shape_from_args(
+        {"embsize": 16.0, "nheads": 4.0, "nlayers": 3.0, "d_hid": 24.0, "n_bins": 51.0, "max_seq_len": 1200.0}
+    )
+    assert found == shape_from_args({"embsize": 16, "nheads": 4, "nlayers": 3, "d_hid": 24})
+    assert all(type(found[name]) is int for name in ("d_model", "n_heads", "n_layers", "d_mlp", "n_bins", "max_tokens"))
+
+
+def test_what_wandb_keeps_of_a_run_is_read():
+    logged = {"layer_size": 64, "nhead": 4, "nlayers": 2, "n_bins": 31, "dropout": 0.2}
+    wrapped = {
+        **{name: {"desc": None, "value": value} for name, value in logged.items()},
+        "_wandb": {"value": {"t": 1}},
+    }
+    assert shape_from_args(wrapped) == shape_from_args(logged)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"n_bins": 10**12}, "n_bins is 1000000000000, but 3 to 65,535"),
+        ({"nheads": 10**12}, "not a multiple of the 1000000000000 heads"),
+    ],
+)
+def test_absurd_sizes_are_refused(setting, message):
+    with pytest.raises(CheckpointError, match=message):
+        ModelConfig(n_tokens=43, **shape_from_args({**checkpoint_args(), **setting}))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"n_bins": 20.5}, {"max_seq_len": 1}, {"max_seq_len": -5}, {"n_layers_cls": 0}, {"dropout": -1}]
+)
+def test_numbers_out_of_range_are_refused(setting):
+    with pytest.raises(CheckpointError, match=f"'{next(iter(setting))}', which should be a"):
+        shape_from_args({**checkpoint_args(), **setting})

@@ -304,6 +304,97 @@ def test_backward_hooks_see_the_gradient(tokens):
     assert n_listeners(model) == 0
 
 
+# As transformer-lens has it: positions, gradients, and listeners of other libraries
+
+
+@pytest.mark.parametrize("position", [0, 3, -1, (2, 5), slice(1, 9, 3), [1, 4]])
+def test_a_slice_of_positions_takes_genes_and_never_cells(model, tokens, cache, position):
+    _, cut = model.run_with_cache(tokens, pos_slice=position)
+    at = [position] if isinstance(position, int) else slice(*position) if isinstance(position, tuple) else position
+    assert list(cut) == list(cache)
+    for name, whole in cache.items():
+        if name == "hook_cell":
+            expected = whole
+        elif name.endswith(("scores", "pattern")):
+            expected = whole[:, :, at]
+        else:
+            expected = whole[:, at]
+        assert torch.equal(cut[name], expected), name
+
+
+def test_positions_and_the_cell_of_one_cell_without_its_axis(model, tokens, cache):
+    _, cut = model.run_with_cache(tokens[:1], pos_slice=0, remove_batch_dim=True)
+    assert cut["hook_cell"].shape == (D_MODEL,) and cut["blocks.0.hook_resid_post"].shape == (1, D_MODEL)
+    assert cut["blocks.1.attn.hook_q"].shape == (1, H, E) and cut["blocks.1.attn.hook_pattern"].shape == (H, 1, G)
+    assert torch.allclose(cut["hook_cell"], cache["hook_cell"][0], atol=1e-5)
+    with pytest.raises(ShapeError, match="batch of one cell; this one has 5"):
+        model.run_with_cache(tokens, remove_batch_dim=True)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_gradients_are_cached_beside_activations(tokens, frozen):
+    model = tiny_model().double().requires_grad_(not frozen)
+
+    def loss(outputs):
+        return outputs.cell[:, 0].sum()
+
+    outputs, cache = model.run_with_cache(tokens, incl_bwd=True, loss=loss)
+    assert set(cache) == {*SHAPES, *(f"{name}_grad" for name in SHAPES)}
+    assert all(cache[f"{name}_grad"].shape == cache[name].shape for name in SHAPES)
+    assert all(torch.isfinite(value).all() for name, value in cache.items() if name.endswith("_grad"))
+    one_hot = torch.zeros_like(outputs.cell)
+    one_hot[:, 0] = 1
+    assert torch.equal(cache["hook_cell_grad"], one_hot)
+    start = cache["blocks.1.hook_resid_pre"].clone().requires_grad_(True)
+    loss(model(tokens, start_at_layer=1, residual=start)).backward()
+    assert torch.allclose(cache["blocks.1.hook_resid_pre_grad"], start.grad)
+    assert n_listeners(model) == 0 and not any(p._forward_pre_hooks for p in model.hook_dict.values())
+    with torch.no_grad():
+        _, some = model.run_with_cache(
+            tokens, names_filter=["embed.hook_gene", "blocks.2.*post"], incl_bwd=True, loss=loss, pos_slice=0
+        )
+    wanted = ["embed.hook_gene", "blocks.2.mlp.hook_post", "blocks.2.hook_resid_post"]
+    assert set(some) == {*wanted, *(f"{name}_grad" for name in wanted)}
+    for name in wanted:
+        assert torch.allclose(some[f"{name}_grad"], cache[f"{name}_grad"][:, :1])
+
+
+def test_gradients_need_a_loss_that_is_one_number(model, tokens):
+    with pytest.raises(HookError, match="no loss of its own: pass the one whose gradient is wanted"):
+        model.run_with_cache(tokens, incl_bwd=True)
+    with pytest.raises(HookError, match=r"shape \(5, 16\); make one number of it"):
+        model.run_with_cache(tokens, incl_bwd=True, loss=lambda outputs: outputs.cell)
+    assert n_listeners(model) == 0 and not any(p._forward_pre_hooks for p in model.hook_dict.values())
+
+
+def test_the_pattern_can_be_switched_on_for_listeners_that_pytorch_does_not_know(tokens):
+    model, seen = tiny_model(), []
+    fused = model(tokens).cell
+    for layer in range(N_LAYERS):
+        attn = model.block(layer).attn
+        for hook in (attn.hook_scores, attn.hook_pattern, attn.hook_result):
+            call = hook.forward
+            hook.forward = lambda x, call=call, hook=hook: seen.append(hook.name) or call(x)
+    model(tokens)
+    assert not seen
+    model.use_pattern()
+    assert torch.allclose(model(tokens).cell, fused, atol=1e-5)
+    assert len(seen) == 3 * N_LAYERS
+    model.use_pattern(False)
+    assert torch.equal(model(tokens).cell, fused) and len(seen) == 3 * N_LAYERS
+
+
+@pytest.mark.parametrize("name", ["hook_scores", "hook_pattern", "hook_result", "hook_z"])
+def test_nnsight_sees_what_the_hooks_see(tokens, cache, name):
+    nnsight = pytest.importorskip("nnsight", minversion="0.8")
+    model = tiny_model()
+    model.use_pattern()
+    net = nnsight.NNsight(model)
+    with net.trace(tokens):
+        found = getattr(net.blocks[1].attn, name).output.save()
+    assert torch.allclose(found, cache[f"blocks.1.attn.{name}"], atol=1e-5)
+
+
 def test_a_cell_does_not_depend_on_padding_or_on_its_neighbours(model, tokens):
     together = model(tokens, outputs=OUTPUTS)
     for i in range(C):

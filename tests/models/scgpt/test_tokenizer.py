@@ -52,7 +52,7 @@ def test_bins_lie_between_the_bounds_of_np_quantile_and_np_digitize(kind, n_bins
             "continuous": rng.gamma(2, size=n) + 1e-3,
             "log-normalised counts": np.log1p(rng.geometric(0.4, n) * 3.7),
             "one value": np.full(n, 2.5),
-            "one gene": np.ones(1),
+            "one gene": 2 * np.ones(1),
         }[kind].astype(np.float32)
         cells, vocabulary = copies(row, 3)
         tokens = Tokenizer(cells, config(n_bins), vocabulary).tokens()
@@ -89,7 +89,7 @@ def test_the_distribution_of_tied_bins_equals_upstreams():
 
 
 def test_tied_bins_are_uniform_and_independent_between_genes_and_cells():
-    row = np.ones(60)
+    row = 2 * np.ones(60)
     cells, vocabulary = copies(row, 600)
     bins = Tokenizer(cells, config(6), vocabulary).tokens().values[:, 1:].numpy().astype(int)
     assert set(np.unique(bins)) == {1, 2, 3, 4, 5}
@@ -112,7 +112,7 @@ def kept_genes(tokens) -> np.ndarray:
 
 def test_sampling_keeps_every_gene_equally_often():
     n, keep = 800, 12
-    cells, vocabulary = copies(np.ones(N_GENES), n)
+    cells, vocabulary = copies(2 * np.ones(N_GENES), n)
     tokens = Tokenizer(cells, config(6), vocabulary, max_tokens=keep + 1).tokens()
     kept = kept_genes(tokens)
     assert (kept.sum(1) == keep).all()
@@ -127,7 +127,7 @@ def test_sampling_keeps_every_gene_equally_often():
 
 
 def test_being_kept_says_nothing_about_the_bin():
-    cells, vocabulary = copies(np.ones(N_GENES), 300)
+    cells, vocabulary = copies(2 * np.ones(N_GENES), 300)
     every = Tokenizer(cells, config(6), vocabulary).tokens()
     kept = kept_genes(Tokenizer(cells, config(6), vocabulary, max_tokens=21).tokens())
     table = np.histogram2d(kept.ravel(), every.values[:, 1:].numpy().ravel(), (2, 5))[0]
@@ -294,7 +294,7 @@ def test_the_callers_object_is_not_changed():
         assert a.dtype == b.dtype and np.array_equal(a, b)
     pd.testing.assert_frame_equal(cells.obs, before.obs)
     pd.testing.assert_frame_equal(cells.var, before.var)
-    assert not cells.uns and not cells.layers and not cells.obsm
+    assert list(cells.uns) == ["workbench"] and not cells.layers and not cells.obsm
 
 
 def test_views_work():
@@ -332,8 +332,9 @@ def test_batch_labels_follow_the_cells():
 def test_the_kind_of_values_is_said(kind):
     cells = tiny_cells(kind=kind)
     report = tokenizer(cells).values
-    assert report.kind == kind and str(report).startswith(kind)
-    assert report.maximum == cells.X.max() and report.integer == (kind == "counts") and report.n_cells == 20
+    assert report.kind == {"counts": kind, "normalised": "linear", "log-normalised": "log1p"}[kind]
+    assert str(report).startswith({"log-normalised": "log1p of cells normalised to 10,000"}.get(kind, kind))
+    assert report.maximum == cells.X.max() and report.n_cells == 20
     assert report.median_genes == np.median(np.diff(cells.X.indptr))
     assert report.median_total == pytest.approx(np.median(np.asarray(cells.X.sum(1))))
 
@@ -408,7 +409,7 @@ def test_fingerprints_follow_what_decides_the_tokens():
 
 @pytest.mark.shared_data("combat_pbmc_6donors.h5ad", "ranzoni2021_progenitors.h5ad")
 def test_real_cells_backed_and_in_memory(shared_data):
-    kinds = {"combat_pbmc_6donors": "counts", "ranzoni2021_progenitors": "log-normalised"}
+    kinds = {"combat_pbmc_6donors": "counts", "ranzoni2021_progenitors": "log1p"}
     for name, kind in kinds.items():
         backed = ad.read_h5ad(shared_data / f"{name}.h5ad", backed="r")
         vocabulary = Vocabulary.of_genes(backed.var_names)

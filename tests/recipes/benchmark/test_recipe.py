@@ -7,20 +7,21 @@ import shutil
 import sysconfig
 import venv
 
+import anndata as ad
 import numpy as np
 import pytest
 import yaml
 from fixtures_benchmark import METHODS, synthetic_cells, write
-from helpers import randomise
+from helpers import leaves, randomise
 
 from workbench.cli import main
 from workbench.engine.code import reached
 from workbench.engine.config import read_config
 from workbench.engine.stages import StageRunner
 from workbench.engine.tables import read_table, table_path
-from workbench.errors import CellsError, EvaluationError
+from workbench.errors import CellsError, EvaluationError, ShapeError
 from workbench.evidence.representations import compact
-from workbench.files import read_json
+from workbench.files import digest, read_json
 from workbench.models import load_model
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.hooked import HookedScGPT
@@ -199,6 +200,13 @@ def test_no_known_label_at_all_is_an_error(checkpoint, tmp_path):
         run_benchmark(read_config(path, BenchmarkConfig), tmp_path / "out")
 
 
+def test_a_head_that_the_model_has_not_is_refused_before_any_stage(campaign, tmp_path):
+    config = read_config(campaign.path, BenchmarkConfig, ["adaptor={feature_map: single, layer: 9}"])
+    with pytest.raises(ShapeError, match="There is no head 0 in layer 9"):
+        run_benchmark(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "stages").exists()
+
+
 def test_an_unknown_method_is_named_with_its_neighbour(campaign, tmp_path):
     with pytest.raises(EvaluationError, match="PCA-1.*did you mean 'PCA-10'"):
         run_benchmark(read_config(campaign.path, BenchmarkConfig, ["methods=[PCA-1]"]), tmp_path / "out")
@@ -208,13 +216,14 @@ def test_an_unknown_method_is_named_with_its_neighbour(campaign, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def keys(campaign, tmp_path_factory):
+def keys(campaign, other_files):
     """Keys of the stages of the small campaign with other settings, as if every stage but the first had been done."""
-    known = read_json(campaign.out / "metrics.json")["stages"]
+    known, rich = read_json(campaign.out / "metrics.json")["stages"], other_files / "rich"
+    same = (f"data.name={rich / 'cells.h5ad'}", f"transfer.other.data.name={rich / 'other.h5ad'}")
 
     def made(*overrides):
-        out = tmp_path_factory.mktemp("keys")
-        context = BenchmarkContext(read_config(campaign.path, BenchmarkConfig, overrides), out)
+        out = other_files / "keys" / digest(overrides)
+        context = BenchmarkContext(read_config(campaign.path, BenchmarkConfig, [*same, *overrides]), out)
         results = {}
         for stage in stages(context):
             found = stage.work(out / "stages" / "cells", {}) if stage.name == "cells" else known[stage.name]
@@ -230,24 +239,40 @@ def plain(keys):
 
 
 @pytest.fixture(scope="module")
-def other_files(campaign, checkpoint):
-    """What a setting may name: the shipped ruler under another name, and another checkpoint."""
+def other_files(campaign, checkpoint, tmp_path_factory):
+    """What a setting may name: the cells with more than one kind of everything, another ruler, another checkpoint."""
     from importlib import resources
 
-    folder = campaign.path.parent
+    folder = tmp_path_factory.mktemp("others")
     text = (resources.files("workbench.evidence") / "rulers" / "hematopoiesis.yaml").read_text()
     (folder / "renamed.yaml").write_text(text.replace("name: hematopoiesis", "name: renamed"))
     save_checkpoint(randomise(load_model(checkpoint), seed=5), folder / "other checkpoint")
     (folder / "figures.yaml").write_text("source: x\nfigures: []\n")
+    (folder / "rich").mkdir()
+    for name in ("cells.h5ad", "other.h5ad"):
+        cells = ad.read_h5ad(campaign.path.parent / name)
+        cells.layers["more"] = cells.X * 2
+        cells.var["symbol"] = cells.var_names[::-1]
+        cells.obs["coarse"] = cells.obs["label"].astype(str).replace({"CD8 T": "CD4 T"})
+        cells.obs["organ"], cells.obs["lane"] = "blood", np.array(["0", "1"])[np.arange(len(cells)) % 2]
+        cells.write_h5ad(folder / "rich" / name)
+        cells.write_h5ad(folder / f"copy of {name}")
     return folder
+
+
+def of_data(section, file, values, labels):
+    """What the fields of a section of cells make anew: their values, their labels, and what only reading them asks for."""
+    known = {"name": ("{folder}/copy of " + file, CELLS), "backed": ("true", set()), "values": ("more", values)}
+    known |= {"gene_column": ("symbol", values), "cell_type": ("coarse", CELLS), "donor": ("null", labels)}
+    known |= {"tissue": ("organ", CELLS), "batch": ("lane", values), "min_gene_share": ("0.1", set())}
+    return {f"{section}.{field}={value}": stages for field, (value, stages) in known.items()}
 
 
 EFFECTS = {
     "name=other": set(),
     "checkpoint={folder}/other checkpoint": {*READ, "transfer"},
     "seed=1": {*CELLS, *READ, "transfer"},
-    "data.min_gene_share=0.1": set(),
-    "data.donor=null": {*CELLS, *READ},
+    **of_data("data", "cells.h5ad", {*CELLS, *READ}, {*CELLS, *READ}),
     "ruler={folder}/renamed.yaml": CELLS,
     "stages.CD4 T=CD4": set(),
     "stages.CD4 T=CD8": CELLS,
@@ -257,19 +282,35 @@ EFFECTS = {
     "capture.max_tokens=20": {*READ, "transfer"},
     "capture.groups=3": {*CELLS, *READ},
     "anchors.min_cells=3": JUDGED,
+    "anchors.parts=3": JUDGED,
+    "anchors.weights=cells": JUDGED,
     "operator=qk": READ,
     "adaptor.k=2": JUDGED,
+    "adaptor.alpha=0.2": JUDGED,
+    "adaptor.beta=0.5": JUDGED,
+    "adaptor.steps=20": JUDGED,
+    "adaptor.feature_map=single": JUDGED,
+    "adaptor.layer=1": JUDGED,
+    "adaptor.head=1": JUDGED,
+    "adaptor.top=2": JUDGED,
+    "adaptor.blocks=[[0], [1], [2]]": JUDGED,
     "cell_heads.epochs=2": JUDGED,
+    "cell_heads.batch_size=50": JUDGED,
+    "cell_heads.per_stage=10": JUDGED,
+    "cell_heads.hybrid=false": JUDGED,
     "cells_per_donor=20": {*CELLS, *READ, "transfer"},
     "splits.n=3": CELLS,
     "splits.test_share=0.5": CELLS,
     "splits.units=3": set(),
     "splits.per_stage=3": JUDGED,
+    **of_data("transfer.other.data", "other.h5ad", {*CELLS, "transfer"}, CELLS),
     "transfer.other.stages.soup=B": set(),
     "transfer.other.stages.B=plasma": CELLS,
     "methods=[PCA-10]": JUDGED,
     "ours=PCA-10": {"statistics"},
+    "peers.python={folder}/python": set(),
     "peers.seconds=5": set(),
+    "peers.options.Palantir.neighbours=5": set(),
     "audit=false": set(),
     "expected={folder}/figures.yaml": set(),
 }
@@ -286,7 +327,8 @@ def test_a_setting_invalidates_what_uses_it_and_nothing_else(keys, plain, other_
 
 
 def test_every_setting_has_its_effect_said():
-    assert {setting.partition("=")[0].partition(".")[0] for setting in EFFECTS} == set(BenchmarkConfig.model_fields)
+    tried = [setting.partition("=")[0].replace("transfer.other.", "transfer.") for setting in EFFECTS]
+    assert {one for one in leaves(BenchmarkConfig) if not any(f"{t}.".startswith(f"{one}.") for t in tried)} == set()
 
 
 def test_the_stages_of_the_model_reach_no_evidence_and_no_figure():

@@ -8,6 +8,7 @@ from importlib import resources
 import anndata as ad
 import pytest
 from fixtures_gates import SMALL
+from helpers import leaves
 
 from workbench.engine.config import read_config
 from workbench.engine.stages import StageRunner
@@ -16,10 +17,9 @@ from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.planted.cells import make_world
 from workbench.planted.checkpoint import plant_world
 from workbench.planted.folder import write_world
-from workbench.recipes.gates.config import CohortConfig, GatesConfig
+from workbench.recipes.gates.config import GatesConfig
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.recipe import stages
-from workbench.settings import AnchorConfig, DataConfig
 
 MODEL = {"n_layers": 3, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}
 LATER = {"gates", "verdict", "screen", "geometry"}
@@ -127,17 +127,6 @@ def test_a_key_invalidates_the_stages_that_depend_on_it_and_no_other(folder, usu
     assert changed == CASES[override] & set(found)
     gone = {"screen"} if override in ("screen=false", "cohorts.external.role=zero shot") else set()
     assert set(usual) - set(found) == gone and set(found) <= set(usual)
-
-
-def leaves(kind, prefix=""):
-    """Keys of a configuration, those of its sections among them."""
-    sections = {"data": DataConfig, "anchors": AnchorConfig, "cohorts": CohortConfig}
-    for name, field in kind.model_fields.items():
-        inner = sections.get(name, field.annotation)
-        if hasattr(inner, "model_fields"):
-            yield from leaves(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def test_every_key_of_the_configuration_has_a_case():

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import anndata as ad
 import pandas as pd
 import pytest
 import yaml
 from fixtures_gates import SMALL
+from processes import kill_once
 
 from workbench.cli import main
 from workbench.engine.config import read_config
@@ -145,14 +143,8 @@ def test_the_order_of_cells_changes_nothing(folder, config, done, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_result(config, tmp_path):
     command = [sys.executable, "-m", "workbench.cli", "gates", str(config), "--out", str(tmp_path / "killed")]
     command += [part for setting in (*QUICK, "adaptor.steps=10") for part in ("--set", setting)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     sweep = tmp_path / "killed" / "stages" / "gates" / "sweep"
-    deadline = time.monotonic() + 300
-    while not (sweep.is_dir() and sum(path.is_file() for path in sweep.rglob("*")) > 3):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once(lambda: sweep.is_dir() and sum(path.is_file() for path in sweep.rglob("*")) > 3, command)
     assert not (tmp_path / "killed" / "report.html").exists()
     for name in ("killed", "whole"):
         command[command.index("--out") + 1] = str(tmp_path / name)

@@ -26,8 +26,7 @@ from workbench.recipes.run.config import RunConfig, RunGatesConfig
 from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
 from workbench.recipes.run.factors import TABLES
 from workbench.recipes.run.gates import gates_stage
-from workbench.recipes.run.recipe import stages
-from workbench.recipes.run.run import run
+from workbench.recipes.run.recipe import run, stages
 from workbench.recipes.run.splits import fold_pairs, head_of
 
 EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
@@ -274,6 +273,7 @@ def test_a_configuration_without_either_section_is_said(made, capsys):
         ("source: a\nfigures: [{claim: x}]", "has a figure that is not of the form"),
         ("source: a\nfigures: [{claim: x, published: 1, table: t, elsewhere: y}]", "not of the form"),
         ("{", "cannot be read"),
+        ("source: a\nsource: b\nfigures: []", "cannot be read .'source' twice"),
     ],
 )
 def test_published_figures_of_another_form(tmp_path, text, said):

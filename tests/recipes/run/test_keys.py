@@ -5,14 +5,12 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import numpy as np
 import pytest
 import yaml
 from fixtures_run import write
-from helpers import randomise
-from pydantic import BaseModel
+from helpers import leaves, randomise
 
 from workbench.engine.config import read_config
 from workbench.engine.stages import StageRunner, run_all
@@ -22,8 +20,7 @@ from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.recipes.run.config import RunConfig
 from workbench.recipes.run.context import RunContext
-from workbench.recipes.run.recipe import stages
-from workbench.recipes.run.run import run
+from workbench.recipes.run.recipe import run, stages
 
 # The card of the algorithm repeats heads, readouts, gates and settings; the explorer shows the algorithm's latent.
 CARD = {"algorithm", "explorer"}
@@ -41,7 +38,9 @@ FIELDS = {
     "seed": (5, EVERY - {"panel"}, ()),
     "data.name": ("COPY", {"cells", "gates", *CARD}, ()),
     "data.backed": (True, set(), ()),
-    "data.values": ("scaled", EVERY, ()),
+    "data.layer": ("scaled", EVERY, ()),
+    "data.values": ("log1p:12000", {"cells", *ANCHORS}, ()),
+    "data.depth": ("deep", set(), ()),
     "data.gene_column": ("symbol", EVERY, ()),
     "data.cell_type": ("coarse", {"cells", *ANCHORS}, ()),
     "data.donor": ("donor", EVERY, ()),
@@ -99,16 +98,6 @@ FIELDS = {
 }
 
 
-def leaves(model: type[BaseModel], above: str = "") -> list[str]:
-    """Names of all fields that hold no section."""
-    found = []
-    for name, field in model.model_fields.items():
-        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
-        inner = [kind for kind in kinds if issubclass(kind, BaseModel)]
-        found += leaves(inner[0], f"{above}{name}.") if inner else [f"{above}{name}"]
-    return found
-
-
 @pytest.fixture(scope="module")
 def planned(cells, checkpoint, tmp_path_factory):
     """A configuration with every section, and files that may stand in the place of its own."""
@@ -117,7 +106,8 @@ def planned(cells, checkpoint, tmp_path_factory):
     cells.obs["coarse"] = cells.obs["label"].replace({"CD19+ B": "CD56+ NK"})
     cells.obs["lane"] = np.arange(cells.n_obs) % 2
     cells.var["symbol"] = [*cells.var_names[:-1], "renamed"]
-    cells.layers["scaled"] = cells.X * 1.5
+    cells.layers["scaled"] = cells.X * 0.5
+    cells.obs["deep"] = 5000.0
     path = write(
         folder,
         checkpoint,

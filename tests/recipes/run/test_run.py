@@ -20,7 +20,7 @@ from workbench.cli import main
 from workbench.engine.config import read_config
 from workbench.engine.stages import StageRunner
 from workbench.engine.tables import read_table, table_path
-from workbench.errors import EvaluationError, ShapeError
+from workbench.errors import EvaluationError, ShapeError, WorkbenchError
 from workbench.files import read_arrays, read_json, write_json
 from workbench.operators import capturing
 from workbench.operators.algorithm import Algorithm
@@ -29,8 +29,7 @@ from workbench.operators.store import StoredOperators
 from workbench.recipes.run import readouts as readouts_module
 from workbench.recipes.run.config import RunConfig
 from workbench.recipes.run.context import RunContext
-from workbench.recipes.run.recipe import stages
-from workbench.recipes.run.run import run
+from workbench.recipes.run.recipe import run, stages
 
 STAGES = ["panel", "cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm", "explorer"]
 CAPTURED = STAGES[:5]
@@ -138,7 +137,7 @@ def test_the_metrics_are_those_of_the_tables(first, cells):
     }
     counted, panel = metrics["stages"]["cells"], metrics["stages"]["panel"]
     assert counted["n_cells"] == cells.n_obs and counted["n_placed"] == cells.n_obs - 2
-    assert panel["genes"]["matched"] == panel["n_panel"] == N_GENES - 2 and panel["genes"]["recased"] == 1
+    assert panel["genes"]["matched"] == panel["n_panel"] == N_GENES - 2 and panel["genes"]["recased"]["n"] == 1
     assert (panel["n_groups"], panel["groups"]) == (10, "cells by a hash of their names")
     assert list(counted["unplaced_labels"]) == ["NA"]
     for row in metrics["heads"]:
@@ -436,6 +435,46 @@ def test_a_feature_map_that_the_model_cannot_have_is_refused_before_the_capture(
     monkeypatch.setattr(capturing, "capture", None)
     with pytest.raises(ShapeError, match=said):
         run(read_config(first.path, RunConfig, [override]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["factors.permutations=50"], "'factors.permutations' is 50: input should be greater than or equal to 100"),
+        (["factors.gene_sets=other.gmt"], "Gene set file '.*other.gmt' does not exist"),
+        (["factors.gene_sets=FOLDER/broken.gmt"], "is no GMT file: line 1"),
+        (["factors.gene_sets=FOLDER/none.gmt"], "names no gene for any of its 1 terms"),
+        (["factors.gene_sets=FOLDER/few.gmt"], "No term of 'few' has 3 to 500 genes on the panel"),
+        (["factors.gene_sets=FOLDER/others.gmt"], "None of the 3 genes of 'others'"),
+        (["factors.n=300"], "300 factors cannot be made on a panel of"),
+        (["operator=qk", "factors.n=5"], "5 factors cannot be made on qk operators.*set factors.n to 4 or fewer"),
+        (["operator=ov", "factors.n=5"], "5 factors cannot be made on ov operators"),
+        (["factors.head=L9H9"], "Unknown head 'L9H9'"),
+        (
+            ["anchors={min_cells: 8, parts: 1}"],
+            "Without fold 0: . anchors of . stages remain with at least 8 cells each",
+        ),
+        (
+            ["evaluation.folds=4", "anchors={min_cells: 8, parts: 1}"],
+            r"Without folds \d\+\d: .* anchors",
+        ),
+        (["cell_heads={}", "adaptor.k=40"], "A latent of width 40 cannot be made of"),
+        (["expected=FOLDER/figures.yaml"], "cannot be read"),
+        (["panel.exclude=[cd8]"], "'cd8', did you mean"),
+    ],
+)
+def test_what_can_be_known_is_refused_before_any_stage(cells, checkpoint, tmp_path, monkeypatch, overrides, said):
+    measured = cells.var_names[:2].tolist()
+    (tmp_path / "broken.gmt").write_text("A,x,CD3D\n")
+    (tmp_path / "none.gmt").write_text("A\tx\n")
+    (tmp_path / "few.gmt").write_text("\t".join(["A", "x", *measured]) + "\n")
+    (tmp_path / "others.gmt").write_text("A\tx\tONE\tTWO\tTHREE\n")
+    path = write(tmp_path, checkpoint, cells, factors={"n": 3, "permutations": 100}, capture={"groups": 4})
+    given = [one.replace("FOLDER", str(tmp_path)) for one in overrides]
+    monkeypatch.setattr(StageRunner, "run", None)
+    monkeypatch.setattr(capturing, "capture", None)
+    with pytest.raises(WorkbenchError, match=said):
+        run(read_config(path, RunConfig, given), tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -247,3 +247,28 @@ def token_rows(
         gene_ids[r, 0], values[r, 0] = cls_id, pad_value
         row_ids[n:], row_values[n:] = pad_id, pad_value
         padding[r, : n + 1], padding[r, n + 1 :] = False, True
+
+
+@njit(cache=True, nogil=True)
+def first_fault(gene_ids, values, padding, n_bins, n_tokens):
+    """Row and position of the first gene with an impossible bin or id, or that its cell has twice; -1, -1 for none.
+
+    Parameters
+    ----------
+    gene_ids, values, padding
+        Tokens, each (row, length), with ``<cls>`` at position 0.
+    n_bins
+        Number of bins with that of no expression.
+    n_tokens
+        Number of token ids.
+    """
+    seen = np.full(n_tokens, -1, np.int64)
+    for r in range(gene_ids.shape[0]):
+        for j in range(1, gene_ids.shape[1]):
+            if padding[r, j]:
+                continue
+            gene, value = gene_ids[r, j], values[r, j]
+            if gene < 0 or gene >= n_tokens or seen[gene] == r or not (1 <= value < n_bins) or value != np.floor(value):
+                return r, j
+            seen[gene] = r
+    return -1, -1

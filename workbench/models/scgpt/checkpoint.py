@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,38 @@ from torch import Tensor
 
 from workbench.errors import CheckpointError, OutputError, VocabularyError
 from workbench.models.load import LoadReport
-from workbench.models.scgpt.config import ModelConfig, shape_from_args
+from workbench.models.scgpt.config import ModelConfig, plain_args, shape_from_args
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.layout import (
     DECODERS,
     IGNORED,
+    check_parts,
+    looks_of_state,
     shape_from_state,
+    sizes_of_state,
     to_hooked,
     to_plain,
     to_upstream,
     unwrap,
     upstream_name,
 )
-from workbench.models.vocabulary import Vocabulary
+from workbench.models.scgpt.weights import WEIGHTS, check_numbers, check_tensors, read_weights, weights_file
+from workbench.models.vocabulary import Vocabulary, read_json_file
 
-# What PyTorch's restricted unpickler says about objects that are no tensors, as against bytes that are no pickle.
-_CODE = ("GLOBAL ", "unrecognized function", "Can only create new object", "Can only build")
-
-ARGS, VOCAB, WEIGHTS = FILES = "args.json", "vocab.json", "best_model.pt"
+ARGS, VOCAB = FILES = "args.json", "vocab.json"
 
 # Published releases, by the sha256 of their weights file.
 RELEASES = {
     "6cb5d451ab5c4b33eb673adbe4fddc61d2389df1b89b7651a9fe2e557572b922": "scGPT whole-human",
 }
+
+
+# What args.json may say, the tensors that go with it, and the values that say that they are there.
+_CLAIMS = (
+    (("domain_spec_batchnorm", "DSBN"), "dsbn.", (True, "dsbn")),
+    (("domain_spec_batchnorm",), "bn.", ("batchnorm",)),
+    (("use_batch_labels",), "batch_encoder.", (True,)),
+)
 
 
 def load_checkpoint(
@@ -47,7 +55,7 @@ def load_checkpoint(
     Parameters
     ----------
     path
-        Folder that holds all of `FILES`.
+        Folder that holds `FILES` and one file of weights (see `weights_file`).
     device, dtype
         Where the weights go, and their float type.
 
@@ -64,11 +72,15 @@ def load_checkpoint(
         If the vocabulary lacks ``<pad>`` or does not fit the embedding.
     """
     folder = Path(path)
+    if not folder.is_dir() or (weights := weights_file(folder)) is None:
+        raise CheckpointError(f"There is no checkpoint folder '{folder}' with {', '.join(FILES)} and {WEIGHTS}.")
     args = _read_args(folder / ARGS)
+    shape_from_args(args)
     vocabulary = Vocabulary.read(folder / VOCAB)
-    hashes = {name: sha256(folder / name) for name in (WEIGHTS, VOCAB, ARGS)}
-    raw = _read_weights(folder / WEIGHTS)
-    return _build(raw, shape_from_args(args), vocabulary, str(folder), hashes).to(device=device, dtype=dtype)
+    hashes = {file.name: sha256(file) for file in (weights, folder / VOCAB, folder / ARGS)}
+    model = _build(read_weights(weights), args, vocabulary, str(folder), hashes).to(device=device, dtype=dtype)
+    check_numbers(model)
+    return model
 
 
 def from_upstream(
@@ -97,14 +109,16 @@ def from_upstream(
             "for a checkpoint folder use load_model(path)."
         )
     layer = model.transformer_encoder.layers[0]
+    style = getattr(model, "input_emb_style", "continuous")  # a TransformerGenerator has this one alone
     described = {
         "embsize": model.d_model,
         "nheads": layer.self_attn.num_heads,
         "nlayers": len(model.transformer_encoder.layers),
         "d_hid": layer.linear1.out_features,
-        "input_emb_style": model.input_emb_style,
+        "input_emb_style": style,
         "cell_emb_style": model.cell_emb_style,
         "pre_norm": getattr(model, "norm_scheme", "post") == "pre",
+        **({"pad_value": model.value_encoder.embedding.padding_idx} if style == "category" else {}),
         **(args or {}),
     }
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -114,7 +128,9 @@ def from_upstream(
         vocabulary = Vocabulary({"<pad>" if i == pad else f"token_{i}": i for i in range(weight.shape[0])})
     elif not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary(dict(vocabulary))
-    return _build(state, shape_from_args(described), vocabulary, "live model", {}).to(weight.device)
+    copy = _build(state, described, vocabulary, "live model", {}).to(weight.device)
+    check_numbers(copy)
+    return copy
 
 
 def save_checkpoint(model: HookedScGPT, path: str | Path, args: Mapping[str, Any] | None = None) -> Path:
@@ -156,6 +172,8 @@ def save_checkpoint(model: HookedScGPT, path: str | Path, args: Mapping[str, Any
         "dropout": config.dropout,
         "MVC": config.mvc_style is not None,
         "fast_transformer": False,
+        **({} if config.include_zeros is None else {"include_zero_gene": config.include_zeros}),
+        **({"batch_names": list(config.batch_names)} if config.batch_names else {}),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,43 +200,26 @@ def sha256(path: Path) -> str:
 
 
 def _read_args(path: Path) -> dict[str, Any]:
-    try:
-        args = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"'{path}' cannot be read as JSON ({error}); fetch the file again.") from error
+    args = read_json_file(path, CheckpointError)
     if not isinstance(args, dict):
         raise CheckpointError(f"'{path}' holds a {type(args).__name__}, not an object of settings.")
     return args
 
 
-def _read_weights(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch puts a paragraph of advice before what went wrong.
-        detail = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0][:160] or type(error).__name__
-        if any(sign in detail for sign in _CODE):
-            raise CheckpointError(
-                f"'{path}' holds pickled Python objects beside tensors, which could run code when read, so it was refused "
-                f"({detail}). Save model.state_dict() alone."
-            ) from error
-        raise CheckpointError(f"'{path}' is corrupt or no PyTorch file ({detail}); fetch it again.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(f"'{path}' is corrupt or no PyTorch file ({first}); fetch it again.") from error
-
-
 def _build(
-    raw: object, described: dict[str, Any], vocabulary: Vocabulary, source: str, hashes: Mapping[str, str]
+    raw: object, args: Mapping[str, Any], vocabulary: Vocabulary, source: str, hashes: Mapping[str, str]
 ) -> HookedScGPT:
+    described = shape_from_args(args)
     state, wrapper, prefix = unwrap(raw)
     ignored = tuple(name for name in state if name.startswith(IGNORED))
     plain, layout = to_plain({name: value for name, value in state.items() if name not in ignored})
+    check_tensors(plain)
+    _check_claims(args, described, plain, source)
     # Without a usable gene embedding the comparison below says so.
     shape = {"n_tokens": len(vocabulary), **described, **shape_from_state(plain)}
-    _check_vocabulary(plain, vocabulary, shape["pad_token"])
-    tensors, origin = to_hooked(plain)
     config = ModelConfig(**shape)
+    _check_vocabulary(plain, vocabulary, config)
+    tensors, origin = to_hooked(plain)
     with torch.device("meta"):
         model = HookedScGPT(config, vocabulary)
     missing, mismatched = _compare(model.state_dict(), tensors, origin)
@@ -227,12 +228,13 @@ def _build(
         f"{origin[name]} has no place" for name in tensors if name.startswith("blocks.") and not _fits(name, config)
     ]
     if encoder:
-        raise CheckpointError(
-            f"{len(encoder)} encoder tensors of '{source}' do not fit args.json ({config.n_layers} layers x "
-            f"{config.n_heads} heads, width {config.d_model}): {'; '.join(encoder[:4])}"
-            f"{'; ...' if len(encoder) > 4 else ''}. Use the args.json that came with the weights."
-        )
+        listed = f"{'; '.join(encoder[:4])}{'; ...' if len(encoder) > 4 else ''}"
+        raise CheckpointError(_misfit(described, plain, source, listed, f"{len(encoder)} encoder tensors"))
     broken = {name.split(".")[0] for name in (*missing, *mismatched)}
+    unexpected = tuple(
+        origin[name] for name in tensors if name not in model.state_dict() and name.split(".")[0] not in broken
+    )
+    check_parts(unexpected)
     if broken:
         # A decoder that is not whole is left out (and reported), so that it cannot answer with random numbers.
         off: dict[str, dict[str, Any]] = {
@@ -256,7 +258,7 @@ def _build(
             *missing.values(),
             *(f"{part}* is absent" for part in DECODERS if not any(name.startswith(part) for name in plain)),
         ),
-        unexpected=tuple(origin[name] for name in tensors if name not in wanted and name.split(".")[0] not in broken),
+        unexpected=unexpected,
         ignored=ignored,
         mismatched=tuple(mismatched.values()),
         sha256=dict(hashes),
@@ -266,15 +268,66 @@ def _build(
     return model.requires_grad_(False).eval()
 
 
-def _check_vocabulary(plain: Mapping[str, Tensor], vocabulary: Vocabulary, pad_token: str) -> None:
-    if pad_token not in vocabulary:
-        raise VocabularyError(f"args.json names '{pad_token}' as pad_token, but vocab.json does not hold it.")
+def _misfit(described: Mapping[str, Any], plain: Mapping[str, Tensor], source: str, found: str, what: str) -> str:
+    return (
+        f"{what} of '{source}' do not fit args.json ({described['n_layers']} layers x {described['n_heads']} heads, width "
+        f"{described['d_model']}): {found}. The weights look like {looks_of_state(plain)}. Use the args.json that came with the weights, "
+        "or correct these entries."
+    )
+
+
+def _check_claims(
+    args: Mapping[str, Any], described: Mapping[str, Any], plain: Mapping[str, Tensor], source: str
+) -> None:
+    """Compare what args.json says with what the tensors show, before anything of that size is built."""
+    wrong = []
+    keys = {"n_layers": "nlayers", "d_model": "embsize", "d_mlp": "d_hid"}
+    for field, size in sizes_of_state(plain).items():
+        if described[field] != size:
+            wrong.append(f"args.json says {keys[field]}: {described[field]}, the weights {size}")
+            if field == "n_layers" and described[field] > size:
+                wrong.append(f"transformer_encoder.layers.{size}.* is missing")
+    said = plain_args(args)
+    for name in ("decoder_activation", "decoder_adaptive_bias", "n_input_bins"):
+        if "pert_encoder.weight" in plain and said.get(name):
+            raise CheckpointError(
+                f"args.json says {name}: {said[name]}, and perturbation fine-tunes can be read only without it, as scGPT's script trains "
+                "them; no other arithmetic is known to be right."
+            )
+    for names, part, values in _CLAIMS:
+        for name in names:
+            there = any(key.startswith(part) for key in plain)
+            if said.get(name) in values and not there:
+                wrong.append(f"args.json says {name}: {said[name]}, but there is no tensor {part}*")
+            elif said.get(name) is False and there:
+                wrong.append(f"args.json says {name}: false, but there are tensors {part}*")
+    if wrong:
+        raise CheckpointError(_misfit(described, plain, source, "; ".join(wrong), "The encoder tensors"))
+
+
+def _check_vocabulary(plain: Mapping[str, Tensor], vocabulary: Vocabulary, config: ModelConfig) -> None:
+    if config.pad_token not in vocabulary:
+        raise VocabularyError(f"args.json names '{config.pad_token}' as pad_token, but vocab.json does not hold it.")
     weight = plain.get("encoder.embedding.weight")
     highest = max(vocabulary.ids.values())
-    if weight is not None and weight.ndim == 2 and highest >= weight.shape[0]:
-        raise VocabularyError(
-            f"vocab.json goes up to id {highest}, but the gene embedding has {weight.shape[0]} rows; "
-            "vocabulary and weights are from different checkpoints."
+    if weight is not None and weight.ndim == 2:
+        if highest >= len(weight):
+            raise VocabularyError(
+                f"vocab.json goes up to id {highest}, but the gene embedding has {len(weight)} rows; "
+                "vocabulary and weights are from different checkpoints."
+            )
+        unnamed = torch.ones(len(weight), dtype=torch.bool)
+        unnamed[list(vocabulary.ids.values())] = False
+        # Rows of zeros fill an embedding up; rows with numbers were trained, as genes that the vocabulary should name.
+        if trained := int((weight[unnamed] != 0).any(1).sum()):
+            raise VocabularyError(
+                f"vocab.json names {len(vocabulary):,} of the {len(weight):,} rows of the gene embedding, and {trained:,} of the others "
+                "hold numbers: vocabulary and weights are from different checkpoints. Use the vocab.json that came with the weights."
+            )
+    value = plain.get("value_encoder.embedding.weight")
+    if config.value_style == "category" and value is not None and not 0 <= config.pad_value < len(value):
+        raise CheckpointError(
+            f"args.json says pad_value {config.pad_value:g}, which is no row of the value embedding (0 to {len(value) - 1}); correct it."
         )
 
 

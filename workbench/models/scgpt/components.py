@@ -129,6 +129,9 @@ class Embed(nn.Module):
         elif config.value_style == "category":
             self.value = NormedEmbedding(config.n_value_bins, config.d_model)
         self.norm = DomainNorm(config.norm_domains, config.d_model, config.norm_affine) if config.norm_domains else None
+        # Rows for genes as they are, perturbed genes and padding.
+        flag = nn.Embedding(3, config.d_model, padding_idx=2, _weight=torch.randn(3, config.d_model))
+        self.flag = flag if config.perturbation else None
         self.hook_gene = HookPoint()  # [cell, gene, d_model], after the gene encoder's LayerNorm
         self.hook_value = HookPoint()  # [cell, gene, d_model], after the value encoder's norm ([.., 1] when scaling)
 
@@ -137,6 +140,7 @@ class Embed(nn.Module):
         gene_ids: Int[Tensor, "cell gene"],
         values: Float[Tensor, "cell gene"],
         domain: Int[Tensor, " cell"] | None = None,
+        flags: Int[Tensor, "cell gene"] | None = None,
     ) -> Float[Tensor, "cell gene d_model"]:
         """Embed tokens.
 
@@ -146,12 +150,16 @@ class Embed(nn.Module):
             Ids and values of a batch, as `Tokens` holds them.
         domain
             Batch-norm domain of each cell, where the checkpoint has such a norm.
+        flags
+            Perturbation flags, where the checkpoint has such.
         """
         gene = self.hook_gene(self.gene(gene_ids))
         if self.value is None:
             x = gene * self.hook_value(values.unsqueeze(-1))
         else:
             x = gene + self.hook_value(self.value(values.long() if isinstance(self.value, NormedEmbedding) else values))
+        if self.flag is not None and flags is not None:
+            x = x + self.flag(flags)
         if self.norm is not None:
             x = self.norm(x, torch.zeros_like(gene_ids[:, 0]) if domain is None else domain)
         return x
@@ -160,7 +168,7 @@ class Embed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over the genes of a cell; padding is never a key.
 
-    The fused fast path runs unless somebody listens to scores or pattern. In training there is no dropout inside the
+    The fused fast path runs unless somebody listens to scores or pattern, or `HookedScGPT.use_pattern` is on. In training there is no dropout inside the
     attention (upstream has some): it would rule out the fused path, and inference has none.
     """
 
@@ -177,6 +185,7 @@ class Attention(nn.Module):
         self.hook_pattern = HookPoint()  # [cell, head, query, key], rows sum to 1
         self.hook_z = HookPoint()  # [cell, query, head, d_head]
         self.hook_result = HookPoint()  # [cell, query, head, d_model], without the output bias
+        self.eager = False
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
@@ -222,7 +231,7 @@ class Attention(nn.Module):
         """
         heads = rearrange(self.qkv(x), "cell gene (three head e) -> three cell gene head e", three=3, head=self.n_heads)
         q, k, v = self.hook_q(heads[0][:, :keep]), self.hook_k(heads[1]), self.hook_v(heads[2])
-        if is_listened(self.hook_scores) or is_listened(self.hook_pattern):
+        if self.eager or is_listened(self.hook_scores) or is_listened(self.hook_pattern):
             qt, kt = (rearrange(t, "cell gene head e -> cell head gene e") for t in (q, k))
             scores = (qt / math.sqrt(self.d_head)) @ kt.transpose(-1, -2)
             if padding is not None:
@@ -245,7 +254,7 @@ class Attention(nn.Module):
         z
             What `mix` gave, possibly edited.
         """
-        if is_listened(self.hook_result):
+        if self.eager or is_listened(self.hook_result):
             result = self.hook_result(einsum(z, self.W_O, "cell gene head e, head e d -> cell gene head d"))
             return result.sum(2) + self.out.bias
         return self.out(rearrange(z, "cell gene head e -> cell gene (head e)"))

@@ -36,6 +36,30 @@ class ExpressionDecoder(nn.Module):
         return self.fc(x).squeeze(-1), zero
 
 
+class AffineDecoder(nn.Module):
+    """Predicted value of each gene after a perturbation: a factor of its value before, and a summand."""
+
+    def __init__(self, d_model: int, zero_probability: bool) -> None:
+        super().__init__()
+        self.coeff_decoder = ExpressionDecoder(d_model, d_model, zero_probability)
+        self.bias_decoder = ExpressionDecoder(d_model, d_model, zero_probability)
+
+    def forward(
+        self, x: Float[Tensor, "cell gene d_model"], values: Float[Tensor, "cell gene"]
+    ) -> tuple[Float[Tensor, "cell gene"], Float[Tensor, "cell gene"] | None]:
+        """Predict.
+
+        Parameters
+        ----------
+        x
+            Last residual stream.
+        values
+            Values that entered the model.
+        """
+        (factor, zero), (summand, _) = self.coeff_decoder(x), self.bias_decoder(x)
+        return factor * values + summand, zero
+
+
 class MVCDecoder(nn.Module):
     """Predicted value of each gene from the cell embedding alone, in scGPT's three styles."""
 

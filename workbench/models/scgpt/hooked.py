@@ -16,7 +16,7 @@ from workbench.models.outputs import OUTPUTS, Outputs
 from workbench.models.protocol import CellTokenizer
 from workbench.models.scgpt.components import Block, Embed, NormedEmbedding
 from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.decoders import ClassDecoder, ExpressionDecoder, MVCDecoder
+from workbench.models.scgpt.decoders import AffineDecoder, ClassDecoder, ExpressionDecoder, MVCDecoder
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
 
@@ -59,7 +59,8 @@ class HookedScGPT(HookedModel):
     ``hook_cell``                     cell, d_model                     cell embedding, not normalised
     ================================  ================================  =============================================
 
-    A row of ``pattern`` at a padding query is computed but means nothing; nothing else attends to it.
+    A row of ``pattern`` at a padding query is computed but means nothing; nothing else attends to it. Scores, pattern and
+    result are computed where somebody listens, see `use_pattern`.
     """
 
     architecture = "scGPT"
@@ -71,9 +72,11 @@ class HookedScGPT(HookedModel):
         self.embed = Embed(config, vocabulary.ids[config.pad_token])
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.batch_encoder = NormedEmbedding(config.n_batches, config.d_model) if config.n_batches else None
-        self.decoder = (
-            ExpressionDecoder(d_in, config.d_model, config.zero_probability) if config.has_expression else None
-        )
+        self.decoder: nn.Module | None = None
+        if config.has_expression and config.perturbation:
+            self.decoder = AffineDecoder(config.d_model, config.zero_probability)
+        elif config.has_expression:
+            self.decoder = ExpressionDecoder(d_in, config.d_model, config.zero_probability)
         self.mvc_decoder = (
             MVCDecoder(d_in, config.d_model, config.mvc_style, config.zero_probability) if config.mvc_style else None
         )
@@ -86,8 +89,29 @@ class HookedScGPT(HookedModel):
     @property
     def outputs(self) -> tuple[str, ...]:
         """Outputs that the checkpoint has the decoders for, of ``cell``, ``expression``, ``mvc`` and ``classes``."""
-        absent = {"expression": self.decoder, "mvc": self.mvc_decoder, "classes": self.cls_decoder}
+        absent: dict[str, Any] = {"expression": self.decoder, "mvc": self.mvc_decoder, "classes": self.cls_decoder}
+        if self._without_cell:
+            absent |= dict.fromkeys(("cell", "mvc", "classes"))
         return tuple(name for name in OUTPUTS if absent.get(name, self) is not None)
+
+    @property
+    def _without_cell(self) -> bool:
+        """Whether the cell embedding would be that of ``<cls>``, which perturbation fine-tunes do not have."""
+        return self.config.perturbation and self.config.cell_style == "cls"
+
+    def use_pattern(self, on: bool = True) -> None:
+        """Compute scores, pattern and each head's result in every pass, or only where somebody listens to them.
+
+        For libraries whose listeners PyTorch does not know of, such as nnsight. Results differ by float rounding only; a
+        pass takes more time and memory.
+
+        Parameters
+        ----------
+        on
+            False for the fused path again, which the model has at first.
+        """
+        for layer in range(self.config.n_layers):
+            self.block(layer).attn.eager = on
 
     def tokenizer(
         self, cells: Any, *, seed: int = 0, max_tokens: int | None = None, min_share: float | None = None
@@ -214,7 +238,7 @@ class HookedScGPT(HookedModel):
                 raise ShapeError(
                     f"start_at_layer={start_at_layer} needs `residual`, the hook_resid_pre of that block; pass it."
                 )
-            x = self.embed(tokens.gene_ids, tokens.values, tokens.batch_labels)
+            x = self.embed(tokens.gene_ids, tokens.values, tokens.batch_labels, tokens.flags)
         else:
             expected = (*tokens.gene_ids.shape, self.config.d_model)
             if tuple(residual.shape) != expected:
@@ -245,11 +269,17 @@ class HookedScGPT(HookedModel):
         found: dict[str, Tensor | None] = {}
         cell = x[:, 0]
         if wanted & {"cell", "mvc", "classes"}:
+            if self._without_cell:
+                raise ShapeError(
+                    "A perturbation fine-tune has no <cls> and so no cell embedding; ask for outputs=('expression',), or say "
+                    "cell_emb_style: avg-pool in args.json."
+                )
             found["cell"] = cell = self.hook_cell(self.pool(x, tokens.values, tokens.padding))
         if "expression" in wanted:
             decoder = self._need(self.decoder, "expression")
             stream = x if batch is None else torch.cat([x, batch[:, None].expand(-1, x.shape[1], -1)], dim=2)
-            found["expression"], found["expression_zero"] = decoder(stream)
+            more = (tokens.values,) if self.config.perturbation else ()
+            found["expression"], found["expression_zero"] = decoder(stream, *more)
         if "mvc" in wanted:
             decoder = self._need(self.mvc_decoder, "mvc")
             query = cell if batch is None else torch.cat([cell, batch], dim=1)
@@ -295,6 +325,11 @@ class HookedScGPT(HookedModel):
             raise ShapeError(
                 f"Token ids go from {low} to {high}, but the embedding has {self.config.n_tokens} rows; "
                 "tokenise with this checkpoint's own vocabulary."
+            )
+        if self.config.perturbation != (tokens.flags is not None):
+            raise ShapeError(
+                "A perturbation fine-tune needs Tokens.flags, which say for each gene whether it is perturbed, and other checkpoints "
+                "take none; tokenise with this checkpoint's own tokeniser."
             )
         if bool(tokens.padding[:, 0].any()):
             raise ShapeError("A cell has padding at position 0, where <cls> belongs; put padding at the end.")

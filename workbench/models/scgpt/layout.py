@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,15 +11,34 @@ from torch import Tensor
 
 from workbench.errors import CheckpointError
 
-WRAPPERS = ("model_state_dict", "state_dict", "model")
-PREFIXES = ("module.", "model.", "_orig_mod.")
+WRAPPERS = ("model_state_dict", "state_dict", "model", "module")
 # Parts of training that inference does not use; reported, never silently dropped.
 IGNORED = ("flag_encoder.", "grad_reverse_discriminator.", "criterion", "creterion", "sim.")
 DECODERS = ("decoder.", "mvc_decoder.", "cls_decoder.")
+PARTS = (
+    "pert_encoder.",
+    "encoder.",
+    "value_encoder.",
+    "batch_encoder.",
+    "transformer_encoder.",
+    "dsbn.",
+    "bn.",
+    *DECODERS,
+)
+_DEPTH = 4  # dictionaries inside one another
+
+# What torch.compile, FSDP and activation checkpointing put into names.
+_COMPILED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_CORE = re.compile(r"^(.*\.)?(?:encoder\.embedding\.weight|transformer_encoder\.layers\.0\.norm1\.weight)$")
+_ADAPTERS = re.compile(r"(?:^|\.)(?:lora_\w+|base_layer|modules_to_save|ia3_l|prompt_embeddings)(?:\.|$)")
+# By their names these feed the blocks: without them every number would be another.
+_FEEDS = re.compile(r"enc(?:od|_|$)|emb|norm|bn|(?:^|_)pos|token|transformer", re.IGNORECASE)
+_KINDS = {"mod_encoder.": "a multi-omic fine-tune, whose tokens have a kind of molecule each"}
 
 _RENAMES = (
     (r"^encoder\.", "embed.gene."),
     (r"^value_encoder\.", "embed.value."),
+    (r"^pert_encoder\.", "embed.flag."),
     (r"^transformer_encoder\.layers\.(\d+)\.self_attn\.in_proj_(weight|bias)$", r"blocks.\1.attn.qkv.\2"),
     (r"^transformer_encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"blocks.\1.attn.out."),
     (r"^transformer_encoder\.layers\.(\d+)\.(linear\d)\.", r"blocks.\1.mlp.\2."),
@@ -29,6 +48,7 @@ _BACK = (
     (r"^embed\.norm\.", "batch norm "),
     (r"^embed\.gene\.", "encoder."),
     (r"^embed\.value\.", "value_encoder."),
+    (r"^embed\.flag\.", "pert_encoder."),
     (r"^blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", r"transformer_encoder.layers.\1.self_attn.in_proj_\2"),
     (r"^blocks\.(\d+)\.attn\.out\.", r"transformer_encoder.layers.\1.self_attn.out_proj."),
     (r"^blocks\.(\d+)\.mlp\.(linear\d)\.", r"transformer_encoder.layers.\1.\2."),
@@ -49,27 +69,124 @@ def unwrap(raw: object) -> tuple[dict[str, Tensor], str, str]:
     state, wrapper, prefix
         Tensors by name, the key they were under, the prefix that was peeled off.
     """
-    wrapper = ""
-    if isinstance(raw, Mapping):
-        for name in WRAPPERS:
-            if isinstance(raw.get(name), Mapping):
-                raw, wrapper = raw[name], name
-                break
+    wrappers: list[str] = []
+    while len(wrappers) < _DEPTH and isinstance(raw, Mapping):
+        inner = [name for name in WRAPPERS if isinstance(raw.get(name), Mapping)]
+        if not inner and not any(isinstance(value, Tensor) for value in raw.values()):
+            inner = [name for name, value in raw.items() if isinstance(value, Mapping) and _holds_core(value)]
+            if len(inner) > 1:
+                raise CheckpointError(
+                    f"The weights file holds several models ({', '.join(map(str, inner))}); save the state dict of one of them alone."
+                )
+        if not inner:
+            break
+        raw = raw[inner[0]]
+        wrappers.append(inner[0])
     if not isinstance(raw, Mapping) or not raw or not all(isinstance(k, str) for k in raw):
         raise CheckpointError(
             f"The weights file holds a {type(raw).__name__}, not a state dict of named tensors; save model.state_dict()."
         )
-    bad = [name for name, value in raw.items() if not isinstance(value, Tensor)]
-    if bad:
+    # Entries such as the epoch may stand beside the tensors.
+    state = {name: value for name, value in raw.items() if isinstance(value, Tensor)}
+    if not state:
         raise CheckpointError(
-            f"The weights file holds {len(bad)} entries that are no tensors (first: '{bad[0]}'); "
+            f"The weights file holds {len(raw)} entries that are no tensors (first: '{next(iter(raw))}'); "
             f"save model.state_dict(), or wrap it under one of {', '.join(WRAPPERS)}."
         )
-    state = dict(raw)
-    peeled = ""
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), ""):
-        state, peeled = {name[len(prefix) :]: value for name, value in state.items()}, peeled + prefix
-    return state, wrapper, peeled
+    if adapters := [name for name in state if _ADAPTERS.search(name)]:
+        raise CheckpointError(
+            f"The weights hold {len(adapters)} tensors of adapters (PEFT or LoRA; first: '{adapters[0]}'), which change the model by a "
+            "factor that is not among the weights. Merge them first: model = peft_model.merge_and_unload(), then save "
+            "model.state_dict()."
+        )
+    prefix = _prefix(state)
+    plain = {_COMPILED.sub("", name.removeprefix(prefix)): value for name, value in state.items()}
+    if len(plain) < len(state):
+        raise CheckpointError(
+            f"The weights hold several tensors of one name once '{prefix}' is taken off; save model.state_dict() alone."
+        )
+    return plain, ".".join(wrappers), prefix
+
+
+def _holds_core(value: Mapping[Any, Any]) -> bool:
+    return any(isinstance(name, str) and _CORE.match(_COMPILED.sub("", name)) for name in value)
+
+
+def _prefix(state: Mapping[str, Tensor]) -> str:
+    """What stands before the names of the model's tensors; other tensors, such as a loss's, may lie beside them."""
+    prefixes = set()
+    for name in state:
+        if _CORE.match(_COMPILED.sub("", name)):
+            prefixes.add(name.rpartition("transformer_encoder" if "transformer_encoder" in name else "encoder")[0])
+    if len(prefixes) > 1 and "" not in prefixes:
+        raise CheckpointError(
+            f"The weights hold several models, named {', '.join(sorted(prefixes))}; save the state dict of one of them alone."
+        )
+    return "" if "" in prefixes or not prefixes else prefixes.pop()
+
+
+def sizes_of_state(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Sizes of the encoder that tensors show; those that cannot be told are absent.
+
+    Parameters
+    ----------
+    state
+        Tensors in the plain layout.
+
+    Returns
+    -------
+    dict
+        ``n_layers``, ``d_model``, ``d_mlp`` as in `ModelConfig`.
+    """
+    found = {}
+    layers = {int(m[1]) for name in state if (m := re.match(r"transformer_encoder\.layers\.(\d+)\.", name))}
+    if layers:
+        found["n_layers"] = next(i for i in range(len(layers) + 1) if i not in layers)
+    for field, name in (("d_model", "norm1"), ("d_mlp", "linear1")):
+        weight = state.get(f"transformer_encoder.layers.0.{name}.weight")
+        if weight is not None and weight.ndim:
+            found[field] = weight.shape[0]
+    return found
+
+
+def looks_of_state(state: Mapping[str, Tensor]) -> str:
+    """What a model looks like by its tensors, as part of a sentence.
+
+    Parameters
+    ----------
+    state
+        Tensors in the plain layout.
+    """
+    sizes, rows = sizes_of_state(state), state.get("encoder.embedding.weight")
+    style = "category" if "value_encoder.embedding.weight" in state else "scaling"
+    style = "continuous" if "value_encoder.linear1.weight" in state else style
+    genes = f", a gene embedding of {rows.shape[0]:,} rows" if rows is not None and rows.ndim == 2 else ""
+    return (
+        f"{sizes.get('n_layers', 'unknown')} layers of width {sizes.get('d_model', 'unknown')}, feed-forward "
+        f"{sizes.get('d_mlp', 'unknown')}, {style} values{genes}"
+    )
+
+
+def check_parts(left: Iterable[str]) -> None:
+    """Refuse tensors that feed the blocks and that no part of the model takes.
+
+    Parameters
+    ----------
+    left
+        Upstream names of the tensors that no part takes.
+
+    Raises
+    ------
+    CheckpointError
+        If one of them feeds the blocks; kinds of models that are known are named.
+    """
+    feeds = [name for name in left if "decoder" not in (part := name.split(".")[0]) and _FEEDS.search(part)]
+    if feeds:
+        kind = next((said for part, said in _KINDS.items() if feeds[0].startswith(part)), "")
+        raise CheckpointError(
+            f"{len(feeds)} encoder tensors have no place in the model that args.json describes (first: {feeds[0]}): without them every "
+            f"number would be another. {f'This is {kind}; it' if kind else 'The checkpoint'} cannot be read."
+        )
 
 
 def to_plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -134,8 +251,10 @@ def shape_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
         found["norm_affine"] = "dsbn.bns.0.weight" in state
     elif "bn.running_mean" in state:
         found["norm_domains"], found["norm_affine"] = 1, "bn.weight" in state
-    found["has_expression"] = "decoder.fc.0.weight" in state
-    found["zero_probability"] = "decoder.zero_logit.0.weight" in state
+    found["perturbation"] = "pert_encoder.weight" in state
+    decoder = "decoder.coeff_decoder" if found["perturbation"] else "decoder"
+    found["has_expression"] = f"{decoder}.fc.0.weight" in state
+    found["zero_probability"] = f"{decoder}.zero_logit.0.weight" in state
     found["mvc_style"] = _mvc_style(state)
     found["n_classes"] = rows.get("cls_decoder.out_layer.weight", 0)
     if found["n_classes"]:

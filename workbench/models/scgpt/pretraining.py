@@ -16,8 +16,10 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from workbench.cells.expression import adding_scale, on_genes
 from workbench.cells.genes import gene_names, match_genes
 from workbench.cells.matrix import check_block, row_block
+from workbench.cells.values import describe_values
 from workbench.errors import ArtifactError, CellsError
 from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
 from workbench.models.scgpt.binning import hash_genes
@@ -56,6 +58,11 @@ class TrainingData:
     train: np.ndarray
     held_out: np.ndarray
 
+    def fingerprint(self) -> str:
+        """Hash of values, cells and genes."""
+        matrix, names = self.matrix, [self.cell_ids.tolist(), dict(self.vocabulary.ids)]
+        return digest(names, matrix.data, matrix.indices, matrix.indptr)
+
 
 def prepare(adata: AnnData, settings: PretrainSettings) -> TrainingData:
     """Vocabulary of the cells' genes, and the held-out split.
@@ -68,8 +75,9 @@ def prepare(adata: AnnData, settings: PretrainSettings) -> TrainingData:
         Settings of the training; seed and held-out share count here.
     """
     vocabulary = Vocabulary.of_genes(sorted(set(gene_names(adata).tolist())))
-    match = match_genes(gene_names(adata), vocabulary)
-    matrix = row_block(adata.X, 0, adata.shape[0])[:, match.columns].tocsr()
+    match = match_genes(gene_names(adata), vocabulary.genes)
+    scale = adding_scale(adata, describe_values(adata.X), match)
+    matrix = on_genes(row_block(adata.X, 0, adata.shape[0]), match.place, len(match.genes), scale)
     cell_ids = adata.obs_names.to_numpy(dtype=str)
     check_block(matrix, cell_ids)
     # A cell's side depends on its name alone, so adding cells never moves others across the split.
@@ -191,8 +199,7 @@ def train(
     # Start at the mean bin instead of spending the first hundreds of steps on reaching it.
     model.get_parameter("decoder.fc.4.bias").data.fill_(settings.n_bins / 2)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    names = [data.cell_ids.tolist(), dict(data.vocabulary.ids)]
-    identity = digest(vars(settings), names, data.matrix.data, data.matrix.indices, data.matrix.indptr)
+    identity = digest(settings.model_dump(exclude={"save_every"}), data.fingerprint())
     state = out / STATE
     start, curve = _resume(state, identity, model, optimiser)
     warm, total = settings.warmup, settings.steps

@@ -14,6 +14,7 @@ from workbench.ablation.sites import HEAD, Ablation
 from workbench.ablation.study import Study
 from workbench.ablation.sweeping import Found
 from workbench.cells.datasets import content_hash, values_hash
+from workbench.cells.expression import expression_hash
 from workbench.engine.config import load_cells
 from workbench.engine.context import Context, Handle
 from workbench.evidence.ruler import load_ruler
@@ -76,7 +77,7 @@ class AblationContext(Context[AblationConfig]):
         if "ruler" in asked.metrics:
             more["ruler"] = digest(load_ruler(asked.ruler).distances)
         if "trustworthiness" in asked.metrics:
-            more["expression"] = values_hash(self.cells)
+            more["expression"] = expression_hash(self.cells, values_hash(self.cells))
         return {**identity(self.study, ablations, self.config.sweep.block), **more}
 
     def found(self, stage: str) -> Found:

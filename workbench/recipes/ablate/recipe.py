@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -17,19 +18,12 @@ from workbench.engine.folder import check_folder
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage, key_of
 from workbench.engine.sweep import rows_file
+from workbench.recipes.ablate import tables
 from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.context import AblationContext
 from workbench.recipes.ablate.sections import report
 from workbench.recipes.ablate.sweep import sweep_stage
-from workbench.recipes.ablate.tables import (
-    attribution_stage,
-    choose_pairs,
-    effects_stage,
-    interactions_stage,
-    pairs_by,
-    transfer_inputs,
-    transfer_stage,
-)
+from workbench.stats import enough_draws
 
 
 def stages(context: AblationContext) -> list[Stage]:
@@ -53,23 +47,23 @@ def stages(context: AblationContext) -> list[Stage]:
     config, swept, spread = context.config, ("sweep",), context.spread
 
     def pairs() -> list[Ablation]:
-        return sum(choose_pairs(context), [])
+        return sum(tables.choose_pairs(context), [])
 
     listed = [
         Stage("sweep", partial(sweep_stage, context, lambda: context.grid), context.inputs(context.grid)),
-        Stage("effects", partial(effects_stage, context), spread, swept, ("effects",)),
+        Stage("effects", partial(tables.effects_stage, context), spread, swept, ("effects",)),
     ]
     if config.sweep.heads and config.sweep.pairs_of_top:
-        pairs_by(context)
-        both, work = ("sweep", "pairs"), partial(interactions_stage, context)
+        tables.pairs_by(context)
+        both, work = ("sweep", "pairs"), partial(tables.interactions_stage, context)
         listed.append(Stage("pairs", partial(sweep_stage, context, pairs), lambda results: context.inputs(pairs())))
         listed.append(Stage("interactions", work, spread, both, ("interactions",)))
     if config.sweep.heads and config.attribution and context.differentiable:
-        work = partial(attribution_stage, context)
+        work = partial(tables.attribution_stage, context)
         listed.append(Stage("attribution", work, after=swept, tables=("attribution", "agreement")))
     if config.contrasts:
-        inputs = transfer_inputs(context)
-        listed.append(Stage("transfer", partial(transfer_stage, context), inputs, tables=("transfer",)))
+        inputs = tables.transfer_inputs(context)
+        listed.append(Stage("transfer", partial(tables.transfer_stage, context), inputs, tables=("transfer",)))
     return listed
 
 
@@ -101,6 +95,10 @@ def dry_run(config: AblationConfig, out: Path) -> str:
     seconds = _seconds_per_cell(study) * _passes(study, grid) * len(study.tokens) * (1 - done / len(tasks))
     seconds *= 2 if any(m.masked for m in study.metrics) and not all(m.masked for m in study.metrics) else 1
     table = describe_grid(grid)
+    heads, pairs = len(context.heads), ""
+    if top := math.comb(min(config.sweep.pairs_of_top, heads), 2):
+        drawn = min(enough_draws(top), math.comb(heads, 2) - top)
+        pairs = f"\n{top} pairs of the top heads, with {drawn} others beside. {tables.pairs_floor(top, drawn)}".rstrip()
     counts = table.assign(null=np.where(table["null"] >= 0, "null draws", "ablations"))
     shown = counts.groupby(["how", "kind", "null"]).size().rename("number").reset_index().to_string(index=False)
     first = table.loc[table["null"] < 0, ["places", "how", "kind"]].head(12).to_string(index=False)
@@ -109,7 +107,7 @@ def dry_run(config: AblationConfig, out: Path) -> str:
         f"The first of them:\n{first}\n\n"
         f"{len(tasks)} tasks of up to {config.sweep.block} cells, {done} done. About {_human(seconds)} on one worker "
         "(a guess from one pass over a few cells), without pairs, attribution and contrasts."
-        f"{other if held and not own else ''}"
+        f"{other if held and not own else ''}{pairs}"
     )
 
 

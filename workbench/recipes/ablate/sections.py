@@ -12,9 +12,8 @@ from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.recipes.ablate.context import AblationContext
-from workbench.recipes.ablate.tables import pairs_by
+from workbench.recipes.ablate.tables import ALPHA, pairs_by, pairs_floor
 
-_ALPHA = 0.05
 _QUESTION = (
     "Which attention heads carry what the model knows of these cells: how far does replacing one head's "
     "output change the cell embedding, the predictions and what can be read from it, and is that more than a "
@@ -50,13 +49,13 @@ def _effects(context: AblationContext) -> Section:
     for name in single if config.sweep.heads else ():
         slug = "".join(c if c.isalnum() else "_" for c in name.split(" (")[0])
         caption = f"Change of {name} when a head's output is replaced ({how}); {_NULL}."
-        figures.append(_figure(context, f"effect_{slug}", caption, "effect", metric=name, how=how))
+        figures.append(Request(f"effect_{slug}", caption, "effect", {"metric": name, "how": how}))
         bars = _bars(context, table[table["metric"] == name])
         caption = f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws."
-        figures.append(_figure(context, f"heads_{slug}", caption, "intervals", metric=name, how=how))
+        figures.append(Request(f"heads_{slug}", caption, "intervals", {"metric": name, "how": how}))
     if len(single) < len(context.study.metrics) and config.sweep.heads:
         caption = "Change in the share of wrongly read cells of each label, the probe held fixed."
-        figures.append(_figure(context, "labels", caption, how=how))
+        figures.append(Request("labels", caption, options={"how": how}))
     rows = table[table["how"] == how]
     return Section(
         figures,
@@ -80,13 +79,13 @@ def _answer(rows: pd.DataFrame, name: str) -> str:
             f"n = {int(far['n_cells'])}); no null was drawn."
         )
     best: Any = heads.set_index("ablation").loc[top_heads(rows, name, 1)[0]]
-    beyond = int((heads["q"] <= _ALPHA).sum())
+    beyond = int((heads["q"] <= ALPHA).sum())
     null = "no null was drawn"
     if best["n_null"] and np.isnan(best["p"]):
         null = f"its null draws, {best['null_low']:.2g} to {best['null_high']:.2g}, give no p"
     elif best["n_null"]:
         null = (
-            f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {_ALPHA}); the draws of "
+            f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {ALPHA}); the draws of "
             f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g}, q {best['q']:.2g}"
         )
     return (
@@ -140,7 +139,7 @@ def _attribution(context: AblationContext) -> Section:
     )
     apart = not bool(lines.groupby("metric")["agrees"].any().all())
     return Section(
-        [_figure(context, "attribution", caption)],
+        [Request("attribution", caption)],
         {"attribution": context.read("attribution"), "agreement": lines},
         [answer],
         cautions=["Where attribution disagrees with the exact effects, the exact ones count."] if apart else [],
@@ -153,13 +152,18 @@ def _interactions(context: AblationContext) -> Section:
     caption = f"Effect on {by} of two heads together minus the sum of both; {_bars(context, table)}."
     drawn, top = table[table["random"]], table[~table["random"]]
     most: Any = top.loc[top["interaction"].abs().sort_values(ascending=False).index[0]]
-    null = f"; of {len(drawn)} random pairs the largest has {drawn['interaction'].abs().max():.2g}, p {most['p']:.2g}"
+    null = (
+        f"; of {len(drawn)} random pairs the largest has {drawn['interaction'].abs().max():.2g}, p {most['p']:.2g}, q {most['q']:.2g}; "
+        f"{int((top['q'] <= ALPHA).sum())} of {len(top)} pairs are beyond the random ones, q <= {ALPHA}"
+    )
     answer = (
         f"Pairs by {by}: {most['first']} and {most['second']} together do {most['interaction']:+.3g} more than the sum of both "
         f"({_interval(most)}; {int((top['interaction'] > 0).sum())} of {len(top)} pairs of the top heads "
         f"are above their sum{null if len(drawn) else ''})."
     )
-    return Section([_figure(context, "interactions", caption, by=by)], {"interactions": whole}, [answer])
+    figures = [Request("interactions", caption, options={"by": by})]
+    floor = pairs_floor(len(top), len(drawn))
+    return Section(figures, {"interactions": whole}, [answer], cautions=[floor] if floor else [])
 
 
 def _transfer(context: AblationContext) -> Section:
@@ -170,7 +174,7 @@ def _transfer(context: AblationContext) -> Section:
     )
     for i, (names, part) in enumerate(table.groupby(["target", "source"], sort=False)):
         target, source = map(str, names)
-        figures.append(_figure(context, f"transfer_{i + 1}", caption, "transfer", target=target, source=source))
+        figures.append(Request(f"transfer_{i + 1}", caption, "transfer", {"target": target, "source": source}))
         most: Any = part.sort_values("moved", ascending=False).iloc[0]
         drawn = f"within the target type {most['null_mean']:.1%}; q {most['q']:.2g}"
         null = drawn if np.isfinite(most["null_mean"]) else "no null was drawn"
@@ -191,11 +195,7 @@ def _left_out(context: AblationContext) -> Section:
     if context.study.donors is None:
         why = "the data name no donors; intervals are over cells, and say nothing of other donors"
         missing["Intervals over donors"] = why
-    return Section(skipped=[{"what": what, "why": why} for what, why in missing.items()])
-
-
-def _figure(context: AblationContext, name: str, caption: str, entry: str = "", **options: Any) -> Request:
-    return Request(name, f"{caption} {context.setting}", entry, options)
+    return Section(skipped=list(missing.items()))
 
 
 def _bars(context: AblationContext, rows: pd.DataFrame) -> str:

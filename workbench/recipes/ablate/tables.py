@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from pathlib import Path
@@ -21,6 +22,9 @@ from workbench.engine.stages import Result, Results
 from workbench.errors import EvaluationError, unknown_name
 from workbench.recipes.ablate.config import ContrastConfig
 from workbench.recipes.ablate.context import AblationContext
+from workbench.stats import enough_draws
+
+ALPHA = 0.05
 
 
 def effects_stage(context: AblationContext, folder: Path, results: Results) -> Result:
@@ -38,6 +42,28 @@ def effects_stage(context: AblationContext, folder: Path, results: Results) -> R
     draws = context.config.study.bootstrap
     context.write({"effects": effects_of(context.study, context.grid, context.found("sweep"), draws)})
     return {}
+
+
+def pairs_floor(pairs: int, drawn: int) -> str:
+    """What random pairs of that number do not allow to find, whatever the data; empty where any pair may be significant.
+
+    Parameters
+    ----------
+    pairs
+        Number of pairs of top heads.
+    drawn
+        Number of other pairs, which they are compared with.
+    """
+    least = 1 / (1 + drawn)
+    together = math.ceil(least * pairs / ALPHA)
+    if together <= 1:
+        return ""
+    found = (
+        f"{together} of the {pairs} pairs or more must be larger than all of these to reach q <= {ALPHA}"
+        if together <= pairs
+        else "no pair can be significant, whatever the data"
+    )
+    return f"The model has {drawn} other pairs to compare with, so that no p is below {least:.2g}: {found}; ask for fewer top heads."
 
 
 def pairs_by(context: AblationContext) -> str:
@@ -65,7 +91,7 @@ def pairs_by(context: AblationContext) -> str:
 
 
 def choose_pairs(context: AblationContext) -> tuple[list[Ablation], list[Ablation]]:
-    """Pairs of the top heads by the table of effects, and as many pairs of heads at random.
+    """Pairs of the top heads by the table of effects, and pairs at random: enough for one of the top pairs to be significant.
 
     Parameters
     ----------
@@ -76,7 +102,7 @@ def choose_pairs(context: AblationContext) -> tuple[list[Ablation], list[Ablatio
     how = config.sweep.how[0]
     heads = top_heads(table[table["how"] == how], pairs_by(context), config.sweep.pairs_of_top)
     top = make_pairs(heads, how, config.seed)
-    return top, random_pairs(sorted(context.heads), top, how, config.seed)
+    return top, random_pairs(sorted(context.heads), top, enough_draws(len(top)), how, config.seed)
 
 
 def interactions_stage(context: AblationContext, folder: Path, results: Results) -> Result:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from workbench.cells.placed import matched_matrices
+from workbench.cells.expression import expression_on
+from workbench.engine.stages import Result, Results
 from workbench.files import digest, write_json
 from workbench.recipes.benchmark.splits import genes_of_all
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GENES = "genes.json"
 
 
-def cells_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def cells_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
     """Keep expression, counts and places of the drawn cells of every cohort, for every stage and worker after it.
 
     Parameters
@@ -37,9 +37,9 @@ def cells_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -
     """
     made, about = {}, {}
     for name, placed in context.placed.items():
-        rows, columns = context.drawn[name], context.columns[name]
-        expression, counts = matched_matrices(context.cells[name], columns, rows, counts=True)
-        made[name] = replace(placed, genes=tuple(columns), expression=expression, counts=counts)
+        genes = context.measured[name]
+        expression, counts = expression_on(context.cells[name], context.matches[name], genes, context.drawn[name])
+        made[name] = replace(placed, genes=genes, expression=expression, counts=counts)
         made[name].save(context.cohort_folder(name))
         about[name] = {
             "cells": len(placed),
@@ -47,7 +47,7 @@ def cells_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -
             "placed": len(placed.placed),
             "stages": len(set(placed.stage[placed.placed].tolist())),
             "donors": 0 if placed.donor is None else len(set(placed.donor.tolist())),
-            "genes": len(columns),
+            "genes": len(genes),
             "unplaced_labels": dict(placed.unplaced),
         }
     genes = genes_of_all(context.holdouts, made, context.config.panel.size)

@@ -6,16 +6,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Int
 
 from workbench.cells.datasets import content_hash, values_hash
-from workbench.cells.genes import match_genes
-from workbench.cells.groups import Groups, make_groups
+from workbench.cells.genes import genes_left_out
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
-from workbench.engine.context import Context
 from workbench.errors import EvaluationError, GeneMatchError
 from workbench.evidence.methods import Listed, chosen_methods
 from workbench.files import read_json
@@ -23,21 +22,15 @@ from workbench.models import CellTokenizer
 from workbench.operators.store import StoredOperators
 from workbench.recipes.benchmark.cells import GENES
 from workbench.recipes.benchmark.config import BenchmarkConfig
-from workbench.recipes.benchmark.splits import (
-    INTERNAL,
-    TRANSFER,
-    Holdout,
-    drawn_cells,
-    make_holdouts,
-    with_units,
-)
+from workbench.recipes.benchmark.splits import INTERNAL, TRANSFER, Holdout, drawn_cells, make_holdouts, with_units
+from workbench.recipes.shared import CohortsContext
 from workbench.settings import DataConfig
 
 # Groups of cells that sums are kept by where the data name no donors and the configuration says nothing.
 _GROUPS = 16
 
 
-class BenchmarkContext(Context[BenchmarkConfig]):
+class BenchmarkContext(CohortsContext):
     """Configuration, folder and cohorts of a campaign; what is not needed is not loaded."""
 
     settings = BenchmarkConfig
@@ -97,33 +90,26 @@ class BenchmarkContext(Context[BenchmarkConfig]):
         return {name: np.flatnonzero(drawn_cells(cells.obs, most, seed)) for name, cells in self.cells.items()}
 
     @cached_property
-    def columns(self) -> dict[str, dict[str, int]]:
-        """By cohort: the genes that a panel may take, in alphabetical order, with their columns."""
-        left_out, found = set(self.config.panel.exclude), {}
-        for name, cells in self.cells.items():
-            names, share = cells.var_names.to_numpy(dtype=str), self.data_of(name).min_gene_share
-            match = match_genes(names, self.model.vocabulary, share)
-            column = dict(zip(match.genes, match.columns.tolist(), strict=True))
-            found[name] = {gene: column[gene] for gene in sorted(set(match.genes) - left_out)}
+    def measured(self) -> dict[str, tuple[str, ...]]:
+        """By cohort: the genes that a panel may take, in alphabetical order."""
+        left_out, found = genes_left_out(self.config.panel.exclude, self.matches.values()), {}
+        for name, match in self.matches.items():
+            found[name] = tuple(sorted(set(match.genes) - left_out))
             if not found[name]:
                 raise GeneMatchError(f"All {len(match.genes)} matched genes are left out of the panel; exclude fewer.")
             if not set(found[name]) & set(found[INTERNAL]):
                 raise EvaluationError(f"Cohort '{name}' measures none of the genes of the internal data.")
         return found
 
-    @cached_property
-    def groups(self) -> Groups:
-        """Groups of the internal cells that sums are kept by: every donor, or hashed cells where there are no donors."""
-        obs = self.cells[INTERNAL].obs.iloc[self.drawn[INTERNAL]]
-        donors = obs["donor"].to_numpy() if "donor" in obs else None
-        most = self.config.capture.groups or (_GROUPS if donors is None else None)
-        return make_groups(obs.index.to_numpy(dtype=str), donors, most, self.config.seed)
+    @property
+    def read_obs(self) -> pd.DataFrame:
+        """Standard columns of the internal cells that are drawn."""
+        return self.cells[INTERNAL].obs.iloc[self.drawn[INTERNAL]]
 
-    @cached_property
-    def group_of_cell(self) -> dict[str, int]:
-        """Group of each internal cell by its name."""
-        names = self.cells[INTERNAL].obs_names[self.drawn[INTERNAL]]
-        return dict(zip(names.astype(str), self.groups.of_cell.tolist(), strict=True))
+    @property
+    def most_groups(self) -> int | None:
+        """Number of groups that sums are kept by: by default every donor, or 16 where there are no donors."""
+        return self.config.capture.groups or (None if "donor" in self.read_obs else _GROUPS)
 
     @cached_property
     def _placed(self) -> tuple[dict[str, PlacedCells], tuple[str, ...], str]:
@@ -183,12 +169,7 @@ class BenchmarkContext(Context[BenchmarkConfig]):
         """
         cells, rows = self.cells[name], self.drawn[name]
         chosen = cells if len(rows) == len(cells) else AnnData(cells.X[rows], obs=cells.obs.iloc[rows], var=cells.var)
-        return self.model.tokenizer(
-            chosen,
-            seed=self.config.seed,
-            max_tokens=self.config.capture.max_tokens,
-            min_share=self.data_of(name).min_gene_share,
-        )
+        return self.tokens_of(chosen, self.data_of(name))
 
     @property
     def content(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import torch
 
 from workbench.capture.pooled import RESIDUALS, Clock, PooledSink
 from workbench.capture.sinks import HookFilter
+from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays
 from workbench.models import CellModel, CellTokenizer
 from workbench.operators.capturing import clear_state, read_operators
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SAMPLE = 32
 
 
-def operators_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def operators_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
     """Read operators by group and embeddings of the internal cells, in one pass over them.
 
     Parameters
@@ -45,7 +45,7 @@ def operators_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any
     return {**found, "forward_seconds_per_cell": forward}
 
 
-def transfer_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def transfer_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
     """Read embeddings of the cells of every cohort that is transferred to.
 
     Parameters
@@ -69,7 +69,7 @@ def transfer_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]
     return {"seconds": seconds}
 
 
-def untrained_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def untrained_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
     """Read the operators of a model of the same shape that was never trained: a control.
 
     Parameters
@@ -86,16 +86,8 @@ def untrained_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any
     dict
         As `read_operators` gives it.
     """
-    config = context.config
-    found = read_operators(
-        folder,
-        context.model.untrained(config.seed),
-        context.tokenizer(context.internal),
-        context.genes,
-        config.operator,
-        groups=context.group_of_cell,
-        batch_size=config.capture.batch_size,
-    )
+    model, tokens = context.model.untrained(context.config.seed), context.tokenizer(context.internal)
+    found = read_operators(folder, model, tokens, context.genes, **context.reading)
     clear_state(folder)
     return found
 
@@ -103,16 +95,8 @@ def untrained_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any
 def _read(context: BenchmarkContext, folder: Path, name: str, genes: tuple[str, ...]) -> dict[str, Any]:
     """Embeddings of a cohort, and operators on some genes where there are any, in one pass over its cells."""
     pooled, clock = PooledSink(), Clock()
-    found = read_operators(
-        folder,
-        context.model,
-        context.tokenizer(name),
-        genes,
-        context.config.operator,
-        groups=context.group_of_cell,
-        more=[HookFilter(RESIDUALS, pooled), HookFilter(RESIDUALS, clock)],
-        batch_size=context.config.capture.batch_size,
-    )
+    sinks = [HookFilter(RESIDUALS, pooled), HookFilter(RESIDUALS, clock)]
+    found = read_operators(folder, context.model, context.tokenizer(name), genes, more=sinks, **context.reading)
     seconds = clock.seconds()
     write_arrays(context.embeddings_file(name), pooled.result())
     return {**found, "seconds": seconds}

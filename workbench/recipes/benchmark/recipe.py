@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from workbench.cells.expression import expression_hash
 from workbench.engine.recipe import Recipe, execute
 from workbench.engine.stages import Results, Stage
 from workbench.engine.sweep import Backend
@@ -14,6 +15,7 @@ from workbench.evidence.expected import read_expected
 from workbench.evidence.methods import PEER
 from workbench.evidence.peers import peer_versions
 from workbench.files import digest
+from workbench.operators.operator import check_spec
 from workbench.recipes.benchmark.cells import cells_stage
 from workbench.recipes.benchmark.config import BenchmarkConfig
 from workbench.recipes.benchmark.context import BenchmarkContext
@@ -62,10 +64,13 @@ def stages(context: BenchmarkContext) -> list[Stage]:
         If two cells of a cohort have one name.
     GeneMatchError
         If too few genes match the vocabulary, or all are left out of the panel.
+    ShapeError
+        If the model has no such head or layer.
     ConfigError
         If the file of published figures cannot be read, or a peer is given an option that it does not have.
     """
-    config, placed = context.config, context.placed
+    config, placed, shape = context.config, context.placed, context.model.config
+    check_spec(config.adaptor.feature_map_spec(), (shape.n_layers, shape.n_heads))
     for one in context.holdouts:
         split_of(one, placed[INTERNAL], placed[one.cohort], config.splits.per_stage, config.seed)
     if config.expected is not None:
@@ -107,10 +112,10 @@ def cell_inputs(context: BenchmarkContext) -> dict[str, Any]:
     cohorts = {
         name: {
             "data": cells.name,
-            "values": context.values[name],
+            "values": expression_hash(context.cells[name], context.values[name]),
             "cells": digest(cells.names.tolist(), {column: cells.obs[column].tolist() for column in cells.obs}),
             "unplaced": cells.unplaced,
-            "genes": digest(context.columns[name]),
+            "genes": digest(context.measured[name]),
         }
         for name, cells in context.placed.items()
     }
@@ -138,13 +143,7 @@ def operator_inputs(context: BenchmarkContext, results: Results) -> dict[str, An
     dict
         JSON-ready; groups of cells are left out where the checkpoint alone makes the operators.
     """
-    summed = context.config.operator == "attention"
-    return {
-        **_read(context, INTERNAL),
-        "kind": context.config.operator,
-        "genes": results["cells"]["genes"],
-        "groups": digest(context.groups.of_cell) if summed else None,
-    }
+    return {**_read(context, INTERNAL), **context.model_inputs(results["cells"]["genes"])}
 
 
 def transfer_inputs(context: BenchmarkContext) -> list[dict[str, Any]]:
@@ -160,16 +159,8 @@ def transfer_inputs(context: BenchmarkContext) -> list[dict[str, Any]]:
 
 def _read(context: BenchmarkContext, name: str) -> dict[str, Any]:
     """What a pass over the cells of a cohort depends on."""
-    config, model, obs = context.config, context.model, context.placed[name].obs
-    return {
-        "values": context.values[name],
-        "cells": digest(obs.index.tolist()),
-        "batch": digest(obs["batch"].tolist()) if "batch" in obs else None,
-        "vocabulary": digest(dict(model.vocabulary.ids)),
-        "weights": model.fingerprint(),
-        "capture": config.capture.model_dump(mode="json", exclude={"groups"}),
-        "seed": config.seed,
-    }
+    read = context.pass_inputs(context.values[name], context.placed[name].obs, grouped=name == INTERNAL)
+    return {**read, "vocabulary": digest(dict(context.model.vocabulary.ids)), "weights": context.model.fingerprint()}
 
 
 def method_inputs(context: BenchmarkContext) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from workbench.engine.section import Report, Section
+from workbench.engine.section import Report, Section, without_place
 from workbench.engine.stages import Results
 from workbench.evidence.audit import LEAKING, OK
 from workbench.evidence.endpoints import ALL, CLUSTERS, LEAKAGE
@@ -51,21 +51,25 @@ def report(context: BenchmarkContext, results: Results) -> Report:
     """
     config, cohorts = context.config, results["cells"]["cohorts"]
     tables = {name: context.read(name) for name in _TABLES if name != "audit" or config.audit}
-    sources = dict.fromkeys(cells.uns["workbench"]["source"] for cells in context.cells.values())
+    unplaced = [
+        (what, why)
+        for name, one in cohorts.items()
+        for what, why in without_place(one["unplaced_labels"], "" if name == INTERNAL else name)
+    ]
     sizes = "; ".join(
-        f"{name}: {one['cells']} of {one['of']} cells, {one['stages']} stages, {one['donors'] or 'no'} donors"
+        f"{name}: {one['cells']} of {one['of']} cells, {one['stages']} stages, {one['donors'] or 'no'} donors, {context.matches[name]}"
         for name, one in cohorts.items()
     )
     return Report(
         title=f"{config.name}: the extracted algorithm beside what else one could use",
         question=f"On cells that nothing was fitted on, where is {config.ours} better, where worse, and where no different "
         "from every other method?",
-        data=f"{'; '.join(sources)}. {results['cells']['n_genes']} genes. {sizes}.",
+        data=f"{context.sources}. {results['cells']['n_genes']} genes. {sizes}.",
         sections=[
             comparison_section(context, tables),
             cost_section(context, tables),
             *([] if config.expected is None else [_published(context, tables)]),
-            Section(skipped=_skipped(tables) + _unplaced(results), cautions=_CAUTIONS),
+            Section(skipped=_skipped(tables) + unplaced, cautions=_CAUTIONS),
         ],
         left_out=("scores",),
     )
@@ -89,7 +93,7 @@ def comparison_section(context: BenchmarkContext, tables: Tables) -> Section:
         options = {"kind": str(kind), "data": str(data)}
         captions = _captions(ours, f"{kind}, {len(own)} split(s), {data}")
         requests += [
-            Request(f"{name}{last}", f"{caption} {context.setting}", entry=name, options=options)
+            Request(f"{name}{last}", caption, entry=name, options=options)
             for name, caption in captions.items()
             if name != "benchmark_ranks" or len(own) >= _FEW
         ]
@@ -154,7 +158,7 @@ def cost_section(context: BenchmarkContext, tables: Tables) -> Section:
         f"times where operators are at hand) and {row.parameters_times_ours:.2g} times its trained numbers."
         for row in records(costs[costs["method"].str.contains("3-layer MLP", regex=False)])
     ]
-    caption = f"Seconds of a split against trained numbers, {len(tables['splits'])} splits. {context.setting}"
+    caption = f"Seconds of a split against trained numbers, {len(tables['splits'])} splits."
     return Section([Request("benchmark_costs", caption)], answers=answers)
 
 
@@ -164,28 +168,15 @@ def _published(context: BenchmarkContext, tables: Tables) -> Section:
     return Section(tables={"expected": table}, answers=[answer])
 
 
-def _skipped(tables: Tables) -> list[dict[str, str]]:
-    skipped = [{"what": row.method, "why": row.status} for row in records(tables["methods"]) if row.status != "run"]
+def _skipped(tables: Tables) -> list[tuple[str, str]]:
+    skipped = [(row.method, row.status) for row in records(tables["methods"]) if row.status != "run"]
     if HOLDOUT not in set(tables["splits"]["kind"]):
         why = f"the data name no donors; splits are {STRATIFIED} by label, which is an easier test"
-        skipped.insert(0, {"what": "Donor holdout", "why": why})
+        skipped.insert(0, ("Donor holdout", why))
     scores = tables["scores"]
     wrong = scores["status"].str.startswith(("undefined", "not run: needs igraph")) & (scores["scope"] == ALL)
     counted = scores[wrong].groupby(["kind", "endpoint", "status"], sort=False)["split"].nunique().reset_index()
-    return skipped + [
-        {"what": f"{row.endpoint} ({row.kind}, {row.split} split(s))", "why": row.status} for row in records(counted)
-    ]
-
-
-def _unplaced(results: Results) -> list[dict[str, str]]:
-    return [
-        {
-            "what": f"{'' if name == INTERNAL else f'{name}: '}cells labelled '{label}'",
-            "why": f"the ruler does not know the label ({hint})",
-        }
-        for name, cohort in results["cells"]["cohorts"].items()
-        for label, hint in cohort["unplaced_labels"].items()
-    ]
+    return skipped + [(f"{row.endpoint} ({row.kind}, {row.split} split(s))", row.status) for row in records(counted)]
 
 
 _CAUTIONS = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from workbench.engine.stages import Result, Results
 from workbench.evidence.costs import campaign_costs
 from workbench.evidence.statistics import compare, ranks, summarise, tally
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TABLES = ("summary", "comparisons", "tally", "ranks", "campaign_costs")
 
 
-def statistics_stage(context: BenchmarkContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def statistics_stage(context: BenchmarkContext, folder: Path, results: Results) -> Result:
     """Compare ours with every other method over splits and donors; nothing is summed over endpoints into a winner.
 
     Parameters

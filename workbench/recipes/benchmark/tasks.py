@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 
 from workbench.cells.placed import PlacedCells
 from workbench.engine.context import Handle
+from workbench.engine.stages import Result, Results
 from workbench.engine.sweep import Task, run_sweep
 from workbench.evidence.audit import LEAKING, LEAKS, audit, replaced_by_noise
 from workbench.evidence.endpoints import ALL, judge, unjudged
@@ -73,7 +74,7 @@ def trial_of(context: BenchmarkContext, holdout: Holdout) -> Trial:
     return make_trial(context, holdout)
 
 
-def audit_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def audit_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
     """Fit every method once more with the held-out cells replaced by noise, a task each.
 
     Parameters
@@ -92,7 +93,7 @@ def audit_stage(context: BenchmarkContext, folder: Path, _: Mapping[str, Any]) -
     """
     first = context.holdouts[0]
     tasks = [Task(name, (context.handle, first, name, one)) for name, one in context.methods.items()]
-    rows = run_sweep(folder / "sweep", {"methods": len(tasks)}, tasks, audit_task, **context.backend.options())
+    rows = run_sweep(folder / "sweep", {"methods": len(tasks)}, tasks, audit_task, context.backend)
     context.write({"audit": rows})
     return {"leaks": rows.loc[rows["status"] == LEAKING, "method"].tolist()}
 
@@ -125,7 +126,7 @@ def audit_task(handle: Handle, holdout: Holdout, name: str, listed: Listed) -> p
     return pd.DataFrame([{"method": name, "split": holdout.name, **found}])
 
 
-def campaign_stage(context: BenchmarkContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def campaign_stage(context: BenchmarkContext, folder: Path, results: Results) -> Result:
     """Fit and judge every method on every split, a task each.
 
     Parameters
@@ -152,7 +153,7 @@ def campaign_stage(context: BenchmarkContext, folder: Path, results: Mapping[str
         for holdout in context.holdouts
         for name, one in methods.items()
     ]
-    rows = run_sweep(folder / "sweep", {"tasks": len(tasks)}, tasks, benchmark_task, **context.backend.options())
+    rows = run_sweep(folder / "sweep", {"tasks": len(tasks)}, tasks, benchmark_task, context.backend)
     once = [name for name, one in methods.items() if one.shared]
     scores, costs = scores_and_costs(rows, once, model["seconds"])
     listed = pd.DataFrame([_method(name, one, costs) for name, one in methods.items()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from workbench.cells.genes import with_matched_names
+from workbench.cells.expression import expression_on
 from workbench.cells.placed import PlacedCells
+from workbench.engine.stages import Result, Results
 from workbench.errors import EvaluationError
-from workbench.operators.algorithm import panel_expression
 from workbench.seeds import key
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def cohort_folder(folder: Path, name: str) -> Path:
     return folder / f"{key(0, 'cohort', name):016x}"
 
 
-def cohorts_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def cohorts_stage(context: GatesContext, folder: Path, results: Results) -> Result:
     """Place the cells of every cohort on ruler and panel, make their anchors, and keep both for the workers.
 
     Parameters
@@ -65,7 +64,7 @@ def cohorts_stage(context: GatesContext, folder: Path, results: Mapping[str, Any
 def _placed(context: GatesContext, name: str) -> PlacedCells:
     """All cells of a cohort with their anchors; a gene that the cohort does not measure counts as not expressed."""
     config, cells, (obs, unplaced) = context.config, context.cells[name], context.places[name]
-    expression = panel_expression(with_matched_names(cells, context.matches[name]), context.genes)
+    expression = expression_on(cells, context.matches[name], context.genes)[0]
     title = cells.uns["workbench"]["name"]
     made = PlacedCells(title, obs, context.genes, expression, context.ruler, unplaced=unplaced)
     anchors = config.cohorts[name].anchors or config.anchors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from workbench.evidence.gate_spec import GATES
 from workbench.settings import AnchorConfig, DataConfig, OperatorConfig, Strict, named
@@ -22,7 +22,7 @@ class CohortConfig(Strict):
         default={},
         description="Keep cells whose cell_type, donor, tissue or batch has one of these values; all by default.",
     )
-    part: tuple[int, PositiveInt] | None = Field(
+    part: tuple[NonNegativeInt, PositiveInt] | None = Field(
         default=None,
         description="[i, n] keeps part i (from 0) of n parts of what is left, by a hash of the cells' names, for data "
         "that have nothing else to part them by; all by default.",

@@ -10,23 +10,21 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from workbench.cells.datasets import content_hash
-from workbench.cells.genes import GeneMatch, choose_panel, match_genes
-from workbench.cells.groups import Groups, make_groups
+from workbench.cells.genes import choose_panel
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
-from workbench.engine.context import Context
 from workbench.evidence.contrasts import read_lineages
 from workbench.evidence.gate_table import EXTERNAL, INTERNAL
-from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.operator import feature_map
 from workbench.recipes.gates.cohorts import cohort_folder
 from workbench.recipes.gates.config import GatesConfig
 from workbench.recipes.gates.maps import MeansOfHeads
 from workbench.recipes.gates.selection import check_cohorts, select_cells
+from workbench.recipes.shared import CohortsContext
 from workbench.settings import DataConfig
 
 
-class GatesContext(Context[GatesConfig]):
+class GatesContext(CohortsContext):
     """Configuration, folder and cohorts of a gate run; what is not needed is not loaded."""
 
     settings = GatesConfig
@@ -53,11 +51,6 @@ class GatesContext(Context[GatesConfig]):
             Name of the cohort; one without data of its own has those of all.
         """
         return self.config.cohorts[name].data or self.config.data
-
-    @property
-    def adaptor(self) -> LETAdaptor:
-        """Untrained adaptor with the configured settings."""
-        return LETAdaptor(**self.config.adaptor.parameters())
 
     @cached_property
     def lineages(self) -> tuple[str, ...]:
@@ -88,27 +81,20 @@ class GatesContext(Context[GatesConfig]):
         }
 
     @cached_property
-    def matches(self) -> dict[str, GeneMatch]:
-        """By cohort: which of its genes the vocabulary knows."""
-        return {
-            name: match_genes(
-                cells.var_names.to_numpy(dtype=str), self.model.vocabulary, self.data_of(name).min_gene_share
-            )
-            for name, cells in self.cells.items()
-        }
-
-    @cached_property
     def genes(self) -> tuple[str, ...]:
         """Genes of the operators: those of the internal cohort seen in most of its cells; no label is looked at."""
         panel = self.config.panel
         return choose_panel(self.cells[self.internal], self.matches[self.internal], panel.size, panel.exclude)
 
-    @cached_property
-    def groups(self) -> Groups:
-        """Groups of the internal cohort's cells that sums are kept by: one by default, for no gate leaves any out."""
-        obs, seed = self.cells[self.internal].obs, self.config.seed
-        donors = obs["donor"].to_numpy() if "donor" in obs else None
-        return make_groups(obs.index.to_numpy(dtype=str), donors, self.config.capture.groups or 1, seed)
+    @property
+    def read_obs(self) -> pd.DataFrame:
+        """Standard columns of the internal cohort's cells."""
+        return self.cells[self.internal].obs
+
+    @property
+    def most_groups(self) -> int:
+        """Number of groups that sums are kept by: one by default, for no gate leaves any out."""
+        return self.config.capture.groups or 1
 
     @cached_property
     def hashes(self) -> dict[str, str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.cells.anchors import Anchors
 from workbench.engine.context import Handle
+from workbench.engine.stages import Result, Results
 from workbench.engine.sweep import Task, run_sweep
 from workbench.evidence.anchor_set import AnchorSet, anchors_of
 from workbench.evidence.gate_spec import SPEC, TO_FAIL
@@ -20,7 +19,7 @@ from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.maps import CONTROLS, MODEL, matrix_of
 
 
-def gates_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def gates_stage(context: GatesContext, folder: Path, results: Results) -> Result:
     """Judge every cohort under every feature map, a task each.
 
     Parameters
@@ -42,9 +41,7 @@ def gates_stage(context: GatesContext, folder: Path, results: Mapping[str, Any])
         for cohort in context.config.cohorts
         for operator in (MODEL, *CONTROLS)
     ]
-    rows = with_gate_seven(
-        run_sweep(folder / "sweep", {"spec": SPEC.hash}, tasks, gates_of, **context.backend.options())
-    )
+    rows = with_gate_seven(run_sweep(folder / "sweep", {"spec": SPEC.hash}, tasks, gates_of, context.backend))
     own = rows["operator"] == MODEL
     context.write({"gates": rows[own].drop(columns="operator"), "controls": rows[~own]})
     return {"spec": SPEC.hash}
@@ -76,11 +73,11 @@ def gates_of(handle: Handle, cohort: str, operator: str) -> pd.DataFrame:
         anchors = AnchorSet.of_cohort(*features(cohort))
     judge = first_five if role == TO_FAIL else evaluate
     refits = config.refits if operator == MODEL else 0
-    gates = judge(anchors, context.ruler, context.adaptor, seed=config.seed, refits=refits)
+    gates = judge(anchors, context.ruler, context.adaptor(), seed=config.seed, refits=refits)
     return gate_rows(gates, cohort, role, operator)
 
 
-def verdict_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def verdict_stage(context: GatesContext, folder: Path, results: Results) -> Result:
     """Say which required gates did not pass: apart from the gates, so that asking for others judges nothing again.
 
     Parameters

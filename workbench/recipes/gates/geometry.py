@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from workbench.engine.stages import Result, Results
 from workbench.geometry.overview import geometry
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.maps import MODEL, matrix_of
 
 
-def geometry_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def geometry_stage(context: GatesContext, folder: Path, results: Results) -> Result:
     """Measure dimension, neighbourhoods, shape, distances and lineages.
 
     Parameters
@@ -32,7 +31,7 @@ def geometry_stage(context: GatesContext, folder: Path, results: Mapping[str, An
         context.cohorts[context.internal],
         matrix_of(context, MODEL),
         context.ruler,
-        context.adaptor,
+        context.adaptor(),
         branches=context.lineages,
         seed=context.config.seed,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench.operators.controls import gaussian
-from workbench.operators.operator import head_name
+from workbench.operators.operator import head_names
 from workbench.operators.store import StoredOperators
 
 if TYPE_CHECKING:
@@ -33,17 +33,6 @@ class MeansOfHeads(StoredOperators):
         for head in heads[1:]:
             total += self.head(*head)
         return total / np.float32(len(heads))
-
-
-def head_names(shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Layer and head, both from 0, by the name of each head.
-
-    Parameters
-    ----------
-    shape
-        Layers, and heads per layer.
-    """
-    return {head_name(layer, head): (layer, head) for layer, head in np.ndindex(*shape)}
 
 
 def matrix_of(context: GatesContext, name: str) -> Float[np.ndarray, "gene feature"]:

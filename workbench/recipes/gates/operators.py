@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from workbench.engine.stages import Result, Results
 from workbench.operators.capturing import clear_state, read_operators
 
 if TYPE_CHECKING:
     from workbench.recipes.gates.context import GatesContext
 
 
-def operators_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def operators_stage(context: GatesContext, folder: Path, results: Results) -> Result:
     """Read the operators of every head; no label, ruler, anchor or other cohort has a part in them.
 
     Parameters
@@ -29,21 +29,7 @@ def operators_stage(context: GatesContext, folder: Path, results: Mapping[str, A
     dict
         As `read_operators` gives it.
     """
-    config, cells, groups = context.config, context.cells[context.internal], context.groups
-    tokenizer = context.model.tokenizer(
-        cells,
-        seed=config.seed,
-        max_tokens=config.capture.max_tokens,
-        min_share=context.data_of(context.internal).min_gene_share,
-    )
-    found = read_operators(
-        folder,
-        context.model,
-        tokenizer,
-        context.genes,
-        config.operator,
-        groups=dict(zip(cells.obs_names, groups.of_cell.tolist(), strict=True)),
-        batch_size=config.capture.batch_size,
-    )
+    tokens = context.tokens_of(context.cells[context.internal], context.data_of(context.internal))
+    found = read_operators(folder, context.model, tokens, context.genes, **context.reading)
     clear_state(folder)
     return found

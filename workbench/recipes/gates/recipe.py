@@ -187,22 +187,12 @@ def operator_inputs(context: GatesContext) -> dict[str, Any]:
     dict
         JSON-ready. Cells and settings of the capture are left out where the checkpoint alone makes the operators.
     """
-    config, model, cells = context.config, context.model, context.cells[context.internal]
-    known = {
-        "kind": config.operator,
-        "genes": context.genes,
-        "vocabulary": digest(dict(model.vocabulary.ids)),
-        "weights": model.fingerprint(),
-    }
-    if config.operator != "attention":
+    known = {**context.model_inputs(context.genes), "weights": context.model.fingerprint()}
+    if context.config.operator != "attention":
         return known
     return {
         **known,
-        "values": values_hash(cells),
-        "batch": digest(cells.obs["batch"].tolist()) if "batch" in cells.obs else None,
-        "groups": digest(context.groups.of_cell),
-        "capture": config.capture.model_dump(mode="json", exclude={"groups"}),
-        "seed": config.seed,
+        **context.pass_inputs(values_hash(context.cells[context.internal]), context.read_obs, grouped=True),
     }
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.engine.context import Handle
+from workbench.engine.stages import Result, Results
 from workbench.engine.sweep import Task, run_sweep
 from workbench.errors import EvaluationError
 from workbench.evidence.gate_spec import SPEC
 from workbench.evidence.screen import gate_columns, rank_heads, score_head
+from workbench.operators.operator import head_names
 from workbench.recipes.gates.context import GatesContext
-from workbench.recipes.gates.maps import CONTROLS, head_names, matrix_of
+from workbench.recipes.gates.maps import CONTROLS, matrix_of
 
 
-def screen_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def screen_stage(context: GatesContext, folder: Path, results: Results) -> Result:
     """Screen every head and every control, a task each.
 
     Parameters
@@ -37,7 +37,7 @@ def screen_stage(context: GatesContext, folder: Path, results: Mapping[str, Any]
     """
     names = [*head_names(context.operators.shape), *CONTROLS]
     tasks = [Task(name, (context.handle, name)) for name in names]
-    rows = run_sweep(folder / "sweep", {"spec": SPEC.hash}, tasks, screen_of, **context.backend.options())
+    rows = run_sweep(folder / "sweep", {"spec": SPEC.hash}, tasks, screen_of, context.backend)
     heads, controls = screen_tables(rows)
     context.write({"screen": heads, "screen_controls": controls})
     return {"cohort": context.external, "n_heads": len(heads)}
@@ -56,7 +56,7 @@ def screen_of(handle: Handle, operator: str) -> pd.DataFrame:
     context: GatesContext = handle.open()
     assert context.external is not None
     config, fitted, judged = context.config, context.cohorts[context.internal], context.cohorts[context.external]
-    matrix, ruler, adaptor = matrix_of(context, operator), context.ruler, context.adaptor
+    matrix, ruler, adaptor = matrix_of(context, operator), context.ruler, context.adaptor()
     try:
         row, null = score_head(matrix, fitted, judged, ruler, adaptor, refits=config.head_refits, seed=config.seed)
         row |= gate_columns(matrix, judged, ruler, adaptor, seed=config.seed)

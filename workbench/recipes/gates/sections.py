@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from workbench.engine.section import Report, Section
+from workbench.engine.section import Report, Section, without_place
 from workbench.engine.stages import Results
 from workbench.evidence.gate_spec import SPEC, TO_FAIL
+from workbench.evidence.gate_table import NOT_APPLICABLE, passed_by
 from workbench.figures.requests import Request
 from workbench.recipes.gates.maps import CONTROLS
 
@@ -37,22 +38,23 @@ def report(context: GatesContext, results: Results) -> Report:
         Results of its stages by name.
     """
     config, cohorts = context.config, context.read("cohorts")
-    sources = dict.fromkeys(cells.uns["workbench"]["source"] for cells in context.cells.values())
     sizes = "; ".join(
-        f"{row.cohort} ({row.role}): {row.cells} cells, {row.anchors} anchors, {row.stages} stages, {row.donors} donors"
+        f"{row.cohort} ({row.role}): {row.cells} cells, {row.anchors} anchors, {row.stages} stages, {row.donors} donors, "
+        f"{context.matches[row.cohort]}"
         for row in cohorts.itertuples()
     )
     screen = screen_section(context) if "screen" in results else _no_screen(context)
+    unplaced = [one for name, (_, labels) in context.places.items() for one in without_place(labels, name)]
     return Report(
         title=f"{config.name}: do the gates pass",
         question=f"Does the latent of a linear adaptor on the model's {config.operator} operator ({config.adaptor.name}) "
         f"follow the {context.ruler.name} ruler on anchors it has not seen, beyond null rulers and controls?",
-        data=f"{'; '.join(sources)}. {results['cohorts']['n_genes']} genes. {sizes}.",
+        data=f"{context.sources}. {results['cohorts']['n_genes']} genes. {sizes}.",
         sections=[
             gates_section(context, results),
             screen,
             geometry_section(context, results),
-            Section(tables={"cohorts": cohorts}, skipped=_unplaced(context), cautions=_CAUTIONS),
+            Section(tables={"cohorts": cohorts}, skipped=unplaced, cautions=_CAUTIONS),
         ],
     )
 
@@ -78,27 +80,16 @@ def gates_section(context: GatesContext, results: Results) -> Section:
         counts = own["status"].value_counts()
         said = ", ".join(f"{counts.get(status, 0)} {text}" for status, text in _STATUSES.items())
         wanted = " (expected to fail)" if own["role"].iloc[0] == TO_FAIL else ""
-        beside = [
-            f"{operator} {(other['status'] == 'pass').sum()}"
-            for operator, other in controls[controls["cohort"] == cohort].groupby("operator", sort=False)
-        ]
-        answers.append(f"Cohort '{cohort}'{wanted}: {said}; passed by the controls: {', '.join(beside)}.")
+        beside = passed_by(controls[controls["cohort"] == cohort])
+        answers.append(f"Cohort '{cohort}'{wanted}: {said}; passed by the controls: {beside}.")
     requests = [
         Request(
             "gates",
-            f"The seven gates, fixed before any run (spec {SPEC.hash}); a gate that cannot be computed is no pass. "
-            f"{context.setting}",
+            f"The seven gates, fixed before any run (spec {SPEC.hash}); a gate that cannot be computed is no pass.",
         ),
-        Request(
-            "cohorts",
-            "Gates 1 to 4 on every cohort, beside the same adaptor on controls without the model. " + context.setting,
-        ),
+        Request("cohorts", "Gates 1 to 4 on every cohort, beside the same adaptor on controls without the model."),
     ]
-    skipped = [
-        {"what": f"{row.cohort}: {row.gate}", "why": str(row.note)}
-        for row in gates.itertuples()
-        if row.status == "not applicable"
-    ]
+    skipped = [(f"{row.cohort}: {row.gate}", str(row.note)) for row in gates.query(NOT_APPLICABLE).itertuples()]
     facts = {
         "Gates": f"spec {SPEC.hash}, required: {', '.join(context.config.required)}",
         "Controls": f"{', '.join(CONTROLS)}; each through the same gates",
@@ -130,14 +121,14 @@ def screen_section(context: GatesContext) -> Section:
     caption = (
         f"Each head alone: adaptor fitted on '{context.internal}', frozen, judged on '{context.external}'; rank correlation of "
         "latent angles with the ruler over pairs of anchors, donor and tissue regressed out; null: stages relabelled, adaptor "
-        f"fitted again, pooled over heads. {context.setting}"
+        "fitted again, pooled over heads."
     )
     return Section([Request("screen", caption)], {"screen": heads, "screen_controls": controls}, answers)
 
 
 def _no_screen(context: GatesContext) -> Section:
     why = "switched off" if not context.config.screen else "no cohort is external"
-    return Section(skipped=[{"what": "Head screen", "why": why}])
+    return Section(skipped=[("Head screen", why)])
 
 
 def geometry_section(context: GatesContext, results: Results) -> Section:
@@ -152,7 +143,7 @@ def geometry_section(context: GatesContext, results: Results) -> Section:
     """
     made = results["geometry"]
     tables = {name: context.read(name) for name in made["tables"]}
-    inside = f"Internal cohort '{context.internal}', adaptor fitted on its anchors. {context.setting}"
+    inside = f"Internal cohort '{context.internal}', adaptor fitted on its anchors."
     captions = {
         "dimension": f"Intrinsic dimension by every estimator; bars: 95 % by random halves, bias not included. {inside}",
         "trust": f"Trustworthiness and continuity of the latent against f(x); null: rows of the latent permuted. {inside}",
@@ -165,19 +156,11 @@ def geometry_section(context: GatesContext, results: Results) -> Section:
     }
     options = {"trust": {"threshold": SPEC.trustworthiness}}
     requests = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
-    skipped = [{"what": name, "why": why} for name, why in made["skipped"].items()]
+    skipped = list(made["skipped"].items())
     lineages = tables.get("trajectories", pd.DataFrame({"lineage": [], "status": []}))
     failed = lineages[lineages["status"] != "ok"]
-    skipped += [{"what": f"Trajectory '{row.lineage}'", "why": str(row.status)} for row in failed.itertuples()]
+    skipped += [(f"Trajectory '{row.lineage}'", str(row.status)) for row in failed.itertuples()]
     # A lineage may have no correlation at all; then there is nothing to draw.
     drawn = {name: len(table) for name, table in tables.items()}
     drawn["trajectories"] = len(lineages) - len(failed)
     return Section([one for one in requests if all(drawn.get(name) for name in one.of.tables)], tables, skipped=skipped)
-
-
-def _unplaced(context: GatesContext) -> list[dict[str, str]]:
-    return [
-        {"what": f"{name}: cells labelled '{label}'", "why": f"the ruler does not know the label ({hint})"}
-        for name, (_, unplaced) in context.places.items()
-        for label, hint in unplaced.items()
-    ]

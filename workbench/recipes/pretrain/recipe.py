@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from workbench.cells.datasets import values_hash
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage
 from workbench.models.scgpt.pretraining import model_config
@@ -34,9 +33,11 @@ def stages(context: PretrainContext) -> list[Stage]:
     ConfigError
         If the shape of the model does not fit itself.
     """
-    model_config(context.config.settings, context.data.vocabulary)
-    made_from = {"cells": values_hash(context.cells), **context.chosen("settings")}
-    about = {"note": context.config.note, "source": context.source}
+    settings = context.config.settings
+    model_config(settings, context.data.vocabulary)
+    # How often states are saved changes no weight; the card lists it with the other settings.
+    made_from = {"cells": context.data.fingerprint(), "settings": settings.model_dump(exclude={"save_every"})}
+    about = {"note": context.config.note, "source": context.source, "save_every": settings.save_every}
     return [
         Stage("train", partial(train.train_stage, context), made_from, tables=("curve",), files=train.FILES),
         Stage("evaluation", partial(evaluation_stage, context), after=("train",), tables=("evaluation",)),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from workbench.cells.placed import PlacedCells, matched_matrices
+from workbench.cells.expression import expression_on
+from workbench.cells.placed import PlacedCells
+from workbench.engine.stages import Result, Results
 
 if TYPE_CHECKING:
     from workbench.recipes.run.context import RunContext
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 TABLES = ("cells",)
 
 
-def cells_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def cells_stage(context: RunContext, folder: Path, _: Results) -> Result:
     """Keep expression on the panel with stage, group and fold of each cell, and list the cells in a table.
 
     Parameters
@@ -34,9 +33,7 @@ def cells_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict
         ``n_cells``, ``n_placed``, ``unplaced_labels`` with the nearest names of stages.
     """
     cells, genes, (obs, unplaced) = context.adata, context.panel, context.places
-    match = context.tokenizer.match
-    column = dict(zip(match.genes, match.columns.tolist(), strict=True))
-    expression = matched_matrices(cells, {gene: column[gene] for gene in genes}, np.arange(len(obs)))[0]
+    expression = expression_on(cells, context.tokenizer.match, genes)[0]
     PlacedCells(cells.uns["workbench"]["name"], obs, genes, expression, unplaced=unplaced).save(folder)
     context.write({"cells": obs.reset_index(names="cell_id")})
     return {"n_cells": len(obs), "n_placed": int((obs["stage"] >= 0).sum()), "unplaced_labels": unplaced}

@@ -46,7 +46,7 @@ def compaction_stage(
     """
     pairs = fold_pairs(context, settings.splits)
     tasks = [Task(split_name(pair), (context.handle, settings, pair)) for pair in pairs]
-    rows = run_sweep(folder / "sweep", {"splits": len(pairs)}, tasks, compaction_split, **context.backend.options())
+    rows = run_sweep(folder / "sweep", {"splits": len(pairs)}, tasks, compaction_split, context.backend)
     share = float(np.mean([(~context.cells.outside(pair)).mean() for pair in pairs]))
     table = summarise(rows, share)
     lost = table.groupby("variant", sort=False)["lost"].agg(lost="sum", n_metrics="size").reset_index()
@@ -80,11 +80,7 @@ def compaction_split(handle: Handle, settings: CompactionConfig, folds: tuple[in
         context.feature_map(folds),
         context.operators.leaving(cells.groups_in(folds)).head(*head),
         cells.genes,
-        ranks=settings.ranks,
-        n_factors=settings.n_factors,
-        n_read=settings.n_read,
-        n_write=settings.n_write,
-        alternatives=settings.alternatives,
+        **settings.model_dump(exclude={"splits", "head"}),
         width=config.adaptor.k,
         seed=config.seed,
     ):

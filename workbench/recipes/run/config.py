@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from workbench.settings import (
     CellHeadsConfig,
@@ -21,10 +22,10 @@ class SensitivityConfig(Strict):
     """How much the holdouts depend on the adaptor's own settings."""
 
     ks: tuple[PositiveInt, ...] = Field(default=tuple(range(1, 16)), description="Values of adaptor.k that are tried.")
-    alphas: tuple[float, ...] = Field(
+    alphas: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(0.01, 0.03, 0.1, 0.3, 1.0), description="Values of adaptor.alpha, each with every one of betas."
     )
-    betas: tuple[float, ...] = Field(
+    betas: tuple[PositiveFloat, ...] = Field(
         default=(0.1592, 0.3183, 0.6366), description="Values of adaptor.beta, each with every one of alphas."
     )
 
@@ -82,7 +83,7 @@ class FactorsConfig(Strict):
     gene_sets: NameOrPath = Field(
         default="hematopoiesis", description="A collection of gene sets that ships, or the path of a GMT file."
     )
-    permutations: PositiveInt = Field(default=1000, description="Permutations of the pre-ranked enrichment.")
+    permutations: int = Field(default=1000, ge=100, description="Permutations of the pre-ranked enrichment.")
     program_draws: PositiveInt = Field(
         default=10, description="Factors with shuffled loadings, the null of the programs."
     )

@@ -14,11 +14,11 @@ from jaxtyping import Float
 
 from workbench.cells.anchors import Anchors
 from workbench.cells.datasets import content_hash, values_hash
+from workbench.cells.expression import expression_hash
 from workbench.cells.genes import choose_panel
-from workbench.cells.groups import Groups, make_folds, make_groups
+from workbench.cells.groups import make_folds
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
-from workbench.engine.context import Context
 from workbench.engine.sweep import Backend
 from workbench.errors import EvaluationError
 from workbench.evidence.holdout import head_scores, random_splits
@@ -28,6 +28,7 @@ from workbench.operators.operator import Head, feature_map, screen_weights
 from workbench.operators.readout import Endpoint, endpoints
 from workbench.operators.store import StoredOperators
 from workbench.recipes.run.config import RunConfig
+from workbench.recipes.shared import OperatorContext
 
 if TYPE_CHECKING:
     from workbench.models.protocol import CellTokenizer
@@ -42,7 +43,7 @@ _GROUPS = 10
 _REMEMBERED = 32
 
 
-class RunContext(Context[RunConfig]):
+class RunContext(OperatorContext):
     """Configuration, folder, cells and operators of a run; what is not needed is not loaded."""
 
     settings = RunConfig
@@ -65,15 +66,14 @@ class RunContext(Context[RunConfig]):
         return values_hash(self.adata)
 
     @cached_property
+    def expression(self) -> str:
+        """Hash of the cells' log-normalised expression and names."""
+        return expression_hash(self.adata, self.values)
+
+    @cached_property
     def tokenizer(self) -> CellTokenizer:
         """Tokens of the cells, and which of their genes the vocabulary knows."""
-        config = self.config
-        return self.model.tokenizer(
-            self.adata,
-            seed=config.seed,
-            max_tokens=config.capture.max_tokens,
-            min_share=config.data.min_gene_share,
-        )
+        return self.tokens_of(self.adata, self.config.data)
 
     @cached_property
     def panel(self) -> tuple[str, ...]:
@@ -81,19 +81,22 @@ class RunContext(Context[RunConfig]):
         settings = self.config.panel
         return choose_panel(self.adata, self.tokenizer.match, settings.size, settings.exclude)
 
-    @cached_property
-    def groups(self) -> Groups:
-        """Groups of cells that sums are kept by."""
-        obs, config = self.adata.obs, self.config
-        donors = obs["donor"].to_numpy() if "donor" in obs else None
-        return make_groups(obs.index.to_numpy(dtype=str), donors, config.capture.groups or _GROUPS, config.seed)
+    @property
+    def read_obs(self) -> pd.DataFrame:
+        """Standard columns of all cells."""
+        return self.adata.obs
+
+    @property
+    def most_groups(self) -> int:
+        """Number of groups of cells that sums are kept by."""
+        return self.config.capture.groups or _GROUPS
 
     @cached_property
     def places(self) -> tuple[pd.DataFrame, dict[str, str]]:
         """Standard columns of the cells with stage, group and fold, and the labels that the ruler does not know."""
         obs, unplaced = place_cells(self.adata, self.ruler, self.config.stages)
         labels, folds = obs["cell_type"].to_numpy(dtype=str), self.config.evaluation.folds
-        if (most := self.config.capture.groups or _GROUPS) < folds:
+        if (most := self.most_groups) < folds:
             raise EvaluationError(
                 f"{folds} folds cannot be made of {most} groups of cells; set capture.groups to {folds} or more, or "
                 "evaluation.folds lower."
@@ -155,16 +158,6 @@ class RunContext(Context[RunConfig]):
             return self.cells.make_anchors(rows, **self.config.anchors.model_dump(), seed=self.config.seed)
 
         return self._remembered(("anchors", frozenset(folds)), make)
-
-    def adaptor(self, **changes: Any) -> LETAdaptor:
-        """Untrained adaptor with the configured settings.
-
-        Parameters
-        ----------
-        **changes
-            Parameters of `LETAdaptor` that are set otherwise.
-        """
-        return LETAdaptor(**{**self.config.adaptor.parameters(), **changes})
 
     def fitted(self, matrix: Float[np.ndarray, "gene feature"], folds: Collection[int] = NOBODY) -> LETAdaptor:
         """Adaptor on a feature map, fitted to the anchors outside some folds.

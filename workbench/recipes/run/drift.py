@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from workbench.engine.stages import Result, Results
 from workbench.errors import ShapeError
 from workbench.operators.drift import drift_genes, layer_likeness
 from workbench.operators.store import StoredOperators
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TABLES = ("drift_layers", "drift_genes")
 
 
-def drift_stage(context: RunContext, _: Path, __: Mapping[str, Any]) -> dict[str, Any]:
+def drift_stage(context: RunContext, _: Path, __: Results) -> Result:
     """Compare the layers' mean operators, and name the genes that hold the change between blocks of layers.
 
     Parameters

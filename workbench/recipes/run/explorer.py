@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from workbench.engine.stages import Result, Results
 from workbench.explorer.data import from_run
 from workbench.explorer.page import explorer_fragment
 from workbench.files import write_text
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FRAGMENT = "explorer.html"
 
 
-def explorer_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def explorer_stage(context: RunContext, folder: Path, _: Results) -> Result:
     """Make pairs, factors and programs of every head into a section of a page.
 
     Parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from workbench.engine.provenance import versions
+from workbench.engine.stages import Result, Results
 from workbench.evidence.contrasts import OFF_RULER
 from workbench.geometry.shape import stage_distances
 from workbench.operators import saved_operator
@@ -32,7 +32,7 @@ LIMITS = (
 _GATE = ("gate", "status", "value", "rule", "threshold", "sd", "n", "unit", "null_high", "p", "note", "spec")
 
 
-def algorithm_stage(context: RunContext, _: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     """Fit on all cells, fold, export, and apply again from the file alone.
 
     Parameters

@@ -35,17 +35,14 @@ def extract_section(context: RunContext, results: Results) -> Section:
     more = [SENSITIVITY] if SENSITIVITY in results else []
     tables = {name: context.read(name) for name in (*EXPORTED, *HEADS, *READOUTS, *more)}
     undefined = tables["readouts"].query("status != 'ok'").drop_duplicates("endpoint")[["endpoint", "status"]]
-    skipped = [{"what": f"Readout '{name}'", "why": why} for name, why in undefined.itertuples(index=False)]
+    skipped = [(f"Readout '{name}'", why) for name, why in undefined.itertuples(index=False)]
     there, ruler = set(tables["latent"]["branch"]), context.ruler
     colors = assign_colors((name for name in ruler.branches if name in there), ruler.colors)
     own = {"own": context.config.adaptor.name}
     options: dict[str, dict[str, Any]] = {"heads": own, "holdouts": own, "readouts": {"own": context.ours}}
     options |= {name: {"colors": colors} for name in ("latent", "latent_3d")}
     captions = _captions(context, results, int(tables["heads"]["n_anchors"].iloc[0]))
-    figures = [
-        Request(name, f"{caption} {context.setting}", options=options.get(name, {}))
-        for name, caption in captions.items()
-    ]
+    figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
     facts = {"Controls": f"{'; '.join(CONTROL_NAMES)}. Same adaptor, folds and readouts."}
     return Section(figures, tables, _answers(context, tables), skipped, facts=facts)
 

@@ -37,13 +37,13 @@ def compaction_section(context: RunContext, result: Result) -> Section:
         f"Feature maps of falling size, adaptor and readouts fitted again on {result['n_splits']} splits that hold out "
         f"{result['held_out']:.0%} of the cells each; paired two-sided Wilcoxon against the reference, Benjamini-Hochberg over all "
         f"variants and metrics. Splits share cells, so these p are too small; the table also has intervals corrected for that. "
-        f"Single head: {chosen} splits. {context.setting}"
+        f"Single head: {chosen} splits."
     )
     return Section(
         figures=[Request("compaction", caption)],
         tables={"compaction": table},
         answers=[f"Compaction, metrics lost of {metrics} (q <= {_ALPHA}): {'; '.join(said)}."],
-        skipped=[{"what": f"Compaction: {r['variant']}", "why": str(r["note"])} for r in left_out.to_dict("records")],
+        skipped=[(f"Compaction: {r['variant']}", str(r["note"])) for r in left_out.to_dict("records")],
         cautions=[
             "Folding operator, adaptor and bias into one matrix is exact, so it is the size to compare with: see 'folded'."
         ],
@@ -61,7 +61,7 @@ def factors_section(context: RunContext, result: Result) -> Section:
         What the stage returned, as metrics.json holds it.
     """
     tables = {name: context.read(name) for name in TABLES}
-    where = f"Head {result['head']}, {result['method']} of {result['n_factors']} factors. {context.setting}"
+    where = f"Head {result['head']}, {result['method']} of {result['n_factors']} factors."
     null = f"null: {result['null_draws']} draws per factor and split, each the factor's own number along a random direction of the latent"
     captions = {
         "factor_drops": f"Mean drop over endpoint metrics when a factor is set to its mean over the training cells, readouts fixed; sd over "
@@ -75,7 +75,7 @@ def factors_section(context: RunContext, result: Result) -> Section:
     # What is drawn is set to its mean; the tables also have what is set to zero.
     options = {"factor_drops": {"how": "mean"}, "factor_effects": {"how": "mean"}}
     figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
-    return Section(figures, tables, _answers(tables, result), list(result["skipped"]), list(result["cautions"]))
+    return Section(figures, tables, _answers(tables, result), list(result["skipped"].items()), list(result["cautions"]))
 
 
 def _answers(tables: dict[str, pd.DataFrame], result: Result) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from workbench.engine.stages import Result, Results
 from workbench.engine.sweep import Task, run_sweep
 from workbench.factors.factorise import READ, WRITE, Factors, hard_sparse, svd_factors, top_genes
 from workbench.factors.gene_sets import GeneSets, load_gene_sets
@@ -42,7 +42,7 @@ _CORE_NOTE = (
 )
 
 
-def factors_stage(context: RunContext, settings: FactorsConfig, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def factors_stage(context: RunContext, settings: FactorsConfig, folder: Path, _: Results) -> Result:
     """Take the factors of one head: their genes and programs, their stability, and their necessity, a task per split.
 
     Parameters
@@ -69,7 +69,7 @@ def factors_stage(context: RunContext, settings: FactorsConfig, folder: Path, _:
     def sweep(name: str, core: tuple[int, ...] = (), *, sparse: bool = False) -> dict[str, pd.DataFrame]:
         tasks = [Task(split_name(pair), (context.handle, settings, head, pair, core, sparse)) for pair in pairs]
         identity = {"head": head_name(*head), "splits": len(pairs), "core": core, "sparse": sparse}
-        rows = run_sweep(folder / name, identity, tasks, ablation_split, **context.backend.options())
+        rows = run_sweep(folder / name, identity, tasks, ablation_split, context.backend)
         return {kind: rows.loc[rows["table"] == kind, list(columns)] for kind, columns in _KINDS.items()}
 
     first = sweep("ablation")
@@ -111,8 +111,8 @@ def factors_stage(context: RunContext, settings: FactorsConfig, folder: Path, _:
         "groups": n_groups,
         "gene_sets": sets.name,
         "n_terms": int(programs.terms["kept"].sum()),
-        "skipped": [] if lasting is not None else [_no_stability(context.operators.kind)],
-        "cautions": _cautions(context, settings, n_groups),
+        "skipped": {} if lasting is not None else _no_stability(context.operators.kind),
+        "cautions": [*_cautions(context, settings, n_groups), *_left_out(sets)],
     }
 
 
@@ -203,7 +203,7 @@ def _stability(context: RunContext, head: Head, factors: Factors, settings: Fact
 
 def _no_stability(kind: str) -> dict[str, str]:
     why = f"the {kind} operator comes from the checkpoint alone: no other sample of cells would change it"
-    return {"what": "Stability of factors over cells", "why": why}
+    return {"Stability of factors over cells": why}
 
 
 def _genes(factors: Factors, lasting: Stability | None, n: int) -> pd.DataFrame:
@@ -243,6 +243,11 @@ def _programs(
         for method, part in plain.groupby("method", sort=False)
     ]
     return of(factors, settings.program_draws), pd.DataFrame(rows)
+
+
+def _left_out(sets: GeneSets) -> list[str]:
+    n = len(sets.empty)
+    return [f"{n} terms of '{sets.name}' name no gene and were left out ({', '.join(sets.empty[:3])})."] if n else []
 
 
 def _cautions(context: RunContext, settings: FactorsConfig, n_groups: int) -> list[str]:

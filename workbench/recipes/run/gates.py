@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
+from workbench.engine.stages import Result, Results
 from workbench.evidence.anchor_set import AnchorSet
 from workbench.evidence.gate_spec import GATES, SPEC
 from workbench.evidence.gate_table import INTERNAL, gate_rows, unmet
@@ -19,7 +18,7 @@ from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
 TABLES = ("gates", "gate_controls")
 
 
-def gates_stage(context: RunContext, settings: RunGatesConfig, _: Path, __: Mapping[str, Any]) -> dict[str, Any]:
+def gates_stage(context: RunContext, settings: RunGatesConfig, _: Path, __: Results) -> Result:
     """Put the configured feature map and every control through the gates.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from sklearn.base import clone
 from tqdm import tqdm
 
 from workbench.cells.splits import Split
-from workbench.evidence.holdout import group_splits, holdout_correlation, holdout_values, random_splits, with_null
+from workbench.engine.stages import Result, Results
+from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
 from workbench.geometry.quality import trustworthiness
+from workbench.operators.adaptor import LETAdaptor
 from workbench.recipes.run.config import SensitivityConfig
 from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
 from workbench.stats import benjamini_hochberg
@@ -23,7 +25,7 @@ _NEIGHBOURS = 5
 Splits = Callable[[np.ndarray], Sequence[Split]]
 
 
-def heads_stage(context: RunContext, _: Path, __: Mapping[str, Any]) -> dict[str, Any]:
+def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
     """Judge every head, the configured feature map and the controls through the adaptor, on held-out anchors.
 
     Parameters
@@ -38,20 +40,11 @@ def heads_stage(context: RunContext, _: Path, __: Mapping[str, Any]) -> dict[str
     dict
         ``n_anchors``, ``n_stages``.
     """
-    anchors, settings, seed = context.anchors(), context.config.evaluation, context.config.seed
-    random = list(random_splits(len(anchors), settings.holdouts, seed))
+    anchors, settings = context.anchors(), context.config.evaluation
+    random = list(random_splits(len(anchors), settings.holdouts, context.config.seed))
 
     def score(matrix: np.ndarray, splits: Splits, refits: int) -> tuple[dict[str, Any], np.ndarray]:
-        return holdout_correlation(
-            anchors.centroids @ matrix,
-            anchors.stage,
-            context.ruler.distances,
-            splits,
-            context.adaptor(),
-            refits=refits,
-            seed=seed,
-            weights=anchors.weights,
-        )
+        return _score(context, anchors.centroids @ matrix, splits, context.adaptor(), refits)
 
     heads, nulls = [], []
     for layer, head in tqdm(list(np.ndindex(*context.operators.shape)), unit="head", desc="heads"):
@@ -77,9 +70,7 @@ def heads_stage(context: RunContext, _: Path, __: Mapping[str, Any]) -> dict[str
     return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}
 
 
-def sensitivity_stage(
-    context: RunContext, settings: SensitivityConfig, _: Path, __: Mapping[str, Any]
-) -> dict[str, Any]:
+def sensitivity_stage(context: RunContext, settings: SensitivityConfig, _: Path, __: Results) -> Result:
     """Repeat the holdouts, fit and neighbourhoods of the configured feature map over widths, and over both weights.
 
     Parameters
@@ -116,13 +107,19 @@ def sensitivity_stage(
         for kind, splits in _holdouts(context, random):
             if splits is None:
                 continue
-            values = holdout_values(
-                features, anchors.stage, context.ruler.distances, splits(anchors.stage), adaptor, anchors.weights
-            )[0]
-            spread = {"spearman": values.mean() if len(values) else np.nan, "n_splits": len(values)}
-            rows.append({**about, "holdout": kind, **spread, "sd": values.std(ddof=1) if len(values) > 1 else np.nan})
+            found = _score(context, features, splits, adaptor, 0)[0]
+            rows.append({**about, "holdout": kind, **{name: found[name] for name in ("spearman", "n_splits", "sd")}})
     context.write({SENSITIVITY: pd.DataFrame(rows)})
     return {"n_settings": len(grid)}
+
+
+def _score(
+    context: RunContext, features: np.ndarray, splits: Splits, adaptor: LETAdaptor, refits: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Correlation with the ruler on held-out anchors of the run, and its null draws."""
+    anchors, ruler, seed = context.anchors(), context.ruler.distances, context.config.seed
+    more = {"refits": refits, "seed": seed, "weights": anchors.weights}
+    return holdout_correlation(features, anchors.stage, ruler, splits, adaptor, **more)
 
 
 def _holdouts(context: RunContext, random: list[Split]) -> list[tuple[str, Splits | None]]:

@@ -38,7 +38,7 @@ def operators_inputs(context: RunContext) -> Inputs:
     context
         Run whose cells and checkpoint are hashed for this.
     """
-    return {**_of_weights(context), **_of_pass(context), "weights": context.model.fingerprint()}
+    return {**context.model_inputs(context.panel), **_of_pass(context), "weights": context.model.fingerprint()}
 
 
 def untrained_inputs(context: RunContext) -> Inputs:
@@ -49,26 +49,14 @@ def untrained_inputs(context: RunContext) -> Inputs:
     context
         Run whose cells and checkpoint are looked at for this.
     """
-    model, known = context.model, _of_weights(context)
+    model, known = context.model, context.model_inputs(context.panel)
     if context.config.operator == "attention":
         known |= _of_pass(context)
     return {**known, "seed": context.config.seed, "shape": [model.architecture, asdict(model.config)]}  # type: ignore[call-overload]
 
 
-def _of_weights(context: RunContext) -> Inputs:
-    vocabulary = digest(dict(context.model.vocabulary.ids))
-    return {"kind": context.config.operator, "genes": context.panel, "vocabulary": vocabulary}
-
-
 def _of_pass(context: RunContext) -> Inputs:
-    obs, config = context.adata.obs, context.config
-    return {
-        "values": context.values,
-        "batch": digest(obs["batch"].tolist()) if "batch" in obs else None,
-        "groups": digest(context.groups.of_cell) if config.operator == "attention" else None,
-        "capture": config.capture.model_dump(mode="json", exclude={"groups"}),
-        "seed": config.seed,
-    }
+    return context.pass_inputs(context.values, context.read_obs, grouped=True)
 
 
 def cells_inputs(context: RunContext) -> Inputs:
@@ -80,7 +68,7 @@ def cells_inputs(context: RunContext) -> Inputs:
         Run whose cells are placed for this.
     """
     obs, unplaced = context.places
-    known = {"name": context.adata.uns["workbench"]["name"], "values": context.values, "genes": context.panel}
+    known = {"name": context.adata.uns["workbench"]["name"], "values": context.expression, "genes": context.panel}
     return {**known, "obs": digest(obs.to_dict("list")), "unplaced": unplaced}
 
 
@@ -94,7 +82,7 @@ def anchor_inputs(context: RunContext) -> Inputs:
     """
     obs, config = context.places[0], context.config
     return {
-        "values": context.values,
+        "values": context.expression,
         "genes": context.panel,
         "labels": digest({name: obs[name].tolist() for name in _LABELS if name in obs}),
         "stage": digest(obs["stage"].to_numpy()),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.capture.ragged import MemorySink
 from workbench.capture.sinks import HookFilter
+from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays, write_json, write_text
 from workbench.models import CellModel
 from workbench.operators.capturing import clear_state, read_operators
@@ -19,7 +19,7 @@ PANEL, GROUPS, EMBEDDING = "panel.txt", "groups.json", "embedding.safetensors"
 _CELL = "hook_cell"
 
 
-def panel_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def panel_stage(context: RunContext, folder: Path, _: Results) -> Result:
     """Keep which genes the operators are between, and by which groups of cells their sums are kept.
 
     Parameters
@@ -34,13 +34,14 @@ def panel_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict
     Returns
     -------
     dict
-        ``genes`` and ``values``, what was matched and what the values look like; ``n_panel``, ``n_groups``, ``groups``.
+        ``genes`` and ``matched``, what was matched, and ``values``, what the values look like; ``n_panel``, ``n_groups``, ``groups``.
     """
     tokenizer, groups = context.tokenizer, context.groups
     write_text(folder / PANEL, "\n".join(context.panel) + "\n")
     write_json(folder / GROUPS, {"kind": groups.kind, "names": list(groups.names)})
     return {
         "genes": tokenizer.match.to_dict(),
+        "matched": str(tokenizer.match),
         "values": str(tokenizer.values),
         "n_panel": len(context.panel),
         "n_groups": len(groups),
@@ -48,7 +49,7 @@ def panel_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict
     }
 
 
-def operators_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
     """Read the operators of every head and the cells' embeddings, in one pass over the cells.
 
     Parameters
@@ -72,7 +73,7 @@ def operators_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> 
     return found
 
 
-def untrained_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> dict[str, Any]:
+def untrained_stage(context: RunContext, folder: Path, _: Results) -> Result:
     """Read the operators of a model of the same shape that was never trained: a control.
 
     Parameters
@@ -95,14 +96,4 @@ def untrained_stage(context: RunContext, folder: Path, _: Mapping[str, Any]) -> 
 
 
 def _read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter) -> dict[str, Any]:
-    names = context.adata.obs_names.astype(str)
-    return read_operators(
-        folder,
-        model,
-        context.tokenizer,
-        context.panel,
-        context.config.operator,
-        groups=dict(zip(names, context.groups.of_cell.tolist(), strict=True)),
-        more=more,
-        batch_size=context.config.capture.batch_size,
-    )
+    return read_operators(folder, model, context.tokenizer, context.panel, more=more, **context.reading)

@@ -9,24 +9,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from workbench.engine.stages import Result, Results
 from workbench.files import read_arrays
 from workbench.operators.algorithm import fold
 from workbench.operators.calibration import calibration_table
-from workbench.operators.cell_adaptor import CellAdaptor, hybrid_sweep
+from workbench.operators.cell_adaptor import fit_cell_head, hybrid_sweep
 from workbench.operators.controls import added_value
 from workbench.operators.readout import cross_validate
 from workbench.recipes.run.context import CONTROL_NAMES, RunContext
 from workbench.recipes.run.operators import EMBEDDING
 from workbench.seeds import key
-from workbench.settings import CellHeadsConfig
 
 TABLES = ("readouts", "added", "calibration")
 Features = Callable[[int], np.ndarray]
 
 
-def readouts_stage(context: RunContext, _: Path, __: Mapping[str, Any]) -> dict[str, Any]:
+def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     """Cross-validate readouts of the latent, of controls and of baselines; say what ours adds, and how it is calibrated.
 
     Parameters
@@ -46,8 +45,8 @@ def readouts_stage(context: RunContext, _: Path, __: Mapping[str, Any]) -> dict[
     # Ours is asked for again when its probabilities are calibrated.
     every[ours] = cache(every[ours])
     fixed: dict[str, Any] = {"seed": config.seed, "hidden": config.readout.hidden, "names": cells.names}
-    permutations = config.evaluation.permutations
-    rows = cross_validate(_with_bar(every), context.endpoints, of_fold, permutations=permutations, **fixed)
+    draws = config.evaluation.permutations
+    rows = cross_validate(every, context.endpoints, of_fold, permutations=draws, progress=True, **fixed)
     folds = [
         {**{name: row[name] for name in ("endpoint", "metric", "representation")}, "fold": k, "value": value}
         for row in rows
@@ -74,7 +73,7 @@ def representations(context: RunContext) -> dict[str, Features]:
     if config.cell_heads is not None:
         hybrids = hybrid_sweep() if config.cell_heads.hybrid else []
         heads = {"cell head": {}, **{f"{one['name']} head": one["parameters"] for one in hybrids}}
-        found |= {name: _cell_head(context, config.cell_heads, more) for name, more in heads.items()}
+        found |= {name: _cell_head(context, more) for name, more in heads.items()}
     dense = np.asarray(cells.expression.todense(), dtype=np.float64)
     embedding = read_arrays(context.folder("operators") / EMBEDDING)[0]["cell"]
     width = min(10, config.adaptor.k)
@@ -103,36 +102,12 @@ def _latent(context: RunContext, make: Callable[[tuple[int, ...]], np.ndarray]) 
     return features
 
 
-def _cell_head(context: RunContext, settings: CellHeadsConfig, more: Mapping[str, Any]) -> Features:
+def _cell_head(context: RunContext, more: Mapping[str, Any]) -> Features:
     """Cell or hybrid head with the configured settings, and what sets this one apart."""
-    cells, width = context.cells, context.config.adaptor
-    chosen = settings.model_dump(exclude={"hybrid"})
 
     def features(k: int) -> np.ndarray:
-        rows = np.flatnonzero(cells.outside((k,)) & (cells.stage >= 0))
-        # A stage of which there is one cell only has no pair within it.
-        rows = rows[np.bincount(cells.stage[rows])[cells.stage[rows]] > 1]
-        fitted = CellAdaptor(k=width.k, beta=width.beta, seed=context.config.seed, **chosen, **more).fit(
-            cells.expression[rows],
-            cells.stage[rows],
-            context.ruler.distances,
-            operator=context.feature_map((k,)),
-            groups=None if cells.donor is None else cells.donor[rows],
-            names=cells.names[rows],
-        )
-        return fitted.transform(cells.expression)
+        inside = context.cells.take(np.flatnonzero(context.cells.outside((k,))))
+        fitted = fit_cell_head(inside, context.feature_map((k,)), context.config, more)
+        return fitted.transform(context.cells.expression)
 
     return features
-
-
-def _with_bar(every: Mapping[str, Features]) -> dict[str, Features]:
-    """The same representations, with a bar that moves when the first features of one are asked for."""
-    bar, begun = tqdm(total=len(every), unit="representation", desc="readouts"), set[str]()
-
-    def told(name: str, k: int) -> np.ndarray:
-        if name not in begun:
-            begun.add(name)
-            bar.update()
-        return every[name](k)
-
-    return {name: partial(told, name) for name in every}

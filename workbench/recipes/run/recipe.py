@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from workbench.cells.anchors import make_anchors
-from workbench.engine.recipe import Recipe
+from workbench.engine.recipe import Recipe, execute
 from workbench.engine.stages import Result, Stage
+from workbench.engine.sweep import Backend
 from workbench.errors import EvaluationError
 from workbench.evidence.expected import read_expected
 from workbench.evidence.holdout import FEWEST_ANCHORS
 from workbench.explorer.data import SHIPPED
-from workbench.factors.gene_sets import GeneSets, load_gene_sets, on_panel
+from workbench.factors.gene_sets import GeneSets, load_gene_sets, usable_terms
 from workbench.files import digest
 from workbench.operators.operator import FeatureMapSpec, check_spec
 from workbench.recipes.run import inputs
 from workbench.recipes.run.cells import cells_stage
 from workbench.recipes.run.compaction import compaction_stage
-from workbench.recipes.run.config import CompactionConfig, FactorsConfig
+from workbench.recipes.run.config import CompactionConfig, FactorsConfig, RunConfig
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.drift import drift_stage
 from workbench.recipes.run.explorer import explorer_stage
@@ -32,7 +36,7 @@ from workbench.recipes.run.heads import heads_stage, sensitivity_stage
 from workbench.recipes.run.operators import operators_stage, panel_stage, untrained_stage
 from workbench.recipes.run.readouts import readouts_stage
 from workbench.recipes.run.sections import TABLES, report
-from workbench.recipes.run.splits import named_head
+from workbench.recipes.run.splits import fold_pairs, named_head, split_name
 
 EXTRACT, FACTORS = "extract", "factors"
 
@@ -114,23 +118,76 @@ def _check(context: RunContext, sets: GeneSets) -> None:
         if section is not None and section.head is not None:
             named_head(section.head, shape)
     if config.factors is not None:
-        on_panel(sets, context.panel)
-        if config.factors.n > len(context.panel):
+        usable_terms(sets, context.panel)
+        most, of = len(context.panel), f"a panel of {len(context.panel)} genes"
+        if config.operator != "attention" and context.model.config.d_head < most:
+            most, of = context.model.config.d_head, f"{config.operator} operators, whose rank is the width of a head"
+        if config.factors.n > most:
             raise EvaluationError(
-                f"{config.factors.n} factors cannot be made on a panel of {len(context.panel)} genes; set factors.n to "
-                f"{len(context.panel)} or fewer."
+                f"{config.factors.n} factors cannot be made on {of}; set factors.n to {most} or fewer."
             )
+    if config.cell_heads is not None and config.adaptor.k > len(context.panel):
+        raise EvaluationError(
+            f"A latent of width {config.adaptor.k} cannot be made of {len(context.panel)} genes by heads that are trained on "
+            "cells; lower adaptor.k."
+        )
     if config.expected is not None:
         read_expected(config.expected)
-    obs = context.places[0]
-    # How many anchors there will be does not depend on what the cells express.
-    nothing = sp.csr_matrix((len(obs), 1))
-    n_anchors = len(make_anchors(nothing, obs, **config.anchors.model_dump(), seed=config.seed))
-    if n_anchors < FEWEST_ANCHORS:
+    _check_anchors(context)
+
+
+def _check_anchors(context: RunContext) -> None:
+    """Refuse too few anchors, over all cells and on every training side: how many there will be is known from the labels."""
+    config, obs = context.config, context.places[0]
+    folds, screened = obs["fold"].to_numpy(), config.adaptor.feature_map == "topk"
+    _check_side(context, obs, True)
+    for fold in sorted(set(folds.tolist())):
+        _check_side(context, obs[folds != fold], screened, f"Without fold {fold}: ")
+    for section in (config.compaction, config.factors):
+        for pair in fold_pairs(context, section.splits) if section is not None else ():
+            kept, screens = obs[~np.isin(folds, pair)], screened or section.head is None
+            _check_side(context, kept, screens, f"Without folds {split_name(pair)}: ")
+
+
+def _check_side(context: RunContext, obs: pd.DataFrame, held_out: bool, where: str = "") -> None:
+    """Refuse cells of which too few anchors are made to fit an adaptor, or to judge one on anchors that are held out."""
+    settings, seed = context.config.anchors, context.config.seed
+    try:
+        n = len(make_anchors(sp.csr_matrix((len(obs), 1)), obs, **settings.model_dump(), seed=seed))
+    except EvaluationError as error:
+        raise EvaluationError(f"{where}{error}") from error
+    if held_out and n < FEWEST_ANCHORS:
         raise EvaluationError(
-            f"{n_anchors} anchors are too few for a holdout, which fits on three at least and compares three others "
+            f"{where}{n} anchors are too few for a holdout, which fits on three at least and compares three others "
             f"({FEWEST_ANCHORS} are needed); raise anchors.parts, lower anchors.min_cells, or map more labels to stages."
         )
 
 
 RECIPE = Recipe("run", RunContext, stages, report)
+
+
+def run(
+    config: RunConfig, out: Path, *, parts: Sequence[str] = (EXTRACT, FACTORS), backend: Backend | None = None
+) -> Path:
+    """Run all stages, or those of a part, and report.
+
+    Parameters
+    ----------
+    config
+        Model, cells, ruler and settings; sections that are absent are skipped.
+    out
+        Folder of the run; finished stages in it whose inputs are unchanged are kept, and are in the report whatever part
+        is run.
+    parts
+        ``extract``: heads, controls, readouts, the algorithm. ``factors``: compaction and factors. Both stand on the cells
+        and operators of the run.
+    backend
+        Who does the splits of the second part; one after the other by default.
+
+    Returns
+    -------
+    Path
+        The folder, with ``report.html``, ``metrics.json``, ``manifest.json``, ``tables/``, ``figures/`` and, with the first
+        part, ``algorithm/``.
+    """
+    return execute(RECIPE, config, out, backend, parts).out

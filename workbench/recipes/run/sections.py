@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.engine.section import Report, Section
+from workbench.engine.section import Report, Section, without_place
 from workbench.engine.stages import Result, Results
 from workbench.evidence.expected import expected_table
 from workbench.evidence.gate_spec import SPEC
+from workbench.evidence.gate_table import NOT_APPLICABLE, passed_by
 from workbench.figures.requests import Request
 from workbench.recipes.run import cells, compaction, drift, export, factors, gates, heads, readouts
 from workbench.recipes.run.context import RunContext
@@ -59,8 +60,8 @@ def report(context: RunContext, results: Results) -> Report:
         title=f"{config.name}: a small algorithm out of scGPT",
         question=f"Do {config.operator} operators of the model's attention heads, through a linear adaptor, carry the "
         f"{context.ruler.name} ruler, and do they add anything to the same adaptor on plain expression?",
-        data=f"{context.adata.uns['workbench']['source']}. {panel['genes']['matched']} of {panel['genes']['columns']} genes in the "
-        f"vocabulary, panel of {panel['n_panel']}; {panel['values'].split(' (')[0]}; {placed['n_placed']} cells placed on the ruler; "
+        data=f"{context.adata.uns['workbench']['source']}. Vocabulary: {panel['matched']}. Panel of "
+        f"{panel['n_panel']} genes; {placed['n_placed']} cells placed on the ruler; "
         f"{results['operators']['n_tokens']:,} tokens read.",
         sections=sections,
         algorithm=_algorithm(context, panel["n_panel"], results["algorithm"]) if "algorithm" in results else "",
@@ -82,15 +83,10 @@ def _cells_section(context: RunContext, result: Result) -> Section:
     obs, skipped = context.adata.obs, []
     if "donor" not in obs:
         why = "the data name no donors; folds are groups of cells, with every label in each, which is an easier test"
-        skipped.append({"what": "Donor holdout", "why": why})
+        skipped.append(("Donor holdout", why))
     if "tissue" not in obs:
-        skipped.append({"what": "Tissue as a grouping of anchors", "why": "the data name no tissue"})
-    for label, hint in result["unplaced_labels"].items():
-        what, why = f"Cells labelled '{label}'", f"the ruler does not know the label ({hint})"
-        skipped.append(
-            {"what": what, "why": why} if label else {"what": "Cells without a label", "why": "they have no stage"}
-        )
-    return Section(skipped=skipped, cautions=_cautions(context))
+        skipped.append(("Tissue as a grouping of anchors", "the data name no tissue"))
+    return Section(skipped=skipped + without_place(result["unplaced_labels"]), cautions=_cautions(context))
 
 
 def _cautions(context: RunContext) -> list[str]:
@@ -117,38 +113,30 @@ def _cautions(context: RunContext) -> list[str]:
 
 def _drift_section(context: RunContext, result: Result) -> Section:
     if "skipped" in result:
-        return Section(skipped=[{"what": "Change of the operators along the layers", "why": result["skipped"]}])
+        return Section(skipped=[("Change of the operators along the layers", result["skipped"])])
     config = context.config
     blocks = "the configured blocks of layers" if config.adaptor.blocks else "thirds of the model"
     caption = (
         f"Mean {config.operator} operators of the layers, what all query genes share taken off; blocks: {blocks}. No null was drawn: "
-        f"the figure describes, it does not test. {context.setting}"
+        "the figure describes, it does not test."
     )
     return Section([Request("drift", caption)], {name: context.read(name) for name in drift.TABLES})
 
 
 def _gates_section(context: RunContext, judged: bool) -> Section:
     if not judged:
-        why = (
-            "the configuration has no section 'gates'"
-            if context.config.gates is None
-            else "this part does not judge them"
-        )
+        absent = context.config.gates is None
+        why = "the configuration has no section 'gates'" if absent else "this part does not judge them"
         return Section(facts={"Gates": f"not judged: {why}"})
     tables: dict[str, Any] = {name: context.read(name) for name in gates.TABLES}
     own, controls = tables.values()
-    beside = [f"{name} {(rows['status'] == 'pass').sum()}" for name, rows in controls.groupby("operator", sort=False)]
     said = ", ".join(f"{row.gate} ({row.value:.3g})" for row in own.itertuples() if row.status == "fail")
     passed = int((own["status"] == "pass").sum())
     counted = f"{passed} of {len(own)} pass{f'; failing: {said}' if said else ''} (spec {SPEC.hash})"
-    skipped = [
-        {"what": f"Gate '{row.gate}'", "why": str(row.note)}
-        for row in own.itertuples()
-        if row.status == "not applicable"
-    ]
+    skipped = [(f"Gate '{row.gate}'", str(row.note)) for row in own.query(NOT_APPLICABLE).itertuples()]
     caption = (
         f"The seven gates, fixed before any run (spec {SPEC.hash}), on the anchors of this run as one internal cohort; a gate that "
-        f"cannot be computed is no pass. {context.setting}"
+        "cannot be computed is no pass."
     )
-    answer = f"Gates on these anchors: {counted}; passed by the controls: {', '.join(beside)}."
+    answer = f"Gates on these anchors: {counted}; passed by the controls: {passed_by(controls)}."
     return Section([Request("gates", caption)], tables, [answer], skipped, facts={"Gates": counted})

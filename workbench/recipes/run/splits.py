@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import numpy as np
-
 from workbench.errors import EvaluationError, unknown_name
-from workbench.operators.operator import Head, head_name
+from workbench.operators.operator import Head, best_head, head_names
 from workbench.recipes.run.context import RunContext
 from workbench.seeds import generator
 
@@ -18,11 +16,11 @@ def fold_pairs(context: RunContext, n: int) -> list[tuple[int, ...]]:
     Parameters
     ----------
     context
-        Run whose cells were placed.
+        Run whose cells can be loaded.
     n
         Most pairs. With fewer than four folds each is left out alone instead.
     """
-    folds = sorted(set(context.cells.obs["fold"].tolist()))
+    folds = sorted(set(context.places[0]["fold"].tolist()))
     if len(folds) < 4:
         return [(one,) for one in folds]
     pairs = list(combinations(folds, 2))
@@ -56,7 +54,7 @@ def named_head(name: str, shape: Head) -> Head:
     EvaluationError
         If the model has no such head; the near names are listed.
     """
-    heads = {head_name(*head): head for head in np.ndindex(*shape)}
+    heads = head_names(shape)
     if name not in heads:
         raise EvaluationError(unknown_name("head", name, heads))
     return heads[name]
@@ -82,7 +80,4 @@ def head_of(context: RunContext, name: str | None, folds: tuple[int, ...] = ()) 
     if name is not None:
         return named_head(name, context.operators.shape)
     source = context.operators.leaving(context.cells.groups_in(folds))
-    scores = {head: value for head, value in context.scores(source, folds).items() if np.isfinite(value)}
-    if not scores:
-        raise EvaluationError("No head can be scored on held-out anchors, so none can be chosen; name one as 'head'.")
-    return max(scores, key=lambda head: (scores[head], tuple(-part for part in head)))
+    return best_head(context.scores(source, folds))

@@ -1,0 +1,256 @@
+"""Cells on a panel of genes: columns of one gene added up, every cell brought to log1p of counts per 10,000."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from jaxtyping import Int
+
+from workbench.cells.genes import GeneMatch, find_genes, gene_ids
+from workbench.cells.matrix import check_block, check_values, row_block
+from workbench.cells.scale import SCALES, Scale, find_scale, parse_values
+from workbench.cells.values import BINARY, MIXED, TRANSFORMS, UNKNOWN, ValuesReport
+from workbench.errors import CellsError, GeneMatchError
+from workbench.files import digest
+
+
+def scale_of(cells: AnnData) -> Scale:
+    """What the values of cells are, as `load` was told or as their values show.
+
+    Parameters
+    ----------
+    cells
+        Cells as `load` gives them, or an `AnnData` with values in ``X``, whose scale is then found.
+
+    Raises
+    ------
+    CellsError
+        If it cannot be known; the message says how to say it.
+    """
+    about = cells.uns.get("workbench", {})
+    depth = cells.obs["depth"].to_numpy(dtype=float) if about.get("depth") else None
+    return find_scale(cells.X, cells.obs_names, about.get("values"), depth)
+
+
+def expression_hash(cells: AnnData, values: str) -> str:
+    """Hash of the log-normalised expression of cells: of their values, their scale, and their depths where these count.
+
+    Parameters
+    ----------
+    cells
+        Cells as in `scale_of`.
+    values
+        Their `datasets.values_hash`.
+    """
+    scale = scale_of(cells)
+    return digest(values, scale.key, cells.obs["depth"].tolist() if scale.by_depth else None)
+
+
+def adding_scale(cells: AnnData, report: ValuesReport, match: GeneMatch) -> Scale | None:
+    """Scale on which columns of one gene are added up, for tokens, whose bins need no more than the order of values.
+
+    Parameters
+    ----------
+    cells
+        Cells as in `scale_of`.
+    report
+        What their values look like.
+    match
+        Match of their genes; None comes back where no gene has several columns.
+
+    Raises
+    ------
+    CellsError
+        If all values are 1, or columns have to be added up and it cannot be known what was done to the values.
+    """
+    declared = cells.uns.get("workbench", {}).get("values")
+    if report.kind == BINARY and declared is None:
+        raise CellsError(
+            f"The values are {report}: presence ranks no gene above another. Name a layer with counts (data.layer), or say that "
+            "these are counts (data.values: counts)."
+        )
+    if not match.duplicated:
+        return None
+    if declared is None and report.kind in (MIXED, UNKNOWN):
+        raise CellsError(
+            f"{len(match.duplicated)} genes have several columns (first: {match.duplicated[0]}), which cannot be added up: the values "
+            f"are {report}. Say what they are by data.values: {SCALES}."
+        )
+    kind = report.kind if declared is None else parse_values(declared)[0]
+    return Scale(kind if kind in TRANSFORMS else "linear", None, False, False, str(report))
+
+
+def on_genes(
+    block: sp.csr_matrix, place: Int[np.ndarray, " column"], n_genes: int, scale: Scale | None = None
+) -> sp.csr_matrix:
+    """Some columns in a new order; columns that share a place are added up.
+
+    Parameters
+    ----------
+    block
+        Rows over all genes of the data.
+    place
+        For each column, its new number from 0, or -1 to leave it out.
+    n_genes
+        Number of new columns; those that no column goes to are empty.
+    scale
+        Scale of the values: sums are made before the transform. None where no place is taken twice.
+
+    Returns
+    -------
+    csr_matrix, shape (cell, gene)
+        On the scale of `block`; columns of a row are in order where there is something to add up, else in any.
+    """
+    to = place[block.indices]
+    keep = to >= 0
+    indptr = np.concatenate([[0], np.cumsum(keep)])[block.indptr]
+    part = sp.csr_matrix((block.data[keep], to[keep], indptr), shape=(block.shape[0], n_genes))
+    return part if scale is None else scale.merged(part)
+
+
+def expression_blocks(
+    cells: AnnData,
+    match: GeneMatch,
+    genes: Sequence[str],
+    rows: Int[np.ndarray, " row"] | None = None,
+    size: int = 2048,
+) -> Iterator[tuple[int, sp.csr_matrix, sp.csr_matrix | None]]:
+    """Log-normalised expression on a panel, some cells at a time.
+
+    Parameters
+    ----------
+    cells
+        Cells as in `scale_of`; read row by row.
+    match
+        Match of the genes of these cells.
+    genes
+        Panel, each gene once; one that is not measured is 0.
+    rows
+        Numbers of the cells wanted, ascending; all when None.
+    size
+        Cells per block, 1 or more: memory grows with it.
+
+    Yields
+    ------
+    first, expression, counts
+        Number of the first cell among those wanted; cell by gene in float32; and counts, None where the data hold none.
+
+    Raises
+    ------
+    CellsError
+        If values are negative, NaN or infinite, or cells are on different scales.
+    """
+    scale, place, n = scale_of(cells), match.onto(genes), len(genes)
+    twice = scale if len(np.unique(place[place >= 0])) < (place >= 0).sum() else None
+    depth = cells.obs["depth"].to_numpy(dtype=float) if scale.by_depth else None
+    first = 0
+    for start in range(0, cells.shape[0], size):
+        stop = min(start + size, cells.shape[0])
+        mine = np.arange(start, stop) if rows is None else rows[(rows >= start) & (rows < stop)]
+        if not len(mine):
+            continue
+        block = row_block(cells.X, start, stop)
+        block = block if len(mine) == stop - start else block[mine - start]
+        names = cells.obs_names[mine]
+        check_values(block, names)
+        totals = scale.totals(block, names, None if depth is None else depth[mine])
+        part = on_genes(block, place, n, twice)
+        yield first, scale.expression(part, totals), part if scale.counts else None
+        first += len(mine)
+
+
+def expression_on(
+    cells: AnnData, match: GeneMatch, genes: Sequence[str], rows: Int[np.ndarray, " row"] | None = None
+) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
+    """Log-normalised expression of some cells on a panel, and their counts where the data hold counts.
+
+    Parameters
+    ----------
+    cells, match, genes, rows
+        As in `expression_blocks`.
+
+    Returns
+    -------
+    expression, counts
+        Cell by gene, float32, columns of a row in order. Counts are None where there are none.
+
+    Raises
+    ------
+    CellsError
+        As `expression_blocks`, and for cells without any expression.
+    """
+    expression, counts = [], []
+    for first, block, held in expression_blocks(cells, match, genes, rows):
+        if (np.diff(block.indptr) == 0).any():  # none of the panel is no error; nothing at all is
+            mine = np.arange(first, first + block.shape[0]) if rows is None else rows[first : first + block.shape[0]]
+            bare = mine[np.diff(block.indptr) == 0]
+            check_block(sp.vstack([row_block(cells.X, int(r), int(r) + 1) for r in bare]), cells.obs_names[bare])
+        expression.append(block)
+        counts.append(held)
+    stacked = sp.vstack(expression, format="csr")
+    stacked.sort_indices()
+    if any(held is None for held in counts):
+        return stacked, None
+    return stacked, sp.vstack(counts, format="csr", dtype=np.float32)
+
+
+def match_panel(cells: AnnData, genes: Sequence[str], min_coverage: float = 0.0) -> GeneMatch:
+    """Match the genes of cells to a panel.
+
+    Parameters
+    ----------
+    cells
+        Cells with gene symbols as ``var_names``.
+    genes
+        Panel of gene symbols, one or more, each once.
+    min_coverage
+        Smallest share of the panel that must be measured, from 0 to 1; one gene at least is needed at 0.
+
+    Raises
+    ------
+    GeneMatchError
+        If fewer panel genes are measured.
+    """
+    if not 0 <= min_coverage <= 1:
+        raise CellsError(f"The smallest coverage is {min_coverage}; give a share of the genes from 0 to 1.")
+    match = find_genes(cells.var_names.to_numpy(dtype=str), genes, gene_ids(cells))
+    if len(match.genes) < max(1, min_coverage * len(genes)):
+        absent = [gene for gene in genes if gene not in set(match.genes)]
+        raise GeneMatchError(
+            f"The cells measure {len(match.genes)} of the {len(genes)} panel genes, under the stated share of {min_coverage:.0%} "
+            f"(absent: {', '.join(absent[:3])}, ...); {match.hint}. With fewer genes that are enough, lower --min-coverage; where "
+            "symbols are in a column of var, name it by --gene-column."
+        )
+    return match
+
+
+def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float = 0.0) -> sp.csr_matrix:
+    """Log-normalised expression on a panel, matched by name.
+
+    Parameters
+    ----------
+    cells
+        Cells as in `scale_of`; all of them end up in memory.
+    genes, min_coverage
+        Panel, and the smallest share of it that must be measured, as in `match_panel`.
+
+    Returns
+    -------
+    csr_matrix, shape (cell, gene)
+        float32, columns of a row in order.
+    """
+    return expression_on(cells, match_panel(cells, genes, min_coverage), genes)[0]
+
+
+def coverage(cells: AnnData, genes: tuple[str, ...]) -> float:
+    """Share of a panel that cells measure.
+
+    Parameters
+    ----------
+    cells, genes
+        As in `match_panel`.
+    """
+    return len(find_genes(cells.var_names.to_numpy(dtype=str), genes, gene_ids(cells)).genes) / len(genes)
