@@ -1,16 +1,20 @@
 # Two commands on a fresh machine with python3 (3.11 or newer) and make: `make demo` and `make test`.
-# Both first make an environment in the user's cache, named by a hash of what it is made from.
+# Both first make an environment in the user's cache, named by a hash of what it is made from. It begins with what the package itself needs;
+# tests, documentation and notebooks each add their packages when they are first asked for.
 PYTHON ?= python3
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/scgpt-workbench
-HASH := $(shell cat pyproject.toml constraints.txt | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read() + sys.version.encode()).hexdigest()[:16])")
+HASH := $(shell cat pyproject.toml constraints*.txt | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read() + sys.version.encode()).hexdigest()[:16])")
 ENV := $(CACHE)/env-$(HASH)
 PY := $(ENV)/bin/python
 PEERS := $(CACHE)/peers-$(HASH)
 # The package is used from this checkout, so that several checkouts can share one environment.
 RUN := PYTHONPATH="$(CURDIR)" $(PY)
 OUT ?= artifacts/demo
+PIP := -m pip install --quiet --no-compile --disable-pip-version-check
+# `$(call requirements,EXTRA ...)`: packages of the extras of pyproject.toml; those that are always needed where none is named.
+requirements = $(PYTHON) -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(sum(map(p['optional-dependencies'].get, sys.argv[1:]), []) or p['dependencies']))" $(1)
 
-.PHONY: help demo test test-slow check docs format python peers pretrain clean
+.PHONY: help demo test test-slow check docs notebooks format python peers pretrain clean
 
 help:
 	@echo "make demo       run the main job on real human blood cells and say where the report lies"
@@ -18,6 +22,7 @@ help:
 	@echo "make test-slow  the slow tests"
 	@echo "make check      lint, format check and types"
 	@echo "make docs       build the documentation, warnings are errors: artifacts/site/index.html"
+	@echo "make notebooks  run the notebooks (about ten minutes): notebooks/*.ipynb, to open in Jupyter"
 	@echo "make format     format the code"
 	@echo "make python     print the environment's interpreter"
 	@echo "make peers      make the environment of the benchmark's peers (once; several minutes) and print its interpreter"
@@ -27,21 +32,25 @@ help:
 demo: $(ENV)/.complete
 	@$(RUN) -m workbench.cli run experiments/demo.yaml --out "$(OUT)"
 
-test: $(ENV)/.complete
+test: $(ENV)/.tests
 	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
-test-slow: $(ENV)/.complete
+test-slow: $(ENV)/.tests $(ENV)/.docs
 	@$(RUN) -m pytest -m slow
 
-check: $(ENV)/.complete
+check: $(ENV)/.tests
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-docs: $(ENV)/.complete
+docs: $(ENV)/.docs
 	@$(RUN) -m sphinx -W --keep-going -E -q -b html docs artifacts/site
 
-format: $(ENV)/.complete
+notebooks: $(ENV)/.notebooks
+	@$(RUN) -m jupytext --quiet --to ipynb notebooks/*.py
+	@PYTHONPATH="$(CURDIR)" "$(ENV)/bin/jupyter-execute" --inplace notebooks/*.ipynb
+
+format: $(ENV)/.tests
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
@@ -58,23 +67,31 @@ peers: $(PEERS)/.complete
 clean:
 	rm -rf artifacts/demo
 
-# scgpt is the oracle of the parity tests; its own pins do not fit a current torch, hence --no-deps.
 # Its name is a hash of what it is made from, so there is nothing to compare by time: a fresh clone takes what is there.
 $(ENV)/.complete:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Pass PYTHON=python3.12, for example." >&2; exit 1; }
 	@echo "Making the environment $(ENV) (once; several minutes)" >&2
 	@rm -rf "$(ENV)" && mkdir -p "$(CACHE)"
 	@$(PYTHON) -m venv "$(ENV)" || { echo "python3 cannot make virtual environments; install its venv package." >&2; exit 1; }
-	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; print('\n'.join(p['dependencies'] + e['dev'] + e['docs'] + e['notebook'] + e['image']))" > "$(ENV)/requirements.txt"
-	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r "$(ENV)/requirements.txt" >&2
-	@$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-deps scgpt==0.2.4 >&2
+	@$(call requirements) > "$(ENV)/requirements.txt"
+	@$(PY) $(PIP) -c constraints.txt -r "$(ENV)/requirements.txt" >&2
+	@touch "$@"
+
+$(ENV)/.tests: EXTRAS = dev image notebook
+$(ENV)/.docs: EXTRAS = docs
+$(ENV)/.notebooks: EXTRAS = notebook
+$(ENV)/.tests $(ENV)/.docs $(ENV)/.notebooks: | $(ENV)/.complete
+	@echo "Adding packages to the environment $(ENV) (once): $(EXTRAS)" >&2
+	@$(call requirements,$(EXTRAS)) > "$@.txt"
+	@$(PY) $(PIP) -c constraints.txt -r "$@.txt" >&2
+	@# scgpt is the oracle of the parity tests; its own pins do not fit a current torch, hence --no-deps.
+	@$(if $(findstring dev,$(EXTRAS)),$(PY) $(PIP) --no-deps $$($(call requirements,scgpt)) >&2)
 	@touch "$@"
 
 $(PEERS)/.complete:
 	@echo "Making the environment $(PEERS) (once; several minutes)" >&2
 	@rm -rf "$(PEERS)" && mkdir -p "$(CACHE)"
 	@$(PYTHON) -m venv "$(PEERS)"
-	@$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['peers']))" > "$(PEERS)/requirements.txt"
-	@grep -v '^scikit-learn==' constraints.txt > "$(PEERS)/constraints.txt"  # one that CellTypist can work with
-	@"$(PEERS)/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -c "$(PEERS)/constraints.txt" -r "$(PEERS)/requirements.txt" >&2
+	@{ $(call requirements); $(call requirements,peers); } > "$(PEERS)/requirements.txt"
+	@"$(PEERS)/bin/python" $(PIP) -c constraints-peers.txt -r "$(PEERS)/requirements.txt" >&2
 	@touch "$@"

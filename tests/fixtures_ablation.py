@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     planted = plant_head(SEED, n_layers=LAYERS, n_heads=HEADS, n_genes=30, d_model=16)
     cells = planted_cells(planted, N_CELLS, SEED)
     cells.obs["subject"] = [f"d{i % 4}" for i in range(N_CELLS)]
-    cells.obs["place"] = "d0"
+    cells.obs["place"], cells.obs["deep"] = "d0", 500.0
     cells.obs["three"] = [("root", "up", "down")[i % 3] for i in range(N_CELLS)]
     cells.obs["slide"] = np.arange(N_CELLS) % 2
     labels = cells.obs[LABEL].to_numpy(dtype=str)

@@ -41,6 +41,7 @@ def synthetic_cells(donors=DONORS, per_group=PER_GROUP, seed=0, prefix="c"):
     cells = ad.AnnData(sp.csr_matrix(np.concatenate(counts).astype(np.float32)))
     cells.obs = pd.DataFrame({"label": label, "donor": donor}, index=[f"{prefix}{i:04d}" for i in range(len(label))])
     cells.var_names = [f"G{i:02d}" for i in range(N_GENES)]
+    cells.uns["workbench"] = {"values": "counts"}
     return cells
 
 

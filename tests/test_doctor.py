@@ -78,6 +78,24 @@ def test_a_package_that_is_not_there_is_named_with_the_command_that_brings_it(he
     assert "install 'pandas>=2.2,<3' 'torch>=99'" in said and said.endswith("Something that is required is broken.")
 
 
+def test_what_does_not_fit_together_is_said_though_each_version_fits(here, monkeypatch):
+    monkeypatch.setattr(
+        doctor, "importable", lambda need: dataclasses.replace(need, problem="cannot be imported (E: no)")
+    )
+    monkeypatch.setattr(doctor, "read_checkpoint", lambda path: Checkpoint(str(path), True, ""))
+    said = diagnosis_text(diagnose())
+    assert "h5py>=3.11 is required and cannot be imported (E: no)." in said and "torch>=2.6 is required" not in said
+    assert "--upgrade --force-reinstall --no-deps 'anndata>=0.12.10'" in said and "To install" not in said
+    assert not here.modules
+
+
+def test_a_module_of_ours_that_cannot_be_imported_is_said(here, monkeypatch):
+    monkeypatch.setattr(doctor, "import_error", lambda name: "ImportError: no" if name.endswith("estimator") else None)
+    (said,) = doctor.read_modules()
+    assert said == "workbench.operators.estimator cannot be imported (ImportError: no)."
+    assert not dataclasses.replace(here, modules=(said,)).works
+
+
 # Optional features
 
 
@@ -133,6 +151,7 @@ def test_commands_install_into_the_environment_that_runs(tmp_path, monkeypatch):
     assert f"-e '{tmp_path}[dask]' -c {tmp_path / 'constraints.txt'}" in extra("dask")
     monkeypatch.chdir(tmp_path)
     assert extra("dask").endswith("-e '.[dask]' -c constraints.txt")
+    assert extra("peers").endswith("-e '.[peers]' -c constraints-peers.txt"), "CellTypist needs an older scikit-learn"
 
 
 # torch

@@ -76,7 +76,7 @@ def doctor(arguments: Arguments) -> int:
     """Say what works here; 1 where something that is required does not."""
     from workbench.doctor import diagnose, diagnosis_text, told
 
-    print("[doctor] importing torch and reading checkpoints ...", file=sys.stderr)
+    print("[doctor] importing all that is required and reading checkpoints ...", file=sys.stderr)
     diagnosis = diagnose(arguments.checkpoint)
     _answer(arguments, lambda: told(diagnosis), lambda: diagnosis_text(diagnosis))
     return 0 if diagnosis.works else 1

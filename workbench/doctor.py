@@ -1,10 +1,11 @@
 """What works here, and what each optional feature lacks: ``workbench doctor``.
 
-Only torch and the reader of checkpoints are imported, and what breaks there becomes a sentence.
+All that is required is imported, then every module of the workbench; what breaks there becomes a sentence.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import platform
 import textwrap
 from collections.abc import Sequence
@@ -12,10 +13,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import workbench
 from workbench import __version__
 from workbench.errors import WorkbenchError
 from workbench.machine import Machine, Torch, first_line, read_machine, read_torch
-from workbench.requirements import REQUIRED, ROOT, Feature, Need, check, installed, name_of, pip, read_features
+from workbench.requirements import (
+    REQUIRED,
+    ROOT,
+    Feature,
+    Need,
+    check,
+    import_error,
+    importable,
+    installed,
+    name_of,
+    pip,
+    read_features,
+)  # fmt: skip
 
 SHIPPED = ROOT / "artifacts" / "scgpt-blood-mini"
 NEVER = "flash-attn and torchtext are never needed: checkpoints that were trained with them are read without."
@@ -52,6 +66,8 @@ class Diagnosis:
         Folder that the workbench runs from.
     required
         Packages without which nothing works.
+    modules
+        Sentences about modules of the workbench that cannot be imported, though all that is required can.
     torch, machine
         Torch with its devices; cores, memory, disk and folders.
     checkpoints
@@ -64,6 +80,7 @@ class Diagnosis:
     python: str
     code: str
     required: tuple[Need, ...]
+    modules: tuple[str, ...]
     torch: Torch
     machine: Machine
     checkpoints: tuple[Checkpoint, ...]
@@ -72,13 +89,21 @@ class Diagnosis:
     @property
     def problems(self) -> tuple[str, ...]:
         """Sentences about what is required and broken."""
-        lacking = [need for need in self.required if need.problem]
-        said = [f"{need.what} is required and {need.problem}." for need in lacking]
-        if lacking:
-            said.append(f"To install what is required: {pip(*(need.what for need in lacking))}")
+        said = []
         if self.torch.problem:
             torch = next(requirement for requirement in REQUIRED if requirement.startswith("torch>"))
             said.append(f"{self.torch.problem} Install it again: {pip('--force-reinstall', torch)}")
+        lacking = [need for need in self.required if need.problem]
+        said += [f"{need.what} is required and {need.problem}." for need in lacking]
+        broken = [need.what for need in lacking if str(need.problem).startswith("cannot be imported")]
+        if len(broken) < len(lacking):
+            wanted = [need.what for need in lacking if need.what not in broken]
+            said.append(f"To install what is required: {pip(*wanted)}")
+        if broken:
+            said.append(
+                f"To renew what cannot be imported: {pip('--upgrade', '--force-reinstall', '--no-deps', *broken)}"
+            )
+        said += self.modules
         if self.machine.compiled_code is None:
             said.append("Compiled code can be kept nowhere; set NUMBA_CACHE_DIR to a folder that can be written.")
         unread = [one for one in self.checkpoints if not one.readable]
@@ -114,16 +139,27 @@ def diagnose(checkpoint: str | Path | None = None) -> Diagnosis:
     if checkpoint is not None and Path(checkpoint).resolve() not in paths:
         paths.append(Path(checkpoint))
     torch = read_torch() if installed("torch") else Torch(None, ())
+    # torch has told its own story already.
+    required = [check(one) if name_of(one) == "torch" else importable(check(one)) for one in REQUIRED]
+    sound = torch.version and not any(need.problem for need in required)
     return Diagnosis(
         workbench=__version__,
         python=platform.python_version(),
         code=str(Path(__file__).resolve().parent),
-        required=tuple(check(requirement) for requirement in REQUIRED),
+        required=tuple(required),
+        modules=read_modules() if sound else (),
         torch=torch,
         machine=read_machine(),
         checkpoints=tuple(read_checkpoint(path) for path in paths) if torch.version else (),
         features=read_features(),
     )
+
+
+def read_modules() -> tuple[str, ...]:
+    """Import every module of the workbench; one sentence for each that cannot be."""
+    names = [found.name for found in pkgutil.walk_packages(workbench.__path__, "workbench.", lambda name: None)]
+    errors = {name: import_error(name) for name in names if not name.endswith("__main__")}
+    return tuple(f"{name} cannot be imported ({error})." for name, error in errors.items() if error)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

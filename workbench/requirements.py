@@ -1,6 +1,6 @@
 """What the workbench needs to be installed, what of it is, and the commands that bring the rest.
 
-Versions are read from the metadata of installed packages; nothing is imported for them.
+Versions are read from the metadata of installed packages; what is required is also imported, when `importable` is asked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,13 +19,15 @@ from itertools import zip_longest
 from operator import eq, ge, lt
 from pathlib import Path
 
+from workbench.machine import first_line
+
 ROOT = Path(__file__).resolve().parents[1]
 # As in pyproject.toml, which an installed package does not carry; a test holds them together.
 REQUIRED = (
-    "anndata>=0.12", "einops>=0.8", "filelock>=3.12", "gseapy>=1.3.1", "h5py>=3.10", "jaxtyping>=0.3", "joblib>=1.3",
-    "numba>=0.60", "numpy>=2.0", "pandas>=2.2,<3", "plotly>=6", "psutil>=5.9", "pyarrow>=14", "pydantic>=2.7", "pyyaml>=6",
-    "safetensors>=0.4", "scanpy>=1.10", "scikit-learn>=1.5", "scipy>=1.13", "shtab>=1.13", "threadpoolctl>=3.1", "torch>=2.6",
-    "tqdm>=4.66", "transformer-lens>=4.0", "umap-learn>=0.5.6",
+    "anndata>=0.12.10", "einops>=0.8", "filelock>=3.12", "gseapy>=1.3.1", "h5py>=3.11", "jaxtyping>=0.3", "joblib>=1.3",
+    "numba>=0.60", "numpy>=2.0", "pandas>=2.2.2", "plotly>=6", "psutil>=5.9", "pyarrow>=14", "pydantic>=2.7",
+    "pynndescent>=0.5.13", "pyyaml>=6.0.1", "safetensors>=0.4", "scanpy>=1.10", "scikit-learn>=1.7", "scipy>=1.15", "shtab>=1.13",
+    "threadpoolctl>=3.1", "torch>=2.6", "tqdm>=4.66", "transformer-lens>=3.9", "umap-learn>=0.5.6", "zarr>=3.1",
 )  # fmt: skip
 # Feature, its packages, and what brings them: an extra of pyproject.toml, or arguments of pip.
 OPTIONAL: tuple[tuple[str, tuple[str, ...], str | tuple[str, ...]], ...] = (
@@ -38,6 +41,8 @@ OPTIONAL: tuple[tuple[str, tuple[str, ...], str | tuple[str, ...]], ...] = (
     ("tests and checks", ("beartype>=0.18", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "scikit-dimension>=0.5"), "dev"),
     ("tests in a browser", ("playwright",), ("playwright",)),
 )
+# Modules of distributions that are named otherwise.
+_MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "transformer-lens": "transformer_lens", "umap-learn": "umap"}
 # Packages that also need a browser, and what fetches one for them.
 FETCH_BROWSER = {"kaleido": "plotly_get_chrome", "playwright": "playwright install chromium"}
 _BROWSERS = ("google-chrome", "google-chrome-stable", "chrome", "chromium", "chromium-browser")
@@ -50,7 +55,7 @@ class Need:
     Attributes
     ----------
     what
-        Requirement such as ``pandas>=2.2,<3``, or a program's name.
+        Requirement such as ``numpy>=2,<3``, or a program's name.
     found
         Version or path that was found; None where there is none.
     problem
@@ -106,14 +111,14 @@ def check(requirement: str, find: Callable[[str], str | None] = installed) -> Ne
     Parameters
     ----------
     requirement
-        Name and bounds (``>=``, ``<``, ``==``), as in ``pandas>=2.2,<3``.
+        Name and bounds (``>=``, ``<``, ``==``), as in ``numpy>=2,<3``.
     find
         Function from a name to its version, or to None where it is not there.
 
     Examples
     --------
     >>> from workbench.requirements import check
-    >>> check("pandas>=2.2,<3", find=lambda name: "3.1").problem
+    >>> check("numpy>=2,<3", find=lambda name: "3.1").problem
     'here in version 3.1'
     """
     found = find(name_of(requirement))
@@ -123,6 +128,39 @@ def check(requirement: str, find: Callable[[str], str | None] = installed) -> Ne
     bounds = re.findall(r"(>=|<|==)([\d.]+)", requirement)
     fits = all(tests[how](*_releases(found, bound)) for how, bound in bounds)
     return Need(requirement, found, None if fits else f"here in version {found}")
+
+
+def importable(need: Need) -> Need:
+    """Import an installed package, since versions that fit one by one may not fit together.
+
+    Parameters
+    ----------
+    need
+        What `check` found; comes back as it is where it has a problem already.
+    """
+    if need.problem:
+        return need
+    name = name_of(need.what)
+    error = import_error(_MODULES.get(name, name))
+    return need if error is None else Need(need.what, need.found, f"cannot be imported ({error})")
+
+
+def import_error(module: str) -> str | None:
+    """Import a module; kind and first line of the error, or None where there is none.
+
+    Parameters
+    ----------
+    module
+        Name of the module, as after ``import``; what it raises is caught.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import_module(module)
+    # A broken installation may raise anything.
+    except Exception as error:
+        return first_line(error)
+    return None
 
 
 def read_features(
@@ -200,11 +238,13 @@ def extra(name: str) -> str:
     if not (ROOT / "pyproject.toml").is_file():
         return pip(f"scgpt-workbench[{name}]")
     place = Path(".") if Path.cwd() == ROOT else ROOT
-    return pip("-e", f"{place}[{name}]", "-c", str(place / "constraints.txt"))
+    # CellTypist needs an older scikit-learn than the rest.
+    constraints = "constraints-peers.txt" if name == "peers" else "constraints.txt"
+    return pip("-e", f"{place}[{name}]", "-c", str(place / constraints))
 
 
 def name_of(requirement: str) -> str:
-    """Name of the distribution in a requirement such as ``pandas>=2.2,<3``.
+    """Name of the distribution in a requirement such as ``numpy>=2,<3``.
 
     Parameters
     ----------

@@ -83,7 +83,7 @@ class DataConfig(Strict):
     )
     batch: str | None = Field(
         default=None,
-        description="Column of obs with the checkpoint's batch numbers, from 0; only some checkpoints need one.",
+        description="Column of obs with the batches, by name or row; only some checkpoints need one (docs/inputs.md).",
     )
     min_gene_share: float = Field(
         default=0.3,

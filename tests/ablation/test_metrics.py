@@ -308,6 +308,8 @@ def test_small_classes_and_cells_without_label_are_left_out():
 
 def test_labels_that_allow_no_readout_are_refused():
     cell, labels, fold = labelled(3)
+    with pytest.raises(EvaluationError, match="0 labels have at least 999 cells; a readout needs two.*study.cells, "):
+        fit_probes(cell, labels.tolist(), fold, least=999)
     with pytest.raises(EvaluationError, match="1 label has at least 31 cells; a readout needs two"):
         fit_probes(cell, np.where(labels == "type 0", "type 1", labels).tolist(), fold, least=31)
     with pytest.raises(EvaluationError, match="0 label"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from helpers import make_tokens, tiny_model
@@ -24,8 +29,10 @@ from workbench.ablation.metrics import (
     trustworthiness,
 )
 from workbench.ablation.reference import build_reference, needed_hooks
-from workbench.ablation.sites import Ablation, site
+from workbench.ablation.sites import Ablation, all_heads, site
 from workbench.ablation.study import INTACT, Study, differences, evaluate, intact_cells
+from workbench.ablation.sweeping import check_memory, peak_bytes
+from workbench.engine.sweep import Backend
 from workbench.errors import CellsError, EvaluationError
 from workbench.models.scgpt.hooked import Outputs
 from workbench.models.tokens import Tokens
@@ -251,3 +258,67 @@ def test_studies_that_make_no_sense_are_refused(study):
         replace(study, metrics=(cell_shift(), cell_shift()))
     with pytest.raises(EvaluationError, match="needs metrics"):
         replace(study, metrics=())
+
+
+# Memory
+
+
+GROWTH = """
+import sys, threading, time
+import numpy as np, psutil, torch
+from helpers import randomise
+from workbench.ablation.metrics import cell_shift
+from workbench.ablation.sites import Ablation
+from workbench.ablation.study import Study, evaluate
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.tokens import Tokens
+from workbench.models.vocabulary import Vocabulary
+
+vocabulary = Vocabulary.of_genes([f"G{i}" for i in range(400)])
+config = ModelConfig(n_tokens=len(vocabulary), d_model=128, n_layers=2, n_heads=2, d_mlp=16, max_tokens=300)
+model = randomise(HookedScGPT(config, vocabulary), 0).requires_grad_(False).eval()
+ids = torch.arange(299).repeat(8, 1) + 2
+ids = torch.cat([torch.full((8, 1), vocabulary.cls_id), ids], 1)
+tokens = Tokens(ids, torch.ones(8, 300), torch.zeros(8, 300, dtype=torch.bool), tuple("abcdefgh"))
+study, process, peak, done = Study(model, tokens, (cell_shift(),), batch_size=8), psutil.Process(), [0], []
+
+def watch():
+    while not done:
+        peak[0] = max(peak[0], process.memory_info().rss)
+        time.sleep(0.002)
+
+threading.Thread(target=watch, daemon=True).start()
+for n in (10, 110):
+    peak[0] = 0
+    evaluate(study, [Ablation("L0H0", "zero", rotation=draw) for draw in range(n)], range(8))
+    print(peak[0])
+done.append(True)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_ablations():
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "OMP_NUM_THREADS": "1",
+    }
+    told = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True, env=environment)
+    few, many = map(int, told.stdout.split())
+    stream = 4 * 8 * 300 * 128
+    assert many - few < 30 * stream, "each of 100 more ablations once kept a residual stream's memory"
+
+
+def test_the_memory_of_a_sweep_is_said_and_more_than_is_free_is_refused(study, monkeypatch, capsys):
+    grid = all_heads(study.model.config)
+    small = peak_bytes(study, grid)
+    assert peak_bytes(replace(study, batch_size=1), grid) < small <= peak_bytes(study, [*grid, *grid])
+    check_memory(study, grid, Backend("loky", 2))
+    assert "GiB of memory a worker, beside the model" in capsys.readouterr().err
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1.5 * small))
+    check_memory(study, grid, Backend(progress=False))
+    check_memory(study, grid, Backend("dask", 2, progress=False))
+    for backend in (Backend("loky", 2), Backend("threading", -1)):
+        with pytest.raises(CellsError, match="The passes would take about .* lower study.batch_size"):
+            check_memory(study, grid, backend)

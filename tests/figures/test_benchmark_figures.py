@@ -42,7 +42,7 @@ def text_of(figure):
 
 
 def points(figure):
-    """Marks with a hover text, by panel and method."""
+    """Marks with a hover text, by facet and method."""
     return {
         (trace.xaxis, str(name).removeprefix("<b>").removesuffix("</b>")): (x, said)
         for trace in figure.data
@@ -51,7 +51,7 @@ def points(figure):
     }
 
 
-def panels(figure):
+def facets(figure):
     return sum("<b style" in note.text for note in figure.layout.annotations)
 
 
@@ -61,7 +61,7 @@ def test_endpoints_draw_every_mean_and_list_what_has_none(tables):
     found = points(figure)
     assert sorted(x for x, _ in found.values()) == pytest.approx(sorted(drawn["value"]))
     assert NOT_RUN not in {name for _, name in found}
-    assert panels(figure) == 11  # one of twelve is undefined for everyone
+    assert facets(figure) == 11  # one of twelve is undefined for everyone
     said = text_of(figure)
     assert "calibration error, lower is better" in said and "AUROC, higher is better" in said
     assert f"('{NOT_RUN}'): not run: its package is not installed" in said
@@ -70,7 +70,7 @@ def test_endpoints_draw_every_mean_and_list_what_has_none(tables):
     )
 
 
-def test_ours_is_bold_and_its_mean_a_line_through_every_panel(tables):
+def test_ours_is_bold_and_its_mean_a_line_through_every_facet(tables):
     figure = benchmark_endpoints(tables["summary"], tables["scores"], "anchor head")
     lines = [shape for shape in figure.layout.shapes if shape.type == "line"]
     own = tables["summary"].query("method == 'anchor head'")["value"].dropna()
@@ -145,7 +145,7 @@ def test_the_tally_counts_what_it_shows_and_never_over_methods(tables):
 def test_ranks_are_in_order_with_ours_coloured(tables):
     figure = benchmark_ranks(tables["ranks"], "anchor head")
     marks = [trace for trace in figure.data if trace.name == "mean rank"]
-    assert len(marks) == panels(figure) == len(tables["ranks"].groupby(["endpoint", "metric"]))
+    assert len(marks) == facets(figure) == len(tables["ranks"].groupby(["endpoint", "metric"]))
     for trace in marks:
         assert list(trace.x) == sorted(trace.x) and len(set(trace.marker.color)) == 2
     assert figure.layout.yaxis.ticktext.count("<b>anchor head</b>") == 1

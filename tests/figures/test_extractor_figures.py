@@ -248,14 +248,14 @@ def test_one_way_of_removing_is_drawn_at_a_time(draw):
 def test_what_a_variant_loses_is_filled_and_counted():
     table = compaction()
     figure = figures.compaction_pareto(table)
-    panels = points(figure, "difference")
-    assert len(panels) == len(ENDPOINTS) and list(panels[0].x) == [size for size, *_ in VARIANTS.values()]
-    filled = np.array([[color != "white" for color in panel.marker.color] for panel in panels])
+    facets = points(figure, "difference")
+    assert len(facets) == len(ENDPOINTS) and list(facets[0].x) == [size for size, *_ in VARIANTS.values()]
+    filled = np.array([[color != "white" for color in facet.marker.color] for facet in facets])
     lost = (table["q"] <= 0.05) & (table["difference"] < 0)
     np.testing.assert_array_equal(filled.sum(axis=0), lost.groupby(table["variant"], sort=False).sum())
     assert f"L2H5, rank 8 {filled[:, 5].sum()} of 4" in words(figure) and "drift, three blocks 0 of 4" in words(figure)
     assert "Below 0: worse than drift, three blocks" in words(figure)
-    assert all(set(panel.marker.symbol) == {"circle"} for panel in panels)
+    assert all(set(facet.marker.symbol) == {"circle"} for facet in facets)
 
 
 def test_a_variant_that_is_better_is_neither_filled_nor_lost():
@@ -263,8 +263,8 @@ def test_a_variant_that_is_better_is_neither_filled_nor_lost():
     at = (table["variant"] == "L2H5") & (table["endpoint"] == "depth")
     table.loc[at, ["difference", "q"]] = [0.05, 0.001]
     figure = figures.compaction_pareto(table)
-    panel = points(figure, "difference")[-1]
-    assert (panel.marker.symbol[1], panel.marker.color[1]) == ("square", "white")
+    facet = points(figure, "difference")[-1]
+    assert (facet.marker.symbol[1], facet.marker.color[1]) == ("square", "white")
     assert "L2H5 0 of 4" in words(figure)
 
 
@@ -374,19 +374,19 @@ def test_a_subset_without_value_is_listed_and_an_unknown_endpoint_is_refused():
 def test_the_largest_loadings_are_drawn_the_paler_the_less_stable():
     table = genes()
     figure = figures.factor_genes(table, programs(), top=2)
-    panels = points(figure, "genes")
-    assert len(panels) == 4 and all(len(panel.y) == 12 for panel in panels)
+    facets = points(figure, "genes")
+    assert len(facets) == 4 and all(len(facet.y) == 12 for facet in facets)
     own = table[(table["factor"] == "f01") & (table["side"] == "write")]
     first = own.loc[own["loading"].abs().nlargest(12).index].sort_values("loading")
-    assert list(panels[3].y) == list(first["gene"]) and list(panels[3].x) == list(first["loading"])
-    alpha = [float(color.rsplit(", ", 1)[1].rstrip(")")) for color in panels[3].marker.color]
+    assert list(facets[3].y) == list(first["gene"]) and list(facets[3].x) == list(first["loading"])
+    alpha = [float(color.rsplit(", ", 1)[1].rstrip(")")) for color in facets[3].marker.color]
     np.testing.assert_allclose(alpha, first["share"], atol=1e-3)
     bare = figures.factor_genes(table.assign(share=np.nan), programs(), top=1)
-    assert all(color.endswith("1.000)") for panel in points(bare, "genes") for color in panel.marker.color)
+    assert all(color.endswith("1.000)") for facet in points(bare, "genes") for color in facet.marker.color)
     assert "No bootstrap was made" in words(bare)
 
 
-def test_the_program_over_a_panel_has_the_smallest_q():
+def test_the_program_over_a_facet_has_the_smallest_q():
     said = [
         note.text.replace("<br>", " ") for note in figures.factor_genes(genes(), programs(), top=3).layout.annotations
     ]
@@ -420,17 +420,17 @@ def test_a_side_without_genes_is_listed_and_an_unknown_one_is_refused():
 def test_what_ours_adds_is_filled_by_q_and_has_its_interval():
     table = added()
     figure = figures.added_value(table)
-    panels = points(figure, "value")
-    assert len(panels) == len(ENDPOINTS)
-    for (_, part), panel in zip(table.groupby(["endpoint", "metric"], sort=False), panels, strict=True):
-        assert list(panel.y) == list(part["control"]) and list(panel.x) == list(part["difference"])
-        assert [symbol == "circle" for symbol in panel.marker.symbol] == list(part["q"] <= 0.05)
-        np.testing.assert_allclose(np.array(panel.x) + panel.error_x.array, part["high"])
-        np.testing.assert_allclose(np.array(panel.x) - panel.error_x.arrayminus, part["low"])
+    facets = points(figure, "value")
+    assert len(facets) == len(ENDPOINTS)
+    for (_, part), facet in zip(table.groupby(["endpoint", "metric"], sort=False), facets, strict=True):
+        assert list(facet.y) == list(part["control"]) and list(facet.x) == list(part["difference"])
+        assert [symbol == "circle" for symbol in facet.marker.symbol] == list(part["q"] <= 0.05)
+        np.testing.assert_allclose(np.array(facet.x) + facet.error_x.array, part["high"])
+        np.testing.assert_allclose(np.array(facet.x) - facet.error_x.arrayminus, part["low"])
     better = ((table["q"] <= 0.05) & (table["difference"] > 0)).sum()
     assert f"ours better in {better}" in words(figure)
     strict = points(figures.added_value(table, q=0.001), "value")
-    assert all(symbol == "circle-open" for panel in strict for symbol in panel.marker.symbol)
+    assert all(symbol == "circle-open" for facet in strict for symbol in facet.marker.symbol)
 
 
 def test_controls_without_a_difference_are_listed_and_keep_their_place():
@@ -489,5 +489,5 @@ def test_undefined_settings_are_listed_and_unknown_sweeps_refused():
 
 def test_the_heads_of_the_adaptor_are_drawn_as_readouts():
     figure = figures.readouts(heads(), baselines=["PCA-10"])
-    panels = points(figure, "value")
-    assert len(panels) == len(ENDPOINTS) and list(panels[0].y)[:2] == ["anchor head", "cell head"]
+    facets = points(figure, "value")
+    assert len(facets) == len(ENDPOINTS) and list(facets[0].y)[:2] == ["anchor head", "cell head"]

@@ -277,7 +277,7 @@ def test_holdouts_draw_the_defined_and_list_the_undefined():
     assert all(list(t.base) == [0.0] * 4 and list(t.x) == [0.18] * 4 for t in bars)
 
 
-def test_readouts_have_a_panel_per_endpoint_and_metric():
+def test_readouts_have_a_facet_per_endpoint_and_metric():
     figure = figures.readouts(synthetic.readouts())
     points = [t for t in figure.data if t.type == "scatter" and t.mode == "markers+text"]
     assert len(points) == 4
@@ -305,7 +305,7 @@ def test_nothing_defined_or_a_row_twice_is_refused(draw, make):
         draw(pd.concat([make(), make().iloc[[0]]]))
 
 
-def test_values_below_zero_and_without_sd_stay_inside_the_panel():
+def test_values_below_zero_and_without_sd_stay_inside_the_facet():
     table = synthetic.readouts().assign(sd=np.nan)
     table.loc[0, "value"] = -0.6
     low, high = figures.readouts(table).layout.xaxis.range
@@ -320,7 +320,7 @@ def test_ruler_against_latent_has_no_jitter_and_a_weighted_mean():
     assert sorted(points.marker.size) == sorted(table["n_pairs"])
     near = table[table["ruler"] == table["ruler"].min()]
     assert np.isclose(mean.y[0], np.average(near["latent"], weights=near["n_pairs"]))
-    assert any("HSC – MPP" in hover and "n = " in hover for hover in points.text)
+    assert any("HSC – MPP" in hover and "n = " in hover for hover in points.hovertext)
     assert f"n = {len(table)} pairs of stages" in figure.layout.title.text
 
 
@@ -471,7 +471,7 @@ def test_head_intervals_say_how_many_heads_beyond_the_null_are_not_among_the_wor
     assert f"1 of 5 and 3 of the {len(losses) - 5} that are not drawn" in said
 
 
-def test_attribution_scatter_has_a_panel_per_metric_and_rho_per_method():
+def test_attribution_scatter_has_a_facet_per_metric_and_rho_per_method():
     table = synthetic.attribution()
     table.loc[0, "estimated"] = np.nan
     figure = figures.attribution_scatter(table)

@@ -197,8 +197,8 @@ def test_lineages_that_are_not_applicable_are_listed():
 def test_the_gate_table_tells_status_by_sign_and_word():
     heat = figures.gate_table(gates()).data[0]
     at = list(heat.x).index("donor<br>holdout")
-    assert heat.text[0][at] == "<b>–</b>" and "not applicable" in heat.customdata[0][at]
-    assert "the data name no donors" in heat.customdata[0][at]
+    assert heat.text[0][at] == "<b>–</b>" and "not applicable" in heat.hovertext[0][at]
+    assert "the data name no donors" in heat.hovertext[0][at]
     failed = list(heat.x).index("branch<br>holdout")
     assert heat.text[1][failed] == "<b>✗</b> 0.058" and heat.text[0][failed].startswith("<b>✓</b>")
     assert heat.text[1][6] == "" and np.isnan(heat.z[1][6]), "a gate that nobody asked for stays blank"

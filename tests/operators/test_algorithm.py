@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from helpers import genes, tiny_cells
 
 from workbench.cells.expression import panel_expression
-from workbench.errors import ArtifactError, CellsError, GeneMatchError
+from workbench.errors import ArtifactError, CellsError, GeneMatchError, ShapeError
 from workbench.operators.algorithm import CARD, README, WEIGHTS, Algorithm
 from workbench.operators.readout_weights import Readout
 
@@ -270,3 +270,22 @@ def test_it_is_read_and_applied_with_numpy_alone(algorithm, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [], "nothing of these may be imported"
     assert np.array_equal(np.load(tmp_path / "z.npy"), algorithm.transform(cells))
+
+
+def test_a_folder_that_is_not_there_or_of_something_else_is_said(algorithm, tmp_path):
+    with pytest.raises(ArtifactError, match="There is no folder '.*nowhere'; give the one"):
+        Algorithm.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match="is no algorithm: config.json and weights.safetensors is not there"):
+        Algorithm.from_pretrained(tmp_path)
+    algorithm.save_pretrained(tmp_path / "run" / "algorithm")
+    with pytest.raises(ArtifactError, match="is no algorithm.*did you mean '.*run/algorithm'"):
+        Algorithm.from_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "algorithm" / WEIGHTS).unlink()
+    with pytest.raises(ArtifactError, match="is no algorithm: weights.safetensors is not there"):
+        Algorithm.from_pretrained(tmp_path / "run" / "algorithm")
+
+
+def test_every_row_has_a_name_of_its_own(algorithm):
+    for genes_ in (PANEL[:-1], (*PANEL[:-1], PANEL[0])):
+        with pytest.raises(ShapeError, match="30 rows need the name of a gene each; found"):
+            Algorithm(genes_, algorithm.matrix, algorithm.offset, {}, {})

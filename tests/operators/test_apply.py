@@ -141,7 +141,7 @@ def test_the_command(folder, cells, capsys):
     assert (
         "50 cells, 100% of the genes measured" in said
         and "Values: counts (" in said
-        and "Genes: 30 genes in 30 of" in said
+        and "Genes: 30 of the algorithm's 30 are measured" in said
     )
 
 

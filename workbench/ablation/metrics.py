@@ -211,7 +211,8 @@ def fit_probes(
     classes = tuple(str(name) for name, n in zip(names, counts, strict=True) if n >= least)
     if len(classes) < 2:
         raise EvaluationError(
-            f"{len(classes)} label has at least {least} cells; a readout needs two. Map labels to fewer, larger classes."
+            f"{len(classes)} label{' has' if len(classes) == 1 else 's have'} at least {least} cells; a readout needs two. Take more of the "
+            f"cells (study.cells, {len(labels)} here), or map labels to fewer, larger classes."
         )
     number = {name: i for i, name in enumerate(classes)}
     label = np.array([number.get(name, -1) for name in labels])

@@ -101,7 +101,7 @@ class Study:
         Parameters
         ----------
         rows
-            Numbers of the cells.
+            Numbers of the cells, in the order wanted.
         ablations
             Ablations that the batch is for.
         masked
@@ -166,29 +166,36 @@ def _pass(
 ) -> pd.DataFrame:
     tokens, target, mask, edits = study.batch(rows, ablations, masked=masked)
     outputs = tuple(dict.fromkeys((*(name for m in metrics for name in m.needs), *(("cell",) if keep_cell else ()))))
+    # Every result has its place beforehand. A small array that stays, made between large ones that go, keeps the memory of the
+    # large one from being used again: 1,464 ablations of 16 cells once took 8 GB.
+    shape = (len(ablations) + 1, len(rows))
+    values = {m.name: np.empty(shape, np.float32) for m in metrics}
+    cells = np.empty((*shape, study.model.config.d_model if keep_cell else 0), np.float32)
+    lost = np.zeros(shape, int)
     intact: Outputs | None = None
-    found = []
     for which, out in exact_sweep(study.model, tokens, ablations, edits, outputs):
-        intact = intact or out
+        intact, at = intact or out, 0 if which is None else which + 1
         run = Run(out, intact, rows, tokens, target, mask)
-        columns: dict[str, Any] = {m.name: m.function(run).float().cpu().numpy() for m in metrics}
+        for m in metrics:
+            values[m.name][at] = m.function(run).float().cpu().numpy()
         if keep_cell:
             assert out.cell is not None
-            columns["cell"] = list(out.cell.float().cpu().numpy())
-        names = INTACT if which is None else ablations[which].key
-        lost = np.zeros(len(rows), int) if which is None else edits.fallbacks(ablations[which]).cpu().numpy()
-        found.append(
-            pd.DataFrame(
-                {
-                    "ablation": names,
-                    "row": rows,
-                    "cell_id": tokens.cell_ids,
-                    "fallbacks_masked" if masked else "fallbacks": lost,
-                    **columns,
-                }
-            )
-        )
-    return pd.concat(found, ignore_index=True)
+            cells[at] = out.cell.float().cpu().numpy()
+        if which is not None:
+            lost[at] = edits.fallbacks(ablations[which]).cpu().numpy()
+    columns: dict[str, Any] = {name: found.ravel() for name, found in values.items()}
+    if keep_cell:
+        columns["cell"] = list(cells.reshape(-1, cells.shape[-1]))
+    names = np.array([INTACT, *(one.key for one in ablations)], dtype=object)
+    return pd.DataFrame(
+        {
+            "ablation": names.repeat(len(rows)),
+            "row": np.tile(rows, len(names)),
+            "cell_id": list(tokens.cell_ids) * len(names),
+            "fallbacks_masked" if masked else "fallbacks": lost.ravel(),
+            **columns,
+        }
+    )
 
 
 def differences(

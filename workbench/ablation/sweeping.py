@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from jaxtyping import Float
 
 from workbench.ablation.edits import touched
-from workbench.ablation.sites import Ablation
+from workbench.ablation.sites import DRAWN, Ablation
 from workbench.ablation.study import Study, differences, evaluate
 from workbench.engine.context import Handle
 from workbench.engine.sweep import Backend, Task, run_sweep
+from workbench.errors import CellsError
 from workbench.files import read_arrays, write_arrays
 
 _SHARE = "fallback share"
@@ -94,12 +98,65 @@ def sweep(
     ------
     OutputError
         If the folder belongs to another sweep; the difference is said.
+    CellsError
+        If the passes would take more memory than is free; said before the first.
     """
+    check_memory(study, grid, backend)
     tasks = make_tasks(len(study.tokens), source or study, grid, block)
     rows = run_sweep(folder, identity, tasks, run_task, backend)
     order = study.by_name
     effects = {name: values[:, order] for name, values in differences(study, rows, grid).items()}
     return Found(effects, _fallback_share(study, rows, grid))
+
+
+def peak_bytes(study: Study, grid: Sequence[Ablation]) -> int:
+    """Memory that a worker takes for its passes at most, about, beside the model and the means of the reference.
+
+    It grows with cells per pass, their length and the width of the model, and hardly with the number of ablations.
+
+    Parameters
+    ----------
+    study
+        Cells, metrics, and cells per pass.
+    grid
+        Ablations, null draws among them.
+    """
+    shape, tokens = study.model.config, study.tokens
+    cells, longest = min(study.batch_size, len(tokens)), int((~tokens.padding).sum(1).max())
+    # Streams that are held at a time: of the intact pass, of the ablation, inside the layer that is computed, in a decoder.
+    streams = 20 + len({place.hook for one in grid if one.how in DRAWN for place in one.sites})
+    passes = 4 * cells * longest * (streams * shape.d_model + shape.d_mlp)
+    together = any(metric.together for metric in study.metrics)
+    # Embeddings of all cells are joined, and stacked, where a metric needs them together.
+    return passes + 4 * (len(grid) + 1) * len(tokens) * (3 * shape.d_model * together + 16)
+
+
+def check_memory(study: Study, grid: Sequence[Ablation], backend: Backend) -> None:
+    """Say how much memory a sweep takes, and refuse more than is free.
+
+    Parameters
+    ----------
+    study, grid
+        As in `peak_bytes`.
+    backend
+        Its workers on this machine take their memory at the same time; those of a cluster are not looked at.
+
+    Raises
+    ------
+    CellsError
+        If it is more than nine tenths of what is free.
+    """
+    local = {"loky", "threading"} & {backend.name}
+    workers = max(backend.jobs, 1) if backend.jobs > 0 else os.cpu_count() or 1
+    each, free = peak_bytes(study, grid), psutil.virtual_memory().available
+    total = each * (workers if local else 1)
+    if backend.progress:
+        print(f"[sweep] about {each / 2**30:.2f} GiB of memory a worker, beside the model", file=sys.stderr)
+    if backend.name != "dask" and total > 0.9 * free:
+        raise CellsError(
+            f"The passes would take about {total / 2**30:.1f} GiB of memory ({study.batch_size} cells a pass), but {free / 2**30:.1f} "
+            "GiB are free; lower study.batch_size, study.max_tokens or --jobs."
+        )
 
 
 def make_tasks(n_cells: int, source: Study | Handle, grid: Sequence[Ablation], block: int) -> list[Task]:

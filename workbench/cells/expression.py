@@ -41,9 +41,9 @@ def expression_hash(cells: AnnData, values: str) -> str:
     Parameters
     ----------
     cells
-        Cells as in `scale_of`.
+        Cells as in `scale_of`, of which the scale is found and depths are read.
     values
-        Their `datasets.values_hash`.
+        What `datasets.values_hash` gives for them.
     """
     scale = scale_of(cells)
     return digest(values, scale.key, cells.obs["depth"].tolist() if scale.by_depth else None)
@@ -55,7 +55,7 @@ def adding_scale(cells: AnnData, report: ValuesReport, match: GeneMatch) -> Scal
     Parameters
     ----------
     cells
-        Cells as in `scale_of`.
+        Cells as in `scale_of`, of which only what is said of the values is read.
     report
         What their values look like.
     match

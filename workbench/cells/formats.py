@@ -94,7 +94,9 @@ def plain_text(table: pd.DataFrame) -> pd.DataFrame:
     table
         Table of cells or genes, as any version of pandas reads it.
     """
-    text = {name: table[name].astype(object) for name in table if isinstance(table[name].dtype, pd.StringDtype)}
+    text: dict[Any, Any] = {
+        name: table[name].astype(object) for name in table if isinstance(table[name].dtype, pd.StringDtype)
+    }
     return table.assign(**text).set_axis(pd.Index(table.index.astype(str).to_numpy(dtype=object)), axis=0)
 
 

@@ -104,21 +104,27 @@ class GeneMatch:
             "hints": list(self.hints),
         }
 
-    def __str__(self) -> str:
+    @property
+    def changes(self) -> str:
+        """How names became genes where they were not the same, by number; empty where all were."""
         kinds = {
-            "missing": self.missing,
-            "ambiguous": self.ambiguous,
             "of several columns, added up": self.duplicated,
             "matched by another case": self.recased,
             "by a renamed symbol": self.renamed,
             "by symbol and id": self.by_id,
         }
-        said = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
-        why = ", ".join(f"{len(names)} {why}" for why, names in self.why.items())
-        return (
-            f"{len(self.genes)} genes in {(self.place >= 0).sum()} of {len(self.place)} columns matched{f' ({said})' if said else ''}"
-            f"{f'; missing: {why}' if why else ''}{''.join(f'; {hint}' for hint in self.hints)}"
-        )
+        return ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
+
+    def __str__(self) -> str:
+        lost = ", ".join(f"{len(names)} {why}" for why, names in self.why.items())
+        ambiguous = f", {len(self.ambiguous)} ambiguous" if self.ambiguous else ""
+        parts = [
+            f"{len(self.genes)} genes in {(self.place >= 0).sum()} of {len(self.place)} columns matched{ambiguous}",
+            self.changes,
+            f"missing: {lost}" if lost else "",
+            *self.hints,
+        ]
+        return "; ".join(part for part in parts if part)
 
 
 def gene_names(adata: AnnData, column: str | None = None) -> np.ndarray:
@@ -194,7 +200,7 @@ def _symbols() -> tuple[dict[str, str], dict[str, list[str]], set[str]]:
 
 
 def match_genes(
-    names: Any, known: Iterable[str], min_share: float = MIN_SHARE, ids: Sequence[str] | None = None
+    names: Any, known: Iterable[str], min_share: float = MIN_SHARE, ids: Sequence[str] | np.ndarray | None = None
 ) -> GeneMatch:
     """Match gene names to a vocabulary, see `find_genes`, and refuse too few.
 
@@ -236,7 +242,7 @@ def match_genes(
     return match
 
 
-def find_genes(names: Any, known: Iterable[str], ids: Sequence[str] | None = None) -> GeneMatch:
+def find_genes(names: Any, known: Iterable[str], ids: Sequence[str] | np.ndarray | None = None) -> GeneMatch:
     """Match gene names to known symbols: exactly, by case, by symbol and id, by the approved symbol that replaced a name.
 
     Blanks around names and prefixes of a human genome (``GRCh38_``) are no part of them. A name is taken for another symbol
@@ -259,7 +265,7 @@ def find_genes(names: Any, known: Iterable[str], ids: Sequence[str] | None = Non
         by_upper.setdefault(gene.upper(), []).append(gene)
     exact = {name for name in names if name in known}
     found: list[str | None] = [name if name in known else None for name in names]
-    recased, by_id, renamed, ambiguous = {}, {}, {}, list[str]()
+    recased, by_id, renamed, ambiguous = dict[int, str](), dict[int, str](), dict[int, str](), list[str]()
     for i, name in enumerate(names):
         if found[i] is None and (options := [g for g in by_upper.get(name.upper(), []) if g not in exact]):
             if len(options) > 1:
@@ -304,15 +310,18 @@ def find_genes(names: Any, known: Iterable[str], ids: Sequence[str] | None = Non
     genes = tuple(dict.fromkeys(gene for gene in found if gene is not None))
     number = {gene: i for i, gene in enumerate(genes)}
     lost = {name for some in why.values() for name in some}
+    pairs = [tuple((names[i], gene) for i, gene in sorted(some.items())) for some in (recased, renamed, by_id)]
     return GeneMatch(
-        genes,
-        np.array([-1 if gene is None else number[gene] for gene in found], dtype=np.int64),
-        tuple(name for name in names if name in lost),
-        {reason: tuple(some) for reason, some in sorted(why.items())},
-        tuple(gene for gene, n in Counter(gene for gene in found if gene is not None).items() if n > 1),
-        tuple(ambiguous),
-        *(tuple((names[i], gene) for i, gene in sorted(some.items())) for some in (recased, renamed, by_id)),
-        tuple(_hints(names, raw, known, why, ids is not None)),
+        genes=genes,
+        place=np.array([-1 if gene is None else number[gene] for gene in found], dtype=np.int64),
+        missing=tuple(name for name in names if name in lost),
+        why={reason: tuple(some) for reason, some in sorted(why.items())},
+        duplicated=tuple(gene for gene, n in Counter(gene for gene in found if gene is not None).items() if n > 1),
+        ambiguous=tuple(ambiguous),
+        recased=pairs[0],
+        renamed=pairs[1],
+        by_id=pairs[2],
+        hints=tuple(_hints(names, raw, known, why, ids is not None)),
     )
 
 
@@ -334,7 +343,8 @@ def _hints(names: list[str], raw: list[str], known: set[str], why: dict[str, lis
         )
     if (r := sum(name.replace(".", "-") in known for name in lost if "." in name)) >= enough:
         yield f"{r} names look as R writes them (HLA.DRA is HLA-DRA): read them from the file that R was given"
-    suffixed = sum(bool(m := _SUFFIX.match(name)) and (m[1] in there or m[1] in known) for name in lost)
+    bases = [match[1] for name in lost if (match := _SUFFIX.match(name))]
+    suffixed = sum(base in there or base in known for base in bases)
     if suffixed >= 1:
         yield (
             f"{suffixed} names end in a number that make.unique adds to repeated symbols (GENE-1 beside GENE): without it their "

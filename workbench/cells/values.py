@@ -241,7 +241,7 @@ def linear_totals(block: sp.csr_matrix, transform: str) -> Float[np.ndarray, " c
     block
         Rows as `row_block` gives them.
     transform
-        A name of `TRANSFORMS`.
+        Which transform is undone first, a name of `TRANSFORMS`.
     """
     undo, _, most = TRANSFORMS[transform]
     if transform == "linear":

@@ -16,8 +16,7 @@ from workbench.engine.code import PACKAGE, stripped
 from workbench.engine.stages import peak_memory
 from workbench.files import digest
 from workbench.models import CellModel
-
-_PACKAGES = ("torch", "transformer-lens", "numpy", "scipy", "scikit-learn", "anndata", "scanpy", "umap-learn", "plotly")
+from workbench.requirements import REQUIRED, name_of
 
 
 def describe_model(model: CellModel, checkpoint: str | Path) -> str:
@@ -81,8 +80,8 @@ def _code() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on, and of the workbench."""
-    return {"workbench": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    """Versions of the workbench and of all packages that it asks for."""
+    return {"workbench": __version__, **{name: importlib.metadata.version(name) for name in map(name_of, REQUIRED)}}
 
 
 def pairs(manifest: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from workbench.errors import ArtifactError
 from workbench.explorer.heads import short
+from workbench.figures.checks import checked
 from workbench.figures.heatmap import SCALE, Colors, colors_of
-from workbench.figures.style import checked
 from workbench.operators.operator import Head
 
 _SCORE = ("spearman", "sd", "n_splits", "n_anchors", "null_high", "n_null", "p", "q")

@@ -6,58 +6,25 @@ from workbench.figures.benchmark import benchmark_differences, benchmark_endpoin
 from workbench.figures.benchmark_costs import benchmark_costs
 from workbench.figures.benchmark_maps import benchmark_ranks, benchmark_tally
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
-from workbench.figures.cohorts import cohort_gates
 from workbench.figures.compaction import compaction_pareto
 from workbench.figures.distances import ruler_against_latent
 from workbench.figures.drift import drift
-from workbench.figures.evidence import holdouts, readouts
+from workbench.figures.evidence import cohort_gates, flat_and_ripple, holdouts, readouts, trajectories
 from workbench.figures.factors import factor_drops, factor_effects, factor_genes
 from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
-from workbench.figures.heads import head_map
+from workbench.figures.heatmap import head_map
 from workbench.figures.latent import latent_map, latent_space
-from workbench.figures.manifold import dimension_agreement, let_elbow, trajectories, trust_curve
+from workbench.figures.manifold import dimension_agreement, let_elbow, trust_curve
 from workbench.figures.runtime import runtime
 from workbench.figures.sensitivity import sensitivity
-from workbench.figures.shape import flat_and_ripple
 from workbench.figures.style import assign_colors
 from workbench.figures.subsets import subset_interactions
 
 __all__ = [
-    "added_value",
-    "assign_colors",
-    "attribution_scatter",
-    "benchmark_costs",
-    "benchmark_differences",
-    "benchmark_endpoints",
-    "benchmark_ranks",
-    "benchmark_tally",
-    "cohort_gates",
-    "compaction_pareto",
-    "dimension_agreement",
-    "drift",
-    "effect_map",
-    "factor_drops",
-    "factor_effects",
-    "factor_genes",
-    "flat_and_ripple",
-    "head_intervals",
-    "gate_table",
-    "head_map",
-    "head_screen",
-    "holdouts",
-    "interaction_matrix",
-    "label_effects",
-    "latent_map",
-    "latent_space",
-    "let_elbow",
-    "p_uniform",
-    "readouts",
-    "recovery",
-    "ruler_against_latent",
-    "runtime",
-    "sensitivity",
-    "subset_interactions",
-    "trajectories",
-    "transfer_map",
-    "trust_curve",
-]
+    "added_value", "assign_colors", "attribution_scatter", "benchmark_costs", "benchmark_differences",
+    "benchmark_endpoints", "benchmark_ranks", "benchmark_tally", "cohort_gates", "compaction_pareto",
+    "dimension_agreement", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "flat_and_ripple",
+    "gate_table", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
+    "latent_map", "latent_space", "let_elbow", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
+    "sensitivity", "subset_interactions", "trajectories", "transfer_map", "trust_curve",
+]  # fmt: skip

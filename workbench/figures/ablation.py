@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import EvaluationError, unknown_name
-from workbench.figures.heatmap import ALPHA, check_heads, colors_of, head_name, heatmap, placed
-from workbench.figures.panels import POINT, ROW_HEIGHT, legend_keys, null_bars, points
-from workbench.figures.style import INK, NULL, checked, dressed, label, number, records, short, span
+from workbench.figures.checks import check_finite, checked, chosen, records, refusal
+from workbench.figures.forest import Facet, forest
+from workbench.figures.heatmap import bold_heads, check_heads, colors_of, head_codes, head_name, heatmap, placed
+from workbench.figures.marks import ALPHA, NULL_KEY, Look, p_and_q, sure_keys
+from workbench.figures.style import INK, label, number, short, span
 
 LABEL_PREFIX = "label error: "
 _TEXT = ("metric", "how", "kind", "unit")
@@ -21,7 +22,6 @@ _NUMBERS = tuple(
 _SIGN = {1: "above 0 is worse", -1: "below 0 is worse", 0: "neither sign is worse"}
 # Characters of a metric in a title.
 CUT = 40
-_ABOVE = 40
 
 
 def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.Figure:
@@ -49,8 +49,7 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
     EvaluationError
         If a column is missing, the metric or way of ablating is unknown, or no head has an effect.
     """
-    heads = _heads(table, "effect map", how)
-    heads = _of_metric(heads, metric, "effect map")
+    heads = chosen(_heads(table, "effect map", how), "metric", metric, "effect map")
     cells, rows, columns = placed(heads, "effect", "effect map")
     cells["bold"] = cells["q"] <= ALPHA
     first = cells.iloc[0]
@@ -58,7 +57,7 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
     worse = int(first["worse"])
     subtitle = (
         f"{_whole(metric)}n = {len(cells)} heads, {first['how']} ablation one at a time, {span(cells['n_cells'])} cells. "
-        f"Unit: {first['unit'] or 'none'}; {_SIGN[worse]}. {_bold(cells)}; frame: "
+        f"Unit: {first['unit'] or 'none'}; {_SIGN[worse]}. {bold_heads(cells)}; frame: "
         f"{'largest' if worse == 0 else 'worst'} effect, {head_name(most)}. {_null(cells)} On hover: 95 % bootstrap "
         "interval and sd over cells."
     )
@@ -88,29 +87,17 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
         As in `effect_map`.
     """
     what = "figure of head intervals"
-    every = _of_metric(_heads(table, what, how), metric, what)
+    every = chosen(_heads(table, what, how), "metric", metric, what)
     placed(every, "effect", what)
     rows = every[np.isfinite(every["effect"])].sort_values("score", ascending=False, kind="stable").head(max(1, top))
-    first, names = rows.iloc[0], [f"L{int(r.layer)}H{int(r.head)}" for r in records(rows)]
-    filled = rows["q"] <= ALPHA
-    drawn = np.isfinite(rows["null_low"])
-    figure = go.Figure()
-    if drawn.any():
-        figure.add_traces(null_bars(names, rows["null_low"], rows["null_high"]))
-    texts = [number(value, 2) for value in rows["effect"]]
-    symbols = ["circle" if f else "circle-open" for f in filled]
-    spread = {"array": rows["high"] - rows["effect"], "arrayminus": rows["effect"] - rows["low"]}
-    figure.add_trace(points(names, rows["effect"], spread, texts, symbols, rows["hover"]))
-    keys = [
-        (f"q ≤ {ALPHA}", {**POINT, "symbol": "circle"}),
-        (f"q > {ALPHA} or no q", {**POINT, "symbol": "circle-open"}),
-    ]
-    if drawn.any():
-        keys.append(("range of the head's null draws", {"symbol": "square", "size": 12, "color": NULL}))
-    legend_keys(figure, keys)
-    figure.add_vline(x=0, line={"color": INK, "width": 1})
-    worse, sure = int(first["worse"]), int(filled.sum())
-    others = int((every["q"] <= ALPHA).sum()) - sure
+    rows = rows.assign(
+        row=head_codes(rows), value=rows["effect"], null_from=rows["null_low"], filled=rows["q"] <= ALPHA
+    )
+    rows["text"] = [number(value, 2) for value in rows["effect"]]
+    with_null = bool(np.isfinite(rows["null_low"]).any())
+    keys = [*sure_keys(), *([("range of the head's null draws", NULL_KEY)] if with_null else [])]
+    first, sure = rows.iloc[0], int(rows["filled"].sum())
+    worse, others = int(first["worse"]), int((every["q"] <= ALPHA).sum()) - sure
     more = f" and {others} of the {len(every) - len(rows)} that are not drawn" if others else ""
     bars = "; bars: its 95 % bootstrap interval" if np.isfinite(rows["low"]).any() else ", without an interval"
     subtitle = (
@@ -118,20 +105,12 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
         f"effects of {first['how']} ablation, {span(rows['n_cells'])} cells; {_SIGN[worse]}. Points: mean effect over cells{bars}. "
         f"Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads), {sure} of {len(rows)}{more}. {_null(every)}"
     )
-    height = ROW_HEIGHT * len(rows) + 22
-    dressed(figure, f"Heads that matter most: {short(metric, CUT)}", subtitle, height, above=_ABOVE)
-    figure.update_xaxes(title=label(f"effect ({first['unit']})" if first["unit"] else "effect"), exponentformat="power")
-    figure.update_yaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=names[::-1],
-        range=[-0.6, len(names) - 0.4],
-        showgrid=False,
-        ticks="",
-    )
-    legend = {"orientation": "h", "traceorder": "normal", "x": 0, "y": 1 + _ABOVE / height, "yanchor": "top"}
-    figure.update_layout(legend=legend, bargap=0.35)
-    return figure
+    axis = {"title": label(f"effect ({first['unit']})" if first["unit"] else "effect"), "exponentformat": "power"}
+    part = Facet("", rows if with_null else rows.drop(columns="null_high"), axis)
+    pixels: Look = {"head": 0, "above": 40, "below": 60, "bounds": False}
+    title = f"Heads that matter most: {short(metric, CUT)}"
+    figure = forest([part], rows["row"].tolist(), title, subtitle, keys, **pixels)
+    return figure.add_vline(x=0, line={"color": INK, "width": 1})
 
 
 def label_effects(table: pd.DataFrame, how: str | None = None, top: int = 8) -> go.Figure:
@@ -160,15 +139,13 @@ def label_effects(table: pd.DataFrame, how: str | None = None, top: int = 8) -> 
     every = _heads(table, what, how)
     every = every[every["metric"].str.startswith(LABEL_PREFIX)].copy()
     if every.empty:
-        raise EvaluationError(
-            f"The {what} cannot be drawn: its table has no metric named '{LABEL_PREFIX}' and a label; evaluate "
-            "'label_error' with per_label."
+        raise refusal(
+            what, f"its table has no metric named '{LABEL_PREFIX}' and a label; evaluate 'label_error' with per_label."
         )
     every["row"] = every["metric"].str.removeprefix(LABEL_PREFIX)
+    check_finite(every, "effect", what)
     every = every[np.isfinite(every["effect"]).groupby(every["row"]).transform("any")]
-    if every.empty:
-        raise EvaluationError(f"The {what} cannot be drawn: 'effect' holds no finite number.")
-    every["column"] = [f"L{int(r.layer)}H{int(r.head)}" for r in records(every)]
+    every["column"] = head_codes(every)
     largest = every["effect"].abs().groupby(every["column"], sort=False).max()
     columns = largest.sort_values(ascending=False, kind="stable").index[: max(1, top)].tolist()
     cells = every[every["column"].isin(columns)].assign(value=lambda t: t["effect"], bold=lambda t: t["q"] <= ALPHA)
@@ -176,7 +153,7 @@ def label_effects(table: pd.DataFrame, how: str | None = None, top: int = 8) -> 
     subtitle = (
         f"Change in the share of wrongly read cells, in percentage points; above 0: more are wrong. The {len(columns)} "
         f"of {largest.size} heads with the largest change for any label ({cells['how'].iloc[0]} ablation), largest first; "
-        f"n: cells of the label. {_bold(cells)}, each label by itself. {_null(every, 100)}"
+        f"n: cells of the label. {bold_heads(cells)}, each label by itself. {_null(every, 100)}"
     )
     colors = colors_of(cells["value"], "change", "% points", worse=1, factor=100)
     title = "Which labels are read wrongly without which head"
@@ -188,16 +165,12 @@ def _heads(table: pd.DataFrame, figure: str, how: str | None) -> pd.DataFrame:
     rows = checked(table, figure, _TEXT, _NUMBERS)
     heads = rows[rows["kind"] == "head"]
     if heads.empty:
-        raise EvaluationError(f"The {figure} cannot be drawn: its table has no row of kind 'head'.")
+        raise refusal(figure, "its table has no row of kind 'head'.")
     ways = list(dict.fromkeys(heads["how"]))
     if how is None and len(ways) > 1:
-        raise EvaluationError(
-            f"The {figure} cannot be drawn: its table has several ways of ablating ({', '.join(ways)}); say which "
-            f"with how='{ways[0]}'."
-        )
-    if how is not None and how not in ways:
-        raise EvaluationError(f"The {figure} cannot be drawn. {unknown_name('way of ablating', how, ways)}")
-    heads = heads[heads["how"] == (how or ways[0])].reset_index(drop=True)
+        said = f"its table has several ways of ablating ({', '.join(ways)}); say which with how='{ways[0]}'."
+        raise refusal(figure, said)
+    heads = chosen(heads, "how", how, figure, kind="way of ablating").reset_index(drop=True)
     check_heads(heads, figure, ["metric"])
     heads["worse"] = heads["worse"].fillna(0)
     heads["score"] = np.where(heads["worse"] == 0, heads["effect"].abs(), heads["worse"] * heads["effect"])
@@ -216,25 +189,13 @@ def _null_of(row: Any) -> str:
         return "no null was drawn"
     return (
         f"null {number(row.null_low)} to {number(row.null_high)}, mean {number(row.null_mean)} "
-        f"(n = {number(row.n_null)} draws)<br>size over null {number(row.ratio)}, p = {number(row.p)}, q = {number(row.q)}"
+        f"(n = {number(row.n_null)} draws)<br>size over null {number(row.ratio)}, {p_and_q(row)}"
     )
-
-
-def _of_metric(heads: pd.DataFrame, metric: str, figure: str) -> pd.DataFrame:
-    found = heads[heads["metric"] == metric].reset_index(drop=True)
-    if found.empty:
-        known = dict.fromkeys(heads["metric"])
-        raise EvaluationError(f"The {figure} cannot be drawn. {unknown_name('metric', metric, known)}")
-    return found
 
 
 def _whole(metric: str) -> str:
     """Name of a metric that the title does not hold as a whole."""
     return "" if len(metric) <= CUT else f"Metric: {metric}. "
-
-
-def _bold(cells: pd.DataFrame) -> str:
-    return f"Bold: q ≤ {ALPHA} (Benjamini-Hochberg over heads), {int(cells['bold'].sum())} of {len(cells)}"
 
 
 def _null(heads: pd.DataFrame, factor: float = 1) -> str:

@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.figures.added import heading_of, legend_above, list_undrawn, once, panel_grid
-from workbench.figures.heatmap import ALPHA
-from workbench.figures.panels import legend_keys
-from workbench.figures.style import ACCENT, INK, QUIET, RULE, checked, dressed, label, number, records, span, with_value
+from workbench.figures.checks import checked, records, with_value
+from workbench.figures.facets import AXIS, facets, heading_of, legend_above, lines_of, list_undrawn, named_rows
+from workbench.figures.forest import zero_axis
+from workbench.figures.marks import ALPHA, Key, Look, interval, legend_keys, marks, p_and_q, spread
+from workbench.figures.style import ACCENT, INK, QUIET, RULE, dressed, label, number, span
 
 BETTER, WORSE = ACCENT, "#D55E00"
+_OUTCOMES = {"win": (BETTER, "circle"), "loss": (WORSE, "circle")}
 PLACE = ("kind", "data")
-_ROW, _ACROSS, _AXIS = 19, 3, 66
+_ROW = 19
 # What was extracted is in the accent of all figures, most others in colours of Okabe & Ito, which stay apart under colour
 # blindness; each group has a mark of its own as well.
 _GROUPS = {
@@ -31,7 +33,7 @@ _GROUPS = {
 
 
 def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame, ours: str = "") -> go.Figure:
-    """Scores of every method, one panel per endpoint metric: the mean over splits with its sd, and every split.
+    """Scores of every method, one facet per endpoint metric: the mean over splits with its sd, and every split.
 
     Parameters
     ----------
@@ -41,7 +43,7 @@ def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame, ours: str =
     scores
         `method`, `endpoint`, `metric`, `scope`, `value` of the same; rows of the scope `all` are drawn as small dots.
     ours
-        The method whose name is bold and whose mean is a line through each panel.
+        The method whose name is bold and whose mean is a line through each facet.
 
     Returns
     -------
@@ -51,12 +53,11 @@ def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame, ours: str =
     Raises
     ------
     EvaluationError
-        If a column is missing, a method is in a panel twice, or no value is finite.
+        If a column is missing, a method is in a facet twice, or no value is finite.
     """
     what = "figure of the benchmark"
     text = ["method", "group", *PLACE, "endpoint", "metric", "better", "status"]
-    rows = checked(summary, what, text, ["value", "sd", "n_splits"])
-    once(rows, ["endpoint", "metric", "method"], what)
+    rows = checked(summary, what, text, ["value", "sd", "n_splits"], once=["endpoint", "metric", "method"])
     drawn = with_value(rows, "value", what)
     dots = checked(scores, what, ["method", "endpoint", "metric", "scope"], ["value"])
     dots = dots[(dots["scope"] == "all") & np.isfinite(dots["value"])]
@@ -69,65 +70,39 @@ def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame, ours: str =
     there = set(drawn["method"])
     order = sorted((name for name in group if name in there), key=lambda name: _place(group[name]))
     shown = names(order, ours)
-    parts = list(drawn.groupby(["endpoint", "metric", "better"], sort=False))
-    titles = [
-        heading_of(str(endpoint), f"{metric}, {better} is better", f"n = {span(part['n_splits'])} splits", width=26)
-        for (endpoint, metric, better), part in parts
-    ]
-    figure, total, above = panel_grid(titles, _ROW * len(order) + 16)
-    for i, ((endpoint, metric, _), part) in enumerate(parts):
-        at = {"row": i // _ACROSS + 1, "col": i % _ACROSS + 1}
+    parts, figure, places, total, above = _facets(drawn, len(order), "")
+    for (endpoint, metric, part), at in zip(parts, places, strict=True):
         own = dots[(dots["endpoint"] == endpoint) & (dots["metric"] == metric) & dots["method"].isin(part["method"])]
-        figure.add_trace(
-            go.Scatter(
-                x=own["value"],
-                y=[shown[name] for name in own["method"]],
-                mode="markers",
-                name="splits",
-                marker={"color": [group_color(group[name]) for name in own["method"]], "size": 4, "opacity": 0.45},
-                hoverinfo="skip",
-                showlegend=False,
-            ),
-            **at,
-        )
+        marker = {"color": [group_color(group[name]) for name in own["method"]], "size": 4, "opacity": 0.45}
+        figure.add_trace(marks(own["value"], own["method"].map(shown), name="splits", marker=marker), **at)
         for name, kept in part.groupby("group", sort=False):
             color, symbol = _mark(str(name))
-            figure.add_trace(
-                go.Scatter(
-                    x=kept["value"],
-                    y=[shown[one] for one in kept["method"]],
-                    error_x={"array": kept["sd"], "color": color, "thickness": 1.5, "width": 3},
-                    mode="markers",
-                    name=label(name),
-                    marker={"color": color, "size": 8, "symbol": symbol, "line": {"color": color, "width": 1.6}},
-                    hovertext=kept["hover"],
-                    hoverinfo="text",
-                    showlegend=False,
-                ),
-                **at,
-            )
+            marker = {"color": color, "size": 8, "symbol": symbol, "line": {"color": color, "width": 1.6}}
+            around = spread(kept["sd"], color=color, thickness=1.5, width=3)
+            look: Look = {"name": label(name), "marker": marker, "error_x": around}
+            figure.add_trace(marks(kept["value"], kept["method"].map(shown), kept["hover"], **look), **at)
         for value in part.loc[part["method"] == ours, "value"]:
             figure.add_vline(value, line={"color": ACCENT, "width": 1, "dash": "dot"}, layer="below", **at)
         figure.update_xaxes(title=label(metric), nticks=6, **at)
-        _methods(figure, [shown[name] for name in order], at)
+    _methods(figure, shown)
     keys = [(label(name), name) for name in sorted({group[one] for one in order}, key=_place)]
-    marks = [(name, {"color": _mark(of)[0], "size": 9, "symbol": _mark(of)[1]}) for name, of in keys]
+    entries = [(name, {"color": _mark(of)[0], "size": 9, "symbol": _mark(of)[1]}) for name, of in keys]
     if ours in there:
         line = {"color": ACCENT, "width": 1.5}
-        marks.append((f"mean of {label(ours)}", {"symbol": "line-ns", "size": 12, "color": ACCENT, "line": line}))
-    legend_keys(figure, marks)
-    above += 20 * (len(marks) > 5)
+        entries.append((f"mean of {label(ours)}", {"symbol": "line-ns", "size": 12, "color": ACCENT, "line": line}))
+    legend_keys(figure, entries)
+    above += 20 * (len(entries) > 5)
     subtitle = (
         f"{place_of(rows)}: cells that nothing was fitted on, mean ± sd over splits (n = {span(drawn['n_splits'])}); where splits "
         "overlap the sd understates the uncertainty. Small dots: single splits."
     )
-    dressed(figure, "Every method, endpoint by endpoint", subtitle, total, above=above, below=_AXIS)
+    dressed(figure, "Every method, endpoint by endpoint", subtitle, total, above=above, below=AXIS)
     legend_above(figure, total, above)
     return list_undrawn(figure, _reasons(rows.drop(index=drawn.index)))
 
 
 def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
-    """What ours is better by than each method, one panel per endpoint metric.
+    """What ours is better by than each method, one facet per endpoint metric.
 
     Parameters
     ----------
@@ -144,64 +119,36 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
     Raises
     ------
     EvaluationError
-        If a column is missing, a method is in a panel twice, or no difference is finite.
+        If a column is missing, a method is in a facet twice, or no difference is finite.
     """
     what = "figure of differences"
     numeric = ["ours_value", "value", "difference", "low", "high", "n_splits", "effect", "p", "q"]
     numeric += ["n_disjoint", "difference_disjoint", "p_disjoint"]
     text = ["ours", "method", *PLACE, "endpoint", "metric", "better", "interval", "outcome"]
-    rows = checked(comparisons, what, text, numeric)
-    once(rows, ["endpoint", "metric", "method"], what)
+    rows = checked(comparisons, what, text, numeric, once=["endpoint", "metric", "method"])
     drawn = with_value(rows, "difference", what)
     ours = rows["ours"].iloc[0]
     drawn["hover"] = [
         f"{label(r.endpoint)}, {label(r.metric)}<br>{label(ours)} {number(r.ours_value)}, {label(r.method)} {number(r.value)}<br>difference "
         f"{number(r.difference)} ({number(r.low)} to {number(r.high)}: {label(r.interval)})<br>rank-biserial {number(r.effect)}, n = "
-        f"{number(r.n_splits)} splits<br>p = {number(r.p)}, q = {number(r.q)}: {label(r.outcome)}<br>splits without a common test cell: "
+        f"{number(r.n_splits)} splits<br>{p_and_q(r)}: {label(r.outcome)}<br>splits without a common test cell: "
         f"{number(r.difference_disjoint)}, p = {number(r.p_disjoint)}, n = {number(r.n_disjoint)}"
         for r in records(drawn)
     ]
     order = [name for name in dict.fromkeys(rows["method"]) if name in set(drawn["method"])]
     shown = names(order)
-    parts = list(drawn.groupby(["endpoint", "metric", "better"], sort=False))
-    titles = [
-        heading_of(
-            str(endpoint),
-            f"{metric}, {better} is better",
-            f"ours {span(part['ours_value'].round(3))}, n = {span(part['n_splits'])} splits",
-            width=26,
-        )
-        for (endpoint, metric, better), part in parts
-    ]
-    figure, total, above = panel_grid(titles, _ROW * len(order) + 16)
-    for i, (_, part) in enumerate(parts):
-        at = {"row": i // _ACROSS + 1, "col": i % _ACROSS + 1}
+    parts, figure, places, total, above = _facets(drawn, len(order), "ours_value")
+    for (_, _, part), at in zip(parts, places, strict=True):
         for outcome, kept in part.groupby("outcome", sort=False):
-            color = {"win": BETTER, "loss": WORSE}.get(str(outcome), QUIET)
-            spread = {"array": kept["high"] - kept["difference"], "arrayminus": kept["difference"] - kept["low"]}
-            symbol = "circle" if outcome in ("win", "loss") else "circle-open"
-            figure.add_trace(
-                go.Scatter(
-                    x=kept["difference"],
-                    y=[shown[name] for name in kept["method"]],
-                    error_x={**spread, "color": color, "thickness": 1.5, "width": 3},
-                    mode="markers",
-                    name=outcome,
-                    marker={"color": color, "size": 8, "symbol": symbol, "line": {"color": color, "width": 2}},
-                    hovertext=kept["hover"],
-                    hoverinfo="text",
-                    showlegend=False,
-                ),
-                **at,
-            )
-        ends = part[["difference", "low", "high"]].to_numpy()
-        low, high = min(0.0, float(np.nanmin(ends))), max(0.0, float(np.nanmax(ends)))
-        pad = 0.07 * (high - low) or 0.1
-        figure.update_xaxes(
-            title="ours better →", range=[low - pad, high + pad], nticks=6, zeroline=True, zerolinecolor=INK, **at
-        )
-        _methods(figure, [shown[name] for name in order], at)
-    keys: list[tuple[str, dict[str, Any]]] = [
+            color, symbol = _OUTCOMES.get(str(outcome), (QUIET, "circle-open"))
+            marker = {"color": color, "size": 8, "symbol": symbol, "line": {"color": color, "width": 2}}
+            around = interval(kept, "difference", color=color, thickness=1.5, width=3)
+            look: Look = {"name": outcome, "marker": marker, "error_x": around}
+            figure.add_trace(marks(kept["difference"], kept["method"].map(shown), kept["hover"], **look), **at)
+        axis = zero_axis("ours better →", part[["difference", "low", "high"]], 0.07)
+        figure.update_xaxes(**axis, zerolinecolor=INK, **at)
+    _methods(figure, shown)
+    keys: list[Key] = [
         (f"ours better, q ≤ {ALPHA:g}", {"color": BETTER, "symbol": "circle"}),
         ("no sure difference", {"color": QUIET, "symbol": "circle-open", "line": {"width": 2}}),
         (f"ours worse, q ≤ {ALPHA:g}", {"color": WORSE, "symbol": "circle"}),
@@ -215,7 +162,7 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
         f"endpoint metrics of a method). Of {len(drawn)}: {counts.get('win', 0)} better, {counts.get('tie', 0)} no sure difference, "
         f"{counts.get('loss', 0)} worse."
     )
-    dressed(figure, f"{ours} less each other method", subtitle, total, above=above, below=_AXIS)
+    dressed(figure, f"{ours} less each other method", subtitle, total, above=above, below=AXIS)
     legend_above(figure, total, above)
     lost = rows.drop(index=drawn.index).assign(status="no split in which both have a value")
     return list_undrawn(figure, _reasons(lost))
@@ -265,18 +212,20 @@ def _place(group: str) -> int:
     return list(_GROUPS).index(group) if group in _GROUPS else len(_GROUPS)
 
 
-def _methods(figure: go.Figure, shown: Sequence[str], at: Mapping[str, int]) -> None:
-    figure.update_yaxes(
-        type="category",
-        categoryorder="array",
-        categoryarray=list(reversed(shown)),
-        range=[-0.6, len(shown) - 0.4],
-        gridcolor=RULE,
-        ticks="",
-        tickfont={"size": 11},
-        dtick=1,
-        **at,
-    )
+def _facets(drawn: pd.DataFrame, n: int, ours: str) -> tuple[list[Any], go.Figure, list[Any], int, int]:
+    """A facet per endpoint metric, whose heading has ours where a column holds it; pixels of all, and above them."""
+    parts, titles = [], []
+    for (endpoint, metric, better), part in drawn.groupby(["endpoint", "metric", "better"], sort=False):
+        note = f"n = {span(part['n_splits'])} splits"
+        note = f"ours {span(part[ours].round(3))}, {note}" if ours else note
+        titles.append(heading_of(str(endpoint), f"{metric}, {better} is better", note, width=26))
+        parts.append((endpoint, metric, part))
+    head = lines_of(titles) + 10
+    return parts, *facets(titles, _ROW * n + 16, 3, head + AXIS), head + 34
+
+
+def _methods(figure: go.Figure, shown: Mapping[str, str]) -> None:
+    named_rows(figure, list(shown.values()), showgrid=None, gridcolor=RULE, tickfont={"size": 11}, dtick=1)
 
 
 def _reasons(lost: pd.DataFrame) -> list[str]:

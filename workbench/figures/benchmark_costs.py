@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from workbench.figures.added import legend_above, list_undrawn, once
 from workbench.figures.benchmark import group_color
-from workbench.figures.panels import legend_keys
-from workbench.figures.style import (
-    ON_FILL,
-    QUIET,
-    RULE,
-    checked,
-    dressed,
-    label,
-    number,
-    records,
-    span,
-    with_value,
-    wrapped,
-)
+from workbench.figures.checks import checked, records, with_value
+from workbench.figures.facets import legend_above, list_undrawn, note_beside
+from workbench.figures.marks import Look, legend_keys, marks
+from workbench.figures.style import ON_FILL, QUIET, RULE, dressed, label, number, span, wrapped
 
 _SIZE, _GAP = 19, 21
 _LINE, _KEY = 16, 330
@@ -58,8 +46,7 @@ def benchmark_costs(costs: pd.DataFrame, methods: pd.DataFrame) -> go.Figure:
     what = "figure of costs"
     numeric = [*_PARTS, "once_seconds", "n_parameters", "peak_bytes"]
     rows = checked(costs, what, ["method", "status"], numeric)
-    about = checked(methods, what, ["method", "group"])
-    once(about, ["method"], what)
+    about = checked(methods, what, ["method", "group"], once=["method"])
     group = dict(zip(about["method"], about["group"], strict=True))
     rows["seconds"] = rows[list(_PARTS)].sum(axis=1, skipna=False)
     drawn = with_value(rows, "seconds", what)
@@ -80,44 +67,31 @@ def benchmark_costs(costs: pd.DataFrame, methods: pd.DataFrame) -> go.Figure:
     if none.any():
         figure.add_vline(10 ** (nothing + 0.5), line={"color": RULE, "width": 2}, layer="below")
     moved = np.linalg.norm((place - true) * scale, axis=1) > 2
-    for shape in _leaders(10.0 ** true[moved], 10.0 ** place[moved]):
-        figure.add_trace(shape)
+    figure.add_traces(_leaders(10.0 ** true[moved], 10.0 ** place[moved]))
     colors = [group_color(group.get(name, "")) for name in middle["method"]]
-    figure.add_trace(
-        go.Scatter(
-            x=10.0 ** place[:, 0],
-            y=10.0 ** place[:, 1],
-            mode="markers+text",
-            name="methods",
-            text=middle["mark"],
-            textfont={"size": 10, "color": ON_FILL},
-            marker={"size": _SIZE, "color": "#fdfdfd", "opacity": 1, "line": {"width": 2.5, "color": colors}},
-            hovertext=[
-                f"{label(r.method)}<br>{number(r.seconds)} s a split: fit {number(r.fit_seconds)}, answer {number(r.predict_seconds)}, forward "
-                f"passes {number(r.forward_seconds)}<br>shared by all splits, once: {number(r.once_seconds)} s<br>{number(r.n_parameters)} "
-                f"trained numbers, {number(r.peak_bytes / 2**20)} MiB above the start<br>medians of n = {number(r.n)} splits"
-                for r in records(middle)
-            ],
-            hoverinfo="text",
-            showlegend=False,
-        )
-    )
-    ticks: dict[str, Any] = {"tickvals": [], "ticktext": []}
-    for power in range(first, math.floor(high[0]) + 1):
-        ticks["tickvals"].append(10.0**power)
-        ticks["ticktext"].append("0" if none.any() and power == nothing else number(10.0**power))
+    hover = [
+        f"{label(r.method)}<br>{number(r.seconds)} s a split: fit {number(r.fit_seconds)}, answer {number(r.predict_seconds)}, forward "
+        f"passes {number(r.forward_seconds)}<br>shared by all splits, once: {number(r.once_seconds)} s<br>{number(r.n_parameters)} "
+        f"trained numbers, {number(r.peak_bytes / 2**20)} MiB above the start<br>medians of n = {number(r.n)} splits"
+        for r in records(middle)
+    ]
+    marker = {"size": _SIZE, "color": "#fdfdfd", "opacity": 1, "line": {"width": 2.5, "color": colors}}
+    look: Look = {
+        "mode": "markers+text",
+        "name": "methods",
+        "text": middle["mark"],
+        "textfont": {"size": 10, "color": ON_FILL},
+    }
+    figure.add_trace(marks(10.0 ** place[:, 0], 10.0 ** place[:, 1], hover, marker=marker, **look))
+    whole = range(first, math.floor(high[0]) + 1)
+    said = ["0" if none.any() and power == nothing else number(10.0**power) for power in whole]
+    ticks = {"tickvals": [10.0**power for power in whole], "ticktext": said}
     figure.update_xaxes(type="log", title="trained numbers", range=[low[0], high[0]], **ticks)
     steps = (1, 2, 5) if high[1] - low[1] < 2.5 else (1,)
-    powers_of = range(math.floor(low[1]), math.ceil(high[1]) + 1)
-    at = [step * 10.0**power for power in powers_of for step in steps]
-    figure.update_yaxes(
-        type="log", title="seconds a split", range=[low[1], high[1]], tickvals=at, ticktext=[number(one) for one in at]
-    )
-    figure.add_annotation(
-        text="<br>".join(key),
-        **{"x": 1, "xref": "paper", "xanchor": "left", "xshift": 16, "y": 1, "yref": "paper", "yanchor": "top"},
-        **{"showarrow": False, "align": "left", "font": {"size": 11.5}},
-    )
+    at = [step * 10.0**power for power in range(math.floor(low[1]), math.ceil(high[1]) + 1) for step in steps]
+    ticks = {"tickvals": at, "ticktext": [number(one) for one in at]}
+    figure.update_yaxes(type="log", title="seconds a split", range=[low[1], high[1]], **ticks)
+    note_beside(figure, "<br>".join(key), x=1, xshift=16, font={"size": 11.5})
     shown = [name for name in dict.fromkeys(about["group"]) if name in {group.get(one) for one in middle["method"]}]
     line = {"size": 10, "color": "white"}
     legend_keys(figure, [(label(name), {**line, "line": {"width": 2.5, "color": group_color(name)}}) for name in shown])
@@ -154,13 +128,8 @@ def _leaders(true: Float[np.ndarray, "mark 2"], place: Float[np.ndarray, "mark 2
     if not len(true):
         return []
     both = np.stack([true, place, np.full_like(true, np.nan)], axis=1).reshape(-1, 2)
-    common = {"hoverinfo": "skip", "showlegend": False}
-    return [
-        go.Scatter(x=both[:, 0], y=both[:, 1], mode="lines", name="moved", line={"color": QUIET, "width": 1}, **common),
-        go.Scatter(
-            x=true[:, 0], y=true[:, 1], mode="markers", name="place", marker={"size": 5, "color": QUIET}, **common
-        ),
-    ]
+    line = marks(both[:, 0], both[:, 1], mode="lines", name="moved", line={"color": QUIET, "width": 1})
+    return [line, marks(true[:, 0], true[:, 1], name="place", marker={"size": 5, "color": QUIET})]
 
 
 def apart(places: Float[np.ndarray, "mark 2"], gap: float, rounds: int = 400) -> Float[np.ndarray, "mark 2"]:
@@ -198,8 +167,9 @@ def apart(places: Float[np.ndarray, "mark 2"], gap: float, rounds: int = 400) ->
 def _without_time(rows: pd.DataFrame, there: set[str]) -> list[str]:
     """Methods that never ran, by why."""
     lost = rows[~rows["method"].isin(there)].drop_duplicates("method")
-    notes = []
-    for status, part in lost.groupby("status", sort=False):
-        who = ", ".join(f"'{name}'" for name in part["method"])
-        notes.append(f"{who}: {str(status) or 'no time'}")
-    return notes
+    who = (
+        lost.assign(method=[f"'{name}'" for name in lost["method"]])
+        .groupby("status", sort=False)["method"]
+        .agg(", ".join)
+    )
+    return [f"{names}: {status or 'no time'}" for status, names in who.items()]

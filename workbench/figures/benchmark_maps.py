@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from workbench.figures.added import LINE, heading_of, legend_above, once
 from workbench.figures.benchmark import BETTER, PLACE, names, place_of
-from workbench.figures.heatmap import ALPHA
-from workbench.figures.panels import legend_keys
-from workbench.figures.style import (
-    INK,
-    NULL_EDGE,
-    ON_FILL,
-    QUIET,
-    RULE,
-    checked,
-    dressed,
-    label,
-    number,
-    records,
-    short,
-    span,
-    with_value,
-)
+from workbench.figures.checks import checked, each_once, records, with_value
+from workbench.figures.facets import Place, facets, heading_of, legend_above, lines_of
+from workbench.figures.heatmap import cell_trace
+from workbench.figures.marks import ALPHA, Look, legend_keys, marks
+from workbench.figures.style import INK, NULL_EDGE, ON_FILL, QUIET, RULE, dressed, label, number, short, span
 
 _CELL = 24
 # Blue for better, orange for worse, as in the differences but light enough for text; grey for neither.
 _FILLS = {"loss": "#F0A070", "tie": "#ededf0", "win": "#7db8e0"}
 _VALUES = {"loss": -1.0, "tie": 0.0, "win": 1.0}
 _UNDEFINED = "undefined"
-_ROW, _AXIS, _LEGEND, _ACROSS = 15, 60, 34, 2
-# Share of a panel for the bars of critical differences, pixels from one to the next, and of a panel: about.
+_ROW, _AXIS, _LEGEND = 15, 60, 34
+# Share of a facet for the bars of critical differences, pixels from one to the next, and of a facet: about.
 _BARS, _STEP, _WIDTH = 0.4, 7, 280
 
 
@@ -61,57 +46,29 @@ def benchmark_tally(comparisons: pd.DataFrame) -> go.Figure:
     """
     what = "table of wins, ties and losses"
     text = ["ours", "method", *PLACE, "endpoint", "metric", "outcome"]
-    rows = checked(comparisons, what, text, ["difference", "q", "n_splits"])
-    once(rows, ["endpoint", "metric", "method"], what)
+    numeric, place = ["difference", "q", "n_splits"], ["endpoint", "metric"]
+    rows = checked(comparisons, what, text, numeric, once=[*place, "method"])
     ours = rows["ours"].iloc[0]
     rows["column"] = [f"{label(r.endpoint)}<br>{label(r.metric)}" for r in records(rows)]
     shown, columns = names(list(dict.fromkeys(rows["method"]))), list(dict.fromkeys(rows["column"]))
-    place = {name: i for i, name in enumerate(shown)}
-    colors = np.full((len(shown), len(columns)), np.nan)
-    texts, hovers = np.full(colors.shape, "", dtype=object), np.full(colors.shape, "", dtype=object)
-    for r in records(rows):
-        at = place[r.method], columns.index(r.column)
-        colors[at] = _VALUES.get(r.outcome, np.nan)
-        texts[at] = f"{r.difference:+z.2f}" if np.isfinite(r.difference) else ""
-        hovers[at] = (
-            f"{label(r.method)}<br>{label(r.endpoint)}, {label(r.metric)}<br>difference {number(r.difference)}, q = {number(r.q)}, n = "
-            f"{number(r.n_splits)} splits: {label(r.outcome)}"
-        )
-    figure = go.Figure(
-        go.Heatmap(
-            z=colors,
-            x=columns,
-            y=list(shown.values()),
-            text=texts,
-            texttemplate="%{text}",
-            textfont={"size": 11, "color": ON_FILL},
-            hovertext=hovers,
-            hoverinfo="text",
-            colorscale=_steps(),
-            zmin=-1,
-            zmax=1,
-            showscale=False,
-            xgap=1,
-            ygap=1,
-        )
-    )
+    cells = rows.assign(row=rows["method"], value=rows["outcome"].map(_VALUES))
+    cells["text"] = [f"{value:+z.2f}" if np.isfinite(value) else "" for value in rows["difference"]]
+    cells["hover"] = [
+        f"{label(r.method)}<br>{label(r.endpoint)}, {label(r.metric)}<br>difference {number(r.difference)}, q = {number(r.q)}, n = "
+        f"{number(r.n_splits)} splits: {label(r.outcome)}"
+        for r in records(rows)
+    ]
+    font = {"size": 11, "color": ON_FILL}
+    look = {"x": columns, "y": list(shown.values()), "textfont": font, "colorscale": _steps(), "hoverongaps": True}
+    trace = cell_trace(cells, list(shown), columns, zmin=-1, zmax=1, showscale=False, xgap=1, ygap=1, **look)
     blank = rows[~rows["outcome"].isin(list(_VALUES))]
-    figure.add_trace(
-        go.Scatter(
-            x=blank["column"],
-            y=[shown[name] for name in blank["method"]],
-            mode="text",
-            text="–",
-            textfont={"size": 11, "color": QUIET},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    dash: Look = {"mode": "text", "text": "–", "textfont": {"size": 11, "color": QUIET}}
+    figure = go.Figure([trace, marks(blank["column"], blank["method"].map(shown), **dash)])
     _sums(figure, rows, shown)
     # Marks and text would widen the axes beyond the cells.
-    cells: dict[str, Any] = {"showgrid": False, "ticks": "", "tickfont": {"size": 11}, "dtick": 1}
-    figure.update_yaxes(range=[len(shown) - 0.5, -0.5], **cells)
-    figure.update_xaxes(range=[-0.5, len(columns) - 0.5], tickangle=-60, **cells)
+    axis: dict[str, Any] = {"showgrid": False, "ticks": "", "tickfont": {"size": 11}, "dtick": 1}
+    figure.update_yaxes(range=[len(shown) - 0.5, -0.5], **axis)
+    figure.update_xaxes(range=[-0.5, len(columns) - 0.5], tickangle=-60, **axis)
     said = {"win": "ours better", "tie": "no sure difference", "loss": "ours worse"}
     line = {"color": QUIET, "width": 1}
     keys = [(said[name], {"color": _FILLS[name], "size": 12, "symbol": "square", "line": line}) for name in said]
@@ -145,9 +102,8 @@ def _sums(figure: go.Figure, rows: pd.DataFrame, shown: dict[str, str]) -> None:
         said = " / ".join(str(int(n)) for n in row)
         figure.add_annotation(y=shown[str(name)], text=said, xshift=8, font={"size": 12, "color": INK}, **beside)
     font = {"size": 11, "color": QUIET}
-    figure.add_annotation(
-        y=1, yref="paper", yanchor="bottom", text="win / tie / loss / –", xshift=8, font=font, **beside
-    )
+    top = {"y": 1, "yref": "paper", "yanchor": "bottom", "font": font}
+    figure.add_annotation(text="win / tie / loss / –", xshift=8, **top, **beside)
 
 
 def benchmark_ranks(ranks: pd.DataFrame, ours: str = "") -> go.Figure:
@@ -169,41 +125,25 @@ def benchmark_ranks(ranks: pd.DataFrame, ours: str = "") -> go.Figure:
     Raises
     ------
     EvaluationError
-        If a column is missing, a method is in a panel twice, or there is no rank.
+        If a column is missing, a method is in a facet twice, or there is no rank.
     """
     what = "figure of mean ranks"
     numeric = ["mean_rank", "n_splits", "n_methods", "critical_difference", "friedman_p"]
     text = [*PLACE, "endpoint", "metric", "method"]
     rows = with_value(checked(ranks, what, text, numeric), "mean_rank", what)
-    once(rows, ["endpoint", "metric", "method"], what)
-    parts = [
-        (f"{endpoint}", f"{metric}", part.sort_values(["mean_rank", "method"], ignore_index=True))
-        for (endpoint, metric), part in rows.groupby(["endpoint", "metric"], sort=False)
-    ]
-    titles = [
-        heading_of(
-            endpoint,
-            f"{metric}; Friedman p = {number(part['friedman_p'][0])}",
-            f"{len(part)} methods, n = {number(part['n_splits'][0])} splits, CD {number(part['critical_difference'][0])}",
-            width=32,
-        )
-        for endpoint, metric, part in parts
-    ]
-    most = max(len(part) for _, _, part in parts)
-    across, down = min(_ACROSS, len(parts)), math.ceil(len(parts) / _ACROSS)
-    each, lines = _ROW * most + 16, LINE * max(title.count("<br>") + 1 for title in titles) + 12
-    total = each * down + (lines + _AXIS) * (down - 1)
-    figure = make_subplots(
-        rows=down,
-        cols=across,
-        horizontal_spacing=0.29 if across > 1 else 0,
-        vertical_spacing=(lines + _AXIS) / total if down > 1 else 0,
-        subplot_titles=titles,
-        specs=[[{} if r * across + c < len(parts) else None for c in range(across)] for r in range(down)],
-    )
-    figure.update_annotations(font={"size": 13})
-    for i, (_, _, part) in enumerate(parts):
-        _diagram(figure, part, most, ours, {"row": i // across + 1, "col": i % across + 1})
+    each_once(rows, ["endpoint", "metric", "method"], what)
+    parts, titles = [], []
+    for (endpoint, metric), part in rows.groupby(["endpoint", "metric"], sort=False):
+        part = part.sort_values(["mean_rank", "method"], ignore_index=True)
+        splits, distance = number(part["n_splits"][0]), number(part["critical_difference"][0])
+        test = f"{metric}; Friedman p = {number(part['friedman_p'][0])}"
+        size = f"{len(part)} methods, n = {splits} splits, CD {distance}"
+        parts.append(part)
+        titles.append(heading_of(str(endpoint), test, size, width=32))
+    most, lines = max(map(len, parts)), lines_of(titles) + 12
+    figure, places, total = facets(titles, _ROW * most + 16, 2, lines + _AXIS, spacing=0.29, shared_rows=False)
+    for part, at in zip(parts, places, strict=True):
+        _diagram(figure, part, most, ours, at)
     own = {"symbol": "diamond", "size": 11, "color": BETTER}
     keys: list[tuple[str, dict[str, Any]]] = [(label(ours), own)] if ours in set(rows["method"]) else []
     keys.append(("mean rank of a method", {"symbol": "circle", "size": 9, "color": NULL_EDGE}))
@@ -220,35 +160,24 @@ def benchmark_ranks(ranks: pd.DataFrame, ours: str = "") -> go.Figure:
     return figure.update_layout(margin={"l": 220})
 
 
-def _diagram(figure: go.Figure, part: pd.DataFrame, most: int, ours: str, at: dict[str, int]) -> None:
-    """One panel: marks on the left, the bars on the right of the last rank."""
+def _diagram(figure: go.Figure, part: pd.DataFrame, most: int, ours: str, at: Place) -> None:
+    """One facet: marks on the left, the bars on the right of the last rank."""
     n, distance = len(part), float(part["critical_difference"][0])
+    own = part["method"] == ours
     shown = [f"<b>{label(short(m, 34))}</b>" if m == ours else label(short(m, 34)) for m in part["method"]]
-    figure.add_trace(
-        go.Scatter(
-            x=part["mean_rank"],
-            y=list(range(n)),
-            mode="markers",
-            name="mean rank",
-            marker={
-                "color": [BETTER if name == ours else NULL_EDGE for name in part["method"]],
-                "symbol": ["diamond" if name == ours else "circle" for name in part["method"]],
-                "size": [11 if name == ours else 8 for name in part["method"]],
-            },
-            hovertext=[
-                f"{label(r.method)}<br>mean rank {number(r.mean_rank)} of {number(r.n_methods)}, n = {number(r.n_splits)} splits"
-                for r in records(part)
-            ],
-            hoverinfo="text",
-            showlegend=False,
-        ),
-        **at,
-    )
+    hover = [
+        f"{label(r.method)}<br>mean rank {number(r.mean_rank)} of {number(r.n_methods)}, n = {number(r.n_splits)} splits"
+        for r in records(part)
+    ]
+    marker = {
+        "color": [BETTER if one else NULL_EDGE for one in own],
+        "symbol": ["diamond" if one else "circle" for one in own],
+        "size": [11 if one else 8 for one in own],
+    }
+    figure.add_trace(marks(part["mean_rank"], list(range(n)), hover, name="mean rank", marker=marker), **at)
     best = float(part["mean_rank"].min())
-    figure.add_shape(
-        type="rect", x0=best, x1=best + distance, y0=-0.6, y1=most - 0.4, line={"width": 0}, fillcolor=RULE, opacity=0.5,
-        layer="below", **at,
-    )  # fmt: skip
+    box = {"x0": best, "x1": best + distance, "y0": -0.6, "y1": most - 0.4, "layer": "below"}
+    figure.add_shape(type="rect", line={"width": 0}, fillcolor=RULE, opacity=0.5, **box, **at)
     last = max(float(n), best + distance)
     places = _side_by_side(not_apart(part["mean_rank"].tolist(), distance))
     columns = max((place for _, _, place in places), default=0) + 1
@@ -258,12 +187,7 @@ def _diagram(figure: go.Figure, part: pd.DataFrame, most: int, ours: str, at: di
     start = last + whole * 8 / _WIDTH
     xs = [value for _, _, place in places for value in (start + step * place, start + step * place, None)]
     ys = [value for first, to, _ in places for value in (first - 0.3, to + 0.3, None)]
-    figure.add_trace(
-        go.Scatter(
-            x=xs, y=ys, mode="lines", name="not apart", line={"color": INK, "width": 3}, hoverinfo="skip", showlegend=False
-        ),
-        **at,
-    )  # fmt: skip
+    figure.add_trace(marks(xs, ys, mode="lines", name="not apart", line={"color": INK, "width": 3}), **at)
     ticks = [1, *range(5, n + 1, 5)] if n > 8 else list(range(1, n + 1))
     figure.update_xaxes(title="mean rank (1: best)", range=[0.5, 0.5 + whole], tickvals=ticks, **at)
     rows = {"tickvals": list(range(n)), "ticktext": shown, "range": [most - 0.4, -0.6]}

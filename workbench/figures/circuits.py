@@ -8,25 +8,22 @@ import re
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from workbench.errors import EvaluationError, unknown_name
-from workbench.figures.heatmap import ALPHA, Colors, check_heads, colors_of, head_name, heat_trace, heatmap, placed
-from workbench.figures.panels import legend_keys
-from workbench.figures.style import ACCENT, QUIET, checked, dressed, label, number, records, short, span, wrapped
+from workbench.figures.checks import check_finite, checked, chosen, records, refusal
+from workbench.figures.facets import LINE, Place, facets, legend_above, quiet
+from workbench.figures.heatmap import Colors, bold_heads, check_heads, colors_of, head_name, heat_trace, heatmap, placed
+from workbench.figures.marks import ALPHA, legend_keys, marks, p_and_q
+from workbench.figures.style import ACCENT, QUIET, dressed, label, number, short, span, wrapped
 from workbench.stats import spearman
 
 # Marks that differ in shape, in lightness and in fill.
 MARKS = (("circle-open", ACCENT), ("diamond", "#E69F00"), ("x-thin-open", "#117733"), ("square-open", "#882255"))
 GREY = ("#bcbcc4", "#bcbcc4")
-_ACROSS = 3
-_EACH = 250
-_BELOW = 68
-_ABOVE = 34
+_EACH, _BELOW, _ABOVE = 250, 68, 34
 
 
 def attribution_scatter(table: pd.DataFrame) -> go.Figure:
-    """Estimated against exact effects of ablating each head, one panel per metric.
+    """Estimated against exact effects of ablating each head, one facet per metric.
 
     Parameters
     ----------
@@ -37,7 +34,7 @@ def attribution_scatter(table: pd.DataFrame) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
-        One mark per head and method, the line where both are the same, and above each panel Spearman's rho per method.
+        One mark per head and method, the line where both are the same, and above each facet Spearman's rho per method.
 
     Raises
     ------
@@ -49,30 +46,19 @@ def attribution_scatter(table: pd.DataFrame) -> go.Figure:
     check_heads(rows, what, ["metric", "method"])
     drawn = rows[np.isfinite(rows["estimated"]) & np.isfinite(rows["exact"])]
     if drawn.empty:
-        raise EvaluationError(f"The {what} cannot be drawn: no row has both 'estimated' and 'exact'.")
+        raise refusal(what, "no row has both 'estimated' and 'exact'.")
     metrics, methods = (list(dict.fromkeys(drawn[column])) for column in ("metric", "method"))
-    across = min(_ACROSS, len(metrics))
-    down = math.ceil(len(metrics) / across)
     notes = [_agreement(metric, drawn[drawn["metric"] == metric]) for metric in metrics]
-    above = 12 + 17 * max(len(note) for note in notes)
-    total = _EACH * down + (above + _BELOW) * (down - 1)
-    figure = make_subplots(
-        rows=down,
-        cols=across,
-        horizontal_spacing=0.09 if across > 1 else 0,
-        vertical_spacing=(above + _BELOW) / total if down > 1 else 0,
-        subplot_titles=["<br>".join(note) for note in notes],
-        specs=[[{} if r * across + c < len(metrics) else None for c in range(across)] for r in range(down)],
-    )
-    for i, metric in enumerate(metrics):
-        at = {"row": i // across + 1, "col": i % across + 1}
+    above = 12 + LINE * max(len(note) for note in notes)
+    titles = ["<br>".join(note) for note in notes]
+    figure, places, total = facets(titles, _EACH, 3, above + _BELOW, spacing=0.09, font=None, shared_rows=False)
+    for metric, at in zip(metrics, places, strict=True):
         part = drawn[drawn["metric"] == metric]
         ranges = [_range(part[column]) for column in ("exact", "estimated")]
         ends = [min(r[0] for r in ranges), max(r[1] for r in ranges)]
-        line = {"color": QUIET, "width": 1, "dash": "dot"}
-        figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line=line, showlegend=False, hoverinfo="skip"), **at)
-        for method in methods:
-            _marks(figure, part[part["method"] == method], _mark(methods.index(method)), at)
+        figure.add_trace(marks(ends, ends, mode="lines", line={"color": QUIET, "width": 1, "dash": "dot"}), **at)
+        for method, own in part.groupby("method", sort=False):
+            _estimates(figure, own, _mark(methods.index(method)), at)
         figure.update_xaxes(title="exact effect", range=ranges[0], exponentformat="power", nticks=5, **at)
         title = "estimated effect" if at["col"] == 1 else None
         figure.update_yaxes(title=title, range=ranges[1], exponentformat="power", nticks=6, **at)
@@ -81,14 +67,11 @@ def attribution_scatter(table: pd.DataFrame) -> go.Figure:
     subtitle = (
         f"One mark per head (n = {span(drawn.groupby(['metric', 'method']).size())} per metric and method), mean over "
         "cells; no spread and no null is drawn here. Dotted: estimated = exact. Spearman (rho) over heads: above each "
-        "panel." + (f" {lost} rows without both effects are not drawn." if lost else "")
+        "plot." + (f" {lost} rows without both effects are not drawn." if lost else "")
     )
-    dressed(
-        figure, "Effects of heads estimated by gradients, against exact ones", subtitle, total, above=_ABOVE + above
-    )
-    height = 1 + (_ABOVE + above) / total
-    figure.update_layout(legend={"orientation": "h", "traceorder": "normal", "x": 0, "y": height, "yanchor": "top"})
-    return figure
+    title = "Effects of heads estimated by gradients, against exact ones"
+    dressed(figure, title, subtitle, total, above=_ABOVE + above)
+    return legend_above(figure, total, _ABOVE + above)
 
 
 def _mark(i: int) -> dict:
@@ -96,35 +79,23 @@ def _mark(i: int) -> dict:
     return {"symbol": symbol, "color": color, "size": 8, "opacity": 0.85, "line": {"width": 1.4, "color": color}}
 
 
-def _marks(figure: go.Figure, part: pd.DataFrame, marker: dict, at: dict[str, int]) -> None:
+def _estimates(figure: go.Figure, part: pd.DataFrame, marker: dict, at: Place) -> None:
     hover = [
         f"{label(r.metric)}<br>layer {int(r.layer)}, head {int(r.head)}<br>{label(r.method)}: estimated "
         f"{number(r.estimated)}<br>exact {number(r.exact)}"
         for r in records(part)
     ]
-    if hover:
-        figure.add_trace(
-            go.Scatter(
-                x=part["exact"],
-                y=part["estimated"],
-                mode="markers",
-                name=label(part["method"].iloc[0]),
-                showlegend=False,
-                marker=marker,
-                hovertext=hover,
-                hovertemplate="%{hovertext}<extra></extra>",
-            ),
-            **at,
-        )
+    name = label(part["method"].iloc[0])
+    figure.add_trace(marks(part["exact"], part["estimated"], hover, name=name, marker=marker), **at)
 
 
 def _agreement(metric: str, part: pd.DataFrame) -> list[str]:
-    """Lines above a panel: the metric, and rho of each method."""
+    """Lines above a facet: the metric, and rho of each method."""
     lines = [f"<b style='font-size:14px'>{line}</b>" for line in wrapped(metric, 22)]
     for method, heads in part.groupby("method", sort=False):
         rho = spearman(heads["estimated"].to_numpy(), heads["exact"].to_numpy())
         said = f"rho {f'{rho:z.2f}' if math.isfinite(rho) else '–'}, {method}"
-        lines += [f"<span style='font-size:12px;color:{QUIET}'>{line}</span>" for line in wrapped(said, 32)]
+        lines += [quiet(line) for line in wrapped(said, 32)]
     return lines
 
 
@@ -160,22 +131,16 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
     numeric = ["effect_first", "effect_second", "effect_both", "interaction", "low", "high", "n_cells"]
     optional = [column for column in ("random", "p", "q") if column in table.columns]
     every = checked(table, what, ["metric", "first", "second"], [*numeric, *optional])
-    here = every.reindex(columns=[*every.columns, *({"random", "p", "q"} - set(optional))])[every["metric"] == metric]
+    every = every.reindex(columns=list(dict.fromkeys([*every.columns, "random", "p", "q"])))
+    here = chosen(every, "metric", metric, what)
     drawn, pairs = here[here["random"] == 1], here[here["random"] != 1]
-    if pairs.empty:
-        raise EvaluationError(
-            f"The {what} cannot be drawn. {unknown_name('metric', metric, dict.fromkeys(every['metric']))}"
-        )
-    if not np.isfinite(pairs["interaction"]).any():
-        raise EvaluationError(f"The {what} cannot be drawn: 'interaction' holds no finite number.")
+    check_finite(pairs, "interaction", what)
     keys = [tuple(sorted((r.first, r.second))) for r in records(pairs)]
     for i, key in enumerate(keys):
-        if key in keys[:i] or key[0] == key[1]:
-            raise EvaluationError(
-                f"The {what} cannot be drawn: the pair of '{key[0]}' and '{key[1]}' is there more than once."
-                if key[0] != key[1]
-                else f"The {what} cannot be drawn: '{key[0]}' is paired with itself."
-            )
+        if key[0] == key[1]:
+            raise refusal(what, f"'{key[0]}' is paired with itself.")
+        if key in keys[:i]:
+            raise refusal(what, f"the pair of '{key[0]}' and '{key[1]}' is there more than once.")
     heads = sorted({name for key in keys for name in key}, key=_natural)
     sides = []
     alone: dict[str, float] = {}
@@ -256,21 +221,21 @@ def transfer_map(table: pd.DataFrame) -> go.Figure:
     groups = list(dict.fromkeys(zip(rows["target"], rows["source"], strict=True)))
     if len(groups) > 1:
         names = "; ".join(f"'{target}' with '{source}'" for target, source in groups)
-        raise EvaluationError(f"The {what} cannot be drawn: its table has several contrasts ({names}); pass one.")
+        raise refusal(what, f"its table has several contrasts ({names}); pass one.")
     heads = rows[~(rows["head"] < 0)]
     if heads.empty:
-        raise EvaluationError(f"The {what} cannot be drawn: its table has no row of a head.")
+        raise refusal(what, "its table has no row of a head.")
     target, source = groups[0]
     cells, layers, columns = placed(heads, "moved", what)
     cells["bold"] = cells["q"] <= ALPHA
     with_null = bool(np.isfinite(cells["null_mean"]).any())
     cells["hover"] = [
-        f"layer {int(r.layer)}, head {int(r.head)}<br>moved {_percent(r.moved)} of the way from {label(target)} to "
-        f"{label(source)}<br>95 % bootstrap interval {_percent(r.low)} to {_percent(r.high)}<br>n = {number(r.n_pairs)} "
+        f"layer {int(r.layer)}, head {int(r.head)}<br>moved {_way(r.moved)} of the way from {label(target)} to "
+        f"{label(source)}<br>95 % bootstrap interval {_way(r.low)} to {_way(r.high)}<br>n = {number(r.n_pairs)} "
         f"pairs of cells, {number(r.shared_genes)} shared genes (mean)<br>"
         + (
-            f"null {_percent(r.null_mean)}, 95 % bootstrap interval {_percent(r.null_low)} to {_percent(r.null_high)}"
-            f"<br>p = {number(r.p)}, q = {number(r.q)}"
+            f"null {_way(r.null_mean)}, 95 % bootstrap interval {_way(r.null_low)} to {_way(r.null_high)}"
+            f"<br>{p_and_q(r)}"
             if np.isfinite(r.null_mean)
             else "no null was drawn"
         )
@@ -278,21 +243,20 @@ def transfer_map(table: pd.DataFrame) -> go.Figure:
     ]
     most = cells.iloc[int(np.nanargmax(cells["value"]))]
     null = (
-        f"Null (another cell of the target group as source): means {_percent(cells['null_mean'].min())} to "
-        f"{_percent(cells['null_mean'].max())}; p: one-sided, above the null."
+        f"Null (another cell of the target group as source): means {_way(cells['null_mean'].min())} to "
+        f"{_way(cells['null_mean'].max())}; p: one-sided, above the null."
         if with_null
         else "No null was drawn, so there is no p and no q."
     )
     subtitle = (
         f"Activation patching: share of the way from the mean embedding of target cells ({target}; 0 %) to that of source cells ({source}; "
         f"100 %). n = {len(cells)} heads, {span(cells['n_pairs'])} pairs of cells, {span(cells['shared_genes'])} shared "
-        f"genes in the mean. Bold: q ≤ {ALPHA} (Benjamini-Hochberg over heads), {int(cells['bold'].sum())} of "
-        f"{len(cells)}; frame: furthest, {head_name(most)}. {null} On hover: 95 % bootstrap interval."
+        f"genes in the mean. {bold_heads(cells)}; frame: furthest, {head_name(most)}. {null} On hover: 95 % bootstrap interval."
     )
     colors = colors_of(cells["value"], "moved", "% of the way", factor=100)
     title = "How far each head moves target cells towards source cells"
     return heatmap(cells, layers, columns, colors, title, subtitle, frame=most)
 
 
-def _percent(share: float) -> str:
+def _way(share: float) -> str:
     return f"{number(100 * share)} %"

@@ -11,11 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.errors import EvaluationError
-from workbench.figures.added import LINE, heading_of, legend_above, list_undrawn, missing, once
-from workbench.figures.heatmap import ALPHA
-from workbench.figures.panels import legend_keys
-from workbench.figures.style import ACCENT, INK, QUIET, checked, dressed, label, number, records, span, wrapped
+from workbench.figures.checks import checked, records, refusal, undrawn
+from workbench.figures.facets import LINE, heading_of, legend_above, list_undrawn, note_beside
+from workbench.figures.marks import ALPHA, Look, interval, legend_keys, marks, mean_sd, p_and_q
+from workbench.figures.style import ACCENT, INK, QUIET, dressed, label, number, span, wrapped
 
 _ACROSS = 3
 _EACH, _BETWEEN = 190, 104
@@ -38,87 +37,77 @@ def compaction_pareto(table: pd.DataFrame) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
-        Numbered marks with a key. The large panel has the mean over the endpoint metrics that every variant has, bars
+        Numbered marks with a key. The large facet has the mean over the endpoint metrics that every variant has, bars
         from the worst to the best of them, and the front: the best mean that a size can buy. In the small ones marks
         are filled where a variant is worse with q <= 0.05. Rows without a value or size are listed.
 
     Raises
     ------
     EvaluationError
-        If a column is missing, a variant is in a panel twice, nothing can be drawn, or no endpoint metric has a value
+        If a column is missing, a variant is in a facet twice, nothing can be drawn, or no endpoint metric has a value
         of every variant.
     """
     what = "figure of compaction"
     numeric = ["order", "value", "sd", "n_splits", "reference", "difference", "p", "q"]
     numeric += ["bytes", "parameters", "relative_error"]
-    rows = checked(table, what, ["variant", "endpoint", "metric"], numeric)
-    once(rows, ["endpoint", "metric", "variant"], what)
+    place = ["endpoint", "metric"]
+    rows = checked(table, what, ["variant", *place], numeric, once=[*place, "variant"])
     drawn = rows[np.isfinite(rows["difference"]) & (rows["bytes"] > 0)].copy()
     if drawn.empty:
-        raise EvaluationError(f"The {what} cannot be drawn: no row has a finite 'difference' and 'bytes' above 0.")
+        raise refusal(what, "no row has a finite 'difference' and 'bytes' above 0.")
     names = list(dict.fromkeys(drawn.sort_values("order", kind="stable")["variant"]))
-    drawn["panel"] = drawn["endpoint"] + ", " + drawn["metric"]
+    drawn["facet"] = drawn["endpoint"] + ", " + drawn["metric"]
     drawn["mark"] = [str(names.index(name) + 1) for name in drawn["variant"]]
-    drawn["worse"] = (drawn["q"] <= ALPHA) & (drawn["difference"] < 0)
-    drawn["better"] = (drawn["q"] <= ALPHA) & (drawn["difference"] > 0)
+    sure = drawn["q"] <= ALPHA
+    drawn = drawn.assign(worse=sure & (drawn["difference"] < 0), better=sure & (drawn["difference"] > 0))
     drawn["hover"] = [
-        f"{label(r.variant)}: {label(r.panel)}<br>{number(r.value)} ± {number(r.sd)} (sd over n = {number(r.n_splits)} "
-        f"splits), reference {number(r.reference)}<br>difference {number(r.difference)}, p = {number(r.p)}, q = "
-        f"{number(r.q)}<br>{_size(r.bytes)}, {number(r.parameters)} weights<br>relative error of the operator "
-        f"{number(r.relative_error)}"
+        f"{label(r.variant)}: {label(r.facet)}<br>{mean_sd(r.value, r.sd, r.n_splits, 'splits')}, reference "
+        f"{number(r.reference)}<br>difference {number(r.difference)}, {p_and_q(r)}<br>{_size(r.bytes)}, {number(r.parameters)} "
+        f"weights<br>relative error of the operator {number(r.relative_error)}"
         for r in records(drawn)
     ]
     means, shared = _means(drawn, names, what)
-    panels = list(drawn.groupby("panel", sort=False))
+    parts = list(drawn.groupby("facet", sort=False))
     key = [line for r in records(means) for line in _key(r)]
     top = max(260, LINE * len(key) + 8)
-    down = math.ceil(len(panels) / _ACROSS)
+    down = math.ceil(len(parts) / _ACROSS)
     total = top + (_EACH + _BETWEEN) * down
+    said = f"n = {len(shared)} of {len(parts)}, those that every variant has; bars: worst to best"
+    titles = [heading_of("Mean over endpoint metrics", said, width=60)]
+    for _, part in parts:
+        lost = f"{part['metric'].iloc[0]}: {int(part['worse'].sum())} of {len(part)} worse"
+        titles.append(heading_of(part["endpoint"].iloc[0], lost, width=32))
+    small: list[list[Any]] = [
+        [{} if r * _ACROSS + c < len(parts) else None for c in range(_ACROSS)] for r in range(down)
+    ]
     figure = make_subplots(
         rows=1 + down,
         cols=_ACROSS,
         row_heights=[top, *[_EACH] * down],
-        specs=[
-            [{"colspan": 2}, None, None],
-            *[[{} if r * _ACROSS + c < len(panels) else None for c in range(_ACROSS)] for r in range(down)],
-        ],
+        specs=[[{"colspan": 2}, None, None], *small],
         horizontal_spacing=0.06,
         vertical_spacing=_BETWEEN / total,
-        subplot_titles=[
-            heading_of(
-                "Mean over endpoint metrics",
-                f"n = {len(shared)} of {len(panels)}, those that every variant has; bars: worst to best",
-                width=60,
-            ),
-            *[
-                heading_of(part["endpoint"].iloc[0], f"{part['metric'].iloc[0]}: {_lost(part)} worse", width=32)
-                for _, part in panels
-            ],
-        ],
+        subplot_titles=titles,
     )
     figure.update_annotations(font={"size": 13})
     _front(figure, means)
     figure.add_trace(_marks(means, "mean", [_PALE] * len(means), ["circle"] * len(means), INK), row=1, col=1)
-    for i, (_, part) in enumerate(panels):
+    for i, (_, part) in enumerate(parts):
         fills = [ACCENT if worse else "white" for worse in part["worse"]]
         symbols = ["square" if better else "circle" for better in part["better"]]
         inks = ["white" if worse else INK for worse in part["worse"]]
         figure.add_trace(_marks(part, "difference", fills, symbols, inks), row=2 + i // _ACROSS, col=1 + i % _ACROSS)
     _axes(figure, drawn, means)
-    figure.add_annotation(
-        text="<br>".join(key),
-        **{"x": 2 / 3 + 0.02, "xref": "paper", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top"},
-        **{"showarrow": False, "align": "left", "font": {"size": 12}},
-    )
-    line = {"color": ACCENT, "width": 1.6}
+    note_beside(figure, "<br>".join(key), x=2 / 3 + 0.02, font={"size": 12})
+    look = {"size": 11, "line": {"color": ACCENT, "width": 1.6}}
     keys = [
-        ("mean, not tested", {"symbol": "circle", "size": 11, "color": _PALE, "line": line}),
-        (f"worse, q ≤ {ALPHA}", {"symbol": "circle", "size": 11, "color": ACCENT, "line": line}),
-        (f"q > {ALPHA} or no q", {"symbol": "circle", "size": 11, "color": "white", "line": line}),
+        ("mean, not tested", {"symbol": "circle", "color": _PALE}),
+        (f"worse, q ≤ {ALPHA}", {"symbol": "circle", "color": ACCENT}),
+        (f"q > {ALPHA} or no q", {"symbol": "circle", "color": "white"}),
     ]
     if drawn["better"].any():
-        keys.append((f"better, q ≤ {ALPHA}", {"symbol": "square", "size": 11, "color": "white", "line": line}))
-    legend_keys(figure, keys)
+        keys.append((f"better, q ≤ {ALPHA}", {"symbol": "square", "color": "white"}))
+    legend_keys(figure, [(name, {**marker, **look}) for name, marker in keys])
     same = means.loc[(means["low"] == 0) & (means["high"] == 0), "variant"]
     reference = same.iloc[0] if len(same) else "the reference"
     lost = "; ".join(f"{r.variant} {r.lost} of {r.of}" for r in records(means))
@@ -129,22 +118,23 @@ def compaction_pareto(table: pd.DataFrame) -> go.Figure:
     )
     dressed(figure, "What a smaller operator costs", subtitle, total, above=_ABOVE, below=66)
     legend_above(figure, total, _ABOVE)
-    return list_undrawn(figure, missing(rows, drawn, ["endpoint", "metric"], "variant", "no value, or no size"))
+    return list_undrawn(figure, undrawn(rows, drawn, place, "variant", "no value, or no size"))
 
 
 def _means(drawn: pd.DataFrame, names: Sequence[str], what: str) -> tuple[pd.DataFrame, list[str]]:
-    """One row per variant, over the panels in which every variant has a value."""
-    counts = drawn.groupby("panel", sort=False)["variant"].nunique()
+    """One row per variant, over the parts in which every variant has a value."""
+    counts = drawn.groupby("facet", sort=False)["variant"].nunique()
     shared = list(counts.index[counts == len(names)])
     if not shared:
-        raise EvaluationError(
-            f"The {what} cannot be drawn: no endpoint metric has a value of every variant ({', '.join(names)}), so their "
-            "means would be of different things. Leave out the variant that lacks them."
+        raise refusal(
+            what,
+            f"no endpoint metric has a value of every variant ({', '.join(names)}), so their means would be of different "
+            "things. Leave out the variant that lacks them.",
         )
     rows = []
     for i, name in enumerate(names):
         own = drawn[drawn["variant"] == name]
-        values = own.loc[own["panel"].isin(shared), "difference"]
+        values = own.loc[own["facet"].isin(shared), "difference"]
         mean, low, high = float(values.mean()), float(values.min()), float(values.max())
         size, parameters, error = (float(own[c].mean()) for c in ("bytes", "parameters", "relative_error"))
         lost = int(own["worse"].sum())
@@ -165,61 +155,32 @@ def _key(r: Any) -> list[str]:
     return [f"<b>{r.mark}</b>  {name}", *[f"    {line}" for line in more], *small]
 
 
-def _lost(part: pd.DataFrame) -> str:
-    return f"{int(part['worse'].sum())} of {len(part)}"
-
-
 def _front(figure: go.Figure, means: pd.DataFrame) -> None:
     """Steps through the variants that nothing of the same or a smaller size beats in the mean."""
     by_size = means.sort_values(["bytes", "mean"], ascending=[True, False])
     best = by_size[by_size["mean"] > by_size["mean"].cummax().shift(fill_value=-np.inf)]
-    figure.add_trace(
-        go.Scatter(
-            x=best["bytes"],
-            y=best["mean"],
-            mode="lines",
-            name="front",
-            showlegend=False,
-            line={"color": _OTHER, "width": 2, "shape": "hv"},
-            hoverinfo="skip",
-        ),
-        row=1,
-        col=1,
-    )
+    line = {"color": _OTHER, "width": 2, "shape": "hv"}
+    figure.add_trace(marks(best["bytes"], best["mean"], mode="lines", name="front", line=line), row=1, col=1)
 
 
-def _marks(
-    rows: pd.DataFrame, value: str, fills: Sequence[str], symbols: Sequence[str], ink: str | Sequence[str]
-) -> go.Scatter:
-    ends = {"array": rows["high"] - rows["mean"], "arrayminus": rows["mean"] - rows["low"]} if value == "mean" else {}
-    return go.Scatter(
-        x=rows["bytes"],
-        y=rows[value],
-        mode="markers+text",
-        text=rows["mark"],
-        textposition="middle center",
-        textfont={"size": 10, "color": ink},
-        cliponaxis=False,
-        name=value,
-        showlegend=False,
-        error_y={"type": "data", **ends, "color": ACCENT, "thickness": 1.2, "width": 3, "visible": bool(ends)},
-        marker={"size": 17, "symbol": symbols, "color": fills, "opacity": 1, "line": {"color": ACCENT, "width": 1.6}},
-        hovertext=rows["hover"],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
+def _marks(rows: pd.DataFrame, value: str, fills: Sequence[str], symbols: Sequence[str], ink: Any) -> go.Scatter:
+    around: Look = {"error_y": interval(rows, "mean", thickness=1.2, width=3)} if value == "mean" else {}
+    marker = {"size": 17, "symbol": symbols, "color": fills, "opacity": 1, "line": {"color": ACCENT, "width": 1.6}}
+    text: Look = {"text": rows["mark"], "textposition": "middle center", "textfont": {"size": 10, "color": ink}}
+    look: Look = {"mode": "markers+text", "cliponaxis": False, "marker": marker, "name": value}
+    return marks(rows["bytes"], rows[value], rows["hover"], **text, **look, **around)
 
 
 def _axes(figure: go.Figure, drawn: pd.DataFrame, means: pd.DataFrame) -> None:
-    """Sizes on a log axis and differences, the same in every panel."""
+    """Sizes on a log axis and differences, the same in every facet."""
     low, high = math.log10(drawn["bytes"].min()), math.log10(drawn["bytes"].max())
     steps = (1, 2, 5) if high - low < 1 else (1, 3)
     powers = range(math.floor(low) - 1, math.ceil(high) + 1)
     places: tuple[dict[str, int], ...] = ({}, {"row": 1})
     for at, factors in zip(places, (steps if high - low < 1 else (1,), steps), strict=True):
         ticks = [step * 10.0**power for power in powers for step in factors]
-        figure.update_xaxes(
-            type="log", tickvals=ticks, ticktext=[_size(t) for t in ticks], range=[low - 0.16, high + 0.16], **at
-        )
+        shown = {"tickvals": ticks, "ticktext": [_size(t) for t in ticks], "range": [low - 0.16, high + 0.16]}
+        figure.update_xaxes(type="log", **shown, **at)
     figure.update_xaxes(title="size on disk")
     ends = [*drawn["difference"], *means["low"], *means["high"], 0.0]
     pad = 0.12 * (max(ends) - min(ends)) or 0.1

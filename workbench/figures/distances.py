@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import EvaluationError
-from workbench.figures.style import ACCENT, INK, OUTLINE, checked, dressed, label, number, records, span
+from workbench.figures.checks import checked, records, refusal
+from workbench.figures.facets import legend_on_top
+from workbench.figures.marks import Look, marks, spread
+from workbench.figures.style import ACCENT, INK, OUTLINE, dressed, label, number, span
 
 # With more pairs than this, spread is in the hover text only: bars would hide the points.
 BARS_LIMIT = 120
@@ -34,9 +36,7 @@ def ruler_against_latent(table: pd.DataFrame) -> go.Figure:
     pairs = checked(table, "distance figure", ["stage_a", "stage_b"], ["ruler", "latent", "latent_sd", "n_pairs"])
     drawn = pairs[np.isfinite(pairs["ruler"]) & np.isfinite(pairs["latent"]) & (pairs["n_pairs"] > 0)]
     if drawn.empty:
-        raise EvaluationError(
-            "The distance figure cannot be drawn: no row has 'ruler', 'latent' and 'n_pairs' above zero."
-        )
+        raise refusal("distance figure", "no row has 'ruler', 'latent' and 'n_pairs' above zero.")
     # Large marks first, so that small ones lie on top and can be pointed at.
     drawn = drawn.sort_values(["n_pairs", "stage_a", "stage_b"], ascending=[False, True, True])
     hover = [
@@ -44,48 +44,28 @@ def ruler_against_latent(table: pd.DataFrame) -> go.Figure:
         f"latent {number(row.latent)} ± {number(row.latent_sd)} (sd)<br>n = {number(row.n_pairs)} anchor pairs"
         for row in records(drawn)
     ]
-    figure = go.Figure(
-        go.Scatter(
-            x=drawn["ruler"],
-            y=drawn["latent"],
-            mode="markers",
-            name="pair of stages",
-            error_y={
-                "type": "data",
-                "array": drawn["latent_sd"],
-                "visible": len(drawn) <= BARS_LIMIT,
-                "color": "rgba(31, 78, 121, 0.35)",
-                "thickness": 1,
-                "width": 0,
-            },
-            text=hover,
-            hovertemplate="%{text}<extra></extra>",
-            marker={
-                "color": ACCENT,
-                "opacity": 0.65,
-                "size": drawn["n_pairs"],
-                "sizemode": "area",
-                "sizeref": 2.0 * drawn["n_pairs"].max() / 22.0**2,
-                "sizemin": 4,
-                "line": {"color": OUTLINE, "width": 0.6},
-            },
-        )
-    )
+    around = spread(drawn["latent_sd"], color="rgba(31, 78, 121, 0.35)", thickness=1, width=0)
+    around["visible"] = len(drawn) <= BARS_LIMIT
+    area = {"sizemode": "area", "sizeref": 2.0 * drawn["n_pairs"].max() / 22.0**2, "sizemin": 4}
+    marker = {
+        "color": ACCENT,
+        "opacity": 0.65,
+        "line": {"color": OUTLINE, "width": 0.6},
+        "size": drawn["n_pairs"],
+        **area,
+    }
+    named: Look = {"name": "pair of stages", "legend": True}
+    figure = go.Figure(marks(drawn["ruler"], drawn["latent"], hover, error_y=around, marker=marker, **named))
     by_ruler = drawn.groupby("ruler")
     mean = by_ruler.apply(lambda g: float(np.average(g["latent"], weights=g["n_pairs"])), include_groups=False)
-    total = by_ruler["n_pairs"].sum()
-    figure.add_trace(
-        go.Scatter(
-            x=mean.index,
-            y=mean,
-            mode="lines+markers",
-            name="mean at that ruler distance",
-            line={"color": INK, "width": 1.5, "dash": "dot"},
-            marker={"symbol": "line-ew-open", "size": 16, "color": INK, "line": {"width": 2}},
-            text=[f"{number(n)} anchor pairs" for n in total],
-            hovertemplate="ruler %{x}<br>mean latent %{y:.3f}<br>n = %{text}<extra></extra>",
-        )
-    )
+    look: Look = {
+        "line": {"color": INK, "width": 1.5, "dash": "dot"},
+        "marker": {"symbol": "line-ew-open", "size": 16, "color": INK, "line": {"width": 2}},
+        "text": [f"{number(n)} anchor pairs" for n in by_ruler["n_pairs"].sum()],
+    }
+    named = {"name": "mean at that ruler distance", "legend": True}
+    said = "ruler %{x}<br>mean latent %{y:.3f}<br>n = %{text}"
+    figure.add_trace(marks(mean.index, mean, said, mode="lines+markers", **named, **look))
     lost = len(pairs) - len(drawn)
     subtitle = (
         f"n = {len(drawn):,} pairs of stages, {number(drawn['n_pairs'].sum())} pairs of anchors; area: anchor pairs "
@@ -97,5 +77,4 @@ def ruler_against_latent(table: pd.DataFrame) -> go.Figure:
     dressed(figure, "Latent angular distance against the ruler", subtitle, 400, above=30)
     figure.update_xaxes(title="ruler: distance of the two stages in development", rangemode="tozero")
     figure.update_yaxes(title="latent angular distance", rangemode="tozero")
-    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
-    return figure
+    return legend_on_top(figure)

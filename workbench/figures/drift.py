@@ -7,8 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.figures.checks import checked, records, with_value
+from workbench.figures.facets import gene_rows
 from workbench.figures.heatmap import SCALE, Colors, heat_trace
-from workbench.figures.style import ACCENT, checked, dressed, label, name_ticks, number, records, span, with_value
+from workbench.figures.marks import bars
+from workbench.figures.style import ACCENT, dressed, label, number, span
 
 TOP = 12
 _CELL, _ROW, _BETWEEN = 38, 20, 110
@@ -27,6 +30,7 @@ def drift(layers: pd.DataFrame, genes: pd.DataFrame) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
+        A map of layers by layers, and under it bars for the first genes of each step and side.
 
     Raises
     ------
@@ -38,18 +42,16 @@ def drift(layers: pd.DataFrame, genes: pd.DataFrame) -> go.Figure:
     table = checked(genes, "figure of drift", ["step", "side", "gene"], ["rank", "share"])
     table = table[table["rank"] <= TOP]
     groups = list(table.groupby(["step", "side"], sort=False))
-    names = [str(i) for i in sorted({*rows["first"].astype(int), *rows["second"].astype(int)})]
+    pairs = rows[["first", "second"]].astype(int)
+    names = [str(i) for i in np.unique(pairs)]
     cells = rows.assign(
-        row=rows["first"].astype(int).astype(str),
-        column=rows["second"].astype(int).astype(str),
-        value=rows["cosine"],
-        bold=False,
-        hover=[
-            f"layers {int(r.first)} and {int(r.second)}<br>cosine {number(r.cosine)}<br>n = {number(r.n_heads)} heads each, "
-            f"{number(r.n_genes)} genes"
-            for r in records(rows)
-        ],
+        row=pairs["first"].astype(str), column=pairs["second"].astype(str), value=rows["cosine"], bold=False
     )
+    cells["hover"] = [
+        f"layers {int(r.first)} and {int(r.second)}<br>cosine {number(r.cosine)}<br>n = {number(r.n_heads)} heads each, "
+        f"{number(r.n_genes)} genes"
+        for r in records(rows)
+    ]
     map_height, list_height = max(160, _CELL * len(names)), _ROW * TOP
     down = 1 + (len(groups) + 1) // 2
     total = map_height + (down - 1) * (list_height + _BETWEEN)
@@ -64,25 +66,14 @@ def drift(layers: pd.DataFrame, genes: pd.DataFrame) -> go.Figure:
     )
     figure.add_trace(heat_trace(cells, names, names, Colors(SCALE, (-1, 1), "cosine")), row=1, col=1)
     figure.data[0].colorbar.update(len=map_height / total, y=1, yanchor="top")
-    figure.update_xaxes(title="layer", type="category", row=1, col=1, showgrid=False, ticks="")
-    figure.update_yaxes(title="layer", type="category", row=1, col=1, showgrid=False, ticks="")
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(title="layer", type="category", row=1, col=1, showgrid=False, ticks="")
     for i, (_, part) in enumerate(groups):
-        at = {"row": 2 + i // 2, "col": 1 + i % 2}
-        figure.add_trace(
-            go.Bar(
-                x=100 * part["share"],
-                y=[label(gene) for gene in part["gene"]],
-                orientation="h",
-                marker={"color": ACCENT},
-                hovertext=[label(gene) for gene in part["gene"]],
-                hovertemplate="%{hovertext}: %{x:.2f} % of the squared change<extra></extra>",
-                textposition="none",
-                showlegend=False,
-            ),
-            **at,
-        )
-        ticks = {"ticks": "", "tickfont": {"size": 11}, **name_ticks(part["gene"].tolist())}
-        figure.update_yaxes(autorange="reversed", showgrid=False, type="category", **ticks, **at)
+        at, genes_of = {"row": 2 + i // 2, "col": 1 + i % 2}, part["gene"].tolist()
+        look = {"hovertext": (shown := [label(gene) for gene in genes_of]), "marker": {"color": ACCENT}}
+        hover = "%{hovertext}: %{x:.2f} % of the squared change"
+        figure.add_trace(bars(100 * part["share"], shown, hover, **look), **at)
+        gene_rows(figure, genes_of, at, autorange="reversed")
         figure.update_xaxes(title="share of the squared change (%)", rangemode="tozero", **at)
     uniform = 100 / float(np.nanmax(rows["n_genes"]))
     subtitle = (

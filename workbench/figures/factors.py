@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.errors import EvaluationError, unknown_name
-from workbench.figures.added import chosen, heading_of, legend_above, list_undrawn, missing, once, removed
-from workbench.figures.heatmap import ALPHA, colors_of, heatmap
-from workbench.figures.panels import legend_keys, null_bars
-from workbench.figures.style import (
-    ACCENT,
-    INK,
-    NULL,
-    QUIET,
-    checked,
-    dressed,
-    label,
-    name_ticks,
-    number,
-    records,
-    short,
-    span,
-    with_value,
-    wrapped,
-)
+from workbench.figures.checks import checked, chosen, each_once, known_name, records, refusal, undrawn, with_value
+from workbench.figures.facets import facets, gene_rows, heading_of, legend_above, lines_of, list_undrawn, named_rows
+from workbench.figures.forest import null_bars
+from workbench.figures.heatmap import colors_of, heatmap
+from workbench.figures.marks import ALPHA, NULL_KEY, bars, legend_keys, marks, mean_sd, null_of, p_and_q, spread
+from workbench.figures.style import ACCENT, INK, QUIET, dressed, label, number, of_height, short, span, wrapped
 
 SIDES = ("read", "write")
 GENES = 12
 _ROW = 26
 # By the sign of a loading, which has no better side: told apart with any colour vision, and by direction.
 _SIGNS = {1: "#542788", -1: "#B35806"}
-_GENE, _BETWEEN = 19, 92
+_GENE, _BETWEEN = 19, 58
 
 
 def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
@@ -63,82 +50,47 @@ def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
     what = "figure of drops"
     numeric = ["impact", "sd", "null_mean", "null_high", "p", "q", "share", "cumulative", "n_splits"]
     rows = chosen(checked(table, what, ["factor", "how"], numeric), "how", how, what)
-    once(rows, ["factor"], what)
+    each_once(rows, ["factor"], what)
     drawn = with_value(rows, "impact", what).sort_values("impact", ascending=False, kind="stable")
     lost = [f"{name}: no endpoint has a value" for name in rows["factor"].drop(index=drawn.index)]
     names = [label(name) for name in drawn["factor"]]
     hover = [
-        f"{label(r.factor)} removed ({label(r.how)})<br>mean drop {number(r.impact)} ± {number(r.sd)} (sd over n = "
-        f"{number(r.n_splits)} splits)<br>null {number(r.null_mean)}, upper bound {number(r.null_high)}<br>p = {number(r.p)}, "
-        f"q = {number(r.q)}<br>share {_percent(r.share)}, cumulative {_percent(r.cumulative)}"
+        f"{label(r.factor)} removed ({label(r.how)})<br>mean drop {mean_sd(r.impact, r.sd, r.n_splits, 'splits')}<br>"
+        f"{null_of(r)}<br>{p_and_q(r)}<br>share {_percent(r.share)}, cumulative {_percent(r.cumulative)}"
         for r in records(drawn)
     ]
     total = max(150, _ROW * len(drawn) + 16)
     above = 66
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        column_widths=[0.68, 0.32],
-        horizontal_spacing=0.03,
-        subplot_titles=[heading_of(name, width=50) for name in ("Mean drop without the factor", "Cumulative share")],
-    )
-    figure.update_annotations(font={"size": 13})
+    titles = [heading_of(name, width=50) for name in ("Mean drop without the factor", "Cumulative share")]
+    sides = {"column_widths": [0.68, 0.32], "shared_yaxes": True, "horizontal_spacing": 0.03}
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, **sides).update_annotations(font={"size": 13})
     known = bool(np.isfinite(drawn["null_high"]).any())
     if known:
         figure.add_trace(null_bars(names, drawn["null_mean"], drawn["null_high"]), row=1, col=1)
     small = drawn["q"] <= ALPHA
-    figure.add_trace(
-        go.Bar(
-            x=drawn["impact"],
-            y=names,
-            orientation="h",
-            width=0.36,
-            name="drop",
-            showlegend=False,
-            error_x={"type": "data", "array": drawn["sd"], "color": INK, "thickness": 1.2, "width": 3},
-            marker={"color": [ACCENT if s else "white" for s in small], "line": {"color": ACCENT, "width": 1.6}},
-            hovertext=hover,
-            hovertemplate="%{hovertext}<extra></extra>",
-            textposition="none",
-        ),
-        row=1,
-        col=1,
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=drawn["cumulative"],
-            y=names,
-            mode="lines+markers+text",
-            text=[
-                f"{_percent(value)}" if i < 4 or i == len(drawn) - 1 else ""
-                for i, value in enumerate(drawn["cumulative"])
-            ],
-            textposition="middle left",
-            textfont={"size": 11, "color": INK},
-            name="cumulative share",
-            showlegend=False,
-            line={"color": _SIGNS[-1], "width": 2},
-            marker={"symbol": "diamond", "size": 7, "color": _SIGNS[-1]},
-            hovertext=hover,
-            hovertemplate="%{hovertext}<extra></extra>",
-        ),
-        row=1,
-        col=2,
-    )
     line = {"color": ACCENT, "width": 1.6}
-    legend_keys(
-        figure,
-        [
-            (f"drop ± sd, q ≤ {ALPHA}", {"symbol": "square", "size": 11, "color": ACCENT, "line": line}),
-            (f"drop ± sd, q > {ALPHA} or no q", {"symbol": "square", "size": 11, "color": "white", "line": line}),
-            *(
-                [("null, from its mean to its upper bound", {"symbol": "square", "size": 12, "color": NULL})]
-                if known
-                else []
-            ),
-        ],
-    )
+    look: dict[str, Any] = {
+        "error_x": spread(drawn["sd"], color=INK, thickness=1.2, width=3),
+        "marker": {"color": [ACCENT if s else "white" for s in small], "line": line},
+    }
+    figure.add_trace(bars(drawn["impact"], names, hover, width=0.36, name="drop", **look), row=1, col=1)
+    shares = list(enumerate(drawn["cumulative"]))
+    look = {
+        "text": [_percent(value) if i < 4 or i == len(drawn) - 1 else "" for i, value in shares],
+        "textposition": "middle left",
+        "textfont": {"size": 11, "color": INK},
+        "line": {"color": _SIGNS[-1], "width": 2},
+        "marker": {"symbol": "diamond", "size": 7, "color": _SIGNS[-1]},
+    }
+    named: dict[str, Any] = {"mode": "lines+markers+text", "name": "cumulative share"}
+    figure.add_trace(marks(drawn["cumulative"], names, hover, **named, **look), row=1, col=2)
+    square = {"symbol": "square", "size": 11, "line": line}
+    keys = [
+        (f"drop ± sd, q ≤ {ALPHA}", {**square, "color": ACCENT}),
+        (f"drop ± sd, q > {ALPHA} or no q", {**square, "color": "white"}),
+        ("null, from its mean to its upper bound", NULL_KEY),
+    ]
+    legend_keys(figure, keys if known else keys[:2])
     first = drawn.head(4)
     null = "Null: the factor's own number along a random direction of the latent." if known else "No null was drawn."
     subtitle = (
@@ -149,13 +101,10 @@ def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
     )
     dressed(figure, "What breaks without each factor", subtitle, total, above=above)
     figure.update_layout(barmode="overlay", bargap=0.2)
-    figure.update_xaxes(
-        title="drop of the score (above 0: worse without it)", zeroline=True, zerolinecolor=INK, row=1, col=1
-    )
+    drop = {"title": "drop of the score (above 0: worse without it)", "zeroline": True, "zerolinecolor": INK}
+    figure.update_xaxes(**drop, row=1, col=1)
     figure.update_xaxes(title="share of the summed positive drops", tickformat=".0%", range=[0, 1.04], row=1, col=2)
-    figure.update_yaxes(
-        type="category", categoryorder="array", categoryarray=names[::-1], range=[-0.6, len(names) - 0.4], showgrid=False, ticks=""
-    )  # fmt: skip
+    named_rows(figure, names)
     legend_above(figure, total, above)
     return list_undrawn(figure, lost)
 
@@ -184,14 +133,13 @@ def factor_effects(table: pd.DataFrame, how: str = "mean") -> go.Figure:
     what = "figure of effects"
     numeric = ["drop", "sd", "n_splits", "null_high", "p", "q", "intact"]
     rows = chosen(checked(table, what, ["factor", "how", "endpoint", "metric"], numeric), "how", how, what)
-    once(rows, ["factor", "endpoint", "metric"], what)
+    each_once(rows, ["factor", "endpoint", "metric"], what)
     drawn = with_value(rows, "drop", what)
     cells = rows.assign(row=rows["factor"], value=rows["drop"], bold=(rows["q"] <= ALPHA) & np.isfinite(rows["drop"]))
     cells["column"] = cells["endpoint"] + ", " + cells["metric"]
     cells["hover"] = [
-        f"{label(r.factor)} removed ({label(r.how)}): {label(r.column)}<br>drop {number(r.drop)} ± {number(r.sd)} (sd over n = "
-        f"{number(r.n_splits)} splits), intact {number(r.intact)}<br>null, upper bound {number(r.null_high)}<br>p = "
-        f"{number(r.p)}, q = {number(r.q)}"
+        f"{label(r.factor)} removed ({label(r.how)}): {label(r.column)}<br>drop {mean_sd(r.drop, r.sd, r.n_splits, 'splits')}, "
+        f"intact {number(r.intact)}<br>null, upper bound {number(r.null_high)}<br>{p_and_q(r)}"
         for r in records(cells)
     ]
     names, columns = (list(dict.fromkeys(cells[column])) for column in ("row", "column"))
@@ -204,11 +152,12 @@ def factor_effects(table: pd.DataFrame, how: str = "mean") -> go.Figure:
     colors = colors_of(cells["value"], "drop", worse=1, factor=1)
     figure = heatmap(cells, names, columns, colors, "What each factor is needed for", subtitle, ("", "factor"))
     figure.data[0].text = [[text.replace("</b>", "*</b>") for text in line] for line in figure.data[0].text]
-    lines = [[*wrapped(r.endpoint, 13), *wrapped(r.metric, 13)] for r in records(cells.drop_duplicates("column"))]
-    figure.update_xaxes(ticktext=["<br>".join(line) for line in lines], tickangle=0, tickfont={"size": 12})
-    deeper = max(0, 17 * max(map(len, lines)) - 34)
-    figure.update_layout(height=figure.layout.height + deeper, margin={"b": figure.layout.margin.b + deeper})
-    return list_undrawn(figure, missing(rows, drawn, ["endpoint", "metric"], "factor", "no value"))
+    each = cells.drop_duplicates("column")
+    ticks = ["<br>".join([*wrapped(r.endpoint, 13), *wrapped(r.metric, 13)]) for r in records(each)]
+    figure.update_xaxes(ticktext=ticks, tickangle=0, tickfont={"size": 12})
+    deeper = max(0, lines_of(ticks) - 34)
+    of_height(figure.update_layout(margin={"b": figure.layout.margin.b + deeper}), figure.layout.height + deeper)
+    return list_undrawn(figure, undrawn(rows, drawn, ["endpoint", "metric"], "factor", "no value"))
 
 
 def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> go.Figure:
@@ -228,22 +177,21 @@ def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> g
     -------
     plotly.graph_objects.Figure
         Per factor and side the twelve genes with the largest absolute loadings as signed bars, the paler the smaller
-        the share, and over each panel the program with the smallest q.
+        the share, and over each facet the program with the smallest q.
 
     Raises
     ------
     EvaluationError
-        If a column is missing, a side is unknown, a gene is in a panel twice, `top` is below 1, or no loading is finite.
+        If a column is missing, a side is unknown, a gene is in a facet twice, `top` is below 1, or no loading is finite.
     """
     what = "figure of genes"
     rows = checked(genes, what, ["factor", "side", "gene"], ["loading", "rank", "share"])
     tested = checked(programs, what, ["factor", "side", "direction", "method", "term"], ["q", "score"])
     for side in dict.fromkeys([*rows["side"], *tested["side"]]):
-        if side not in SIDES:
-            raise EvaluationError(f"The {what} cannot be drawn. {unknown_name('side', side, SIDES)}")
+        known_name("side", side, SIDES, what)
     if top < 1:
-        raise EvaluationError(f"The {what} cannot be drawn: 'top' is {top}; ask for at least 1 factor.")
-    once(rows, ["factor", "side", "gene"], what)
+        raise refusal(what, f"'top' is {top}; ask for at least 1 factor.")
+    each_once(rows, ["factor", "side", "gene"], what)
     known = with_value(rows[rows["loading"] != 0], "loading", what)
     factors = list(dict.fromkeys(known["factor"]))[:top]
     known = known[known["factor"].isin(factors)].assign(size=known["loading"].abs())
@@ -251,33 +199,18 @@ def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> g
     bootstrapped = bool(np.isfinite(firsts["share"]).any())
     places = [(factor, side) for factor in factors for side in SIDES]
     titles = [_program(factor, side, tested) for factor, side in places]
-    lines = max(title.count("<br>") + 1 for title in titles)
-    most = int(firsts.groupby(["factor", "side"]).size().max())
-    each, between = _GENE * max(4, most), _BETWEEN - 34 + 17 * lines
-    total = each * len(factors) + between * (len(factors) - 1)
-    figure = make_subplots(
-        rows=len(factors),
-        cols=2,
-        horizontal_spacing=0.12,
-        vertical_spacing=between / total if len(factors) > 1 else 0,
-        subplot_titles=titles,
-    )
-    figure.update_annotations(font={"size": 13})
+    most, lines = int(firsts.groupby(["factor", "side"]).size().max()), lines_of(titles)
+    figure, at_of, total = facets(titles, _GENE * max(4, most), 2, _BETWEEN + lines, spacing=0.12, shared_rows=False)
     reach = 1.08 * float(firsts["size"].max())
-    for i, (factor, side) in enumerate(places):
+    for (factor, side), at in zip(places, at_of, strict=True):
         own = firsts[(firsts["factor"] == factor) & (firsts["side"] == side)].sort_values("loading", kind="stable")
-        at = {"row": i // 2 + 1, "col": i % 2 + 1}
-        figure.add_trace(_bars(own, bootstrapped), **at)
+        figure.add_trace(_loadings(own, bootstrapped), **at)
         figure.update_xaxes(range=[-reach, reach], nticks=7, zeroline=True, zerolinecolor=QUIET, **at)
-        ticks = {"ticks": "", "tickfont": {"size": 11}, **name_ticks(own["gene"].tolist())}
-        figure.update_yaxes(type="category", showgrid=False, **ticks, **at)
+        gene_rows(figure, own["gene"].tolist(), at)
     figure.update_xaxes(title="loading", row=len(factors))
     keys = [("loading above 0", _key(1, 1.0)), ("below 0", _key(-1, 1.0))]
-    if bootstrapped:
-        keys += [
-            (f"in {_percent(share)} of draws" + ("" if share else ", or unknown"), _key(1, share))
-            for share in (1.0, 0.5, 0.0)
-        ]
+    for share in (1.0, 0.5, 0.0) if bootstrapped else ():
+        keys.append((f"in {_percent(share)} of draws" + ("" if share else ", or unknown"), _key(1, share)))
     legend_keys(figure, keys)
     shares = (
         f"Paler: in fewer bootstrap draws among the first genes of the factor (share {span(firsts['share'].round(2))})."
@@ -285,11 +218,11 @@ def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> g
         else "No bootstrap was made, so nothing is said about how stable these genes are."
     )
     subtitle = (
-        f"n = {len(factors)} factors, per side the {GENES} genes with the largest absolute loading. {shares} Over each panel the program "
+        f"n = {len(factors)} factors, per side the {GENES} genes with the largest absolute loading. {shares} Over each plot the program "
         f"with the smallest q (Benjamini-Hochberg over all factors, sides and programs of a method), programs "
         f"tested: n = {tested['term'].nunique()}. A factor means the same when both of its sides change sign."
     )
-    above = 34 + 17 * lines
+    above = 34 + lines
     dressed(figure, "What the first factors read and write", subtitle, total, above=above)
     legend_above(figure, total, above)
     empty = [f"{f}, {s}: no gene" for f, s in places if not ((firsts["factor"] == f) & (firsts["side"] == s)).any()]
@@ -297,7 +230,7 @@ def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> g
 
 
 def _program(factor: str, side: str, tested: pd.DataFrame) -> str:
-    """Heading of a panel: the factor, the side, and the program that is nearest to significance."""
+    """Heading of a facet: the factor, the side, and the program that is nearest to significance."""
     own = tested[(tested["factor"] == factor) & (tested["side"] == side) & np.isfinite(tested["q"])]
     if own.empty:
         return heading_of(f"{factor} {side}s", "no program was tested", width=36)
@@ -309,28 +242,17 @@ def _program(factor: str, side: str, tested: pd.DataFrame) -> str:
     return heading_of(f"{factor} {side}s", said, width=36)
 
 
-def _bars(own: pd.DataFrame, bootstrapped: bool) -> go.Bar:
+def _loadings(own: pd.DataFrame, bootstrapped: bool) -> go.Bar:
     signs = [1 if value >= 0 else -1 for value in own["loading"]]
-    opaque = own["share"].fillna(0.0) if bootstrapped else own["share"].fillna(1.0)
-    return go.Bar(
-        x=own["loading"],
-        y=[label(gene) for gene in own["gene"]],
-        orientation="h",
-        width=0.72,
-        name="genes",
-        showlegend=False,
-        marker={
-            "color": [_shade(s, o) for s, o in zip(signs, opaque, strict=True)],
-            "line": {"color": [_SIGNS[s] for s in signs], "width": 1.2},
-        },
-        hovertext=[
-            f"{label(r.gene)}: {label(r.factor)} {label(r.side)}s<br>loading {number(r.loading)}, rank {number(r.rank)}<br>"
-            f"among the first in {_percent(r.share)} of bootstrap draws"
-            for r in records(own)
-        ],
-        hovertemplate="%{hovertext}<extra></extra>",
-        textposition="none",
-    )
+    opaque = own["share"].fillna(0.0 if bootstrapped else 1.0)
+    hover = [
+        f"{label(r.gene)}: {label(r.factor)} {label(r.side)}s<br>loading {number(r.loading)}, rank {number(r.rank)}<br>"
+        f"among the first in {_percent(r.share)} of bootstrap draws"
+        for r in records(own)
+    ]
+    line = {"color": [_SIGNS[sign] for sign in signs], "width": 1.2}
+    marker = {"color": [_shade(sign, share) for sign, share in zip(signs, opaque, strict=True)], "line": line}
+    return bars(own["loading"], own["gene"].map(label).tolist(), hover, width=0.72, name="genes", marker=marker)
 
 
 def _shade(sign: int, opacity: float) -> str:
@@ -340,12 +262,19 @@ def _shade(sign: int, opacity: float) -> str:
 
 
 def _key(sign: int, opacity: float) -> dict:
-    return {
-        "symbol": "square",
-        "size": 11,
-        "color": _shade(sign, opacity),
-        "line": {"color": _SIGNS[sign], "width": 1.2},
-    }
+    line = {"color": _SIGNS[sign], "width": 1.2}
+    return {"symbol": "square", "size": 11, "color": _shade(sign, opacity), "line": line}
+
+
+def removed(how: str) -> str:
+    """How factors were removed, in words.
+
+    Parameters
+    ----------
+    how
+        Way of taking out, ``zero`` or ``mean``, see `workbench.factors.necessity`; any other is returned as it is.
+    """
+    return {"mean": "set to the mean of the training cells", "zero": "set to zero"}.get(how, how)
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Heatmaps with a number in every cell: what the head map and the maps of ablations are drawn with."""
+"""Heatmaps with a number in every cell: the head map, and what the maps of ablations are drawn with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import EvaluationError
-from workbench.figures.style import INK, dressed, label, number, records, wrapped
+from workbench.figures.checks import check_finite, checked, records, refusal
+from workbench.figures.marks import ALPHA, mean_sd, p_and_q
+from workbench.figures.style import INK, dressed, label, number, span, wrapped
 
 # Blue to red through white (ColorBrewer RdBu): told apart with any colour vision, and zero is paper.
 SCALE = ("#2166AC", "#4393C3", "#92C5DE", "#D1E5F0", "#F7F7F7", "#FDDBC7", "#F4A582", "#D6604D", "#B2182B")
 # Orange to purple (ColorBrewer PuOr), where neither sign is good or bad.
 NEUTRAL = ("#B35806", "#E08214", "#FDB863", "#FEE0B6", "#F7F7F7", "#D8DAEB", "#B2ABD2", "#8073AC", "#542788")
-ALPHA = 0.05
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -125,11 +125,11 @@ def check_heads(heads: pd.DataFrame, figure: str, within: Sequence[str] = ()) ->
         If a place is missing, or a head is there twice.
     """
     if heads[["layer", "head"]].isna().any(axis=None):
-        raise EvaluationError(f"The {figure} cannot be drawn: 'layer' or 'head' is missing in a row.")
+        raise refusal(figure, "'layer' or 'head' is missing in a row.")
     twice = heads.duplicated([*within, "layer", "head"])
     if twice.any():
         layer, head = heads.loc[twice, ["layer", "head"]].astype(int).iloc[0]
-        raise EvaluationError(f"The {figure} cannot be drawn: layer {layer} head {head} has more than one row.")
+        raise refusal(figure, f"layer {layer} head {head} has more than one row.")
 
 
 def placed(heads: pd.DataFrame, value: str, figure: str) -> tuple[pd.DataFrame, list[str], list[str]]:
@@ -156,8 +156,7 @@ def placed(heads: pd.DataFrame, value: str, figure: str) -> tuple[pd.DataFrame, 
     EvaluationError
         If no value is finite, a place is missing, or a head is there twice.
     """
-    if not np.isfinite(heads[value]).any():
-        raise EvaluationError(f"The {figure} cannot be drawn: '{value}' holds no finite number.")
+    check_finite(heads, value, figure)
     check_heads(heads, figure)
     at = heads[["layer", "head"]].astype(int)
     rows, columns = ([str(i) for i in range(at[c].min(), at[c].max() + 1)] for c in ("layer", "head"))
@@ -165,10 +164,33 @@ def placed(heads: pd.DataFrame, value: str, figure: str) -> tuple[pd.DataFrame, 
     return cells, rows, columns
 
 
+def cell_trace(cells: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], **look: Any) -> go.Heatmap:
+    """Trace of a matrix with text in its cells.
+
+    Parameters
+    ----------
+    cells
+        `row`, `column`, `value`, `text` and `hover` (small HTML); places without a row stay blank.
+    rows, columns
+        Names in the order of the axes. They are categories, so that a gap and every name has its tick.
+    **look
+        Further properties of the trace; `x` and `y` where the axes have other names than the table.
+    """
+    down, across = ({name: i for i, name in enumerate(names)} for names in (rows, columns))
+    z = np.full((len(rows), len(columns)), np.nan)
+    text, hover = (np.full(z.shape, "", dtype=object) for _ in range(2))
+    for cell in records(cells):
+        at = down[cell.row], across[cell.column]
+        z[at], text[at], hover[at] = cell.value, cell.text, cell.hover
+    names = {"x": [label(name) for name in columns], "y": [label(name) for name in rows]}
+    shown = {"texttemplate": "%{text}", "hovertemplate": "%{hovertext}<extra></extra>", "hoverongaps": False}
+    return go.Heatmap({"z": z, "text": text, "hovertext": hover, **names, **shown, **look})
+
+
 def heat_trace(
     cells: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], colors: Colors, *, bar: bool = True
 ) -> go.Heatmap:
-    """Trace of a heatmap.
+    """Trace of a heatmap with a number in every cell.
 
     Parameters
     ----------
@@ -179,38 +201,17 @@ def heat_trace(
     colors
         Colours and the way to write values.
     bar
-        Whether to draw a colour bar; of several panels with one scale, one has it.
+        Whether to draw a colour bar; of several facets with one scale, one has it.
     """
-    down, across = ({name: i for i, name in enumerate(names)} for names in (rows, columns))
-    z = np.full((len(rows), len(columns)), np.nan)
-    text = np.full(z.shape, "", dtype=object)
-    hover = np.full(z.shape, "", dtype=object)
-    widest = 0
-    for cell in records(cells):
-        at = down[cell.row], across[cell.column]
-        z[at], hover[at] = cell.value, cell.hover
-        value = colors.text(cell.value)
-        text[at] = f"<b>{value}</b>" if cell.bold else value
-        widest = max(widest, len(value))
+    texts = [colors.text(value) for value in cells["value"]]
+    widest = max(map(len, texts), default=0)
     size = 8 if len(columns) > 16 else 10 if len(columns) > 12 else 13 if widest <= 5 or len(columns) <= 8 else 11
-    # Categories, so that a missing head is a gap and every layer and head has its tick.
-    return go.Heatmap(
-        z=z,
-        x=[label(name) for name in columns],
-        y=[label(name) for name in rows],
-        text=text,
-        texttemplate="%{text}",
-        textfont={"size": size},
-        hovertext=hover,
-        hovertemplate="%{hovertext}<extra></extra>",
-        hoverongaps=False,
-        colorscale=[[i / (len(colors.scale) - 1), color] for i, color in enumerate(colors.scale)],
-        zmin=colors.limits[0],
-        zmax=colors.limits[1],
-        xgap=2,
-        ygap=2,
-        showscale=bar,
-        colorbar=colors.bar if bar else None,
+    bold = [f"<b>{text}</b>" if strong else text for text, strong in zip(texts, cells["bold"], strict=True)]
+    limits = {"zmin": colors.limits[0], "zmax": colors.limits[1]}
+    scale = [[i / (len(colors.scale) - 1), color] for i, color in enumerate(colors.scale)]
+    shown = {"showscale": bar, "colorbar": colors.bar if bar else None, "xgap": 2, "ygap": 2}
+    return cell_trace(
+        cells.assign(text=bold), rows, columns, textfont={"size": size}, colorscale=scale, **limits, **shown
     )
 
 
@@ -261,6 +262,28 @@ def _tick(name: str) -> str:
     return "<br>".join(label(line) for line in textwrap.wrap(name, 30, max_lines=2, placeholder=" …"))
 
 
+def head_codes(heads: pd.DataFrame) -> list[str]:
+    """Heads as axes name them, such as L2H5.
+
+    Parameters
+    ----------
+    heads
+        Table with `layer` and `head`, counted from 0.
+    """
+    return [f"L{int(r.layer)}H{int(r.head)}" for r in records(heads)]
+
+
+def bold_heads(cells: pd.DataFrame) -> str:
+    """What is bold in a map of heads, and in how many of its cells.
+
+    Parameters
+    ----------
+    cells
+        Cells of the map, with `bold`.
+    """
+    return f"Bold: q ≤ {ALPHA} (Benjamini-Hochberg over heads), {int(cells['bold'].sum())} of {len(cells)}"
+
+
 def head_name(row: pd.Series) -> str:
     """Layer and head in words.
 
@@ -270,3 +293,53 @@ def head_name(row: pd.Series) -> str:
         Row of a table with the columns `layer` and `head`, counted from 0.
     """
     return f"layer {int(row['layer'])} head {int(row['head'])}"
+
+
+def head_map(table: pd.DataFrame, controls: Mapping[str, float] | None = None) -> go.Figure:
+    """Heatmap of the held-out Spearman correlation of every head, layer by head.
+
+    Parameters
+    ----------
+    table
+        One row per head: `layer`, `head`, `spearman`, `sd`, `n_splits`, `n_anchors`, `null_high`, `p`, `q`
+        (Benjamini-Hochberg over heads). A head without a row stays blank.
+    controls
+        The same score of operators that hold nothing of the model, by name, for example identity and gaussian.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        The colour scale is fixed at -1 to 1; values with q <= 0.05 are bold, the best head is framed.
+
+    Raises
+    ------
+    EvaluationError
+        If a column is missing, a head is there twice, or no head has a value.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from workbench.figures import head_map
+    >>> same = {"layer": 0, "sd": 0.05, "n_splits": 4, "n_anchors": 40, "null_high": 0.3}
+    >>> table = pd.DataFrame({"head": [0, 1], "spearman": [0.6, 0.1], "p": [0.01, 0.4], "q": [0.02, 0.4], **same})
+    >>> head_map(table).data[0].text.tolist()
+    [['<b>0.60</b>', '0.10']]
+    """
+    numeric = ["layer", "head", "spearman", "sd", "n_splits", "n_anchors", "null_high", "p", "q"]
+    heads = checked(table, "head map", numeric=numeric)
+    cells, rows, columns = placed(heads, "spearman", "head map")
+    cells["bold"] = cells["q"] <= ALPHA
+    cells["hover"] = [
+        f"layer {int(row.layer)}, head {int(row.head)}<br>Spearman {mean_sd(row.spearman, row.sd, row.n_splits, 'splits')}"
+        f"<br>n = {number(row.n_anchors)} anchors<br>null, upper bound {number(row.null_high)}<br>{p_and_q(row)}"
+        for row in records(heads)
+    ]
+    best = cells.iloc[int(np.nanargmax(cells["value"]))]
+    beside = "; ".join(f"{name} {number(value)}" for name, value in (controls or {}).items())
+    subtitle = (
+        f"n = {len(heads)} heads, {span(heads['n_anchors'])} anchors, {span(heads['n_splits'])} splits. "
+        f"{bold_heads(cells)}; frame: best head, {head_name(best)}. Null, upper bound: {span(heads['null_high'])}. "
+        + (f"Controls on the same anchors: {beside}." if beside else "No controls were given.")
+    )
+    title = "Held-out Spearman of each head alone with the ruler"
+    return heatmap(cells, rows, columns, Colors(SCALE, (-1, 1), "Spearman"), title, subtitle, frame=best)

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import EvaluationError
 from workbench.evidence.contrasts import OFF_RULER
-from workbench.figures.style import (
-    INK,
-    OUTLINE,
-    PALETTE,
-    QUIET,
-    RULE,
-    UNASSIGNED,
-    assign_colors,
-    checked,
-    dressed,
-    label,
-)
+from workbench.figures.checks import checked, refusal
+from workbench.figures.style import INK, OUTLINE, PALETTE, QUIET, RULE, UNASSIGNED, assign_colors, dressed, label
 
 SYMBOLS_3D = ("circle", "square", "diamond", "cross", "x", "circle-open", "square-open", "diamond-open")
 SYMBOLS = (
-    "circle",
-    "square",
-    "diamond",
-    "triangle-up",
-    "cross",
-    "x",
-    "triangle-down",
-    "pentagon",
-    "star",
-    "hexagon2",
-    "triangle-left",
-    "triangle-right",
-    "star-diamond",
-    "hourglass",
-)
+    "circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "pentagon", "star", "hexagon2",
+    "triangle-left", "triangle-right", "star-diamond", "hourglass",
+)  # fmt: skip
 # Above this many cells a browser is slow with vector marks, and they are drawn as pixels.
 VECTOR_LIMIT = 6000
 
@@ -71,50 +47,36 @@ def latent_map(table: pd.DataFrame, colors: Mapping[str, str] | None = None) -> 
     k = sum(str(column).startswith("z_") for column in table.columns)
     drawn = cells[np.isfinite(cells["umap_1"]) & np.isfinite(cells["umap_2"])]
     if drawn.empty:
-        raise EvaluationError("The latent map cannot be drawn: 'umap_1' and 'umap_2' hold no finite number.")
+        raise refusal("latent map", "'umap_1' and 'umap_2' hold no finite number.")
     drawn = drawn.assign(branch=drawn["branch"].replace("", OFF_RULER), stage=drawn["stage"].replace("", OFF_RULER))
     groups = {key: group for key, group in drawn.groupby(["branch", "stage"], sort=True)}
     hues = _hues(drawn["branch"], colors)
     branches = list(hues)
     of_branch = drawn["branch"].value_counts()
     ordered = sorted(groups, key=lambda key: (branches.index(key[0]), -len(groups[key]), key[1]))
-    symbols = _symbols(ordered, hues)
+    symbols = _by_color([hues[branch] for branch, _ in ordered], SYMBOLS)
 
     figure = go.Figure()
     scatter = go.Scatter if len(drawn) <= VECTOR_LIMIT else go.Scattergl
     size = 8 if len(drawn) <= 2000 else 6 if len(drawn) <= 10_000 else 4
     rare = max(10.0, len(drawn) / len(groups) / 4)
     titled: set[str] = set()
-    for rank, (branch, stage) in enumerate(ordered):
+    for rank, ((branch, stage), symbol) in enumerate(zip(ordered, symbols, strict=True)):
         group = groups[branch, stage]
-        few = len(group) < rare
-        figure.add_trace(
-            scatter(
-                x=group["umap_1"],
-                y=group["umap_2"],
-                mode="markers",
-                name=f"{label(stage)} (n = {len(group):,})",
-                legendgroup=label(branch),
-                legendgrouptitle_text=None
-                if branch in titled
-                else f"<b>{label(branch)}</b> (n = {of_branch[branch]:,})",
-                legendrank=rank + 1,
-                customdata=np.array([[label(v) for v in group["cell_id"]], [label(v) for v in group["cell_type"]]]).T,
-                hovertemplate=(
-                    "cell %{customdata[0]}<br>cell type %{customdata[1]}<br>"
-                    f"stage {label(stage)} (n = {len(group):,})<br>"
-                    f"branch {label(branch)} (n = {of_branch[branch]:,})<extra></extra>"
-                ),
-                marker={
-                    "color": hues[branch],
-                    "symbol": symbols[branch, stage],
-                    "size": size + 4 if few else size,
-                    "opacity": 1.0 if few else 0.8,
-                    "line": {"color": OUTLINE, "width": 1.2 if few else 0.5},
-                },
-            )
-        )
+        few, n = len(group) < rare, f"(n = {len(group):,})"
+        marker = {"color": hues[branch], "symbol": symbol, "size": size + 4 if few else size}
+        marker |= {"opacity": 1.0 if few else 0.8, "line": {"color": OUTLINE, "width": 1.2 if few else 0.5}}
+        of = f"(n = {of_branch[branch]:,})"
+        entry = {"name": f"{label(stage)} {n}", "legendgroup": label(branch), "legendrank": rank + 1}
+        if branch not in titled:
+            entry["legendgrouptitle"] = {"text": f"<b>{label(branch)}</b> {of}"}
         titled.add(branch)
+        said = f"stage {label(stage)} {n}<br>branch {label(branch)} {of}"
+        hover = {
+            "customdata": np.array([[label(v) for v in group[column]] for column in ("cell_id", "cell_type")]).T,
+            "hovertemplate": f"cell %{{customdata[0]}}<br>cell type %{{customdata[1]}}<br>{said}<extra></extra>",
+        }
+        figure.add_trace(scatter(x=group["umap_1"], y=group["umap_2"], mode="markers", marker=marker, **entry, **hover))
     figure.data = sorted(figure.data, key=lambda trace: -len(trace.x))
 
     lost, off = len(cells) - len(drawn), int((drawn["stage"] == OFF_RULER).sum())
@@ -127,20 +89,13 @@ def latent_map(table: pd.DataFrame, colors: Mapping[str, str] | None = None) -> 
         + (f"; {lost:,} cells without coordinates are not drawn" if lost else "")
         + ". Only neighbourhoods can be read from a UMAP, not distances."
     )
-    dressed(
-        figure,
-        f"UMAP of the {k}-dimensional latent",
-        subtitle,
-        max(460, 19 * len(groups) + 27 * len(branches)),
-        below=40,
-    )
+    height = max(460, 19 * len(groups) + 27 * len(branches))
+    dressed(figure, f"UMAP of the {k}-dimensional latent", subtitle, height, below=40)
     axis = {"showticklabels": False, "ticks": "", "showgrid": False}
     figure.update_xaxes(title="UMAP 1", **axis)
     figure.update_yaxes(title="UMAP 2", **axis)
-    figure.update_layout(
-        showlegend=True, legend={"groupclick": "toggleitem", "tracegroupgap": 4, "y": 1, "yanchor": "top"}
-    )
-    return figure
+    legend = {"groupclick": "toggleitem", "tracegroupgap": 4, "y": 1, "yanchor": "top"}
+    return figure.update_layout(showlegend=True, legend=legend)
 
 
 def _hues(branches: pd.Series, colors: Mapping[str, str] | None) -> dict[str, str]:
@@ -149,14 +104,9 @@ def _hues(branches: pd.Series, colors: Mapping[str, str] | None) -> dict[str, st
     return hues | {name: UNASSIGNED for name in sorted(names) if name not in hues}
 
 
-def _symbols(keys: list[tuple[str, str]], hues: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    # Counted per colour: two branches that have to share one still differ in symbol.
-    seen: Counter[str] = Counter()
-    out = {}
-    for branch, stage in keys:
-        out[branch, stage] = SYMBOLS[seen[hues[branch]] % len(SYMBOLS)]
-        seen[hues[branch]] += 1
-    return out
+def _by_color(colors: Sequence[str], symbols: Sequence[str]) -> list[str]:
+    """Symbol of each group, counted per colour: two that have to share a colour still differ in symbol."""
+    return [symbols[list(colors[:i]).count(color) % len(symbols)] for i, color in enumerate(colors)]
 
 
 def latent_space(
@@ -185,7 +135,7 @@ def latent_space(
     """
     names = [str(column) for column in table.columns if str(column).startswith("z_")]
     if len(names) < 3:
-        raise EvaluationError(f"The latent in three dimensions cannot be drawn: it has {len(names)}.")
+        raise refusal("latent in three dimensions", f"it has {len(names)}.")
     ways = [name for name in by if name in table.columns and (name == by[0] or table[name].nunique() > 1)]
     cells = checked(table, "latent in three dimensions", ["cell_id", *ways], names)
     z = cells[names].to_numpy()
@@ -196,37 +146,24 @@ def latent_space(
     hues = _hues(cells["branch"], colors) if "branch" in ways else {}
     figure, owner = go.Figure(), []
     for way in ways:
-        seen: Counter[str] = Counter()
         values = list(hues) if way == "branch" else sorted(set(cells[way]))
-        for i, value in enumerate(values):
-            rows = np.flatnonzero((cells[way] == value).to_numpy())
-            if way == "branch":
-                color = hues[value]
-            elif way == "stage" and "branch" in ways:
-                color = hues[cells["branch"].iloc[rows[0]]]
-            else:
-                color = PALETTE[i % len(PALETTE)]
-            figure.add_trace(
-                go.Scatter3d(
-                    x=axes[rows, 0],
-                    y=axes[rows, 1],
-                    z=axes[rows, 2],
-                    mode="markers",
-                    name=f"{label(value or 'unassigned')} (n = {len(rows):,})",
-                    text=[label(name) for name in cells["cell_id"].iloc[rows]],
-                    hovertemplate=f"cell %{{text}}<br>{way} {label(value)} (n = {len(rows):,})<extra></extra>",
-                    marker={
-                        "size": 3,
-                        "color": color,
-                        # Counted per colour: stages of one branch differ in symbol.
-                        "symbol": SYMBOLS_3D[seen[color] % len(SYMBOLS_3D)],
-                        "line": {"color": OUTLINE, "width": 1},
-                    },
-                    visible=way == ways[0],
-                )
-            )
+        members = [np.flatnonzero((cells[way] == value).to_numpy()) for value in values]
+        colors_of = [PALETTE[i % len(PALETTE)] for i in range(len(values))]
+        if way == "branch" or (way == "stage" and "branch" in ways):
+            colors_of = [hues[cells["branch"].iloc[rows[0]]] for rows in members]
+        symbols = _by_color(colors_of, SYMBOLS_3D)
+        for value, rows, color, symbol in zip(values, members, colors_of, symbols, strict=True):
+            n = f"(n = {len(rows):,})"
+            look = {
+                "name": f"{label(value or 'unassigned')} {n}",
+                "text": [label(name) for name in cells["cell_id"].iloc[rows]],
+                "hovertemplate": f"cell %{{text}}<br>{way} {label(value)} {n}<extra></extra>",
+                "marker": {"size": 3, "color": color, "symbol": symbol, "line": {"color": OUTLINE, "width": 1}},
+                "visible": way == ways[0],
+            }
+            x, y, z = axes[rows].T
+            figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="markers", **look))
             owner.append(way)
-            seen[color] += 1
     subtitle = (
         f"n = {len(cells):,} cells; principal axes of the {len(names)}-dimensional latent, {share[0]:.0%}, {share[1]:.0%} and {share[2]:.0%} of "
         "its variance. Drag to turn."
@@ -240,21 +177,9 @@ def latent_space(
             {"label": f"by {way}", "method": "restyle", "args": [{"visible": [one == way for one in owner]}]}
             for way in ways
         ]
+        place = {"x": 0, "xanchor": "left", "y": 1.07, "yanchor": "top"}
+        look = {"showactive": False, "bgcolor": "white", "bordercolor": QUIET, "font": {"color": INK}}
         figure.update_layout(
-            updatemenus=[
-                {
-                    "type": "buttons",
-                    "direction": "right",
-                    "buttons": buttons,
-                    "showactive": False,
-                    "bgcolor": "white",
-                    "bordercolor": QUIET,
-                    "font": {"color": INK},
-                    "x": 0,
-                    "xanchor": "left",
-                    "y": 1.07,
-                    "yanchor": "top",
-                }
-            ]
+            updatemenus=[{"type": "buttons", "direction": "right", "buttons": buttons, **look, **place}]
         )
     return figure

@@ -1,4 +1,4 @@
-"""The shape of a latent: dimension by every estimator, neighbourhoods over k, the width of the adaptor, lineages."""
+"""The shape of a latent: dimension by every estimator, neighbourhoods over k, the width of the adaptor."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.errors import EvaluationError
-from workbench.figures.panels import ROW_HEIGHT, Panel, legend_keys, point_panels
-from workbench.figures.style import ACCENT, INK, NULL, checked, dressed, label, number, records, span, with_value
+from workbench.figures.checks import checked, records, with_value
+from workbench.figures.facets import legend_on_top
+from workbench.figures.forest import ROW
+from workbench.figures.marks import SERIES, Look, interval, legend_keys, line_of, marks
+from workbench.figures.style import INK, NULL, dressed, label, number, span
 
-SERIES = ((ACCENT, "circle"), ("#CC6677", "square"), ("#117733", "diamond"), ("#AA4499", "triangle-up"))
 _ABOVE = 34
 
 
@@ -52,46 +53,27 @@ def dimension_agreement(table: pd.DataFrame, truth: float | None = None) -> go.F
             f"{number(row.high)})<br>n = {number(row.n)} points, k = {number(row.k)}<br>{label(row.note)}"
             for row in records(own)
         ]
-        figure.add_trace(
-            go.Scatter(
-                x=own["dimension"],
-                y=[place[name] - shift for name in own["estimator"]],
-                mode="markers",
-                name=label(space),
-                marker={"color": color, "symbol": symbol, "size": 10},
-                error_x={
-                    "type": "data",
-                    "array": own["high"] - own["dimension"],
-                    "arrayminus": own["dimension"] - own["low"],
-                    "color": color,
-                    "thickness": 1.6,
-                    "width": 4,
-                },
-                text=hover,
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )
+        rows_at = [place[name] - shift for name in own["estimator"]]
+        look: Look = {
+            "marker": {"color": color, "symbol": symbol, "size": 10},
+            "error_x": interval(own, "dimension", color=color),
+        }
+        figure.add_trace(marks(own["dimension"], rows_at, hover, name=label(space), legend=True, **look))
         figure.add_vline(x=median, line={"color": color, "width": 1, "dash": "dot"})
     if truth is not None:
         figure.add_vline(x=truth, line={"color": INK, "width": 2})
-        legend_keys(
-            figure, [("planted truth", {"symbol": "line-ns-open", "size": 14, "color": INK, "line": {"width": 2}})]
-        )
+        stroke = {"symbol": "line-ns-open", "size": 14, "color": INK, "line": {"width": 2}}
+        legend_keys(figure, [("planted truth", stroke)])
     subtitle = (
         f"n = {span(rows['n'])} points. Bars: 95 % by random halves of the points; bias of an estimator is not in them. Dotted: "
         f"median over estimators ({'; '.join(medians)})."
         + (f" Planted truth: {number(truth)}." if truth is not None else "")
     )
-    dressed(figure, "Intrinsic dimension by every estimator", subtitle, ROW_HEIGHT * len(order) + 60, above=_ABOVE)
+    dressed(figure, "Intrinsic dimension by every estimator", subtitle, ROW * len(order) + 60, above=_ABOVE)
     figure.update_xaxes(title="estimated dimension", rangemode="tozero")
-    figure.update_yaxes(
-        tickvals=list(place.values()),
-        ticktext=[label(name) for name in place],
-        range=[-0.6, len(order) - 0.4],
-        showgrid=False,
-        ticks="",
-    )
-    return _legend(figure)
+    ticks = {"tickvals": list(place.values()), "ticktext": [label(name) for name in place]}
+    figure.update_yaxes(**ticks, range=[-0.6, len(order) - 0.4], showgrid=False, ticks="")
+    return legend_on_top(figure)
 
 
 def trust_curve(table: pd.DataFrame, threshold: float = 0.80) -> go.Figure:
@@ -107,6 +89,7 @@ def trust_curve(table: pd.DataFrame, threshold: float = 0.80) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
+        Lines over k per space; the null is grey and dotted, what the gate asks for a line across.
 
     Raises
     ------
@@ -123,29 +106,23 @@ def trust_curve(table: pd.DataFrame, threshold: float = 0.80) -> go.Figure:
                 continue
             said = "trustworthiness, rows permuted" if name == "null" else name
             shown = NULL if name == "null" else color
-            figure.add_trace(
-                go.Scatter(
-                    x=own["k"],
-                    y=own[name],
-                    mode="lines+markers",
-                    name=label(said if rows["space"].nunique() == 1 else f"{said}: {space}"),
-                    line={"color": shown, "dash": dash, "width": 2},
-                    marker={"symbol": symbol if name != "continuity" else f"{symbol}-open", "size": 8, "color": shown},
-                    text=[f"{label(space)}<br>n = {number(n)}" for n in own["n"]],
-                    hovertemplate="k = %{x}<br>" + said + " %{y:.3f}<br>%{text}<extra></extra>",
-                )
-            )
+            look = {
+                "name": label(said if rows["space"].nunique() == 1 else f"{said}: {space}"),
+                "line": {"color": shown, "dash": dash, "width": 2},
+                "marker": {"symbol": symbol if name != "continuity" else f"{symbol}-open", "size": 8, "color": shown},
+                "text": [f"{label(space)}<br>n = {number(n)}" for n in own["n"]],
+            }
+            hover = f"k = %{{x}}<br>{said} %{{y:.3f}}<br>%{{text}}"
+            figure.add_trace(line_of(own["k"], own[name], hover, (color, symbol), **look))
     figure.add_hline(y=threshold, line={"color": INK, "width": 1, "dash": "longdash"})
-    figure.add_annotation(
-        x=1, xref="paper", xanchor="right", y=threshold, yanchor="top", text=f"gate: {threshold:g}", showarrow=False
-    )
+    gate = {"x": 1, "xref": "paper", "xanchor": "right", "y": threshold, "yanchor": "top", "showarrow": False}
+    figure.add_annotation(text=f"gate: {threshold:g}", **gate)
     subtitle = f"{'; '.join(dict.fromkeys(rows['space']))}; n = {span(rows['n'])} points."
     dressed(figure, "How well the latent keeps neighbourhoods", subtitle, 340, above=_ABOVE)
     figure.update_xaxes(title="neighbours k", rangemode="tozero")
-    figure.update_yaxes(
-        title="share kept (1: all)", range=[min(0.4, *_finite(rows, ["null", "trustworthiness"])), 1.02]
-    )
-    return _legend(figure)
+    least = float(np.fmin(0.4, rows[["null", "trustworthiness"]].min().min()))
+    figure.update_yaxes(title="share kept (1: all)", range=[least, 1.02])
+    return legend_on_top(figure)
 
 
 def let_elbow(table: pd.DataFrame) -> go.Figure:
@@ -159,7 +136,7 @@ def let_elbow(table: pd.DataFrame) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
-        Two panels above each other, on one axis of k.
+        Two facets above each other, on one axis of k.
 
     Raises
     ------
@@ -175,19 +152,9 @@ def let_elbow(table: pd.DataFrame) -> go.Figure:
         ("reconstruction of f(x)", rows["reconstruction"], SERIES[2], 1),
         ("trustworthiness", rows["trustworthiness"], SERIES[3], 2),
     )
-    for name, values, (color, symbol), row in lines:
+    for name, values, series, row in lines:
         figure.add_trace(
-            go.Scatter(
-                x=rows["k"],
-                y=values,
-                mode="lines+markers",
-                name=name,
-                line={"color": color, "width": 2},
-                marker={"symbol": symbol, "size": 8},
-                hovertemplate="k = %{x}<br>" + name + " %{y:.4f}<extra></extra>",
-            ),
-            row=row,
-            col=1,
+            line_of(rows["k"], values, f"k = %{{x}}<br>{name} %{{y:.4f}}", series, name=name), row=row, col=1
         )
     subtitle = (
         f"Fitted and judged on the same n = {span(rows['n_anchors'])} anchors, so the objective can only fall: look for the bend, "
@@ -197,64 +164,4 @@ def let_elbow(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="width k of the latent", dtick=1, row=2, col=1)
     figure.update_yaxes(title="objective", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title="trustworthiness", row=2, col=1)
-    return _legend(figure)
-
-
-def trajectories(table: pd.DataFrame) -> go.Figure:
-    """Progress along known lineages against depth, with the null of permuted depths.
-
-    Parameters
-    ----------
-    table
-        `lineage`, `root`, `stages`, `status`, `spearman`, `p`, `q`, `null_mean`, `null_high`, `n_anchors`, `n_depths`. Rows
-        whose status is not `ok` are listed, not drawn.
-
-    Returns
-    -------
-    plotly.graph_objects.Figure
-
-    Raises
-    ------
-    EvaluationError
-        If a column is missing, or no lineage has a value.
-    """
-    numeric = ["spearman", "p", "q", "null_mean", "null_high", "n_anchors", "n_depths"]
-    rows = checked(table, "figure of lineages", ["lineage", "root", "stages", "status"], numeric)
-    lost = [f"{row.lineage}: {row.status}" for row in records(rows) if row.status != "ok"]
-    drawn = rows[(rows["status"] == "ok") & np.isfinite(rows["spearman"])].copy()
-    if drawn.empty:
-        raise EvaluationError(f"The figure of lineages cannot be drawn: {'; '.join(lost) or 'no lineage has a value'}.")
-    drawn["row"], drawn["value"], drawn["sd"] = drawn["lineage"], drawn["spearman"], np.nan
-    drawn["null_from"] = np.minimum(drawn["null_mean"], drawn["null_high"])
-    drawn["hover"] = [
-        f"{label(row.lineage)}: {label(row.stages)}<br>Spearman {number(row.spearman)}, p = {number(row.p)}, q = "
-        f"{number(row.q)}<br>n = {number(row.n_anchors)} anchors at {number(row.n_depths)} depths, from {label(row.root)}<br>"
-        f"null, upper bound {number(row.null_high)}"
-        for row in records(drawn)
-    ]
-    low = min(-0.1, *(_finite(drawn, ["value", "null_mean"])))
-    panel = Panel("Progress against depth", f"{span(drawn['n_anchors'])} anchors", "Spearman", drawn, (low - 0.05, 1.1))
-    subtitle = (
-        f"n = {len(drawn)} lineages. Progress: angle from the earliest stage; the branch was left out when the adaptor was fitted. "
-        "Null: depths permuted inside blocks. Smallest q: "
-        f"{number(drawn['q'].min())}."
-    )
-    return point_panels(
-        [panel],
-        list(drawn["lineage"]),
-        "Known lineages",
-        subtitle,
-        columns=1,
-        notes=lost,
-        mark="all anchors of the branch",
-    )
-
-
-def _finite(rows: pd.DataFrame, columns: list[str]) -> list[float]:
-    values = rows[columns].to_numpy(dtype=float).ravel()
-    return values[np.isfinite(values)].tolist() or [1.0]
-
-
-def _legend(figure: go.Figure) -> go.Figure:
-    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"}
-    return figure.update_layout(legend=legend)
+    return legend_on_top(figure)

@@ -6,7 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.figures.style import ACCENT, NULL_EDGE, checked, dressed, label, number, with_value
+from workbench.figures.checks import checked, with_value
+from workbench.figures.marks import bars
+from workbench.figures.style import ACCENT, NULL_EDGE, dressed, label, number
 
 _ROW = 30
 
@@ -22,6 +24,7 @@ def runtime(table: pd.DataFrame) -> go.Figure:
     Returns
     -------
     plotly.graph_objects.Figure
+        Two columns of bars with the numbers beside them, one row per stage.
 
     Raises
     ------
@@ -34,21 +37,9 @@ def runtime(table: pd.DataFrame) -> go.Figure:
     names = [label(name) for name in rows["stage"]]
     gib = rows["peak_bytes"] / 2**30
     for column, values, color, unit in ((1, rows["seconds"], ACCENT, "s"), (2, gib, NULL_EDGE, "GiB")):
-        figure.add_trace(
-            go.Bar(
-                x=values,
-                y=names,
-                orientation="h",
-                marker={"color": color},
-                text=[f"{number(value)} {unit}" for value in values],
-                textposition="outside",
-                cliponaxis=False,
-                hovertemplate="%{y}: %{text}<extra></extra>",
-                showlegend=False,
-            ),
-            row=1,
-            col=column,
-        )
+        look = {"textposition": "outside", "cliponaxis": False, "marker": {"color": color}}
+        texts = [f"{number(value)} {unit}" for value in values]
+        figure.add_trace(bars(values, names, "%{y}: %{text}", text=texts, **look), row=1, col=column)
         figure.update_xaxes(range=[0, 1.25 * max(float(values.max()), 1e-9)], row=1, col=column)
     total = rows["seconds"].sum()
     subtitle = (

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.errors import EvaluationError, unknown_name
-from workbench.figures.added import heading_of, legend_above, list_undrawn, missing, once
-from workbench.figures.evidence import HOLDOUT_ORDER
+from workbench.figures.checks import checked, each_once, known_name, records, undrawn, with_value
+from workbench.figures.evidence import holdout_order
+from workbench.figures.facets import heading_of, legend_above, list_undrawn
 from workbench.figures.heatmap import colors_of, heat_trace
-from workbench.figures.manifold import SERIES
-from workbench.figures.style import INK, checked, dressed, label, number, records, span, with_value
+from workbench.figures.marks import SERIES, line_of, mean_sd, spread
+from workbench.figures.style import INK, dressed, label, number, span
 
 WIDTH = "k"
 WEIGHTS = "alpha x beta"
@@ -50,33 +51,28 @@ def sensitivity(table: pd.DataFrame) -> go.Figure:
     numeric = ["k", "alpha", "beta", "spearman", "sd", "n_splits", *_FITS]
     rows = checked(table, what, ["swept", "holdout"], numeric)
     for name in dict.fromkeys(rows["swept"]):
-        if name not in (WIDTH, WEIGHTS):
-            raise EvaluationError(f"The {what} cannot be drawn. {unknown_name('sweep', name, (WIDTH, WEIGHTS))}")
+        known_name("sweep", name, (WIDTH, WEIGHTS), what)
     rows["setting"] = [
         f"k = {number(r.k)}" if r.swept == WIDTH else f"alpha {number(r.alpha)}, beta {_beta(r.beta)}"
         for r in records(rows)
     ]
-    once(rows, ["swept", "setting", "holdout"], what)
+    each_once(rows, ["swept", "setting", "holdout"], what)
     drawn = with_value(rows, "spearman", what)
     drawn["hover"] = [
         f"{label(r.holdout)} holdout<br>k = {number(r.k)}, alpha = {number(r.alpha)}, beta = {_beta(r.beta)}<br>Spearman "
-        f"{number(r.spearman)} ± {number(r.sd)} (sd over n = {number(r.n_splits)} splits)<br>stress {number(r.stress)}, "
+        f"{mean_sd(r.spearman, r.sd, r.n_splits, 'splits')}<br>stress {number(r.stress)}, "
         f"trustworthiness {number(r.trustworthiness)}"
         for r in records(drawn)
     ]
-    found = set(drawn["holdout"])
-    holdouts = [h for h in HOLDOUT_ORDER if h in found] + sorted(found - set(HOLDOUT_ORDER))
+    holdouts = holdout_order(drawn["holdout"].sort_values())
     widths, weights = (drawn[drawn["swept"] == name] for name in (WIDTH, WEIGHTS))
-    figure, total = _panels(widths, weights, holdouts)
+    figure, total = _facets(widths, weights, holdouts)
     if len(widths):
         _lines(figure, widths, holdouts)
     if len(weights):
         _maps(figure, weights, holdouts, 1 if widths.empty else 3)
-    parts = [
-        f"{name}: {number(part['spearman'].min())} to {number(part['spearman'].max())}"
-        for name in holdouts
-        for part in [drawn[drawn["holdout"] == name]]
-    ]
+    ends = drawn.groupby("holdout")["spearman"].agg(["min", "max"])
+    parts = [f"{name}: {number(ends['min'][name])} to {number(ends['max'][name])}" for name in holdouts]
     subtitle = (
         f"Mean Spearman of held-out latent and ruler distances over n = {span(drawn['n_splits'])} splits; sd over them "
         f"{span(drawn['sd'].round(3))} (bars; in the maps on hover). beta: ruler units per radian. Range over all settings: "
@@ -86,7 +82,7 @@ def sensitivity(table: pd.DataFrame) -> go.Figure:
     above = _ABOVE if len(widths) else 40
     dressed(figure, "Sensitivity to the settings of the adaptor", subtitle, total, above=above, below=64)
     legend_above(figure, total, above)
-    return list_undrawn(figure, missing(rows, drawn, ["setting"], "holdout", "no split has a value"))
+    return list_undrawn(figure, undrawn(rows, drawn, ["setting"], "holdout", "no split has a value"))
 
 
 def _beta(value: float) -> str:
@@ -97,9 +93,9 @@ def _betas(values: pd.Series) -> str:
     return "fitted" if values.isna().all() else span(values)
 
 
-def _panels(widths: pd.DataFrame, weights: pd.DataFrame, holdouts: Sequence[str]) -> tuple[go.Figure, int]:
-    """Empty panels in the rows that are needed, and their pixels with what is between them."""
-    # Two columns a map, so that the two panels of the fit can share the width evenly.
+def _facets(widths: pd.DataFrame, weights: pd.DataFrame, holdouts: Sequence[str]) -> tuple[go.Figure, int]:
+    """Empty facets in the rows that are needed, and their pixels with what is between them."""
+    # Two columns a map, so that the two facets of the fit can share the width evenly.
     columns = len(holdouts)
     heights: list[int] = []
     titles: list[str] = []
@@ -129,21 +125,25 @@ def _panels(widths: pd.DataFrame, weights: pd.DataFrame, holdouts: Sequence[str]
 
 
 def _lines(figure: go.Figure, rows: pd.DataFrame, holdouts: Sequence[str]) -> None:
+    def line(own: pd.DataFrame, value: str, i: int, **look: Any) -> go.Scatter:
+        named = {"name": label(f"{holdouts[i]} holdout"), "showlegend": value == "spearman"}
+        return line_of(own["k"], own[value], own["hover"], SERIES[i % len(SERIES)], **named, **look)
+
     for i, name in enumerate(holdouts):
-        own, (color, symbol) = rows[rows["holdout"] == name].sort_values("k"), SERIES[i % len(SERIES)]
-        spread = {"type": "data", "array": own["sd"], "color": color, "thickness": 1.4, "width": 4}
-        figure.add_trace(_line(own, "spearman", f"{name} holdout", color, symbol).update(error_y=spread), row=1, col=1)
+        own = rows[rows["holdout"] == name].sort_values("k")
+        around = spread(own["sd"], color=SERIES[i % len(SERIES)][0], thickness=1.4)
+        figure.add_trace(line(own, "spearman", i, error_y=around), row=1, col=1)
     halves = (1, len(holdouts) + 1)
     for column, fit in zip(halves, _FITS, strict=True):
         at = {"row": 2, "col": column}
         known = rows[np.isfinite(rows[fit])].sort_values("k")
         # The fit to all anchors is the same whatever is held out elsewhere: then one line says it.
         if known.groupby("k")[fit].agg(np.ptp).max() <= 1e-12:
-            figure.add_trace(_line(known.drop_duplicates("k"), fit, fit, INK, "circle", legend=False), **at)
+            one = known.drop_duplicates("k")
+            figure.add_trace(line_of(one["k"], one[fit], one["hover"], (INK, "circle"), name=fit, legend=False), **at)
         else:
             for i, name in enumerate(holdouts):
-                own = known[known["holdout"] == name]
-                figure.add_trace(_line(own, fit, f"{name} holdout", *SERIES[i % len(SERIES)], legend=False), **at)
+                figure.add_trace(line(known[known["holdout"] == name], fit, i), **at)
         figure.update_yaxes(nticks=5, **at)
         figure.update_xaxes(title="width k of the latent", **at)
     sd = rows["sd"].fillna(0.0)
@@ -155,29 +155,12 @@ def _lines(figure: go.Figure, rows: pd.DataFrame, holdouts: Sequence[str]) -> No
             figure.update_xaxes(tickvals=sorted(set(rows["k"])), row=row, col=column)
 
 
-def _line(own: pd.DataFrame, value: str, name: str, color: str, symbol: str, *, legend: bool = True) -> go.Scatter:
-    return go.Scatter(
-        x=own["k"],
-        y=own[value],
-        mode="lines+markers",
-        name=label(name),
-        showlegend=legend,
-        line={"color": color, "width": 2},
-        marker={"symbol": symbol, "size": 8, "color": color},
-        hovertext=own["hover"],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
-
-
 def _maps(figure: go.Figure, rows: pd.DataFrame, holdouts: Sequence[str], row: int) -> None:
     shared = replace(colors_of(rows["spearman"], "Spearman", factor=1), decimals=2)
     alphas = [number(value) for value in sorted(set(rows["alpha"]))]
     betas = list(dict.fromkeys(_beta(value) for value in rows["beta"].sort_values()))
     cells = rows.assign(
-        row=[number(value) for value in rows["alpha"]],
-        column=[_beta(value) for value in rows["beta"]],
-        value=rows["spearman"],
-        bold=False,
+        row=rows["alpha"].map(number), column=rows["beta"].map(_beta), value=rows["spearman"], bold=False
     )
     for i, name in enumerate(holdouts):
         at = {"row": row, "col": 2 * i + 1}
@@ -187,6 +170,5 @@ def _maps(figure: go.Figure, rows: pd.DataFrame, holdouts: Sequence[str], row: i
         figure.update_yaxes(type="category", showgrid=False, ticks="", showticklabels=i == 0, **at)
     figure.update_yaxes(title="alpha", row=row, col=1)
     low, high = figure.get_subplot(row, 1).yaxis.domain
-    figure.data[-len(holdouts)].colorbar.update(
-        {"len": high - low, "lenmode": "fraction", "y": low, "yanchor": "bottom"}
-    )
+    bar = {"len": high - low, "lenmode": "fraction", "y": low, "yanchor": "bottom"}
+    figure.data[-len(holdouts)].colorbar.update(bar)

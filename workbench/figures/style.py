@@ -1,4 +1,4 @@
-"""What all figures share: one template, a colour for each branch, checks of a table, and text that plotly shows as is."""
+"""What all figures share: one template, a colour for each branch, and text that plotly shows as is."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import itertools
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import EvaluationError
 from workbench.evidence.contrasts import OFF_RULER
 
 INK = "#1b1b1f"
@@ -45,7 +44,6 @@ PALETTE = (
 )
 
 _TITLE = 24  # pixels above the title
-_NAME = 16  # characters of a gene's name on an axis
 _TITLE_SIZE = 17
 # Pixels from line to line of a title: plotly goes by the size of the title, whatever that of the line is.
 _LINE = 1.3 * _TITLE_SIZE
@@ -71,6 +69,15 @@ DARK = {
     "#cfe3ee": "#2d4658",
 }
 
+_AXIS = {
+    "gridcolor": RULE,
+    "linecolor": QUIET,
+    "showline": True,
+    "zeroline": False,
+    "ticks": "outside",
+    "automargin": True,
+    "title": {"standoff": 8, "font": {"size": 13}},
+}
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
@@ -80,24 +87,8 @@ TEMPLATE = go.layout.Template(
         "colorway": [ACCENT, *PALETTE],
         "hoverlabel": {"bgcolor": "white", "bordercolor": QUIET, "font": {"color": INK, "size": 13}, "align": "left"},
         "legend": {"font": {"size": 12}, "itemsizing": "constant"},
-        "xaxis": {
-            "gridcolor": RULE,
-            "linecolor": QUIET,
-            "showline": True,
-            "zeroline": False,
-            "ticks": "outside",
-            "automargin": True,
-            "title": {"standoff": 8, "font": {"size": 13}},
-        },
-        "yaxis": {
-            "gridcolor": RULE,
-            "linecolor": QUIET,
-            "showline": True,
-            "zeroline": False,
-            "ticks": "outside",
-            "automargin": True,
-            "title": {"standoff": 8, "font": {"size": 13}},
-        },
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
     }
 )
 
@@ -125,83 +116,6 @@ def assign_colors(branches: Iterable[Any], fixed: Mapping[str, str] | None = Non
     return found | dict(zip((name for name in names if name not in found), itertools.cycle(free), strict=False))
 
 
-def checked(table: pd.DataFrame, figure: str, text: Sequence[str] = (), numeric: Sequence[str] = ()) -> pd.DataFrame:
-    """Check a table before it is drawn, and copy the columns that are asked for.
-
-    Parameters
-    ----------
-    table
-        Tidy table, one row per thing that is drawn; not changed. Columns that are not asked for are dropped.
-    figure
-        Name of what is to be drawn, for the error.
-    text, numeric
-        Columns that must be there; those of `numeric` must hold numbers (NaN allowed).
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns, with text as str and numbers as float, and a fresh index.
-
-    Raises
-    ------
-    EvaluationError
-        If a column is missing, a number is none, or there is no row.
-    """
-    missing = [column for column in (*text, *numeric) if column not in table.columns]
-    if missing:
-        names = ", ".join(f"'{column}'" for column in missing)
-        raise EvaluationError(
-            f"The {figure} cannot be drawn: its table lacks the column{'s' if len(missing) > 1 else ''} {names}."
-        )
-    if table.empty:
-        raise EvaluationError(f"The {figure} cannot be drawn: its table has no rows.")
-    out = table[[*text, *numeric]].reset_index(drop=True).copy()
-    for column in text:
-        out[column] = [("" if pd.isna(value) else str(value)) for value in out[column]]
-    for column in numeric:
-        try:
-            out[column] = pd.to_numeric(out[column]).astype(float)
-        except (TypeError, ValueError) as error:
-            raise EvaluationError(
-                f"The {figure} cannot be drawn: its column '{column}' holds something that is no number."
-            ) from error
-    return out
-
-
-def with_value(table: pd.DataFrame, column: str, figure: str) -> pd.DataFrame:
-    """Rows whose number is finite.
-
-    Parameters
-    ----------
-    table
-        Table from `checked` that holds `column`.
-    column
-        Column of numbers that the figure draws.
-    figure
-        Name of what is to be drawn, for the error.
-
-    Raises
-    ------
-    EvaluationError
-        If there is none.
-    """
-    kept = table[table[column].map(math.isfinite)]
-    if kept.empty:
-        raise EvaluationError(f"The {figure} cannot be drawn: no row has a finite '{column}'.")
-    return kept.copy()
-
-
-def records(table: pd.DataFrame) -> Iterator[Any]:
-    """Rows of a checked table, with a column as attribute.
-
-    Parameters
-    ----------
-    table
-        Table from `checked`; its column names must be identifiers to be read.
-    """
-    yield from table.itertuples()
-
-
 def label(text: object) -> str:
     """Text as plotly shows it literally: plotly reads a small HTML in labels, so markup in data is escaped.
 
@@ -224,17 +138,6 @@ def short(text: str, width: int) -> str:
         Characters of the result at most, the ellipsis included; 1 or more.
     """
     return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
-
-
-def name_ticks(names: Sequence[str]) -> dict[str, list[str]]:
-    """Ticks of a category axis: long names are cut, or they reach into the panel beside; they are whole on hover.
-
-    Parameters
-    ----------
-    names
-        Plain text, each once, in the order of the axis.
-    """
-    return {"tickvals": [label(name) for name in names], "ticktext": [label(short(name, _NAME)) for name in names]}
 
 
 def wrapped(text: str, width: int = 104) -> list[str]:
@@ -326,15 +229,22 @@ def dressed(
     text, top = heading(title, subtitle)
     margin = {"l": 70, "r": 30, "t": top + above, "b": below}
     height = plot_height + top + above + below
+    title_of = {"text": text, "font": {"size": _TITLE_SIZE}, "pad": {"l": 14}}
+    return of_height(figure.update_layout(template=TEMPLATE, title=title_of, margin=margin), height)
+
+
+def of_height(figure: go.Figure, height: int) -> go.Figure:
+    """Give a dressed figure a height, and its title the place that goes with it.
+
+    Parameters
+    ----------
+    figure
+        The figure; changed and returned.
+    height
+        Pixels from the upper to the lower edge, margins included.
+    """
     # The anchor of a title with lines is not its upper edge: this far down, an image without a margin shows it whole.
-    place = {"font": {"size": _TITLE_SIZE}, "pad": {"l": 14}, "y": 1 - _TITLE / height}
-    figure.update_layout(
-        template=TEMPLATE,
-        title={"text": text, **place},
-        height=height,
-        margin=margin,
-    )
-    return figure
+    return figure.update_layout(height=height, title={"y": 1 - _TITLE / height})
 
 
 def in_dark(figure: go.Figure) -> go.Figure:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformer_lens import HookedRootModule
+from transformer_lens.utilities import Slice
 
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.files import digest
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 # Not `typing.Self`, which the shape checks of the tests do not take on single methods.
 Model = TypeVar("Model", bound="HookedModel")
+
+
+class _Whole(Slice):
+    """A slice that takes all; the one of transformer-lens 3.9 fails on tensors without positions."""
+
+    def apply(self, tensor: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        return tensor
 
 
 class HookedModel(HookedRootModule):
@@ -200,7 +208,7 @@ class HookedModel(HookedRootModule):
             queries. What has no positions, as ``hook_cell``, is kept whole.
         """
         names, cache = self._names(names_filter), {} if cache is None else cache
-        _, *whole = super().get_caching_hooks(names, *args, cache=cache, **kwargs)
+        _, *whole = super().get_caching_hooks(names, *args, cache=cache, pos_slice=_Whole(), **kwargs)
         _, *cut = super().get_caching_hooks(names, *args, cache=cache, pos_slice=pos_slice, **kwargs)
 
         def either(all_of_it: Callable, some: Callable) -> Callable:

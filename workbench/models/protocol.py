@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from workbench.cells.genes import GeneMatch
-    from workbench.cells.matrix import ValuesReport
+    from workbench.cells.values import ValuesReport
     from workbench.models.load import LoadReport
 
 

@@ -160,7 +160,7 @@ def fit_to_ruler(
     features, stage
         Features of all anchors, and the number of the stage of each.
     ruler
-        Distances between all stages.
+        Distances between all stages, by their numbers.
     weights
         Weights of all anchors, above zero; all equal by default.
     rows

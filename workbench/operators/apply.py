@@ -42,7 +42,7 @@ class Applied:
     values
         What the values were found or said to be, and what was done about it.
     genes
-        How the genes were matched.
+        How many of the algorithm's genes the cells measure, and by which other names.
     unlabelled
         Cells that express none of the algorithm's genes: their labels, probabilities and latents are missing.
     seconds
@@ -128,6 +128,8 @@ def apply_file(
     data = cells_of(tables, mapping, str(source))
     match, scale, n = match_panel(data, known.genes, min_coverage), scale_of(data), data.shape[0]
     share = len(match.genes) / len(known.genes)
+    found = f"{len(match.genes)} of the algorithm's {len(known.genes)} are measured"
+    genes = "; ".join(part for part in (found, match.changes, *match.hints) if part)
 
     unlabelled: list[int] = []
 
@@ -141,13 +143,13 @@ def apply_file(
             unlabelled.append(int((columns[_EXPRESSED] == 0).sum()))
             write_elem(handle, "obs", plain_text(obs).assign(**columns))
             write_elem(handle, "var", pd.DataFrame(index=pd.Index([], dtype=str)))
-            told = {"coverage": share, "values": scale.said, "genes_matched": str(match), "unlabelled": unlabelled[0]}
+            told = {"coverage": share, "values": scale.said, "genes_matched": genes, "unlabelled": unlabelled[0]}
             about = {**told, **_origin(algorithm, known), "source": str(source), "classes": classes}
             write_elem(handle, "uns", {"workbench": about})
             handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
     atomically(target, write)
-    return Applied(target, n, share, scale.said, str(match), unlabelled[0], time.perf_counter() - start)
+    return Applied(target, n, share, scale.said, genes, unlabelled[0], time.perf_counter() - start)
 
 
 def _stream(

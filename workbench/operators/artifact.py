@@ -53,6 +53,13 @@ def read_artifact(card_file: Path, weights_file: Path, lacking: str) -> tuple[di
     ArtifactError
         If a file is missing, truncated, changed, of another format, or the weights are not those of the card.
     """
+    folder = card_file.parent
+    if not folder.is_dir():
+        raise ArtifactError(f"There is no folder '{folder}'; give the one that '{card_file.name}' was written into.")
+    if absent := [file.name for file in (card_file, weights_file) if not file.is_file()]:
+        inside = next((file.parent for file in sorted(folder.glob(f"*/{card_file.name}"))), None)
+        hint = f"did you mean '{inside}'?" if inside else "give the folder that these were written into."
+        raise ArtifactError(f"'{folder}' {lacking}: {' and '.join(absent)} is not there; {hint}")
     card, (arrays, _) = read_json(card_file), read_arrays(weights_file)
     if not isinstance(card, dict) or card.get("format") != _FORMAT:
         raise ArtifactError(f"'{card_file}' {lacking} of format {_FORMAT}; export it again.")

@@ -11,9 +11,10 @@ import torch
 from helpers import N_GENES, by_gene, genes, require_upstream, tiny_cells, vocabulary_ids
 from scipy import stats
 
+from workbench.cells.matrix import row_block
 from workbench.errors import CellsError, CheckpointError, GeneMatchError
 from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.tokenizer import Tokenizer
+from workbench.models.scgpt.tokenizer import Tokenizer, check_tokens
 from workbench.models.vocabulary import Vocabulary
 
 SIGNIFICANT = 0.001
@@ -420,3 +421,73 @@ def test_real_cells_backed_and_in_memory(shared_data):
         batches = [batch for batch in found.batches(15, 0, 40)]
         assert {k: v for b in batches for k, v in by_gene(b).items()} == by_gene(first)
         backed.file.close()
+
+
+@pytest.mark.parametrize(
+    ("row", "position", "what", "value", "says"),
+    [
+        (3, 2, "values", 51, "Cell 'cell3' has the value 51 for gene '{}', no bin from 1 to 50"),
+        (3, 2, "values", 0, "Cell 'cell3' has the value 0 for gene '{}', no bin from 1 to 50"),
+        (3, 2, "values", 2.5, "Cell 'cell3' has the value 2.5 for gene '{}', no bin"),
+        (2, 3, "gene_ids", "that of position 1", "Cell 'cell2' has the value .* for gene '{}', .*or its second"),
+        (
+            0,
+            1,
+            "values",
+            "the highest or the lowest",
+            "Cell 'cell0' .* for gene '{}', none from .*, which its quantiles allow",
+        ),
+    ],
+)
+def test_tokens_that_no_rule_gives_are_an_error_that_names_cell_and_gene(row, position, what, value, says):
+    cells, vocabulary, settings = tiny_cells(5), Vocabulary(vocabulary_ids()), config()
+    made = Tokenizer(cells, settings, vocabulary).tokens()
+    arrays = {
+        "gene_ids": made.gene_ids.numpy(),
+        "values": made.values.numpy().astype(np.float32),
+        "padding": made.padding.numpy(),
+    }
+    ids = vocabulary.encode(genes())
+    block = row_block(cells.X, 0, 5)
+    check_tokens(block, *arrays.values(), ids, cells.obs_names, settings, vocabulary)
+    if value == "that of position 1":
+        value = arrays["gene_ids"][row, 1]
+    elif value == "the highest or the lowest":
+        value = 1 if arrays["values"][row, position] > 25 else 50
+    arrays[what][row, position] = value
+    gene = vocabulary.decode([int(arrays["gene_ids"][row, position])])[0]
+    with pytest.raises(CellsError, match=says.format(gene)):
+        check_tokens(block, *arrays.values(), ids, cells.obs_names, settings, vocabulary)
+
+
+def test_columns_of_one_gene_are_one_token_of_their_sum():
+    cells = tiny_cells(6)
+    whole = cells.X.toarray()
+    half = np.floor(whole[:, 3] / 2)
+    parts = np.column_stack([whole, half])
+    parts[:, 3] -= half
+    twice = ad.AnnData(sp.csr_matrix(parts), cells.obs, pd.DataFrame(index=[*genes(), "GENE3"]), uns=cells.uns)
+    assert by_gene(tokenizer(twice).tokens()) == by_gene(tokenizer(cells).tokens())
+    logged = ad.AnnData(np.log1p(parts), cells.obs, twice.var, {"workbench": {"values": "log1p:50"}})
+    assert by_gene(tokenizer(logged).tokens()) == by_gene(tokenizer(cells).tokens())
+
+
+def test_entries_that_are_held_twice_are_one_token():
+    cells = tiny_cells(6)
+    matrix = cells.X.tocoo()
+    rows, columns = np.tile(matrix.row, 2), np.tile(matrix.col, 2)
+    order = np.argsort(rows, kind="stable")
+    data = np.tile(matrix.data / 2, 2)[order]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=6))])
+    doubled = sp.csr_matrix((data, columns[order], indptr), shape=matrix.shape)
+    assert doubled.nnz == 2 * cells.X.nnz
+    other = ad.AnnData(doubled, cells.obs, cells.var)
+    assert by_gene(tokenizer(other).tokens()) == by_gene(tokenizer(cells).tokens())
+
+
+def test_presence_is_refused():
+    cells = tiny_cells(6)
+    cells.X.data[:] = 1
+    del cells.uns["workbench"]
+    with pytest.raises(CellsError, match="0/1 .*presence ranks no gene above another"):
+        tokenizer(cells)

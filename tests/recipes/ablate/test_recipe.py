@@ -163,7 +163,9 @@ def test_pairs_of_the_top_heads_are_beside_random_pairs(made, first):
     # For one of three pairs to be significant takes 60 others, and eight heads have 25.
     assert here["random"].sum() == 25 and named["p"].notna().all() and here[here["random"]]["p"].isna().all()
     np.testing.assert_allclose(named["q"], benjamini_hochberg(named["p"].to_numpy()))
-    assert "no p is below 0.038: 3 of the 3 pairs or more must be larger than all of these" in html.unescape(first.report)
+    assert "no p is below 0.038: 3 of the 3 pairs or more must be larger than all of these" in html.unescape(
+        first.report
+    )
     drawn = {tuple(row) for row in here[here["random"]][["first", "second"]].to_numpy().tolist()}
     assert len(drawn) == 25 and not drawn & {tuple(row) for row in named[["first", "second"]].to_numpy().tolist()}
     np.testing.assert_allclose(here["effect_first"], heads[here["first"]], atol=1e-6)
@@ -276,7 +278,9 @@ INVALIDATES = {
     "seed=8": set(STAGES),
     "data.name=COPY/cells.h5ad": set(),
     "data.backed=true": set(),
-    "data.values=X": set(),
+    "data.layer=X": set(),
+    "data.values=counts": set(),
+    "data.depth=deep": set(),
     "data.gene_column=symbol": set(),
     "data.cell_type=corrected": set(STAGES),
     "data.donor=subject": set(STAGES),
@@ -367,6 +371,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
         ("swep={}", "ConfigError: The configuration "),
         ("sweep.null_drows=3", "did you mean 'sweep.null_draws'"),
         ("data.cell_type=null", "EvaluationError: Unknown metric for sweep.pairs_by 'label loss'"),
+        ("study.metrics=[cell_shift]", "add the one that is meant to study.metrics, or choose pairs by the first"),
         ("data.cell_type=null", "The metrics of labels need data.cell_type."),
         ("checkpoint=nowhere", "CheckpointError: There is no checkpoint folder 'nowhere'"),
     ],

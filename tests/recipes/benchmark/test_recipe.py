@@ -251,7 +251,7 @@ def other_files(campaign, checkpoint, tmp_path_factory):
     (folder / "rich").mkdir()
     for name in ("cells.h5ad", "other.h5ad"):
         cells = ad.read_h5ad(campaign.path.parent / name)
-        cells.layers["more"] = cells.X * 2
+        cells.layers["more"], cells.obs["deep"] = cells.X * 2, 1000.0
         cells.var["symbol"] = cells.var_names[::-1]
         cells.obs["coarse"] = cells.obs["label"].astype(str).replace({"CD8 T": "CD4 T"})
         cells.obs["organ"], cells.obs["lane"] = "blood", np.array(["0", "1"])[np.arange(len(cells)) % 2]
@@ -262,7 +262,9 @@ def other_files(campaign, checkpoint, tmp_path_factory):
 
 def of_data(section, file, values, labels):
     """What the fields of a section of cells make anew: their values, their labels, and what only reading them asks for."""
-    known = {"name": ("{folder}/copy of " + file, CELLS), "backed": ("true", set()), "values": ("more", values)}
+    known = {"name": ("{folder}/copy of " + file, CELLS), "backed": ("true", set()), "layer": ("more", values)}
+    # The depth takes part in expression, and in no token.
+    known |= {"values": ("counts", set()), "depth": ("deep", CELLS)}
     known |= {"gene_column": ("symbol", values), "cell_type": ("coarse", CELLS), "donor": ("null", labels)}
     known |= {"tissue": ("organ", CELLS), "batch": ("lane", values), "min_gene_share": ("0.1", set())}
     return {f"{section}.{field}={value}": stages for field, (value, stages) in known.items()}

@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     place = write_world(tmp_path_factory.mktemp("planted"), 3, SMALL, **MODEL)
     cells = ad.read_h5ad(place / "internal.h5ad")
     cells.layers["same"], cells.layers["more"] = cells.X.copy(), cells.X * 3
+    cells.obs["deep"] = 5000.0
     cells.var["symbol"] = cells.var_names
     cells.obs["number"] = [str(i % 2) for i in range(cells.shape[0])]
     cells.write_h5ad(place / "internal.h5ad")
@@ -109,8 +110,10 @@ CASES = {
     "cohorts.internal.select.donor=[D1, D2]": EVERY,
     "cohorts.internal.data.name={folder}/external.h5ad": None,  # refused: the cells of another cohort
     "cohorts.internal.data.backed=true": set(),
-    "cohorts.internal.data.values=same": set(),
-    "cohorts.internal.data.values=more": EVERY,
+    "cohorts.internal.data.layer=same": set(),
+    "cohorts.internal.data.layer=more": EVERY,
+    "cohorts.internal.data.values=counts": set(),
+    "cohorts.internal.data.depth=deep": PLACED,
     "cohorts.internal.data.gene_column=symbol": set(),
     "cohorts.internal.data.cell_type=tissue": None,  # refused by the anchors, for no tissue is a stage
     "cohorts.internal.data.donor=null": PLACED,

@@ -27,7 +27,7 @@ FIELDS = {
     "data.backed": ("true", set()),
     "data.layer": ("more", EVERY),
     "data.values": ("counts", set()),  # columns of one gene are added up by it, and here is none
-    "data.depth": ("deep", set()),
+    "data.depth": ("deep", {"card"}),  # which says what the values are taken to be
     "data.gene_column": ("symbol", EVERY),
     **{f"data.{name}": (value, set()) for name, value in {"cell_type": "cell_type", "donor": "subject"}.items()},
     **{f"data.{name}": (value, set()) for name, value in {"tissue": "place", "batch": "lane"}.items()},

@@ -172,7 +172,8 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(config, tmp_pat
 
 def test_settings_that_do_not_fit_each_other_are_an_error(config, tmp_path, capsys):
     assert main(["pretrain", str(config), "--out", str(tmp_path), "--set", "settings.n_heads=3"]) == 2
-    assert "The width 8 is not a multiple of the 3 heads" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The width 8 is not a multiple of the 3 heads; mend settings.d_model or settings.n_heads" in said
 
 
 def test_unknown_settings_from_python():

@@ -260,7 +260,7 @@ def first_fault(gene_ids, values, padding, n_bins, n_tokens):
     n_bins
         Number of bins with that of no expression.
     n_tokens
-        Number of token ids.
+        Number of token ids, one more than the largest.
     """
     seen = np.full(n_tokens, -1, np.int64)
     for r in range(gene_ids.shape[0]):

@@ -129,9 +129,9 @@ class Embed(nn.Module):
         elif config.value_style == "category":
             self.value = NormedEmbedding(config.n_value_bins, config.d_model)
         self.norm = DomainNorm(config.norm_domains, config.d_model, config.norm_affine) if config.norm_domains else None
-        # Rows for genes as they are, perturbed genes and padding.
-        flag = nn.Embedding(3, config.d_model, padding_idx=2, _weight=torch.randn(3, config.d_model))
-        self.flag = flag if config.perturbation else None
+        self.flag: nn.Embedding | None = None
+        if config.perturbation:  # rows for genes as they are, perturbed genes and padding
+            self.flag = nn.Embedding(3, config.d_model, padding_idx=2, _weight=torch.randn(3, config.d_model))
         self.hook_gene = HookPoint()  # [cell, gene, d_model], after the gene encoder's LayerNorm
         self.hook_value = HookPoint()  # [cell, gene, d_model], after the value encoder's norm ([.., 1] when scaling)
 

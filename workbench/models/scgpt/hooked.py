@@ -122,7 +122,7 @@ class HookedScGPT(HookedModel):
         ----------
         cells
             AnnData as `workbench.load` returns it; never changed. A column ``batch`` of ``obs``, where there is one, holds
-            the checkpoint's batch numbers.
+            the batches, see `batch_table`.
         seed
             For the ties of the binning and the sample of genes, together with the cell's name.
         max_tokens

@@ -372,11 +372,7 @@ def check_tokens(
                 row, at, what = 0, position, f"none from {low} to {high}, which its quantiles allow"
                 break
     if row >= 0:
-        gene = (
-            vocabulary.decode([int(gene_ids[row, at])])[0]
-            if 0 <= gene_ids[row, at] < len(vocabulary)
-            else gene_ids[row, at]
-        )
+        gene = {i: name for name, i in vocabulary.ids.items()}.get(int(gene_ids[row, at]), gene_ids[row, at])
         raise CellsError(
             f"Cell '{cell_ids[row]}' has the value {values[row, at]:g} for gene '{gene}', {what}. This is a fault of the "
             "workbench or of the matrix: please report it with the kind of file."

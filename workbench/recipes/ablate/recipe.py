@@ -13,7 +13,7 @@ import torch
 from workbench.ablation.grid import describe_grid
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study
-from workbench.ablation.sweeping import make_tasks
+from workbench.ablation.sweeping import make_tasks, peak_bytes
 from workbench.engine.folder import check_folder
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage, key_of
@@ -106,7 +106,8 @@ def dry_run(config: AblationConfig, out: Path) -> str:
         f"{len(grid)} ablations of {len(study.tokens)} cells, judged by {', '.join(study.names)}\n{shown}\n\n"
         f"The first of them:\n{first}\n\n"
         f"{len(tasks)} tasks of up to {config.sweep.block} cells, {done} done. About {_human(seconds)} on one worker "
-        "(a guess from one pass over a few cells), without pairs, attribution and contrasts."
+        "(a guess from one pass over a few cells), without pairs, attribution and contrasts. About "
+        f"{peak_bytes(study, grid) / 2**30:.2f} GiB of memory a worker, beside the model."
         f"{other if held and not own else ''}{pairs}"
     )
 

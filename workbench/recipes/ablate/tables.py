@@ -86,7 +86,10 @@ def pairs_by(context: AblationContext) -> str:
     metric = settings.pairs_by or names[0]
     if metric not in names:
         labels = "" if "cell_type" in context.study.obs else " The metrics of labels need data.cell_type."
-        raise EvaluationError(unknown_name("metric for sweep.pairs_by", metric, names) + labels)
+        raise EvaluationError(
+            f"{unknown_name('metric for sweep.pairs_by', metric, names)} These are the metrics of this study: add the one that is meant "
+            f"to study.metrics, or choose pairs by the first of them with --set sweep.pairs_by=null.{labels}"
+        )
     return metric
 
 

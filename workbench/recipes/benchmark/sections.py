@@ -15,8 +15,8 @@ from workbench.evidence.endpoints import ALL, CLUSTERS, LEAKAGE
 from workbench.evidence.expected import expected_table
 from workbench.evidence.methods import COMPACT, CONTROL, LAYERS
 from workbench.evidence.statistics import cautions
+from workbench.figures.checks import records
 from workbench.figures.requests import Request
-from workbench.figures.style import records
 from workbench.recipes.benchmark.splits import HOLDOUT, INTERNAL, STRATIFIED
 
 if TYPE_CHECKING:

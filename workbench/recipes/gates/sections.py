@@ -40,7 +40,7 @@ def report(context: GatesContext, results: Results) -> Report:
     config, cohorts = context.config, context.read("cohorts")
     sizes = "; ".join(
         f"{row.cohort} ({row.role}): {row.cells} cells, {row.anchors} anchors, {row.stages} stages, {row.donors} donors, "
-        f"{context.matches[row.cohort]}"
+        f"{context.matches[str(row.cohort)]}"
         for row in cohorts.itertuples()
     )
     screen = screen_section(context) if "screen" in results else _no_screen(context)

@@ -6,6 +6,7 @@ from functools import partial
 
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage
+from workbench.errors import ConfigError
 from workbench.models.scgpt.pretraining import model_config
 from workbench.recipes.pretrain import card, train
 from workbench.recipes.pretrain.context import PretrainContext
@@ -34,6 +35,10 @@ def stages(context: PretrainContext) -> list[Stage]:
         If the shape of the model does not fit itself.
     """
     settings = context.config.settings
+    if settings.d_model % settings.n_heads:
+        raise ConfigError(
+            f"The width {settings.d_model} is not a multiple of the {settings.n_heads} heads; mend settings.d_model or settings.n_heads."
+        )
     model_config(settings, context.data.vocabulary)
     # How often states are saved changes no weight; the card lists it with the other settings.
     made_from = {"cells": context.data.fingerprint(), "settings": settings.model_dump(exclude={"save_every"})}
