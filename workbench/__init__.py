@@ -22,7 +22,7 @@ _WHERE = {
     "Tokens": "workbench.models.tokens",
     "load": "workbench.cells.datasets",
     "CellMapping": "workbench.cells.datasets",
-    "choose_panel": "workbench.cells.genes",
+    "choose_panel": "workbench.cells.panel",
     "ablate": "workbench.ablation.ablate",
     "Ablation": "workbench.ablation.sites",
     "ablated": "workbench.ablation.edits",

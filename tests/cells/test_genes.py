@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from helpers import genes, tiny_cells
 
-from workbench.cells.genes import choose_panel, find_genes, gene_names, match_cells, match_genes
+from workbench.cells.genes import find_genes, gene_names, match_cells, match_genes
+from workbench.cells.panel import choose_panel
 from workbench.errors import CellsError, GeneMatchError
 from workbench.models.vocabulary import Vocabulary
 

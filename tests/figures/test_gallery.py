@@ -77,6 +77,17 @@ def test_branches_keep_their_colors_when_a_figure_is_drawn_again(folder):
     assert list(dict.fromkeys(order))[:3] == list(colors) == ["T", "NK", "dendritic"]
 
 
+def test_figures_of_the_users_are_not_overwritten(folder):
+    (folder / "figures").mkdir()
+    (folder / "figures" / "heads.html").write_text("mine")
+    with pytest.raises(OutputError, match="figures' is there, and nothing in it says that the workbench made it"):
+        draw_again(folder)
+    assert [path.read_text() for path in (folder / "figures").iterdir()] == ["mine"]
+    (folder / "figures" / "heads.html").unlink()
+    (folder / "figures").rmdir()
+    assert draw_again(folder)[0] == draw_again(folder)[0]
+
+
 def test_a_figure_whose_table_is_gone_is_missing_and_never_empty(folder):
     write_index(folder, [Request("heads", "said"), Request("gates", "said")], "workbench run x")
     written, missing = draw_again(folder)

@@ -167,6 +167,7 @@ def cells_of(tables: Tables, mapping: CellMapping, title: str, source: str = "")
         "name": f"{title} ({said['name']})" if "name" in said else title,
         "source": source or (f"{title}: {said['source']}" if "source" in said else title),
         "columns": [standard for standard in STANDARD if standard in obs],
+        "batches": sorted(set(obs.get("batch", ()))),
         "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
         "values": mapping.values or said.get("values"),
         "depth": depth is not None,

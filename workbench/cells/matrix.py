@@ -39,8 +39,10 @@ def row_block(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
     # A matrix of its own, without what the caller's says of its order; what is mended is copied first.
     block = sp.csr_matrix((held.data, held.indices, held.indptr), shape=held.shape)
     if not block.has_canonical_format:
-        block = block.copy()
-        block.sum_duplicates()
+        ordered = block.copy()
+        ordered.sum_duplicates()
+        # Rows that are merely out of order stay so: sums over a cell's genes are then those of the file, to the last digit.
+        block = ordered if ordered.nnz < block.nnz else block
     if block.nnz and block.data.min() <= 0 and not block.data.all():
         block = block.copy()
         block.eliminate_zeros()

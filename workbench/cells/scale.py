@@ -211,7 +211,7 @@ def parse_values(values: str) -> tuple[str, float | None]:
 
     Examples
     --------
-    >>> from workbench.cells.values import parse_values
+    >>> from workbench.cells.scale import parse_values
     >>> parse_values("counts"), parse_values("cpm"), parse_values("log2:1e6")
     (('linear', None), ('linear', 1000000.0), ('log2', 1000000.0))
     """

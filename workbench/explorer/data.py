@@ -13,7 +13,8 @@ import yaml
 from anndata import AnnData
 from tqdm import tqdm
 
-from workbench.cells.genes import MIN_SHARE, choose_panel, match_cells
+from workbench.cells.genes import MIN_SHARE, match_cells
+from workbench.cells.panel import choose_panel
 from workbench.engine.folder import RESOLVED, check_layout
 from workbench.engine.stages import stands_on
 from workbench.engine.tables import read_table, table_path

@@ -1,20 +1,18 @@
 """Pure functions from a tidy table to a plotly figure; notebooks, reports and experiments call the same ones."""
 
 from workbench.figures.ablation import effect_map, head_intervals, label_effects
-from workbench.figures.added import added_value
 from workbench.figures.benchmark import benchmark_differences, benchmark_endpoints
 from workbench.figures.benchmark_costs import benchmark_costs
 from workbench.figures.benchmark_maps import benchmark_ranks, benchmark_tally
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
 from workbench.figures.compaction import compaction_pareto
-from workbench.figures.distances import ruler_against_latent
 from workbench.figures.drift import drift
-from workbench.figures.evidence import cohort_gates, flat_and_ripple, holdouts, readouts, trajectories
+from workbench.figures.evidence import added_value, cohort_gates, flat_and_ripple, holdouts, readouts, trajectories
 from workbench.figures.factors import factor_drops, factor_effects, factor_genes
 from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
 from workbench.figures.heatmap import head_map
 from workbench.figures.latent import latent_map, latent_space
-from workbench.figures.manifold import dimension_agreement, let_elbow, trust_curve
+from workbench.figures.manifold import dimension_agreement, let_elbow, ruler_against_latent, trust_curve
 from workbench.figures.runtime import runtime
 from workbench.figures.sensitivity import sensitivity
 from workbench.figures.style import assign_colors

@@ -8,12 +8,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.engine.folder import check_layout
+from workbench.engine.folder import MARKER, check_layout
 from workbench.engine.report import write_figures
 from workbench.engine.tables import there
 from workbench.errors import OutputError, unknown_name
 from workbench.figures.gallery import GALLERY
-from workbench.figures.requests import chosen, regenerated, requests_of
+from workbench.figures.requests import INDEX, chosen, regenerated, requests_of
 from workbench.figures.style import in_dark
 
 PAGES, IMAGES = ("html",), ("svg", "png", "pdf")
@@ -96,6 +96,12 @@ def draw_again(
         if name not in (*PAGES, *IMAGES):
             raise OutputError(unknown_name("format", name, (*PAGES, *IMAGES)))
     check_layout(out)
+    drawn = out / "figures"
+    if drawn.exists() and not any(mark.is_file() for mark in (out / MARKER, drawn / INDEX, drawn / "plotly.min.js")):
+        raise OutputError(
+            f"'{drawn}' is there, and nothing in it says that the workbench made it: its files would be overwritten. Give the folder "
+            "that a run wrote, or move these figures."
+        )
     requests = chosen(requests_of(out), only)
     figures, missing = regenerated(out, requests)
     written: list[Path] = []

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures.checks import checked, records, with_value
-from workbench.figures.facets import AXIS, facets, heading_of, legend_above, lines_of, list_undrawn, named_rows
+from workbench.figures.facets import AXIS, facets, heading_of, lines_of, list_undrawn, named_rows
 from workbench.figures.forest import zero_axis
 from workbench.figures.marks import ALPHA, Key, Look, interval, legend_keys, marks, p_and_q, spread
 from workbench.figures.style import ACCENT, INK, QUIET, RULE, dressed, label, number, span
@@ -96,8 +96,7 @@ def benchmark_endpoints(summary: pd.DataFrame, scores: pd.DataFrame, ours: str =
         f"{place_of(rows)}: cells that nothing was fitted on, mean ± sd over splits (n = {span(drawn['n_splits'])}); where splits "
         "overlap the sd understates the uncertainty. Small dots: single splits."
     )
-    dressed(figure, "Every method, endpoint by endpoint", subtitle, total, above=above, below=AXIS)
-    legend_above(figure, total, above)
+    dressed(figure, "Every method, endpoint by endpoint", subtitle, total, above=above, below=AXIS, legend=True)
     return list_undrawn(figure, _reasons(rows.drop(index=drawn.index)))
 
 
@@ -162,8 +161,7 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
         f"endpoint metrics of a method). Of {len(drawn)}: {counts.get('win', 0)} better, {counts.get('tie', 0)} no sure difference, "
         f"{counts.get('loss', 0)} worse."
     )
-    dressed(figure, f"{ours} less each other method", subtitle, total, above=above, below=AXIS)
-    legend_above(figure, total, above)
+    dressed(figure, f"{ours} less each other method", subtitle, total, above=above, below=AXIS, legend=True)
     lost = rows.drop(index=drawn.index).assign(status="no split in which both have a value")
     return list_undrawn(figure, _reasons(lost))
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from workbench.figures.benchmark import group_color
 from workbench.figures.checks import checked, records, with_value
-from workbench.figures.facets import legend_above, list_undrawn, note_beside
+from workbench.figures.facets import list_undrawn, note_beside
 from workbench.figures.marks import Look, legend_keys, marks
 from workbench.figures.style import ON_FILL, QUIET, RULE, dressed, label, number, span, wrapped
 
@@ -100,8 +100,7 @@ def benchmark_costs(costs: pd.DataFrame, methods: pd.DataFrame) -> go.Figure:
         f"{span(middle['n'])} splits on one machine, without work that is shared by all splits. Frozen weights are not counted as trained."
     )
     above = 40 + 20 * (len(shown) > 4)
-    dressed(figure, "What a split costs", subtitle, total, above=above, below=60)
-    legend_above(figure, total, above)
+    dressed(figure, "What a split costs", subtitle, total, above=above, below=60, legend=True)
     figure.update_layout(margin={"r": _KEY})
     return list_undrawn(figure, _without_time(rows, set(middle["method"])))
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from workbench.figures.benchmark import BETTER, PLACE, names, place_of
 from workbench.figures.checks import checked, each_once, records, with_value
-from workbench.figures.facets import Place, facets, heading_of, legend_above, lines_of
+from workbench.figures.facets import Place, facets, heading_of, lines_of
 from workbench.figures.heatmap import cell_trace
 from workbench.figures.marks import ALPHA, Look, legend_keys, marks
 from workbench.figures.style import INK, NULL_EDGE, ON_FILL, QUIET, RULE, dressed, label, number, short, span
@@ -83,8 +83,7 @@ def benchmark_tally(comparisons: pd.DataFrame) -> go.Figure:
     longest = max(len(part) for column in columns for part in column.split("<br>"))
     below = round(40 + 5.4 * longest)
     total = _CELL * len(shown)
-    dressed(figure, f"Where {ours} wins, ties and loses", subtitle, total, above=44, below=below)
-    legend_above(figure, total, 44)
+    dressed(figure, f"Where {ours} wins, ties and loses", subtitle, total, above=44, below=below, legend=True)
     return figure.update_layout(margin={"r": 130})
 
 
@@ -155,8 +154,7 @@ def benchmark_ranks(ranks: pd.DataFrame, ours: str = "") -> go.Figure:
         "grey band; where Friedman's p is above that, bars are not to be read. Both take splits to be independent: where splits share "
         "cells, too many methods differ. Methods that are undefined in a split are left out."
     )
-    dressed(figure, "Mean ranks", subtitle, total, above=lines + _LEGEND, below=_AXIS)
-    legend_above(figure, total, lines + _LEGEND)
+    dressed(figure, "Mean ranks", subtitle, total, above=lines + _LEGEND, below=_AXIS, legend=True)
     return figure.update_layout(margin={"l": 220})
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures.checks import check_finite, checked, chosen, records, refusal
-from workbench.figures.facets import LINE, Place, facets, legend_above, quiet
+from workbench.figures.facets import LINE, Place, facets, quiet
 from workbench.figures.heatmap import Colors, bold_heads, check_heads, colors_of, head_name, heat_trace, heatmap, placed
 from workbench.figures.marks import ALPHA, legend_keys, marks, p_and_q
 from workbench.figures.style import ACCENT, QUIET, dressed, label, number, short, span, wrapped
@@ -70,8 +70,7 @@ def attribution_scatter(table: pd.DataFrame) -> go.Figure:
         "plot." + (f" {lost} rows without both effects are not drawn." if lost else "")
     )
     title = "Effects of heads estimated by gradients, against exact ones"
-    dressed(figure, title, subtitle, total, above=_ABOVE + above)
-    return legend_above(figure, total, _ABOVE + above)
+    return dressed(figure, title, subtitle, total, above=_ABOVE + above, legend=True)
 
 
 def _mark(i: int) -> dict:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures.checks import checked, records, refusal, undrawn
-from workbench.figures.facets import LINE, heading_of, legend_above, list_undrawn, note_beside
+from workbench.figures.facets import LINE, heading_of, list_undrawn, note_beside
 from workbench.figures.marks import ALPHA, Look, interval, legend_keys, marks, mean_sd, p_and_q
 from workbench.figures.style import ACCENT, INK, QUIET, dressed, label, number, span, wrapped
 
@@ -116,8 +116,7 @@ def compaction_pareto(table: pd.DataFrame) -> go.Figure:
         f"{span(drawn['sd'].round(3))}. Null: no difference (paired two-sided Wilcoxon, Benjamini-Hochberg). Endpoint metrics "
         f"lost (worse, q ≤ {ALPHA}): {lost}. Line: the best mean up to a size."
     )
-    dressed(figure, "What a smaller operator costs", subtitle, total, above=_ABOVE, below=66)
-    legend_above(figure, total, _ABOVE)
+    dressed(figure, "What a smaller operator costs", subtitle, total, above=_ABOVE, below=66, legend=True)
     return list_undrawn(figure, undrawn(rows, drawn, place, "variant", "no value, or no size"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.figures.style import QUIET, label, of_height, short, wrapped
+from workbench.figures.style import QUIET, label, legend_row, of_height, short, wrapped
 
 LINE = 17  # pixels from line to line of a heading or a list
 AXIS = 66  # pixels under a facet, for its axis and the title of that
@@ -148,19 +148,6 @@ def gene_rows(figure: go.Figure, names: Sequence[str], at: Place, **look: Any) -
     figure.update_yaxes(type="category", showgrid=False, ticks="", tickfont={"size": 11}, **ticks, **look, **at)
 
 
-def legend_above(figure: go.Figure, total: int, above: int) -> go.Figure:
-    """Put the legend in one row between the title and whatever stands above the facets.
-
-    Parameters
-    ----------
-    figure
-        The figure; changed and returned.
-    total, above
-        Pixels of the plotting area, and of what is between it and the title.
-    """
-    return _legend(figure, 1 + above / total, "top")
-
-
 def legend_on_top(figure: go.Figure, y: float = 1) -> go.Figure:
     """Put the legend in one row that stands on the plotting area.
 
@@ -171,12 +158,7 @@ def legend_on_top(figure: go.Figure, y: float = 1) -> go.Figure:
     y
         Where its lower edge is, as a share of the plotting area's height.
     """
-    return _legend(figure, y, "bottom")
-
-
-def _legend(figure: go.Figure, y: float, anchor: str) -> go.Figure:
-    place = {"x": 0, "xanchor": "left", "y": y, "yanchor": anchor}
-    return figure.update_layout(legend={"orientation": "h", "traceorder": "normal", **place})
+    return legend_row(figure, y, "bottom")
 
 
 def note_beside(figure: go.Figure, text: str, **look: Any) -> None:
@@ -185,9 +167,9 @@ def note_beside(figure: go.Figure, text: str, **look: Any) -> None:
     Parameters
     ----------
     figure
-        The figure; changed.
+        Figure that gets the text as an annotation.
     text
-        Small HTML.
+        Small HTML, with the lines already broken.
     **look
         Place in shares of the plotting area, and other properties, in place of the upper left corner.
     """
@@ -205,7 +187,7 @@ def list_undrawn(figure: go.Figure, notes: Sequence[str], width: int = 110) -> g
     notes
         Plain sentences; without any the figure stays as it is.
     width
-        Characters of a line.
+        Characters of a line at most.
     """
     lines = [line for note in notes for line in wrapped(note, width)]
     if not lines:

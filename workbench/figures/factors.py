@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures.checks import checked, chosen, each_once, known_name, records, refusal, undrawn, with_value
-from workbench.figures.facets import facets, gene_rows, heading_of, legend_above, lines_of, list_undrawn, named_rows
+from workbench.figures.facets import facets, gene_rows, heading_of, lines_of, list_undrawn, named_rows
 from workbench.figures.forest import null_bars
 from workbench.figures.heatmap import colors_of, heatmap
 from workbench.figures.marks import ALPHA, NULL_KEY, bars, legend_keys, marks, mean_sd, null_of, p_and_q, spread
@@ -99,13 +99,12 @@ def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
         f"{int(small.sum())} of {len(drawn)}. The first {len(first)} ({', '.join(first['factor'])}) hold "
         f"{_percent(first['cumulative'].iloc[-1])} of the summed positive drops."
     )
-    dressed(figure, "What breaks without each factor", subtitle, total, above=above)
+    dressed(figure, "What breaks without each factor", subtitle, total, above=above, legend=True)
     figure.update_layout(barmode="overlay", bargap=0.2)
     drop = {"title": "drop of the score (above 0: worse without it)", "zeroline": True, "zerolinecolor": INK}
     figure.update_xaxes(**drop, row=1, col=1)
     figure.update_xaxes(title="share of the summed positive drops", tickformat=".0%", range=[0, 1.04], row=1, col=2)
     named_rows(figure, names)
-    legend_above(figure, total, above)
     return list_undrawn(figure, lost)
 
 
@@ -223,8 +222,7 @@ def factor_genes(genes: pd.DataFrame, programs: pd.DataFrame, top: int = 4) -> g
         f"tested: n = {tested['term'].nunique()}. A factor means the same when both of its sides change sign."
     )
     above = 34 + lines
-    dressed(figure, "What the first factors read and write", subtitle, total, above=above)
-    legend_above(figure, total, above)
+    dressed(figure, "What the first factors read and write", subtitle, total, above=above, legend=True)
     empty = [f"{f}, {s}: no gene" for f, s in places if not ((firsts["factor"] == f) & (firsts["side"] == s)).any()]
     return list_undrawn(figure, empty)
 

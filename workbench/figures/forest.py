@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.figures.facets import facets, legend_above, list_undrawn, named_rows, quiet
+from workbench.figures.facets import facets, list_undrawn, named_rows, quiet
 from workbench.figures.marks import NULL_KEY, POINT, Key, Look, bars, circles, interval, legend_keys, marks, spread
 from workbench.figures.style import INK, NULL, NULL_EDGE, dressed, label
 
@@ -110,7 +110,7 @@ def forest(
     title, subtitle
         Plain text; the subtitle is broken into lines.
     keys
-        Entries of the legend.
+        Entries of the legend, in their order.
     across
         Facets side by side, at most.
     row, head, above, below
@@ -135,8 +135,7 @@ def forest(
         figure.update_xaxes(**part.axis, **at)
         named_rows(figure, [label(name) for name in order], at)
     legend_keys(figure, keys)
-    dressed(figure, title, subtitle, total, above=head + above, below=below)
-    legend_above(figure, total, head + above).update_layout(bargap=0.35)
+    dressed(figure, title, subtitle, total, above=head + above, below=below, legend=True).update_layout(bargap=0.35)
     return list_undrawn(figure, notes, width=92)
 
 

@@ -70,7 +70,7 @@ def line_of(x: Any, y: Any, hover: Any, series: tuple[str, str], **look: Any) ->
     x, y, hover
         As in `marks`.
     series
-        Colour and mark.
+        Hex colour and plotly symbol.
     **look
         Further properties of the trace.
     """
@@ -108,7 +108,7 @@ def interval(rows: pd.DataFrame, value: str, **look: Any) -> dict[str, Any]:
     value
         Column of the marks' places.
     **look
-        As in `spread`.
+        Colour, thickness and width, as in `spread`.
     """
     return spread(rows["high"] - rows[value], rows[value] - rows["low"], **look)
 

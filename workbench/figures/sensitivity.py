@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from workbench.figures.checks import checked, each_once, known_name, records, undrawn, with_value
 from workbench.figures.evidence import holdout_order
-from workbench.figures.facets import heading_of, legend_above, list_undrawn
+from workbench.figures.facets import heading_of, list_undrawn
 from workbench.figures.heatmap import colors_of, heat_trace
 from workbench.figures.marks import SERIES, line_of, mean_sd, spread
 from workbench.figures.style import INK, dressed, label, number, span
@@ -80,8 +80,7 @@ def sensitivity(table: pd.DataFrame) -> go.Figure:
         "setting is chosen by must not be what it is judged by."
     )
     above = _ABOVE if len(widths) else 40
-    dressed(figure, "Sensitivity to the settings of the adaptor", subtitle, total, above=above, below=64)
-    legend_above(figure, total, above)
+    dressed(figure, "Sensitivity to the settings of the adaptor", subtitle, total, above=above, below=64, legend=True)
     return list_undrawn(figure, undrawn(rows, drawn, ["setting"], "holdout", "no split has a value"))
 
 

@@ -211,7 +211,14 @@ def heading(title: str, subtitle: str) -> tuple[str, int]:
 
 
 def dressed(
-    figure: go.Figure, title: str, subtitle: str, plot_height: int, *, above: int = 0, below: int = 60
+    figure: go.Figure,
+    title: str,
+    subtitle: str,
+    plot_height: int,
+    *,
+    above: int = 0,
+    below: int = 60,
+    legend: bool = False,
 ) -> go.Figure:
     """Give a figure the shared template, its title and a height of which every part is known in pixels.
 
@@ -225,12 +232,32 @@ def dressed(
         Height of the plotting area in pixels.
     above, below
         Further pixels between title and plotting area, and under it.
+    legend
+        Whether the legend is put in one row under the title, above whatever else is over the plotting area.
     """
     text, top = heading(title, subtitle)
     margin = {"l": 70, "r": 30, "t": top + above, "b": below}
-    height = plot_height + top + above + below
     title_of = {"text": text, "font": {"size": _TITLE_SIZE}, "pad": {"l": 14}}
-    return of_height(figure.update_layout(template=TEMPLATE, title=title_of, margin=margin), height)
+    figure.update_layout(template=TEMPLATE, title=title_of, margin=margin)
+    if legend:
+        legend_row(figure, 1 + above / plot_height, "top")
+    return of_height(figure, plot_height + top + above + below)
+
+
+def legend_row(figure: go.Figure, y: float, anchor: str) -> go.Figure:
+    """Put the legend of a figure in one row.
+
+    Parameters
+    ----------
+    figure
+        The figure; changed and returned.
+    y
+        Where the row is, as a share of the plotting area's height from its lower edge.
+    anchor
+        Which edge of the row is there: ``top`` or ``bottom``.
+    """
+    place = {"x": 0, "xanchor": "left", "y": y, "yanchor": anchor}
+    return figure.update_layout(legend={"orientation": "h", "traceorder": "normal", **place})
 
 
 def of_height(figure: go.Figure, height: int) -> go.Figure:

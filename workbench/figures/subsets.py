@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures.checks import checked, chosen, each_once, records, undrawn, with_value
-from workbench.figures.facets import legend_above, list_undrawn, note_beside
+from workbench.figures.facets import list_undrawn, note_beside
 from workbench.figures.factors import removed
 from workbench.figures.marks import Look, marks, mean_sd, spread
 from workbench.figures.style import ACCENT, INK, NULL, dressed, label, number, span
@@ -76,9 +76,8 @@ def subset_interactions(
         )
         + " No null is drawn here."
     )
-    dressed(figure, f"What factors do alone and together: {title}", subtitle, total, above=34, below=30)
+    dressed(figure, f"What factors do alone and together: {title}", subtitle, total, above=34, below=30, legend=True)
     figure.update_layout(margin={"r": 108})
-    legend_above(figure, total, 34)
     return list_undrawn(figure, undrawn(rows, drawn, ["endpoint", "metric"], "subset", "no value"))
 
 

@@ -208,8 +208,8 @@ class HookedModel(HookedRootModule):
             queries. What has no positions, as ``hook_cell``, is kept whole.
         """
         names, cache = self._names(names_filter), {} if cache is None else cache
-        _, *whole = super().get_caching_hooks(names, *args, cache=cache, pos_slice=_Whole(), **kwargs)
-        _, *cut = super().get_caching_hooks(names, *args, cache=cache, pos_slice=pos_slice, **kwargs)
+        _, *whole = super().get_caching_hooks(names, *args, cache=cache, pos_slice=_Whole(), **kwargs)  # type: ignore[misc]
+        _, *cut = super().get_caching_hooks(names, *args, cache=cache, pos_slice=pos_slice, **kwargs)  # type: ignore[misc]
 
         def either(all_of_it: Callable, some: Callable) -> Callable:
             return lambda x, hook: (some if x.ndim > 2 else all_of_it)(x, hook=hook)
@@ -220,7 +220,7 @@ class HookedModel(HookedRootModule):
         )
         return cache, forward, backward
 
-    def run_with_cache(
+    def run_with_cache(  # type: ignore[override]
         self,
         tokens: Tokens,
         *args: Any,

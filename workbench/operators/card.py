@@ -46,11 +46,12 @@ def model_card(card: Mapping[str, Any], genes: Sequence[str], k: int, readouts: 
 
 def _facts(card: Mapping[str, Any]) -> list[str]:
     checkpoint, operator = card.get("checkpoint", {}), card.get("operator", {})
+    sums = checkpoint.get("sha256", {})
     known = {
         "Data": card.get("data"),
         "Checkpoint": checkpoint.get("name"),
         "Hash of its weights": card.get("weights"),
-        "sha256 of best_model.pt": checkpoint.get("sha256", {}).get("best_model.pt"),
+        **{f"sha256 of {name}": sha for name, sha in sums.items() if not name.endswith(".json")},
         "Operator": operator and f"{operator.get('kind')}, feature map {operator.get('feature_map')}",
         "Ruler": card.get("ruler"),
         "Cells, anchors": card.get("n_cells") and f"{card['n_cells']}, {card.get('n_anchors')}",

@@ -28,6 +28,9 @@ LABEL = "label"
 # Share of an operator's genes that the cells must have, as in `Operator.apply`.
 MIN_COVERAGE = 0.5
 
+# Rows in memory, since pandas 3 keeps a table by columns, and a product then differs in its last bits.
+_ACCEPTED: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32], "order": "C"}
+
 
 # Equality and representation stay those of scikit-learn, which reads the settings off the signature.
 @dataclass(eq=False, repr=False)
@@ -121,7 +124,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         """
         for what, given in (("labels", y), ("groups", groups), ("names", names)):
             _check_order(X, given, what)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        X, y = validate_data(self, X, y, **_ACCEPTED)
         check_classification_targets(y)
         self.classes_, place = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -149,7 +152,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
             As in `fit`.
         """
         check_is_fitted(self, "matrix_")
-        return self._latent(validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False))
+        return self._latent(validate_data(self, X, **_ACCEPTED, reset=False))
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "cell class"]:
         """Probability of each of `classes_`, all taken to be as frequent as each other.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import checkpoint_args, require_upstream, tiny_cells, tiny_model, write_checkpoint
 
+import workbench
 from workbench.errors import CellsError, CheckpointError
 from workbench.models.scgpt.batches import batch_table
 from workbench.models.scgpt.checkpoint import load_checkpoint, save_checkpoint
@@ -47,10 +48,20 @@ def test_more_than_ten_numbers_are_asked_about_and_both_answers_work():
     assert [batch_table([f"{i}.0" for i in range(12)], 12, by_row)[f"{i}.0"] for i in range(12)] == list(range(12))
 
 
-@pytest.mark.parametrize("labels", [["1", "2"], ["a"], ["a", "b", "c", "d"], ["0", "7"], ["0.5", "1"], ["-1", "0"]])
+@pytest.mark.parametrize("labels", [["1", "3"], ["a"], ["a", "b", "c", "d"], ["0", "7"], ["0.5", "1"], ["-1", "0"]])
 def test_what_cannot_be_told_is_refused(labels):
     with pytest.raises(CellsError, match='rows cannot be told. .* "batch_names" in args.json'):
         batch_table(labels, 3)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["1", "2", "3"]])
+def test_parts_of_loaded_cells_keep_the_rows_of_the_whole(names):
+    cells = tiny_cells(6)
+    cells.obs["lane"] = names * 2
+    loaded, model = workbench.load(cells, batch="lane"), tiny_model(n_batches=3)
+    for rows in (range(6), [1, 4], [2]):
+        part = loaded[list(rows)].copy()
+        assert model.tokenizer(part).tokens().batch_labels.tolist() == [row % 3 for row in rows]
 
 
 def test_names_of_the_checkpoint_decide():

@@ -460,7 +460,7 @@ def test_a_feature_map_that_the_model_cannot_have_is_refused_before_the_capture(
         ),
         (["cell_heads={}", "adaptor.k=40"], "A latent of width 40 cannot be made of"),
         (["expected=FOLDER/figures.yaml"], "cannot be read"),
-        (["panel.exclude=[cd8]"], "'cd8', did you mean"),
+        (["panel.exclude=[cd8]"], "'cd8'.* did you mean"),
     ],
 )
 def test_what_can_be_known_is_refused_before_any_stage(cells, checkpoint, tmp_path, monkeypatch, overrides, said):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
+from anndata import AnnData
 from jaxtyping import Int
 
 from workbench.errors import CellsError, unknown_name
@@ -16,16 +16,16 @@ _SHOWN = 40
 
 
 def cell_rows(
-    obs: pd.DataFrame, column: str | None, n_batches: int, names: Sequence[str] = ()
+    cells: AnnData, column: str | None, n_batches: int, names: Sequence[str] = ()
 ) -> Int[np.ndarray, " cell"] | None:
     """Row of each cell's batch; which row is which batch is said on stderr.
 
     Parameters
     ----------
-    obs
-        Table of the cells.
+    cells
+        The cells, or some of those that `workbench.load` gave: what it saw of batches decides the rows of all parts.
     column
-        Its column with batches; None for none.
+        Column of ``obs`` with batches; None for none.
     n_batches, names
         As in `batch_table`. A checkpoint with 0 batches needs no labels: a column is then numbered by its own names.
 
@@ -40,11 +40,11 @@ def cell_rows(
                 f"The checkpoint was trained with {n_batches} batches and needs the batch of each cell: name a column of obs by data.batch."
             )
         return None
-    if column not in obs:
-        raise CellsError(f"The cells have no batch column '{column}' in obs; it holds {list(obs.columns)}.")
-    labels = obs[column].astype(str).tolist()
+    if column not in cells.obs:
+        raise CellsError(f"The cells have no batch column '{column}' in obs; it holds {list(cells.obs.columns)}.")
+    labels = cells.obs[column].astype(str).tolist()
     if n_batches:
-        table = batch_table(labels, n_batches, names)
+        table = batch_table([*cells.uns.get("workbench", {}).get("batches", ()), *labels], n_batches, names)
         said = ", ".join(f"{name} {row}" for name, row in table.items())
         print(f"[batches] rows of the checkpoint for the names in '{column}': {said}", file=sys.stderr)
     else:
@@ -92,9 +92,9 @@ def batch_table(labels: Sequence[str], n_batches: int, names: Sequence[str] = ()
             if _plain(name) not in known:
                 raise CellsError(f"{unknown_name('batch', name, known)} These are the batch_names of args.json.")
         table = {name: known[_plain(name)] for name in found}
-    elif len(rows) == len(found) and n_batches <= 10 and 0 in rows.values():
-        table = rows  # without 0 they may be counted from 1
-    elif len(rows) == len(found) and n_batches > 10:
+    elif len(rows) == len(found) and n_batches <= 10:
+        table = rows
+    elif len(rows) == len(found):
         by_row = [str(row) for row in range(n_batches)]
         raise CellsError(
             f"The batches of the cells are numbers ({_listed(found)}), and the checkpoint has {n_batches}: scGPT's scripts number batches "

@@ -128,10 +128,11 @@ class ModelConfig(ModelShape):
     def facts(self) -> dict[str, str]:
         """Input and decoders, for ``workbench inspect``."""
         zeros, labels = ", zeros included" if self.include_zeros else "", self.n_labels
-        bins = "log-normalised, perturbation flags" if self.perturbation else f"{self.n_bins} bins"
+        bins = "log-normalised, perturbation flags" if self.perturbation else f"{self.n_bins} bins{zeros}"
+        cell = "none" if self.perturbation and self.cell_style == "cls" else self.cell_style
         return {
-            "input": f"{self.value_style} values, {bins}{zeros}, up to {self.max_tokens} tokens; cell embedding: "
-            f"{self.cell_style}{f'; cells need a batch label of {labels}' if labels else ''}",
+            "input": f"{self.value_style} values, {bins}, up to {self.max_tokens} tokens; cell embedding: {cell}"
+            f"{f'; cells need a batch label of {labels}' if labels else ''}",
             "decoders": f"expression: {'yes' if self.has_expression else 'no'}, MVC: {self.mvc_style or 'no'}, "
             f"classes: {self.n_classes or 'no'}",
         }
@@ -143,7 +144,7 @@ def plain_args(args: Mapping[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     args
-        The parsed ``args.json``.
+        The parsed ``args.json``, of any content.
     """
     return {k: v["value"] if isinstance(v, Mapping) and "value" in v else v for k, v in args.items()}
 

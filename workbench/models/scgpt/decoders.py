@@ -52,7 +52,7 @@ class AffineDecoder(nn.Module):
         Parameters
         ----------
         x
-            Last residual stream.
+            Last residual stream, ``hook_resid_post`` of the last block.
         values
             Values that entered the model.
         """

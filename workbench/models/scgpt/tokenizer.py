@@ -116,7 +116,7 @@ class Tokenizer:
         self._ids = vocabulary.encode(self.match.genes)
         self._hashes = hash_genes(self._ids)
         self._cell_ids = adata.obs_names.to_numpy(dtype=str)
-        self._labels = cell_rows(adata.obs, batch_column, config.n_labels, config.batch_names)
+        self._labels = cell_rows(adata, batch_column, config.n_labels, config.batch_names)
 
     def __len__(self) -> int:
         return self.adata.shape[0]

@@ -12,7 +12,7 @@ from anndata import AnnData
 from jaxtyping import Int
 
 from workbench.cells.datasets import content_hash, values_hash
-from workbench.cells.genes import genes_left_out
+from workbench.cells.panel import genes_left_out
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
 from workbench.errors import EvaluationError, GeneMatchError

@@ -10,7 +10,7 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from workbench.cells.datasets import content_hash
-from workbench.cells.genes import choose_panel
+from workbench.cells.panel import choose_panel
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
 from workbench.evidence.contrasts import read_lineages

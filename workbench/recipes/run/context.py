@@ -15,8 +15,8 @@ from jaxtyping import Float
 from workbench.cells.anchors import Anchors
 from workbench.cells.datasets import content_hash, values_hash
 from workbench.cells.expression import expression_hash
-from workbench.cells.genes import choose_panel
 from workbench.cells.groups import make_folds
+from workbench.cells.panel import choose_panel
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
 from workbench.engine.sweep import Backend
