@@ -42,3 +42,10 @@ PY
 "$folder/new/bin/python" -W ignore "$folder/write.py" "$folder/new.h5ad"
 "$folder/old/bin/python" -W ignore "$folder/write.py" "$folder/old.h5ad" && exit 1
 "$folder/old/bin/python" -W ignore "$folder/read.py" "$folder/old.h5ad" "$folder/new.h5ad"
+# Seen on 2026-11-28:
+# anndata 0.13.4 pandas 3.1.1 Group nullable-string-array
+# obs/_index[:2] with h5py: TypeError: Accessing a group is done with bytes or str, not <class 'slice'>
+# anndata 0.10.9 pandas 2.2.3 Dataset string-array
+# obs/_index[:2] with h5py: [b'x' b'y']
+# anndata 0.10.9 reads its own file: ['x', 'y', 'z']
+# anndata 0.10.9 on the new file: IORegistryError No read method registered for IOSpec(encoding_type='nullable-string-array', encoding_version='0.1.0') 

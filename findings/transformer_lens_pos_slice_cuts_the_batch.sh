@@ -36,3 +36,10 @@ for version in 3.9.0 4.3.0; do
 done
 grep -q "3 examples: (3, 2) | with pos_slice=0: (1, 2)" "$folder/4.3.0"
 grep -q "remove_batch_dim=True: IndexError" "$folder/3.9.0"
+# Seen on 2026-11-28:
+# transformer-lens 3.9.0
+# 3 examples: (3, 2) | with pos_slice=0: (1, 2)
+# 1 example, remove_batch_dim=True: IndexError: list assignment index out of range
+# transformer-lens 4.3.0
+# 3 examples: (3, 2) | with pos_slice=0: (1, 2)
+# 1 example, remove_batch_dim=True: (2,)

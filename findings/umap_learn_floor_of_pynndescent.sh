@@ -13,3 +13,7 @@ echo "import umap, with pynndescent 0.5.12 and numpy 2.0.2: $said"
 case "$said" in *np.infty*) ;; *) exit 1 ;; esac
 "${pip[@]}" install --quiet --no-compile pynndescent==0.5.13 numpy==2.0.2
 "$folder/venv/bin/python" -W ignore -c "import umap; print('import umap, with pynndescent 0.5.13 and numpy 2.0.2: works')"
+# Seen on 2026-11-28:
+# No broken requirements found.
+# import umap, with pynndescent 0.5.12 and numpy 2.0.2: AttributeError: `np.infty` was removed in the NumPy 2.0 release. Use `np.inf` instead.. Did you 
+# import umap, with pynndescent 0.5.13 and numpy 2.0.2: works
