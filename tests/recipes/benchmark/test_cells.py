@@ -42,7 +42,7 @@ def test_what_the_values_are_is_decided_on_all_cells(cells, checkpoint, tmp_path
     cells.X = sp.csr_matrix(values)
     pool = written(tmp_path, checkpoint, cells, 3)
     assert pool.counts is None
-    assert pool.expression.toarray()[cells.obs_names[0] != pool.names] == pytest.approx(np.log1p(1.5))
+    assert pool.expression.toarray()[cells.obs_names[0] != pool.names] == pytest.approx(np.log1p(1e4 / cells.n_vars))
 
 
 def test_a_cell_without_expression_stops_a_campaign_only_if_it_is_drawn(checkpoint, tmp_path):

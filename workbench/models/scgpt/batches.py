@@ -48,6 +48,7 @@ def cell_rows(
         said = ", ".join(f"{name} {row}" for name, row in table.items())
         print(f"[batches] rows of the checkpoint for the names in '{column}': {said}", file=sys.stderr)
     else:
+        print(f"[batches] the checkpoint has no batches: '{column}' changes nothing", file=sys.stderr)
         table = {name: row for row, name in enumerate(sorted(set(labels)))}
     return np.array([table[label] for label in labels], dtype=np.int64)
 
