@@ -177,10 +177,12 @@ def cells_of(tables: Tables, mapping: CellMapping, title: str, source: str = "")
 
 def _column(tables: Tables, column: str, standard: str) -> pd.Series:
     if column not in tables.obs:
-        raise CellsError(
-            f"'{tables.name}' has no obs column '{column}' (mapped to {standard}); {near_matches(column, tables.obs.columns)} "
-            f"it holds: {', '.join(map(str, tables.obs.columns)) or 'none'}."
+        parts = (
+            f"'{tables.name}' has no obs column '{column}' (mapped to {standard});",
+            near_matches(column, tables.obs.columns),
+            f"it holds: {', '.join(map(str, tables.obs.columns)) or 'none'}.",
         )
+        raise CellsError(" ".join(part for part in parts if part))
     return tables.obs[column]
 
 
