@@ -150,8 +150,9 @@ def test_names_that_other_tools_changed_are_hinted_at():
     )
 
 
+@pytest.mark.shared_data("real_scgpt/vocab.json")
 def test_reasons_of_the_shipped_genes_against_the_released_vocabulary(shared_data, pbmc68k):
-    known = json.loads((shared_data.parent / "data" / "real_scgpt" / "vocab.json").read_text())
+    known = json.loads((shared_data / "real_scgpt" / "vocab.json").read_text())
     found = find_genes(pbmc68k.var_names, known)
     # Facts of the data: 60 genes are not in the vocabulary, 49 of them have one successor, which is.
     assert len(found.renamed) == 49 and len(found.missing) == 11
