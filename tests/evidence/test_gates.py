@@ -152,7 +152,8 @@ def test_a_latent_of_nan_or_of_one_point_passes_nothing(internal, planted_matrix
 def test_the_same_seed_gives_the_same_gates_and_none_is_left_to_chance(internal, planted_matrix, world, adaptor):
     anchors = set_of(internal, planted_matrix)
     one, again = (first_five(anchors, world.ruler, adaptor, seed=5, refits=2, spec=QUICK) for _ in range(2))
-    assert one == again
+    # Of NaN every version of Python thinks otherwise: 3.13 no longer takes the same object for equal in a dataclass.
+    assert repr(one) == repr(again)
     other = first_five(anchors, world.ruler, adaptor, seed=6, refits=2, spec=QUICK)
     assert [gate.value for gate in one[2:4]] == pytest.approx([gate.value for gate in other[2:4]])
     assert one[1].value != other[1].value
