@@ -132,7 +132,12 @@ class AdaptorConfig(Strict):
         gt=0,
         description="Ruler diameters per radian; with 1 / pi, opposites are one apart.",
     )
-    steps: PositiveInt = Field(default=200, description="Most iterations of the fit (L-BFGS).")
+    steps: PositiveInt = Field(
+        default=20_000, description="Most iterations of the fit (L-BFGS); it ends at its optimum (tol) where this allows it."
+    )
+    tol: float = Field(
+        default=1e-6, gt=0, lt=1, description="The fit ends at this share of the gradient's norm at its start."
+    )
     feature_map: Literal["drift", "single", "topk"] = Field(
         default="drift",
         description="Differences of mean operators between blocks of layers, one head (layer, head), or the best heads "
@@ -165,7 +170,7 @@ class AdaptorConfig(Strict):
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of `LETAdaptor`."""
-        return {"k": self.k, "alpha": self.alpha, "beta": self.beta, "steps": self.steps}
+        return {name: getattr(self, name) for name in ("k", "alpha", "beta", "steps", "tol")}
 
 
 class CaptureConfig(Strict):

@@ -1,11 +1,16 @@
-"""One BLAS thread for small matrices: more only wait for each other, and would make rounding depend on their number."""
+"""One BLAS thread for small matrices (more only wait for each other), and threads for many small fits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
+import numba
 from threadpoolctl import ThreadpoolController
+
+Given, Found = TypeVar("Given"), TypeVar("Found")
 
 
 @cache
@@ -17,3 +22,20 @@ def _controller() -> ThreadpoolController:
 def one_thread() -> Any:
     """Context in which NumPy and SciPy use one BLAS thread."""
     return _controller().limit(limits=1)
+
+
+def threaded(work: Callable[[Given], Found], tasks: Iterable[Given]) -> list[Found]:
+    """Results of many small fits, in the order of the tasks, whatever number of threads shares them.
+
+    The number is Numba's: the cores, or what ``NUMBA_NUM_THREADS`` says, which joblib sets for its workers.
+
+    Parameters
+    ----------
+    work
+        From a task to its result; compiled code in it has to let go of Python's lock.
+    tasks
+        What it is asked for.
+    """
+    # BLAS is limited around all threads: its limit is one of the whole process.
+    with one_thread(), ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        return list(pool.map(work, tasks))

@@ -1,15 +1,16 @@
-"""LET: its gradient, planted configurations, and the full problem beside the reduced one."""
+"""LET: planted configurations, the full problem beside the reduced one, and one result whatever the rounding."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import check_grad, minimize
+from scipy.optimize import minimize
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
+from tests.operators.test_let import objective, scaled
 from workbench.errors import EvaluationError, ShapeError
-from workbench.operators.adaptor import LETAdaptor, _loss, _problem, angles
+from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.algorithm import fold
 
 BETA = 1 / np.pi
@@ -24,65 +25,10 @@ def problem(n=12, d=20, seed=0):
     return rng.standard_normal((n, d)) + rng.standard_normal(d), distances
 
 
-def objective(k, d, points, distances, alpha, weights=None):
-    """Loss and gradient in all coordinates, as functions of one vector."""
-    fixed = _problem(points, distances, weights)
-
-    def both(flat):
-        return _loss(flat[: k * d].reshape(k, d), flat[k * d :], fixed, BETA, alpha)
-
-    def value(flat):
-        return float(sum(both(flat)[:2]))
-
-    def gradient(flat):
-        return np.concatenate([part.ravel() for part in both(flat)[2:]])
-
-    return value, gradient
-
-
-def scaled(X):
-    return (X - X.mean(0)) / np.sqrt(((X - X.mean(0)) ** 2).sum() / len(X))
-
-
-# The loss
-
-
-def test_the_loss_by_hand():
-    points = np.array([[1.0, 0], [0, 2], [-1, -1]])
-    w, b = np.array([[1.0, 0.5], [0, 2]]), np.array([0.1, -0.2])
-    distances = np.array([[0, 0.2, 0.4], [0.2, 0, 0.6], [0.4, 0.6, 0]])
-    z = [w @ (p - b) for p in points]
-    pairs = np.triu_indices(3, 1)
-    for given, of_pair, of_anchor in (
-        (None, [1 / 3] * 3, [1 / 3] * 3),
-        ([1, 2, 3], [2 / 11, 3 / 11, 6 / 11], [1 / 6, 1 / 3, 1 / 2]),
-    ):
-        stress = reconstruction = 0.0
-        for i, j, share in zip(*pairs, of_pair, strict=True):
-            angle = np.arccos(z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]))
-            stress += (0.3 * angle - distances[i, j]) ** 2 * share
-        for p, latent, share in zip(points, z, of_anchor, strict=True):
-            reconstruction += 0.7 * ((w.T @ latent + b - p) ** 2).sum() * share
-        fixed = _problem(points, distances, None if given is None else np.array(given))
-        found = _loss(w, b, fixed, 0.3, 0.7)
-        assert found[:2] == (pytest.approx(stress), pytest.approx(reconstruction))
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("alpha", [0.0, 0.1, 10.0])
-@pytest.mark.parametrize("k", [2, 3, 6])
-def test_the_gradient(k, alpha, weighted):
-    X, distances = problem(n=8, d=5)
-    weights = np.random.default_rng(0).random(8) + 0.1 if weighted else None
-    value, gradient = objective(k, 5, scaled(X), distances, alpha, weights)
-    at = np.random.default_rng(k).standard_normal(k * 5 + 5)
-    assert check_grad(value, gradient, at) < 1e-5 * max(np.linalg.norm(gradient(at)), 1)
-
-
 def test_only_the_ratios_of_weights_count_and_a_light_anchor_hardly_counts():
     X, distances = problem(n=12, d=6)
     plain = LETAdaptor(k=3).fit(X, distances)
-    np.testing.assert_allclose(LETAdaptor(k=3).fit(X, distances, np.full(12, 7.0)).encoder_, plain.encoder_, atol=1e-8)
+    np.testing.assert_allclose(LETAdaptor(k=3).fit(X, distances, np.full(12, 7.0)).encoder_, plain.encoder_, atol=1e-5)
     light = np.where(np.arange(12) == 5, 1e-9, 1.0)
     others = np.arange(12) != 5
     spoiled = distances.copy()
@@ -145,7 +91,8 @@ def test_both_terms_are_those_of_the_encoder_it_returns():
     z = fitted.transform(X)
     np.testing.assert_allclose(z, (X - fitted.bias_) @ fitted.encoder_.T)
     upper = np.triu_indices(len(X), 1)
-    assert fitted.stress_ == pytest.approx(((BETA * angles(z) - distances)[upper] ** 2).mean())
+    # The fit's angles are those of lengths with a floor of a thousandth.
+    assert fitted.stress_ == pytest.approx(((BETA * angles(z) - distances)[upper] ** 2).mean(), rel=1e-4)
     # The encoder is W / scale, so that W^T z = encoder^T z x scale^2 in units of the features.
     rebuilt = z @ fitted.encoder_ * fitted.scale_**2 + fitted.bias_
     variance = ((X - X.mean(0)) ** 2).sum(1).mean()
@@ -158,7 +105,7 @@ def test_the_solution_in_few_coordinates_solves_the_full_problem(make):
     X, distances = make(12, 40)
     k, alpha = 4, 0.1
     fitted = LETAdaptor(k=k, alpha=alpha, steps=5000).fit(X, distances)
-    value, gradient = objective(k, 40, scaled(X), distances, alpha)
+    value, gradient = objective(k, scaled(X), distances, alpha)
     ours = np.concatenate([(fitted.encoder_ * fitted.scale_).ravel(), (fitted.bias_ - X.mean(0)) / fitted.scale_])
     assert value(ours) == pytest.approx(fitted.stress_ + fitted.reconstruction_)
     # No direction outside the anchors' hull lowers the loss.
@@ -195,30 +142,49 @@ def test_it_is_deterministic():
     assert np.array_equal(LETAdaptor(k=3).fit(X, distances).encoder_, first.encoder_)
 
 
+def blood_like(seed, n=34, d=60):
+    """Anchors of a few groups whose features' variances fall as those of an operator do, on a ruler of six stages."""
+    rng = np.random.default_rng(seed)
+    stage = np.arange(n) % 6
+    X = (rng.standard_normal((6, d))[stage] + 0.5 * rng.standard_normal((n, d))) * 0.8 ** np.arange(d)
+    return X, np.abs(np.subtract.outer(stage, stage)) / 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_of_the_features_changes_the_latent_as_little(seed):
+    """The last digits of float32, as another batch size or order of the cells leaves them, stay last digits."""
+    X, distances = blood_like(seed)
+    near = X * (1 + 1e-7 * np.random.default_rng(seed + 9).standard_normal(X.shape))
+    first, second = (LETAdaptor(k=6).fit(x, distances) for x in (X, near))
+    z = first.transform(X)
+    assert first.stopped_ == second.stopped_ == "gradient"
+    np.testing.assert_allclose(second.transform(near), z, atol=3e-5 * np.abs(z).max())
+    np.testing.assert_allclose(angles(second.transform(near)), angles(z), atol=3e-5)
+
+
 def test_the_order_of_the_anchors_does_not_matter():
-    X, distances = planted()
+    X, distances = blood_like(0)
     order = np.random.default_rng(0).permutation(len(X))
-    settings = {"k": 3, "alpha": 1e-3, "steps": 2000}
-    first = LETAdaptor(**settings).fit(X, distances)
-    second = LETAdaptor(**settings).fit(X[order], distances[np.ix_(order, order)])
-    np.testing.assert_allclose(angles(second.transform(X)), angles(first.transform(X)), atol=0.02)
+    first = LETAdaptor(k=6).fit(X, distances)
+    second = LETAdaptor(k=6).fit(X[order], distances[np.ix_(order, order)])
+    np.testing.assert_allclose(second.transform(X), first.transform(X), atol=3e-5)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1000.0])
 def test_the_scale_of_the_features_does_not_matter(factor):
-    X, distances = planted(noise=0.05)  # on random distances the optimum hangs on the last digits
+    X, distances = blood_like(1)
     first = LETAdaptor(k=3).fit(X, distances)
     second = LETAdaptor(k=3).fit(factor * X, distances)
-    assert second.stress_ == pytest.approx(first.stress_, rel=1e-3)
-    assert second.reconstruction_ == pytest.approx(first.reconstruction_, rel=1e-3)
-    np.testing.assert_allclose(second.transform(factor * X), first.transform(X), atol=1e-3)
+    assert second.stress_ == pytest.approx(first.stress_, rel=1e-9)
+    assert second.reconstruction_ == pytest.approx(first.reconstruction_, rel=1e-9)
+    np.testing.assert_allclose(second.transform(factor * X), first.transform(X), atol=3e-5)
 
 
 def test_an_offset_of_the_features_does_not_matter():
-    X, distances = planted(noise=0.05)
+    X, distances = blood_like(1)
     first = LETAdaptor(k=3).fit(X, distances)
     second = LETAdaptor(k=3).fit(X + 10, distances)
-    np.testing.assert_allclose(second.transform(X + 10), first.transform(X), atol=1e-3)
+    np.testing.assert_allclose(second.transform(X + 10), first.transform(X), atol=3e-5)
 
 
 def test_its_input_is_left_alone():
@@ -264,10 +230,11 @@ def test_nan_is_an_error():
 
 
 def test_it_is_a_scikit_learn_estimator():
-    adaptor = LETAdaptor(k=4, alpha=0.2, beta=0.5, steps=7)
-    assert adaptor.get_params() == {"k": 4, "alpha": 0.2, "beta": 0.5, "steps": 7}
+    adaptor = LETAdaptor(k=4, alpha=0.2, beta=0.5, steps=7, tol=1e-4)
+    assert adaptor.get_params() == {"k": 4, "alpha": 0.2, "beta": 0.5, "steps": 7, "tol": 1e-4}
     X, distances = problem()
-    adaptor.fit(X, distances)
+    with pytest.warns(ConvergenceWarning, match="LET stopped before its optimum"):
+        adaptor.fit(X, distances)
     copy = clone(adaptor)
     assert copy.get_params() == adaptor.get_params() and not hasattr(copy, "encoder_")
     assert copy.set_params(k=2).k == 2 and adaptor.k == 4

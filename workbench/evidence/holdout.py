@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from threadpoolctl import threadpool_limits
 
 from workbench.cells.splits import Split
 from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.operators.operator import Head, OperatorSource
 from workbench.seeds import generator
 from workbench.stats import null_summary, spearman
+from workbench.threads import threaded
 
 _HOLDOUT_SHARE = 0.3
 
@@ -87,26 +88,29 @@ def holdout_correlation(
     Returns
     -------
     row, null
-        ``spearman`` (mean over splits), ``sd``, ``n_splits``, ``n_pairs`` (mean), ``status``; and the null draws of the
-        same mean, for `with_null`.
+        ``spearman`` (mean over splits), ``sd``, ``n_splits``, ``n_pairs`` (mean), ``n_iter`` (most that a fit took, those of
+        the null as well), ``n_unconverged`` (fits that stopped before `LETAdaptor.tol`), ``status``; and the null draws
+        of the same mean, for `with_null`.
     """
-    found, pairs = holdout_values(features, stage, ruler, splits(stage), adaptor, weights)
-    if not len(found):
+    labels = [stage, *(relabelled(stage, seed, draw) for draw in range(refits))]
+    asked = [(draw, split) for draw, label in enumerate(labels) for split in splits(label)]
+    judged = _judged(features, labels, ruler, asked, adaptor, weights)
+    found = [one for one in judged if one.draw == 0]
+    if not found:
         nothing = dict.fromkeys(("spearman", "sd", "n_pairs"), float("nan"))
-        return {**nothing, "n_splits": 0, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
-    null = []
-    for draw in range(refits):
-        again = relabelled(stage, seed, draw)
-        values = holdout_values(features, again, ruler, splits(again), adaptor, weights)[0]
-        null.append(values.mean() if len(values) else np.nan)
+        row = {**nothing, **dict.fromkeys(("n_splits", "n_iter", "n_unconverged"), 0)}
+        return {**row, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
+    values = np.array([one.spearman for one in found])
     row = {
-        "spearman": float(found.mean()),
-        "sd": float(found.std(ddof=1)) if len(found) > 1 else float("nan"),
-        "n_splits": len(found),
-        "n_pairs": float(pairs.mean()),
+        "spearman": float(values.mean()),
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+        "n_splits": len(values),
+        "n_pairs": float(np.mean([one.n_pairs for one in found])),
+        "n_iter": max(one.n_iter for one in judged),
+        "n_unconverged": sum(not one.converged for one in judged),
         "status": "ok",
     }
-    return row, np.array(null)
+    return row, np.array([_mean(judged, 1 + draw) for draw in range(refits)])
 
 
 def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str, Any]:
@@ -165,55 +169,60 @@ def head_scores(
     centroids, stage
         Mean expression of each anchor, and its stage number.
     ruler, splits, adaptor, weights
-        As in `holdout_values`.
+        As in `holdout_correlation`; here the splits are the same for all heads.
 
     Returns
     -------
     dict
         By layer and head; NaN where no split can be judged.
     """
+    asked = [(0, split) for split in splits]
     found = {}
     for layer, head in np.ndindex(*operators.shape):
-        values, _ = holdout_values(centroids @ operators.head(layer, head), stage, ruler, splits, adaptor, weights)
-        found[layer, head] = float(values.mean()) if len(values) else float("nan")
+        judged = _judged(centroids @ operators.head(layer, head), [stage], ruler, asked, adaptor, weights)
+        found[layer, head] = _mean(judged, 0)
     return found
 
 
-@threadpool_limits.wrap(limits=1)
-def holdout_values(
-    features: Float[np.ndarray, "anchor feature"],
-    stage: Int[np.ndarray, " anchor"],
-    ruler: Float[np.ndarray, "stage stage"],
-    splits: Sequence[Split],
+@dataclass(frozen=True)
+class _Fit:
+    """A fit on a split's anchors, judged on those held out; `draw` is the number of the labels it was given."""
+
+    draw: int
+    spearman: float
+    n_pairs: int
+    n_iter: int
+    converged: bool
+
+
+def _judged(
+    features: np.ndarray,
+    labels: Sequence[np.ndarray],
+    ruler: np.ndarray,
+    asked: Sequence[tuple[int, Split]],
     adaptor: LETAdaptor,
-    weights: Float[np.ndarray, " anchor"] | None = None,
-) -> tuple[Float[np.ndarray, " split"], Int[np.ndarray, " split"]]:
-    """Rank correlation of latent angles with ruler distances over the pairs of each split.
+    weights: np.ndarray | None,
+) -> list[_Fit]:
+    """Fits of all splits, each with labels of its own number.
 
-    Parameters
-    ----------
-    features, stage, ruler, adaptor
-        As in `holdout_correlation`.
-    splits
-        Splits; one that leaves fewer than three anchors or one stage to fit on, or no two distances to compare, is
-        left out.
-    weights
-        Of the anchors, when the adaptor is fitted.
-
-    Returns
-    -------
-    values, n_pairs
-        Of the splits that are not left out.
+    Left out are splits with fewer than three anchors or one stage to fit on, or no two distances to compare.
     """
-    found, pairs = [], []
-    for split in splits:
-        train = split.train
+
+    def judge(task: tuple[int, Split]) -> _Fit | None:
+        draw, split = task
+        stage, train = labels[draw], split.train
         if len(train) < 3 or len(set(stage[train])) < 2:
-            continue
+            return None
         fitted = fit_to_ruler(adaptor, features, stage, ruler, weights, train)
         i, j = split.pairs()
         value = spearman(angles(fitted.transform(features))[i, j], ruler[stage[i], stage[j]])
-        if np.isfinite(value):
-            found.append(value)
-            pairs.append(len(i))
-    return np.array(found), np.array(pairs, dtype=int)
+        if not np.isfinite(value):
+            return None
+        return _Fit(draw, value, len(i), fitted.n_iter_, fitted.stopped_ == "gradient")
+
+    return [one for one in threaded(judge, asked) if one is not None]
+
+
+def _mean(judged: Sequence[_Fit], draw: int) -> float:
+    values = [one.spearman for one in judged if one.draw == draw]
+    return float(np.mean(values)) if values else float("nan")

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
 from workbench.factors.factorise import Factors
-from workbench.operators.readout import METRICS, Endpoint, probe, said
+from workbench.operators.readout import METRICS, Endpoint, probe, said, score_many
 from workbench.seeds import generator
 
 Expression: TypeAlias = sp.csr_matrix | sp.csr_array | Float[np.ndarray, "cell gene"]
@@ -265,44 +265,6 @@ class _Judge:
         found = score_many(self.kind, truth, predicted)
         # A constant orders nothing: no correlation is 0 here, the counterpart of an AUROC of 0.5.
         return {metric: np.where(flat, np.nan_to_num(values, nan=0.0), values) for metric, values in found.items()}
-
-
-def score_many(
-    kind: str, truth: Shaped[np.ndarray, " cell"], predicted: Shaped[np.ndarray, "variant cell"]
-) -> dict[str, Float[np.ndarray, " variant"]]:
-    """`workbench.operators.readout.score` of many predictions at once, which is where the time of nulls would go.
-
-    Parameters
-    ----------
-    kind
-        Kind of the endpoint: ``classes``, ``binary`` or ``depth``, see `Endpoint`.
-    truth, predicted
-        Targets, and one row of predictions per variant, see `score`; for "classes" both as numbers of classes, from 0.
-
-    Returns
-    -------
-    dict
-        By name of the metric, the names and values of `score`.
-    """
-    n = len(predicted)
-    if kind == "classes":
-        width = int(max(truth.max(), predicted.max())) + 1
-        pairs = (np.arange(n)[:, None] * width + truth) * width + predicted
-        table = np.bincount(pairs.ravel(), minlength=n * width**2).reshape(n, width, width)
-        right, true, guessed = np.diagonal(table, axis1=1, axis2=2), table.sum(2), table.sum(1)
-        recall, f1 = right / np.maximum(true, 1), 2 * right / np.maximum(true + guessed, 1)
-        # Recall counts the classes that are there; F1 those that are there or were said to be.
-        accuracy, macro = (v.sum(1) / (of > 0).sum(1) for v, of in ((recall, true), (f1, true + guessed)))
-        return {"balanced accuracy": accuracy, "macro-F1": macro}
-    ranks = rankdata(predicted, axis=1)
-    if kind == "binary":
-        yes = truth.astype(bool)
-        above = ranks[:, yes].sum(1) - yes.sum() * (yes.sum() + 1) / 2
-        return {"AUROC": above / (yes.sum() * (~yes).sum())}
-    own, other = rankdata(truth) - (len(truth) + 1) / 2, ranks - (len(truth) + 1) / 2
-    scale = np.sqrt((own @ own) * (other**2).sum(1))
-    known = (scale > 0) & (len(truth) > 2)
-    return {"|Spearman|": np.where(known, np.abs(other @ own) / np.where(known, scale, 1), _NAN)}
 
 
 @dataclass

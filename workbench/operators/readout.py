@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy.stats import rankdata
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import f1_score, recall_score, roc_auc_score
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from workbench.evidence.ruler import Ruler
 from workbench.seeds import generator, key
-from workbench.stats import null_summary, spearman
+from workbench.stats import null_summary
 
 
 @dataclass(frozen=True)
@@ -145,15 +145,54 @@ def score(kind: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, floa
         ``balanced accuracy`` and ``macro-F1`` (0 to 1), ``AUROC`` (0 to 1), or ``|Spearman|`` (0 to 1).
     """
     if kind == "classes":
-        # Mean recall of the classes that are there; scikit-learn's balanced accuracy warns of any other that is predicted.
-        recall = recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
-        return {
-            "balanced accuracy": float(recall),
-            "macro-F1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
-        }
+        truth, predicted = _numbered(truth, predicted)
+    return {name: float(value[0]) for name, value in score_many(kind, truth, predicted[None]).items()}
+
+
+def score_many(
+    kind: str, truth: Shaped[np.ndarray, "*draw cell"], predicted: Shaped[np.ndarray, "*draw cell"]
+) -> dict[str, Float[np.ndarray, " draw"]]:
+    """`score` of many draws at once, which is where the time of nulls would go.
+
+    Parameters
+    ----------
+    kind
+        As in `Endpoint`.
+    truth, predicted
+        Targets and predictions, see `score`, with one row per draw on one side at least; of ``classes`` both as numbers from
+        0. Of ``binary`` and ``classes`` each row of targets holds the same values in another order.
+
+    Returns
+    -------
+    dict
+        By name of the metric, its value for each draw.
+    """
+    truth, predicted = np.broadcast_arrays(truth, predicted)
+    n, cells = predicted.shape
+    if kind == "classes":
+        width = int(max(truth.max(), predicted.max())) + 1
+        pairs = (np.arange(n)[:, None] * width + truth) * width + predicted
+        table = np.bincount(pairs.ravel(), minlength=n * width**2).reshape(n, width, width)
+        right, true, guessed = np.diagonal(table, axis1=1, axis2=2), table.sum(2), table.sum(1)
+        recall, f1 = right / np.maximum(true, 1), 2 * right / np.maximum(true + guessed, 1)
+        # Recall counts the classes that are there; F1 those that are there or were said to be.
+        accuracy, macro = (v.sum(1) / (of > 0).sum(1) for v, of in ((recall, true), (f1, true + guessed)))
+        return {"balanced accuracy": accuracy, "macro-F1": macro}
+    ranks = rankdata(predicted, axis=1)
     if kind == "binary":
-        return {"AUROC": float(roc_auc_score(truth, predicted))}
-    return {"|Spearman|": abs(spearman(truth, predicted))}
+        yes = truth.astype(bool)
+        n_yes = yes.sum(1)
+        return {"AUROC": ((ranks * yes).sum(1) - n_yes * (n_yes + 1) / 2) / (n_yes * (cells - n_yes))}
+    own, other = (side - (cells + 1) / 2 for side in (rankdata(truth, axis=1), ranks))
+    scale = np.sqrt((own**2).sum(1) * (other**2).sum(1))
+    known = (scale > 0) & (cells > 2)
+    return {"|Spearman|": np.where(known, np.abs((own * other).sum(1)) / np.where(known, scale, 1), np.nan)}
+
+
+def _numbered(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Classes as numbers, from 0, the same on both sides."""
+    numbers = np.unique(np.concatenate([truth, predicted]), return_inverse=True)[1]
+    return numbers[: len(truth)], numbers[len(truth) :]
 
 
 METRICS: Mapping[str, tuple[str, ...]] = {
@@ -260,10 +299,12 @@ def _score(
         model = probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train])
         predicted = said(model, endpoint.kind, x[test])
         rng = generator(seed, "readout null", endpoint.name, str(k))
-        shuffles = [score(endpoint.kind, rng.permutation(truth), predicted) for _ in range(permutations)]
-        for name, value in score(endpoint.kind, truth, predicted).items():
-            values[name][k] = value
-            null[name].append(np.array([draw[name] for draw in shuffles]))
+        if endpoint.kind == "classes":
+            truth, predicted = _numbered(truth, predicted)
+        drawn = np.stack([truth, *(rng.permutation(truth) for _ in range(permutations))])
+        for name, found in score_many(endpoint.kind, drawn, predicted).items():
+            values[name][k] = float(found[0])
+            null[name].append(found[1:])
     n_features = next(iter(features.values())).shape[1]
     return [_row(name, values[name], null[name], len(endpoint.cells), n_features) for name in metrics]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,29 +44,32 @@ def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
     anchors, settings = context.anchors(), context.config.evaluation
     random = list(random_splits(len(anchors), settings.holdouts, context.config.seed))
 
-    def score(matrix: np.ndarray, splits: Splits, refits: int) -> tuple[dict[str, Any], np.ndarray]:
-        return _score(context, anchors.centroids @ matrix, splits, context.adaptor(), refits)
-
-    heads, nulls = [], []
-    for layer, head in tqdm(list(np.ndindex(*context.operators.shape)), unit="head", desc="heads"):
-        row, null = score(context.operators.head(layer, head), lambda stage: random, settings.head_refits)
-        heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **row})
-        nulls.append(null)
+    adaptor, heads, nulls, holdouts = context.config.adaptor, [], [], []
+    maps, kinds = (adaptor.name, *CONTROL_NAMES), _holdouts(context, random)
+    each = [len(splits(anchors.stage)) * (1 + settings.refits) for _, splits in kinds if splits is not None]
+    of_head, n_heads = len(random) * (1 + settings.head_refits), math.prod(context.operators.shape)
+    with tqdm(total=n_heads * of_head + len(maps) * sum(each), unit="fit", desc="heads") as bar:
+        for layer, head in np.ndindex(*context.operators.shape):
+            features = anchors.centroids @ context.operators.head(layer, head)
+            row, null = _score(context, features, lambda stage: random, context.adaptor(), settings.head_refits)
+            heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **row})
+            nulls.append(null)
+            bar.update(of_head)
+        for name in maps:
+            own = name == adaptor.name
+            features = anchors.centroids @ (context.feature_map() if own else context.control(name))
+            for kind, splits in kinds:
+                if splits is None:
+                    found: dict[str, Any] = {"status": "not applicable: no donors"}
+                elif own and adaptor.feature_map == "topk":
+                    found = {"status": f"not applicable: {BIASED}"}
+                else:
+                    found = with_null(*_score(context, features, splits, context.adaptor(), settings.refits))
+                    bar.update(len(splits(anchors.stage)) * (1 + settings.refits))
+                holdouts.append({"operator": name, "holdout": kind, **found})
     pooled = np.concatenate(nulls)
     table = pd.DataFrame([with_null(row, pooled) for row in heads])
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
-    adaptor, holdouts = context.config.adaptor, []
-    for name in (adaptor.name, *CONTROL_NAMES):
-        own = name == adaptor.name
-        matrix = context.feature_map() if own else context.control(name)
-        for kind, splits in _holdouts(context, random):
-            if splits is None:
-                found: dict[str, Any] = {"status": "not applicable: no donors"}
-            elif own and adaptor.feature_map == "topk":
-                found = {"status": f"not applicable: {BIASED}"}
-            else:
-                found = with_null(*score(matrix, splits, settings.refits))
-            holdouts.append({"operator": name, "holdout": kind, **found})
     context.write({"heads": table, "holdouts": pd.DataFrame(holdouts)})
     return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}
 
