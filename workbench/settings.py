@@ -133,7 +133,8 @@ class AdaptorConfig(Strict):
         description="Ruler diameters per radian; with 1 / pi, opposites are one apart.",
     )
     steps: PositiveInt = Field(
-        default=20_000, description="Most iterations of the fit (L-BFGS); it ends at its optimum (tol) where this allows it."
+        default=20_000,
+        description="Most iterations of the fit (L-BFGS); it ends at its optimum (tol) where this allows it.",
     )
     tol: float = Field(
         default=1e-6, gt=0, lt=1, description="The fit ends at this share of the gradient's norm at its start."

@@ -9,10 +9,10 @@ import scipy.sparse as sp
 
 from workbench.errors import EvaluationError, ShapeError
 from workbench.factors.factorise import Factors, hard_sparse, svd_factors
-from workbench.factors.necessity import HOWS, NULLS, ablate_factors, contributions, score_many
+from workbench.factors.necessity import HOWS, NULLS, ablate_factors, contributions
 from workbench.factors.necessity_tables import impacts, persistence, summarise, summarise_subsets
 from workbench.operators.adaptor import LETAdaptor
-from workbench.operators.readout import METRICS, Endpoint, probe, said, score
+from workbench.operators.readout import Endpoint, probe, said, score
 
 D, N, CELLS = 12, 6, 240
 GENES = tuple(f"g{i:02d}" for i in range(D))
@@ -94,25 +94,6 @@ def test_effects_are_those_of_a_loop_over_cells_with_the_adaptor_and_a_fixed_pro
                 row = rows.loc[(f"f{f:02d}", how, "four", metric)]
                 assert row["value"] == pytest.approx(value) and row["drop"] == pytest.approx(row["intact"] - value)
                 assert row["intact"] == pytest.approx(score("classes", truth, said(model, "classes", z[TEST]))[metric])
-
-
-@pytest.mark.parametrize("kind", sorted(METRICS))
-def test_many_predictions_are_scored_as_each_one_is(kind):
-    rng = np.random.default_rng(0)
-    # Class 3 is never true, class 2 seldom; predictions are tied.
-    truth = {
-        "classes": rng.choice(3, 40, p=[0.5, 0.45, 0.05]),
-        "binary": rng.random(40) < 0.3,
-        "depth": rng.poisson(2, 40),
-    }
-    predicted = rng.integers(0, 4, (30, 40))
-    predicted[0], predicted[1, :20] = 1, 0
-    predicted = predicted if kind == "classes" else predicted / 4
-    found = score_many(kind, truth[kind], predicted)
-    assert set(found) == set(METRICS[kind])
-    for metric, values in found.items():
-        expected = [score(kind, truth[kind], row)[metric] for row in predicted]
-        np.testing.assert_allclose(values, expected, atol=1e-12, equal_nan=True)
 
 
 def test_without_any_factor_a_probe_says_the_same_of_all_cells(planted):

@@ -5,11 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
 from workbench.cells.groups import make_folds, make_groups
 from workbench.evidence.ruler import build_ruler, load_ruler
-from workbench.operators.readout import METRICS, Endpoint, cross_validate, endpoints, probe, said, score, sides
+from workbench.operators.readout import (
+    METRICS,
+    Endpoint,
+    cross_validate,
+    endpoints,
+    probe,
+    said,
+    score,
+    score_many,
+    sides,
+)
 
 N = 120
 
@@ -118,6 +128,44 @@ def test_every_metric_of_a_kind_is_there_and_one_for_what_is_perfect(latent, kin
     found = score(kind, target, said(model, kind, latent))
     assert tuple(found) == METRICS[kind] and min(found.values()) > 0.85
     assert set(score(kind, target, target.astype(float) if kind == "binary" else target).values()) == {1.0}
+
+
+def by_scikit_learn(kind, truth, predicted):
+    if kind == "classes":
+        recall = recall_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
+        return {"balanced accuracy": recall, "macro-F1": f1_score(truth, predicted, average="macro", zero_division=0)}
+    if kind == "binary":
+        return {"AUROC": roc_auc_score(truth, predicted)}
+    return {"|Spearman|": abs(stats.spearmanr(truth, predicted).statistic)}
+
+
+@pytest.mark.filterwarnings("ignore::scipy.stats.ConstantInputWarning")
+@pytest.mark.parametrize("permuted", [False, True])
+@pytest.mark.parametrize("kind", sorted(METRICS))
+def test_draws_are_scored_together_as_scikit_learn_and_scipy_score_each(kind, permuted):
+    rng = np.random.default_rng(0)
+    # Class 3 is never true, class 2 seldom; predictions are tied.
+    truth = {
+        "classes": rng.choice(3, 40, p=[0.5, 0.45, 0.05]),
+        "binary": rng.random(40) < 0.3,
+        "depth": rng.poisson(2, 40),
+    }[kind]
+    predicted = rng.integers(0, 4, (30, 40))
+    predicted[0], predicted[1, :20] = 1, 0
+    predicted = predicted if kind == "classes" else predicted / 4
+    # Either many predictions against one truth, or permuted truths against one prediction.
+    sides = (np.stack([rng.permutation(truth) for _ in range(30)]), predicted[1]) if permuted else (truth, predicted)
+    found = score_many(kind, *sides)
+    rows = zip(*np.broadcast_arrays(*sides), strict=True)
+    expected = [by_scikit_learn(kind, *row) for row in rows]
+    assert set(found) == set(METRICS[kind])
+    for metric, values in found.items():
+        np.testing.assert_allclose(values, [row[metric] for row in expected], atol=1e-12, equal_nan=True)
+
+
+def test_one_score_of_names_that_the_other_side_lacks():
+    truth, predicted = np.array(["a", "b", "b", "c"]), np.array(["a", "b", "d", "a"])
+    assert score("classes", truth, predicted) == pytest.approx(by_scikit_learn("classes", truth, predicted))
 
 
 def test_a_side_without_both_classes_is_none():

@@ -105,7 +105,7 @@ def prepare(
             if unknown:
                 notes["ruler"] = f"labels that are on no stage of it were left out: {', '.join(unknown)}"
         elif name == "trustworthiness":
-            space = expression_components(chosen, tokenizer.match, seed)
+            space = expression_components(chosen, tokenizer.match)
             metrics.append(trustworthiness(space, settings.neighbours))
         else:
             metrics += _plain(name, model, notes)
@@ -178,7 +178,7 @@ def choose_rows(names: Sequence[str], n: int | None, seed: int) -> list[int]:
     return sorted(sorted(range(len(names)), key=lambda i: key(seed, "choose", names[i]))[:n])
 
 
-def expression_components(cells: AnnData, match: GeneMatch, seed: int) -> Float[np.ndarray, "cell component"]:
+def expression_components(cells: AnnData, match: GeneMatch) -> Float[np.ndarray, "cell component"]:
     """Principal components of expression, which trustworthiness compares embeddings with.
 
     Parameters
@@ -187,8 +187,6 @@ def expression_components(cells: AnnData, match: GeneMatch, seed: int) -> Float[
         As `datasets.load` returns them; totals are over all their genes.
     match
         Which of these genes the vocabulary knows; the others are no part of the components.
-    seed
-        Of the randomised solver, which large data get.
 
     Returns
     -------
@@ -199,6 +197,5 @@ def expression_components(cells: AnnData, match: GeneMatch, seed: int) -> Float[
 
     dense = np.asarray(expression_on(cells, match, match.genes)[0].todense(), dtype=np.float64)
     n = min(_COMPONENTS, *dense.shape)
-    return PCA(
-        n, svd_solver="full" if min(dense.shape) < 1000 else "randomized", random_state=key(seed, "pca") % 2**32
-    ).fit_transform(dense)
+    # By the covariance of the genes: exact, and the order of the cells decides nothing.
+    return PCA(n, svd_solver="covariance_eigh").fit_transform(dense)

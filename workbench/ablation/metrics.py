@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from workbench.errors import CellsError, EvaluationError, unknown_name
@@ -17,6 +16,7 @@ from workbench.geometry import quality
 from workbench.models import ModelShape
 from workbench.models.outputs import Outputs
 from workbench.models.tokens import Tokens
+from workbench.operators.readout import logistic
 from workbench.seeds import generator
 
 
@@ -226,9 +226,7 @@ def fit_probes(
         # One scale for all features: a scale for each would blow up directions in which cells hardly differ, and then any
         # change of the embedding, whatever it means, disturbs the probe.
         mean, scale = cell[train].mean(0), np.sqrt(cell[train].var(0).mean()) + 1e-12
-        model = LogisticRegression(class_weight="balanced", max_iter=2000).fit(
-            (cell[train] - mean) / scale, label[train]
-        )
+        model = logistic().fit((cell[train].astype(np.float64) - mean) / scale, label[train])
         # Two classes have one column in scikit-learn; two opposite halves say the same by softmax.
         w, b = model.coef_, model.intercept_
         if len(classes) == 2:

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, recall_score
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from workbench.cells.placed import PlacedCells
 from workbench.evidence.protocol import Prediction, Predictions
 from workbench.operators.calibration import calibration_error
-from workbench.operators.readout import METRICS, Endpoint, score
+from workbench.operators.readout import METRICS, Endpoint, probe, score
 from workbench.seeds import key
 
 ALL = "all"
@@ -194,7 +191,7 @@ def _leakage(latent: Float[np.ndarray, "cell width"] | None, truth: PlacedCells,
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=key(seed, "donor probe") % 2**32)
     right = []
     for fitted, held in folds.split(x, donor):
-        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+        model = probe("classes")
         said = model.fit(x[fitted], donor[fitted]).predict(x[held])
         right.append(recall_score(donor[held], said, average="macro", zero_division=0))
     chance = 1 / n_donors

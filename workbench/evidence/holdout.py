@@ -98,10 +98,10 @@ def holdout_correlation(
     found = [one for one in judged if one.draw == 0]
     if not found:
         nothing = dict.fromkeys(("spearman", "sd", "n_pairs"), float("nan"))
-        row = {**nothing, **dict.fromkeys(("n_splits", "n_iter", "n_unconverged"), 0)}
-        return {**row, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
+        none: dict[str, Any] = {**nothing, **dict.fromkeys(("n_splits", "n_iter", "n_unconverged"), 0)}
+        return {**none, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
     values = np.array([one.spearman for one in found])
-    row = {
+    row: dict[str, Any] = {
         "spearman": float(values.mean()),
         "sd": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
         "n_splits": len(values),

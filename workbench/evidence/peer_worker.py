@@ -69,12 +69,12 @@ def anndata(matrix: sp.csr_matrix, prefix: str = "cell") -> Any:
 class Nearest:
     """What new cells get of training cells: the plain mean over their nearest ones along principal components."""
 
-    def __init__(self, expression: sp.csr_matrix, components: int, neighbours: int, seed: int) -> None:
+    def __init__(self, expression: sp.csr_matrix, components: int, neighbours: int) -> None:
         from sklearn.decomposition import PCA
         from sklearn.neighbors import NearestNeighbors
 
         dense = np.asarray(expression.todense(), dtype=np.float64)
-        self.pca = PCA(min(components, *(n - 1 for n in dense.shape)), random_state=seed).fit(dense)
+        self.pca = PCA(min(components, *(n - 1 for n in dense.shape)), svd_solver="covariance_eigh").fit(dense)
         self.z = self.pca.transform(dense)
         self.search = NearestNeighbors(n_neighbors=min(neighbours, len(dense))).fit(self.z)
 
@@ -103,7 +103,7 @@ class DPT:
         import scanpy as sc
 
         seed = int(options["seed"])
-        self.nearest = Nearest(train["expression"], int(options.get("components", 50)), 15, seed)
+        self.nearest = Nearest(train["expression"], int(options.get("components", 50)), 15)
         cells = anndata(train["expression"])
         cells.obsm["X_pca"] = self.nearest.z.astype(np.float32)
         few = min(int(options.get("neighbours", 15)), len(self.nearest.z) - 1)
@@ -135,7 +135,7 @@ class Palantir(DPT):
         import pandas as pd
 
         seed = int(options["seed"])
-        self.nearest = Nearest(train["expression"], int(options.get("components", 50)), 15, seed)
+        self.nearest = Nearest(train["expression"], int(options.get("components", 50)), 15)
         n = len(self.nearest.z)
         names = [f"cell{i}" for i in range(n)]
         table = pd.DataFrame(self.nearest.z, index=names)

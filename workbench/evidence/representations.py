@@ -66,9 +66,12 @@ def principal(train: Training) -> Encoder:
     train
         Training side whose expression is centred and taken apart.
     """
-    x = dense(train.cells)
-    pca = PCA(min(WIDTH, *x.shape), random_state=key(train.seed, "pca") % 2**32).fit(x)
-    return Encoder(lambda cells: pca.transform(dense(cells)), pca.components_.size + pca.mean_.size)
+    x = train.cells.expression.astype(np.float64)
+    # By the covariance of the genes: exact, of sparse values too, and the order of the cells decides nothing.
+    pca = PCA(min(WIDTH, *x.shape), svd_solver="covariance_eigh").fit(x)
+    return Encoder(
+        lambda cells: pca.transform(cells.expression.astype(np.float64)), pca.components_.size + pca.mean_.size
+    )
 
 
 def singular(train: Training) -> Encoder:
@@ -80,7 +83,9 @@ def singular(train: Training) -> Encoder:
         Training side whose expression is taken apart.
     """
     wide = train.cells.expression.astype(np.float64)
-    svd = TruncatedSVD(min(WIDTH, min(wide.shape) - 1), random_state=key(train.seed, "svd") % 2**32).fit(wide)
+    # ARPACK runs to the last digits: its random start decides nothing.
+    seed = key(train.seed, "svd") % 2**32
+    svd = TruncatedSVD(min(WIDTH, min(wide.shape) - 1), algorithm="arpack", random_state=seed).fit(wide)
     return Encoder(lambda cells: svd.transform(cells.expression.astype(np.float64)), svd.components_.size)
 
 

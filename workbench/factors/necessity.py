@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Float, Int, Shaped
-from scipy.stats import rankdata
+from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError

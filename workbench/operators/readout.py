@@ -93,6 +93,45 @@ class BalancedMLP(MLPClassifier):
         return super().fit(X, y, sample_weight=compute_sample_weight("balanced", y))
 
 
+class DoubleScaler(StandardScaler):
+    """Standardisation in double precision, so that what is fitted after it is, whatever the features come in."""
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> DoubleScaler:
+        """Fit.
+
+        Parameters
+        ----------
+        X
+            Features, one row per cell.
+        y
+            Ignored.
+        sample_weight
+            Weight of each cell; all equal when None.
+        """
+        return super().fit(np.asarray(X, dtype=np.float64), y, sample_weight)
+
+    def transform(self, X: Any, copy: bool | None = None) -> Any:
+        """Standardised features, float64.
+
+        Parameters
+        ----------
+        X
+            Features, one row per cell.
+        copy
+            As in scikit-learn.
+        """
+        return super().transform(np.asarray(X, dtype=np.float64), copy)
+
+
+def logistic() -> LogisticRegression:
+    """Logistic regression, classes weighted equally, that runs to its optimum.
+
+    With scikit-learn's own settings L-BFGS stops where decisions are off by tenths, and the last digits of an embedding
+    decide which cells are on the right side. Newton's method takes a dozen steps to the optimum, in less time.
+    """
+    return LogisticRegression(class_weight="balanced", solver="newton-cg", tol=1e-8, max_iter=1000)
+
+
 def probe(kind: str, hidden: int = 0, seed: int = 0) -> Pipeline:
     """Untrained readout: standardise, then logistic (classes weighted equally) or ridge regression.
 
@@ -110,8 +149,8 @@ def probe(kind: str, hidden: int = 0, seed: int = 0) -> Pipeline:
         made, state = MLPRegressor if kind == "depth" else BalancedMLP, key(seed, "readout", kind) % 2**32
         step = made(hidden_layer_sizes=(hidden,), solver="lbfgs", alpha=1e-3, max_iter=500, random_state=state)
     else:
-        step = Ridge(alpha=1.0) if kind == "depth" else LogisticRegression(class_weight="balanced", max_iter=2000)
-    return make_pipeline(StandardScaler(), step)
+        step = Ridge(alpha=1.0) if kind == "depth" else logistic()
+    return make_pipeline(DoubleScaler(), step)
 
 
 def said(model: Pipeline, kind: str, x: Float[np.ndarray, "cell feature"]) -> np.ndarray:
@@ -150,7 +189,7 @@ def score(kind: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, floa
 
 
 def score_many(
-    kind: str, truth: Shaped[np.ndarray, "*draw cell"], predicted: Shaped[np.ndarray, "*draw cell"]
+    kind: str, truth: Shaped[np.ndarray, "... cell"], predicted: Shaped[np.ndarray, "... cell"]
 ) -> dict[str, Float[np.ndarray, " draw"]]:
     """`score` of many draws at once, which is where the time of nulls would go.
 
@@ -302,9 +341,9 @@ def _score(
         if endpoint.kind == "classes":
             truth, predicted = _numbered(truth, predicted)
         drawn = np.stack([truth, *(rng.permutation(truth) for _ in range(permutations))])
-        for name, found in score_many(endpoint.kind, drawn, predicted).items():
-            values[name][k] = float(found[0])
-            null[name].append(found[1:])
+        for name, scored in score_many(endpoint.kind, drawn, predicted).items():
+            values[name][k] = float(scored[0])
+            null[name].append(scored[1:])
     n_features = next(iter(features.values())).shape[1]
     return [_row(name, values[name], null[name], len(endpoint.cells), n_features) for name in metrics]
 

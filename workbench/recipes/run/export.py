@@ -125,12 +125,14 @@ def _gates(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _latent(context: RunContext, z: Float[np.ndarray, "cell k"]) -> pd.DataFrame:
+    cells, ruler = context.cells, context.ruler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        flat = UMAP(random_state=key(context.config.seed, "umap") % 2**32, n_jobs=1).fit_transform(z)
-    cells, ruler = context.cells, context.ruler
+        # By name, so that the order of the cells in their file decides nothing.
+        order, flat = np.argsort(cells.names, kind="stable"), np.empty((len(z), 2))
+        flat[order] = UMAP(random_state=key(context.config.seed, "umap") % 2**32, n_jobs=1).fit_transform(z[order])
     return pd.DataFrame(
         {
             "cell_id": cells.names,

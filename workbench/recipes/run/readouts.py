@@ -19,7 +19,6 @@ from workbench.operators.controls import added_value
 from workbench.operators.readout import cross_validate
 from workbench.recipes.run.context import CONTROL_NAMES, RunContext
 from workbench.recipes.run.operators import EMBEDDING
-from workbench.seeds import key
 
 TABLES = ("readouts", "added", "calibration")
 Features = Callable[[int], np.ndarray]
@@ -81,8 +80,9 @@ def representations(context: RunContext) -> dict[str, Features]:
     def principal(k: int) -> np.ndarray:
         from sklearn.decomposition import PCA
 
-        pca = PCA(width, random_state=key(config.seed, "pca") % 2**32).fit(dense[cells.outside((k,))])
-        return pca.transform(dense)
+        # By the covariance of the genes: exact, and the order of the cells decides nothing.
+        pca = PCA(width, svd_solver="covariance_eigh").fit(cells.expression[cells.outside((k,))].astype(np.float64))
+        return pca.transform(cells.expression.astype(np.float64))
 
     return {
         **found,
