@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BACKEND, CELLS, CONFIG, FOLDER = "backend", "cells", "config", "folder"
 BACKENDS = ("sequential", "loky", "threading", "dask")
 SHELLS = ("bash", "zsh", "fish")
+FLOATS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

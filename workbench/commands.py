@@ -36,7 +36,10 @@ def _configured(arguments: Arguments) -> Any:
         return {name: command.work.load_config() for name, command in arguments.table.items() if command.work}
 
     kind = arguments.table[arguments.command].work.load_config()
-    return read_config(arguments.config, kind, arguments.set, others)
+    # Of a key that is given twice the last one counts.
+    more = [] if arguments.device is None else [f"device=[{arguments.device}]"]
+    more += [] if arguments.dtype is None else [f"dtype={arguments.dtype}"]
+    return read_config(arguments.config, kind, [*arguments.set, *more], others)
 
 
 def _carried_out(arguments: Arguments, config: Any) -> Executed:

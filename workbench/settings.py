@@ -27,6 +27,21 @@ from workbench.operators.operator import FeatureMapSpec, Head
 # exists.
 NAME_OR_PATH = "name or path"
 NameOrPath = Annotated[str, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})]
+# Of every configuration with a checkpoint.
+DeviceName = Annotated[
+    str | tuple[str, ...],
+    Field(
+        description="Where the model runs: auto (the first CUDA card, or Apple's mps, or the processor), cpu, cuda:1 and so on; or a list, "
+        "which worker processes (--backend loky) take in turn. Results agree but for rounding."
+    ),
+]
+FloatType = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    Field(
+        description="Float type of the model's weights and activations; sums are in single precision or better. The half "
+        "types save memory and time on a GPU, and change the third digit."
+    ),
+]
 
 
 def _has_truth(value: Any) -> bool:
@@ -299,6 +314,8 @@ class CommandConfig(Strict):
 
     name: str = named("")
     checkpoint: Path = Field(description="Folder of the checkpoint: args.json, vocab.json and best_model.pt.")
+    device: DeviceName = "auto"
+    dtype: FloatType = "float32"
     seed: int = Field(default=0, description="The one seed of everything random; the same seed gives the same numbers.")
     data: DataConfig = Field(
         default=DataConfig(),

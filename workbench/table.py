@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workbench import commands
-from workbench.arguments import BACKEND, CELLS, CONFIG, FOLDER, SHELLS, Argument, Command, Table, Work, argument
+from workbench.arguments import BACKEND, CELLS, CONFIG, FLOATS, FOLDER, SHELLS, Argument, Command, Table, Work, argument
 
 
 def _takes_config(
@@ -21,6 +21,8 @@ def _takes_config(
             metavar="KEY=VALUE",
             help="override one key; may be given more than once",
         ),
+        argument("--device", help="auto, cpu, cuda:1, mps, or several with commas, in place of the configuration's"),
+        argument("--dtype", choices=FLOATS, help="float type of the model, in place of the configuration's"),
         argument("--json", action="store_true", help=json_help),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
+import torch
 from pydantic import BaseModel
 
 from workbench.engine.config import absolute
@@ -18,6 +19,7 @@ from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table, table_path, write_table
 from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.models import CellModel, load_model
+from workbench.models.devices import find_device
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -55,9 +57,19 @@ class Context(Generic[Settings]):
         return self.config.checkpoint  # type: ignore[attr-defined]
 
     @cached_property
+    def device(self) -> torch.device:
+        """Where the model of this process runs."""
+        return find_device(self.config.device)  # type: ignore[attr-defined]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the model."""
+        return getattr(torch, self.config.dtype)  # type: ignore[attr-defined]
+
+    @cached_property
     def model(self) -> CellModel:
         """The checkpoint."""
-        return load_model(self.checkpoint)
+        return load_model(self.checkpoint, device=self.device, dtype=self.dtype)
 
     @cached_property
     def ruler(self) -> Ruler:

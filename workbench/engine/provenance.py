@@ -16,6 +16,7 @@ from workbench.engine.code import PACKAGE, stripped
 from workbench.engine.stages import peak_memory
 from workbench.files import digest
 from workbench.models import CellModel
+from workbench.models.devices import describe_device
 from workbench.requirements import REQUIRED, name_of
 
 
@@ -61,6 +62,7 @@ def manifest(config: dict[str, Any], model: CellModel, cells: str, stages: dict[
             "sha256": dict(report.sha256) if report else {},
             "release": report.release if report else None,
         },
+        "device": describe_device(model.device, model.dtype),
         "stages": stages,
         "peak_bytes": peak_memory(),
         "machine": {
@@ -104,6 +106,7 @@ def pairs(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("checkpoint (hash of the weights)", manifest["checkpoint"]["weights"]),
         *((f"{name} sha256", value) for name, value in manifest["checkpoint"]["sha256"].items()),
         ("stages", stages),
+        ("device", manifest["device"]),
         ("peak memory", f"{manifest['peak_bytes'] / 2**20:.0f} MiB"),
         ("python", manifest["machine"]["python"]),
         *manifest["packages"].items(),

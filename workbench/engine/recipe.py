@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from workbench.engine.stages import Results, Stage, StageRunner, run_all
 from workbench.engine.sweep import Backend
 from workbench.figures.requests import Request
 from workbench.files import write_json, write_text
+from workbench.models.devices import describe_device
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,14 @@ def execute(
 
     Raises
     ------
+    ConfigError
+        If the device is not there.
     OutputError
         If the folder cannot be written, is of an older layout or another command, or holds files of other origin.
     """
     check_folder(out, recipe.name, recipe.files)
     context = recipe.context(config, out, backend)
+    print(f"[device] {describe_device(context.device, context.dtype)}", file=sys.stderr)
     stages = recipe.stages(context)
     claim(out, recipe.name, recipe.files)
     write_text(out / RESOLVED, yaml.safe_dump(absolute(config), sort_keys=False))

@@ -64,15 +64,16 @@ class HookedModel(HookedRootModule):
         return next(self.parameters()).dtype
 
     def fingerprint(self) -> str:
-        """Hash of the shape and of every weight.
+        """Hash of the shape and of every weight, in the float type that they have.
 
         Returns
         -------
         str
-            32 hex digits; the same on every machine.
+            32 hex digits; the same on every machine and device.
         """
         weights = {name: value.detach().float().cpu().numpy() for name, value in self.state_dict().items()}
-        return digest(asdict(self.config), *(part for name in sorted(weights) for part in (name, weights[name])))
+        half = () if self.dtype == torch.float32 else (str(self.dtype),)  # of weights that are the same rounded, too
+        return digest(asdict(self.config), *half, *(part for name in sorted(weights) for part in (name, weights[name])))
 
     def untrained(self: Model, seed: int) -> Model:
         """A model of the same shape and vocabulary with weights as before training, PyTorch's own initial draw.

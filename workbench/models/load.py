@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from workbench.errors import CheckpointError
+from workbench.models.devices import find_device
 from workbench.models.protocol import CellModel
 
 
@@ -62,7 +63,7 @@ class LoadReport:
 
 
 def load_model(
-    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    path: str | Path, *, device: str | torch.device | Sequence[str] = "cpu", dtype: torch.dtype = torch.float32
 ) -> CellModel:
     """Read a checkpoint folder; which implementation reads it follows from the files in it.
 
@@ -72,7 +73,7 @@ def load_model(
         Folder. scGPT: ``args.json``, ``vocab.json`` and ``best_model.pt`` (or one other file of weights: .pt, .pth, .ckpt,
         .bin or .safetensors), as its authors and `save_checkpoint` write them; needs no scgpt, torchtext or flash-attn.
     device
-        Where the weights go, for example ``"cuda"``; batches follow them.
+        Where the weights go, as `find_device` takes it: ``"cuda"``, ``"auto"`` and so on; batches follow them.
     dtype
         Float type of the weights; half precision halves the memory and has three digits.
 
@@ -88,13 +89,15 @@ def load_model(
         tensor of the encoder.
     VocabularyError
         If the vocabulary lacks ``<pad>`` or does not fit the embedding.
+    ConfigError
+        If the device is not there.
     """
     # Here, because the architectures import from this package.
     from workbench.models.scgpt import checkpoint as scgpt
     from workbench.models.scgpt.weights import WEIGHTS, weights_file
 
     readers = {"scGPT": ((*scgpt.FILES, WEIGHTS), weights_file, scgpt.load_checkpoint)}
-    folder = Path(path).expanduser()
+    folder, device = Path(path).expanduser(), find_device(device)
     if not folder.is_dir():
         wanted = "; ".join(f"{name}: {_listed(files)}" for name, (files, *_) in readers.items())
         instead = f" It is a file; its folder is '{folder.parent}'." if folder.is_file() else ""

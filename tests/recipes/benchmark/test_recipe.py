@@ -291,6 +291,7 @@ EFFECTS = {
     "adaptor.alpha=0.2": JUDGED,
     "adaptor.beta=0.5": JUDGED,
     "adaptor.steps=20": JUDGED,
+    "adaptor.tol=0.001": JUDGED,
     "adaptor.feature_map=single": JUDGED,
     "adaptor.layer=1": JUDGED,
     "adaptor.head=1": JUDGED,

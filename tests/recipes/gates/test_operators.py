@@ -88,6 +88,7 @@ CASES = {
     "adaptor.alpha=0.2": LATER,
     "adaptor.beta=0.5": LATER,
     "adaptor.steps=20": LATER,
+    "adaptor.tol=0.001": LATER,
     "adaptor.feature_map=drift": LATER,
     "adaptor.layer=1": LATER,
     "adaptor.head=0": LATER,

@@ -62,6 +62,7 @@ FIELDS = {
     "adaptor.alpha": (0.2, ANCHORS, ()),
     "adaptor.beta": (0.5, ANCHORS, ()),
     "adaptor.steps": (40, ANCHORS, ()),
+    "adaptor.tol": (1e-3, ANCHORS, ()),
     "adaptor.feature_map": ("single", {*JUDGED, *CARD}, ()),
     "adaptor.layer": (1, {*JUDGED, *CARD}, (SINGLE,)),
     "adaptor.head": (1, {*JUDGED, *CARD}, (SINGLE,)),

@@ -160,6 +160,7 @@ def masked_error(model: HookedScGPT, tokens: Tokens, target: Tensor, masked: Ten
         The model, and a batch as `draw_tokens` makes it.
     """
     out = model(tokens, outputs=("expression", "mvc"))
+    target, masked = target.to(model.device), masked.to(model.device)
     return ((out.expression - target)[masked] ** 2).mean(), ((out.mvc - target)[masked] ** 2).mean()
 
 
@@ -168,6 +169,9 @@ def train(
     settings: PretrainSettings,
     out: Path,
     progress: Callable[[int, dict[str, float]], None] | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[HookedScGPT, list[dict[str, float]]]:
     """Train a model, or go on where an interrupted training stopped.
 
@@ -181,6 +185,11 @@ def train(
         Folder in which resumable states are saved, under ``training-state``; the last of them stays there.
     progress
         Called after every step with its number and the losses.
+    device
+        Where the model is trained, and where it is left.
+    dtype
+        Float type that products of matrices are computed in (autocast); ``bfloat16`` or single precision. Weights and sums are in
+        single precision in any case.
 
     Returns
     -------
@@ -198,8 +207,9 @@ def train(
     model.embed.gene.embedding.weight.data.uniform_(-0.1, 0.1)
     # Start at the mean bin instead of spending the first hundreds of steps on reaching it.
     model.get_parameter("decoder.fc.4.bias").data.fill_(settings.n_bins / 2)
+    model = model.to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    identity = digest(settings.model_dump(exclude={"save_every"}), data.fingerprint())
+    identity = digest(settings.model_dump(exclude={"save_every"}), str(dtype), data.fingerprint())
     state = out / STATE
     start, curve = _resume(state, identity, model, optimiser)
     warm, total = settings.warmup, settings.steps
@@ -212,7 +222,8 @@ def train(
         batch = draw_tokens(data, rows, config, settings.genes_per_cell, settings.mask_ratios, step_seed)
         torch.manual_seed(step_seed % 2**63)
         model.train()
-        expression, mvc = masked_error(model, *batch)
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            expression, mvc = masked_error(model, *batch)
         optimiser.zero_grad(set_to_none=True)
         (expression + mvc).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -272,9 +283,9 @@ def _save(
     model: HookedScGPT,
     optimiser: torch.optim.AdamW,
 ) -> None:
-    arrays = {f"model/{name}": value.numpy() for name, value in model.state_dict().items()}
+    arrays = {f"model/{name}": value.cpu().numpy() for name, value in model.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
-        arrays |= {f"adam/{i}/{name}": moments[name].numpy() for name in ("exp_avg", "exp_avg_sq")}
+        arrays |= {f"adam/{i}/{name}": moments[name].cpu().numpy() for name in ("exp_avg", "exp_avg_sq")}
     write_arrays(state / f"step-{step}.safetensors", arrays)
     write_json(state / "state.json", {"identity": identity, "step": step, "curve": curve})
     for old in state.glob("step-*.safetensors"):

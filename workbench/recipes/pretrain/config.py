@@ -6,13 +6,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from workbench.settings import DataConfig, PretrainSettings, Strict
+from workbench.settings import DataConfig, DeviceName, FloatType, PretrainSettings, Strict
 
 
 class PretrainConfig(Strict):
     """``workbench pretrain``: the cells, how to train on them, and a note for the model card."""
 
     out: Path = Field(description="Folder of the checkpoint; --out names another.")
+    device: DeviceName = "auto"
+    dtype: FloatType = "float32"
     note: str = Field(default="", description="A sentence for the model card; none by default.")
     data: DataConfig = Field(default=DataConfig(), description="The cells to train on, some of them held out.")
     settings: PretrainSettings = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from anndata import AnnData
 
 from workbench.cells.datasets import content_hash
@@ -28,6 +29,11 @@ class PretrainContext(Context[PretrainConfig]):
     def data(self) -> TrainingData:
         """Cells by matched genes, split into those to train on and those held out."""
         return prepare(self.cells, self.config.settings)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Single precision, in which a checkpoint is left and judged whatever it was trained in."""
+        return torch.float32
 
     @property
     def checkpoint(self) -> Path:

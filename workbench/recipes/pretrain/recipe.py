@@ -32,16 +32,19 @@ def stages(context: PretrainContext) -> list[Stage]:
     CellsError
         If there are too few cells to hold any out.
     ConfigError
-        If the shape of the model does not fit itself.
+        If the shape of the model does not fit itself, or it is to be trained in float16.
     """
     settings = context.config.settings
     if settings.d_model % settings.n_heads:
         raise ConfigError(
             f"The width {settings.d_model} is not a multiple of the {settings.n_heads} heads; mend settings.d_model or settings.n_heads."
         )
+    if context.config.dtype == "float16":
+        raise ConfigError("Gradients vanish in float16, so nothing is trained in it; choose dtype bfloat16 or float32.")
     model_config(settings, context.data.vocabulary)
     # How often states are saved changes no weight; the card lists it with the other settings.
     made_from = {"cells": context.data.fingerprint(), "settings": settings.model_dump(exclude={"save_every"})}
+    made_from["dtype"] = context.config.dtype
     about = {"note": context.config.note, "source": context.source, "save_every": settings.save_every}
     return [
         Stage("train", partial(train.train_stage, context), made_from, tables=("curve",), files=train.FILES),

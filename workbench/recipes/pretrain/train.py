@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from workbench.engine.stages import Result, Results
@@ -35,7 +36,8 @@ def train_stage(context: PretrainContext, folder: Path, results: Results) -> Res
             bar.update(step - bar.n)
             bar.set_postfix({k: f"{v:.1f}" for k, v in row.items() if k != "step"})
 
-        model, curve = train(context.data, settings, folder, show)
+        dtype = getattr(torch, context.config.dtype)
+        model, curve = train(context.data, settings, folder, show, device=context.device, dtype=dtype)
     save_trained(model, settings, context.out)
     shutil.rmtree(folder / STATE, ignore_errors=True)
     context.write({"curve": pd.DataFrame(curve)})

@@ -52,7 +52,8 @@ def untrained_inputs(context: RunContext) -> Inputs:
     model, known = context.model, context.model_inputs(context.panel)
     if context.config.operator == "attention":
         known |= _of_pass(context)
-    return {**known, "seed": context.config.seed, "shape": [model.architecture, asdict(model.config)]}  # type: ignore[call-overload]
+    known |= {"seed": context.config.seed, "dtype": context.config.dtype}
+    return {**known, "shape": [model.architecture, asdict(model.config)]}  # type: ignore[call-overload]
 
 
 def _of_pass(context: RunContext) -> Inputs:
