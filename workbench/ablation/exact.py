@@ -44,7 +44,7 @@ def exact_sweep(
         Number of the ablation, in order of their first layers; None for the intact model, which comes first. Where
         ``<cls>`` is computed alone, ``residual`` repeats its stream.
     """
-    padding = tokens.padding.to(model.device) if bool(tokens.padding.any()) else None
+    padding = tokens.padding.to(model.device) if tokens.facts.padded else None
     only_cls = model.config.cell_style == "cls" and "expression" not in outputs
     last = model.config.n_layers - 1
     by_layer: dict[int, list[int]] = {}

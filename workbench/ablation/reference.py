@@ -13,6 +13,7 @@ from torch import Tensor
 from workbench.ablation.sites import DRAWN, Ablation
 from workbench.errors import CellsError, GeneMatchError, HookError
 from workbench.models import CellModel
+from workbench.models.devices import Fitting, sums_type
 from workbench.models.tokens import Tokens
 from workbench.seeds import key
 
@@ -49,7 +50,7 @@ class Reference:
         tokens
             Tokens of the cells that are ablated.
         """
-        return self.row[tokens.gene_ids] < int(self.row.max())
+        return self.row[tokens.gene_ids] < self.row.max()
 
     def mean(self, hook: str, gene_ids: Int[Tensor, "cell gene"]) -> Tensor:
         """Mean activation of genes, (cell, gene, ...).
@@ -166,32 +167,41 @@ def build_reference(model: CellModel, tokens: Tokens, hooks: Sequence[str], batc
     """
     if len(tokens) == 0:
         raise CellsError("The reference set holds no cell; check its filter.")
-    tokens = tokens.to(model.device, model.dtype)
     known = torch.unique(tokens.gene_ids[~tokens.padding])
-    row = torch.full((model.config.n_tokens,), len(known), device=model.device)
-    row[known] = torch.arange(len(known), device=model.device)
+    row = torch.full((model.config.n_tokens,), len(known))
+    row[known] = torch.arange(len(known), device=row.device)
+    row, wide = row.to(model.device), sums_type(model.device)
+    # The last row takes the padding, so that no batch waits for the number of its tokens.
     sums: dict[str, Tensor] = {}
-    counts = torch.zeros(len(known), dtype=torch.float64, device=model.device)
+    counts = torch.zeros(len(known) + 1, dtype=wide, device=model.device)
     names = model.resolve_hooks(hooks) if hooks else ()
-    current: list[tuple[Tensor, Tensor]] = []
+    current: list[Tensor] = []
+    # Cells that a hook has been averaged over: a pass that is done again in halves may have come past it.
+    counted = dict.fromkeys(names, 0)
+    done = 0
 
     def add(x: Tensor, hook: object) -> None:
-        real, rows = current[0]
         name = str(getattr(hook, "name", ""))
         if name not in sums:
-            sums[name] = torch.zeros(len(known), *x.shape[2:], dtype=torch.float64, device=x.device)
-        sums[name].index_add_(0, rows, x[real].double())
+            sums[name] = torch.zeros(len(known) + 1, *x.shape[2:], dtype=wide, device=x.device)
+        if counted[name] <= done:
+            sums[name].index_add_(0, current[0], x.flatten(0, 1).to(wide))
+            counted[name] = done + len(x)
+
+    def work(batch: Tokens) -> int:
+        batch = batch.to(model.device, model.dtype)
+        current[:] = [row[batch.gene_ids].masked_fill(batch.padding, len(known)).flatten()]
+        if names:
+            model(batch, outputs=())
+        counts.index_add_(0, current[0], torch.ones(len(current[0]), dtype=wide, device=counts.device))
+        return len(batch)
 
     with torch.no_grad(), model.hooks([(name, add) for name in names]):
-        for batch in tokens.batches(batch_size):
-            real = ~batch.padding
-            rows = row[batch.gene_ids[real]]
-            current[:] = [(real, rows)]
-            counts.index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64, device=rows.device))
-            if names:
-                model(batch, outputs=())
-    means = {}
+        for n in Fitting(batch_size).batches(tokens, work):
+            done += n
+    means, counts = {}, counts[:-1]
     for name, total in sums.items():
+        total = total[:-1]
         each = total / counts.reshape(-1, *[1] * (total.ndim - 1))
         means[name] = torch.cat([each, total.sum(0, keepdim=True) / counts.sum()]).to(model.dtype)
     names_of = tokens.cell_ids or tuple(map(str, range(len(tokens))))
@@ -262,7 +272,7 @@ def run_partners(model: CellModel, reference: Reference, tokens: Tokens, hooks: 
     seed
         Seed of the pairing, keyed by cell names.
     """
-    other = reference.tokens.take(reference.partners(tokens.cell_ids, seed))
+    other = reference.tokens.take(reference.partners(tokens.cell_ids, seed)).to(model.device, model.dtype)
     kept: dict[str, Tensor] = {}
     with torch.no_grad(), model.hooks([(name, lambda x, hook: kept.__setitem__(hook.name, x)) for name in hooks]):
         model(other, outputs=())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from workbench.ablation.reference import Reference
 from workbench.ablation.sites import Ablation
 from workbench.errors import CellsError, EvaluationError
 from workbench.models import CellModel
+from workbench.models.devices import Fitting
 from workbench.models.outputs import Outputs
 from workbench.models.tokens import Tokens
 
@@ -73,6 +75,11 @@ class Study:
         if not names or len(set(names)) < len(names):
             raise EvaluationError(f"A study needs metrics, each with a name of its own; found {names or 'none'}.")
 
+    @cached_property
+    def fitting(self) -> Fitting:
+        """Cells in a pass: `batch_size`, or fewer once memory has run out."""
+        return Fitting(self.batch_size)
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the metrics."""
@@ -112,11 +119,14 @@ class Study:
         tokens, target, mask, edits
             Without hidden values target and mask are None.
         """
-        tokens = self.tokens.take(rows.tolist()).to(self.model.device, self.model.dtype)
+        tokens, place = self.tokens.take(rows.tolist()), (self.model.device, self.model.dtype)
         if not masked:
+            tokens = tokens.to(*place)
             return tokens, None, None, Edits(self.model, tokens, ablations, self.reference)
         shown, target, mask = mask_values(tokens, self.model.config, self.mask_share, self.seed)
-        return shown, target, mask, Edits(self.model, shown, ablations, self.masked_reference)
+        shown = shown.to(*place)
+        edits = Edits(self.model, shown, ablations, self.masked_reference)
+        return shown, target.to(place[0]), mask.to(place[0]), edits
 
 
 def evaluate(study: Study, ablations: Sequence[Ablation], rows: Sequence[int]) -> pd.DataFrame:
@@ -143,16 +153,16 @@ def evaluate(study: Study, ablations: Sequence[Ablation], rows: Sequence[int]) -
     together = any(metric.together for metric in study.metrics)
     plain = [m for m in study.metrics if not m.masked and not m.together]
     hidden = [m for m in study.metrics if m.masked]
-    parts: list[pd.DataFrame] = []
-    for start in range(0, len(rows), study.batch_size):
-        part = np.asarray(rows[start : start + study.batch_size])
-        frames = []
+
+    def work(start: int, stop: int) -> pd.DataFrame:
+        part, frames = np.asarray(rows[start:stop]), []
         if plain or together:
             frames.append(_pass(study, ablations, part, plain, masked=False, keep_cell=together))
         if hidden:
             frames.append(_pass(study, ablations, part, hidden, masked=True, keep_cell=False))
-        parts.append(frames[0] if len(frames) == 1 else frames[0].merge(frames[1], on=["ablation", "row", "cell_id"]))
-    return pd.concat(parts, ignore_index=True)
+        return frames[0] if len(frames) == 1 else frames[0].merge(frames[1], on=["ablation", "row", "cell_id"])
+
+    return pd.concat(study.fitting.parts(len(rows), work), ignore_index=True)
 
 
 def _pass(
@@ -168,31 +178,31 @@ def _pass(
     outputs = tuple(dict.fromkeys((*(name for m in metrics for name in m.needs), *(("cell",) if keep_cell else ()))))
     # Every result has its place beforehand. A small array that stays, made between large ones that go, keeps the memory of the
     # large one from being used again: 1,464 ablations of 16 cells once took 8 GB.
-    shape = (len(ablations) + 1, len(rows))
-    values = {m.name: np.empty(shape, np.float32) for m in metrics}
-    cells = np.empty((*shape, study.model.config.d_model if keep_cell else 0), np.float32)
-    lost = np.zeros(shape, int)
+    shape, device = (len(ablations) + 1, len(rows)), study.model.device
+    values = {m.name: torch.empty(shape, device=device) for m in metrics}
+    cells = torch.empty(*shape, study.model.config.d_model if keep_cell else 0, device=device)
+    lost = torch.zeros(shape, dtype=torch.long, device=device)
     intact: Outputs | None = None
     for which, out in exact_sweep(study.model, tokens, ablations, edits, outputs):
         intact, at = intact or out, 0 if which is None else which + 1
         run = Run(out, intact, rows, tokens, target, mask)
         for m in metrics:
-            values[m.name][at] = m.function(run).float().cpu().numpy()
+            values[m.name][at] = m.function(run).float()
         if keep_cell:
             assert out.cell is not None
-            cells[at] = out.cell.float().cpu().numpy()
+            cells[at] = out.cell.float()
         if which is not None:
-            lost[at] = edits.fallbacks(ablations[which]).cpu().numpy()
-    columns: dict[str, Any] = {name: found.ravel() for name, found in values.items()}
+            lost[at] = edits.fallbacks(ablations[which])
+    columns: dict[str, Any] = {name: found.cpu().numpy().ravel() for name, found in values.items()}
     if keep_cell:
-        columns["cell"] = list(cells.reshape(-1, cells.shape[-1]))
+        columns["cell"] = list(cells.flatten(0, 1).cpu().numpy())
     names = np.array([INTACT, *(one.key for one in ablations)], dtype=object)
     return pd.DataFrame(
         {
             "ablation": names.repeat(len(rows)),
             "row": np.tile(rows, len(names)),
             "cell_id": list(tokens.cell_ids) * len(names),
-            "fallbacks_masked" if masked else "fallbacks": lost.ravel(),
+            "fallbacks_masked" if masked else "fallbacks": lost.cpu().numpy().ravel(),
             **columns,
         }
     )
@@ -251,10 +261,12 @@ def intact_cells(model: CellModel, tokens: Tokens, batch_size: int = 16) -> Floa
     model, tokens, batch_size
         Model, cells, and cells per pass.
     """
-    found = []
+
+    def work(batch: Tokens) -> Tensor:
+        cell = model(batch).cell
+        assert cell is not None
+        return cell.float()
+
     with torch.no_grad():
-        for batch in tokens.to(model.device, model.dtype).batches(batch_size):
-            cell = model(batch).cell
-            assert cell is not None
-            found.append(cell.float().cpu().numpy())
-    return np.concatenate(found).astype(np.float64)
+        found = list(Fitting(batch_size).batches(tokens, work))
+    return torch.cat(found).cpu().numpy().astype(np.float64)

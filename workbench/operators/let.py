@@ -142,8 +142,27 @@ def _pull(cosine, distances, of_pair, beta):
 
 
 @njit(cache=True, nogil=True)
-def loss(flat, k, points, distances, of_anchor, of_pair, beta, alpha):  # numpydoc ignore=PR01,RT01
-    """Stress, reconstruction, and the gradient of their sum; W, row by row, and b are one vector, as their gradients are."""
+def loss(flat, k, points, distances, of_anchor, of_pair, beta, alpha):
+    """Both terms, and the gradient of their sum.
+
+    Parameters
+    ----------
+    flat
+        W, k by axis and row by row, and b after it, as one vector.
+    k
+        Width of the latent, 1 or more.
+    points, distances
+        Anchors, shape (anchor, axis), and ruler distances between them, shape (anchor, anchor).
+    of_anchor, of_pair
+        Weights of anchors and of their pairs, as `weights_of` makes them.
+    beta, alpha
+        Ruler units per radian, and the weight of the reconstruction.
+
+    Returns
+    -------
+    stress, reconstruction, gradient
+        Two numbers, and a vector like `flat`.
+    """
     n, axes = points.shape
     w, b = flat[: k * axes].reshape(k, axes), flat[k * axes :]
     z, at_b = np.dot(points, w.T), np.dot(w, b)

@@ -231,8 +231,9 @@ class HookedScGPT(HookedModel):
             if name not in OUTPUTS:
                 raise ShapeError(unknown_name("output", name, OUTPUTS))
         self._check_tokens(tokens)
-        padding = tokens.padding.to(self.device) if bool(tokens.padding.any()) else None
+        padded = tokens.facts.padded
         tokens = tokens.to(self.device, self.dtype)
+        padding = tokens.padding if padded else None
         if residual is None:
             if start_at_layer:
                 raise ShapeError(
@@ -320,7 +321,8 @@ class HookedScGPT(HookedModel):
     def _check_tokens(self, tokens: Tokens) -> None:
         if not tokens.gene_ids.numel():
             raise ShapeError("There are no tokens to run on: the batch is empty. Check the selection of cells.")
-        low, high = int(tokens.gene_ids.min()), int(tokens.gene_ids.max())
+        facts = tokens.facts
+        low, high = facts.lowest, facts.highest
         if low < 0 or high >= self.config.n_tokens:
             raise ShapeError(
                 f"Token ids go from {low} to {high}, but the embedding has {self.config.n_tokens} rows; "
@@ -331,12 +333,12 @@ class HookedScGPT(HookedModel):
                 "A perturbation fine-tune needs Tokens.flags, which say for each gene whether it is perturbed, and other checkpoints "
                 "take none; tokenise with this checkpoint's own tokeniser."
             )
-        if bool(tokens.padding[:, 0].any()):
+        if facts.starts_padded:
             raise ShapeError("A cell has padding at position 0, where <cls> belongs; put padding at the end.")
         n_labels = max(self.config.n_batches, self.config.norm_domains if self.config.norm_domains > 1 else 0)
         if n_labels:
             labels = tokens.batch_labels
-            if labels is None or int(labels.min()) < 0 or int(labels.max()) >= n_labels:
+            if labels is None or facts.labels is None or facts.labels[0] < 0 or facts.labels[1] >= n_labels:
                 raise ShapeError(
                     f"This checkpoint was trained with {n_labels} batches: tokens need batch_labels from 0 to "
                     f"{n_labels - 1} (found {'none' if labels is None else sorted(set(labels.tolist()))})."
