@@ -19,6 +19,7 @@ from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import Study
 from workbench.errors import EvaluationError, HookError
 from workbench.models import CellModel
+from workbench.models.devices import Fitting
 from workbench.models.outputs import Outputs
 from workbench.models.tokens import Tokens
 from workbench.seeds import generator
@@ -86,11 +87,11 @@ def attribute(
         )
     if how not in ("zero", "mean", "resample"):
         raise HookError(f"Attribution estimates zero, mean and resample ablations, not '{how}'.")
-    model, size = study.model, batch_size or study.batch_size
+    model, fitting = study.model, study.fitting if batch_size is None else Fitting(batch_size)
     ablations = all_heads(model.config, how, study.seed)
-    parts = []
-    for start in range(0, len(rows), size):
-        part = np.asarray(rows[start : start + size])
+
+    def work(start: int, stop: int) -> np.ndarray:
+        part = np.asarray(rows[start:stop])
         tokens, target, mask, edits = study.batch(part, ablations, masked=metric.masked)
         defined: list[Tensor] = []
 
@@ -102,9 +103,9 @@ def attribute(
             return torch.where(defined[-1], values, 0).sum()
 
         estimate = _gradients(model, tokens, edits, ablations, metric.needs, score, _signs(study, tokens, draws), steps)
-        estimate[:, :, ~defined[0].cpu()] = torch.nan
-        parts.append(estimate.cpu().numpy())
-    return np.concatenate(parts, axis=2)
+        return estimate.masked_fill_(~defined[0], torch.nan).cpu().numpy()
+
+    return np.concatenate(list(fitting.parts(len(rows), work)), axis=2)
 
 
 def _gradients(
@@ -119,7 +120,7 @@ def _gradients(
 ) -> Tensor:
     """Estimates of all heads, (layer, head, cell)."""
     n_layers, n_heads = model.config.n_layers, model.config.n_heads
-    found = torch.zeros(n_layers, n_heads, len(tokens))
+    found = torch.zeros(n_layers, n_heads, len(tokens), device=model.device)
 
     def change(layer: int, z: Tensor) -> Tensor:
         here = ablations[layer * n_heads :][:n_heads]
@@ -131,13 +132,13 @@ def _gradients(
         with torch.no_grad():
             moves = [change(layer, z) for layer, z in enumerate(states)]
             for layer, z in enumerate(states):
-                found[layer] = _slope(moves[layer], z).T.float().cpu()
+                found[layer] = _slope(moves[layer], z).T.float()
         for sign in signs:
             for side in (1, -1):
                 shifts = [side / 2 * sign[:, None, layer, :, None] * move for layer, move in enumerate(moves)]
                 for layer, z in enumerate(_activations_with_gradients(model, tokens, needs, score, shifts)):
                     slope = _slope(moves[layer], z) * sign[:, layer]
-                    found[layer] += (side / (2 * len(signs)) * slope).T.float().cpu()
+                    found[layer] += (side / (2 * len(signs)) * slope).T.float()
         return found
     streams = [f"blocks.{layer}.hook_resid_pre" for layer in range(n_layers)]
     with torch.no_grad():
@@ -159,7 +160,7 @@ def _gradients(
             part = _slope(*kept).T / steps
             total = part if total is None else total + part
         assert total is not None
-        found[layer] = total.float().cpu()
+        found[layer] = total.float()
     return found
 
 

@@ -19,6 +19,7 @@ from workbench.ablation.reference import Reference, build_reference
 from workbench.ablation.sites import HEAD, Ablation, Site, all_heads, site
 from workbench.errors import CellsError, EvaluationError, HookError
 from workbench.models import CellModel
+from workbench.models.devices import Fitting
 from workbench.models.tokens import Tokens
 from workbench.seeds import generator, key
 from workbench.stats import benjamini_hochberg, permutation_p
@@ -93,7 +94,6 @@ def activation_patching(
         raise EvaluationError("No place to patch was named; name at least one, or leave `sites` out for every head.")
     for one in ablations:
         one.check(model.config, model.vocabulary)
-    target, source = target.to(model.device, model.dtype), source.to(model.device, model.dtype)
     cells = _cells(model, target, source, batch_size)
     axis, parts = _axis(*cells), _parts(target, source, seed)
     # By what is patched from (source cells, other target cells): share along the axis, and along the other half's.
@@ -150,9 +150,10 @@ def _cells(model: CellModel, target: Tokens, source: Tokens, batch_size: int) ->
     both = set(target.cell_ids) & set(source.cell_ids)
     if both:
         raise CellsError(f"{len(both)} cells are in both groups (first: '{sorted(both)[0]}'); keep the groups apart.")
+    fitting = Fitting(batch_size)
     with torch.no_grad():
         of_target, of_source = (
-            torch.cat([_cell(model, batch) for batch in side.batches(batch_size)]) for side in (target, source)
+            torch.cat(list(fitting.batches(side, lambda batch: _cell(model, batch)))) for side in (target, source)
         )
     return at_least_single(of_target), at_least_single(of_source)
 
@@ -193,12 +194,12 @@ def _moved(
     batch_size: int,
 ) -> tuple[Float[np.ndarray, "axis ablation cell"], Float[np.ndarray, " cell"]]:
     """Share of the way per axis, ablation and cell, and the number of shared genes."""
-    parts, shared = [], []
     every = Ablation((Site(0, HEAD, 0),), "patch", seed=ablations[0].seed)  # touches every token of a cell
-    for batch in target.batches(batch_size):
+
+    def work(batch: Tokens) -> tuple[Tensor, Tensor]:
+        batch = batch.to(model.device, model.dtype)
         edits = Edits(model, batch, ablations, reference)
         lost = edits.fallbacks(every)
-        shared.append(((~batch.padding).sum(1) - lost - 1).cpu().numpy())  # without <cls>, which every cell has
         found = torch.zeros(len(axes), len(ablations), len(batch), device=model.device)
         own: Tensor | None = None
         for which, out in exact_sweep(model, batch, ablations, edits):
@@ -208,8 +209,10 @@ def _moved(
             else:
                 for i, axis in enumerate(axes):
                     found[i, which] = _share(out.cell, own, axis)
-        parts.append(found.cpu().numpy())
-    return np.concatenate(parts, axis=2).astype(np.float64), np.concatenate(shared).astype(np.float64)
+        return found, (~batch.padding).sum(1) - lost - 1  # without <cls>, which every cell has
+
+    moved, shared = zip(*Fitting(batch_size).batches(target, work), strict=True)
+    return torch.cat(moved, dim=2).cpu().double().numpy(), torch.cat(shared).cpu().double().numpy()
 
 
 def _share(patched: Tensor, own: Tensor | None, axis: Tensor) -> Tensor:
@@ -286,7 +289,6 @@ def path_patching(
     ablation.check(model.config, model.vocabulary)
     receivers = list(dict.fromkeys(receivers))
     parsed = [_receiver(model, name, place) for name in receivers]
-    target, source = target.to(model.device, model.dtype), source.to(model.device, model.dtype)
     axis = _axis(*_cells(model, target, source, batch_size))
     found = {name: np.zeros(len(target)) for name in ("all ways", *receivers)}
     with torch.no_grad():
@@ -294,7 +296,7 @@ def path_patching(
             reference = build_reference(model, source.take(theirs), ())
             for start in range(0, len(mine), batch_size):
                 at = mine[start : start + batch_size]
-                batch = target.take(at)
+                batch = target.take(at).to(model.device, model.dtype)
                 edits = Edits(model, batch, [ablation], reference)
                 for name, cell, own in _paths(model, batch, edits, ablation, receivers, parsed, freeze_mlp):
                     found[name][at] = _share(cell, own, axis).cpu().numpy()

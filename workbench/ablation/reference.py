@@ -167,9 +167,9 @@ def build_reference(model: CellModel, tokens: Tokens, hooks: Sequence[str], batc
     """
     if len(tokens) == 0:
         raise CellsError("The reference set holds no cell; check its filter.")
-    known = torch.unique(tokens.gene_ids[~tokens.padding])
+    known = torch.unique(tokens.gene_ids[~tokens.padding]).cpu()
     row = torch.full((model.config.n_tokens,), len(known))
-    row[known] = torch.arange(len(known), device=row.device)
+    row[known] = torch.arange(len(known))
     row, wide = row.to(model.device), sums_type(model.device)
     # The last row takes the padding, so that no batch waits for the number of its tokens.
     sums: dict[str, Tensor] = {}

@@ -139,7 +139,7 @@ def check_memory(study: Study, grid: Sequence[Ablation], backend: Backend) -> No
     study, grid
         As in `peak_bytes`.
     backend
-        Its workers on this machine take their memory at the same time; those of a cluster are not looked at.
+        Its workers on this machine take their memory at the same time; those of a cluster, and a GPU's memory, are not looked at.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def check_memory(study: Study, grid: Sequence[Ablation], backend: Backend) -> No
     total = each * (workers if local else 1)
     if backend.progress:
         print(f"[sweep] about {each / 2**30:.2f} GiB of memory a worker, beside the model", file=sys.stderr)
-    if backend.name != "dask" and total > 0.9 * free:
+    if backend.name != "dask" and study.model.device.type == "cpu" and total > 0.9 * free:
         raise CellsError(
             f"The passes would take about {total / 2**30:.1f} GiB of memory ({study.batch_size} cells a pass), but {free / 2**30:.1f} "
             "GiB are free; lower study.batch_size, study.max_tokens or --jobs."

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numba import njit
 from torch import Tensor
@@ -17,6 +18,8 @@ from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
 
 PATTERNS = "blocks.*.attn.hook_pattern"
+# Devices whose maps are added up by compiled code; on others torch does it, and the sums stay there until they are asked for.
+_COMPILED = frozenset({"cpu"})
 
 
 @njit(cache=True, nogil=True)
@@ -70,6 +73,43 @@ class GenePairMeans:
         return self.sums / np.maximum(self.counts, 1).astype(np.float32)
 
 
+class _Away:
+    """Sums and counts on a device, begun with those that are here. Nothing here waits for the device.
+
+    Parameters
+    ----------
+    sums, counts
+        As `GenePairSink` holds them.
+    place
+        Place in the panel of each token id; -1 for those outside.
+    device
+        Device on which maps are added up.
+    """
+
+    def __init__(self, sums: np.ndarray, counts: np.ndarray, place: np.ndarray, device: torch.device) -> None:
+        self.d = counts.shape[-1]
+        self.place = torch.as_tensor(np.where(place < 0, self.d, place), device=device)
+        # One row and one column more: what is no gene of the panel goes there, and is never looked at.
+        wide = (self.d + 1, self.d + 1)
+        self.sums = torch.zeros(*sums.shape[:3], *wide, device=device)
+        self.counts = torch.zeros(len(counts), *wide, dtype=torch.long, device=device)
+        self.sums[..., : self.d, : self.d] = torch.as_tensor(sums, device=device)
+        self.counts[..., : self.d, : self.d] = torch.as_tensor(counts, device=device)
+
+    def add(self, maps: Tensor, tokens: Tokens, groups: Sequence[int], which: int) -> None:
+        places = torch.where(tokens.genes, self.place[tokens.gene_ids], self.d)
+        for cell, group in enumerate(groups):
+            pairs = (places[cell, :, None] * (self.d + 1) + places[cell]).flatten()
+            self.sums[group, which].flatten(1).index_add_(1, pairs, maps[cell].float().flatten(1))
+            if which == 0:
+                self.counts[group].view(-1).index_add_(0, pairs, torch.ones_like(pairs))
+
+    def copy_to(self, sums: np.ndarray, counts: np.ndarray) -> None:
+        for group in range(len(counts)):
+            sums[group] = self.sums[group, ..., : self.d, : self.d].cpu().numpy()
+            counts[group] = self.counts[group, ..., : self.d, : self.d].cpu().numpy()
+
+
 class GenePairSink:
     """Sum and count per ordered gene pair, of attention patterns or scores, by gene id.
 
@@ -107,6 +147,7 @@ class GenePairSink:
         self._hooks: tuple[str, ...] = ()
         self._sums = np.zeros((0, 0, 0, 0, 0), dtype=np.float32)
         self._counts = np.zeros((0, 0, 0), dtype=np.int64)
+        self._away: _Away | None = None
 
     def open(self, plan: Plan) -> None:
         """See `Sink`; only scores and patterns suit."""
@@ -119,6 +160,7 @@ class GenePairSink:
         d, heads = len(self.genes), next(iter(plan.shapes.values())).inner[0]
         self._sums = np.zeros((self.n_groups, len(self._hooks), heads, d, d), dtype=np.float32)
         self._counts = np.zeros((self.n_groups, d, d), dtype=np.int64)
+        self._away = None
 
     def memory(self, plan: Plan) -> int:
         """See `Sink`."""
@@ -128,15 +170,19 @@ class GenePairSink:
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""
         which = self._hooks.index(hook)
-        maps = activation.float().cpu().numpy()
+        groups = np.zeros(len(tokens), dtype=np.int64)
+        if self.groups is not None:
+            groups[:] = [self._group(cell) for cell in tokens.cell_ids]
+        if activation.device.type not in _COMPILED:
+            self._away = self._away or _Away(self._sums, self._counts, self._place, activation.device)
+            self._away.add(activation, tokens, groups.tolist(), which)
+            return
+        maps = activation.float().numpy()
         places = self._place[tokens.gene_ids.cpu().numpy()]
         places[~tokens.genes.cpu().numpy()] = -1
         cells, positions = np.nonzero(places >= 0)
         genes = places[cells, positions]
         starts = np.searchsorted(cells, np.arange(len(tokens) + 1))
-        groups = np.zeros(len(tokens), dtype=np.int64)
-        if self.groups is not None:
-            groups[:] = [self._group(cell) for cell in tokens.cell_ids]
         # One thread: a pool of its own would fight with PyTorch's, whose threads keep spinning after a forward pass.
         _scatter(maps, positions, genes, starts, groups, self._sums, which)
         if which == 0:
@@ -155,11 +201,17 @@ class GenePairSink:
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Sink`."""
+        self._fetch()
         return {"sums": self._sums, "counts": self._counts}
 
     def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
         """See `Sink`."""
-        self._sums, self._counts = arrays["sums"].copy(), arrays["counts"].copy()
+        self._sums, self._counts, self._away = arrays["sums"].copy(), arrays["counts"].copy(), None
+
+    def _fetch(self) -> None:
+        """Bring the sums here from a device, where they stay as well."""
+        if self._away is not None:
+            self._away.copy_to(self._sums, self._counts)
 
     def group(self, number: int) -> GenePairMeans:
         """Sums and counts of one group: the sink's own arrays, not a copy.
@@ -169,6 +221,7 @@ class GenePairSink:
         number
             Number of the group, from 0.
         """
+        self._fetch()
         return GenePairMeans(self.genes, self._hooks, self._sums[number], self._counts[number])
 
     def result(self, without: int | None = None) -> GenePairMeans:
@@ -181,6 +234,7 @@ class GenePairSink:
         """
         if self.n_groups == 1 and without is None:
             return self.group(0)
+        self._fetch()
         sums, counts = np.zeros_like(self._sums[0]), np.zeros_like(self._counts[0])
         for group in range(self.n_groups):
             if group != without:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +24,7 @@ class PooledSink:
 
     def __init__(self) -> None:
         self._parts: dict[str, list[np.ndarray]] = {}
+        self._fresh: dict[str, list[Tensor]] = {}
 
     def open(self, plan: Plan) -> None:
         """See `Sink`; hooks with one row per gene suit."""
@@ -41,19 +43,24 @@ class PooledSink:
             raise HookError("Cells of a perturbation fine-tune have no <cls> to keep; use another sink.")
         keep = tokens.genes.to(activation.dtype)
         mean = (activation * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
-        self._parts[f"{CLS}/{hook}"].append(activation[:, 0].float().cpu().numpy())
-        self._parts[f"{AVERAGE}/{hook}"].append(mean.float().cpu().numpy())
+        # A copy, or the whole stream would stay; on its device, or the pass would wait.
+        self._fresh.setdefault(f"{CLS}/{hook}", []).append(activation[:, 0].to(torch.float32, copy=True))
+        self._fresh.setdefault(f"{AVERAGE}/{hook}", []).append(mean.float())
 
     def flush(self, n_cells: int) -> None:
-        """See `Sink`."""
+        """Fetch what has come since the last flush from the device."""
+        for name, fresh in self._fresh.items():
+            self._parts[name].append(torch.cat(fresh).cpu().numpy())
+        self._fresh = {}
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Sink`."""
+        self.flush(0)
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
         """See `Sink`."""
-        self._parts = {name: [array] for name, array in arrays.items()}
+        self._parts, self._fresh = {name: [array] for name, array in arrays.items()}, {}
 
     def result(self) -> dict[str, Float[np.ndarray, "cell width"]]:
         """``average 0`` and so on, after each layer, and ``cls`` and ``average``, after the last."""

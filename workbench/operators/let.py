@@ -33,7 +33,7 @@ class Optimum:
     stress, reconstruction
         Both terms of the loss.
     n_iter
-        Steps that were taken.
+        Steps of L-BFGS that were taken in all.
     gradient
         Norm of the gradient, relative to that at the start.
     stopped
@@ -57,7 +57,7 @@ def weights_of(given: Float[np.ndarray, " anchor"] | None, n: int) -> tuple[np.n
     given
         Weight of each anchor, of which only ratios count; all equal when None.
     n
-        Number of anchors.
+        Number of anchors, two or more.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def minimised(
     points
         Anchors on their principal axes, mean 0, total variance 1.
     distances, weights
-        As `LETAdaptor.fit` takes them.
+        Ruler distances and weights of the anchors, as `LETAdaptor.fit` takes them.
     k, alpha, beta, steps, tol
         As in `LETAdaptor`.
     """

@@ -104,7 +104,7 @@ class DoubleScaler(StandardScaler):
         X
             Features, one row per cell.
         y
-            Ignored.
+            Without effect; there because pipelines hand it over.
         sample_weight
             Weight of each cell; all equal when None.
         """
@@ -118,7 +118,7 @@ class DoubleScaler(StandardScaler):
         X
             Features, one row per cell.
         copy
-            As in scikit-learn.
+            Whether features that are float64 already are copied, as in scikit-learn.
         """
         return super().transform(np.asarray(X, dtype=np.float64), copy)
 

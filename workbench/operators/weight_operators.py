@@ -106,15 +106,16 @@ def weight_operators(model: CellModel, genes: Sequence[str], kind: str) -> Weigh
     lefts, rights = [], []
     with torch.no_grad():
         # One copy in double precision at a time: sums over the width are then exact to float32.
-        e = model.gene_embedding(ids).double()
+        wide = sums_type(model.device)
+        e = model.gene_embedding(ids).to(wide)
         for layer in range(model.config.n_layers):
             weight = model.block(layer).weight
             if kind == "qk":
-                left = e @ weight("W_Q").double() + weight("b_Q").double()[:, None]
-                right = e @ weight("W_K").double() / model.config.d_head**0.5
+                left = e @ weight("W_Q").to(wide) + weight("b_Q").to(wide)[:, None]
+                right = e @ weight("W_K").to(wide) / model.config.d_head**0.5
             else:
-                left = e @ weight("W_V").double()
-                right = e @ weight("W_O").double().transpose(1, 2)
+                left = e @ weight("W_V").to(wide)
+                right = e @ weight("W_O").to(wide).transpose(1, 2)
             lefts.append(left.float().cpu().numpy())
             rights.append(right.transpose(1, 2).float().cpu().numpy())
     return WeightOperators(kind, names, np.stack(lefts), np.stack(rights))

@@ -146,6 +146,6 @@ def _predict(
                 Tokens(ids, shown, torch.zeros_like(ids, dtype=torch.bool)), outputs=("expression", "mvc")
             )
             assert predicted.expression is not None and predicted.mvc is not None
-            out[0][i, genes] = predicted.expression[0, 1:].numpy()
-            out[1][i, genes] = predicted.mvc[0, 1:].numpy()
+            out[0][i, genes] = predicted.expression[0, 1:].cpu().numpy()
+            out[1][i, genes] = predicted.mvc[0, 1:].cpu().numpy()
     return out[0], out[1]
