@@ -155,7 +155,7 @@ trust_curve(quality)
 # draw; that much is had for recognising cell types.
 
 # %%
-adaptor = workbench.LETAdaptor(k=4, steps=40)
+adaptor = workbench.LETAdaptor(k=4)
 maps = {"drift": drift, **{name: control(name, drift, expression, seed) for name in (IDENTITY, GAUSSIAN)}}
 branches = np.array(ruler.branches)
 kinds = {

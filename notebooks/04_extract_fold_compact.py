@@ -113,7 +113,7 @@ show(pd.DataFrame(rows))
 
 # %%
 anchors = workbench.make_anchors(expression, obs, min_cells=4, parts=3, seed=seed)
-adaptor = workbench.LETAdaptor(k=4, steps=40)
+adaptor = workbench.LETAdaptor(k=4)
 splits = list(random_splits(len(anchors), 4, seed))
 scores = head_scores(DenseOperators(attended), anchors.centroids, anchors.stage, ruler.distances, splits, adaptor)
 bare, _ = holdout_correlation(
@@ -186,7 +186,7 @@ def latent(make):
         matrix = make(k, kept)
         own = workbench.make_anchors(expression[kept], obs.iloc[kept], min_cells=4, parts=3, seed=seed)
         between = ruler.distances[np.ix_(own.stage, own.stage)]
-        fitted = workbench.LETAdaptor(k=4, steps=40).fit(own.centroids @ matrix, between)
+        fitted = workbench.LETAdaptor(k=4).fit(own.centroids @ matrix, between)
         encode, offset = fold(matrix, fitted.encoder_, fitted.bias_)
         return np.asarray(expression @ encode) + offset
 
@@ -238,7 +238,7 @@ show(
 
 # %%
 between = ruler.distances[np.ix_(anchors.stage, anchors.stage)]
-fitted = workbench.LETAdaptor(k=4, steps=40).fit(anchors.centroids @ drift, between)
+fitted = workbench.LETAdaptor(k=4).fit(anchors.centroids @ drift, between)
 matrix, offset = fold(drift, fitted.encoder_, fitted.bias_)
 long, short = fitted.transform(np.asarray(expression @ drift)), np.asarray(expression @ matrix) + offset
 print(
@@ -267,7 +267,7 @@ for pair in ((0, 1), (1, 2), (2, 3), (3, 4), (0, 4)):
         feature_map(operators, FeatureMapSpec("drift")), operators.head(*best), panel, **sizes, alternatives=False, width=4, seed=seed
     )  # fmt: skip
     for form in forms:
-        fit = workbench.LETAdaptor(k=4, steps=40).fit(own.centroids @ form.matrix, between)
+        fit = workbench.LETAdaptor(k=4).fit(own.centroids @ form.matrix, between)
         encode, shift = fold(form.matrix, fit.encoder_, fit.bias_)
         about = {
             "split": str(pair),

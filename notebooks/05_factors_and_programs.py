@@ -125,7 +125,7 @@ def taken_out(of, draws):
         train, test = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
         anchors = workbench.make_anchors(expression[train], obs.iloc[train], min_cells=4, parts=3, seed=seed)
         between = ruler.distances[np.ix_(anchors.stage, anchors.stage)]
-        let = workbench.LETAdaptor(k=4, steps=40).fit(anchors.centroids @ of.matrix(), between)
+        let = workbench.LETAdaptor(k=4).fit(anchors.centroids @ of.matrix(), between)
         place = {"split": str(k), "null_draws": draws, "n_core": 2, "seed": seed}
         tables.append(ablate_factors(expression, of, let.encoder_, let.bias_, wanted, train, test, **place))
     return (pd.concat([getattr(t, name) for t in tables], ignore_index=True) for name in ("effects", "null"))

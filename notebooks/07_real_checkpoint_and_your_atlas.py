@@ -195,7 +195,7 @@ else:
     except workbench.errors.EvaluationError as error:
         why = str(error)
 if not why:
-    adaptor = workbench.LETAdaptor(k=4, steps=40)
+    adaptor = workbench.LETAdaptor(k=4)
     splits = list(random_splits(len(anchors), 4, seed))
 
     def score(matrix, refits):
@@ -254,7 +254,7 @@ print(f"workbench ablate experiments/ablation_blood_mini.yaml --out my_ablation 
 print("workbench apply my_run/algorithm my_atlas.h5ad --out my_atlas.labels.h5ad")
 
 # %% [markdown]
-# On a machine with a GPU do the passes in Python as above (`load_model(..., device="cuda", dtype=torch.bfloat16)`, then `capture` with
+# On a machine with a GPU these commands use it by themselves (`--dtype bfloat16` halves the memory); or do the passes in Python as above (then `capture` with
 # `state=FOLDER`, so that it may be interrupted); fits of adaptors and readouts run on the CPU.
 #
 # ## What could be wrong with this

@@ -3,6 +3,9 @@
 The model has 12 layers x 8 heads and random weights. The peer is what transformer-lens users write: `run_with_cache` on
 the patterns of every batch, and when all cells are through, one NumPy addition per cell and layer. Memory of the
 workbench does not grow with the cells; the peer's does, so more cells only widen the difference.
+
+Beside them stand the plain pass, which makes no pattern at all (`times_plain`: what the capture costs on top of it), and a capture
+whose sink asks for the patterns themselves, as it has to where somebody edits them (`times_hooked`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import numpy as np
 import torch
 from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
 
-from workbench.capture.pairs import GenePairSink
+from workbench.capture.pairs import GenePairMeans, GenePairSink
 from workbench.capture.record import capture
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
@@ -22,7 +25,7 @@ from workbench.models.vocabulary import Vocabulary
 
 SIZES: Sizes = {"cells": 128, "genes": 400, "expressed": 300, "panel": 400, "width": 64, "max_tokens": 1200, "batch": 4}
 FULL: Sizes = {
-    "cells": 24,
+    "cells": 12,
     "genes": 3000,
     "expressed": 1600,
     "panel": 600,
@@ -56,7 +59,7 @@ def prepare(sizes: Sizes) -> Ready:
     return model, cells, [cells.var_names[i] for i in chosen], sizes
 
 
-def ours(ready: Ready) -> np.ndarray:
+def ours(ready: Ready) -> GenePairMeans:
     """One pass that adds every map to sums by gene pair and forgets it.
 
     Parameters
@@ -67,10 +70,45 @@ def ours(ready: Ready) -> np.ndarray:
     model, cells, panel, _ = ready
     sink = GenePairSink(panel, model.vocabulary)
     capture(model, cells, HOOKS, sink, progress=False)
-    return sink.result().mean()
+    return sink.result()
 
 
-def peer(ready: Ready) -> np.ndarray:
+def plain(ready: Ready) -> np.ndarray:
+    """The pass alone.
+
+    Parameters
+    ----------
+    ready
+        From `prepare`.
+    """
+    model, cells, _, _ = ready
+    with torch.no_grad():
+        return torch.cat([model(tokens).cell for tokens in model.tokenizer(cells).batches(1)]).numpy()
+
+
+class Hooked:
+    """A pair sink without its shortcut: it is given every pattern."""
+
+    def __init__(self, sink: GenePairSink) -> None:
+        names = ("open", "memory", "update", "flush", "state", "restore")
+        self.__dict__.update({name: getattr(sink, name) for name in names})
+
+
+def hooked(ready: Ready) -> GenePairMeans:
+    """The same means from hooks on the patterns.
+
+    Parameters
+    ----------
+    ready
+        From `prepare`.
+    """
+    model, cells, panel, _ = ready
+    sink = GenePairSink(panel, model.vocabulary)
+    capture(model, cells, HOOKS, Hooked(sink), progress=False)
+    return sink.result()
+
+
+def peer(ready: Ready) -> GenePairMeans:
     """Cache the patterns of all cells, then average.
 
     Parameters
@@ -101,12 +139,14 @@ def peer(ready: Ready) -> np.ndarray:
             counts[rows, columns] += 1
             for layer in range(N_LAYERS):
                 sums[layer][:, rows, columns] += patterns[layer][cell][:, *part]
-    return sums / np.maximum(counts, 1).astype(np.float32)
+    return GenePairMeans(tuple(panel), tuple(names), sums, counts)
 
 
 SIDES = {
-    "ours": Side(prepare, ours, lambda _, mean: {"mean": mean}),
-    "peer": Side(prepare, peer, lambda _, mean: {"mean": mean}),
+    "ours": Side(prepare, ours, lambda _, found: {"mean": found.mean()}),
+    "plain": Side(prepare, plain, lambda _, cell: {"cell": cell}),
+    "hooked": Side(prepare, hooked, lambda _, found: {"mean": found.mean()}),
+    "peer": Side(prepare, peer, lambda _, found: {"mean": found.mean()}),
 }
 
 
@@ -120,10 +160,12 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     sizes
         What was measured.
     """
-    one, other = results["ours"]["mean"], results["peer"]["mean"]
-    difference = float(np.abs(one - other).max())
-    if one.max() <= 0 or not np.allclose(one, other, rtol=1e-4, atol=1e-7):
-        raise SystemExit(f"The two sides differ by up to {difference:g}; nothing was compared.")
+    one, others = results["ours"]["mean"], [results[name]["mean"] for name in ("peer", "hooked")]
+    difference = max(float(np.abs(one - other).max()) for other in others)
+    if one.max() <= 0 or not all(np.allclose(one, other, rtol=1e-4, atol=1e-7) for other in others):
+        raise SystemExit(f"The sides differ by up to {difference:g}; nothing was compared.")
+    cost = {name: figures[name]["cpu_seconds"] for name in ("ours", "plain", "hooked")}
+    sums = 4 * one.size
     model, cells, _, _ = prepare(sizes)
     lengths = model.tokenizer(cells).lengths()
     return {
@@ -132,7 +174,12 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
         "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
         "cpu_ratio": figures["peer"]["cpu_seconds"] / figures["ours"]["cpu_seconds"],
         "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
+        "times_plain": cost["ours"] / cost["plain"],
+        "times_hooked": cost["hooked"] / cost["plain"],
+        "memory_beyond_sums": (figures["ours"]["peak_bytes"] - sums) / figures["plain"]["peak_bytes"],
         "ours": figures["ours"],
+        "plain": figures["plain"],
+        "hooked": figures["hooked"],
         "peer": figures["peer"],
         "peer_name": PEER,
         "sizes": {
@@ -151,7 +198,14 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
         "statistic": "best time and median peak memory over repetitions, each in a fresh process",
         "greatest_difference": difference,
         "agree": True,
-        "more": {"greatest difference of the means": difference, "torch threads": float(sizes["threads"])},
+        "more": {
+            "processor time in plain passes": cost["ours"] / cost["plain"],
+            "the same with hooks on patterns": cost["hooked"] / cost["plain"],
+            "memory beyond the sums, in plain passes": (figures["ours"]["peak_bytes"] - sums)
+            / figures["plain"]["peak_bytes"],
+            "greatest difference of the means": difference,
+            "torch threads": float(sizes["threads"]),
+        },
         "versions": versions("torch", "transformer-lens", "numpy", "numba"),
     }
 
@@ -167,7 +221,7 @@ def main() -> None:
     outer = 1 if options.full else 3
     sizes = {**(FULL if options.full else SIZES), "threads": options.threads}
     sizes["batch"] = options.peer_batch or sizes["batch"]
-    figures, results = measure(__file__, [["ours"], ["peer"]], sizes, TOY, outer)
+    figures, results = measure(__file__, [["ours"], ["plain"], ["hooked"], ["peer"]], sizes, TOY, outer)
     show(report(figures, results, {**sizes, "repetitions": outer}), options.json)
 
 

@@ -109,11 +109,15 @@ class ToyBlock(nn.Module):
         q = attn.hook_q(q)
         k = attn.hook_k(torch.einsum("cgd,hde->cghe", x, attn.weights["W_K"]))
         v = attn.hook_v(torch.einsum("cgd,hde->cghe", x, attn.weights["W_V"]))
-        scores = torch.einsum("cqhe,ckhe->chqk", q, k) * attn.scale
-        if padding is not None:
-            scores = scores.masked_fill(padding[:, None, None, :], -torch.inf)
-        pattern = attn.hook_pattern(attn.hook_scores(scores).softmax(-1))
+        pattern = attn.hook_pattern(attn.hook_scores(self.scores(q, k, padding)).softmax(-1))
         return attn.hook_z(torch.einsum("chqk,ckhe->cqhe", pattern, v))
+
+    def scores(self, q, k, padding):
+        scores = torch.einsum("cqhe,ckhe->chqk", q, k) * self.attn.scale
+        return scores if padding is None else scores.masked_fill(padding[:, None, None, :], -torch.inf)
+
+    def pattern(self, q, k, padding):
+        return self.scores(q, k, padding).softmax(-1)
 
     def project(self, z):
         return torch.einsum("cqhe,hed->cqd", z, self.attn.weights["W_O"])

@@ -14,37 +14,36 @@ from torch import Tensor
 from workbench.capture.activations import PAIR
 from workbench.capture.sinks import Plan
 from workbench.errors import EvaluationError, GeneMatchError, HookError
+from workbench.models.protocol import Block
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
 
 PATTERNS = "blocks.*.attn.hook_pattern"
 # Devices whose maps are added up by compiled code; on others torch does it, and the sums stay there until they are asked for.
 _COMPILED = frozenset({"cpu"})
+_QUERIES = 64  # of one cell, whose part of all heads' patterns is made and added at a time
 
 
 @njit(cache=True, nogil=True)
-def _scatter(maps, positions, genes, starts, groups, sums, hook):
-    """Add maps (cell, head, query, key), at some positions, to the rows and columns of their genes.
+def _scatter(maps, first, rows, keys, genes, sums):
+    """Add maps (head, query, key), at some rows and keys, to the rows and columns of their genes; sums are (head, gene, gene).
 
-    Cell i has the positions and genes from ``starts[i]`` to ``starts[i + 1]``; `sums` is (group, hook, head, gene, gene).
+    Row i of `rows` is that of gene ``first + i``.
     """
-    # Heads outside, cells inside: a head's sums stay in the cache for all cells of the batch.
-    for head in range(maps.shape[1]):
-        for cell in range(len(groups)):
-            at, gene = positions[starts[cell] : starts[cell + 1]], genes[starts[cell] : starts[cell + 1]]
-            n = len(at)
-            # Panel genes nearly always lie side by side behind <cls>; then the keys need no look-up.
-            consecutive = n > 0 and at[-1] - at[0] == n - 1
-            for i in range(n):
-                total = sums[groups[cell], hook, head, gene[i]]
-                if consecutive:
-                    row = maps[cell, head, at[i], at[0] : at[0] + n]
-                    for j in range(n):
-                        total[np.uint64(gene[j])] += row[j]
-                else:
-                    row = maps[cell, head, at[i]]
-                    for j in range(n):
-                        total[np.uint64(gene[j])] += row[np.uint64(at[j])]
+    n = len(keys)
+    # Panel genes nearly always lie side by side behind <cls>; then the keys need no look-up.
+    consecutive = n > 0 and keys[-1] - keys[0] == n - 1
+    for head in range(len(maps)):
+        for i in range(len(rows)):
+            total = sums[head, genes[first + i]]
+            if consecutive:
+                row = maps[head, rows[i], keys[0] : keys[0] + n]
+                for j in range(n):
+                    total[np.uint64(genes[j])] += row[j]
+            else:
+                row = maps[head, rows[i]]
+                for j in range(n):
+                    total[np.uint64(genes[j])] += row[np.uint64(keys[j])]
 
 
 @dataclass(frozen=True)
@@ -74,17 +73,7 @@ class GenePairMeans:
 
 
 class _Away:
-    """Sums and counts on a device, begun with those that are here. Nothing here waits for the device.
-
-    Parameters
-    ----------
-    sums, counts
-        As `GenePairSink` holds them.
-    place
-        Place in the panel of each token id; -1 for those outside.
-    device
-        Device on which maps are added up.
-    """
+    """Sums and counts of a `GenePairSink` on a device, begun with those that are here. Nothing in it waits for the device."""
 
     def __init__(self, sums: np.ndarray, counts: np.ndarray, place: np.ndarray, device: torch.device) -> None:
         self.d = counts.shape[-1]
@@ -169,26 +158,47 @@ class GenePairSink:
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""
-        which = self._hooks.index(hook)
-        groups = np.zeros(len(tokens), dtype=np.int64)
-        if self.groups is not None:
-            groups[:] = [self._group(cell) for cell in tokens.cell_ids]
+        which, groups = self._hooks.index(hook), self._groups_of(tokens)
         if activation.device.type not in _COMPILED:
             self._away = self._away or _Away(self._sums, self._counts, self._place, activation.device)
-            self._away.add(activation, tokens, groups.tolist(), which)
+            self._away.add(activation, tokens, groups, which)
             return
         maps = activation.float().numpy()
+        for cell, (positions, genes) in enumerate(self._seen(tokens, groups, which)):
+            _scatter(maps[cell], 0, positions, positions, genes, self._sums[groups[cell], which])
+
+    def update_heads(self, hook: str, q: Tensor, k: Tensor, tokens: Tokens, block: Block) -> None:
+        """See `HeadSink`."""
+        padding = tokens.padding if tokens.padding.any() else None
+        if q.device.type not in _COMPILED:
+            self.update(hook, block.pattern(q, k, padding), tokens)
+            return
+        which, groups = self._hooks.index(hook), self._groups_of(tokens)
+        for cell, (positions, genes) in enumerate(self._seen(tokens, groups, which)):
+            hidden = None if padding is None else padding[cell : cell + 1]
+            # Laid out once as the product needs them, not once for every few queries.
+            keys = k[cell : cell + 1].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+            # So few queries at a time that their part of the pattern is still in the cache when it is added.
+            for first in range(0, len(positions), _QUERIES):
+                few = torch.as_tensor(positions[first : first + _QUERIES])
+                part = block.pattern(q[cell : cell + 1, few], keys, hidden)[0].float().numpy()
+                _scatter(part, first, np.arange(len(few)), positions, genes, self._sums[groups[cell], which])
+
+    def _groups_of(self, tokens: Tokens) -> list[int]:
+        return [0 if self.groups is None else self._group(cell) for cell in tokens.cell_ids]
+
+    def _seen(self, tokens: Tokens, groups: Sequence[int], which: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Positions of the panel's genes in each cell and their places in the panel; the first hook's are counted."""
         places = self._place[tokens.gene_ids.cpu().numpy()]
         places[~tokens.genes.cpu().numpy()] = -1
-        cells, positions = np.nonzero(places >= 0)
-        genes = places[cells, positions]
-        starts = np.searchsorted(cells, np.arange(len(tokens) + 1))
-        # One thread: a pool of its own would fight with PyTorch's, whose threads keep spinning after a forward pass.
-        _scatter(maps, positions, genes, starts, groups, self._sums, which)
-        if which == 0:
-            for i, group in enumerate(groups):
-                seen = genes[starts[i] : starts[i + 1]]
-                self._counts[group][np.ix_(seen, seen)] += 1
+        found = []
+        for own, group in zip(places, groups, strict=True):
+            positions = np.flatnonzero(own >= 0)
+            genes = own[positions]
+            if which == 0:
+                self._counts[group][np.ix_(genes, genes)] += 1
+            found.append((positions, genes))
+        return found
 
     def _group(self, cell: str) -> int:
         assert self.groups is not None

@@ -41,11 +41,11 @@ class PooledSink:
         """See `Sink`."""
         if tokens.flags is not None:
             raise HookError("Cells of a perturbation fine-tune have no <cls> to keep; use another sink.")
-        keep = tokens.genes.to(activation.dtype)
-        mean = (activation * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+        x, keep = activation.float(), tokens.genes.float()
+        mean = (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
         # A copy, or the whole stream would stay; on its device, or the pass would wait.
-        self._fresh.setdefault(f"{CLS}/{hook}", []).append(activation[:, 0].to(torch.float32, copy=True))
-        self._fresh.setdefault(f"{AVERAGE}/{hook}", []).append(mean.float())
+        self._fresh.setdefault(f"{CLS}/{hook}", []).append(x[:, 0].clone())
+        self._fresh.setdefault(f"{AVERAGE}/{hook}", []).append(mean)
 
     def flush(self, n_cells: int) -> None:
         """Fetch what has come since the last flush from the device."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.capture.activations import CELL, PAIR, HookShape, real_rows
 from workbench.capture.sinks import Plan
-from workbench.files import read_arrays, read_json, write_arrays, write_json
+from workbench.files import keep_others, read_arrays, read_json, write_arrays, write_json
 from workbench.models.tokens import Tokens
 
 
@@ -72,11 +72,10 @@ class _Ragged:
 
     def __init__(self) -> None:
         self.parts: dict[str, list[np.ndarray]] = {}
-        self._seen: tuple[str, ...] | None = None
+        self.first = ""
 
     def add(self, hook: str, shape: HookShape, activation: Tensor, tokens: Tokens) -> None:
-        if tokens.cell_ids != self._seen:
-            self._seen = tokens.cell_ids
+        if hook == self.first:
             self._add("#lengths", (~tokens.padding).sum(1).cpu().numpy())
             self._add("#gene_ids", tokens.gene_ids[~tokens.padding].cpu().numpy())
             self._add("#cell_ids", np.frombuffer("\n".join((*tokens.cell_ids, "")).encode(), dtype=np.uint8))
@@ -96,7 +95,7 @@ class _Ragged:
         return {name: np.concatenate(parts) for name, parts in self.parts.items()}
 
     def clear(self) -> None:
-        self.parts, self._seen = {}, None
+        self.parts = {}
 
 
 def _activations(arrays: Mapping[str, np.ndarray]) -> Activations:
@@ -117,7 +116,7 @@ class MemorySink:
 
     def open(self, plan: Plan) -> None:
         """See `Sink`."""
-        self._plan = plan
+        self._plan, self._ragged.first = plan, next(iter(plan.shapes))
         self._ragged.clear()
 
     def memory(self, plan: Plan) -> int:
@@ -166,8 +165,9 @@ class ShardSink:
         self._shards: list[dict] = []
 
     def open(self, plan: Plan) -> None:
-        """See `Sink`."""
-        self._plan = plan
+        """See `Sink`; an `OutputError` where the folder holds a manifest of other origin."""
+        keep_others(self.folder, ("manifest.json",), self.folder / "manifest.json", "hooks", "shards")
+        self._plan, self._ragged.first = plan, next(iter(plan.shapes))
         self._ragged.clear()
         self._shards = []
 

@@ -17,16 +17,19 @@ from tqdm import tqdm
 
 from workbench.capture.activations import PAIR, hook_shapes, last_layer, run_to
 from workbench.capture.ragged import ShardSink
-from workbench.capture.sinks import HookFilter, Plan, Sink
+from workbench.capture.sinks import HookFilter, Plan, Sink, takes_heads
 from workbench.errors import ArtifactError, CellsError, HookError
 from workbench.files import digest, read_arrays, write_arrays
 from workbench.models import CellModel, CellTokenizer
+from workbench.models.devices import Fitting, prefetched
 from workbench.models.tokens import Tokens
 
 # Bytes that a layer's attention maps of one batch may take; cells per batch follow from it. On a CPU maps that stay in
 # the cache, and in blocks that the allocator reuses, are far faster than long batches.
 _MAP_BUDGET = {"cpu": 4 * 2**20}
 _MAP_BUDGET_ELSEWHERE = 64 * 2**20
+# Of a CUDA card's memory.
+_MAP_SHARE = 1 / 32
 _STATE = "capture-state.safetensors"
 
 
@@ -104,7 +107,8 @@ def capture(
         If a name matches nothing (near matches are listed), does not suit a sink or has axes that no sink knows, or a state
         is to be kept of a model that is ablated or hooked.
     CellsError
-        If the sinks would not fit into memory; said before any work is done.
+        If the sinks would not fit into memory; said before any work is done. If there is too little memory on the device for one
+        cell; where it does not suffice for a batch, batches are halved, which is said on stderr.
     ArtifactError
         If the state folder belongs to another capture.
     """
@@ -130,7 +134,8 @@ def capture(
     # All values are read for it, so only where there is a state that it tells from others.
     identity = "" if folder is None else _identity(model, tokenizer, names, all_sinks, save_every)
     start = _resume(folder, identity, all_sinks)
-    size = batch_size or _batch_size(plan, model.device.type)
+    fitting = Fitting(batch_size or _batch_size(plan, model.device))
+    size = fitting.size
     began, done = time.perf_counter(), start
     stop_at = last_layer(names, model.config.n_layers)
     bar = tqdm(
@@ -138,19 +143,48 @@ def capture(
     )
     current: list[Tokens] = []
 
+    # Cells that a sink has seen of a hook: a pass that is done again in halves may have come past it.
+    taken: dict[tuple[int, str], int] = {}
+
     def deliver(activation: Tensor, hook: Any) -> None:
-        for sink in all_sinks:
-            sink.update(hook.name, activation.detach(), current[0])
+        for i, sink in enumerate(all_sinks):
+            if taken.get((i, hook.name), 0) <= done:
+                sink.update(hook.name, activation.detach(), current[0])
+                taken[i, hook.name] = done + len(current[0])
+
+    # Where no sink needs a layer's pattern itself, the fused attention runs, and sinks get queries and keys.
+    direct = [] if _is_changed(model) else [n for n in names if _is_direct(n, all_sinks)]
+    queries: dict[str, Tensor] = {}
+
+    def keep(q: Tensor, hook: Any) -> None:
+        queries[_pattern_of(hook.name)] = q.detach()
+
+    def compare(k: Tensor, hook: Any) -> None:
+        name = _pattern_of(hook.name)
+        q, block = queries.pop(name), model.block(int(name.split(".")[1]))
+        for i, sink in enumerate(all_sinks):
+            if taken.get((i, name), 0) <= done:
+                sink.update_heads(name, q, k.detach(), current[0], block)
+                taken[i, name] = done + len(current[0])
+
+    listeners: list[tuple[Any, Any]] = [(name, deliver) for name in names if name not in direct]
+    for name in direct:
+        part = name.removesuffix("pattern")
+        listeners += [(f"{part}q", keep), (f"{part}k", compare)]
+
+    def work(tokens: Tokens) -> int:
+        current[:] = [tokens.to(model.device, model.dtype)]
+        run_to(model, current[0], stop_at)
+        return len(tokens)
 
     _keep_freed_blocks()
-    with bar, torch.no_grad(), model.hooks([(name, deliver) for name in names]):
+    with bar, torch.no_grad(), model.hooks(listeners):
         for until in range((start // save_every + 1) * save_every, len(tokenizer) + save_every, save_every):
             until = min(until, len(tokenizer))
-            for tokens in tokenizer.batches(size, done, until):
-                current[:] = [tokens.to(model.device, model.dtype)]
-                run_to(model, current[0], stop_at)
-                done += len(tokens)
-                bar.update(len(tokens))
+            for tokens in prefetched(tokenizer.batches(size, done, until), model.device):
+                for n in fitting.batches(tokens, work):
+                    done += n
+                    bar.update(n)
             for sink in all_sinks:
                 sink.flush(done)
             if folder is not None:
@@ -173,10 +207,22 @@ def _keep_freed_blocks() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
-def _batch_size(plan: Plan, device: str) -> int:
+def _batch_size(plan: Plan, device: torch.device) -> int:
+    budget = _MAP_BUDGET.get(device.type, _MAP_BUDGET_ELSEWHERE)
+    if device.type == "cuda":
+        budget = int(_MAP_SHARE * torch.cuda.get_device_properties(device).total_memory)
     longest = int(plan.lengths.max())
     heads = max((shape.inner[0] for shape in plan.shapes.values() if shape.kind == PAIR), default=0)
-    return max(1, min(32, _MAP_BUDGET.get(device, _MAP_BUDGET_ELSEWHERE) // max(1, 4 * heads * longest**2)))
+    return max(1, min(32, budget // max(1, 4 * heads * longest**2)))
+
+
+def _is_direct(name: str, sinks: Sequence[Sink]) -> bool:
+    return name.endswith(".attn.hook_pattern") and all(takes_heads(sink, name) for sink in sinks)
+
+
+def _pattern_of(name: str) -> str:
+    """Name of the pattern that queries or keys of this name belong to."""
+    return name[: name.rindex("hook_")] + "hook_pattern"
 
 
 def _is_changed(model: CellModel) -> bool:

@@ -8,10 +8,13 @@ from fnmatch import fnmatchcase
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from workbench.capture.activations import CELL, PAIR, HookShape
 from workbench.errors import HookError
+from workbench.models.devices import sums_type
+from workbench.models.protocol import Block
 from workbench.models.tokens import Tokens
 
 
@@ -51,7 +54,11 @@ class Sink(Protocol):
         """Bytes of memory needed at most."""
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
-        """Take one hook's activation of one batch."""
+        """Take one hook's activation of one batch, on the device that the model runs on.
+
+        Where memory runs out in here, nothing must have been taken yet: the same cells come again, in smaller batches. So hooks
+        may be given the same cells in batches of different sizes, in the same order.
+        """
 
     def flush(self, n_cells: int) -> None:
         """`n_cells` cells are complete: put away what lies outside `state`."""
@@ -61,6 +68,29 @@ class Sink(Protocol):
 
     def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
         """Go back to a saved state, in which `n_cells` cells were complete."""
+
+
+@runtime_checkable
+class HeadSink(Sink, Protocol):
+    """A sink of patterns that can do without them: it takes queries and keys and makes the part of a pattern that it wants."""
+
+    def update_heads(self, hook: str, q: Tensor, k: Tensor, tokens: Tokens, block: Block) -> None:
+        """Take one layer's queries and keys of one batch in the place of its pattern, which is named by `hook`."""
+
+
+def takes_heads(sink: Sink, hook: str) -> bool:
+    """Whether a sink can do without the pattern of a layer.
+
+    Parameters
+    ----------
+    sink
+        Any sink; a filter answers for the sink behind it.
+    hook
+        Name of the pattern's hook.
+    """
+    if isinstance(sink, HookFilter):
+        return not fnmatchcase(hook, sink.pattern) or takes_heads(sink.sink, hook)
+    return isinstance(sink, HeadSink)
 
 
 class HookFilter:
@@ -97,6 +127,11 @@ class HookFilter:
         if fnmatchcase(hook, self.pattern):
             self.sink.update(hook, activation, tokens)
 
+    def update_heads(self, hook: str, q: Tensor, k: Tensor, tokens: Tokens, block: Block) -> None:
+        """See `HeadSink`."""
+        if fnmatchcase(hook, self.pattern):
+            self.sink.update_heads(hook, q, k, tokens, block)  # type: ignore[attr-defined]
+
     def flush(self, n_cells: int) -> None:
         """See `Sink`."""
         self.sink.flush(n_cells)
@@ -118,9 +153,8 @@ class MomentsSink:
     """
 
     def __init__(self) -> None:
-        self._n: dict[str, int] = {}
-        self._mean: dict[str, np.ndarray] = {}
-        self._m2: dict[str, np.ndarray] = {}
+        # Of each hook: rows, their mean and their squares, on the device of its activations.
+        self._sums: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self._shapes: Mapping[str, HookShape] = {}
 
     def open(self, plan: Plan) -> None:
@@ -131,7 +165,8 @@ class MomentsSink:
         self._shapes = plan.shapes
         for name, shape in plan.shapes.items():
             d = int(np.prod(shape.inner))
-            self._n[name], self._mean[name], self._m2[name] = 0, np.zeros(d), np.zeros((d, d))
+            zeros = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+            self._sums[name] = torch.zeros((), dtype=torch.float64), *zeros
 
     def memory(self, plan: Plan) -> int:
         """See `Sink`."""
@@ -139,35 +174,37 @@ class MomentsSink:
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""
-        if self._shapes[hook].kind == CELL:
-            rows = activation.double().cpu().numpy()
-        else:
-            rows = activation[tokens.genes].double().cpu().numpy()
-        rows = rows.reshape(len(rows), -1)
-        n, k = self._n[hook], len(rows)
-        if k == 0:
-            return
-        mean = rows.mean(0)
-        delta = mean - self._mean[hook]
-        centred = rows - mean
-        self._m2[hook] += centred.T @ centred + np.outer(delta, delta) * (n * k / (n + k))
-        self._mean[hook] += delta * (k / (n + k))
-        self._n[hook] = n + k
+        cells = self._shapes[hook].kind == CELL
+        rows = activation.flatten(1) if cells else activation.flatten(0, 1).flatten(1)
+        keep = torch.ones_like(rows[:, 0], dtype=torch.bool) if cells else tokens.genes.flatten()
+        wide = sums_type(activation.device)
+        # Rows that do not count are made zero rather than taken out: the processor need not know how many these are.
+        keep = keep[:, None]
+        rows = torch.where(keep, rows.to(wide), 0)
+        n, old, m2 = (part.to(activation.device, wide) for part in self._sums[hook])
+        k = keep.sum().to(wide)
+        mean = rows.sum(0) / k.clamp(min=1)
+        delta, centred = mean - old, torch.where(keep, rows - mean, 0)
+        share = k / (n + k).clamp(min=1)
+        more = centred.T @ centred + torch.outer(delta, delta) * (n * share)
+        self._sums[hook] = n + k, old + delta * share, m2 + more
 
     def flush(self, n_cells: int) -> None:
         """See `Sink`."""
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Sink`."""
-        out = {f"n/{name}": np.array([n]) for name, n in self._n.items()}
-        out |= {f"mean/{name}": mean for name, mean in self._mean.items()}
-        return out | {f"m2/{name}": m2 for name, m2 in self._m2.items()}
+        arrays = {name: [part.cpu().double().numpy() for part in parts] for name, parts in self._sums.items()}
+        out = {f"n/{name}": n.astype(np.int64).reshape(1) for name, (n, _, _) in arrays.items()}
+        out |= {f"mean/{name}": mean for name, (_, mean, _) in arrays.items()}
+        return out | {f"m2/{name}": m2 for name, (_, _, m2) in arrays.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
         """See `Sink`."""
-        for name in self._n:
-            self._n[name] = int(arrays[f"n/{name}"][0])
-            self._mean[name], self._m2[name] = arrays[f"mean/{name}"].copy(), arrays[f"m2/{name}"].copy()
+        for name in self._sums:
+            parts = (torch.as_tensor(arrays[f"{part}/{name}"]).double().clone() for part in ("n", "mean", "m2"))
+            n, mean, m2 = parts
+            self._sums[name] = n[0], mean, m2
 
     def result(self, hook: str) -> tuple[int, np.ndarray, np.ndarray]:
         """Rows counted, mean and covariance (divided by n - 1) of one hook.
@@ -177,5 +214,5 @@ class MomentsSink:
         hook
             Name of a hook that was captured.
         """
-        n = self._n[hook]
-        return n, self._mean[hook].copy(), self._m2[hook] / max(n - 1, 1)
+        n, mean, m2 = (part.cpu().double().numpy() for part in self._sums[hook])
+        return int(n), mean.copy(), m2 / max(int(n) - 1, 1)

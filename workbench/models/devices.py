@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +19,7 @@ from workbench.models.tokens import Tokens
 Found = TypeVar("Found")
 
 AUTO = "auto"
-_ORDER = ("cuda", "mps", "cpu")
+_AHEAD = 2
 # Torch has no class of its own for these: of mps, and of the processor's memory.
 _OUT_OF_MEMORY = re.compile("out of memory|DefaultCPUAllocator")
 
@@ -43,9 +45,9 @@ def find_device(asked: str | torch.device | Sequence[str] = AUTO) -> torch.devic
         # Processes that joblib starts are numbered from 1 in their names.
         number = re.search(r"^LokyProcess-(\d+)$", multiprocessing.current_process().name)
         return devices[(int(number[1]) - 1 if number else 0) % len(devices)]
-    seen = read_torch().devices
+    seen = read_torch()
     if asked == AUTO:
-        return torch.device(next(one.name for kind in _ORDER for one in seen if one.name.startswith(kind)))
+        return torch.device(seen.auto)
     try:
         device = torch.device(asked)
         torch.empty(0, device=device)
@@ -55,13 +57,13 @@ def find_device(asked: str | torch.device | Sequence[str] = AUTO) -> torch.devic
     # A card that is not there is an error of another class by each backend of torch.
     except Exception as error:
         why = first_line(error)
-    there = ", ".join(f"{one.name} ({one.said})" for one in seen)
+    there = ", ".join(f"{one.name} ({one.said})" for one in seen.devices)
     raise ConfigError(
         f"The device '{asked}' cannot be used ({why}); torch sees {there}. Name one of these, or auto; 'workbench doctor' says more."
     )
 
 
-def describe_device(device: torch.device, dtype: torch.dtype) -> str:
+def describe_device(device: torch.device, dtype: torch.dtype | str) -> str:
     """Device, its card and the float type in one line.
 
     Parameters
@@ -69,7 +71,7 @@ def describe_device(device: torch.device, dtype: torch.dtype) -> str:
     device
         Where the weights of the model lie.
     dtype
-        Float type of the weights.
+        Float type of the weights, or its name.
 
     Examples
     --------
@@ -91,6 +93,31 @@ def sums_type(device: torch.device) -> torch.dtype:
         Where the sums are made.
     """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def prefetched(batches: Iterator[Tokens], device: torch.device) -> Iterator[Tokens]:
+    """The same batches; those for a GPU are made in a thread while the model runs, and for CUDA in pinned memory.
+
+    Parameters
+    ----------
+    batches
+        Batches on the processor; where they are read by a thread, nothing else may read them.
+    device
+        Where they are to go.
+    """
+    if device.type == "cpu":
+        yield from batches
+        return
+
+    def make() -> Tokens | None:
+        batch = next(batches, None)
+        return batch.pinned() if batch is not None and device.type == "cuda" else batch
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(make) for _ in range(_AHEAD))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(thread.submit(make))
+            yield batch
 
 
 class Fitting:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import Slice
 
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.files import digest
+from workbench.models.places import HookPlace
 from workbench.models.protocol import ModelShape
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
@@ -52,6 +54,14 @@ class HookedModel(HookedRootModule):
     def __init__(self, config: ModelShape, vocabulary: Vocabulary, report: LoadReport | None = None) -> None:
         super().__init__()
         self.config, self.vocabulary, self.report = config, vocabulary, report
+
+    def setup(self) -> None:
+        """Put hook points where parts have places for them, and name every one; again after a part was added."""
+        for part in list(self.modules()):
+            for name, child in list(part.named_children()):
+                if isinstance(child, HookPlace):
+                    setattr(part, name, HookPoint())
+        super().setup()
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workbench.models.load import load_model
+from workbench.models.load import read_model
 from workbench.models.vocabulary import SPECIALS
 
 
@@ -24,23 +24,22 @@ def describe(path: str | Path) -> dict[str, Any]:
         ``architecture``, ``release``, ``config``, ``facts``, ``heads``, ``vocabulary``, ``hooks`` and ``report`` (a
         `LoadReport`), ready for JSON.
     """
-    model = load_model(path)
-    assert model.report is not None
-    config, genes = model.config, model.vocabulary.genes
+    read = read_model(path)
+    config, genes = read.config, read.vocabulary.genes
     return {
-        "architecture": model.architecture,
-        "release": model.report.release,
+        "architecture": read.architecture,
+        "release": read.report.release,
         "config": asdict(config),
         "facts": config.facts(),
         "heads": {"layers": config.n_layers, "per_layer": config.n_heads, "total": config.n_layers * config.n_heads},
         "vocabulary": {
-            "tokens": len(model.vocabulary),
+            "tokens": len(read.vocabulary),
             "genes": len(genes),
-            "special": [s for s in SPECIALS if s in model.vocabulary],
+            "special": [s for s in SPECIALS if s in read.vocabulary],
             "first": list(genes[:5]),
         },
-        "hooks": len(model.hook_dict),
-        "report": model.report.to_dict(),
+        "hooks": read.n_hooks,
+        "report": read.report.to_dict(),
     }
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from workbench.errors import CheckpointError
 from workbench.models.devices import find_device
-from workbench.models.protocol import CellModel
+from workbench.models.protocol import CellModel, ModelShape
+from workbench.models.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,45 @@ class LoadReport:
         return asdict(replace(self, sha256=dict(self.sha256)))
 
 
+@dataclass(frozen=True)
+class Contents:
+    """A checkpoint that was read and is no model yet; each architecture has a class of its own.
+
+    Attributes
+    ----------
+    config, vocabulary, report
+        As the model will have them.
+    tensors
+        Its weights by the names of the model, on the processor and in the float type of the file.
+    n_hooks
+        Number of hook points that the model will have.
+    architecture
+        Name of the architecture.
+    """
+
+    config: ModelShape
+    vocabulary: Vocabulary
+    report: LoadReport
+    tensors: Mapping[str, Tensor]
+    n_hooks: int
+    architecture: ClassVar[str]
+
+    def model(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> CellModel:
+        """The model, in evaluation mode, without gradients.
+
+        Parameters
+        ----------
+        device, dtype
+            Where the weights go, and their float type.
+
+        Raises
+        ------
+        CheckpointError
+            If a weight is NaN or infinite in that type.
+        """
+        raise NotImplementedError
+
+
 def load_model(
     path: str | Path, *, device: str | torch.device | Sequence[str] = "cpu", dtype: torch.dtype = torch.float32
 ) -> CellModel:
@@ -92,12 +133,29 @@ def load_model(
     ConfigError
         If the device is not there.
     """
+    device = find_device(device)
+    return read_model(path).model(device, dtype)
+
+
+def read_model(path: str | Path) -> Contents:
+    """Read a checkpoint folder without making its model, which needs neither transformer-lens nor a device.
+
+    Parameters
+    ----------
+    path
+        As in `load_model`.
+
+    Raises
+    ------
+    CheckpointError, VocabularyError
+        As `load_model` does.
+    """
     # Here, because the architectures import from this package.
-    from workbench.models.scgpt import checkpoint as scgpt
+    from workbench.models.scgpt.reading import FILES, read_checkpoint
     from workbench.models.scgpt.weights import WEIGHTS, weights_file
 
-    readers = {"scGPT": ((*scgpt.FILES, WEIGHTS), weights_file, scgpt.load_checkpoint)}
-    folder, device = Path(path).expanduser(), find_device(device)
+    readers = {"scGPT": ((*FILES, WEIGHTS), weights_file, read_checkpoint)}
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         wanted = "; ".join(f"{name}: {_listed(files)}" for name, (files, *_) in readers.items())
         instead = f" It is a file; its folder is '{folder.parent}'." if folder.is_file() else ""
@@ -111,7 +169,7 @@ def load_model(
         if lacks == [WEIGHTS] and weights(folder) is not None:
             lacks = []
         if not lacks:
-            return read(folder, device=device, dtype=dtype)
+            return read(folder)
         lacking.append(f"{name} needs {_listed(files)} and lacks {_listed(lacks)}")
     held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
     adapter = " It holds adapters (PEFT): merge them into the model first." if "adapter_config.json" in there else ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
+
+from workbench.errors import CheckpointError
 
 OUTPUTS = ("cell", "expression", "mvc", "classes")
 
@@ -35,3 +38,23 @@ class Outputs:
     mvc: Float[Tensor, "cell gene"] | None = None
     mvc_zero: Float[Tensor, "cell gene"] | None = None
     classes: Float[Tensor, "cell n_classes"] | None = None
+
+
+def need_cell(outputs: Sequence[str]) -> None:
+    """Refuse a model without a cell embedding, before any pass.
+
+    Parameters
+    ----------
+    outputs
+        `CellModel.outputs` of the model that is asked.
+
+    Raises
+    ------
+    CheckpointError
+        If ``cell`` is not among them.
+    """
+    if "cell" not in outputs:
+        raise CheckpointError(
+            "The checkpoint has no cell embedding, which this work needs: a perturbation fine-tune has no <cls>. Say cell_emb_style: "
+            "avg-pool in its args.json for the mean over genes, or use another checkpoint."
+        )

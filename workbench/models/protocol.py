@@ -83,6 +83,22 @@ class Block(Protocol):
             Compute the first so many queries only; None for all.
         """
 
+    def pattern(
+        self,
+        q: Float[Tensor, "cell query head d_head"],
+        k: Float[Tensor, "cell key head d_head"],
+        padding: Bool[Tensor, "cell key"] | None,
+    ) -> Float[Tensor, "cell head query key"]:
+        """Attention pattern of some queries over all keys, as ``attn.hook_pattern`` of an unhooked model has it.
+
+        Parameters
+        ----------
+        q, k
+            What ``attn.hook_q`` (all positions or some) and ``attn.hook_k`` (all positions) see.
+        padding
+            True at padding, which is never a key; None when the batch has none.
+        """
+
     def project(self, z: Float[Tensor, "cell query head d_head"]) -> Float[Tensor, "cell query d_model"]:
         """Sum over heads of what each writes, with the output bias: ``hook_attn_out``.
 

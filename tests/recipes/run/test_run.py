@@ -20,8 +20,12 @@ from workbench.cli import main
 from workbench.engine.config import read_config
 from workbench.engine.stages import StageRunner
 from workbench.engine.tables import read_table, table_path
-from workbench.errors import EvaluationError, ShapeError, WorkbenchError
+from workbench.errors import CheckpointError, EvaluationError, ShapeError, WorkbenchError
 from workbench.files import read_arrays, read_json, write_json
+from workbench.models import load_model
+from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.operators import capturing
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.saved_operator import Operator
@@ -261,7 +265,7 @@ def arrays_of(out, name):
 
 def interrupted_capture(monkeypatch, config, out, after):
     """A run whose capture saves every 16 cells and is interrupted in one of its batches."""
-    update, calls = capturing.GenePairSink.update, []
+    update, calls = capturing.GenePairSink.update_heads, []
 
     def breaks(self, *args):
         calls.append(1)
@@ -270,10 +274,10 @@ def interrupted_capture(monkeypatch, config, out, after):
         return update(self, *args)
 
     monkeypatch.setattr(capturing, "capture", lambda *a, **k: capture(*a, **{**k, "save_every": 16, "progress": False}))
-    monkeypatch.setattr(capturing.GenePairSink, "update", breaks)
+    monkeypatch.setattr(capturing.GenePairSink, "update_heads", breaks)
     with pytest.raises(Stop):
         run(config, out)
-    monkeypatch.setattr(capturing.GenePairSink, "update", update)
+    monkeypatch.setattr(capturing.GenePairSink, "update_heads", update)
     assert (out / "stages" / "operators" / "capture").is_dir()
 
 
@@ -475,6 +479,16 @@ def test_what_can_be_known_is_refused_before_any_stage(cells, checkpoint, tmp_pa
     monkeypatch.setattr(capturing, "capture", None)
     with pytest.raises(WorkbenchError, match=said):
         run(read_config(path, RunConfig, given), tmp_path / "out")
+
+
+def test_a_checkpoint_without_a_cell_embedding_is_refused_before_any_stage(cells, checkpoint, tmp_path):
+    vocabulary, shape = load_model(checkpoint).vocabulary, {"perturbation": True, "n_classes": 0, "mvc_style": None}
+    folder = save_checkpoint(
+        HookedScGPT(ModelConfig(len(vocabulary), 8, 1, 1, 8, **shape), vocabulary), tmp_path / "it"
+    )
+    with pytest.raises(CheckpointError, match="has no cell embedding"):
+        run(read_config(write(tmp_path, folder, cells), RunConfig), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

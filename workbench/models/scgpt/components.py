@@ -15,25 +15,19 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
 from workbench.errors import HookError, unknown_name
+from workbench.models.places import HookPlace, is_listened
 from workbench.models.scgpt.config import ModelConfig
 
 ATTENTION_WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "b_Q")
 _MAX_VALUE = 512.0
 
 
-def is_listened(hook: nn.Module) -> bool:
-    """Whether anybody listens to a hook point, by transformer-lens or by plain PyTorch hooks, or a module stands in its place.
-
-    Parameters
-    ----------
-    hook
-        The hook point, or what a user placed there.
-    """
-    placed = not isinstance(hook, HookPoint)
-    return placed or bool(hook._forward_hooks or hook._forward_pre_hooks or hook._backward_hooks)
+def _table(n: int, d_model: int) -> Tensor:
+    """Numbers as PyTorch draws them for an embedding; none on the meta device, where drawing costs seconds of imports."""
+    empty = torch.empty(n, d_model)
+    return empty if empty.is_meta else torch.randn(n, d_model)
 
 
 class NormedEmbedding(nn.Module):
@@ -41,8 +35,7 @@ class NormedEmbedding(nn.Module):
 
     def __init__(self, n: int, d_model: int, padding_idx: int | None = None) -> None:
         super().__init__()
-        # The same draw as PyTorch's own, without the heavy import that its initialiser costs on the meta device.
-        self.embedding = nn.Embedding(n, d_model, padding_idx=padding_idx, _weight=torch.randn(n, d_model))
+        self.embedding = nn.Embedding(n, d_model, padding_idx=padding_idx, _weight=_table(n, d_model))
         self.enc_norm = nn.LayerNorm(d_model)
 
     def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
@@ -131,9 +124,9 @@ class Embed(nn.Module):
         self.norm = DomainNorm(config.norm_domains, config.d_model, config.norm_affine) if config.norm_domains else None
         self.flag: nn.Embedding | None = None
         if config.perturbation:  # rows for genes as they are, perturbed genes and padding
-            self.flag = nn.Embedding(3, config.d_model, padding_idx=2, _weight=torch.randn(3, config.d_model))
-        self.hook_gene = HookPoint()  # [cell, gene, d_model], after the gene encoder's LayerNorm
-        self.hook_value = HookPoint()  # [cell, gene, d_model], after the value encoder's norm ([.., 1] when scaling)
+            self.flag = nn.Embedding(3, config.d_model, padding_idx=2, _weight=_table(3, config.d_model))
+        self.hook_gene = HookPlace()  # [cell, gene, d_model], after the gene encoder's LayerNorm
+        self.hook_value = HookPlace()  # [cell, gene, d_model], after the value encoder's norm ([.., 1] when scaling)
 
     def forward(
         self,
@@ -178,13 +171,13 @@ class Attention(nn.Module):
         self.n_heads, self.d_head = config.n_heads, config.d_head
         self.qkv = nn.Linear(d, 3 * d)
         self.out = nn.Linear(d, d)
-        self.hook_q = HookPoint()  # [cell, query, head, d_head]
-        self.hook_k = HookPoint()  # [cell, key, head, d_head]
-        self.hook_v = HookPoint()  # [cell, key, head, d_head]
-        self.hook_scores = HookPoint()  # [cell, head, query, key], scaled, -inf where the key is padding
-        self.hook_pattern = HookPoint()  # [cell, head, query, key], rows sum to 1
-        self.hook_z = HookPoint()  # [cell, query, head, d_head]
-        self.hook_result = HookPoint()  # [cell, query, head, d_model], without the output bias
+        self.hook_q = HookPlace()  # [cell, query, head, d_head]
+        self.hook_k = HookPlace()  # [cell, key, head, d_head]
+        self.hook_v = HookPlace()  # [cell, key, head, d_head]
+        self.hook_scores = HookPlace()  # [cell, head, query, key], scaled, -inf where the key is padding
+        self.hook_pattern = HookPlace()  # [cell, head, query, key], rows sum to 1
+        self.hook_z = HookPlace()  # [cell, query, head, d_head]
+        self.hook_result = HookPlace()  # [cell, query, head, d_model], without the output bias
         self.eager = False
 
     @property
@@ -232,12 +225,7 @@ class Attention(nn.Module):
         heads = rearrange(self.qkv(x), "cell gene (three head e) -> three cell gene head e", three=3, head=self.n_heads)
         q, k, v = self.hook_q(heads[0][:, :keep]), self.hook_k(heads[1]), self.hook_v(heads[2])
         if self.eager or is_listened(self.hook_scores) or is_listened(self.hook_pattern):
-            qt, kt = (rearrange(t, "cell gene head e -> cell head gene e") for t in (q, k))
-            scores = (qt / math.sqrt(self.d_head)) @ kt.transpose(-1, -2)
-            if padding is not None:
-                scores = scores.masked_fill(padding[:, None, None, :], -torch.inf)
-            scores = self.hook_scores(scores)
-            pattern = self.hook_pattern(scores.softmax(-1))
+            pattern = self.hook_pattern(self.hook_scores(self.scores(q, k, padding)).softmax(-1))
             z = rearrange(pattern @ v.transpose(1, 2), "cell head gene e -> cell gene head e")
         else:
             mask = None if padding is None else ~padding[:, None, None, :]
@@ -245,6 +233,24 @@ class Attention(nn.Module):
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
             ).transpose(1, 2)
         return self.hook_z(z)
+
+    def scores(
+        self,
+        q: Float[Tensor, "cell query head d_head"],
+        k: Float[Tensor, "cell key head d_head"],
+        padding: Bool[Tensor, "cell key"] | None,
+    ) -> Float[Tensor, "cell head query key"]:
+        """What the softmax over keys makes a pattern of; minus infinity where the key is padding.
+
+        Parameters
+        ----------
+        q, k
+            Queries, all or some of them, and all keys: ``hook_q`` and ``hook_k``.
+        padding
+            True at padding; None when the batch has none.
+        """
+        scores = (q.transpose(1, 2) / math.sqrt(self.d_head)) @ k.permute(0, 2, 3, 1)
+        return scores if padding is None else scores.masked_fill(padding[:, None, None, :], -torch.inf)
 
     def project(self, z: Float[Tensor, "cell query head d_head"]) -> Float[Tensor, "cell query d_model"]:
         """Sum of all heads' results and the output bias.
@@ -268,7 +274,7 @@ class MLP(nn.Module):
         self.linear1 = nn.Linear(config.d_model, config.d_mlp)
         self.linear2 = nn.Linear(config.d_mlp, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        self.hook_post = HookPoint()  # [cell, gene, d_mlp], after the ReLU
+        self.hook_post = HookPlace()  # [cell, gene, d_mlp], after the ReLU
 
     def forward(self, x: Float[Tensor, "cell gene d_model"]) -> Float[Tensor, "cell gene d_model"]:
         """Apply to each gene alone.
@@ -287,16 +293,16 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         # Set in the order of computation, which is the order in which hooks are listed.
-        self.hook_resid_pre = HookPoint()  # [cell, gene, d_model], the block's input (after norm2 of the block before)
+        self.hook_resid_pre = HookPlace()  # [cell, gene, d_model], the block's input (after norm2 of the block before)
         self.attn = Attention(config)
-        self.hook_attn_out = HookPoint()  # [cell, gene, d_model], with output bias, before the sum and norm1
-        self.hook_resid_mid = HookPoint()  # [cell, gene, d_model], after norm1
+        self.hook_attn_out = HookPlace()  # [cell, gene, d_model], with output bias, before the sum and norm1
+        self.hook_resid_mid = HookPlace()  # [cell, gene, d_model], after norm1
         self.mlp = MLP(config)
         self.norm1 = nn.LayerNorm(config.d_model, eps=1e-5)
         self.norm2 = nn.LayerNorm(config.d_model, eps=1e-5)
         self.dropout = nn.Dropout(config.dropout)
-        self.hook_mlp_out = HookPoint()  # [cell, gene, d_model], before the sum and norm2
-        self.hook_resid_post = HookPoint()  # [cell, gene, d_model], after norm2
+        self.hook_mlp_out = HookPlace()  # [cell, gene, d_model], before the sum and norm2
+        self.hook_resid_post = HookPlace()  # [cell, gene, d_model], after norm2
 
     def forward(
         self, x: Float[Tensor, "cell gene d_model"], padding: Bool[Tensor, "cell gene"] | None
@@ -319,6 +325,21 @@ class Block(nn.Module):
     ) -> Float[Tensor, "cell query head d_head"]:
         """See `Attention.mix`."""
         return self.attn.mix(x, padding, keep)
+
+    def pattern(
+        self,
+        q: Float[Tensor, "cell query head d_head"],
+        k: Float[Tensor, "cell key head d_head"],
+        padding: Bool[Tensor, "cell key"] | None,
+    ) -> Float[Tensor, "cell head query key"]:
+        """Attention pattern of these queries.
+
+        Parameters
+        ----------
+        q, k, padding
+            See `Attention.scores`.
+        """
+        return self.attn.scores(q, k, padding).softmax(-1)
 
     def project(self, z: Float[Tensor, "cell query head d_head"]) -> Float[Tensor, "cell query d_model"]:
         """See `Attention.project`."""

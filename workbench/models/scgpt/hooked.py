@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
 from workbench.errors import ShapeError, unknown_name
 from workbench.models.hooking import HookedModel
@@ -16,7 +15,8 @@ from workbench.models.outputs import OUTPUTS, Outputs
 from workbench.models.protocol import CellTokenizer
 from workbench.models.scgpt.components import Block, Embed, NormedEmbedding
 from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.decoders import AffineDecoder, ClassDecoder, ExpressionDecoder, MVCDecoder
+from workbench.models.scgpt.decoders import ClassDecoder, MVCDecoder
+from workbench.models.scgpt.parts import make_parts
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
 
@@ -65,25 +65,18 @@ class HookedScGPT(HookedModel):
 
     architecture = "scGPT"
     config: ModelConfig
+    embed: Embed
+    blocks: nn.ModuleList
+    batch_encoder: NormedEmbedding | None
+    decoder: nn.Module | None
+    mvc_decoder: MVCDecoder | None
+    cls_decoder: ClassDecoder | None
+    hook_cell: nn.Module
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, report: LoadReport | None = None) -> None:
         super().__init__(config, vocabulary, report)
-        d_in = config.d_model * (2 if config.n_batches else 1)
-        self.embed = Embed(config, vocabulary.ids[config.pad_token])
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.batch_encoder = NormedEmbedding(config.n_batches, config.d_model) if config.n_batches else None
-        self.decoder: nn.Module | None = None
-        if config.has_expression and config.perturbation:
-            self.decoder = AffineDecoder(config.d_model, config.zero_probability)
-        elif config.has_expression:
-            self.decoder = ExpressionDecoder(d_in, config.d_model, config.zero_probability)
-        self.mvc_decoder = (
-            MVCDecoder(d_in, config.d_model, config.mvc_style, config.zero_probability) if config.mvc_style else None
-        )
-        self.cls_decoder = (
-            ClassDecoder(config.d_model, config.n_classes, config.n_layers_cls) if config.n_classes else None
-        )
-        self.hook_cell = HookPoint()
+        for name, part in make_parts(config, vocabulary.ids[config.pad_token]).items():
+            setattr(self, name, part)
         self.setup()
 
     @property

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,14 +24,15 @@ from workbench.cells.values import describe_values
 from workbench.errors import ArtifactError, CellsError
 from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
 from workbench.models.scgpt.binning import hash_genes
-from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.tokenizer import tokenise_rows
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import generator, key
 from workbench.settings import PretrainSettings
+
+if TYPE_CHECKING:
+    from workbench.models.scgpt.hooked import HookedScGPT
 
 STATE = "training-state"
 
@@ -201,6 +203,8 @@ def train(
     ArtifactError
         If the folder holds the state of another training.
     """
+    from workbench.models.scgpt.hooked import HookedScGPT  # here, because it takes seconds
+
     config = model_config(settings, data.vocabulary)
     torch.manual_seed(key(settings.seed, "init") % 2**63)
     model = HookedScGPT(config, data.vocabulary)
@@ -272,6 +276,8 @@ def save_trained(model: HookedScGPT, settings: PretrainSettings, out: Path) -> N
     out
         Folder of the checkpoint; its files are replaced.
     """
+    from workbench.models.scgpt.checkpoint import save_checkpoint
+
     save_checkpoint(model, out, {"mask_ratio": list(settings.mask_ratios), "seed": settings.seed, "task": "pretrain"})
 
 
