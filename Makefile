@@ -14,12 +14,13 @@ PIP := -m pip install --quiet --no-compile --disable-pip-version-check
 # `$(call requirements,EXTRA ...)`: packages of the extras of pyproject.toml; those that are always needed where none is named.
 requirements = $(PYTHON) -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(sum(map(p['optional-dependencies'].get, sys.argv[1:]), []) or p['dependencies']))" $(1)
 
-.PHONY: help demo test test-slow check docs notebooks format python peers pretrain clean
+.PHONY: help demo test test-slow test-gpu check docs notebooks format python peers pretrain clean
 
 help:
 	@echo "make demo       run the main job on real human blood cells and say where the report lies"
 	@echo "make test       the fast tests (the tier that CI runs)"
 	@echo "make test-slow  the slow tests"
+	@echo "make test-gpu   the tests that need a CUDA card"
 	@echo "make check      lint, format check and types"
 	@echo "make docs       build the documentation, warnings are errors: artifacts/site/index.html"
 	@echo "make notebooks  run the notebooks (about ten minutes): notebooks/*.ipynb, to open in Jupyter"
@@ -37,6 +38,9 @@ test: $(ENV)/.tests
 
 test-slow: $(ENV)/.tests $(ENV)/.docs
 	@$(RUN) -m pytest -m slow
+
+test-gpu: $(ENV)/.tests
+	@$(RUN) -m pytest -m gpu -rs
 
 check: $(ENV)/.tests
 	@$(RUN) -m ruff check .

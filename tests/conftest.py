@@ -39,6 +39,9 @@ def pytest_configure(config):
         "markers",
         "shared_data(*files): needs these files of ../shared/data; skipped, with the reason, where they are not",
     )
+    config.addinivalue_line(
+        "markers", "gpu: needs a CUDA card; skipped where torch sees none; `make test-gpu` runs these"
+    )
 
 
 def pytest_runtest_setup(item):
@@ -46,6 +49,8 @@ def pytest_runtest_setup(item):
         absent = [name for name in mark.args if not (SHARED_DATA / name).is_file()]
         if absent:
             pytest.skip(f"needs {', '.join(absent)} in {SHARED_DATA}, which is not there")
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA card, and torch sees none")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from workbench.arguments import Command, Work, make_parser
 from workbench.cli import main
 from workbench.engine import recipe as engine
 from workbench.engine.config import read_config
+from workbench.engine.context import Context
 from workbench.engine.keys import keys_of
 from workbench.engine.sweep import Backend
 from workbench.errors import ConfigError
@@ -165,6 +166,27 @@ def test_inspect_as_json(tiny_checkpoint, capsys):
     assert said["vocabulary"]["special"] == ["<pad>", "<cls>", "<eoc>"] and said["release"] is None
     assert said["hooks"] == len(load_model(tiny_checkpoint).hook_dict)
     assert said["report"]["layout"] == "in_proj_" and not said["report"]["mismatched"]
+
+
+def test_what_needs_no_model_imports_nothing_for_it(tiny_checkpoint):
+    code = f"""
+import contextlib, io, json, sys
+from workbench.cli import main
+held = lambda: [name for name in {(*HEAVY, "transformer_lens", "sympy", "einops")} if name in sys.modules]
+with contextlib.redirect_stdout(io.StringIO()):
+    assert not any(main(["config", name]) for name in {[name for name, one in COMMANDS.items() if one.work]})
+    configured = held()
+    assert not main(["inspect", {str(tiny_checkpoint)!r}])
+print(json.dumps([configured, held()]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [["numpy", "pydantic"], ["torch", "numpy", "pydantic", "einops"]]
+
+
+def test_a_command_says_that_it_loads_its_model(tiny_checkpoint, tmp_path, capsys):
+    config = SimpleNamespace(checkpoint=tiny_checkpoint, device="cpu", dtype="float32")
+    assert Context(config, tmp_path).model.config.n_layers == N_LAYERS
+    assert capsys.readouterr().err == f"[model] loading {tiny_checkpoint} ...\n"
 
 
 def test_inspect_as_text(tiny_checkpoint, capsys):
@@ -405,6 +427,32 @@ def config(tmp_path, tiny_checkpoint, text=""):
 def test_a_checkpoint_that_is_not_there(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "absent")]) == 2
     assert "There is no checkpoint folder" in one_line(capsys, "CheckpointError")
+
+
+@pytest.mark.parametrize("command", ["run", "extract", "ablate", "benchmark", "pretrain"])
+def test_a_device_that_is_not_there_is_said_before_any_work(command, tmp_path, tiny_checkpoint, capsys):
+    path, out = config(tmp_path, tiny_checkpoint), tmp_path / "out"
+    if command == "pretrain":
+        (tmp_path / "run.yaml").write_text("out: somewhere\n")
+    for device in (["--device", "cuda:93"], ["--set", "device=cuda:93"], ["--device", "cpu,cuda:93"]):
+        assert main([command, path, "--out", str(out), *device]) == 2
+        said = one_line(capsys, "ConfigError")
+        assert "The device 'cuda:93' cannot be used" in said and "torch sees cpu (" in said and not out.exists()
+
+
+def test_every_command_with_a_checkpoint_takes_device_and_float_type(tmp_path, tiny_checkpoint):
+    path = config(tmp_path, tiny_checkpoint)
+    for name, command in COMMANDS.items():
+        if command.work:
+            taken = {one.names[0] for one in command.arguments}
+            assert {"--device", "--dtype"} <= taken, name
+    parser, _ = make_parser(COMMANDS)
+    given = parser.parse_args(
+        ["run", path, "--device", "cuda:0,cuda:1", "--dtype", "float16", "--set", "dtype=bfloat16"]
+    )
+    read = commands._configured(given)
+    assert (read.device, read.dtype) == (("cuda:0", "cuda:1"), "float16")
+    assert commands._configured(parser.parse_args(["run", path, "--set", "device=cuda:1"])).device == "cuda:1"
 
 
 def test_a_configuration_that_is_not_there(tmp_path, capsys):

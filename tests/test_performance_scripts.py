@@ -199,3 +199,12 @@ def test_campaign_compares_the_same_cells_and_splits(script):
     results["ours"]["chance"] = results["ours"]["chance"][1:]
     with pytest.raises(SystemExit, match="answer for other cells"):
         campaign.report(figures, results, {**sizes, "repetitions": 1})
+
+
+def test_startup_compares_whole_processes(script, tiny_checkpoint):
+    startup = script("startup")
+    report = startup.compare(tiny_checkpoint, 1)
+    check_report(report, "more")
+    assert report["ours"]["runs"] == 1 and report["more"]["workbench --help, ratio"] < report["ratio"]
+    with pytest.raises(SystemExit, match="inspect nowhere failed \\(2\\)"):
+        startup.start(*startup.command("inspect", "nowhere"))

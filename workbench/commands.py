@@ -36,9 +36,8 @@ def _configured(arguments: Arguments) -> Any:
         return {name: command.work.load_config() for name, command in arguments.table.items() if command.work}
 
     kind = arguments.table[arguments.command].work.load_config()
-    # Of a key that is given twice the last one counts.
-    more = [] if arguments.device is None else [f"device=[{arguments.device}]"]
-    more += [] if arguments.dtype is None else [f"dtype={arguments.dtype}"]
+    device = arguments.device and (f"[{arguments.device}]" if "," in arguments.device else arguments.device)
+    more = [f"{key}={value}" for key, value in (("device", device), ("dtype", arguments.dtype)) if value is not None]
     return read_config(arguments.config, kind, [*arguments.set, *more], others)
 
 

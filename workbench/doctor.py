@@ -218,7 +218,11 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
         *textwrap.wrap(versions, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
         *("", "Machine"),
         *_table([
-            *[(one.name, one.said + (f", {_size(one.memory)}" if one.memory is not None else "")) for one in torch.devices],
+            *[
+                (one.name, one.said + (f", {_size(one.memory)}" if one.memory is not None else "")
+                 + ("; device auto takes it" if one.name == torch.auto else ""))
+                for one in torch.devices
+            ],
             ("cores", cores),
             ("memory", memory),
             ("disk", f"{_size(machine.disk_free)} free in {machine.folder}{_closed(machine.folder_writable)}"),

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,36 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def keep_others(folder: Path, names: Iterable[str], mark: Path, *keys: str) -> None:
+    """Refuse to write over files that the workbench did not make, before any is written.
+
+    Parameters
+    ----------
+    folder
+        Where files would be written; it need not exist.
+    names
+        Names of the files that would be written.
+    mark
+        JSON file that the workbench writes there first, by which it knows its own.
+    *keys
+        Keys that tell this file from one of another origin.
+
+    Raises
+    ------
+    OutputError
+        If there is a file of one of the names, and no such mark.
+    """
+    taken = [name for name in names if (folder / name).exists()]
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8")) if taken else {}
+    except (OSError, ValueError):
+        found = None
+    if taken and not (isinstance(found, dict) and set(keys) <= set(found)):
+        raise OutputError(
+            f"'{folder}' holds {', '.join(taken)}, which the workbench did not make and would overwrite; choose another folder."
+        )
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -56,6 +56,11 @@ class Torch:
     problem: str | None = None
     note: str | None = None
 
+    @property
+    def auto(self) -> str:
+        """Name of the device that ``auto`` stands for: the first CUDA card, or Apple's mps, or the processor."""
+        return next(one.name for kind in ("cuda", "mps", "cpu") for one in self.devices if one.name.startswith(kind))
+
 
 @dataclass(frozen=True)
 class Machine:

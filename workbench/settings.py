@@ -314,9 +314,9 @@ class CommandConfig(Strict):
 
     name: str = named("")
     checkpoint: Path = Field(description="Folder of the checkpoint: args.json, vocab.json and best_model.pt.")
+    seed: int = Field(default=0, description="The one seed of everything random; the same seed gives the same numbers.")
     device: DeviceName = "auto"
     dtype: FloatType = "float32"
-    seed: int = Field(default=0, description="The one seed of everything random; the same seed gives the same numbers.")
     data: DataConfig = Field(
         default=DataConfig(),
         description="The cells; a dataset that ships brings its own columns, unless one of them is given.",

@@ -18,7 +18,7 @@ from workbench.ablation.sites import Ablation, all_heads
 from workbench.ablation.study import evaluate, intact_cells
 from workbench.cells.genes import match_genes
 from workbench.cells.groups import make_folds, make_groups
-from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError
+from workbench.errors import CellsError, CheckpointError, EvaluationError, GeneMatchError, HookError
 from workbench.evidence.ruler import load_ruler
 
 N, SEED = 40, 3
@@ -97,6 +97,18 @@ def test_no_cell_is_refused(cells, make):
         choose_cells(cells[:0], None, SEED)
     with pytest.raises(CellsError, match="no cell"):
         make(adata=cells[cells.obs["cell_type"] == "none"])
+
+
+def test_a_model_without_a_cell_embedding_is_refused_before_any_pass(make, monkeypatch):
+    shape = {"perturbation": True, "n_classes": 0, "mvc_style": None}
+    model = tiny_model(**shape)
+    monkeypatch.setattr(type(model), "tokenizer", lambda *_, **__: pytest.fail("cells were tokenised"))
+    with pytest.raises(CheckpointError, match="no cell embedding.*cell_emb_style: avg-pool"):
+        make("masked_error", model=model)
+    monkeypatch.undo()
+    mean = tiny_model(**shape, cell_style="avg-pool")
+    logged = tiny_cells(N, seed=2, kind="log-normalised")
+    assert make("cell_shift", model=mean, adata=logged, grid=all_heads(mean.config)[:1]).names == ("cell shift",)
 
 
 def test_the_study_is_of_the_drawn_cells_and_the_reference_of_some_of_them(make, cells, model):

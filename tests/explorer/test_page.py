@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from explorer.conftest import EVIL, HEADS, LAYERS
+from workbench.errors import OutputError
 from workbench.explorer.live import answer
 from workbench.explorer.page import explorer_fragment, script, write_explorer
 
@@ -52,6 +53,14 @@ def test_no_label_ends_the_script(data):
 def test_a_page_is_not_live(data, session):
     live = replace(data, live=session.settings())
     assert '"live":null' in explorer_fragment(live)
+
+
+def test_a_page_replaces_an_explorer_and_nothing_else(data, path, tmp_path):
+    mine = tmp_path / "mine.html"
+    mine.write_text("<p>mine</p>")
+    with pytest.raises(OutputError, match="is no explorer; it is not overwritten"):
+        write_explorer(data, mine)
+    assert mine.read_text() == "<p>mine</p>" and write_explorer(data, path) == path
 
 
 def test_the_script_names_no_address_and_writes_no_markup():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 
 import workbench
+from workbench.engine.config import read_config
 from workbench.errors import ArtifactError, ConfigError, EvaluationError
 from workbench.evidence.contrasts import OFF_RULER
 from workbench.explorer import widget as module
@@ -15,6 +17,7 @@ from workbench.explorer.live import answer
 from workbench.explorer.page import script
 from workbench.files import write_json
 from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.recipes.run.config import RunConfig
 
 NOTEBOOK = """
 import sys
@@ -111,6 +114,14 @@ def test_a_run_with_cells_uses_its_checkpoint(model, cells, data, tmp_path, aske
     assert {one["label"]: one["branch"] for one in shown.data["maps"][0]["groups"]} == {"B": "B", "T": "T"}
     message = {"type": "ablate", "id": 1, "heads": ["L0H0"], "how": "zero", "labels": ["B"]}
     assert asked(shown, message)[0]["type"] == "shift"
+    # It goes where it is asked to, in the float type of the run.
+    (run / "half.yaml").write_text(f"name: half\ncheckpoint: {checkpoint}\ndtype: bfloat16\n")
+    half = module._model_of(tmp_path / "absent", read_config(run / "half.yaml", RunConfig), "cpu")
+    assert half.dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="'cuda:93' cannot be used"):
+        workbench.explore(run, cells, device="cuda:93")
+    with pytest.raises(ConfigError, match="on a device already"):
+        workbench.explore(model, cells, device="cpu")
     # Where the run's ruler puts these labels, and its configuration maps one of them, branches are the run's.
     (run / "own.yaml").write_text(OWN_RULER)
     (run / "resolved.yaml").write_text(

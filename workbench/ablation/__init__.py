@@ -6,11 +6,29 @@ What is switched off: `sites`. What is put in its place: `reference`, `edits`. W
 >>> from workbench.ablation import Ablation, ablated
 >>> with ablated(model, Ablation("L2H1", "zero")):  # doctest: +SKIP
 ...     model(tokens).cell
+
+Names are imported when they are first used: the configuration of a sweep is read without them.
 """
 
-from workbench.ablation.edits import ablated
-from workbench.ablation.metrics import Metric, Run
-from workbench.ablation.reference import Reference, build_reference, needed_hooks
-from workbench.ablation.sites import Ablation, Site, all_heads
+from importlib import import_module
+from typing import Any
 
-__all__ = ["Ablation", "Metric", "Reference", "Run", "Site", "ablated", "all_heads", "build_reference", "needed_hooks"]
+_WHERE = {
+    "Ablation": "sites",
+    "Metric": "metrics",
+    "Reference": "reference",
+    "Run": "metrics",
+    "Site": "sites",
+    "ablated": "edits",
+    "all_heads": "sites",
+    "build_reference": "reference",
+    "needed_hooks": "reference",
+}
+
+__all__ = [*_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'workbench.ablation' has no attribute '{name}'; it has {', '.join(_WHERE)}")
+    return getattr(import_module(f"workbench.ablation.{_WHERE[name]}"), name)

@@ -30,6 +30,7 @@ from workbench.cells.groups import make_folds, make_groups
 from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.evidence.ruler import load_ruler
 from workbench.models import CellModel
+from workbench.models.outputs import need_cell
 from workbench.seeds import key
 
 METRICS = ("cell_shift", "masked_error", "mvc_error", "label_loss", "label_error", "trustworthiness", "ruler")
@@ -73,11 +74,14 @@ def prepare(
 
     Raises
     ------
+    CheckpointError
+        If the model has no cell embedding.
     EvaluationError
         If a metric or gene is unknown, or no metric is left.
     GeneMatchError
         If too few genes are in the vocabulary, or the reference shares too few with the cells.
     """
+    need_cell(model.outputs)
     for ablation in ablations:
         ablation.check(model.config, model.vocabulary)
     chosen = choose_cells(cells, settings.cells, seed)

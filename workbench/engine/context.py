@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -69,6 +71,9 @@ class Context(Generic[Settings]):
     @cached_property
     def model(self) -> CellModel:
         """The checkpoint."""
+        # Reading one imports transformer-lens, which takes seconds; workers do it unseen.
+        if current_process().name == "MainProcess":
+            print(f"[model] loading {self.checkpoint} ...", file=sys.stderr)
         return load_model(self.checkpoint, device=self.device, dtype=self.dtype)
 
     @cached_property

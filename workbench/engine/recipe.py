@@ -98,7 +98,7 @@ def execute(
     """
     check_folder(out, recipe.name, recipe.files)
     context = recipe.context(config, out, backend)
-    print(f"[device] {describe_device(context.device, context.dtype)}", file=sys.stderr)
+    print(f"[device] {describe_device(context.device, context.config.dtype)}", file=sys.stderr)
     stages = recipe.stages(context)
     claim(out, recipe.name, recipe.files)
     write_text(out / RESOLVED, yaml.safe_dump(absolute(config), sort_keys=False))

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from workbench.errors import OutputError
 from workbench.explorer.data import ExplorerData
 from workbench.files import write_text
 
@@ -58,16 +59,19 @@ def write_explorer(data: ExplorerData, path: str | Path) -> Path:
     data
         What is shown, from `from_run` or `from_model`.
     path
-        HTML file to write; its folder is made, an old file is replaced.
+        HTML file to write; its folder is made, an explorer in its place is replaced.
 
     Raises
     ------
     OutputError
-        If its folder cannot be written.
+        If its folder cannot be written, or a file that is no explorer is there.
     """
+    path = Path(path)
+    if path.is_file() and _POLICY not in path.read_text(encoding="utf-8", errors="replace"):
+        raise OutputError(f"'{path}' is there already and is no explorer; it is not overwritten: choose another name.")
     title = html.escape(f"Explorer: {data.title}", quote=True)
     return write_text(
-        Path(path),
+        path,
         Template(_file("page.html").replace("@policy@", _POLICY)).substitute(
             title=title, fragment=explorer_fragment(data)
         ),

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from anndata import AnnData
 
 from workbench.cells.genes import MIN_SHARE
@@ -31,6 +32,7 @@ def explore(
     batch_size: int = 16,
     seed: int = 0,
     min_gene_share: float = MIN_SHARE,
+    device: str | None = None,
     **model_options: Any,
 ) -> Any:
     """Click through the heads of a run or of a model; with cells, switch heads off and see cells move.
@@ -55,6 +57,9 @@ def explore(
         Seed of drawn cells, random directions and shufflings.
     min_gene_share
         Smallest share of the cells' genes that must be in the vocabulary.
+    device
+        Where the checkpoint of a run goes, as in its configuration, whose ``device`` it is by default; its float type is the run's.
+        A model stays where it is.
     **model_options
         ``genes`` and ``kind`` of `from_model`; with a model only.
 
@@ -82,6 +87,10 @@ def explore(
     if not isinstance(run_or_model, str | Path):
         if ablation is not None:
             raise EvaluationError("Effects of an ablation are shown beside a run; give the folder of the run too.")
+        if device is not None:
+            raise ConfigError(
+                "The model is on a device already, and stays there; load it with load_model(path, device=...)."
+            )
         session = None if cells is None else open_session(run_or_model, cells, **options)
         data = from_model(
             run_or_model, cells, session=session, seed=seed, min_gene_share=min_gene_share, **model_options
@@ -92,15 +101,15 @@ def explore(
         data = from_run(run_or_model, ablation=ablation, seed=seed)
         if cells is not None:
             config = read_config(Path(run_or_model) / RESOLVED, RunConfig)
-            model = _model_of(Path(run_or_model), config)
+            model = _model_of(Path(run_or_model), config, device)
             session = open_session(model, cells, ruler=config.ruler, stages=config.stages, **options)
             data = with_cells(data, session)
     return kind(data if session is None else replace(data, live=session.settings()), session)
 
 
-def _model_of(run: Path, config: RunConfig) -> CellModel:
+def _model_of(run: Path, config: RunConfig, device: str | None) -> CellModel:
     """The model that a run was made with."""
-    model = load_model(config.checkpoint)
+    model = load_model(config.checkpoint, device=device or config.device, dtype=getattr(torch, config.dtype))
     wanted, found = weights_of(run), model.fingerprint()
     if wanted and wanted != found:
         raise ArtifactError(

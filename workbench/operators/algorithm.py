@@ -109,7 +109,12 @@ class Algorithm:
         Parameters
         ----------
         folder
-            Made if it is not there.
+            Made if it is not there; an algorithm in it is replaced.
+
+        Raises
+        ------
+        OutputError
+            If it holds files of these names that are of no algorithm.
         """
         folder = Path(folder)
         arrays = {"matrix": self.matrix, "offset": self.offset}
@@ -117,7 +122,7 @@ class Algorithm:
             arrays |= {f"readout/{name}/{part}": array for part, array in readout.arrays().items()}
         classes = {name: {"classes": list(readout.classes)} for name, readout in self.readouts.items()}
         about = {"genes": list(self.genes), "k": self.matrix.shape[1], "readouts": classes, "card": dict(self.card)}
-        write_artifact(folder / CARD, folder / WEIGHTS, about, arrays)
+        write_artifact(folder / CARD, folder / WEIGHTS, about, arrays, (README,))
         write_text(folder / README, model_card(self.card, self.genes, self.matrix.shape[1], self.readouts))
         return folder
 

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from workbench.errors import ArtifactError
-from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
+from workbench.files import digest, keep_others, read_arrays, read_json, write_arrays, write_json
 
 _FORMAT = 1
 
 
 def write_artifact(
-    card_file: Path, weights_file: Path, card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    card_file: Path,
+    weights_file: Path,
+    card: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    beside: Sequence[str] = (),
 ) -> None:
     """Write arrays and their card, to which format and seal are added.
 
     Parameters
     ----------
     card_file, weights_file
-        JSON and safetensors file to write; their folder is made, old files are replaced.
+        JSON and safetensors file to write, in one folder, which is made; files of an older artifact are replaced.
     card
         JSON-ready description of the arrays.
     arrays
         Arrays by name, one or more.
+    beside
+        Names of further files that the caller writes beside them.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds files of these names that are of no artifact.
     """
-    write_arrays(weights_file, arrays)
+    names = (card_file.name, weights_file.name, *beside)
+    keep_others(card_file.parent, names, card_file, "format", "content")
     card = {"format": _FORMAT, **card}
+    # The card first: by it a folder that was left half-written is known as ours.
     write_json(card_file, {**card, "content": _seal(card, arrays)})
+    write_arrays(weights_file, arrays)
 
 
 def read_artifact(card_file: Path, weights_file: Path, lacking: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -218,6 +218,11 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         ----------
         folder, genes, card
             As in `Algorithm.save_pretrained` and `to_algorithm`.
+
+        Raises
+        ------
+        OutputError
+            If the folder holds files of these names that are of no algorithm.
         """
         return self.to_algorithm(genes, card).save_pretrained(folder)
 

@@ -138,7 +138,12 @@ class Operator:
         Parameters
         ----------
         folder
-            Made if it is not there.
+            Made if it is not there; an operator in it is replaced.
+
+        Raises
+        ------
+        OutputError
+            If it holds files of these names that are of no operator.
         """
         folder, about = Path(folder), {key: getattr(self, key) for key in ("kind", "feature_map", "checkpoint")}
         write_artifact(folder / CARD, folder / WEIGHTS, {"genes": list(self.genes), **about}, {"matrix": self.matrix})

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from workbench.errors import EvaluationError, unknown_name
 from workbench.models import CellModel
+from workbench.models.devices import sums_type
 from workbench.operators.operator import check_head
 
 KINDS = ("qk", "ov")

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from anndata import AnnData
 
-from workbench.files import atomically, write_text
+from workbench.files import atomically, keep_others, write_text
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.planted.cells import GRAPH, OFF_GRAPH, Signal, World, WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel, plant_world
@@ -22,6 +22,14 @@ _COHORTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Signal]] = {
 }
 # Donors of the run: as many as make enough pairs to leave out; one tissue, so that its anchors stay few.
 _DONORS, _TISSUES = ("D1", "D2", "D3", "D4", "D5", "D6"), ("marrow",)
+_FILES = (
+    "gates.yaml",
+    "run.yaml",
+    "benchmark.yaml",
+    "programs.gmt",
+    "donors.h5ad",
+    *(f"{name}.h5ad" for name in _COHORTS),
+)
 _SAID = "# Planted, not real: synthetic cells, and a checkpoint whose head {} encodes their stage graph.\n"
 
 
@@ -31,7 +39,7 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
     Parameters
     ----------
     folder
-        Folder to write to, made if need be; files of an earlier world in it are replaced.
+        Folder to write to, made if need be; files of an earlier world in it are replaced, and files of other origin refused.
     seed
         Seed of both the world and the checkpoint; it is also the one of the configurations.
     shape
@@ -46,7 +54,10 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
         the planted gene sets among decoys in ``programs.gmt``) and ``benchmark.yaml`` for ``workbench benchmark`` (the same
         donors, each with its batch effect), all of the planted head's ``qk`` operator.
     """
-    folder, world = Path(folder), make_world(seed, shape=shape)
+    folder = Path(folder)
+    mine = next(folder.glob("planted-checkpoint-*/args.json"), folder)
+    keep_others(folder, _FILES, mine, "workbench")
+    world = make_world(seed, shape=shape)
     planted = plant_world(world, seed, **model)
     checkpoint = f"planted-checkpoint-{seed}"  # its name is what captions say of it
     save_checkpoint(planted.model, folder / checkpoint)

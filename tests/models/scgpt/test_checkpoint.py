@@ -21,9 +21,10 @@ from helpers import (
 )
 
 from workbench.errors import CheckpointError, OutputError, ShapeError, VocabularyError
-from workbench.models.scgpt import checkpoint
-from workbench.models.scgpt.checkpoint import from_upstream, load_checkpoint, save_checkpoint, sha256
+from workbench.models.scgpt import reading
+from workbench.models.scgpt.checkpoint import from_upstream, load_checkpoint, save_checkpoint
 from workbench.models.scgpt.layout import to_upstream
+from workbench.models.scgpt.reading import sha256
 
 WEIGHTS = "best_model.pt"
 
@@ -67,7 +68,7 @@ def test_the_report_says_what_was_read(tiny_checkpoint):
 
 
 def test_a_known_release_is_recognised_by_its_hash(tiny_checkpoint, monkeypatch):
-    monkeypatch.setitem(checkpoint.RELEASES, sha256(tiny_checkpoint / WEIGHTS), "a release")
+    monkeypatch.setitem(reading.RELEASES, sha256(tiny_checkpoint / WEIGHTS), "a release")
     assert load_checkpoint(tiny_checkpoint).report.release == "a release"
 
 

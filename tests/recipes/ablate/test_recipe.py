@@ -24,6 +24,9 @@ from workbench.engine.stages import StageRunner
 from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table
 from workbench.files import read_json
+from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.planted import planted_cells
 from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.context import AblationContext
@@ -60,6 +63,19 @@ def table(out, name):
 def effects_of(config, out, backend=QUIET):
     execute(RECIPE, config, out, backend)
     return table(out, "effects")
+
+
+def test_a_checkpoint_without_a_cell_embedding_is_refused_before_any_work(made, tmp_path, capsys):
+    shape = {"perturbation": True, "n_classes": 0, "mvc_style": None}
+    vocabulary = made.model.vocabulary
+    save_checkpoint(
+        HookedScGPT(ModelConfig(len(vocabulary), 8, LAYERS, HEADS, 8, **shape), vocabulary), tmp_path / "model"
+    )
+    for dry in ([], ["--dry-run"]):
+        given = [str(made.path), "--set", f"checkpoint={tmp_path / 'model'}", "--out", str(tmp_path / "out"), *dry]
+        assert main(["ablate", *given]) == 2
+        assert capsys.readouterr().err.count("has no cell embedding, which this work needs") == 1
+    assert not (tmp_path / "out").exists()
 
 
 # However the work is done
@@ -275,6 +291,8 @@ EVERY_EFFECT = {*SWEPT, "pairs"}
 INVALIDATES = {
     "name=other": set(),
     "checkpoint=COPY/model": set(),
+    "device=cpu": set(),
+    "dtype=bfloat16": set(STAGES),
     "seed=8": set(STAGES),
     "data.name=COPY/cells.h5ad": set(),
     "data.backed=true": set(),

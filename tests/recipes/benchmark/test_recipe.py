@@ -273,6 +273,8 @@ def of_data(section, file, values, labels):
 EFFECTS = {
     "name=other": set(),
     "checkpoint={folder}/other checkpoint": {*READ, "transfer"},
+    "device=cpu": set(),
+    "dtype=bfloat16": {*READ, "transfer"},
     "seed=1": {*CELLS, *READ, "transfer"},
     **of_data("data", "cells.h5ad", {*CELLS, *READ}, {*CELLS, *READ}),
     "ruler={folder}/renamed.yaml": CELLS,

@@ -22,6 +22,8 @@ EVERY = {"train", "evaluation", "card"}
 # Field: what it is set to, and what that makes anew.
 FIELDS = {
     "out": ("elsewhere", set()),
+    "device": ("cpu", set()),
+    "dtype": ("bfloat16", EVERY),
     "note": ("Another one.", {"card"}),
     "data.name": ("COPY", {"card"}),
     "data.backed": ("true", set()),

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers import tiny_cells
 
@@ -98,6 +99,18 @@ def test_the_same_configuration_gives_the_same_weights(config, trained, tmp_path
     keep = ("evaluation", "curve", "held_out_cells")
     first, second = (json.loads((folder / "training.json").read_text()) for folder in (trained, out))
     assert all(first[name] == second[name] for name in keep)
+
+
+def test_a_training_with_products_in_half_precision_leaves_weights_in_single_precision(
+    config, trained, tmp_path, capsys
+):
+    assert main(["pretrain", str(config), "--out", str(tmp_path), "--dtype", "bfloat16", "--device", "cpu"]) == 0
+    assert "), bfloat16\n" in capsys.readouterr().err
+    half, single = (load_model(folder).state_dict() for folder in (tmp_path, trained))
+    apart = max(float((half[name] - value).abs().max()) for name, value in single.items())
+    assert 0 < apart < 0.05 and all(value.dtype == torch.float32 for value in half.values())
+    assert main(["pretrain", str(config), "--out", str(tmp_path / "other"), "--dtype", "float16"]) == 2
+    assert "vanish in float16" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_another_note_trains_nothing_again(config, tmp_path, monkeypatch):

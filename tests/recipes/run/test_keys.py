@@ -35,6 +35,8 @@ SINGLE, TOPK, BLOCKS = "adaptor.feature_map=single", "adaptor.feature_map=topk",
 FIELDS = {
     "name": ("other", set(), ()),
     "checkpoint": ("OTHER_WEIGHTS", {"operators", "drift", *ANCHORS}, ()),
+    "device": ("cpu", set(), ()),  # results agree but for rounding, so those of another device are kept
+    "dtype": ("bfloat16", {*PASSES, *ANCHORS}, ()),
     "seed": (5, EVERY - {"panel"}, ()),
     "data.name": ("COPY", {"cells", "gates", *CARD}, ()),
     "data.backed": (True, set(), ()),

@@ -41,6 +41,8 @@ def stages(context: AblationContext) -> list[Stage]:
 
     Raises
     ------
+    CheckpointError
+        If the model has no cell embedding.
     EvaluationError
         For an unknown metric, a pair of one head, or a contrast of cell types that are not there.
     """

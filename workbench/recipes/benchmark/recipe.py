@@ -15,6 +15,7 @@ from workbench.evidence.expected import read_expected
 from workbench.evidence.methods import PEER
 from workbench.evidence.peers import peer_versions
 from workbench.files import digest
+from workbench.models.outputs import need_cell
 from workbench.operators.operator import check_spec
 from workbench.recipes.benchmark.cells import cells_stage
 from workbench.recipes.benchmark.config import BenchmarkConfig
@@ -57,6 +58,8 @@ def stages(context: BenchmarkContext) -> list[Stage]:
 
     Raises
     ------
+    CheckpointError
+        If the model has no cell embedding.
     EvaluationError
         If a method does not exist, a cohort shares a cell or no gene with the internal data, the ruler knows no label,
         there are too few donors or groups for the splits, or a split is left without a cell on either side.
@@ -69,6 +72,7 @@ def stages(context: BenchmarkContext) -> list[Stage]:
     ConfigError
         If the file of published figures cannot be read, or a peer is given an option that it does not have.
     """
+    need_cell(context.model.outputs)
     config, placed, shape = context.config, context.placed, context.model.config
     check_spec(config.adaptor.feature_map_spec(), (shape.n_layers, shape.n_heads))
     for one in context.holdouts:

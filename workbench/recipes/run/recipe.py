@@ -21,6 +21,7 @@ from workbench.evidence.holdout import FEWEST_ANCHORS
 from workbench.explorer.data import SHIPPED
 from workbench.factors.gene_sets import GeneSets, load_gene_sets, usable_terms
 from workbench.files import digest
+from workbench.models.outputs import need_cell
 from workbench.operators.operator import FeatureMapSpec, check_spec
 from workbench.recipes.run import inputs
 from workbench.recipes.run.cells import cells_stage
@@ -51,6 +52,8 @@ def stages(context: RunContext) -> list[Stage]:
 
     Raises
     ------
+    CheckpointError
+        If the model has no cell embedding.
     EvaluationError
         If the cells have no labels, fewer groups than folds or too few anchors, a head that is named does not exist, or the
         factors cannot be made on this panel.
@@ -111,6 +114,7 @@ def _taken_apart(context: RunContext, settings: CompactionConfig | FactorsConfig
 def _check(context: RunContext, sets: GeneSets) -> None:
     """Refuse what cannot be, before any work."""
     config, shape = context.config, (context.model.config.n_layers, context.model.config.n_heads)
+    need_cell(context.model.outputs)
     check_spec(config.adaptor.feature_map_spec(), shape)
     if config.adaptor.blocks:
         check_spec(FeatureMapSpec("drift", blocks=config.adaptor.blocks), shape)
