@@ -22,6 +22,7 @@ from workbench.capture import (
     capture,
     pairs,
     read_shards,
+    record,
 )
 from workbench.capture.activations import HookShape, hook_shape, hook_shapes
 from workbench.capture.ragged import remove_shards
@@ -429,8 +430,10 @@ PANELS = {
 }
 
 
+@pytest.mark.parametrize("budget", [0, 2**22], ids=["queries and keys", "patterns"])
 @pytest.mark.parametrize("panel", PANELS.values(), ids=PANELS)
-def test_pair_means_equal_a_dense_average_by_gene_id(model, tokenizer, alone, panel):
+def test_pair_means_equal_a_dense_average_by_gene_id(model, tokenizer, alone, panel, budget, monkeypatch):
+    monkeypatch.setattr(record, "_MAP_BUDGET", {"cpu": budget})
     sink = GenePairSink(panel, model.vocabulary)
     quietly(model, tokenizer, PATTERNS, sink, batch_size=4)
     sums, counts = dense(alone, model, panel)
@@ -450,6 +453,7 @@ def test_pair_means_equal_a_dense_average_by_gene_id(model, tokenizer, alone, pa
 def test_pair_means_do_without_maps(model, tokenizer, alone, monkeypatch, queries):
     """A few queries at a time are compared with all keys, and the pass itself is the plain one."""
     monkeypatch.setattr(pairs, "_QUERIES", queries)
+    monkeypatch.setattr(record, "_MAP_BUDGET", {"cpu": 0})
     sizes, scores = [], Attention.scores
     monkeypatch.setattr(
         Attention, "scores", lambda self, q, k, p: (sizes.append(q.shape[:2]), scores(self, q, k, p))[1]

@@ -49,7 +49,10 @@ def page(report, chromium):
 def test_it_loads_with_every_plot_and_without_complaint(report, browser_page, theme):
     opened = browser_page(report, color_scheme=theme, viewport={"width": 1200, "height": 1000})
     page = opened.page
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    for name in FIGURES:
+        page.locator(f"#plot-{name}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#plot-{name} .main-svg")
     for name in FIGURES:
         assert page.locator(f"#plot-{name} .main-svg").count() > 0, name
     paper = page.evaluate("getComputedStyle(document.querySelector('#plot-heads .main-svg')).backgroundColor")
@@ -58,6 +61,16 @@ def test_it_loads_with_every_plot_and_without_complaint(report, browser_page, th
     assert all(url.startswith(("file:", "data:", "blob:")) for url in opened.requests)
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"report_{theme}.png", full_page=True)
+
+
+def test_figures_are_drawn_when_they_come_into_view(report, browser_page):
+    page = browser_page(report, viewport={"width": 1000, "height": 400}).page
+    page.locator(f"#plot-{FIGURES[0]}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#plot-{FIGURES[0]} .main-svg")
+    assert page.locator(f"#plot-{FIGURES[-1]} .main-svg").count() == 0
+    page.locator(f"#plot-{FIGURES[-1]}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#plot-{FIGURES[-1]} .main-svg")
+    assert report.stat().st_size < 3e6
 
 
 def test_the_summary_fits_one_screen(page):
@@ -114,8 +127,9 @@ def test_links_lead_somewhere(report, page):
 
 def test_it_prints_light(report, browser_page, tmp_path):
     opened = browser_page(report, color_scheme="dark")
-    opened.page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 5")
+    opened.page.wait_for_selector(".js-plotly-plot .main-svg")
     opened.page.pdf(path=tmp_path / "report.pdf")
+    assert opened.page.locator("div.js-plotly-plot").count() == len(FIGURES), "all are drawn for paper"
     assert (tmp_path / "report.pdf").stat().st_size > 50_000 and not opened.errors
 
 

@@ -185,6 +185,9 @@ def test_no_pass_waits_for_the_device(monkeypatch):
             sink.open(Plan(hook_shapes(model, cells, hooks), np.full(4, 12)))
             with model.hooks([(name, lambda x, hook, sink=sink: sink.update(hook.name, x, there)) for name in hooks]):
                 model(there)
+            if isinstance(sink, GenePairSink):
+                q = torch.zeros(4, 12, N_HEADS, D_MODEL // N_HEADS)
+                sink.update_heads(hooks[0], q, q, there, model.block(0))
         heads = all_heads(model.config, "zero", 0)
         assert len(list(exact_sweep(model, there, heads, Edits(model, there, heads, None)))) == len(heads) + 1
         with pytest.raises(Exception, match=r"data-dependent|_local_scalar_dense"):

@@ -169,7 +169,7 @@ class GenePairSink:
 
     def update_heads(self, hook: str, q: Tensor, k: Tensor, tokens: Tokens, block: Block) -> None:
         """See `HeadSink`."""
-        padding = tokens.padding if tokens.padding.any() else None
+        padding = tokens.padding if tokens.facts.padded else None
         if q.device.type not in _COMPILED:
             self.update(hook, block.pattern(q, k, padding), tokens)
             return

@@ -134,7 +134,7 @@ def capture(
     # All values are read for it, so only where there is a state that it tells from others.
     identity = "" if folder is None else _identity(model, tokenizer, names, all_sinks, save_every)
     start = _resume(folder, identity, all_sinks)
-    fitting = Fitting(batch_size or _batch_size(plan, model.device))
+    fitting = Fitting(batch_size or max(1, min(32, _maps_in_budget(plan, model.device))))
     size = fitting.size
     began, done = time.perf_counter(), start
     stop_at = last_layer(names, model.config.n_layers)
@@ -152,8 +152,8 @@ def capture(
                 sink.update(hook.name, activation.detach(), current[0])
                 taken[i, hook.name] = done + len(current[0])
 
-    # Where no sink needs a layer's pattern itself, the fused attention runs, and sinks get queries and keys.
-    direct = [] if _is_changed(model) else [n for n in names if _is_direct(n, all_sinks)]
+    # Where no sink needs a layer's large pattern itself, the fused attention runs, and sinks get queries and keys.
+    direct = [] if _is_changed(model) else [n for n in names if _is_direct(n, plan, all_sinks, model.device)]
     queries: dict[str, Tensor] = {}
 
     def keep(q: Tensor, hook: Any) -> None:
@@ -173,6 +173,7 @@ def capture(
         listeners += [(f"{part}q", keep), (f"{part}k", compare)]
 
     def work(tokens: Tokens) -> int:
+        queries.clear()  # of a pass that ended in the middle
         current[:] = [tokens.to(model.device, model.dtype)]
         run_to(model, current[0], stop_at)
         return len(tokens)
@@ -207,17 +208,20 @@ def _keep_freed_blocks() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
-def _batch_size(plan: Plan, device: torch.device) -> int:
+def _maps_in_budget(plan: Plan, device: torch.device) -> int:
+    """Maps of all heads of a layer, for the longest cell, that fit into the budget."""
     budget = _MAP_BUDGET.get(device.type, _MAP_BUDGET_ELSEWHERE)
     if device.type == "cuda":
         budget = int(_MAP_SHARE * torch.cuda.get_device_properties(device).total_memory)
     longest = int(plan.lengths.max())
     heads = max((shape.inner[0] for shape in plan.shapes.values() if shape.kind == PAIR), default=0)
-    return max(1, min(32, budget // max(1, 4 * heads * longest**2)))
+    return budget // max(1, 4 * heads * longest**2)
 
 
-def _is_direct(name: str, sinks: Sequence[Sink]) -> bool:
-    return name.endswith(".attn.hook_pattern") and all(takes_heads(sink, name) for sink in sinks)
+def _is_direct(name: str, plan: Plan, sinks: Sequence[Sink], device: torch.device) -> bool:
+    """Whether queries and keys are handed on in the place of a pattern; one that stays in the cache costs less than many small steps."""
+    large = device.type not in _MAP_BUDGET or not _maps_in_budget(plan, device)
+    return large and name.endswith(".attn.hook_pattern") and all(takes_heads(sink, name) for sink in sinks)
 
 
 def _pattern_of(name: str) -> str:

@@ -77,7 +77,7 @@ class Contents:
     n_hooks
         Number of hook points that the model will have.
     architecture
-        Name of the architecture.
+        Name of the architecture, as `workbench inspect` shows it.
     """
 
     config: ModelShape

@@ -265,7 +265,7 @@ def arrays_of(out, name):
 
 def interrupted_capture(monkeypatch, config, out, after):
     """A run whose capture saves every 16 cells and is interrupted in one of its batches."""
-    update, calls = capturing.GenePairSink.update_heads, []
+    update, calls = capturing.GenePairSink.update, []
 
     def breaks(self, *args):
         calls.append(1)
@@ -274,10 +274,10 @@ def interrupted_capture(monkeypatch, config, out, after):
         return update(self, *args)
 
     monkeypatch.setattr(capturing, "capture", lambda *a, **k: capture(*a, **{**k, "save_every": 16, "progress": False}))
-    monkeypatch.setattr(capturing.GenePairSink, "update_heads", breaks)
+    monkeypatch.setattr(capturing.GenePairSink, "update", breaks)
     with pytest.raises(Stop):
         run(config, out)
-    monkeypatch.setattr(capturing.GenePairSink, "update_heads", update)
+    monkeypatch.setattr(capturing.GenePairSink, "update", update)
     assert (out / "stages" / "operators" / "capture").is_dir()
 
 

@@ -26,8 +26,7 @@ _MAX_VALUE = 512.0
 
 def _table(n: int, d_model: int) -> Tensor:
     """Numbers as PyTorch draws them for an embedding; none on the meta device, where drawing costs seconds of imports."""
-    empty = torch.empty(n, d_model)
-    return empty if empty.is_meta else torch.randn(n, d_model)
+    return empty if (empty := torch.empty(n, d_model)).is_meta else torch.randn(n, d_model)
 
 
 class NormedEmbedding(nn.Module):
@@ -337,7 +336,7 @@ class Block(nn.Module):
         Parameters
         ----------
         q, k, padding
-            See `Attention.scores`.
+            As `Attention.scores` takes them, of this block.
         """
         return self.attn.scores(q, k, padding).softmax(-1)
 

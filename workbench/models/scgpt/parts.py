@@ -16,7 +16,7 @@ def make_parts(config: ModelConfig, pad_id: int) -> dict[str, nn.Module | None]:
     Parameters
     ----------
     config
-        Shape of the model.
+        Shape of the model, which says which parts there are.
     pad_id
         Row of the padding token in the gene embedding.
 

@@ -115,7 +115,7 @@ def read_state(
     raw
         What a weights file holds, or the state dict of a live model.
     args
-        Content of ``args.json``.
+        What ``args.json`` says, as it was parsed.
     vocabulary
         Tokens of the rows of the gene embedding.
     source, hashes
