@@ -264,7 +264,7 @@ def test_a_place_that_the_model_does_not_have_is_refused_first(make, cells):
 
 
 def components(cells, model):
-    return expression_components(cells, match_genes(cells.var_names, model.vocabulary.genes), SEED)
+    return expression_components(cells, match_genes(cells.var_names, model.vocabulary.genes))
 
 
 def test_principal_components_keep_the_distances_of_logged_expression(model, cells):

@@ -248,7 +248,7 @@ def test_logits_are_those_of_scikit_learn(classes):
         # One scale for all features.
         mean, scale = cell[fold != k].mean(0), np.sqrt(cell[fold != k].var(0).mean())
         shrink = FunctionTransformer(lambda x, mean=mean, scale=scale: (x - mean) / scale)
-        oracle = make_pipeline(shrink, LogisticRegression(class_weight="balanced", max_iter=2000))
+        oracle = make_pipeline(shrink, LogisticRegression(class_weight="balanced", max_iter=20_000, tol=1e-10))
         oracle.fit(cell[fold != k], labels[fold != k])
         wanted = oracle.predict_proba(other)
         logits = other @ probe.weights[k] + probe.offset[k]

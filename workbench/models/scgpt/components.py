@@ -228,9 +228,8 @@ class Attention(nn.Module):
             z = rearrange(pattern @ v.transpose(1, 2), "cell head gene e -> cell gene head e")
         else:
             mask = None if padding is None else ~padding[:, None, None, :]
-            z = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
-            ).transpose(1, 2)
+            per_head = (part.transpose(1, 2) for part in (q, k, v))
+            z = F.scaled_dot_product_attention(*per_head, attn_mask=mask).transpose(1, 2)
         return self.hook_z(z)
 
     def scores(
