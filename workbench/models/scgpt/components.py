@@ -228,8 +228,8 @@ class Attention(nn.Module):
             z = rearrange(pattern @ v.transpose(1, 2), "cell head gene e -> cell gene head e")
         else:
             mask = None if padding is None else ~padding[:, None, None, :]
-            per_head = (part.transpose(1, 2) for part in (q, k, v))
-            z = F.scaled_dot_product_attention(*per_head, attn_mask=mask).transpose(1, 2)
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
         return self.hook_z(z)
 
     def scores(
