@@ -208,3 +208,13 @@ def test_startup_compares_whole_processes(script, tiny_checkpoint):
     assert report["ours"]["runs"] == 1 and report["more"]["workbench --help, ratio"] < report["ratio"]
     with pytest.raises(SystemExit, match="inspect nowhere failed \\(2\\)"):
         startup.start(*startup.command("inspect", "nowhere"))
+
+
+def test_adaptor_fits_end_at_optima_as_deep(script):
+    adaptor = script("adaptor")
+    sizes = {**adaptor.SIZES, "anchors": 20, "features": 40, "stages": 5, "k": 3, "fits": 3, "threads": 1}
+    figures, results = measured(adaptor, sizes, adaptor.TOY)
+    check_report(adaptor.report(figures, results, {**sizes, "repetitions": 1}), "more")
+    results["ours"]["gradient"][1] = 1e-4
+    with pytest.raises(SystemExit, match="ends at a gradient of 0.0001"):
+        adaptor.report(figures, results, {**sizes, "repetitions": 1})

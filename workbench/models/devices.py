@@ -75,6 +75,7 @@ def describe_device(device: torch.device, dtype: torch.dtype | str) -> str:
 
     Examples
     --------
+    >>> import torch
     >>> from workbench.models.devices import describe_device
     >>> describe_device(torch.device("meta"), torch.float32)
     'meta, float32'
