@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common import Result, Side, Sizes, arguments, measure, serve, show, versions
+from common import Result, Side, Sizes, arguments, compared, measure, serve, show, versions
 from heads import FULL, PEER, SIZES, TOY, Ready, agreement, described, exact, multiplications, naive, shared_layers
 from heads import prepare as prepare_study
 
@@ -49,17 +49,8 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     return {
         "what": "ablation: mean ablation of each of 12 layers x 8 heads, cell shift, random weights, synthetic counts",
         "data": "synthetic negative binomial counts",
-        "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
-        "cpu_ratio": figures["peer"]["cpu_seconds"] / figures["ours"]["cpu_seconds"],
-        "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
-        "ours": figures["ours"],
-        "peer": figures["peer"],
-        "peer_name": PEER,
+        **compared(figures, sizes, PEER),
         "sizes": described(sizes, lengths),
-        "threads": sizes["threads"],
-        "repetitions": sizes["repetitions"],
-        "statistic": "best time and median peak memory over repetitions, each in a fresh process",
-        "agree": True,
         "more": {
             "limit: layers run by either, at least": shared_layers(),
             "the same in multiplications": multiplications(lengths, sizes["width"]),

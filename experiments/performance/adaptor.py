@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from common import Result, Side, Sizes, arguments, measure, serve, show, versions
+from common import Result, Side, Sizes, arguments, compared, measure, serve, show, versions
 from scipy.optimize import minimize
 
 from workbench.evidence.holdout import relabelled
@@ -127,17 +127,8 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     return {
         "what": "adaptor: refits to relabelled stages, each to a gradient of a millionth of that at its start",
         "data": "synthetic anchors",
-        "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
-        "cpu_ratio": figures["peer"]["cpu_seconds"] / figures["ours"]["cpu_seconds"],
-        "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
-        "ours": figures["ours"],
-        "peer": figures["peer"],
-        "peer_name": PEER,
+        **compared(figures, sizes, PEER),
         "sizes": {name: sizes[name] for name in SIZES},
-        "threads": sizes["threads"],
-        "repetitions": sizes["repetitions"],
-        "statistic": "best time and median peak memory over repetitions, each in a fresh process",
-        "agree": True,
         "more": {
             "same optimum": f"{same.sum()} of {len(same)} fits",
             "steps, median": f"{np.median(one['steps']):.0f} against {np.median(other['steps']):.0f}",

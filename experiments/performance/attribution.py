@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from common import Result, Side, Sizes, arguments, measure, serve, show, versions
+from common import Result, Side, Sizes, arguments, compared, measure, serve, show, versions
 from heads import FULL, PEER, SIZES, TOY, Ready, agreement, described, exact, naive
 from heads import prepare as prepare_study
 
@@ -72,18 +72,9 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     return {
         "what": "attribution: all of 12 layers x 8 heads, masked MVC error, random weights, synthetic counts",
         "data": "synthetic negative binomial counts",
-        "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
-        "cpu_ratio": figures["peer"]["cpu_seconds"] / figures["ours"]["cpu_seconds"],
-        "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
-        "ours": figures["ours"],
-        "peer": figures["peer"],
         "exact": figures["exact"],
-        "peer_name": PEER,
+        **compared(figures, sizes, PEER),
         "sizes": described(sizes, results["ours"]["lengths"]),
-        "threads": sizes["threads"],
-        "repetitions": sizes["repetitions"],
-        "statistic": "best time and median peak memory over repetitions, each in a fresh process",
-        "agree": True,
         "more": {
             "the workbench's exact sweep, seconds": figures["exact"]["seconds"],
             "Spearman of estimate and effect, heads": spearman(estimate, effects),

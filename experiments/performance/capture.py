@@ -10,12 +10,13 @@ whose sink asks for the patterns themselves, as it has to where somebody edits t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import torch
-from common import Result, Side, Sizes, arguments, measure, serve, show, synthetic_cells, versions
+from common import Result, Side, Sizes, arguments, compared, measure, serve, show, synthetic_cells, versions
 
 from workbench.capture.pairs import GenePairMeans, GenePairSink
 from workbench.capture.record import capture
@@ -59,17 +60,27 @@ def prepare(sizes: Sizes) -> Ready:
     return model, cells, [cells.var_names[i] for i in chosen], sizes
 
 
-def ours(ready: Ready) -> GenePairMeans:
+class Hooked:
+    """A pair sink without its shortcut: it is given every pattern."""
+
+    def __init__(self, sink: GenePairSink) -> None:
+        names = ("open", "memory", "update", "flush", "state", "restore")
+        self.__dict__.update({name: getattr(sink, name) for name in names})
+
+
+def means(ready: Ready, kind: Callable[[GenePairSink], Any] = lambda sink: sink) -> GenePairMeans:
     """One pass that adds every map to sums by gene pair and forgets it.
 
     Parameters
     ----------
     ready
         From `prepare`.
+    kind
+        What the capture is given of the sink: `Hooked`, or the sink itself.
     """
     model, cells, panel, _ = ready
     sink = GenePairSink(panel, model.vocabulary)
-    capture(model, cells, HOOKS, sink, progress=False)
+    capture(model, cells, HOOKS, kind(sink), progress=False)
     return sink.result()
 
 
@@ -84,28 +95,6 @@ def plain(ready: Ready) -> np.ndarray:
     model, cells, _, _ = ready
     with torch.no_grad():
         return torch.cat([model(tokens).cell for tokens in model.tokenizer(cells).batches(1)]).numpy()
-
-
-class Hooked:
-    """A pair sink without its shortcut: it is given every pattern."""
-
-    def __init__(self, sink: GenePairSink) -> None:
-        names = ("open", "memory", "update", "flush", "state", "restore")
-        self.__dict__.update({name: getattr(sink, name) for name in names})
-
-
-def hooked(ready: Ready) -> GenePairMeans:
-    """The same means from hooks on the patterns.
-
-    Parameters
-    ----------
-    ready
-        From `prepare`.
-    """
-    model, cells, panel, _ = ready
-    sink = GenePairSink(panel, model.vocabulary)
-    capture(model, cells, HOOKS, Hooked(sink), progress=False)
-    return sink.result()
 
 
 def peer(ready: Ready) -> GenePairMeans:
@@ -143,9 +132,9 @@ def peer(ready: Ready) -> GenePairMeans:
 
 
 SIDES = {
-    "ours": Side(prepare, ours, lambda _, found: {"mean": found.mean()}),
+    "ours": Side(prepare, means, lambda _, found: {"mean": found.mean()}),
     "plain": Side(prepare, plain, lambda _, cell: {"cell": cell}),
-    "hooked": Side(prepare, hooked, lambda _, found: {"mean": found.mean()}),
+    "hooked": Side(prepare, lambda ready: means(ready, Hooked), lambda _, found: {"mean": found.mean()}),
     "peer": Side(prepare, peer, lambda _, found: {"mean": found.mean()}),
 }
 
@@ -171,17 +160,12 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     return {
         "what": "capture: mean attention of 12 layers x 8 heads per gene pair, random weights, synthetic counts",
         "data": "synthetic negative binomial counts",
-        "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
-        "cpu_ratio": figures["peer"]["cpu_seconds"] / figures["ours"]["cpu_seconds"],
-        "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
         "times_plain": cost["ours"] / cost["plain"],
         "times_hooked": cost["hooked"] / cost["plain"],
         "memory_beyond_sums": (figures["ours"]["peak_bytes"] - sums) / figures["plain"]["peak_bytes"],
-        "ours": figures["ours"],
         "plain": figures["plain"],
         "hooked": figures["hooked"],
-        "peer": figures["peer"],
-        "peer_name": PEER,
+        **compared(figures, sizes, PEER),
         "sizes": {
             "layers": N_LAYERS,
             "heads": N_HEADS,
@@ -193,11 +177,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
             "panel": sizes["panel"],
             "peer_batch": sizes["batch"],
         },
-        "threads": sizes["threads"],
-        "repetitions": sizes["repetitions"],
-        "statistic": "best time and median peak memory over repetitions, each in a fresh process",
         "greatest_difference": difference,
-        "agree": True,
         "more": {
             "processor time in plain passes": cost["ours"] / cost["plain"],
             "the same with hooks on patterns": cost["hooked"] / cost["plain"],

@@ -300,6 +300,33 @@ def arguments(doc: str | None, **more: dict[str, Any]) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def compared(figures: dict[str, dict[str, Any]], sizes: Sizes, peer_name: str) -> dict[str, Any]:
+    """What every report of two sides says: figures, their ratios, and how they were taken.
+
+    Parameters
+    ----------
+    figures
+        As `measure` gives them, with ``ours`` and ``peer``.
+    sizes
+        What was measured, with ``threads`` and ``repetitions``.
+    peer_name
+        What the peer is called.
+    """
+    ours, peer = figures["ours"], figures["peer"]
+    return {
+        "ratio": peer["seconds"] / ours["seconds"],
+        "cpu_ratio": peer["cpu_seconds"] / ours["cpu_seconds"],
+        "memory_ratio": peer["peak_bytes"] / ours["peak_bytes"],
+        "ours": ours,
+        "peer": peer,
+        "peer_name": peer_name,
+        "threads": sizes["threads"],
+        "repetitions": sizes["repetitions"],
+        "statistic": "best time and median peak memory over repetitions, each in a fresh process",
+        "agree": True,
+    }
+
+
 def show(report: dict[str, Any], as_json: bool) -> None:
     """Print a comparison.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import Result, Side, Sizes, arguments, measure, serve, show, versions
+from common import Result, Side, Sizes, arguments, compared, measure, serve, show, versions
 
 from workbench.geometry.dimension import correlation_dimension, likelihood, pca_local, two_nn
 from workbench.geometry.neighbors import find_neighbors
@@ -168,18 +168,9 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     return {
         "what": "manifold: four dimension estimates and trustworthiness of the same points",
         "data": "synthetic: a curved manifold with noise",
-        "ratio": figures["peer"]["seconds"] / figures["ours"]["seconds"],
-        "cpu_ratio": figures["peer"]["cpu_seconds"] / figures["ours"]["cpu_seconds"],
-        "memory_ratio": figures["peer"]["peak_bytes"] / figures["ours"]["peak_bytes"],
-        "ours": figures["ours"],
-        "peer": figures["peer"],
-        "peer_name": PEER,
+        **compared(figures, sizes, PEER),
         "sizes": {name: sizes[name] for name in SIZES},
-        "threads": sizes["threads"],
-        "repetitions": sizes["repetitions"],
-        "statistic": "best time and median peak memory over repetitions, each in a fresh process",
         "greatest_difference": float(difference.max()),
-        "agree": True,
         "more": more,
         "versions": versions("scikit-dimension", "scikit-learn", "numpy", "numba"),
     }

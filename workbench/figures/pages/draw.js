@@ -18,7 +18,11 @@
     var packed = Uint8Array.from(atob(document.getElementById("plotly").textContent.trim()), function (c) { return c.charCodeAt(0); });
     return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
-  if (waiting.length) {
+  if (waiting.length && typeof DecompressionStream === "undefined") {
+    waiting.forEach(function (drawing) {
+      drawing.parentElement.append("This browser cannot unpack the figures; take one of 2023 or later, or the pages in figures/.");
+    });
+  } else if (waiting.length) {
     requestAnimationFrame(function () {
       setTimeout(function () {
         unpacked().then(function (source) {
