@@ -42,6 +42,8 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "gpu: needs a CUDA card; skipped where torch sees none; `make test-gpu` runs these"
     )
+    # Many tests cut fits short, for which their few steps suffice.
+    config.addinivalue_line("filterwarnings", "ignore:LET stopped before its optimum")
 
 
 def pytest_runtest_setup(item):

@@ -143,7 +143,9 @@ def test_measures_in_fresh_processes(script):
     capture = script("capture")
     from common import measure
 
-    figures, results = measure(str(FOLDER / "capture.py"), [[name] for name in capture.SIDES], MAPS, capture.TOY, outer=1)
+    figures, results = measure(
+        str(FOLDER / "capture.py"), [[name] for name in capture.SIDES], MAPS, capture.TOY, outer=1
+    )
     check_report(capture.report(figures, results, {**MAPS, "repetitions": 1}))
 
 
