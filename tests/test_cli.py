@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -207,7 +208,7 @@ def stood_in(monkeypatch, *stages, **more):
     """In place of carrying out a recipe: what it would answer, and a word on stderr as progress has it."""
     asked = []
 
-    def execute(recipe, config, out, backend, parts):
+    def execute(recipe, config, out, backend, parts, trust):
         print("progress", file=sys.stderr)
         asked.append((recipe.name, str(out), backend, parts))
         return SimpleNamespace(out=out, seconds=dict.fromkeys(stages, 1.5), **more)
@@ -508,6 +509,19 @@ def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, 
     monkeypatch.setattr("workbench.models.inspection.describe", interrupted)
     assert main(["inspect", str(tiny_checkpoint)]) == 130
     assert capsys.readouterr().err == "Interrupted; the same command starts again, and nothing was left half-written.\n"
+
+
+def test_a_terminated_command_ends_as_an_interrupted_one_with_a_status_of_its_own(
+    tmp_path, tiny_checkpoint, capsys, monkeypatch
+):
+    monkeypatch.setattr(engine, "execute", lambda *args, **more: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(sys, "argv", ["workbench", "run", config(tmp_path, tiny_checkpoint)])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main() == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "Terminated; the same command goes on from the last save.\n"
 
 
 def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from workbench.arguments import make_parser
 from workbench.errors import WorkbenchError, unknown_name
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 when all went well; 1 when a required gate did not pass, something required is broken or a figure that was asked for
         cannot be drawn; 2 when the input was at fault or the disk is full; 3 when the workbench is at fault; 130 when
-        interrupted. With `argv` given, a fault of the workbench is raised.
+        interrupted, 143 when terminated. With `argv` given, a fault of the workbench is raised.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     parser, known = make_parser(COMMANDS)
@@ -35,18 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"workbench: {wrong}", file=sys.stderr)
         return 2
     try:
+        if argv is None:
+            signal.signal(signal.SIGTERM, _terminate)
         return arguments.run(arguments)
     except WorkbenchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         again = (
             "goes on from the last save"
             if COMMANDS[arguments.command].work
             else "starts again, and nothing was left half-written"
         )
-        print(f"Interrupted; the same command {again}.", file=sys.stderr)
-        return 130
+        terminated = isinstance(error, _Terminated)
+        print(f"{'Terminated' if terminated else 'Interrupted'}; the same command {again}.", file=sys.stderr)
+        return 143 if terminated else 130
     except BrokenPipeError:
         # The reader of a pipe has seen enough; nothing more is to be written at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,6 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("This is a fault of the workbench, not of your input: please report the lines above.", file=sys.stderr)
         return 3
+
+
+class _Terminated(KeyboardInterrupt):
+    """Asked to end by a system or a scheduler, which is handled as Ctrl-C is."""
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
 
 
 def _read(

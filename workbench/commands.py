@@ -46,7 +46,7 @@ def _carried_out(arguments: Arguments, config: Any) -> Executed:
     backend, work = _backend(arguments), arguments.table[arguments.command].work
     from workbench.engine.recipe import execute
 
-    return execute(work.load_recipe(), config, _out(arguments, config), backend, work.parts)
+    return execute(work.load_recipe(), config, _out(arguments, config), backend, work.parts, arguments.trust)
 
 
 def _out(arguments: Arguments, config: Any) -> Path:

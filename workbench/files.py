@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +22,10 @@ from safetensors.numpy import save_file
 
 from workbench.errors import ArtifactError, OutputError
 
-_PART = ".part"
+PART = ".part"
 
 
-def atomically(path: Path, write: Callable[[Path], None]) -> Path:
+def atomically(path: Path, write: Callable[[Path], object], new: bool = False) -> Path:
     """Write a file beside its place, then move it there, so that an interruption leaves the old one or the new one.
 
     What processes that were killed have left beside it is removed.
@@ -35,18 +36,20 @@ def atomically(path: Path, write: Callable[[Path], None]) -> Path:
         Where the file belongs; its folder is made.
     write
         Writes to the path it is given.
+    new
+        Whether a file that appeared there meanwhile is left as it is, which is an error then.
 
     Raises
     ------
     OutputError
-        If the folder cannot be written, or the disk is full.
+        If the folder cannot be written, the disk is full, or a file that has to be new is there already.
     """
     # Named before it is there: an interruption at any moment finds what to remove.
-    part = path.parent / f".{path.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{_PART}"
+    part = path.parent / f".{path.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{PART}"
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_parts(path)
+            remove_parts(path.parent, path.name)
             part.touch()
         except OSError as error:
             raise OutputError(f"'{path.parent}' cannot be written ({error}); choose another output folder.") from error
@@ -54,7 +57,10 @@ def atomically(path: Path, write: Callable[[Path], None]) -> Path:
         with open(part, "rb") as written:
             os.fsync(written.fileno())  # else a power cut may leave the new name on an empty file
         os.chmod(part, 0o644)
-        os.replace(part, path)
+        if new:
+            _link(part, path)
+        else:
+            os.replace(part, path)
     except BaseException as error:
         with suppress(OSError):
             part.unlink()
@@ -66,11 +72,35 @@ def atomically(path: Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
-def _remove_parts(path: Path) -> None:
-    """Remove halves of this file whose writers on this machine are no more."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*{_PART}"):
-        found = re.fullmatch(r"(.*)-([0-9]+)-[^-]*", part.name[len(path.name) + 2 : -len(_PART)])
-        if found and found[1] == platform.node() and not _runs(int(found[2])):
+def _link(part: Path, path: Path) -> None:
+    """Give a file a name that must not be taken, in one step where the file system can."""
+    try:
+        os.link(part, path)
+    except FileExistsError as error:
+        raise OutputError(
+            f"'{path}' was written by another process meanwhile and is not overwritten; choose another with --out."
+        ) from error
+    except OSError:  # no hard links here
+        os.rename(part, path)
+    else:
+        part.unlink()
+
+
+def remove_parts(folder: Path, name: str = "*") -> None:
+    """Remove halves of files whose writers on this machine are no more.
+
+    Parameters
+    ----------
+    folder
+        Folder of the files; folders in it are not looked at.
+    name
+        Name of the file that the halves were to become; those of any file by default.
+    """
+    shown, matched = ("*", ".+") if name == "*" else (glob.escape(name), re.escape(name))
+    writer = rf"\.{matched}\.{re.escape(platform.node())}-([0-9]+)-[^-]*{re.escape(PART)}"
+    for part in folder.glob(f".{shown}.*{PART}"):
+        found = re.fullmatch(writer, part.name)
+        if found and part.is_file() and not _runs(int(found[1])):
             part.unlink(missing_ok=True)
 
 
@@ -216,6 +246,46 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> tuple[dict[st
         ) from error
 
 
+def write_state(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Path:
+    """Write what interrupted work goes on from as one file: a kill leaves the old state or the new one.
+
+    Parameters
+    ----------
+    path
+        File to write, by custom with the ending ``.safetensors``.
+    arrays
+        Arrays by name, of any shape and order.
+    about
+        What else belongs to the state, JSON-ready.
+    """
+    text = json.dumps(plain(about))
+    return write_arrays(path, arrays, {"about": text, "hash": _seal(text, arrays)})
+
+
+def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """What `write_state` wrote; None where there is none, or one that was damaged since, which is said.
+
+    Parameters
+    ----------
+    path
+        File that `write_state` wrote, or a place where there is none yet.
+    """
+    if not path.is_file():
+        return None
+    try:
+        arrays, header = read_arrays(path)
+    except ArtifactError:
+        arrays, header = {}, {}
+    if header.get("hash") == _seal(header.get("about", ""), arrays):
+        return arrays, json.loads(header["about"])
+    print(f"'{path}' was changed since it was saved; what it was a state of starts again", file=sys.stderr)
+    return None
+
+
+def _seal(about: str, arrays: Mapping[str, np.ndarray]) -> str:
+    return digest(about, *(part for name in sorted(arrays) for part in (name, arrays[name])))
+
+
 def plain(value: Any) -> Any:
     """JSON-ready copy of nested data.
 
@@ -271,6 +341,22 @@ def digest(*parts: Any) -> str:
         else:
             out.update(f"\n{json.dumps(plain(part), sort_keys=True)}\n".encode())
     return out.hexdigest()
+
+
+def hash_bytes(data: bytes) -> str:
+    """Hash of bytes, the same as `hash_file` gives for a file that holds them.
+
+    Parameters
+    ----------
+    data
+        Any bytes; none at all have a hash, too.
+
+    Returns
+    -------
+    str
+        32 hex digits.
+    """
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def hash_file(path: Path) -> str:

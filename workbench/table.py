@@ -23,6 +23,7 @@ def _takes_config(
         ),
         argument("--device", help="auto, cpu, cuda:1, mps, or several with commas, in place of the configuration's"),
         argument("--dtype", choices=FLOATS, help="float type of the model, in place of the configuration's"),
+        argument("--trust", action="store_true", help="believe finished files by their size, without reading them"),
         argument("--json", action="store_true", help=json_help),
     )
 
@@ -82,7 +83,7 @@ _WORKING = (
     Command(
         "ablate",
         "sweep ablations over heads, with nulls, and report which heads matter for what",
-        "Sweep ablations over heads; finished tasks are not done again, and several processes may share a folder.",
+        "Sweep ablations over heads; finished tasks are not done again.",
         commands.ablate,
         (
             *_takes_config("folder of the sweep (artifacts/NAME when absent)"),
@@ -106,8 +107,7 @@ _WORKING = (
         "benchmark",
         "the extracted algorithm against what else one could use, on repeated splits",
         "Methods x splits x endpoints: the extracted heads, controls, baselines, frozen scGPT and other packages, on "
-        "donors that nothing was fitted on. Finished tasks are not done again, and several processes may share a "
-        "folder.",
+        "donors that nothing was fitted on. Finished tasks are not done again.",
         commands.benchmark,
         (*_takes_config(_RUN_FOLDER, "print files and the wins, ties and losses as JSON"), *_BACKEND),
         (

@@ -170,7 +170,7 @@ def test_the_same_sinks_may_be_used_again(model, cells, tmp_path):
 def test_a_break_between_a_shard_and_the_state(run, whole, monkeypatch):
     from workbench.capture import record
 
-    write, calls = record.write_arrays, []
+    write, calls = record.write_state, []
 
     def breaks(*args):
         calls.append(args)
@@ -178,7 +178,7 @@ def test_a_break_between_a_shard_and_the_state(run, whole, monkeypatch):
             raise Broken
         return write(*args)
 
-    monkeypatch.setattr(record, "write_arrays", breaks)
+    monkeypatch.setattr(record, "write_state", breaks)
     with pytest.raises(Broken):
         run.go()
     shards = read_json(run.shards.folder / "manifest.json")["shards"]
@@ -338,14 +338,24 @@ def test_no_state_is_kept_of_a_model_that_is_ablated_or_hooked(model, cells, tmp
     assert not np.allclose(moved.result(GENE)[1], intact.result(GENE)[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_truncated_state_is_refused(run, share):
+@pytest.mark.parametrize("change", [lambda d: b"", lambda d: d[:500], lambda d: d[:-9] + bytes([d[-9] ^ 1]) + d[-8:]])
+def test_a_damaged_state_is_said_and_the_capture_starts_again(run, whole, capsys, change):
     with pytest.raises(Broken):
         run.go(5)
     state = run.folder / "shards" / "capture-state.safetensors"
-    state.write_bytes(state.read_bytes()[: int(share * state.stat().st_size)])
-    with pytest.raises(ArtifactError, match="capture-state.safetensors' is missing, truncated"):
-        run.go()
+    state.write_bytes(change(state.read_bytes()))
+    assert run.go().resumed_at == 0
+    assert_same(run.results(), whole)
+    assert "capture-state.safetensors' was changed since it was saved" in capsys.readouterr().err
+
+
+def test_a_damaged_shard_is_said(run):
+    run.go()
+    shard = sorted(run.shards.folder.glob("cells-*"))[1]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    with pytest.raises(ArtifactError, match=f"{shard.name}' was changed since it was written; capture again"):
+        read_shards(run.shards.folder)
 
 
 def test_shards_that_were_removed_below_a_state_are_refused(model, cells, tmp_path):

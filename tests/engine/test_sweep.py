@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from filelock import FileLock
 from processes import context, needs_processes, start
 
-from workbench.engine.sweep import BACKENDS, Backend, Task, claim_folder, read_sweep, rows_file, run_sweep
+from workbench.engine import sweep as engine_sweep
+from workbench.engine.sweep import BACKENDS, Backend, Task, claim_folder, finished, read_sweep, run_sweep
 from workbench.errors import ArtifactError, ConfigError, OutputError
 from workbench.files import digest, read_json, write_text
 
@@ -54,8 +57,12 @@ def sweep(folder, tasks, backend="sequential", **settings):
     return run_sweep(folder, IDENTITY, tasks, work, Backend(backend, progress=False, **settings))
 
 
-def finished(folder, tasks):
-    return {i for i, task in enumerate(tasks) if rows_file(folder, task.key).is_file()}
+def done_of(folder, tasks):
+    return {int(key.split()[1]) for key in finished(folder, IDENTITY, tasks)}
+
+
+def rows_of(folder, task):
+    return finished(folder, IDENTITY, [task])[task.key]
 
 
 def assert_all_locks_free(folder):
@@ -124,7 +131,8 @@ def test_a_task_is_named_by_its_key_whatever_characters_that_has(folder, log):
     keys = ["a/b", "../a", "", "µ" * 300, "A", "a"]
     found = sweep(folder, [Task(key, (str(log), i)) for i, key in enumerate(keys)])
     assert found["number"].tolist() == np.repeat(range(6), 2).tolist()
-    assert sorted(file.name for file in (folder / "rows").iterdir()) == sorted(f"{digest(k)}.parquet" for k in keys)
+    names = [file.name for file in (folder / "rows").iterdir()]
+    assert len(names) == 6 and all(re.fullmatch(r"[0-9a-f]{32}\.[0-9a-f]{32}\.parquet", name) for name in names)
 
 
 def test_a_grid_without_tasks_has_no_rows(folder):
@@ -148,8 +156,8 @@ def test_finished_tasks_are_not_done_again(folder, log, expected):
     pd.testing.assert_frame_equal(sweep(folder, tasks), first)
     assert calls(log) == Counter(range(6))
     for i in (1, 4):
-        rows_file(folder, tasks[i].key).unlink()
-    pd.testing.assert_frame_equal(read_sweep(folder, tasks), first.drop([2, 3, 8, 9]).reset_index(drop=True))
+        rows_of(folder, tasks[i]).unlink()
+    pd.testing.assert_frame_equal(read_sweep(folder, IDENTITY, tasks), first.drop([2, 3, 8, 9]).reset_index(drop=True))
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
     assert calls(log) == Counter([*range(6), 1, 4])
 
@@ -168,10 +176,8 @@ def hold(folder, log, key, started, finishes):
     with FileLock((folder / "locks").joinpath(f"{digest(key)}.lock")):
         write_text(started, "")
         time.sleep(0.3 if finishes else 60)
-        rows = work(log, 2)
-        rows.to_parquet(folder / "part", index=False)
-        rows_file(folder, key).parent.mkdir(exist_ok=True)
-        os.replace(folder / "part", rows_file(folder, key))
+        rows, (name,) = work(log, 2), engine_sweep._names(IDENTITY, [Task(key, ())]).values()
+        engine_sweep._write_rows(folder, name, rows)
 
 
 def held(folder, log, tasks, *, finishes):
@@ -270,7 +276,7 @@ def test_an_exception_keeps_finished_rows_and_frees_the_locks(folder, log, expec
     broken = [*tasks[:15], Task(tasks[15].key, (str(log), 15, 1.0, Broken)), *tasks[16:]]
     with pytest.raises(Broken, match="on purpose"):
         sweep(folder, broken, backend=backend, jobs=2)
-    done = finished(folder, tasks)
+    done = done_of(folder, tasks)
     assert set(range(15)) <= done, "what ended long before the exception is kept"
     assert 15 not in done
     assert_all_locks_free(folder)
@@ -283,22 +289,21 @@ def test_a_keyboard_interrupt_keeps_finished_rows(folder, log, expected):
     stopped = [*tasks[:4], Task(tasks[4].key, (str(log), 4, 0.0, KeyboardInterrupt)), tasks[5]]
     with pytest.raises(KeyboardInterrupt):
         sweep(folder, stopped)
-    assert finished(folder, tasks) == set(range(4))
+    assert done_of(folder, tasks) == set(range(4))
     assert_all_locks_free(folder)
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
     assert calls(log) == Counter([*range(6), 4])
 
 
 def test_rows_that_cannot_be_written_leave_no_half_file(folder, log, expected, monkeypatch):
-    tasks, write = make_tasks(log), pd.DataFrame.to_parquet
+    tasks, write = make_tasks(log), Path.write_bytes
 
-    def full(self, path, **settings):
-        write(self, path, **settings)
-        if self["number"][0] == 3:
-            path.write_bytes(path.read_bytes()[:50])
+    def full(self, data):
+        write(self, data[:50] if len(list((folder / "rows").glob("*"))) == 4 else data)
+        if self.stat().st_size == 50:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="The disk is full"):
         sweep(folder, tasks)
     assert len(list((folder / "rows").iterdir())) == 3
@@ -315,7 +320,7 @@ class Attempts:
         self.before = []
 
     def log(self, tasks):
-        self.before.append(finished(self.folder, tasks))
+        self.before.append(done_of(self.folder, tasks))
         self.logs.append(self.tmp_path / f"attempt{len(self.logs)}.log")
         return self.logs[-1]
 
@@ -333,19 +338,19 @@ def test_a_sweep_that_is_killed_again_and_again_ends_the_same(folder, tmp_path, 
     plain = make_tasks(tmp_path, n)
     # A bound, and progress that does not depend on how fast the machine is.
     for _ in range(12):
-        log, so_far = attempts.log(plain), len(finished(folder, plain))
+        log, so_far = attempts.log(plain), len(done_of(folder, plain))
         if so_far >= n - 5:
             break
         process = start(sweep, folder, [Task(task.key, (str(log), i, 0.02)) for i, task in enumerate(plain)])
         more = rng.randrange(5)
-        while not calls(log) or len(finished(folder, plain)) < so_far + more:
+        while not calls(log) or len(done_of(folder, plain)) < so_far + more:
             assert process.is_alive()
             time.sleep(0.001)
         # Any moment of about a task.
         time.sleep(rng.uniform(0, 0.03))
         process.kill()
         process.join()
-        cut.append(len(finished(folder, plain)))
+        cut.append(len(done_of(folder, plain)))
     assert len(cut) > 1, "killed more than once"
     log = attempts.log(plain)
     found = sweep(folder, [Task(task.key, (str(log), i)) for i, task in enumerate(plain)])
@@ -398,12 +403,12 @@ def test_two_processes_with_jobs_of_their_own_share_the_work(folder, tmp_path, e
 def test_control_c_keeps_finished_rows(folder, log, expected, backend):
     tasks = make_tasks(log, 30)
     process = start_process(folder, log, 30, backend, stderr=subprocess.PIPE, text=True)
-    while len(finished(folder, tasks)) < 3 and process.poll() is None:
+    while len(done_of(folder, tasks)) < 3 and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in process.communicate()[1] and process.returncode
     time.sleep(0.5)
-    done, begun = finished(folder, tasks), calls(log)
+    done, begun = done_of(folder, tasks), calls(log)
     assert 3 <= len(done) < 30 and not list((folder / "rows").glob(".*"))
     assert_all_locks_free(folder)
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected(30))
@@ -442,18 +447,21 @@ def test_numbers_of_numpy_and_tuples_are_the_same_identity(folder):
         claim_folder(folder, {"a": 0.2, "b": [1, 2], "c": None, "d": "x"})
 
 
-def test_rows_that_nothing_describes_are_refused(folder, log):
-    sweep(folder, make_tasks(log))
+@pytest.mark.parametrize("left", [None, "", '{"seed": '])
+def test_a_description_that_was_lost_or_cut_is_written_again(folder, log, expected, left):
+    tasks = make_tasks(log)
+    sweep(folder, tasks)
+    (folder / "sweep.json").unlink() if left is None else (folder / "sweep.json").write_text(left)
+    pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
+    assert calls(log) == Counter(range(6)) and read_json(folder / "sweep.json") == IDENTITY
+
+
+def test_rows_of_another_sweep_are_not_taken_where_its_description_was_lost(folder, log, expected):
+    tasks = make_tasks(log)
+    sweep(folder, tasks)
     (folder / "sweep.json").unlink()
-    with pytest.raises(OutputError, match="holds rows of a sweep that nothing describes any more"):
-        sweep(folder, make_tasks(log))
-
-
-def test_a_description_that_was_cut_off_is_said(folder, log):
-    sweep(folder, make_tasks(log))
-    (folder / "sweep.json").write_text('{"seed": ')
-    with pytest.raises(ArtifactError, match="sweep.json' cannot be read as JSON"):
-        sweep(folder, make_tasks(log))
+    run_sweep(folder, {"seed": 2}, tasks, work, Backend(progress=False))
+    assert calls(log) == Counter([*range(6), *range(6)])
 
 
 def test_a_folder_that_is_a_file_is_refused(folder, log):
@@ -462,17 +470,46 @@ def test_a_folder_that_is_a_file_is_refused(folder, log):
         sweep(folder, make_tasks(log))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_said_and_made_again_once_removed(folder, log, expected, share):
+def cut(share):
+    return lambda data: data[: int(share * len(data))]
+
+
+def flip(share):
+    return lambda data: data[: (at := int(share * len(data)))] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("change", [*map(cut, [0.0, 0.1, 0.99]), *map(flip, [0.0, 0.3, 0.6, 0.999])])
+def test_damaged_rows_are_named_and_made_again(folder, log, expected, capsys, change):
     tasks = make_tasks(log)
     sweep(folder, tasks)
-    file = rows_file(folder, tasks[3].key)
-    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.raises(ArtifactError, match=f"{file.name}' cannot be read .*remove it, and it is made again"):
-        sweep(folder, tasks)
-    file.unlink()
+    file = rows_of(folder, tasks[3])
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ArtifactError, match=f"{file.name}' was changed since it was written"):
+        read_sweep(folder, IDENTITY, tasks)
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
     assert calls(log) == Counter([*range(6), 3])
+    assert "the rows of task 'task 3' were changed since they were written; made again" in capsys.readouterr().err
+
+
+def test_rows_of_another_task_under_its_name_are_made_again(folder, log, expected):
+    tasks = make_tasks(log)
+    sweep(folder, tasks)
+    one, other = rows_of(folder, tasks[1]), rows_of(folder, tasks[2])
+    one.write_bytes(other.read_bytes())
+    pd.testing.assert_frame_equal(sweep(folder, tasks), expected())
+    assert calls(log) == Counter([*range(6), 1])
+
+
+@needs_processes
+@pytest.mark.slow
+def test_workers_end_when_the_process_that_started_them_is_killed(folder, log):
+    process = start_process(folder, log, 3000, "loky")
+    while len(calls(log)) < 20 and process.poll() is None:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert workers and not psutil.wait_procs(workers, timeout=10)[1]
 
 
 def test_nothing_but_whole_files_of_tasks_is_read(folder, log, expected):
@@ -480,9 +517,10 @@ def test_nothing_but_whole_files_of_tasks_is_read(folder, log, expected):
     sweep(folder, tasks[:4])
     rows = folder / "rows"
     for task in tasks:
-        (rows / f".{digest(task.key)}.parquet.abc123.part").write_bytes(b"PAR1 half a file")
-        (rows / f"{digest(task.key)}.parquet.part").write_bytes(b"PAR1")
-        (rows / f"{digest(task.key)}.json").write_text("{}")
+        (name,) = engine_sweep._names(IDENTITY, [task]).values()
+        (rows / f".{name}.0123.parquet.abc123.part").write_bytes(b"PAR1 half a file")
+        (rows / f"{name}.0123.parquet.part").write_bytes(b"PAR1")
+        (rows / f"{name}.json").write_text("{}")
     work(log.with_name("other.log"), 7).to_parquet(rows / f"{digest('no task')}.parquet")
     (rows / "notes.parquet").mkdir()
     pd.testing.assert_frame_equal(sweep(folder, tasks), expected())

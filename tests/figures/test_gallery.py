@@ -9,8 +9,10 @@ import pytest
 
 from figures import synthetic
 from workbench.cli import main
+from workbench.engine.folder import MARKER, claim
 from workbench.engine.report import report_run
-from workbench.engine.tables import read_tables
+from workbench.engine.stages import Stage, StageRunner
+from workbench.engine.tables import read_tables, table_path, write_table
 from workbench.errors import OutputError
 from workbench.figures.again import draw_again, listing
 from workbench.figures.gallery import GALLERY
@@ -86,6 +88,23 @@ def test_figures_of_the_users_are_not_overwritten(folder):
     (folder / "figures" / "heads.html").unlink()
     (folder / "figures").rmdir()
     assert draw_again(folder)[0] == draw_again(folder)[0]
+
+
+def test_no_figure_is_drawn_of_a_table_that_was_changed_since_the_run_wrote_it(folder):
+    def work(place, results):
+        write_table(table_path(folder, "heads"), synthetic.heads())
+        return {}
+
+    claim(folder / "new", "run")
+    (folder / "new" / MARKER).rename(folder / MARKER)
+    StageRunner(folder).run(Stage("heads", work, tables=("heads",)))
+    write_index(folder, [Request("heads", "said"), Request("latent", "said")], "workbench run x")
+    assert not draw_again(folder)[1]
+    table = table_path(folder, "heads")
+    table.write_text(table.read_text().replace("0.", "0.9", 1))
+    written, missing = draw_again(folder)
+    assert [path.stem for path in written] == ["latent"]
+    assert missing == {"heads": "tables/heads.csv was changed since the run wrote it; give the run's command again"}
 
 
 def test_a_figure_whose_table_is_gone_is_missing_and_never_empty(folder):

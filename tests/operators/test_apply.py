@@ -17,6 +17,7 @@ from helpers import genes, tiny_cells
 from workbench.cells.datasets import CellMapping
 from workbench.cli import main
 from workbench.errors import ArtifactError, CellsError, GeneMatchError, OutputError
+from workbench.operators import apply
 from workbench.operators.algorithm import WEIGHTS, Algorithm
 from workbench.operators.apply import LATENT, apply_file
 from workbench.operators.readout_weights import Readout
@@ -101,6 +102,19 @@ def test_an_output_is_never_overwritten(folder, cells):
         with pytest.raises(OutputError, match="exists already and is not overwritten"):
             apply_file(folder, cells, out, progress=False)
     assert done.out.read_bytes() == before
+
+
+def test_an_output_that_appears_meanwhile_is_not_overwritten_either(folder, cells, tmp_path, monkeypatch):
+    out, stream = tmp_path / "labels.h5ad", apply._stream
+
+    def slowly(*args):
+        out.write_text("of another process")
+        return stream(*args)
+
+    monkeypatch.setattr(apply, "_stream", slowly)
+    with pytest.raises(OutputError, match="was written by another process meanwhile and is not overwritten"):
+        apply_file(folder, cells, out, progress=False)
+    assert out.read_text() == "of another process" and not list(tmp_path.glob(".*.part"))
 
 
 def test_its_own_output_is_no_obstacle_to_a_second_algorithm(folder, cells, tmp_path):

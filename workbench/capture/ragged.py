@@ -12,7 +12,8 @@ from torch import Tensor
 
 from workbench.capture.activations import CELL, PAIR, HookShape, real_rows
 from workbench.capture.sinks import Plan
-from workbench.files import keep_others, read_arrays, read_json, write_arrays, write_json
+from workbench.errors import ArtifactError
+from workbench.files import hash_file, keep_others, read_arrays, read_json, write_arrays, write_json
 from workbench.models.tokens import Tokens
 
 
@@ -187,9 +188,9 @@ class ShardSink:
         if n_cells == first:
             return
         name = f"cells-{first:09d}-{n_cells:09d}.safetensors"
-        write_arrays(self.folder / name, self._ragged.arrays())
+        written = write_arrays(self.folder / name, self._ragged.arrays())
         self._ragged.clear()
-        self._shards.append({"file": name, "start": first, "stop": n_cells})
+        self._shards.append({"file": name, "start": first, "stop": n_cells, "hash": hash_file(written)})
         self._write_manifest()
 
     def _write_manifest(self) -> None:
@@ -221,9 +222,19 @@ def read_shards(folder: str | Path) -> Activations:
     Returns
     -------
     Activations
+
+    Raises
+    ------
+    ArtifactError
+        If the manifest or a shard is missing, or a shard was changed since it was written.
     """
     folder = Path(folder)
-    parts = [read_arrays(folder / shard["file"])[0] for shard in read_json(folder / "manifest.json")["shards"]]
+    shards = read_json(folder / "manifest.json")["shards"]
+    parts = [read_arrays(folder / shard["file"])[0] for shard in shards]
+    for shard in shards:
+        # Those of older workbenches have no hash.
+        if shard.get("hash", "") not in ("", hash_file(folder / shard["file"])):
+            raise ArtifactError(f"'{folder / shard['file']}' was changed since it was written; capture again.")
     return _activations({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 

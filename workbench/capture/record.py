@@ -19,7 +19,7 @@ from workbench.capture.activations import PAIR, hook_shapes, last_layer, run_to
 from workbench.capture.ragged import ShardSink
 from workbench.capture.sinks import HookFilter, Plan, Sink, takes_heads
 from workbench.errors import ArtifactError, CellsError, HookError
-from workbench.files import digest, read_arrays, write_arrays
+from workbench.files import digest, read_state, write_state
 from workbench.models import CellModel, CellTokenizer
 from workbench.models.devices import Fitting, prefetched
 from workbench.models.tokens import Tokens
@@ -241,20 +241,19 @@ def _shard_folder(sinks: Sequence[Sink]) -> Path | None:
 
 def _save(folder: Path, identity: str, done: int, sinks: Sequence[Sink]) -> None:
     arrays = {f"{i}:{name}": array for i, sink in enumerate(sinks) for name, array in sink.state().items()}
-    # One file, replaced in one move: a kill leaves the old state or the new one.
-    write_arrays(folder / _STATE, {**arrays, "done": np.array([done])}, {"identity": identity})
+    write_state(folder / _STATE, arrays, {"identity": identity, "done": done})
 
 
 def _resume(folder: Path | None, identity: str, sinks: Sequence[Sink]) -> int:
-    if folder is None or not (folder / _STATE).is_file():
+    if folder is None or (saved := read_state(folder / _STATE)) is None:
         return 0
-    arrays, metadata = read_arrays(folder / _STATE)
-    if metadata.get("identity") != identity:
+    arrays, about = saved
+    if about["identity"] != identity:
         raise ArtifactError(
             f"'{folder}' holds the state of a capture of other cells, hooks, sinks or another model; "
             "choose another folder, or remove it to start afresh."
         )
-    done = int(arrays["done"][0])
+    done = int(about["done"])
     for i, sink in enumerate(sinks):
         own: Mapping[str, np.ndarray] = {k.split(":", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{i}:")}
         sink.restore(own, done)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import platform
+import sys
+import time
+from _thread import interrupt_main
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+from filelock import LeaseCompromise, LeaseSettingsMismatch, SoftFileLease, Timeout
+
 from workbench import __version__
 from workbench.errors import OutputError
-from workbench.files import read_json, write_json
+from workbench.files import read_json, remove_parts, write_json
 
 MARKER, LAYOUT = "workbench.json", 2
+LOCK = "workbench.lock"
+# Seconds after which the folder of a process on another machine that shows no life is taken over.
+_LEASE = 60
 # The configuration as it was run, overrides included and paths absolute.
 RESOLVED = "resolved.yaml"
 # What commands write beside the marker.
@@ -76,6 +87,65 @@ def claim(out: Path, recipe: str, files: Sequence[str] = ()) -> None:
     check_folder(out, recipe, files)
     if not (out / MARKER).is_file():
         write_json(out / MARKER, {"layout": LAYOUT, "recipe": recipe, "workbench": __version__})
+
+
+@contextmanager
+def hold(out: Path) -> Iterator[None]:
+    """Have an output folder alone for as long as the work lasts, and remove what killed processes left half-written in it.
+
+    The folder of a process that is gone is taken over: at once on this machine, and where it was on another one after a
+    minute without a sign of life. No clock is compared, and a process that is only stopped is not gone.
+
+    Parameters
+    ----------
+    out
+        The folder; it is made.
+
+    Raises
+    ------
+    OutputError
+        If another process works in the folder.
+    """
+    lock = SoftFileLease(out / LOCK, lease_duration=_LEASE, thread_local=False, on_compromise=_lost)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _take(lock, out)
+    except OSError as error:
+        raise OutputError(f"'{out}' cannot be written ({error}); choose another folder with --out.") from error
+    try:
+        ours = [out / name for name in OURS if (out / name).is_dir()]
+        for folder in (out, *ours, *(below for one in ours for below in one.rglob("*/"))):
+            remove_parts(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _take(lock: SoftFileLease, out: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+        return
+    except (Timeout, LeaseSettingsMismatch):
+        time.sleep(0.5)  # who is only now taking it is known a moment later
+    if (owner := lock.owner) is not None and owner.hostname == platform.node() and psutil.pid_exists(owner.pid):
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(psutil.Process(owner.pid).create_time()))
+        raise OutputError(
+            f"Process {owner.pid} on this machine, begun at {began}, works in '{out}'; wait for its end or stop it, or choose another "
+            "folder with --out."
+        )
+    who = f"process {owner.pid} of '{owner.hostname}'" if owner else "a process that has not said its name"
+    print(f"[folder] '{out}' is held by {who}; waiting up to {_LEASE} s to see whether it is alive", file=sys.stderr)
+    try:
+        lock.acquire(timeout=_LEASE + 15)
+    except (Timeout, LeaseSettingsMismatch) as error:
+        raise OutputError(
+            f"'{out}' is held by {who}; wait for its end or choose another folder with --out. If it is gone, remove '{out / LOCK}'."
+        ) from error
+
+
+def _lost(_: LeaseCompromise) -> None:
+    print("[folder] another process has taken the folder over, as if this one were gone; stopping", file=sys.stderr)
+    interrupt_main()
 
 
 def check_layout(out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from workbench.engine.config import absolute
 from workbench.engine.context import Context
-from workbench.engine.folder import RESOLVED, check_folder, claim
+from workbench.engine.folder import RESOLVED, check_folder, claim, hold
 from workbench.engine.provenance import describe_model, manifest, pairs
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results, Stage, StageRunner, run_all
@@ -72,7 +73,12 @@ class Executed:
 
 
 def execute(
-    recipe: Recipe, config: BaseModel, out: Path, backend: Backend | None = None, parts: Sequence[str] = ()
+    recipe: Recipe,
+    config: BaseModel,
+    out: Path,
+    backend: Backend | None = None,
+    parts: Sequence[str] = (),
+    trust: bool = False,
 ) -> Executed:
     """Carry out a command: its stages, then its report from their tables.
 
@@ -88,23 +94,33 @@ def execute(
         Who does the tasks of its sweeps; one after the other in this process by default.
     parts
         Parts of the command to do; all when empty. What other parts left is kept and reported where it still holds.
+    trust
+        Whether files of finished stages are believed by their size; else their content is compared with its hash, which takes
+        a few seconds a gigabyte.
 
     Raises
     ------
     ConfigError
         If the device is not there.
     OutputError
-        If the folder cannot be written, is of an older layout or another command, or holds files of other origin.
+        If the folder cannot be written, is of an older layout or another command, holds files of other origin, or another
+        process works in it.
     """
     check_folder(out, recipe.name, recipe.files)
-    context = recipe.context(config, out, backend)
-    print(f"[device] {describe_device(context.device, context.config.dtype)}", file=sys.stderr)
-    stages = recipe.stages(context)
-    claim(out, recipe.name, recipe.files)
-    write_text(out / RESOLVED, yaml.safe_dump(absolute(config), sort_keys=False))
-    runner = StageRunner(out)
-    run_all(runner, stages, parts)
-    write_results(recipe, context, runner)
+    with ExitStack() as stack:
+        # What is refused leaves no folder behind, so a new one is made, and held, after the stages are known.
+        if known := out.is_dir():
+            stack.enter_context(hold(out))
+        context = recipe.context(config, out, backend)
+        print(f"[device] {describe_device(context.device, context.config.dtype)}", file=sys.stderr)
+        stages = recipe.stages(context)
+        if not known:
+            stack.enter_context(hold(out))
+        claim(out, recipe.name, recipe.files)
+        write_text(out / RESOLVED, yaml.safe_dump(absolute(config), sort_keys=False))
+        runner = StageRunner(out, trust)
+        run_all(runner, stages, parts)
+        write_results(recipe, context, runner)
     return Executed(out, runner.results, dict(runner.seconds), context)
 
 

@@ -1,29 +1,36 @@
 """Long work as a grid of tasks: each finished task is on the disk, and no task is done twice.
 
-One Parquet file per finished task, moved into place in one step. Killing a sweep at any moment loses the tasks in
-flight and nothing else; processes that share a folder share the work, because a task is locked while it is computed and
-the system frees the lock of a process that died.
+One Parquet file per finished task, moved into place in one step and named by the hash of its bytes, so that one that was
+damaged since is known and made again. Killing a sweep at any moment loses the tasks in flight and nothing else;
+processes that share a folder share the work, because a task is locked while it is computed and the system frees the lock
+of a process that died.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from tqdm import tqdm
 
 from workbench.errors import ArtifactError, ConfigError, OutputError, unknown_name
-from workbench.files import atomically, digest, plain, read_json, write_json
+from workbench.files import atomically, digest, hash_bytes, plain, read_json, write_json
 
 BACKENDS = ("sequential", "loky", "threading", "dask")
 IDENTITY = "sweep.json"
-_ABSENT = object()
+_ABSENT, _LOOK_EVERY = object(), 2.0
 
 
 @dataclass(frozen=True)
@@ -92,19 +99,26 @@ def run_sweep(
     """
     backend = backend or Backend()
     claim_folder(folder, identity)
-    waiting = [task for task in tasks if not rows_file(folder, task.key).is_file()]
+    found = finished(folder, identity, tasks)
+    if damaged := [task.key for task in tasks if task.key in found and not _sound(found[task.key])]:
+        for key in damaged:
+            found.pop(key).unlink()
+        names = f"'{damaged[0]}'{f' and {len(damaged) - 1} others' if len(damaged) > 1 else ''}"
+        print(f"[sweep] the rows of task {names} were changed since they were written; made again", file=sys.stderr)
+    waiting = [task for task in tasks if task.key not in found]
     done = len(tasks) - len(waiting)
     with tqdm(total=len(tasks), initial=done, unit="task", disable=not backend.progress, desc="sweep") as bar:
         while waiting:
             busy: list[Task] = []
-            for _ in _finished(folder, waiting, work, busy, backend):
+            for _ in _done(folder, identity, waiting, work, busy, backend):
                 bar.update()
             # What another process held: done by now, or its lock is free because it died.
-            waiting = [task for task in busy if not rows_file(folder, task.key).is_file()]
+            found = finished(folder, identity, busy)
+            waiting = [task for task in busy if task.key not in found]
             bar.update(len(busy) - len(waiting))
             if waiting and len(waiting) == len(busy):
                 time.sleep(0.5)
-    return read_sweep(folder, tasks)
+    return read_sweep(folder, identity, tasks)
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -121,19 +135,16 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
         If it belongs to another sweep.
     """
     wanted, file = plain(identity), folder / IDENTITY
-    if not file.is_file():
-        # Of several that start at once, one describes the folder, and the others find its description.
-        lock = _lock(folder, IDENTITY, timeout=-1)
-        try:
-            if not file.is_file():
-                if (folder / "rows").is_dir():
-                    raise OutputError(
-                        f"'{folder}' holds rows of a sweep that nothing describes any more; choose another folder."
-                    )
-                write_json(file, wanted)
-        finally:
-            lock.release()
-    found = read_json(file)
+    # Of several that start at once, one describes the folder, and the others find its description.
+    lock = _lock(folder, IDENTITY, timeout=-1)
+    try:
+        found = read_json(file)
+    except ArtifactError:
+        # Absent or cut. Rows are named by what they depend on, so none of another sweep is taken for one of this.
+        found = wanted
+        write_json(file, wanted)
+    finally:
+        lock.release()
     if found != wanted:
         raise OutputError(
             f"'{folder}' holds another sweep: {'; '.join(_differences(found, wanted))}. Choose another folder, or "
@@ -155,57 +166,75 @@ def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
     return [f"{where} was {short[0]} and is {short[1]} now"]
 
 
-def rows_file(folder: Path, key: str) -> Path:
-    """File of a task's rows.
+def finished(folder: Path, identity: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, Path]:
+    """Files of the rows of finished tasks, by the tasks' keys; a task that is not finished has none.
 
     Parameters
     ----------
-    folder
-        Folder that the sweep has claimed.
-    key
-        Key of the task, as in `Task.key`.
+    folder, identity, tasks
+        As in `run_sweep`.
     """
-    return folder / "rows" / f"{digest(key)}.parquet"
+    files = {path.name.split(".")[0]: path for path in (folder / "rows").glob("[!.]*.parquet")}
+    names = _names(identity, tasks)
+    return {key: files[name] for key, name in names.items() if name in files}
 
 
-def read_sweep(folder: Path, tasks: Sequence[Task]) -> pd.DataFrame:
+def _names(identity: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, str]:
+    """By the keys of tasks, how the names of their files begin."""
+    same = digest(plain(identity))
+    return {task.key: digest(same, task.key) for task in tasks}
+
+
+def _sound(file: Path, data: bytes | None = None) -> bool:
+    return hash_bytes(file.read_bytes() if data is None else data) == file.name.split(".")[1]
+
+
+def read_sweep(folder: Path, identity: Mapping[str, Any], tasks: Sequence[Task]) -> pd.DataFrame:
     """Rows of finished tasks, in the order of the tasks; unfinished ones are left out.
 
     Parameters
     ----------
-    folder, tasks
+    folder, identity, tasks
         As in `run_sweep`.
 
     Raises
     ------
     ArtifactError
-        If a file cannot be read.
+        If a file was changed since it was written.
     """
     parts = []
-    for task in tasks:
-        file = rows_file(folder, task.key)
-        if file.is_file():
-            try:
-                parts.append(pd.read_parquet(file))
-            except (OSError, ValueError) as error:
-                raise ArtifactError(f"'{file}' cannot be read ({error}); remove it, and it is made again.") from error
+    for file in finished(folder, identity, tasks).values():
+        if not _sound(file, data := file.read_bytes()):
+            raise ArtifactError(f"'{file}' was changed since it was written; give the same command again.")
+        parts.append(pd.read_parquet(io.BytesIO(data)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _finished(
-    folder: Path, tasks: Sequence[Task], work: Callable[..., pd.DataFrame], busy: list[Task], backend: Backend
+def _write_rows(folder: Path, name: str, rows: pd.DataFrame) -> None:
+    data = rows.to_parquet(index=False)
+    atomically(folder / "rows" / f"{name}.{hash_bytes(data)}.parquet", lambda part: part.write_bytes(data))
+
+
+def _done(
+    folder: Path,
+    identity: Mapping[str, Any],
+    tasks: Sequence[Task],
+    work: Callable[..., pd.DataFrame],
+    busy: list[Task],
+    backend: Backend,
 ) -> Iterator[str]:
     """Do tasks, write their rows, and yield their keys; tasks that another process holds go to `busy`."""
     from joblib import Parallel, delayed
 
     locks: dict[str, Any] = {}
+    names = _names(identity, tasks)
 
     def claimed() -> Iterator[Any]:
         for task in tasks:
             lock = _lock(folder, task.key)
             if lock is None:
                 busy.append(task)
-            elif rows_file(folder, task.key).is_file():
+            elif finished(folder, identity, [task]):
                 lock.release()
                 busy.append(task)
             else:
@@ -219,13 +248,28 @@ def _finished(
         # kill loses no bundle of short tasks.
         results = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)(claimed())
         for key, rows in results:
-            atomically(rows_file(folder, key), partial(rows.to_parquet, index=False))
+            _write_rows(folder, names[key], rows)
             locks.pop(key).release()
             yield key
 
 
 def _keyed(work: Callable[..., pd.DataFrame], task: Task) -> tuple[str, pd.DataFrame]:
+    if "Loky" in current_process().name:
+        _end_with_parent()
     return task.key, work(*task.arguments)
+
+
+@cache
+def _end_with_parent() -> None:
+    """Let this worker end when the process that started it is gone, which cannot tell it so after a kill."""
+    parent = psutil.Process(os.getppid())
+
+    def watch() -> None:
+        while parent.is_running() and os.getppid() == parent.pid:
+            time.sleep(_LOOK_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _lock(folder: Path, key: str, timeout: float = 0) -> Any:

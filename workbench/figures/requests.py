@@ -9,6 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from workbench.engine.stages import damaged_tables
 from workbench.engine.tables import read_tables, there
 from workbench.errors import EvaluationError, OutputError, unknown_name
 from workbench.figures.gallery import GALLERY, Entry, Tables
@@ -151,7 +152,7 @@ def regenerated(out: Path, requests: Sequence[Request]) -> tuple[dict[str, go.Fi
     Parameters
     ----------
     out
-        Folder of the run, whose tables are read; nothing is written.
+        Folder of the run, whose tables are read; nothing is written. No figure is drawn of a table that was changed since.
     requests
         Figures to draw, from `requests_of` or `chosen`.
 
@@ -160,5 +161,14 @@ def regenerated(out: Path, requests: Sequence[Request]) -> tuple[dict[str, go.Fi
     figures, missing
         As `drawn` gives them.
     """
-    names = {name for request in requests for name in (*request.of.tables, *request.of.optional)}
-    return drawn(requests, read_tables(out, sorted(names)))
+    bad = damaged_tables(out)
+    missing = {
+        one.name: f"tables/{table}.csv was {bad[table]} since the run wrote it; give the run's command again"
+        for one in requests
+        for table in (*one.of.tables, *one.of.optional)
+        if table in bad
+    }
+    sound = [one for one in requests if one.name not in missing]
+    names = {name for request in sound for name in (*request.of.tables, *request.of.optional)}
+    figures, lacking = drawn(sound, read_tables(out, sorted(names)))
+    return figures, {**lacking, **missing}

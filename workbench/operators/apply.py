@@ -107,7 +107,7 @@ def apply_file(
     GeneMatchError
         If too few of the genes are measured.
     OutputError
-        If the new file exists already.
+        If the new file exists already, or is there at the end.
     """
     start = time.perf_counter()
     source = Path(cells).expanduser()
@@ -148,7 +148,7 @@ def apply_file(
             write_elem(handle, "uns", {"workbench": about})
             handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
-    atomically(target, write)
+    atomically(target, write, new=True)
     return Applied(target, n, share, scale.said, genes, unlabelled[0], time.perf_counter() - start)
 
 

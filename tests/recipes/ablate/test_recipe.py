@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from damage import assert_undamaged
 from fixtures_ablation import BLOCK, HEADS, LAYERS, N_CELLS, QUIET, SEED, assert_close, of_metric
 from helpers import leaves
 from processes import kill_once
@@ -54,6 +55,11 @@ def config(made):
         return read_config(made.path, AblationConfig, [*less, "study.per_label=false", *overrides])
 
     return of
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_a_finished_ablation_is_found(made, first, tmp_path):
+    assert_undamaged(first.out, tmp_path / "out", lambda out: main(["ablate", str(made.path), "--out", str(out)]))
 
 
 def table(out, name):

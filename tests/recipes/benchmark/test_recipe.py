@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import yaml
+from damage import assert_undamaged
 from fixtures_benchmark import METHODS, synthetic_cells, write
 from helpers import leaves, randomise
 
@@ -48,6 +49,13 @@ def staged(path, out, *overrides, until="untrained"):
         if stage.name == until:
             return context, {name for name, kept in runner.reused.items() if kept}
     raise AssertionError(until)
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_a_finished_campaign_is_found(campaign, tmp_path):
+    assert_undamaged(
+        campaign.out, tmp_path / "out", lambda out: main(["benchmark", str(campaign.path), "--out", str(out)])
+    )
 
 
 # What is found and written

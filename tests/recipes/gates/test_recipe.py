@@ -10,6 +10,7 @@ import anndata as ad
 import pandas as pd
 import pytest
 import yaml
+from damage import assert_undamaged
 from fixtures_gates import SMALL
 from processes import kill_once
 
@@ -52,6 +53,11 @@ def settings(config, *more):
 @pytest.fixture(scope="module")
 def done(config, tmp_path_factory):
     return run_gates(settings(config), tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_finished_gates_is_found(config, done, tmp_path):
+    assert_undamaged(done.out, tmp_path / "out", lambda out: bool(run_gates(settings(config), out).unmet))
 
 
 def gates(result):

@@ -85,7 +85,7 @@ def test_a_killed_training_goes_on_to_the_same_checkpoint(planned, tmp_path):
     settings = [part for one in ("steps=150", "validate_every=50") for part in ("--set", f"settings.{one}")]
     command = ["pretrain", str(planned), *settings, "--out"]
     killed, often = [*command, str(tmp_path / "killed")], ["--set", "settings.save_every=5"]
-    state = tmp_path / "killed" / "stages" / "train" / "training-state" / "state.json"
+    state = tmp_path / "killed" / "stages" / "train" / "training-state" / "state.safetensors"
     kill_once(state.is_file, [sys.executable, "-m", "workbench.cli", *killed, *often])
     assert state.is_file() and not (tmp_path / "killed" / "best_model.pt").exists()
     assert main(killed) == 0 and not state.exists()

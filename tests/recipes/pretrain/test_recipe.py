@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from damage import assert_undamaged
 from helpers import tiny_cells
 
 from workbench.cli import main
@@ -25,6 +26,11 @@ from workbench.recipes.pretrain.recipe import RECIPE
 def trained(config):
     assert main(["pretrain", str(config)]) == 0
     return config.parent / "made"
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_a_finished_training_is_found(config, trained, tmp_path):
+    assert_undamaged(trained, tmp_path / "out", lambda out: main(["pretrain", str(config), "--out", str(out)]))
 
 
 def test_it_writes_a_checkpoint_that_can_be_read_and_used(trained):
@@ -130,7 +136,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(config, trained, tm
     monkeypatch.setattr(train, "save_trained", breaks)
     assert main(["pretrain", str(config), "--out", str(tmp_path)]) == 130
     state = tmp_path / "stages" / "train" / "training-state"
-    assert (state / "state.json").is_file() and not (tmp_path / "best_model.pt").exists()
+    assert (state / "state.safetensors").is_file() and not (tmp_path / "best_model.pt").exists()
     monkeypatch.undo()
     assert main(["pretrain", str(config), "--out", str(tmp_path)]) == 0
     assert load_model(tmp_path).fingerprint() == load_model(trained).fingerprint()

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from damage import assert_undamaged
 from fixtures_run import HEADS, LAYERS, N_GENES, write
 
 from workbench.capture import capture
@@ -72,6 +73,11 @@ def begin(config, out, names=("panel", "cells", "operators")):
         if stage.name in names:
             runner.run(stage)
     return context
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_a_finished_run_is_found(first, tmp_path):
+    assert_undamaged(first.out, tmp_path / "out", lambda out: main(["run", str(first.path), "--out", str(out)]))
 
 
 def table(out, name):

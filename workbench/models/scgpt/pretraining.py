@@ -22,7 +22,7 @@ from workbench.cells.genes import gene_names, match_genes
 from workbench.cells.matrix import check_block, row_block
 from workbench.cells.values import describe_values
 from workbench.errors import ArtifactError, CellsError
-from workbench.files import digest, read_arrays, read_json, write_arrays, write_json
+from workbench.files import digest, read_state, write_state
 from workbench.models.scgpt.binning import hash_genes
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.tokenizer import tokenise_rows
@@ -34,7 +34,7 @@ from workbench.settings import PretrainSettings
 if TYPE_CHECKING:
     from workbench.models.scgpt.hooked import HookedScGPT
 
-STATE = "training-state"
+STATE, _SAVED = "training-state", "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -292,26 +292,21 @@ def _save(
     arrays = {f"model/{name}": value.cpu().numpy() for name, value in model.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         arrays |= {f"adam/{i}/{name}": moments[name].cpu().numpy() for name in ("exp_avg", "exp_avg_sq")}
-    write_arrays(state / f"step-{step}.safetensors", arrays)
-    write_json(state / "state.json", {"identity": identity, "step": step, "curve": curve})
-    for old in state.glob("step-*.safetensors"):
-        if old.name != f"step-{step}.safetensors":
-            old.unlink()
+    write_state(state / _SAVED, arrays, {"identity": identity, "step": step, "curve": curve})
 
 
 def _resume(
     state: Path, identity: str, model: HookedScGPT, optimiser: torch.optim.AdamW
 ) -> tuple[int, list[dict[str, float]]]:
-    if not (state / "state.json").is_file():
+    if (found := read_state(state / _SAVED)) is None:
         return 0, []
-    saved = read_json(state / "state.json")
+    arrays, saved = found
     if saved["identity"] != identity:
         raise ArtifactError(
             f"'{state}' is the state of a training with other settings or other cells; choose another output folder, "
             "or remove it to start afresh."
         )
     step = int(saved["step"])
-    arrays, _ = read_arrays(state / f"step-{step}.safetensors")
     model.load_state_dict({k[6:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("model/")})
     moments = {
         i: {

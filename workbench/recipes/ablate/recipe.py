@@ -17,7 +17,7 @@ from workbench.ablation.sweeping import make_tasks, peak_bytes
 from workbench.engine.folder import check_folder
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage, key_of
-from workbench.engine.sweep import rows_file
+from workbench.engine.sweep import finished
 from workbench.recipes.ablate import tables
 from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.context import AblationContext
@@ -92,7 +92,7 @@ def dry_run(config: AblationConfig, out: Path) -> str:
     stage, folder = stages(context)[0], context.folder("sweep")
     study, grid, held = context.study, context.grid, key_of(out, stage.name)
     tasks, own = make_tasks(len(study.tokens), study, grid, config.sweep.block), held == stage.key({})
-    done = sum(rows_file(folder, task.key).is_file() for task in tasks) if own else 0
+    done = len(finished(folder, {}, tasks)) if own else 0
     other = f" '{folder}' holds another sweep, which this one would replace: choose another --out to keep it."
     seconds = _seconds_per_cell(study) * _passes(study, grid) * len(study.tokens) * (1 - done / len(tasks))
     seconds *= 2 if any(m.masked for m in study.metrics) and not all(m.masked for m in study.metrics) else 1

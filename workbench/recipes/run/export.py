@@ -16,7 +16,7 @@ from workbench.evidence.contrasts import OFF_RULER
 from workbench.geometry.shape import stage_distances
 from workbench.operators import saved_operator
 from workbench.operators.adaptor import LETAdaptor, angles
-from workbench.operators.algorithm import CARD, WEIGHTS, Algorithm, fold
+from workbench.operators.algorithm import CARD, README, WEIGHTS, Algorithm, fold
 from workbench.operators.calibration import fit_readout
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.gates import TABLES as GATES
@@ -24,7 +24,10 @@ from workbench.seeds import key
 
 TABLES = ("latent", "distances")
 FOLDER, MAP = "algorithm", "operator"
-FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}", f"{MAP}/{saved_operator.WEIGHTS}", f"{MAP}/{saved_operator.CARD}")
+FILES = (
+    *(f"{FOLDER}/{name}" for name in (WEIGHTS, CARD, README)),
+    *(f"{MAP}/{name}" for name in (saved_operator.WEIGHTS, saved_operator.CARD)),
+)
 LIMITS = (
     "Fitted on the cells named under data and judged in the tables readouts.csv and added.csv of its run; on other "
     "tissues, donors or technologies it has not been tested."

@@ -1,0 +1,104 @@
+"""An output folder belongs to one process at a time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+
+import psutil
+import pytest
+from processes import needs_processes, start
+
+from workbench.engine import folder
+from workbench.engine.folder import LOCK, hold
+from workbench.errors import OutputError
+
+STRANGER = f"filelock/2\npid={2**22}\nhost=elsewhere\nmode=lease\ntoken={'a' * 32}\nduration={{}}\nstart=1\n"
+
+
+def keep(out, ready):
+    with hold(out):
+        ready.touch()
+        time.sleep(60)
+
+
+@pytest.fixture
+def owner(tmp_path):
+    """A process that holds a folder."""
+    process = start(keep, tmp_path / "out", tmp_path / "ready")
+    while not (tmp_path / "ready").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    yield process
+    process.kill()
+    process.join()
+
+
+def take(out):
+    with hold(out):
+        return (out / LOCK).is_file()
+
+
+def test_a_folder_is_held_and_let_go(tmp_path):
+    assert take(tmp_path / "a" / "out") and list((tmp_path / "a" / "out").iterdir()) == []
+
+
+@needs_processes
+def test_a_folder_that_another_process_works_in_is_refused(tmp_path, owner):
+    for _ in range(2):
+        with pytest.raises(OutputError, match=f"Process {owner.pid} on this machine, begun at .*, works in .* --out"):
+            take(tmp_path / "out")
+        os.kill(owner.pid, signal.SIGSTOP)  # a process that is stopped is not gone
+    os.kill(owner.pid, signal.SIGCONT)
+    assert psutil.pid_exists(owner.pid)
+
+
+@needs_processes
+def test_the_folder_of_a_killed_process_is_taken_over_at_once(tmp_path, owner, capsys):
+    owner.kill()
+    owner.join()
+    assert take(tmp_path / "out") and "waiting" not in capsys.readouterr().err
+
+
+def test_the_folder_of_a_machine_that_is_gone_is_taken_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folder, "_LEASE", 1)
+    (tmp_path / LOCK).write_text(STRANGER.format(1.0))
+    # Whatever the clock of that machine said.
+    os.utime(tmp_path / LOCK, (time.time() + 10**6,) * 2)
+    assert take(tmp_path)
+    assert f"is held by process {2**22} of 'elsewhere'; waiting up to 1 s" in capsys.readouterr().err
+
+
+def test_a_lock_of_other_rules_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_LEASE", 1)
+    (tmp_path / LOCK).write_text(STRANGER.format(3600.0))
+    with pytest.raises(OutputError, match=f"held by process .* of 'elsewhere'.* remove '.*{LOCK}'"):
+        take(tmp_path)
+
+
+def test_who_loses_the_folder_stops(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folder, "_LEASE", 1)
+    with pytest.raises(KeyboardInterrupt), hold(tmp_path):
+        (tmp_path / LOCK).unlink()
+        for _ in range(2000):
+            time.sleep(0.01)
+    assert "has taken the folder over" in capsys.readouterr().err
+
+
+def test_halves_of_killed_processes_are_removed_wherever_a_command_writes(tmp_path):
+    gone = f"{platform.node()}-{2**22}-0123abcd.part"
+    ours = [
+        f".report.html.{gone}",
+        f"tables/.heads.csv.{gone}",
+        f"stages/one/.x.safetensors.{gone}",
+        f"stages/one/sweep/rows/.a.b.parquet.{gone}",
+    ]
+    alive = f"tables/.cells.csv.{platform.node()}-{os.getpid()}-0123abcd.part"
+    users = [f"mine/.notes.txt.{gone}", ".part", "stages/one/x.part", alive]
+    for name in (*ours, *users):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    take(tmp_path)
+    assert {name for name in (*ours, *users) if (tmp_path / name).exists()} == set(users)
