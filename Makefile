@@ -8,18 +8,22 @@ ENV := $(CACHE)/env-$(HASH)
 PY := $(ENV)/bin/python
 PEERS := $(CACHE)/peers-$(HASH)
 # The package is used from this checkout, so that several checkouts can share one environment.
-RUN := PYTHONPATH="$(CURDIR)" $(PY)
+# Packages come without bytecode; unless Python may keep it, every process of every test compiles them for ten seconds. Kept in the environment.
+RUN := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(ENV)/bytecode" PYTHONPATH="$(CURDIR)" $(PY)
 OUT ?= artifacts/demo
+# What `make test-changed` compares with.
+BASE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || echo HEAD)
 PIP := -m pip install --quiet --no-compile --disable-pip-version-check
 # `$(call requirements,EXTRA ...)`: packages of the extras of pyproject.toml; those that are always needed where none is named.
 requirements = $(PYTHON) -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(sum(map(p['optional-dependencies'].get, sys.argv[1:]), []) or p['dependencies']))" $(1)
 
-.PHONY: help demo test test-slow test-gpu check docs notebooks format python peers pretrain clean
+.PHONY: help demo test test-slow test-changed test-gpu check docs notebooks format python peers pretrain clean
 
 help:
 	@echo "make demo       run the main job on real human blood cells and say where the report lies"
 	@echo "make test       the fast tests (the tier that CI runs)"
-	@echo "make test-slow  the slow tests"
+	@echo "make test-slow  the slow tests, and which ten took longest"
+	@echo "make test-changed  the tests, fast and slow, of what differs from BASE (the last commit shared with origin, or else HEAD)"
 	@echo "make test-gpu   the tests that need a CUDA card"
 	@echo "make check      lint, format check and types"
 	@echo "make docs       build the documentation, warnings are errors: artifacts/site/index.html"
@@ -37,7 +41,11 @@ test: $(ENV)/.tests
 	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(ENV)/.tests $(ENV)/.docs
-	@$(RUN) -m pytest -m slow
+	@$(RUN) -m pytest -m slow --durations=10
+
+test-changed: $(ENV)/.tests $(ENV)/.docs
+	@asked=$$($(PY) tests/changed.py $(BASE)) || exit 1; \
+	if [ -n "$$asked" ]; then $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $$asked; else echo "Nothing that has tests differs from $(BASE)."; fi
 
 test-gpu: $(ENV)/.tests
 	@$(RUN) -m pytest -m gpu -rs

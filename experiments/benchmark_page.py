@@ -16,7 +16,7 @@ import pandas as pd
 
 from workbench.engine.tables import read_table, table_path
 from workbench.errors import ArtifactError, WorkbenchError
-from workbench.evidence.statistics import FEWEST_SPLITS, cautions
+from workbench.evidence.statistics import cautions
 from workbench.files import read_json, write_text
 
 TABLES = ("summary", "comparisons", "tally", "splits", "scores", "methods", "campaign_costs")
@@ -71,9 +71,9 @@ Made by `experiments/benchmark_page.py` from campaigns as they came out; `workbe
 checkpoint that ships (6 layers x 4 heads, trained on 700 blood cells), so nothing here speaks of the real scGPT.
 
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
-metric, a `−` that it is worse, each with q <= 0.05 (two-sided Wilcoxon over splits, Benjamini-Hochberg over the metrics of a method); no mark: no
-sure difference. A transfer is one split: there the marks say that the 95 % bootstrap interval over donors leaves 0 out, with no correction for
-many; clusters and donor leakage have no value by donor, and in one split no interval, so a transfer's tally is over the other metrics. A dash:
+metric, a `−` that it is worse, each with q <= 0.05 (a mixed model over donors, or over splits where there is no value by donor, see
+[calibration](calibration.md); Benjamini-Hochberg over the metrics of a method); no mark: no sure difference. In a transfer, which is one split, the
+model is a t-test over donors; clusters and donor leakage have no value by donor and no test there. A dash:
 undefined, or not predicted by the method. There is no overall winner, and none is computed. Seconds are of two slow cores that did other work
 beside: compare their order of magnitude only.
 
@@ -141,8 +141,6 @@ def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
         return table[(table["kind"] == kind) & (table["data"] == data)]
 
     summary, outcome = kept("summary"), kept("comparisons")
-    if summary["n_splits"].max() < FEWEST_SPLITS:
-        outcome = outcome.assign(outcome=[_beyond(*one) for one in zip(outcome["low"], outcome["high"], strict=True)])
     sign = {(r.method, r.endpoint, r.metric): MARK.get(r.outcome, "") for r in outcome.itertuples()}
     tally = {name: own["outcome"].value_counts() for name, own in outcome.groupby("method")}
     won = {name: " / ".join(str(n.get(what, 0)) for what in ("win", "tie", "loss")) for name, n in tally.items()}
@@ -175,11 +173,6 @@ def _values(tables: dict[str, pd.DataFrame], kind: str, data: str) -> str:
     if lost:
         lines.append(f"\nUndefined for every method: {', '.join(lost)}.")
     return "\n".join(lines)
-
-
-def _beyond(low: float, high: float) -> str:
-    """What an interval says where splits are too few for a test over them."""
-    return "win" if low > 0 else "loss" if high < 0 else "tie" if low <= 0 else "undefined"
 
 
 def _place(summary: pd.DataFrame, endpoint: str, metric: str) -> pd.DataFrame:

@@ -17,12 +17,18 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def _njit_of_plain_functions(njit):
-    # The import hook below decorates every function innermost; numba can compile only what lies under that.
     def wrapped(*args, **options):
         if args and callable(args[0]):
-            return njit(inspect.unwrap(args[0]), *args[1:], **options)
-        decorate = njit(*args, **options)
-        return lambda function: decorate(inspect.unwrap(function))
+            return compiled(args[0], *args[1:], **options)
+        return lambda function: compiled(function, *args, **options)
+
+    def compiled(function, *args, **options):
+        # The import hook below decorates every function innermost; numba can compile only what lies under that.
+        function = inspect.unwrap(function)
+        # These take seconds to compile, in every process; numba keeps them beside their sources, in the environment.
+        if function.__module__.partition(".")[0] in ("umap", "pynndescent"):
+            options = {"cache": True, **options}
+        return njit(*args, **options)(function)
 
     return wrapped
 

@@ -55,9 +55,11 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, err
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError("file write failed: errno = 28, error message = 'No space left on device'"),
+        OSError(errno.EFBIG, "File too large"),
+        RuntimeError("Unable to write: errno = 27, error message = 'File too large'"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
-    ids=["plain", "h5py", "safetensors"],
+    ids=["plain", "h5py", "a limit", "a limit, h5py", "safetensors"],
 )
 def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path, error):
     path = write_text(tmp_path / "file", "old")

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from workbench.errors import ArtifactError, OutputError
 
 PART = ".part"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def atomically(path: Path, write: Callable[[Path], object], new: bool = False) -> Path:
@@ -114,7 +115,7 @@ def _runs(process: int) -> bool:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a full disk, or a quota that is used up, is what an error comes from.
+    """Whether a full disk, a quota that is used up or a limit on the size of files is what an error comes from.
 
     Parameters
     ----------
@@ -122,10 +123,9 @@ def is_full(error: BaseException | None) -> bool:
         What was raised, by whatever library; those that it comes from are looked at, too.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
         # Writers in other languages give the text alone.
-        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+        known = isinstance(error, OSError) and error.errno in _FULL
+        if known or any(text in str(error) for text in map(os.strerror, _FULL)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -128,34 +129,79 @@ def enough_draws(tests: int, alpha: float = 0.05) -> int:
     return math.ceil(tests / alpha)
 
 
-def corrected_difference(values: Float[np.ndarray, " split"], test_share: float) -> dict[str, float]:
-    """Mean of paired differences over splits that share training cells, with an interval that allows for that.
+@dataclass(frozen=True)
+class Error:
+    """How far a mean difference may be off.
+
+    Attributes
+    ----------
+    error
+        Standard error of the mean difference; NaN where there is none.
+    df
+        Degrees of freedom of its t distribution.
+    """
+
+    error: float
+    df: float
+
+    def judged(self, difference: float) -> dict[str, float]:
+        """Interval and p of a mean difference, and the smallest one that would have been found.
+
+        Parameters
+        ----------
+        difference
+            Mean difference that the error is of.
+
+        Returns
+        -------
+        dict
+            ``low``, ``high`` (95 %), ``p`` (two-sided) and ``detectable``: the true difference that is found at p <= 0.05 in
+            about 80 % of such campaigns; NaN where there is no error.
+        """
+        if not np.isfinite([self.error, difference]).all():
+            return dict.fromkeys(("low", "high", "p", "detectable"), float("nan"))
+        reach = self.error * float(student.ppf(0.975, self.df))
+        p = float(difference == 0) if self.error == 0 else 2 * float(student.sf(abs(difference) / self.error, self.df))
+        more = self.error * float(student.ppf(0.8, self.df))
+        return {"low": difference - reach, "high": difference + reach, "p": p, "detectable": reach + more}
+
+
+NO_ERROR = Error(float("nan"), float("nan"))
+
+
+def error_over_splits(values: Float[np.ndarray, " split"], test_share: float) -> Error:
+    """Error of a mean of paired differences over splits that share training cells, where nothing is known by donor.
 
     The variance of the mean is s^2 (1 / n + test / train) (Nadeau & Bengio, Machine Learning 52:239, 2003).
 
     Parameters
     ----------
     values
-        Difference of the two methods in each split, finite.
+        Difference of the two methods in each split, finite; fewer than three have no error.
     test_share
         Share of the cells that a split holds out, above 0 and below 1.
+    """
+    n = len(values)
+    if n < 3 or not 0 < test_share < 1:
+        return NO_ERROR
+    return Error(float(np.sqrt(values.var(ddof=1) * (1 / n + test_share / (1 - test_share)))), n - 1)
+
+
+def corrected_difference(values: Float[np.ndarray, " split"], test_share: float) -> dict[str, float]:
+    """Mean of paired differences over splits that share training cells, with an interval that allows for that.
+
+    Parameters
+    ----------
+    values, test_share
+        As in `error_over_splits`.
 
     Returns
     -------
     dict
-        ``difference``, ``low`` and ``high`` (95 %), ``n_folds``, ``p`` (two-sided); with fewer than three splits there is
-        no interval.
+        ``difference``, ``n_folds``, and what `Error.judged` says of it.
     """
-    n = len(values)
-    found = {"difference": float(values.mean()), "low": np.nan, "high": np.nan, "n_folds": n, "p": np.nan}
-    if n < 3:
-        return found
-    error = float(np.sqrt(values.var(ddof=1) * (1 / n + test_share / (1 - test_share))))
-    if error == 0:
-        return {**found, "low": found["difference"], "high": found["difference"], "p": float(found["difference"] == 0)}
-    reach = error * float(student.ppf(0.975, n - 1))
-    p = 2 * float(student.sf(abs(found["difference"]) / error, n - 1))
-    return {**found, "low": found["difference"] - reach, "high": found["difference"] + reach, "p": p}
+    mean = float(values.mean())
+    return {"difference": mean, "n_folds": len(values), **error_over_splits(values, test_share).judged(mean)}
 
 
 def paired_wilcoxon(values: Float[np.ndarray, " split"]) -> float:

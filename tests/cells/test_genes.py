@@ -238,3 +238,10 @@ def test_a_name_to_leave_out_that_is_no_gene_s_is_an_error():
         choose_panel(adata, match, exclude=["CD8B", "CD8a"])
     with pytest.raises(GeneMatchError, match="'ENSG00000153563'.* 2 of the genes to leave out .*ids are no symbols"):
         choose_panel(adata, match, exclude=["ENSG00000153563", "MS4A1", "CD8A"])
+
+
+@pytest.mark.parametrize("name", ["NA", "NaN", "nan", "<NA>", "None", ""])
+def test_a_missing_symbol_is_no_gene(name):
+    match = find_genes([name, "CD4", name], ["XK", "CD4"])
+    assert match.genes == ("CD4",) and match.place.tolist() == [-1, 0, -1] and not match.renamed
+    assert match.why == {"unknown": (name, name)}

@@ -101,6 +101,34 @@ def test_a_cell_of_another_scale_that_no_sample_saw_is_refused_by_name(kind, say
         corrected.totals(sp.csr_matrix(KNOWN["log1p(CPM)"][:1].astype(np.float32)), NAMES)
 
 
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("log1p(CP10k)", "log1p at median depth"),
+        ("log1p(CP10k)", "log10(CP10k + 1)"),
+        ("log2(CP10k + 1)", "log1p(CP10k)"),
+        ("square roots of CP10k", "log1p(CP10k)"),
+        ("CP10k", "averages"),
+    ],
+)
+def test_a_few_cells_of_a_lower_scale_are_refused_by_name(kind, other):
+    joined = KNOWN[kind].copy()
+    joined[40:42] = KNOWN[other][40:42] if other in KNOWN else (EXPECTED[40:42] + EXPECTED[50:52]) / 2
+    with pytest.raises(
+        CellsError, match=r"2 of 120 cells \(c40, c41\) add up to less than the total of 10,000 .*--values"
+    ):
+        brought(joined)
+
+
+def test_genes_filtered_after_normalising_and_counts_among_cp10k_are_read():
+    few = np.argsort(-COUNTS.sum(0))[-300:]
+    scale, found = brought(np.delete(EXPECTED, few, axis=1))
+    assert scale.target == TARGET and np.array_equal(found, np.delete(EXPECTED, few, axis=1).astype(np.float32))
+    joined = KNOWN["CP10k"].copy()
+    joined[:3] = COUNTS[:3]
+    np.testing.assert_allclose(brought(joined)[1], EXPECTED, rtol=1e-4)
+
+
 def test_few_genes_need_the_depth_or_a_word():
     few = np.argsort(-COUNTS.sum(0))[:700]
     with pytest.raises(CellsError, match=r"counts .* on 700 genes.*--depth.*--values.*counts: nothing but these"):
@@ -114,10 +142,17 @@ def test_few_genes_need_the_depth_or_a_word():
     np.testing.assert_allclose(brought(COUNTS[:, few], depth=TOTAL.ravel())[1], EXPECTED[:, few], rtol=1e-4)
     # Cut first and normalised then: the depth does not fit, which is seen.
     cut = COUNTS[:, few] / COUNTS[:, few].sum(1, keepdims=True)
-    with pytest.raises(CellsError, match="on 700 genes"):
-        find_scale(
-            np.log1p(cut * 1e4), NAMES, depth=TOTAL.ravel() * np.random.default_rng(0).uniform(0.3, 3, len(TOTAL))
-        )
+    for depth in (TOTAL.ravel(), TOTAL.ravel() * np.random.default_rng(0).uniform(0.3, 3, len(TOTAL))):
+        with pytest.raises(CellsError, match="on 700 genes and do not fit the column of depths.*--layer"):
+            find_scale(np.log1p(cut * 1e4), NAMES, depth=depth)
+
+
+def test_a_depth_that_is_named_counts_on_many_genes_too():
+    most = np.sort(np.argsort(-COUNTS.sum(0))[20 : FEW_GENES + 20])
+    for kind in ("counts", "log1p(CPM)"):
+        scale, found = brought(KNOWN[kind][:, most], depth=TOTAL.ravel())
+        np.testing.assert_allclose(found, EXPECTED[:, most], rtol=1e-3, err_msg=kind)
+        assert "the column of depths" in scale.said
 
 
 @pytest.mark.parametrize(

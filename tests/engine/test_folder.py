@@ -17,7 +17,7 @@ from workbench.engine.folder import LAYOUT, MARKER, OURS, RESOLVED, check_folder
 from workbench.engine.recipe import Recipe, execute
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Stage
-from workbench.errors import ArtifactError, OutputError
+from workbench.errors import OutputError
 from workbench.files import hash_file, read_json, write_json
 from workbench.settings import CommandConfig
 
@@ -155,7 +155,7 @@ def test_a_file_of_the_users_by_the_name_of_the_marker_is_refused(tmp_path, conf
 
 def test_a_marker_that_was_cut_is_said(tmp_path, config):
     (tmp_path / MARKER).write_text('{"layout": ')
-    with pytest.raises(ArtifactError, match=f"{MARKER}' cannot be read as JSON"):
+    with pytest.raises(OutputError, match=f"holds a {MARKER} that the workbench did not make, or that was cut"):
         execute(RECIPE, config, tmp_path)
     assert WORK == []
 

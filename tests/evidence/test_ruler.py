@@ -247,6 +247,10 @@ def test_labels_are_compared_without_case_and_punctuation(ruler):
         ("CD14+ CD16- monocyte", None),
         ("CD19-_B", None),
         ("monocyte (CD16-)", None),
+        ("CD4(-) T cell", None),
+        ("CD16 [-] monocyte", None),
+        ("CD8 (\u2212)T cell", None),
+        ("CD8(+) T cell", "CD8"),
         ("CD4\u2212 T cell", None),  # the minus sign of Unicode
         ("CD16\u2212monocyte", None),
         ("CD4\u207b T cell", None),  # superscript

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import friedmanchisquare, wilcoxon
+from scipy.stats import friedmanchisquare, ttest_1samp, wilcoxon
 
 from workbench.evidence.statistics import (
     cautions,
@@ -16,6 +16,7 @@ from workbench.evidence.statistics import (
     ranks,
     summarise,
     tally,
+    wilcoxon_level,
 )
 
 DONORS = ("a", "b", "c", "d", "e", "f")
@@ -56,30 +57,29 @@ def test_a_planted_difference_is_found_with_scipys_p():
     rng = np.random.default_rng(0)
     ours, other = 0.8 + rng.normal(0, 0.02, 12), 0.7 + rng.normal(0, 0.02, 12)
     scores, splits = campaign({"ours": ours, "other": other})
-    row = one(compare(scores, splits, "ours", 0), method="other")
+    row = one(compare(scores, splits, "ours"), method="other")
     assert row["difference"] == pytest.approx((ours - other).mean()) and row["outcome"] == "win"
-    assert row["p"] == row["q"] == wilcoxon(ours - other).pvalue
-    assert row["low"] < row["difference"] < row["high"] and row["interval"] == "bootstrap over 6 donors"
-    assert row["effect"] == 1 and row["n_disjoint"] == 3
-    assert row["difference_disjoint"] == pytest.approx((ours - other)[:3].mean())
+    assert row["p_wilcoxon"] == wilcoxon(ours - other).pvalue and 0 < row["p"] == row["q"] < 0.01
+    assert row["low"] < row["difference"] < row["high"] and row["test"] == "mixed model over 6 donors"
+    assert row["effect"] == 1 and 0 < row["detectable"] < row["difference"]
 
 
 def test_lower_is_better_turns_the_sign():
     scores, splits = campaign({"ours": np.full(8, 0.2) + np.arange(8) / 100, "other": np.full(8, 0.1)}, better="lower")
-    row = one(compare(scores, splits, "ours", 0), method="other")
+    row = one(compare(scores, splits, "ours"), method="other")
     assert row["difference"] < 0 and row["outcome"] == "loss" and row["effect"] == -1
 
 
 def test_only_splits_with_both_count():
     ours = np.array([0.5, np.nan, 0.7, 0.6, 0.5, 0.6])
     scores, splits = campaign({"ours": ours, "other": np.full(6, 0.5)})
-    row = one(compare(scores, splits, "ours", 0), method="other")
+    row = one(compare(scores, splits, "ours"), method="other")
     assert row["n_splits"] == 5 and row["difference"] == pytest.approx(np.nanmean(ours) - 0.5)
 
 
 def test_a_method_that_was_not_run_is_undefined_and_never_a_half():
     scores, splits = campaign({"ours": np.full(6, 0.5), "other": np.full(6, np.nan)})
-    table = compare(scores, splits, "ours", 0)
+    table = compare(scores, splits, "ours")
     row = one(table, method="other")
     assert row["outcome"] == "undefined" and row["n_splits"] == 0 and np.isnan(row["difference"])
     assert one(tally(table), method="other")["undefined"] == 1
@@ -92,44 +92,44 @@ def test_without_donors_the_interval_is_corrected_for_shared_cells():
     rng = np.random.default_rng(0)
     d = rng.normal(0.05, 0.05, 10)
     scores, splits = campaign({"ours": d, "other": np.zeros(10)}, donors=())
-    row = one(compare(scores, splits, "ours", 0), method="other")
+    row = one(compare(scores, splits, "ours"), method="other")
     from scipy.stats import t
 
     reach = t.ppf(0.975, 9) * np.sqrt(d.var(ddof=1) * (1 / 10 + 0.25 / 0.75))
-    assert row["interval"] == "over splits, corrected"
+    assert row["test"] == "over splits, corrected"
     assert (row["low"], row["high"]) == (pytest.approx(d.mean() - reach), pytest.approx(d.mean() + reach))
 
 
 def test_the_order_of_rows_changes_nothing():
     rng = np.random.default_rng(0)
     scores, splits = campaign({"ours": rng.random(9), "b": rng.random(9), "c": rng.random(9)})
-    first = compare(scores, splits, "ours", 0).set_index("method")
-    mixed = compare(scores.sample(frac=1, random_state=1), splits.sample(frac=1, random_state=2), "ours", 0)
+    first = compare(scores, splits, "ours").set_index("method")
+    mixed = compare(scores.sample(frac=1, random_state=1), splits.sample(frac=1, random_state=2), "ours")
     pd.testing.assert_frame_equal(first, mixed.set_index("method").loc[first.index])
 
 
 def test_the_interval_is_that_of_donors_around_the_difference_over_splits():
     scores, splits = campaign({"ours": np.full(12, 0.7), "other": np.full(12, 0.6)})
-    # Every donor's own difference is 0.3: there is nothing to draw, and the interval has no width.
+    # Every donor's own difference is 0.3: nothing varies, and the interval has no width.
     alone = (scores["scope"] != "all") & (scores["method"] == "ours")
-    row = one(compare(scores.assign(value=scores["value"].mask(alone, 0.9)), splits, "ours", 0), method="other")
+    row = one(compare(scores.assign(value=scores["value"].mask(alone, 0.9)), splits, "ours"), method="other")
     assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.1, 0.1, 0.1))
     # A donor without both classes is in no draw.
     scores.loc[scores["scope"] == "c", "value"] = np.nan
-    row = one(compare(scores, splits, "ours", 0), method="other")
-    assert row["interval"] == "bootstrap over 5 donors" and row["n_splits"] == 12
+    row = one(compare(scores, splits, "ours"), method="other")
+    assert row["test"] == "mixed model over 5 donors" and row["n_splits"] == 12
 
 
-def test_three_donors_are_too_few_to_draw_from():
+def test_three_donors_are_too_few_for_a_model_of_donors():
     rng = np.random.default_rng(1)
     scores, splits = campaign({"ours": rng.random(6), "other": rng.random(6)}, donors=("a", "b", "c"))
-    assert one(compare(scores, splits, "ours", 0), method="other")["interval"] == "over splits, corrected"
+    assert one(compare(scores, splits, "ours"), method="other")["test"] == "over splits, corrected"
 
 
 def test_two_splits_have_a_difference_but_neither_p_nor_interval():
     scores, splits = campaign({"ours": np.array([0.8, 0.9]), "other": np.array([0.1, 0.1])}, donors=())
-    row = one(compare(scores, splits, "ours", 0), method="other")
-    assert row["difference"] == pytest.approx(0.75) and row["interval"] == "none" and row["outcome"] == "tie"
+    row = one(compare(scores, splits, "ours"), method="other")
+    assert row["difference"] == pytest.approx(0.75) and row["test"] == "none" and row["outcome"] == "tie"
     assert np.isnan([row["p"], row["q"], row["low"], row["high"]]).all()
 
 
@@ -138,7 +138,7 @@ def test_kinds_and_data_are_judged_apart():
     second = campaign({"ours": np.full(6, 0.1), "b": np.full(6, 0.5) + np.arange(6) / 100}, kind="transfer")[0]
     second["split"] = "to " + second["split"]
     more = splits.assign(split="to " + splits["split"], kind="transfer")
-    table = compare(pd.concat([first, second]), pd.concat([splits, more]), "ours", 0)
+    table = compare(pd.concat([first, second]), pd.concat([splits, more]), "ours")
     assert dict(zip(table["kind"], table["outcome"], strict=True)) == {"donor holdout": "win", "transfer": "loss"}
     assert tally(table)[["wins", "losses"]].to_numpy().tolist() == [[1, 0], [0, 1]]
 
@@ -146,7 +146,7 @@ def test_kinds_and_data_are_judged_apart():
 def test_q_is_over_the_metrics_of_a_method():
     rng = np.random.default_rng(3)
     parts = [campaign({"ours": rng.normal(0.02 * i, 0.05, 9), "b": np.zeros(9)}, endpoint=f"e{i}") for i in range(4)]
-    table = compare(pd.concat([scores for scores, _ in parts]), parts[0][1], "ours", 0)
+    table = compare(pd.concat([scores for scores, _ in parts]), parts[0][1], "ours")
     p = np.sort(table["p"].to_numpy())
     expected = np.minimum.accumulate((p * 4 / np.arange(1, 5))[::-1])[::-1]
     assert np.sort(table["q"].to_numpy()) == pytest.approx(expected)
@@ -156,12 +156,12 @@ def test_the_bootstrap_covers_a_planted_difference():
     rng = np.random.default_rng(0)
     hits = 0
     donors = tuple(f"d{i}" for i in range(12))
-    for trial in range(60):
+    for _ in range(60):
         # A difference of 0.1 with donors that differ; each split tests one donor.
         d = 0.1 + rng.normal(0, 0.1, 12)
         rows, splits = campaign({"ours": d, "b": np.zeros(12)}, donors=donors)
         rows = rows[(rows["scope"] == "all") | (rows["scope"] == ("d" + rows["split"].str[1:]))]
-        row = one(compare(rows, splits, "ours", trial), method="b")
+        row = one(compare(rows, splits, "ours"), method="b")
         hits += row["low"] <= 0.1 <= row["high"]
     # 95 % are wanted; a percentile bootstrap of twelve is known to be somewhat narrow.
     assert 50 <= hits <= 60
@@ -206,26 +206,15 @@ def test_ranks_are_friedmans():
     assert one(ranks(worst), method="b")["mean_rank"] == 1
 
 
-def test_cautions_name_what_is_shared_and_what_cannot_be_reached():
+def test_cautions_name_what_is_shared_and_what_would_have_been_found():
     scores, splits = campaign({"ours": np.array([0.5, np.nan, 0.5, 0.6]), "b": np.zeros(4)})
-    said = " ".join(cautions(scores, splits, compare(scores, splits, "ours", 0)))
-    assert "4 splits share test and training cells" in said and "3 of them share no test cell" in said
-    assert "cannot reach p <= 0.05" in said and "Undefined in some splits" in said and "stage" in said
-
-
-def test_few_splits_need_several_metrics_at_once_and_the_caution_says_how_many():
-    values = {"ours": np.arange(6) / 100 + 0.6, "b": np.full(6, 0.5)}
-    parts = [campaign(values, endpoint=f"e{i}")[0] for i in range(10)]
-    splits = campaign(values)[1]
-    every = pd.concat(parts)
-    said = " ".join(cautions(every, splits, compare(every, splits, "ours", 0)))
-    assert "p = 0.031 at best" in said and "at least 7 of the 10 endpoint metrics at once" in said
-    # Seven are enough, and six are not.
-    for enough in (6, 7):
-        flat = [part.assign(value=0.5) for part in parts[enough:]]
-        table = compare(pd.concat([*parts[:enough], *flat]), splits, "ours", 0)
-        assert (table["outcome"] == "win").sum() == (enough if enough == 7 else 0)
-    assert "at once" not in " ".join(cautions(parts[0], splits, compare(parts[0], splits, "ours", 0)))
+    table = compare(scores, splits, "ours")
+    said = " ".join(cautions(scores, splits, table))
+    # Four splits cannot reach 0.05 in a signed-rank test.
+    assert "the 4 splits share cells; Wilcoxon over them (p_wilcoxon) calls 0% of true nulls" in said
+    assert "a tie is no evidence of no difference. What would have been found" in said
+    assert f"stage macro-F1 {table['detectable'].iloc[0]:.2g}" in said
+    assert "Undefined in some splits" in said and "stage" in said
 
 
 def test_cautions_are_of_the_splits_of_each_dataset():
@@ -234,25 +223,59 @@ def test_cautions_are_of_the_splits_of_each_dataset():
     data = {f"s{i}": f"other {i}" for i in range(6)}
     scores = scores.assign(kind="transfer", data=scores["split"].map(data))
     splits = splits.assign(kind="transfer", data=splits["split"].map(data), disjoint=True, test_share=np.nan)
-    said = cautions(scores, splits, compare(scores, splits, "ours", 0))
-    # Of two donors in one split nothing can be drawn, so there is nothing to be pointed at either.
-    assert sum("Transfer, other" in one and one.endswith("every outcome is a tie.") for one in said) == 6
-    assert sum("intervals are not given, which takes 4 donors or 3 splits" in one for one in said) == 6
+    said = cautions(scores, splits, compare(scores, splits, "ours"))
+    wanted = "intervals and p are not given, which takes 4 donors or 3 splits, so that they are ties."
+    assert [one for one in said if one.startswith("Transfer, other")] == [
+        f"Transfer, other {i}: {wanted}" for i in range(6)
+    ]
 
 
-def test_cautions_say_of_each_metric_what_its_interval_is():
+def test_cautions_say_of_each_metric_by_what_it_is_judged():
     values = {"ours": np.arange(6) / 100 + 0.6, "b": np.full(6, 0.5)}
     scores, splits = campaign(values)
     whole = campaign(values, endpoint="clusters", metric="ARI")[0].query("scope == 'all'")
     every = pd.concat([scores, whole])
-    said = cautions(every, splits, compare(every, splits, "ours", 0))
+    said = cautions(every, splits, compare(every, splits, "ours"))
     assert (
-        "Donor holdout, cells: intervals are a bootstrap over at most 6 donors, those with both classes of an endpoint; for clusters "
-        "ARI they are over splits, corrected for shared cells."
+        "Donor holdout, cells: intervals and p are a mixed model over at most 6 donors, those with both classes of an endpoint; for clusters "
+        "ARI they are over splits, corrected for shared cells (Nadeau and Bengio)."
     ) in said
     few, splits = campaign(values, donors=("a", "b", "c"))
-    said = cautions(few, splits, compare(few, splits, "ours", 0))
-    assert "Donor holdout, cells: intervals are over splits, corrected for shared cells." in said
-    # Of what nobody was asked, no interval is spoken of.
+    said = cautions(few, splits, compare(few, splits, "ours"))
+    assert (
+        "Donor holdout, cells: intervals and p are over splits, corrected for shared cells (Nadeau and Bengio)." in said
+    )
+    # Of what nobody was asked, no test is spoken of.
     nothing = scores.assign(value=np.nan, status="not run: not there")
-    assert "intervals are" not in " ".join(cautions(nothing, splits, compare(nothing, splits, "ours", 0)))
+    assert "intervals and p are" not in " ".join(cautions(nothing, splits, compare(nothing, splits, "ours")))
+
+
+def test_a_transfer_is_judged_over_the_donors_of_its_one_split():
+    rng = np.random.default_rng(4)
+    each = rng.normal(0.1, 0.05, 6)
+    rows = [("all", each.mean()), *zip(DONORS, each, strict=True)]
+    fixed = {
+        "split": "to x",
+        "kind": "transfer",
+        "data": "x",
+        "endpoint": "stage",
+        "metric": "F1",
+        "better": "higher",
+        "status": "ok",
+    }
+    table = [
+        {"method": name, "scope": scope, "value": own * (name == "ours"), **fixed}
+        for name in ("ours", "b")
+        for scope, own in rows
+    ]
+    splits = pd.DataFrame([{"split": "to x", "kind": "transfer", "data": "x", "disjoint": True, "test_share": np.nan}])
+    row = one(compare(pd.DataFrame(table), splits, "ours"), method="b")
+    assert row["test"] == "mixed model over 6 donors" and row["p"] == pytest.approx(ttest_1samp(each, 0).pvalue)
+
+
+def test_the_level_of_wilcoxon_is_simulated_on_the_very_splits():
+    apart = pd.DataFrame(np.eye(12, dtype=bool))
+    assert abs(wilcoxon_level(apart) - 0.05) < 0.02, "splits of one donor each are independent"
+    rng = np.random.default_rng(0)
+    shared = pd.DataFrame([np.isin(range(8), rng.permutation(8)[:2]) for _ in range(20)])
+    assert 0.3 < wilcoxon_level(shared) < 0.6

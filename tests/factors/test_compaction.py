@@ -9,6 +9,7 @@ from scipy.stats import wilcoxon
 
 from workbench.factors.compaction import FOLDED, REFERENCE, SINGLE, judge, summarise, variants
 from workbench.operators.readout import Endpoint
+from workbench.stats import corrected_difference
 
 GENES = tuple(f"G{i}" for i in range(40))
 
@@ -95,9 +96,13 @@ def test_losses_are_paired_and_adjusted():
         "variant"
     )
     assert table.loc["worse", "difference"] == pytest.approx((worse - reference).mean())
-    assert table.loc["worse", "p"] == pytest.approx(wilcoxon(worse - reference).pvalue)
+    assert table.loc["worse", "p_wilcoxon"] == pytest.approx(wilcoxon(worse - reference).pvalue)
+    assert table.loc["worse", "p"] == pytest.approx(corrected_difference(worse - reference, 0.25)["p"])
     assert table["lost"].to_dict() == {REFERENCE: False, "worse": True, "same": False, "equal": False}
-    assert table.loc["equal", "p"] == 1 and table.loc["equal", "low"] == table.loc["equal", "high"] == 0
+    assert (
+        table.loc["equal", "p"] == table.loc["equal", "p_wilcoxon"] == 1
+        and table.loc["equal", "low"] == table.loc["equal", "high"] == 0
+    )
     assert table.loc["worse", "q"] == pytest.approx(3 * table.loc["worse", "p"])
     assert table.loc["worse", "low"] < table.loc["worse", "difference"] < table.loc["worse", "high"] < 0
     assert np.isnan(table.loc[REFERENCE, "p"]) and (table["n_splits"] == 20).all()

@@ -370,7 +370,7 @@ def benchmark(n_methods=5, n_judged=12, n_splits=10, seed=9):
         tables["costs"]["fit_seconds"].isna(), "not run: its package is not installed", "ok"
     )
     tables["summary"] = statistics.summarise(tables["scores"], tables["methods"])
-    tables["comparisons"] = statistics.compare(tables["scores"], tables["splits"], "anchor head", 0)
+    tables["comparisons"] = statistics.compare(tables["scores"], tables["splits"], "anchor head")
     tables["tally"] = statistics.tally(tables["comparisons"])
     tables["ranks"] = statistics.ranks(tables["scores"])
     return tables

@@ -118,11 +118,11 @@ def test_differences_are_filled_where_they_are_sure(tables):
             assert axis.range[0] < 0 < axis.range[1] and axis.title.text == "ours better →"
     said = text_of(figure)
     assert f"Of {len(drawn)}: {(drawn['outcome'] == 'win').sum()} better" in said and NOT_RUN in said
-    assert "splits without a common test cell" in next(iter(found.values()))[1]
+    assert "would have been found in four of five" in next(iter(found.values()))[1]
 
 
 def test_a_method_of_which_intervals_are_missing_is_drawn_without(tables):
-    table = tables["comparisons"].assign(low=np.nan, high=np.nan, interval="none", q=np.nan, outcome="tie")
+    table = tables["comparisons"].assign(low=np.nan, high=np.nan, test="none", q=np.nan, outcome="tie")
     figure = benchmark_differences(table)
     assert len(points(figure)) == table["difference"].notna().sum() and "95 %, none" in text_of(figure)
 

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from cells.test_scale import made_counts
 from helpers import genes, tiny_cells
 
-from workbench.cells.datasets import CellMapping
+from workbench.cells.datasets import CellMapping, load
 from workbench.cli import main
 from workbench.errors import ArtifactError, CellsError, GeneMatchError, OutputError
 from workbench.operators import apply
@@ -195,6 +195,30 @@ def test_every_scale_that_can_be_known_gives_the_same_labels(folder, tmp_path):
         apply_file(folder, tmp_path / "bare.h5ad", progress=False)
 
 
+@pytest.mark.parametrize("form", ["log2, by columns", "entries twice", "a layer", "one gene in two columns"])
+def test_a_file_and_memory_and_the_disk_give_the_same(folder, tmp_path, form):
+    counts = made_counts(30).astype(np.float32)
+    matrix, names, layer = sp.csr_matrix(counts), genes(counts.shape[1]), "X"
+    expected = make().transform(load(ad.AnnData(matrix, var=pd.DataFrame(index=names))))
+    if form == "log2, by columns":
+        matrix = sp.csc_matrix(np.log2(counts / counts.sum(1, keepdims=True) * 3e4 + 1))
+    elif form == "entries twice":
+        twice = np.repeat(matrix.data / 2, 2), np.repeat(matrix.indices, 2), matrix.indptr * 2
+        matrix = sp.csr_matrix(twice, matrix.shape)
+    elif form == "one gene in two columns":
+        matrix = sp.csr_matrix(np.c_[counts, counts[:, 5] // 2])
+        names, half = [*names, names[5]], matrix[:, -1].toarray().ravel()
+        matrix = sp.csr_matrix(np.c_[counts - np.eye(counts.shape[1])[5] * half[:, None], half].astype(np.float32))
+    cells = ad.AnnData(matrix, var=pd.DataFrame(index=names))
+    if form == "a layer":
+        cells.layers["counts"], cells.X, layer = matrix, sp.csr_matrix(matrix.shape, dtype=np.float32), "counts"
+    cells.write_h5ad(tmp_path / "x.h5ad")
+    done = apply_file(folder, tmp_path / "x.h5ad", mapping=CellMapping(layer), progress=False)
+    read = [load(tmp_path / "x.h5ad", layer=layer, backed=backed) for backed in (False, True)]
+    for found in (ad.read_h5ad(done.out).obsm[LATENT], *map(make().transform, (*read, load(cells, layer=layer)))):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_cells_without_any_of_the_genes_have_no_label_and_the_rest_goes_on(folder, cells, capsys):
     given = ad.read_h5ad(cells)
     counts = given.X.toarray()
@@ -250,6 +274,12 @@ def test_text_of_pandas_3_is_written_again(folder, cells):
 def test_the_coverage_is_a_share(folder, cells, share):
     with pytest.raises(CellsError, match="The smallest coverage is"):
         apply_file(folder, cells, min_coverage=share, progress=False)
+
+
+@pytest.mark.parametrize("flag", ["--layer", "--values", "--depth", "--gene-column"])
+def test_an_empty_answer_is_none(folder, cells, capsys, flag):
+    assert main(["apply", str(folder), str(cells), flag, ""]) == 2
+    assert "''" in capsys.readouterr().err and not cells.with_name("cells.workbench.h5ad").exists()
 
 
 def test_no_torch_is_needed(folder, cells, tmp_path):

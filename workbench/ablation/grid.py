@@ -47,7 +47,9 @@ def make_grid(model: CellModel, settings: SweepConfig, seed: int) -> list[Ablati
         raise EvaluationError("The grid is empty; switch on `heads` or `layers`, or name `sites`.")
     twice = [name for name, n in Counter(one.key for one in grid).items() if n > 1]
     if twice:
-        raise EvaluationError(f"The grid names '{twice[0]}' twice; leave it out of `sites`.")
+        raise EvaluationError(
+            f"The grid names '{twice[0]}' twice; name each of `how` and `sites` once, and no head in `sites` that `heads` brings."
+        )
     for one in grid:
         one.check(config, model.vocabulary)
     return grid

@@ -169,7 +169,7 @@ def cells_of(tables: Tables, mapping: CellMapping, title: str, source: str = "")
         "columns": [standard for standard in STANDARD if standard in obs],
         "batches": sorted(set(obs.get("batch", ()))),
         "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
-        "values": mapping.values or said.get("values"),
+        "values": said.get("values") if mapping.values is None else mapping.values,
         "depth": depth is not None,
     }
     return adata

@@ -24,6 +24,8 @@ _GENOME = re.compile(r"^(GRCh3[78]|hg19|hg38)_+")
 _MOUSE = re.compile(r"^[A-Z][a-z0-9]*[a-z][a-z0-9-]*$")
 # Names that assemblies gave to clones, and Ensembl no longer gives.
 _CLONE = re.compile(r"^(RP\d+|CT[ABCD]|XX[a-z]*|KB|LL\w*)-\S+\.\d+$|^[A-Z]{2}\d{6}\.\d+$")
+# What tables write for a gene without a symbol; HGNC knows NA as a previous symbol of XK.
+_NO_NAME = {"", "na", "nan", "<na>", "n/a", "none", "null"}
 _SUFFIX = re.compile(r"^(.+?)[-.](\d{1,2})$")
 
 
@@ -286,7 +288,8 @@ def find_genes(names: Any, known: Iterable[str], ids: Sequence[str] | np.ndarray
     for i, name in enumerate(names):
         if found[i] is not None or i in recased or i in by_id or name in ambiguous:
             continue
-        options = [new for new in [successor.get(name), *before.get(name, [])] if new in known]
+        nameless = name.lower() in _NO_NAME
+        options = [new for new in [successor.get(name), *before.get(name, [])] if new in known and not nameless]
         if i not in foreign and len(options) == 1 and options[0] not in measured:
             twice.setdefault(options[0], []).append(i)
             continue

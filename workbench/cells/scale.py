@@ -33,6 +33,8 @@ from workbench.errors import CellsError
 TARGET = 1e4
 # Fewer genes than any assay of the whole transcriptome measures, more than people keep as highly variable ones.
 FEW_GENES = 6000
+# Genes that were filtered out after normalising take less than this share of a cell's total.
+LOST = 0.1
 SCALES = "counts, cp10k, cpm, cp:TOTAL, log1p:TOTAL, log2:TOTAL, log10:TOTAL or sqrt:TOTAL"
 
 
@@ -52,6 +54,8 @@ class Scale:
         Whether totals are those of a column of the cells.
     said
         What was found and what is done about it, in one sentence.
+    shared
+        Total that nearly all cells were found to share before the transform; None where none was looked for.
     """
 
     transform: str
@@ -59,6 +63,7 @@ class Scale:
     counts: bool
     by_depth: bool
     said: str
+    shared: float | None = None
 
     @property
     def key(self) -> list[Any]:
@@ -97,6 +102,11 @@ class Scale:
         if not wrong.any() and self.target is not None:
             wrong = (sums > self.target * (1 + 2 * TOLERANCE)) | ((n > 0) & ~np.isfinite(sums))
             why = f"add up to more than the total of {self.target:,.0f} once '{self.transform}' is undone"
+        if not wrong.any() and self.shared is not None:
+            wrong = (n > 0) & (sums < (1 - LOST) * self.shared)
+            if self.transform == "linear":  # counts among normalised cells are brought to their sums all the same
+                wrong &= found != "linear"
+            why = f"add up to less than the total of {self.shared:,.0f} that the others share"
         if not wrong.any() and depth is not None:
             wrong, why = sums > depth * (1 + 2 * TOLERANCE), "hold more counts than the column of depths says"
         if wrong.any():
@@ -178,13 +188,17 @@ def find_scale(
         }[report.kind]
         raise CellsError(f"{told}; {what}.")
     counted = report.kind in (COUNTS, DECIMALS)
-    if depth is not None and few:
-        if counted:
-            return Scale("linear", None, report.kind == COUNTS, True, f"{report}, normalised by the column of depths")
+    if depth is not None and counted:
+        return Scale("linear", None, report.kind == COUNTS, True, f"{report}, normalised by the column of depths")
+    if depth is not None and (few or report.total is None):
         if (total := _total_by_depth(block, transform, depth[rows])) is not None:
             return Scale(
                 transform, total, False, False, f"{report}{_done(transform, total)}, as the column of depths shows"
             )
+        raise CellsError(
+            f"{told} on {matrix.shape[1]:,} genes and do not fit the column of depths, as if they were normalised after genes were "
+            f"cut out. Name where the counts lie by --layer (data.layer), or {answer}."
+        )
     if few:
         raise CellsError(
             f"{told} on {matrix.shape[1]:,} genes, which does not show what a cell adds up to over the whole transcriptome. Name "
@@ -197,7 +211,7 @@ def find_scale(
         )
     total = report.total if transform != "linear" else None
     total = TARGET if total is not None and abs(total / TARGET - 1) < TOLERANCE else total
-    return Scale(transform, total, report.kind == COUNTS, False, f"{report}{_done(transform, total)}")
+    return Scale(transform, total, report.kind == COUNTS, False, f"{report}{_done(transform, total)}", report.total)
 
 
 def parse_values(values: str) -> tuple[str, float | None]:

@@ -16,7 +16,7 @@ import psutil
 from filelock import LeaseCompromise, LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from workbench import __version__
-from workbench.errors import OutputError
+from workbench.errors import ArtifactError, OutputError
 from workbench.files import read_json, remove_parts, write_json
 
 MARKER, LAYOUT = "workbench.json", 2
@@ -176,9 +176,12 @@ def check_layout(out: Path) -> None:
 
 
 def _marker(out: Path) -> dict[str, Any]:
-    found = read_json(out / MARKER)
+    try:
+        found = read_json(out / MARKER)
+    except ArtifactError:  # cut, or of the user's
+        found = None
     if not isinstance(found, dict) or "layout" not in found:
         raise OutputError(
-            f"'{out}' holds a {MARKER} that the workbench did not make; choose another folder with --out."
+            f"'{out}' holds a {MARKER} that the workbench did not make, or that was cut; choose another folder with --out."
         )
     return found

@@ -19,7 +19,7 @@ from workbench.engine.folder import RESOLVED, check_folder, claim, hold
 from workbench.engine.provenance import describe_model, manifest, pairs
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results, Stage, StageRunner, run_all
-from workbench.engine.sweep import Backend
+from workbench.engine.sweep import Backend, check_backend
 from workbench.figures.requests import Request
 from workbench.files import write_json, write_text
 from workbench.models.devices import describe_device
@@ -101,12 +101,13 @@ def execute(
     Raises
     ------
     ConfigError
-        If the device is not there.
+        If the device is not there, or the backend cannot be used.
     OutputError
         If the folder cannot be written, is of an older layout or another command, holds files of other origin, or another
         process works in it.
     """
     check_folder(out, recipe.name, recipe.files)
+    check_backend(backend or Backend())
     with ExitStack() as stack:
         # What is refused leaves no folder behind, so a new one is made, and held, after the stages are known.
         if known := out.is_dir():

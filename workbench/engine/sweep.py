@@ -121,6 +121,24 @@ def run_sweep(
     return read_sweep(folder, identity, tasks)
 
 
+def check_backend(backend: Backend) -> None:
+    """Refuse a backend that cannot be used, before any work.
+
+    Parameters
+    ----------
+    backend
+        Who would do the tasks; a scheduler of Dask is asked whether it answers.
+
+    Raises
+    ------
+    ConfigError
+        If Dask is asked for and is not installed, or no scheduler answers.
+    """
+    if backend.name == "dask":
+        with _joblib(backend):
+            pass
+
+
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make a sweep's folder, or make sure that it is this sweep's.
 

@@ -30,6 +30,7 @@ Edge = tuple[int, int, float]  # parent, child, length
 
 _GREEK = str.maketrans({"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta"})
 _DROPPED = re.compile("((?<=[a-z0-9])(?:[-\u2010-\u2015](?![a-z0-9])|\u2212))|[^a-z0-9+]")
+_BRACKETS = re.compile("\\s*[([]\\s*([-+\u2010-\u2015\u2212])\\s*[])]")
 _ONTOLOGY_ID = re.compile(r"[A-Za-z]+[:_][0-9]+")
 _STAGE_KEYS = ("from", "branch", "source", "ontology", "labels")
 _MORE_KEYS = ("endpoints", "lineages", "colors")
@@ -150,7 +151,7 @@ class Ruler:
 def normalise_label(label: str) -> str:
     """Label without case, accents, punctuation, white space and the s of a plural; plus and minus signs count.
 
-    A hyphen behind a marker is a minus (``CD4- T``, ``CD4-/CD8-``), but not before a letter or digit (``CD8-T``, ``B-cell``).
+    A hyphen behind a marker is a minus (``CD4- T``, ``CD4-/CD8-``, ``CD4(-) T``), but not before a letter or digit (``CD8-T``, ``B-cell``).
 
     Parameters
     ----------
@@ -158,6 +159,7 @@ def normalise_label(label: str) -> str:
         Any text. Of the address of an ontology term the id is left.
     """
     plain = unicodedata.normalize("NFKD", label.strip()).lower().translate(_GREEK)
+    plain = _BRACKETS.sub(r"\1 ", plain)
     singular = re.sub(r"^https?://.*/(?=[a-z]+_[0-9]+$)|(?<=[a-z]{2})s(?![a-z0-9])", "", plain)
     return _DROPPED.sub(lambda found: "-" if found[1] else "", singular)
 

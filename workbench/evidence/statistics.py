@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
+from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from workbench.evidence.endpoints import ALL, LOWER
+from workbench.evidence.paired import FEWEST_DONORS, error_over_donors
 from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg, corrected_difference, paired_wilcoxon
+from workbench.stats import Error, benjamini_hochberg, error_over_splits, paired_wilcoxon
 
 ALPHA = 0.05
 WIN, TIE, LOSS, UNDEFINED = "win", "tie", "loss", "undefined"
 _WHERE = ["kind", "data"]
 _WHAT = ["endpoint", "metric", "better"]
-_DRAWS, _FEWEST_DONORS, _FEWEST_CORRECTED = 2000, 4, 3
-OVER_SPLITS, NO_INTERVAL = "over splits, corrected", "none"
-# Six pairs are the fewest with which a two-sided signed-rank test can come to 0.05: 2 / 2^6 = 0.031.
-FEWEST_SPLITS = 6
+_FEWEST_SPLITS, _SIMULATED = 3, 2000
+MIXED, OVER_SPLITS, NO_TEST = "mixed model", "over splits, corrected", "none"
 
 
 def summarise(scores: pd.DataFrame, methods: pd.DataFrame) -> pd.DataFrame:
@@ -49,62 +47,61 @@ def summarise(scores: pd.DataFrame, methods: pd.DataFrame) -> pd.DataFrame:
     return table[["method", "group", *_WHERE, *_WHAT, "value", "sd", "n_splits", "n_undefined", "status"]]
 
 
-def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str, seed: int) -> pd.DataFrame:
+def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFrame:
     """Ours against every other method, endpoint metric by endpoint metric, over the same splits.
 
     Parameters
     ----------
     scores, splits
-        Tables of a campaign: one row per value, and one per split.
+        Tables of a campaign: one row per value, of all test cells of a split and of each donor's alone; and one per split.
     ours
         Name of the method that is compared with the others.
-    seed
-        Seed of the bootstrap over donors.
 
     Returns
     -------
     DataFrame
         ``ours``, ``method``, ``kind``, ``data``, ``endpoint``, ``metric``, ``better``; ``ours_value`` and ``value`` (means over the splits in
-        which both are defined); ``difference`` (above 0 where ours is better) with ``low`` and ``high`` (95 %) by ``interval``;
-        ``n_splits``; ``effect`` (see `rank_biserial`); ``p`` (two-sided Wilcoxon over splits), ``q`` (Benjamini-Hochberg over the
-        endpoint metrics of a method, kind and data); ``outcome``; ``n_disjoint``, ``difference_disjoint`` and ``p_disjoint``, of the
-        splits that share no test cell.
+        which both are defined); ``difference`` (above 0 where ours is better) with ``low`` and ``high`` (95 %) and two-sided ``p``
+        by ``test``; ``detectable`` (what would have been found, see `Error.judged`); ``n_splits``; ``effect`` (see `rank_biserial`);
+        ``q`` (Benjamini-Hochberg over the endpoint metrics of a method, kind and data); ``outcome``; ``p_wilcoxon`` (two-sided,
+        over splits as if they were independent, which is the paper's).
 
     Notes
     -----
-    The bootstrap draws donors, each with its mean difference over the splits that test it; a score of a donor's cells
-    alone is another one than that of all test cells together, so the interval is moved to the difference over splits.
-    With fewer than four donors that have values it is that of `corrected_difference` over splits, as it is for what has no
-    value by donor; with fewer than three splits as well there is none.
+    The error of a difference is that of `error_over_donors`, from the differences in single donors. A score of all test cells
+    is another one than the mean of their donors'; interval and p are around the difference of the former. With fewer than four
+    donors that have values it is that of `error_over_splits`, as it is for what has no value by donor; with fewer than three
+    splits as well there is none.
     """
     rows: list[dict[str, Any]] = []
     share = splits.set_index("split")["test_share"]
-    apart = set(splits.loc[splits["disjoint"].astype(bool), "split"])
     for where, part in scores.groupby(_WHERE, sort=False):
         others = [name for name in part["method"].unique() if name != ours]
+        held = held_out(part)
         for what, cells in part.groupby(_WHAT, sort=False):
             sign = -1.0 if what[2] == LOWER else 1.0
             wide = cells.pivot(index=["scope", "split"], columns="method", values="value")
             for name in others:
                 pair = wide.reindex(columns=[ours, name]).dropna()
-                both = pair.loc[ALL] if ALL in pair.index else pair.iloc[:0].droplevel("scope")
-                difference = sign * (both[ours] - both[name])
-                alone = difference[difference.index.isin(apart)]
+                apart = sign * (pair[ours] - pair[name])
+                single = apart.index.get_level_values("scope") != ALL
+                difference = apart[~single].droplevel("scope")
+                mean = float(difference.mean())
+                error, test = _error(difference, apart[single], held, float(share.reindex(difference.index).mean()))
+                values = difference.to_numpy()
                 rows.append(
                     {
                         "ours": ours,
                         "method": name,
                         **dict(zip([*_WHERE, *_WHAT], (*where, *what), strict=True)),
-                        "ours_value": both[ours].mean(),
-                        "value": both[name].mean(),
-                        "difference": difference.mean(),
-                        **_interval(pair, difference, sign, share, ours, name, seed),
-                        "n_splits": len(difference),
-                        "effect": rank_biserial(difference.to_numpy()),
-                        "p": paired_wilcoxon(difference.to_numpy()),
-                        "n_disjoint": len(alone),
-                        "difference_disjoint": alone.mean(),
-                        "p_disjoint": paired_wilcoxon(alone.to_numpy()),
+                        "ours_value": pair[ours][~single].mean(),
+                        "value": pair[name][~single].mean(),
+                        "difference": mean,
+                        **error.judged(mean),
+                        "test": test,
+                        "n_splits": len(values),
+                        "effect": rank_biserial(values),
+                        "p_wilcoxon": paired_wilcoxon(values),
                     }
                 )
     table = pd.DataFrame(rows, columns=list(_COMPARED))
@@ -118,8 +115,31 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str, seed: int) ->
 
 _COMPARED = (
     "ours", "method", "kind", "data", "endpoint", "metric", "better", "ours_value", "value", "difference", "low", "high",
-    "interval", "n_splits", "effect", "p", "q", "outcome", "n_disjoint", "difference_disjoint", "p_disjoint",
+    "test", "n_splits", "detectable", "effect", "p", "q", "outcome", "p_wilcoxon",
 )  # fmt: skip
+
+
+def held_out(scores: pd.DataFrame) -> pd.DataFrame:
+    """Which donor is tested in which split: splits by donors, True where it is; both in the order of their names.
+
+    Parameters
+    ----------
+    scores
+        Rows of one kind of split and one dataset; donors are what scopes other than all cells are named after.
+    """
+    pairs = scores.loc[scores["scope"] != ALL, ["split", "scope"]].drop_duplicates()
+    return pd.crosstab(pairs["split"], pairs["scope"]).astype(bool)
+
+
+def _error(difference: pd.Series, apart: pd.Series, held: pd.DataFrame, test_share: float) -> tuple[Error, str]:
+    """Error of a difference over splits, given those in single donors, and the name of the test that it makes."""
+    apart = apart.sort_index()
+    scope, split = (apart.index.get_level_values(name) for name in ("scope", "split"))
+    if (n := scope.nunique()) >= FEWEST_DONORS:
+        places = held.columns.get_indexer(scope), held.index.get_indexer(split)
+        return error_over_donors(apart.to_numpy(), *places, ~held.to_numpy()), f"{MIXED} over {n} donors"
+    error = error_over_splits(difference.to_numpy(), test_share)
+    return error, OVER_SPLITS if np.isfinite(error.error) else NO_TEST
 
 
 def outcome(difference: float, q: float, n: int) -> str:
@@ -150,29 +170,6 @@ def rank_biserial(difference: Float[np.ndarray, " split"]) -> float:
         return float("nan")
     ranks = rankdata(np.abs(kept))
     return float((ranks @ np.sign(kept)) / ranks.sum())
-
-
-def _interval(
-    pair: pd.DataFrame, difference: pd.Series, sign: float, share: pd.Series, ours: str, name: str, seed: int
-) -> dict[str, Any]:
-    nothing = {"low": np.nan, "high": np.nan, "interval": NO_INTERVAL}
-    if not len(difference):
-        return nothing
-    donors = pair[pair.index.get_level_values("scope") != ALL]
-    each = (sign * (donors[ours] - donors[name])).groupby(level="scope").mean()
-    if len(each) >= _FEWEST_DONORS:
-        # By name: donors in another order give the same draws.
-        values = each.sort_index().to_numpy()
-        rng = generator(seed, "benchmark bootstrap", name)
-        drawn = values[rng.integers(0, len(values), (_DRAWS, len(values)))].mean(1)
-        shift = float(difference.mean()) - values.mean()
-        low, high = np.quantile(drawn, [0.025, 0.975]) + shift
-        return {"low": low, "high": high, "interval": f"bootstrap over {len(values)} donors"}
-    held = share.reindex(difference.index).mean()
-    if len(difference) < _FEWEST_CORRECTED or not 0 < held < 1:
-        return nothing
-    found = corrected_difference(difference.to_numpy(), float(held))
-    return {"low": found["low"], "high": found["high"], "interval": OVER_SPLITS}
 
 
 def tally(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -248,6 +245,22 @@ def critical_difference(k: int, n: int, alpha: float = ALPHA) -> float:
     return float(q * np.sqrt(k * (k + 1) / (6 * n)))
 
 
+def wilcoxon_level(held: pd.DataFrame, seed: int = 0) -> float:
+    """Share of true nulls that Wilcoxon's test over splits calls at p <= 0.05, where donors differ and methods do not.
+
+    Parameters
+    ----------
+    held
+        Which donor is tested in which split, from `held_out`.
+    seed
+        Seed of the 2,000 simulated campaigns: a normal difference for each donor, and a split has the mean of its donors'.
+    """
+    tested = held.to_numpy(dtype=float)
+    donors = generator(seed, "level of Wilcoxon").normal(size=(_SIMULATED, tested.shape[1]))
+    values = donors @ (tested / tested.sum(1, keepdims=True)).T
+    return float(np.mean(wilcoxon(values, axis=1).pvalue <= ALPHA))
+
+
 def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
     """What the numbers of splits and donors allow to be said.
 
@@ -259,32 +272,30 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFra
         Table of the same campaign that `compare` made.
     """
     said = []
-    own, made = scores[(scores["scope"] == ALL) & scores["value"].notna()], comparisons[comparisons["n_splits"] > 0]
+    made = comparisons[comparisons["n_splits"] > 0]
     for (kind, data), part in splits.groupby(_WHERE, sort=False):
         n, apart = len(part), int(part["disjoint"].astype(bool).sum())
         who = f"{str(kind).capitalize()}, {data}"
+        held = held_out(scores[(scores["kind"] == kind) & (scores["data"] == data)])
         if n > apart:
+            level = (
+                f" calls {wilcoxon_level(held):.0%} of true nulls at p <= {ALPHA} ({_SIMULATED:,} simulated campaigns on these splits)"
+                if len(held) >= _FEWEST_SPLITS
+                else " takes them to be independent and its p is too small"
+            )
             said.append(
-                f"{who}: the {n} splits share test and training cells, so that Wilcoxon's p, which takes them to be "
-                f"independent, is too small; {apart} of them share no test cell (columns *_disjoint)."
+                f"{who}: the {n} splits share cells; Wilcoxon over them (p_wilcoxon){level}, and no mark goes by it."
             )
         compared = made[(made["kind"] == kind) & (made["data"] == data)]
-        there = own[(own["kind"] == kind) & (own["data"] == data)]
-        metrics, smallest = len(there[["endpoint", "metric"]].drop_duplicates()), 2.0 ** (1 - n)
-        needed = ceil(metrics * smallest / ALPHA)
-        if n < FEWEST_SPLITS:
-            left = ", and only the intervals say something" if (compared["interval"] != NO_INTERVAL).any() else ""
-            said.append(
-                f"{who}: {n} split{'s' * (n > 1)} cannot reach p <= {ALPHA} in a two-sided signed-rank test ({FEWEST_SPLITS} are the "
-                f"fewest): by that test every outcome is a tie{left}."
-            )
-        elif needed > 1:
-            said.append(
-                f"{who}: {n} splits reach p = {smallest:.2g} at best, so that q <= {ALPHA} takes at least {needed} of the {metrics} "
-                "endpoint metrics at once: a tie is no evidence of no difference."
-            )
         if len(compared):
-            said.append(f"{who}: {_intervals(compared)}")
+            said.append(f"{who}: {_tests(compared)}")
+        if (found := compared.dropna(subset="detectable")).size:
+            sizes = found.groupby(["endpoint", "metric"], sort=False)["detectable"].median()
+            parts = "; ".join(f"{' '.join(key)} {size:.2g}" for key, size in zip(sizes.index, sizes, strict=True))
+            said.append(
+                f"{who}: a tie is no evidence of no difference. What would have been found in four of five such campaigns, at p <= {ALPHA} "
+                f"and before the correction for many metrics (median over methods): {parts}."
+            )
     undefined = scores[(scores["scope"] == ALL) & scores["status"].str.startswith("undefined")]
     if len(undefined):
         names = ", ".join(dict.fromkeys(undefined["endpoint"]))
@@ -292,18 +303,19 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFra
     return said
 
 
-def _intervals(compared: pd.DataFrame) -> str:
-    """What the intervals of some comparisons are, as `compare` says of each; the usual kind first, others by their metrics."""
-    said = compared["interval"]
-    drawn = said.str.extract(r"over (\d+) donors")[0].astype(float)
+def _tests(compared: pd.DataFrame) -> str:
+    """By which tests some comparisons are judged, as `compare` says of each; the usual kind first, others by their metrics."""
+    said = compared["test"]
+    donors = said.str.extract(r"over (\d+) donors")[0].astype(float)
     kinds = {
-        f"a bootstrap over at most {drawn.max():.0f} donors, those with both classes of an endpoint": drawn.notna(),
-        "over splits, corrected for shared cells": said == OVER_SPLITS,
-        f"not given, which takes {_FEWEST_DONORS} donors or {_FEWEST_CORRECTED} splits": said == NO_INTERVAL,
+        f"a mixed model over at most {donors.max():.0f} donors, those with both classes of an endpoint": donors.notna(),
+        "over splits, corrected for shared cells (Nadeau and Bengio)": said == OVER_SPLITS,
+        f"not given, which takes {FEWEST_DONORS} donors or {_FEWEST_SPLITS} splits, so that they are ties": said
+        == NO_TEST,
     }
     parts: list[str] = []
     for what, where in kinds.items():
         names = ", ".join(dict.fromkeys(compared["endpoint"][where] + " " + compared["metric"][where]))
         if names:
-            parts.append(f"for {names} they are {what}" if parts else f"intervals are {what}")
+            parts.append(f"for {names} they are {what}" if parts else f"intervals and p are {what}")
     return "; ".join(parts) + "."

@@ -185,9 +185,9 @@ def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
     -------
     DataFrame
         One row per variant, endpoint and metric: ``value`` and ``sd`` over splits, ``n_splits``, ``reference``, ``difference``
-        with ``low`` and ``high`` (95 %, corrected for shared training cells) and ``p_corrected``, ``p`` (paired two-sided
-        Wilcoxon) and ``q`` (Benjamini-Hochberg over all rows), ``lost`` (below the reference with q at most 0.05), and
-        the variant's size. Values are those of the splits in which both are defined.
+        with ``low`` and ``high`` (95 %), two-sided ``p`` and ``detectable`` (see `stats.corrected_difference`, which allows for shared
+        training cells), ``q`` (Benjamini-Hochberg over all rows), ``lost`` (below the reference with q at most 0.05),
+        ``p_wilcoxon`` (the paper's, as if splits were independent, and too small), and the variant's size. Values are those of the splits in which both are defined.
     """
     # Not a pivot table: that would drop what is undefined everywhere, or make up pairs of endpoint and metric.
     wide = rows.set_index(["endpoint", "metric", "split", "variant"])["value"].unstack("variant")
@@ -206,9 +206,9 @@ def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
             ours, theirs = both.T
             corrected = corrected_difference(ours - theirs, test_share)
             row |= {"value": ours.mean(), "sd": ours.std(ddof=1) if len(both) > 1 else np.nan}
-            row |= {"reference": theirs.mean(), **{key: corrected[key] for key in ("difference", "low", "high")}}
-            row["p_corrected"] = corrected["p"]
-            row["p"] = np.nan if name == REFERENCE else paired_wilcoxon(ours - theirs)
+            row |= {"reference": theirs.mean(), **corrected, "p_wilcoxon": paired_wilcoxon(ours - theirs)}
+            if name == REFERENCE:
+                row |= {"p": np.nan, "p_wilcoxon": np.nan}
             found.append(row)
     table = pd.DataFrame(found).reindex(columns=COLUMNS)
     table["q"] = benjamini_hochberg(table["p"].to_numpy(dtype=float))
@@ -218,5 +218,5 @@ def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
 
 COLUMNS = (
     "variant", "order", "endpoint", "metric", "value", "sd", "n_splits", "reference", "difference", "low", "high",
-    "p_corrected", "p", "q", "lost", "bytes", "parameters", "relative_error", "note",
+    "detectable", "p", "q", "lost", "p_wilcoxon", "bytes", "parameters", "relative_error", "note",
 )  # fmt: skip

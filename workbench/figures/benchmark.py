@@ -107,8 +107,7 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
     ----------
     comparisons
         `ours`, `method`, `kind`, `data`, `endpoint`, `metric`, `better`, `ours_value`, `value`, `difference` (above 0: ours is
-        better), `low`, `high`, `interval`, `n_splits`, `effect`, `p`, `q`, `outcome`, `n_disjoint`, `difference_disjoint`,
-        `p_disjoint`, of one kind of split.
+        better), `low`, `high`, `test`, `n_splits`, `detectable`, `effect`, `p`, `q`, `outcome`, `p_wilcoxon`, of one kind of split.
 
     Returns
     -------
@@ -121,17 +120,28 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
         If a column is missing, a method is in a facet twice, or no difference is finite.
     """
     what = "figure of differences"
-    numeric = ["ours_value", "value", "difference", "low", "high", "n_splits", "effect", "p", "q"]
-    numeric += ["n_disjoint", "difference_disjoint", "p_disjoint"]
-    text = ["ours", "method", *PLACE, "endpoint", "metric", "better", "interval", "outcome"]
+    numeric = [
+        "ours_value",
+        "value",
+        "difference",
+        "low",
+        "high",
+        "n_splits",
+        "detectable",
+        "effect",
+        "p",
+        "q",
+        "p_wilcoxon",
+    ]
+    text = ["ours", "method", *PLACE, "endpoint", "metric", "better", "test", "outcome"]
     rows = checked(comparisons, what, text, numeric, once=["endpoint", "metric", "method"])
     drawn = with_value(rows, "difference", what)
     ours = rows["ours"].iloc[0]
     drawn["hover"] = [
         f"{label(r.endpoint)}, {label(r.metric)}<br>{label(ours)} {number(r.ours_value)}, {label(r.method)} {number(r.value)}<br>difference "
-        f"{number(r.difference)} ({number(r.low)} to {number(r.high)}: {label(r.interval)})<br>rank-biserial {number(r.effect)}, n = "
-        f"{number(r.n_splits)} splits<br>{p_and_q(r)}: {label(r.outcome)}<br>splits without a common test cell: "
-        f"{number(r.difference_disjoint)}, p = {number(r.p_disjoint)}, n = {number(r.n_disjoint)}"
+        f"{number(r.difference)} ({number(r.low)} to {number(r.high)}: {label(r.test)})<br>rank-biserial {number(r.effect)}, n = "
+        f"{number(r.n_splits)} splits<br>{p_and_q(r)}: {label(r.outcome)}<br>a difference of {number(r.detectable)} would "
+        f"have been found in four of five<br>Wilcoxon over splits p = {number(r.p_wilcoxon)}, too small where splits share cells"
         for r in records(drawn)
     ]
     order = [name for name in dict.fromkeys(rows["method"]) if name in set(drawn["method"])]
@@ -154,11 +164,11 @@ def benchmark_differences(comparisons: pd.DataFrame) -> go.Figure:
     ]
     legend_keys(figure, [(name, {**marker, "size": 9}) for name, marker in keys])
     counts = drawn["outcome"].value_counts()
-    bars = " or ".join(sorted(set(drawn["interval"]) - {"none"})) or "none"
+    bars = " or ".join(sorted(set(drawn["test"]) - {"none"})) or "none"
     subtitle = (
         f"{place_of(rows)}: {ours} less each method, mean over the same splits; right of 0 ours is better, whichever side is better "
-        f"of the metric. Bars: 95 %, {bars}. Null: no difference (two-sided Wilcoxon over splits, Benjamini-Hochberg over the "
-        f"endpoint metrics of a method). Of {len(drawn)}: {counts.get('win', 0)} better, {counts.get('tie', 0)} no sure difference, "
+        f"of the metric. Bars: 95 %, {bars}. Null: no difference (the same test, Benjamini-Hochberg over the endpoint "
+        f"metrics of a method). Of {len(drawn)}: {counts.get('win', 0)} better, {counts.get('tie', 0)} no sure difference, "
         f"{counts.get('loss', 0)} worse."
     )
     dressed(figure, f"{ours} less each other method", subtitle, total, above=above, below=AXIS, legend=True)

@@ -77,8 +77,8 @@ def benchmark_tally(comparisons: pd.DataFrame) -> go.Figure:
     legend_keys(figure, keys)
     subtitle = (
         f"{place_of(rows)}: mean difference over n = {span(rows.loc[rows['n_splits'] > 0, 'n_splits'])} splits, above 0 where {ours} is "
-        f"better; coloured where q ≤ {ALPHA:g} (two-sided Wilcoxon over splits, Benjamini-Hochberg over the endpoint metrics of a "
-        "method). Undefined: no split in which both have a value."
+        f"better; coloured where q ≤ {ALPHA:g} (two-sided, Benjamini-Hochberg over the endpoint metrics of a method; the test stands in the "
+        "table). Undefined: no split in which both have a value."
     )
     longest = max(len(part) for column in columns for part in column.split("<br>"))
     below = round(40 + 5.4 * longest)

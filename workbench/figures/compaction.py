@@ -113,7 +113,7 @@ def compaction_pareto(table: pd.DataFrame) -> go.Figure:
     lost = "; ".join(f"{r.variant} {r.lost} of {r.of}" for r in records(means))
     subtitle = (
         f"Below 0: worse than {reference}. n = {span(drawn['n_splits'])} splits; sd of a value over them: "
-        f"{span(drawn['sd'].round(3))}. Null: no difference (paired two-sided Wilcoxon, Benjamini-Hochberg). Endpoint metrics "
+        f"{span(drawn['sd'].round(3))}. Null: no difference (t-test corrected for shared cells, Benjamini-Hochberg). Endpoint metrics "
         f"lost (worse, q ≤ {ALPHA}): {lost}. Line: the best mean up to a size."
     )
     dressed(figure, "What a smaller operator costs", subtitle, total, above=_ABOVE, below=66, legend=True)

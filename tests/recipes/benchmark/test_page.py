@@ -12,7 +12,6 @@ import pytest
 from helpers import load_script
 
 from workbench.errors import ArtifactError
-from workbench.evidence.statistics import FEWEST_SPLITS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,17 +52,15 @@ def test_every_value_is_that_of_the_summary(made, campaign):
             np.testing.assert_allclose(said, values, atol=0.00501)
 
 
-def test_marks_are_outcomes_or_in_a_single_split_intervals(made, campaign):
+def test_marks_are_outcomes(made, campaign):
     comparisons = read(campaign.out, "comparisons")
-    assert read(campaign.out, "splits").groupby("kind").size().max() < FEWEST_SPLITS
     for kind, rows in tables_of(made).items():
         own = comparisons[comparisons["kind"] == kind]
         for method, part in own.groupby("method"):
-            above, below = (part["low"] > 0).sum(), (part["high"] < 0).sum()
+            won, lost = ((part["outcome"] == what).sum() for what in ("win", "loss"))
             text = " | ".join(rows[method])
-            assert (text.count(" +"), text.count(" −")) == (above, below)
-            if above + below:
-                assert re.search(rf"\b{above} / \d+ / {below}\b", text)
+            assert (text.count(" +"), text.count(" −")) == (won, lost)
+            assert re.search(rf"\b{won} / \d+ / {lost}\b", text) or not part["n_splits"].any()
 
 
 def test_no_folder_is_named(made, campaign):

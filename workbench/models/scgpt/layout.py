@@ -71,13 +71,12 @@ def unwrap(raw: object) -> tuple[dict[str, Tensor], str, str]:
     """
     wrappers: list[str] = []
     while len(wrappers) < _DEPTH and isinstance(raw, Mapping):
-        inner = [name for name in WRAPPERS if isinstance(raw.get(name), Mapping)]
-        if not inner and not any(isinstance(value, Tensor) for value in raw.values()):
-            inner = [name for name, value in raw.items() if isinstance(value, Mapping) and _holds_core(value)]
-            if len(inner) > 1:
-                raise CheckpointError(
-                    f"The weights file holds several models ({', '.join(map(str, inner))}); save the state dict of one of them alone."
-                )
+        inner = [name for name, value in raw.items() if _holds_core(value)]
+        if len(inner) + _holds_core(raw, 1) > 1:
+            raise CheckpointError(
+                f"The weights file holds several models ({', '.join(map(str, inner))}{' and one beside' * (len(inner) == 1)}); save the state dict of one of them alone."
+            )
+        inner = inner or [name for name in WRAPPERS if isinstance(raw.get(name), Mapping)]
         if not inner:
             break
         raw = raw[inner[0]]
@@ -108,8 +107,14 @@ def unwrap(raw: object) -> tuple[dict[str, Tensor], str, str]:
     return plain, ".".join(wrappers), prefix
 
 
-def _holds_core(value: Mapping[Any, Any]) -> bool:
-    return any(isinstance(name, str) and _CORE.match(_COMPILED.sub("", name)) for name in value)
+def _holds_core(value: Any, depth: int = _DEPTH) -> bool:
+    """Whether a dictionary, or one inside it, holds the weights of a model."""
+    return isinstance(value, Mapping) and any(
+        isinstance(name, str) and bool(_CORE.match(_COMPILED.sub("", name)))
+        if isinstance(inner, Tensor)
+        else depth > 1 and _holds_core(inner, depth - 1)
+        for name, inner in value.items()
+    )
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:
@@ -118,11 +123,12 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
     for name in state:
         if _CORE.match(_COMPILED.sub("", name)):
             prefixes.add(name.rpartition("transformer_encoder" if "transformer_encoder" in name else "encoder")[0])
-    if len(prefixes) > 1 and "" not in prefixes:
+    if len(prefixes) > 1:
+        named = ", ".join(f"'{prefix}'" for prefix in sorted(prefixes))
         raise CheckpointError(
-            f"The weights hold several models, named {', '.join(sorted(prefixes))}; save the state dict of one of them alone."
+            f"The weights hold several models, whose tensors begin with {named}; save the state dict of one of them alone."
         )
-    return "" if "" in prefixes or not prefixes else prefixes.pop()
+    return prefixes.pop() if prefixes else ""
 
 
 def sizes_of_state(state: Mapping[str, Tensor]) -> dict[str, int]:

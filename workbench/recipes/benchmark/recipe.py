@@ -80,7 +80,7 @@ def stages(context: BenchmarkContext) -> list[Stage]:
     if config.expected is not None:
         read_expected(config.expected)
     judged, given = method_inputs(context), ("cells", "operators", "untrained")
-    compared, last = {"ours": config.ours, "seed": config.seed}, ("cells", "operators", "campaign")
+    compared, last = {"ours": config.ours}, ("cells", "operators", "campaign")
     transfer = Stage("transfer", partial(transfer_stage, context), transfer_inputs(context))
     audit = Stage("audit", partial(audit_stage, context), judged, given, ("audit",))
 

@@ -124,7 +124,7 @@ def _captions(ours: str, what: str) -> dict[str, str]:
         "benchmark_endpoints": f"Every method on cells that nothing was fitted on ({what}); bars: sd over splits, which "
         "overlap.",
         "benchmark_differences": f"{ours} less each other method on the same splits ({what}); above 0: ours is better; 95 % "
-        "intervals; filled: q <= 0.05, two-sided Wilcoxon over splits, Benjamini-Hochberg over the endpoint metrics of a method.",
+        "intervals; filled: q <= 0.05 by the same test, Benjamini-Hochberg over the endpoint metrics of a method.",
         "benchmark_tally": f"Wins, ties and losses of {ours}, endpoint metric by endpoint metric ({what}).",
         "benchmark_ranks": f"Mean rank over splits ({what}); methods on one bar do not differ by more than Nemenyi's critical "
         "difference, which takes splits to be independent: these are not.",

@@ -34,7 +34,7 @@ def statistics_stage(context: BenchmarkContext, folder: Path, results: Results) 
     """
     config = context.config
     scores, splits, methods, costs = (context.read(name) for name in ("scores", "splits", "methods", "costs"))
-    comparisons = compare(scores, splits, config.ours, config.seed)
+    comparisons = compare(scores, splits, config.ours)
     n_cells = sum(cohort["cells"] for cohort in results["cells"]["cohorts"].values())
     forward = results["operators"]["forward_seconds_per_cell"]
     spent = campaign_costs(costs, methods, config.ours, n_cells, forward, results["campaign"]["forwarded"])

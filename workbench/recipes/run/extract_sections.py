@@ -117,9 +117,11 @@ def _readouts_said(added: pd.DataFrame) -> str:
             f"{len(heads)} other heads of the adaptor {heads['above'].min()} to {heads['above'].max()} ({heads['better'].max()} at most)"
         )
     worse = [f"{name} on {row.worse}" for name, row in totals[totals["worse"] > 0].iterrows()]
+    found = added["detectable"].dropna()
+    missed = f" ({len(found)} tests, each of which finds a difference of {found.median():.2g} (median) in four of five such runs)"
     return (
         f"Readouts of the operator's latent on held-out cells, metrics of {n} on which it is above (q <= {_ALPHA}): {'; '.join(lines)}. Surely "
-        f"below: {', '.join(worse) or 'none'}."
+        f"below: {', '.join(worse) or 'none'}{missed if len(found) else ''}."
     )
 
 

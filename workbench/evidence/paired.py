@@ -1,0 +1,80 @@
+"""Paired differences of two methods over repeated holdouts of donors: their error, interval, p, and what could have been found.
+
+A difference in one donor of one split has three parts: what the donor is like when it is tested, what the donors that the
+methods were fitted on made of them, and a rest. Splits share donors on both sides, so neither splits nor donors are
+independent. A linear mixed model with both parts, fitted by restricted maximum likelihood, allows for that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import minimize
+
+from workbench.stats import NO_ERROR, Error
+
+# The fewest for which experiments/calibration.py has simulated it.
+FEWEST_DONORS = 4
+
+
+def error_over_donors(
+    values: Float[np.ndarray, " value"],
+    donor: Int[np.ndarray, " value"],
+    split: Int[np.ndarray, " value"],
+    trained_on: Bool[np.ndarray, "split donor"],
+) -> Error:
+    """Error of a mean over splits that hold out whole donors, by a mixed model of tested and training donors.
+
+    Parameters
+    ----------
+    values
+        Difference of the two methods on the cells of one donor in one split, finite.
+    donor, split
+        Number of the donor and of the split of each value, from 0.
+    trained_on
+        Whether the methods were fitted on a donor in a split. Where it is the same in all splits, as in a transfer, nothing
+        can be said of other training donors, and the error is that of the tested donors.
+
+    Returns
+    -------
+    Error
+        With a degree of freedom less than there are tested donors; none for fewer than four of them.
+    """
+    n_donors = len(np.unique(donor))
+    if n_donors < FEWEST_DONORS:
+        return NO_ERROR
+    tested = np.equal.outer(donor, np.unique(donor)).astype(float)
+    varied = trained_on[:, (trained_on != trained_on[:1]).any(0)].astype(float)
+    share = (varied / np.maximum(trained_on.sum(1, keepdims=True), 1))[split]
+    return Error(_restricted(values, [tested, share]), n_donors - 1)
+
+
+def _restricted(y: Float[np.ndarray, " value"], effects: list[np.ndarray]) -> float:
+    """Standard error of the mean of y in a model with one variance for each matrix of effects, fitted by REML."""
+    effects = [z for z in effects if z.shape[1]]
+    n, sizes, z = len(y), [z.shape[1] for z in effects], np.concatenate(effects, 1)
+    # All that is needed of the values: the rest is of the size of the donors.
+    both = np.stack([np.ones(n), y - y.mean()], 1)
+    inner, across, own = z.T @ z, z.T @ both, both.T @ both
+    if own[1, 1] <= 1e-24 * n * max(1.0, y.mean() ** 2):
+        return 0.0
+
+    def reduced(ratios: np.ndarray) -> tuple[np.ndarray, float]:
+        """Sums of squares under the model, and the log determinant, for variances as multiples of the rest's."""
+        root = np.repeat(np.sqrt(ratios), sizes)
+        lower = np.linalg.cholesky(np.eye(len(root)) + root[:, None] * inner * root)
+        half = np.linalg.solve(lower, root[:, None] * across)
+        return own - half.T @ half, 2 * float(np.log(np.diag(lower)).sum())
+
+    def left(sums: np.ndarray) -> float:
+        return max(float(sums[1, 1] - sums[0, 1] ** 2 / sums[0, 0]), 1e-300)
+
+    def criterion(logs: np.ndarray) -> float:
+        sums, determinant = reduced(np.exp(logs))
+        return (n - 1) * np.log(left(sums)) + determinant + float(np.log(sums[0, 0]))
+
+    bounds = [(-12.0, 9.0)] * len(effects)
+    # The criterion may have two valleys: one where the donors carry the variance, one where the rest does.
+    found = [minimize(criterion, np.full(len(effects), at), bounds=bounds, method="L-BFGS-B") for at in (0.0, -5.0)]
+    sums, _ = reduced(np.exp(min(found, key=lambda one: float(one.fun)).x))
+    return float(np.sqrt(left(sums) / (n - 1) / sums[0, 0]))
