@@ -181,7 +181,10 @@ with contextlib.redirect_stdout(io.StringIO()):
 print(json.dumps([configured, held()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [["numpy", "pydantic"], ["torch", "numpy", "pydantic", "einops"]]
+    configured, inspected = json.loads(done.stdout)
+    assert configured == ["numpy", "pydantic"]
+    # torch before 2.7 imports sympy itself.
+    assert [name for name in inspected if name != "sympy"] == ["torch", "numpy", "pydantic", "einops"]
 
 
 def test_a_command_says_that_it_loads_its_model(tiny_checkpoint, tmp_path, capsys):
