@@ -24,7 +24,7 @@ from workbench.machine import first_line
 ROOT = Path(__file__).resolve().parents[1]
 # As in pyproject.toml, which an installed package does not carry; a test holds them together.
 REQUIRED = (
-    "anndata>=0.12.10", "einops>=0.8", "filelock>=3.30", "gseapy>=1.3.1", "h5py>=3.11", "jaxtyping>=0.3", "joblib>=1.4",
+    "anndata>=0.12.10", "einops>=0.8", "filelock>=4.1", "gseapy>=1.3.1", "h5py>=3.11", "jaxtyping>=0.3", "joblib>=1.4",
     "numba>=0.60", "numpy>=2.0", "pandas>=2.2.2", "plotly>=6", "psutil>=5.9", "pyarrow>=14", "pydantic>=2.7",
     "pynndescent>=0.5.13", "pyyaml>=6.0.1", "safetensors>=0.4", "scanpy>=1.10", "scikit-learn>=1.7", "scipy>=1.15", "shtab>=1.13",
     "threadpoolctl>=3.1", "torch>=2.6", "tqdm>=4.66", "transformer-lens>=3.9", "umap-learn>=0.5.6", "zarr>=3.1",

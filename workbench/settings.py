@@ -282,7 +282,7 @@ class PretrainSettings(Strict):
     save_every: PositiveInt = Field(
         default=200, description="Steps between states that an interrupted training goes on from."
     )
-    seed: int = Field(default=0, description="The one seed of the training.")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="The one seed of the training.")
 
 
 class RulerConfig(Strict):
@@ -314,7 +314,12 @@ class CommandConfig(Strict):
 
     name: str = named("")
     checkpoint: Path = Field(description="Folder of the checkpoint: args.json, vocab.json and best_model.pt.")
-    seed: int = Field(default=0, description="The one seed of everything random; the same seed gives the same numbers.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**32 - 1,
+        description="The one seed of everything random; the same seed gives the same numbers.",
+    )
     device: DeviceName = "auto"
     dtype: FloatType = "float32"
     data: DataConfig = Field(

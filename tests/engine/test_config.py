@@ -91,6 +91,8 @@ WRONG = {
     "a wrong type": (SMALLEST + "seed: many", r"Key 'seed' is 'many': input should be a valid integer"),
     "a wrong nested type": (SMALLEST + "panel: {size: big}", r"Key 'panel.size' is 'big': input should be a valid int"),
     "a value out of range": (SMALLEST + "evaluation: {folds: 1}", r"Key 'evaluation.folds' is 1: input should be greater"),
+    "a seed below 0": (SMALLEST + "seed: -1", r"Key 'seed' is -1: input should be greater"),
+    "a seed that libraries do not take": (SMALLEST + "seed: 4294967296", r"Key 'seed' is 4294967296: input should be less"),
     "a fraction for a number": (SMALLEST + "adaptor: {k: 2.5}", r"Key 'adaptor.k' is 2.5: input should be a valid int"),
     "a value for a section": (SMALLEST + "panel: 30", r"Key 'panel' is 30: input should be a valid dictionary"),
     "an empty section": (SMALLEST + "panel:", r"Key 'panel' is None: input should be a valid dictionary"),

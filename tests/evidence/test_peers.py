@@ -87,17 +87,17 @@ def test_a_crash_is_told_with_its_last_words(fake, train):
 
 
 def test_what_a_crashed_process_started_ends_with_it(fake, train):
-    before = {one.pid for one in psutil.process_iter() if "time.sleep(599)" in " ".join(_words(one))}
+    mark = f"time.sleep(599.0{os.getpid()})"  # no other run of the tests has it
     method = fake(
-        """
+        f"""
         import subprocess
-        subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(599)'], stdout=subprocess.DEVNULL)
+        subprocess.Popen([sys.executable, '-c', 'import time; {mark}'], stdout=subprocess.DEVNULL)
         os._exit(7)
         """
     )
     with pytest.raises(RuntimeError, match="exit status 7"):
         method.fit(train)
-    assert {one.pid for one in psutil.process_iter() if "time.sleep(599)" in " ".join(_words(one))} == before
+    assert not [one.pid for one in psutil.process_iter() if mark in " ".join(_words(one))]
 
 
 def _words(process):

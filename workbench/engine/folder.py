@@ -123,10 +123,11 @@ def hold(out: Path) -> Iterator[None]:
 
 def _take(lock: SoftFileLease, out: Path) -> None:
     try:
-        lock.acquire(timeout=0)
+        # Long enough to take over from a process that is gone, and for one that only now takes it to say who it is.
+        lock.acquire(timeout=0.5)
         return
     except (Timeout, LeaseSettingsMismatch):
-        time.sleep(0.5)  # who is only now taking it is known a moment later
+        pass
     if (owner := lock.owner) is not None and owner.hostname == platform.node() and psutil.pid_exists(owner.pid):
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(psutil.Process(owner.pid).create_time()))
         raise OutputError(

@@ -16,6 +16,7 @@ from workbench.evidence.screen import gate_columns, rank_heads, score_head
 from workbench.operators.operator import head_names
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.maps import CONTROLS, matrix_of
+from workbench.seeds import key
 
 
 def screen_stage(context: GatesContext, folder: Path, results: Results) -> Result:
@@ -58,7 +59,9 @@ def screen_of(handle: Handle, operator: str) -> pd.DataFrame:
     config, fitted, judged = context.config, context.cohorts[context.internal], context.cohorts[context.external]
     matrix, ruler, adaptor = matrix_of(context, operator), context.ruler, context.adaptor()
     try:
-        row, null = score_head(matrix, fitted, judged, ruler, adaptor, refits=config.head_refits, seed=config.seed)
+        # Relabellings of its own, so that the null that is pooled over heads is as many draws as it counts.
+        own_draws = key(config.seed, "screen", operator)
+        row, null = score_head(matrix, fitted, judged, ruler, adaptor, refits=config.head_refits, seed=own_draws)
         row |= gate_columns(matrix, judged, ruler, adaptor, seed=config.seed)
         status = "ok"
     except EvaluationError as error:

@@ -17,8 +17,10 @@ from workbench.engine.stages import Result, Results
 from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
 from workbench.geometry.quality import trustworthiness
 from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.operator import head_name
 from workbench.recipes.run.config import SensitivityConfig
 from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
+from workbench.seeds import key
 from workbench.stats import benjamini_hochberg
 
 TABLES, SENSITIVITY = ("heads", "holdouts"), "sensitivity"
@@ -51,7 +53,11 @@ def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
     with tqdm(total=n_heads * of_head + len(maps) * sum(each), unit="fit", desc="heads") as bar:
         for layer, head in np.ndindex(*context.operators.shape):
             features = anchors.centroids @ context.operators.head(layer, head)
-            row, null = _score(context, features, lambda stage: random, context.adaptor(), settings.head_refits)
+            # Relabellings of its own: with the same for all, the pooled null would be few draws, each seen by every head.
+            own_draws = key(context.config.seed, "null of a head", head_name(layer, head))
+            row, null = _score(
+                context, features, lambda stage: random, context.adaptor(), settings.head_refits, own_draws
+            )
             heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **row})
             nulls.append(null)
             bar.update(of_head)
@@ -118,12 +124,14 @@ def sensitivity_stage(context: RunContext, settings: SensitivityConfig, _: Path,
 
 
 def _score(
-    context: RunContext, features: np.ndarray, splits: Splits, adaptor: LETAdaptor, refits: int
+    context: RunContext, features: np.ndarray, splits: Splits, adaptor: LETAdaptor, refits: int, seed: int | None = None
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Correlation with the ruler on held-out anchors of the run, and its null draws."""
-    anchors, ruler, seed = context.anchors(), context.ruler.distances, context.config.seed
-    more = {"refits": refits, "seed": seed, "weights": anchors.weights}
-    return holdout_correlation(features, anchors.stage, ruler, splits, adaptor, **more)
+    """Correlation with the ruler on held-out anchors of the run, and its null draws; by the run's seed unless one is given."""
+    anchors, ruler = context.anchors(), context.ruler.distances
+    drawn = context.config.seed if seed is None else seed
+    return holdout_correlation(
+        features, anchors.stage, ruler, splits, adaptor, refits=refits, seed=drawn, weights=anchors.weights
+    )
 
 
 def _holdouts(context: RunContext, random: list[Split]) -> list[tuple[str, Splits | None]]:
