@@ -291,5 +291,6 @@ def load_script(name: str) -> types.ModuleType:
     path = Path(__file__).resolve().parents[1] / "experiments" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass asks for the module that it stands in
     spec.loader.exec_module(module)
     return module

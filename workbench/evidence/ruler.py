@@ -32,8 +32,7 @@ _GREEK = str.maketrans({"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta
 _DROPPED = re.compile("((?<=[a-z0-9])(?:[-\u2010-\u2015](?![a-z0-9])|\u2212))|[^a-z0-9+]")
 _BRACKETS = re.compile("\\s*[([]\\s*([-+\u2010-\u2015\u2212])\\s*[])]")
 _ONTOLOGY_ID = re.compile(r"[A-Za-z]+[:_][0-9]+")
-_STAGE_KEYS = ("from", "branch", "source", "ontology", "labels")
-_MORE_KEYS = ("endpoints", "lineages", "colors")
+_STAGE_KEYS, _MORE_KEYS = ("from", "branch", "source", "ontology", "labels"), ("endpoints", "lineages", "colors")
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,7 @@ def normalise_label(label: str) -> str:
     label
         Any text. Of the address of an ontology term the id is left.
     """
-    plain = unicodedata.normalize("NFKD", label.strip()).lower().translate(_GREEK)
-    plain = _BRACKETS.sub(r"\1 ", plain)
+    plain = _BRACKETS.sub(r"\1 ", unicodedata.normalize("NFKD", label.strip()).lower().translate(_GREEK))
     singular = re.sub(r"^https?://.*/(?=[a-z]+_[0-9]+$)|(?<=[a-z]{2})s(?![a-z0-9])", "", plain)
     return _DROPPED.sub(lambda found: "-" if found[1] else "", singular)
 
