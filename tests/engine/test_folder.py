@@ -17,7 +17,8 @@ from workbench.engine.folder import LAYOUT, MARKER, OURS, RESOLVED, check_folder
 from workbench.engine.recipe import Recipe, execute
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Stage
-from workbench.errors import OutputError
+from workbench.engine.sweep import Backend
+from workbench.errors import ConfigError, OutputError
 from workbench.files import hash_file, read_json, write_json
 from workbench.settings import CommandConfig
 
@@ -204,3 +205,12 @@ def test_results_that_were_removed_are_made_again(tmp_path, config):
     assert WORK == ["mine"] and {"report.html", "metrics.json", "manifest.json", RESOLVED, "figures"} <= {
         path.name for path in tmp_path.iterdir()
     }
+
+
+def test_a_scheduler_that_does_not_answer_leaves_no_folder(tmp_path, config):
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("distributed")
+    with dask.config.set({"distributed.comm.timeouts.connect": 0.1}):
+        with pytest.raises(ConfigError, match="No Dask scheduler answers"):
+            execute(RECIPE, config, tmp_path / "out", Backend("dask", address="tcp://127.0.0.1:1"))
+    assert WORK == [] and not (tmp_path / "out").exists()
