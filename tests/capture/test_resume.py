@@ -167,6 +167,24 @@ def test_the_same_sinks_may_be_used_again(model, cells, tmp_path):
     np.testing.assert_array_equal(pairs.result().sums, once[1].result().sums)
 
 
+def test_saving_more_often_goes_on_with_the_same_state(model, cells, tmp_path):
+    once, again = MemorySink(), MemorySink()
+    capture(model, cells, HOOKS, once, batch_size=3, progress=False)
+    with pytest.raises(Broken):
+        capture(model, cells, HOOKS, [again, Watch(6)], state=tmp_path, save_every=SAVE, batch_size=3, progress=False)
+    watch = Watch()
+    report = capture(
+        model, cells, HOOKS, [again, watch], state=tmp_path, save_every=SAVE + 3, batch_size=3, progress=False
+    )
+    assert report.resumed_at > 0
+    np.testing.assert_array_equal(again.result().values[GENE], once.result().values[GENE])
+    shards = ShardSink(tmp_path / "shards")
+    with pytest.raises(Broken):
+        capture(model, cells, HOOKS, [shards, Watch(6)], save_every=SAVE, batch_size=3, progress=False)
+    with pytest.raises(ArtifactError, match="another capture|of a capture of other"):
+        capture(model, cells, HOOKS, [shards, Watch()], save_every=SAVE + 3, batch_size=3, progress=False)
+
+
 def test_a_break_between_a_shard_and_the_state(run, whole, monkeypatch):
     from workbench.capture import record
 
@@ -250,7 +268,6 @@ def other_cells(cells):
         lambda cells: {"model": tiny_model(seed=2)},
         lambda cells: {"seed": 1},
         lambda cells: {"max_tokens": 9},
-        lambda cells: {"save_every": SAVE + 1},
         lambda cells: {"more": [HookFilter(GENE, MemorySink())]},
         lambda cells: {"panel": PANEL[::-1]},
         lambda cells: {"panel": PANEL[:-1]},
@@ -258,19 +275,19 @@ def other_cells(cells):
         lambda cells: {"pattern": "blocks.0.attn.hook_pattern"},
     ],
     ids=[
-        "values", "order", "cells", "hooks", "weights", "seed", "length", "saves", "sinks", "panel order", "panel",
+        "values", "order", "cells", "hooks", "weights", "seed", "length", "sinks", "panel order", "panel",
         "groups", "pattern",
     ],
 )  # fmt: skip
 def test_the_state_of_another_capture_is_refused(model, cells, tmp_path, change):
     usual = {"model": model, "cells": cells, "hooks": HOOKS, "more": [], "panel": PANEL, "groups": None}
-    usual |= {"pattern": PATTERNS, "save_every": SAVE}
+    usual |= {"pattern": PATTERNS}
 
     def go(watch=None, **changes):
         all_ = {**usual, **changes}
         pairs = GenePairSink(all_.pop("panel"), model.vocabulary, all_.pop("groups"))
         sinks = [HookFilter(all_.pop("pattern"), pairs), *all_.pop("more"), watch or Watch()]
-        return capture(**all_, sinks=sinks, state=tmp_path, progress=False)
+        return capture(**all_, sinks=sinks, state=tmp_path, save_every=SAVE, progress=False)
 
     with pytest.raises(Broken):
         go(Watch(2), batch_size=3)

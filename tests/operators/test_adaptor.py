@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from tests.operators.test_let import objective, scaled
+from operators.test_let import objective, scaled
 from workbench.errors import EvaluationError, ShapeError
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.algorithm import fold

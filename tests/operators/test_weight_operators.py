@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import genes, make_tokens, tiny_model
 
-from tests.helpers import genes, make_tokens, tiny_model
 from workbench.errors import EvaluationError, ShapeError
 from workbench.models import load_model
 from workbench.operators.weight_operators import weight_operators

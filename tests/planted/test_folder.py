@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.planted.test_planted_world import SMALL
+from planted.test_planted_world import SMALL
 from workbench.cells.datasets import load
 from workbench.engine.config import load_cells, read_config
 from workbench.engine.provenance import describe_model

@@ -23,6 +23,8 @@ from workbench.errors import CellsError
 from workbench.files import read_arrays, write_arrays
 
 _SHARE = "fallback share"
+# Rows that are read, joined and written, and what the allocator keeps, whatever the size.
+_TABLES = 2**26
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def peak_bytes(study: Study, grid: Sequence[Ablation]) -> int:
     passes = 4 * cells * longest * (streams * shape.d_model + shape.d_mlp)
     together = any(metric.together for metric in study.metrics)
     # Embeddings of all cells are joined, and stacked, where a metric needs them together.
-    return passes + 4 * (len(grid) + 1) * len(tokens) * (3 * shape.d_model * together + 16)
+    return _TABLES + passes + 4 * (len(grid) + 1) * len(tokens) * (3 * shape.d_model * together + 16)
 
 
 def check_memory(study: Study, grid: Sequence[Ablation], backend: Backend) -> None:

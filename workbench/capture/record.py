@@ -199,7 +199,9 @@ def _identity(
     model: CellModel, tokenizer: CellTokenizer, names: Sequence[str], sinks: Sequence[Any], save_every: int
 ) -> str:
     of_sinks = [[type(sink).__name__, getattr(sink, "identity", None)] for sink in sinks]
-    return digest(model.fingerprint(), tokenizer.fingerprint(), list(names), of_sinks, save_every)
+    # How often a state is saved changes nothing but the size of shards.
+    size = save_every if _shard_folder(sinks) else None
+    return digest(model.fingerprint(), tokenizer.fingerprint(), list(names), of_sinks, size)
 
 
 def _keep_freed_blocks() -> None:
