@@ -99,6 +99,7 @@ def hash_now(package, module="workbench.work"):
     # What was read once in a process is not read again, as it is not imported again.
     code._imports.cache_clear()
     code._code.cache_clear()
+    code._hash.cache_clear()
     return hash_of([module], package)
 
 

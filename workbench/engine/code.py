@@ -46,6 +46,11 @@ def hash_of(modules: Iterable[str], package: Path = PACKAGE) -> str:
     package
         Folder of the package; the installed one by default.
     """
+    return _hash(tuple(modules), package)
+
+
+@cache
+def _hash(modules: tuple[str, ...], package: Path) -> str:
     return digest({name: _code(str(package), name) for name in reached(modules, package)})
 
 
@@ -120,6 +125,7 @@ def _code(package: str, name: str) -> str:
     return stripped(file.read_text(encoding="utf-8"))
 
 
+@cache
 def stripped(source: str) -> str:
     """Source without comments, docstrings and blank lines; the same on every version of Python.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from workbench.errors import EvaluationError
 from workbench.factors.necessity import OK, PLACE, RANDOM_PART, TURNED
@@ -212,10 +213,13 @@ def persistence(
         best = [np.argsort(-side, kind="stable")[:top] for side in (a, b)]
         first, second = (np.isin(np.arange(n), at) for at in best)
         rng = generator(seed, "persistence", how)
-        orders = [rng.permutation(n) for _ in range(permutations)]
+        orders = np.array([rng.permutation(n) for _ in range(permutations)], dtype=int).reshape(permutations, n)
         rho, overlap = spearman(a, b), int((first & second).sum())
-        p = permutation_p(rho, np.array([spearman(a, b[order]) for order in orders]))
-        overlap_p = permutation_p(overlap, np.array([float((first & second[order]).sum()) for order in orders]))
+        # Renaming keeps the ranks: of each draw, their correlation is a product.
+        x, y = (side - side.mean() for side in (rankdata(a), rankdata(b)))
+        scale = np.sqrt((x @ x) * (y @ y)) if np.isfinite(rho) else np.nan
+        p = permutation_p(rho, y[orders] @ x / scale)
+        overlap_p = permutation_p(overlap, (first & second[orders]).sum(1).astype(float))
         before_after = [", ".join(one.index.to_numpy()[at]) for at in best]
         rows.append((how, n, rho, p, top, overlap, overlap_p, *before_after))
     columns = ["how", "n_factors", "spearman", "p", "n_top", "overlap", "overlap_p", "top_before", "top_after"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import yaml
 
 from workbench import figures
+from workbench.yaml_once import read_yaml
 
 Tables = Mapping[str, pd.DataFrame]
 Options = dict[str, Any]
@@ -127,4 +127,4 @@ def _entry(
 
 
 _FILE = resources.files("workbench.figures") / "gallery.yaml"
-GALLERY = {name: _entry(name, **one) for name, one in yaml.safe_load(_FILE.read_text(encoding="utf-8")).items()}
+GALLERY = {name: _entry(name, **one) for name, one in read_yaml(_FILE.read_text(encoding="utf-8")).items()}
