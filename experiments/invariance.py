@@ -65,7 +65,7 @@ def run(folder: Path, name: str) -> dict[str, pd.DataFrame]:
     batch, threads, order = RUNS[name]
     config = yaml.safe_load((ROOT / "experiments" / "demo.yaml").read_text())
     data = {"name": str(folder / f"{order}.h5ad"), "cell_type": "cell_type", "depth": "depth", "values": "log1p:10000"}
-    few = {"permutations": 5, "refits": 2, "head_refits": 1}
+    few = {"permutations": 5, "refits": 2, "head_refits": 1, "control_draws": 2}
     config |= {
         "checkpoint": str(ROOT / "artifacts" / "scgpt-blood-mini"),
         "data": data,

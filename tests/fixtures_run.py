@@ -84,7 +84,7 @@ def write(folder, checkpoint, cells, **sections):
         "data": {"name": "cells.h5ad", "cell_type": "label", **sections.pop("data", {})},
         "anchors": {"min_cells": 2, "parts": 4},
         "adaptor": {"k": 3, "steps": 30},
-        "evaluation": {"folds": 2, "holdouts": 2, "permutations": 5, "refits": 3, "head_refits": 1},
+        "evaluation": {"folds": 2, "holdouts": 2, "permutations": 5, "refits": 3, "head_refits": 1, "control_draws": 2},
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**small, **sections}))

@@ -231,6 +231,12 @@ class EvaluationConfig(Strict):
         default=40, description="Draws of the holdouts' null: stages relabelled, and the adaptor fitted again."
     )
     head_refits: PositiveInt = Field(default=8, description="The same for each head; draws are pooled over the heads.")
+    control_draws: int = Field(
+        default=20,
+        ge=2,
+        description="Draws of each random control, of which mean and spread are given; the smallest p beside them is "
+        "1 / (draws + 1).",
+    )
 
 
 class CellHeadsConfig(Strict):

@@ -217,3 +217,43 @@ def test_the_adaptor_that_is_handed_over_stays_untrained(ruler):
         seed=0,
     )
     assert not hasattr(adaptor, "encoder_")
+
+
+# Pairs of different cell types only
+
+
+def test_what_only_recognises_a_type_gains_from_pairs_of_one_type_alone(ruler):
+    stage = np.repeat(np.arange(10), 6)
+    # Four whole types are held out at a time.
+    drawn = [np.random.default_rng(i).permutation(10)[:4] for i in range(6)]
+    splits = [held(np.flatnonzero(np.isin(stage, types)), 60) for types in drawn]
+    # A random code of each type: anchors of one type lie together, types lie anywhere.
+    rows = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        code = rng.standard_normal((10, 30))[stage] + 0.05 * rng.standard_normal((60, 30))
+        rows.append(go(code, stage, ruler, splits, refits=0, kinds=stage))
+    every, between = (np.mean([row[name] for row in rows]) for name in ("spearman", "between"))
+    assert every > 0.4 and abs(between) < 0.15
+    planted = go(on_the_ring(stage), stage, ruler, splits, kinds=stage)
+    assert planted["between"] > 0.9 and planted["between_p"] == 1 / 20 and planted["between_high"] < 0.9
+
+
+def test_pairs_of_different_types_are_those_that_are_compared(ruler):
+    stage, kinds = np.arange(24) % 10, np.array(list("aabb") * 6)
+    features, split = on_the_ring(stage), held(np.arange(9), 24)
+    row = go(features, stage, ruler, [split], kinds=kinds, refits=0)
+    fitted = LETAdaptor(k=3, steps=40)
+    fitted.fit(features[split.train], ruler[np.ix_(stage[split.train], stage[split.train])])
+    i, j = np.triu_indices(9, 1)
+    apart = kinds[i] != kinds[j]
+    wanted = stats.spearmanr(
+        angles(fitted.transform(features))[i, j][apart], ruler[stage[i], stage[j]][apart]
+    ).statistic
+    assert row["between"] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_without_two_types_there_is_no_such_correlation(ruler):
+    stage = np.arange(24) % 10
+    row = go(on_the_ring(stage), stage, ruler, list(random_splits(24, 2, 0)), kinds=np.zeros(24, int), refits=3)
+    assert np.isnan(row["between"]) and np.isnan(row["between_p"]) and row["spearman"] > 0.9

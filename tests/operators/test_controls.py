@@ -11,11 +11,15 @@ from scipy import stats
 from workbench.operators.controls import (
     CONTROLS,
     IDENTITY,
+    RANDOM,
     added_value,
+    codetection,
     coexpression,
     control,
     gaussian,
     gene_permuted,
+    label_code,
+    norm_matched,
     spectrum_matched,
 )
 
@@ -51,9 +55,53 @@ def test_the_spectrum_control_has_the_singular_values_and_other_vectors(like):
     assert not np.array_equal(found, spectrum_matched(like, 2))
 
 
-def test_the_permuted_control_is_the_operator_on_the_wrong_genes(like):
-    found = gene_permuted(like, 0)
-    assert sorted(map(tuple, found)) == sorted(map(tuple, like)) and not np.array_equal(found, like)
+def test_the_permuted_control_gives_rows_to_genes_of_about_the_same_expression(like):
+    mean = np.random.default_rng(1).permutation(20) / 20
+    found = gene_permuted(like, mean, 0)
+    source = np.array([np.flatnonzero((like == row).all(1))[0] for row in found])
+    assert sorted(source) == list(range(20)) and (source != np.arange(20)).any()
+    tenth = np.argsort(np.argsort(mean)) // 2
+    assert np.array_equal(tenth[source], tenth), "of 20 genes, two make a tenth"
+
+
+def test_the_norm_control_keeps_lengths_and_ties_no_gene_to_another():
+    # Two blocks of genes that go together, of very different lengths.
+    like = np.repeat(np.eye(2, 400), 50, axis=0) * np.linspace(1, 30, 100)[:, None]
+    drawn = [norm_matched(like, seed) for seed in range(20)]
+    lengths = np.linalg.norm(like, axis=1)
+    for one in drawn:
+        np.testing.assert_allclose(np.linalg.norm(one, axis=1), lengths)
+    cosines = np.array([one @ one.T / np.outer(lengths, lengths) for one in drawn])[:, *np.triu_indices(100, 1)]
+    # Of independent directions in 400 dimensions: mean 0, sd 1 / 20.
+    assert abs(cosines.mean()) < 4 * 0.05 / np.sqrt(cosines.size) and cosines.std() == pytest.approx(0.05, rel=0.02)
+
+
+def test_codetection_counts_the_cells_in_which_both_are_seen():
+    x = expression()
+    dense = x.toarray() > 0
+    wanted = [[(dense[:, i] & dense[:, j]).mean() for j in range(20)] for i in range(20)]
+    np.testing.assert_allclose(codetection(x), wanted, atol=1e-12)
+
+
+def test_random_controls_are_drawn_anew_and_the_others_are_not(like):
+    for name in CONTROLS:
+        first, again, other = (control(name, like, expression(), 5, draw) for draw in (0, 0, 1))
+        assert np.array_equal(first, again)
+        assert np.array_equal(first, other) == (name not in RANDOM)
+
+
+def test_a_code_knows_which_anchors_are_of_one_label_and_no_more():
+    labels, cells = np.repeat([f"t{i}" for i in range(30)], 4), np.full(120, 25)
+    same = labels[:, None] == labels
+    among, apart = [], []
+    for draw in range(20):
+        code = label_code(labels, cells, 0, draw)
+        cosine = np.corrcoef(code)
+        among.append(cosine[same & ~np.eye(120, dtype=bool)].mean())
+        apart.append(cosine[~same].mean())
+    # A mean over 25 cells has noise of variance 1 / 25 beside the code's 1.
+    assert np.mean(among) == pytest.approx(1 / (1 + 1 / 25), abs=0.01) and abs(np.mean(apart)) < 0.01
+    assert not np.array_equal(label_code(labels, cells, 0, 0), label_code(labels, cells, 0, 1))
 
 
 def test_coexpression_is_pearson_and_no_nan():

@@ -90,10 +90,16 @@ def passed_by(controls: pd.DataFrame) -> str:
     Parameters
     ----------
     controls
-        Rows as `gate_rows` makes them, of one cohort under several operators.
+        Rows as `gate_rows` makes them, of one cohort under several operators; with ``draw`` where some were drawn more
+        than once, and so pass from the fewest to the most.
     """
-    groups = controls.groupby("operator", sort=False)
-    return ", ".join(f"{operator} {(own['status'] == 'pass').sum()}" for operator, own in groups)
+    said, controls = [], controls if "draw" in controls else controls.assign(draw=0)
+    for operator, own in controls.groupby("operator", sort=False):
+        passed = (own["status"] == "pass").groupby(own["draw"]).sum()
+        low, high = passed.min(), passed.max()
+        drawn = f" ({len(passed)} draws, mean {passed.mean():.1f})" if len(passed) > 1 else ""
+        said.append(f"{operator} {low}{f' to {high}' if high > low else ''}{drawn}")
+    return ", ".join(said)
 
 
 def _gates(rows: pd.DataFrame) -> list[Gate]:

@@ -23,7 +23,7 @@ from workbench.factors.compaction import FOLDED, REFERENCE
 from workbench.files import read_json
 from workbench.operators.store import StoredOperators
 from workbench.recipes.run.config import RunConfig, RunGatesConfig
-from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
+from workbench.recipes.run.context import ANCHOR_CONTROLS, BIASED, DRAWN, RunContext
 from workbench.recipes.run.factors import TABLES
 from workbench.recipes.run.gates import gates_stage
 from workbench.recipes.run.recipe import run, stages
@@ -63,7 +63,7 @@ def made(few_null_rulers, cells, checkpoint, tmp_path_factory):
         folder,
         checkpoint,
         cells,
-        evaluation={"folds": 4, "holdouts": 2, "permutations": 3, "refits": 2, "head_refits": 1},
+        evaluation={"folds": 4, "holdouts": 2, "permutations": 3, "refits": 2, "head_refits": 1, "control_draws": 2},
         gates={"refits": 1},
         cell_heads={"epochs": 3, "hybrid": False},
         sensitivity={"ks": [2, 3], "alphas": [0.1], "betas": [0.3]},
@@ -124,7 +124,8 @@ def test_gates_are_judged_beside_every_control_and_stand_on_the_card(made):
     gates, controls = table(made, "gates"), table(made, "gate_controls")
     assert gates["gate"].tolist() == list(GATES) and set(gates["operator"]) == {"drift"}
     assert (gates["spec"] == SPEC.hash).all() and gates["status"].iloc[-1] == "not applicable"
-    assert controls.groupby("operator").size().to_dict() == dict.fromkeys(CONTROL_NAMES, len(GATES))
+    wanted = {name: len(GATES) * (2 if name in DRAWN else 1) for name in ANCHOR_CONTROLS}
+    assert controls.groupby("operator").size().to_dict() == wanted
     card = (made.out / "algorithm" / "README.md").read_text()
     section = card.split(f"## Gates (spec {SPEC.hash})")[1].split("##")[0]
     for row in gates.itertuples():

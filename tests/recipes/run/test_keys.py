@@ -76,6 +76,7 @@ FIELDS = {
     "evaluation.permutations": (6, {"readouts", *CARD}, ()),
     "evaluation.refits": (4, {"heads", *CARD}, ()),
     "evaluation.head_refits": (2, {"heads", *CARD}, ()),
+    "evaluation.control_draws": (3, {"heads", "readouts", "gates", *CARD}, ()),
     "gates.refits": (2, {"gates", *CARD}, ()),
     **{
         f"cell_heads.{field}": (value, {"readouts", *CARD}, ())

@@ -125,14 +125,16 @@ def test_the_manifest_says_what_made_the_run(first, checkpoint):
 
 def test_the_metrics_are_those_of_the_tables(first, cells):
     metrics = first.metrics
-    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 21
+    assert len(metrics["heads"]) == LAYERS * HEADS and len(metrics["holdouts"]) == 30
     assert {row["representation"] for row in metrics["readouts"]} == {
         "latent (LET on drift)",
         "latent (LET on x itself)",
         "latent (LET on a random matrix)",
-        "latent (LET on random vectors, same singular values)",
-        "latent (LET on the operator with its genes permuted)",
+        "latent (LET on random, same singular values)",
+        "latent (LET on random, same row norms)",
+        "latent (LET on genes permuted within expression levels)",
         "latent (LET on the cells' own gene correlation)",
+        "latent (LET on co-detection of genes)",
         "latent (LET on the same model before training)",
         "PCA-3 of x",
         "raw x (log-normalised panel)",
@@ -344,7 +346,7 @@ def test_donors_stay_whole_and_are_held_out(with_donors, cells):
     assert (listed.groupby("donor")["fold"].nunique() == 1).all() and set(listed["fold"]) == {"0", "1"}
     assert with_donors.metrics["stages"]["panel"]["groups"] == "donors"
     donors = [row for row in with_donors.metrics["holdouts"] if row["holdout"] == "donor"]
-    assert [row["n_splits"] for row in donors] == [4] * 7 and all(row["status"] == "ok" for row in donors)
+    assert [row["n_splits"] for row in donors] == [4] * 10 and all(row["status"] == "ok" for row in donors)
     assert "Donor holdout" not in {item["what"] for item in with_donors.metrics["skipped"]}
     assert "Whole donors are held out" in (with_donors.out / "report.html").read_text()
 
@@ -362,7 +364,7 @@ def features_without_the_first_fold(monkeypatch, config, out):
 
     def record(representations, wanted, fold, **options):
         found.update({name: make(0) for name, make in representations.items()}, fold=fold)
-        row = {"endpoint": "e", "metric": "m", "status": "ok"}
+        row = {"endpoint": "e", "metric": "m", "status": "ok", "value": 0.5}
         return [{**row, "representation": name, "by_fold": {0: 0.5, 1: 0.5}} for name in representations]
 
     context = begin(config, out, ("panel", "cells", "operators", "untrained"))
@@ -389,7 +391,7 @@ def test_neither_labels_nor_values_of_held_out_cells_reach_what_is_tested_on_the
     after = features_without_the_first_fold(monkeypatch, read_config(path, RunConfig), tmp_path / "after")
     assert np.array_equal(after["fold"], before["fold"])
     names = [name for name in before if name != "fold"]
-    assert len(names) == 10
+    assert len(names) == 12
     for name in names:
         np.testing.assert_allclose(after[name][~held], before[name][~held], atol=1e-5, err_msg=name)
         assert not np.allclose(after[name][held], before[name][held]), name
@@ -508,7 +510,7 @@ def test_sorted_populations_as_donors_end_with_a_report(cells, checkpoint, tmp_p
         checkpoint,
         sorted_cells,
         data={"donor": "donor"},
-        evaluation={"folds": 10, "holdouts": 2, "permutations": 3, "refits": 2, "head_refits": 1},
+        evaluation={"folds": 10, "holdouts": 2, "permutations": 3, "refits": 2, "head_refits": 1, "control_draws": 2},
         anchors={"min_cells": 1},
         cell_heads={"epochs": 2, "hybrid": False},
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from workbench.cells.anchors import Anchors
 from workbench.cells.datasets import content_hash, values_hash
@@ -23,7 +23,7 @@ from workbench.engine.sweep import Backend
 from workbench.errors import EvaluationError
 from workbench.evidence.holdout import head_scores, random_splits
 from workbench.operators.adaptor import LETAdaptor
-from workbench.operators.controls import CONTROLS, control
+from workbench.operators.controls import CODE, CONTROLS, RANDOM, control, label_code
 from workbench.operators.operator import Head, feature_map, screen_weights
 from workbench.operators.readout import Endpoint, endpoints
 from workbench.operators.store import StoredOperators
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 UNTRAINED = "the same model before training"
 CONTROL_NAMES = (*CONTROLS, UNTRAINED)
+# What is judged on anchors has a control more, which knows their labels and so none of the cells.
+ANCHOR_CONTROLS, DRAWN = (*CONTROL_NAMES, CODE), (*RANDOM, CODE)
 BIASED = "the heads of topk were chosen by these anchors"
 NOBODY: frozenset[int] = frozenset()
 # Groups of cells that sums are kept by where the configuration says nothing: enough for five folds and for pairs of them.
@@ -194,7 +196,7 @@ class RunContext(OperatorContext):
 
         return self._remembered(("map", frozenset(folds), trained), make)
 
-    def control(self, name: str, folds: Collection[int] = NOBODY) -> Float[np.ndarray, "gene feature"]:
+    def control(self, name: str, folds: Collection[int] = NOBODY, draw: int = 0) -> Float[np.ndarray, "gene feature"]:
         """Feature map of a control, from the cells outside some folds.
 
         Parameters
@@ -203,12 +205,46 @@ class RunContext(OperatorContext):
             Name of the control, one of `CONTROL_NAMES`.
         folds
             Numbers of the folds whose cells have no part in it; none by default.
+        draw
+            Number of the draw of a random control.
         """
         if name == UNTRAINED:
             return self.feature_map(folds, trained=False)
-        return control(
-            name, self.feature_map(folds), self.cells.expression[self.cells.outside(folds)], self.config.seed
-        )
+        inside = self.cells.expression[self.cells.outside(folds)]
+        return control(name, self.feature_map(folds), inside, self.config.seed, draw)
+
+    def draws(self, name: str) -> range:
+        """Numbers of the draws of a control: one where it has no random number.
+
+        Parameters
+        ----------
+        name
+            Name of the control, one of `ANCHOR_CONTROLS`.
+        """
+        return range(self.config.evaluation.control_draws if name in DRAWN else 1)
+
+    @property
+    def kinds(self) -> Shaped[np.ndarray, " anchor"]:
+        """Cell type of each anchor of all cells; its stage where the cells name no type."""
+        anchors = self.anchors()
+        named = anchors.column("cell_type")
+        return anchors.stage if named is None else named
+
+    def anchor_features(self, name: str, draw: int = 0) -> Float[np.ndarray, "anchor feature"]:
+        """Features of the anchors of all cells under the configured feature map or a control.
+
+        Parameters
+        ----------
+        name
+            Name of the configured feature map, or one of `ANCHOR_CONTROLS`.
+        draw
+            Number of the draw of a random control.
+        """
+        anchors = self.anchors()
+        if name == CODE:
+            return label_code(self.kinds, anchors.table["n_cells"].to_numpy(dtype=int), self.config.seed, draw)
+        own = name == self.config.adaptor.name
+        return anchors.centroids @ (self.feature_map() if own else self.control(name, draw=draw))
 
     def scores(self, source: StoredOperators, folds: Collection[int] = NOBODY) -> dict[Head, float]:
         """Screen of all heads by random holdouts of the anchors outside some folds; no other cell is looked at.

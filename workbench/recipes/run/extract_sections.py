@@ -12,7 +12,8 @@ from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.figures.style import assign_colors
 from workbench.operators.controls import IDENTITY
-from workbench.recipes.run.context import CONTROL_NAMES, RunContext
+from workbench.operators.operator import head_name
+from workbench.recipes.run.context import ANCHOR_CONTROLS, RunContext
 from workbench.recipes.run.export import TABLES as EXPORTED
 from workbench.recipes.run.heads import SENSITIVITY
 from workbench.recipes.run.heads import TABLES as HEADS
@@ -43,8 +44,11 @@ def extract_section(context: RunContext, results: Results) -> Section:
     options |= {name: {"colors": colors} for name in ("latent", "latent_3d")}
     captions = _captions(context, results, int(tables["heads"]["n_anchors"].iloc[0]))
     figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
-    facts = {"Controls": f"{'; '.join(CONTROL_NAMES)}. Same adaptor, folds and readouts."}
-    return Section(figures, tables, _answers(context, tables), skipped, facts=facts)
+    facts = {
+        "Controls": f"{len(ANCHOR_CONTROLS)}, named above; same adaptor, folds and readouts; of random ones the mean of "
+        f"{context.config.evaluation.control_draws} draws"
+    }
+    return Section(figures, tables, _answers(context, results, tables), skipped, facts=facts)
 
 
 def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str, str]:
@@ -60,7 +64,8 @@ def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str
         f"({n_anchors} anchors, mean over {evaluation.holdouts} random holdouts; null: {again}, "
         f"{evaluation.head_refits} draws per head pooled over the heads).",
         "holdouts": f"The configured feature map beside controls without the model; bars: sd over splits; null: {again}, "
-        f"{evaluation.refits} draws.",
+        f"{evaluation.refits} draws. Of random controls the mean of {evaluation.control_draws} draws is shown, and no null: the draws "
+        "are the operator's.",
         "distances": "Ruler distance of two stages against the latent angle (radians) of their anchors, fitted on these anchors: "
         "how far the fit went, not how far it holds.",
         "readouts": f"Readouts of cells that neither operator, adaptor nor readout was fitted on ({evaluation.folds} folds of whole "
@@ -74,16 +79,36 @@ def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str
     return captions
 
 
-def _answers(context: RunContext, tables: Tables) -> list[str]:
+def _answers(context: RunContext, results: Results, tables: Tables) -> list[str]:
     answers = [_verdict(context, tables)]
     answers.append(f"On held-out anchors, rank correlation with the ruler: {'; '.join(_held_out(context, tables))}.")
+    answers.append(_drawn_said(tables["holdouts"]))
     answers.append(_readouts_said(tables["added"]))
     best = tables["heads"].sort_values("spearman", ascending=False).iloc[0]
     answers.append(
-        f"Strongest head alone: layer {int(best['layer'])}, head {int(best['head'])} (rank correlation {best['spearman']:.2f}, sd "
-        f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by the same number, so it is biased upward."
+        f"Strongest head: {head_name(int(best['layer']), int(best['head']))} ({best['spearman']:.2f}, sd "
+        f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by it, so biased upward. "
+        f"{_projections_said(results['heads']['best_projections'], len(tables['heads']))}"
     )
     return answers
+
+
+def _projections_said(found: Mapping[str, Any], n: int) -> str:
+    return (
+        f"The best of {n} random projections: {found['draws_mean']:.2f} ({found['n_draws']} draws, {found['draws_low']:.2f} to "
+        f"{found['draws_high']:.2f}; p of the head {found['p_draws']:.3f})."
+    )
+
+
+def _drawn_said(holdouts: pd.DataFrame) -> str:
+    """How many draws of each random control do as well as the operator on each kind of holdout."""
+    drawn = holdouts[holdouts["status"] == "ok"].dropna(subset="p_draws")
+    if drawn.empty:
+        return "No random control stands beside the operator, which no holdout can judge."
+    drawn = drawn.assign(as_high=(drawn["p_draws"] * (drawn["n_draws"] + 1) - 1).round().astype(int))
+    counts = [f"{name} {', '.join(map(str, part['as_high']))}" for name, part in drawn.groupby("operator", sort=False)]
+    kinds = ", ".join(drawn["holdout"].unique())
+    return f"Of {int(drawn['n_draws'].max())} draws, as high as the operator ({kinds} holdout): {'; '.join(counts)}."
 
 
 def _held_out(context: RunContext, tables: Tables) -> list[str]:
@@ -111,7 +136,10 @@ def _readouts_said(added: pd.DataFrame) -> str:
     totals = counted.groupby("control", sort=False)[["above", "better", "worse"]].sum()
     n = len(added.drop_duplicates(["endpoint", "metric"]))
     heads = totals[totals.index.str.endswith(" head")]
-    lines = [f"{_plain(str(name))} {row.above} ({row.better})" for name, row in totals.drop(heads.index).iterrows()]
+    lines = [
+        f"{_plain(str(name))} {row.above}{f' ({row.better})' if row.better else ''}"
+        for name, row in totals.drop(heads.index).iterrows()
+    ]
     if len(heads):
         lines.append(
             f"{len(heads)} other heads of the adaptor {heads['above'].min()} to {heads['above'].max()} ({heads['better'].max()} at most)"
@@ -120,14 +148,15 @@ def _readouts_said(added: pd.DataFrame) -> str:
     found = added["detectable"].dropna()
     missed = f" ({len(found)} tests, each of which finds a difference of {found.median():.2g} (median) in four of five such runs)"
     return (
-        f"Readouts of the operator's latent on held-out cells, metrics of {n} on which it is above (q <= {_ALPHA}): {'; '.join(lines)}. Surely "
+        f"Readouts of held-out cells, above on how many of {n} metrics (with q <= {_ALPHA}): {'; '.join(lines)}. Surely "
         f"below: {', '.join(worse) or 'none'}{missed if len(found) else ''}."
     )
 
 
 def _plain(name: str) -> str:
     """A representation by what the adaptor acts on."""
-    return name.removeprefix("latent (LET on ").removesuffix(")") if name.startswith("latent (") else name
+    short = name.removesuffix(" (log-normalised panel)")
+    return short.removeprefix("latent (LET on ").removesuffix(")") if short.startswith("latent (") else short
 
 
 def _verdict(context: RunContext, tables: Tables) -> str:

@@ -13,7 +13,7 @@ from workbench.evidence.gate_spec import GATES, SPEC
 from workbench.evidence.gate_table import INTERNAL, gate_rows, unmet
 from workbench.evidence.gates import Gate, evaluate, expected_to_fail
 from workbench.recipes.run.config import RunGatesConfig
-from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
+from workbench.recipes.run.context import ANCHOR_CONTROLS, BIASED, RunContext
 
 TABLES = ("gates", "gate_controls")
 
@@ -36,14 +36,16 @@ def gates_stage(context: RunContext, settings: RunGatesConfig, _: Path, __: Resu
         ``spec``, the hash of what was asked, and ``unmet``, as `gate_table.unmet` gives it.
     """
     anchors, adaptor, tables = context.anchors(), context.config.adaptor, []
-    for name in tqdm((adaptor.name, *CONTROL_NAMES), unit="feature map", desc="gates"):
+    every = [(name, draw) for name in (adaptor.name, *ANCHOR_CONTROLS) for draw in context.draws(name)]
+    for name, draw in tqdm(every, unit="feature map", desc="gates"):
         own = name == adaptor.name
         if own and adaptor.feature_map == "topk":
             gates = [Gate(gate, "not applicable", note=BIASED) for gate in GATES[:-1]]
         else:
-            matrix = context.feature_map() if own else context.control(name)
-            judged, refits = AnchorSet.of_cohort(anchors.centroids @ matrix, anchors), settings.refits if own else 0
+            judged = AnchorSet.of_cohort(context.anchor_features(name, draw), anchors)
+            refits = settings.refits if own else 0
             gates = evaluate(judged, context.ruler, context.adaptor(), seed=context.config.seed, refits=refits)
-        tables.append(gate_rows([*gates, expected_to_fail({})], context.cells.name, INTERNAL, name))
+        rows = gate_rows([*gates, expected_to_fail({})], context.cells.name, INTERNAL, name)
+        tables.append(rows if own else rows.assign(draw=draw))
     context.write(dict(zip(TABLES, (tables[0], pd.concat(tables[1:])), strict=True)))
     return {"spec": SPEC.hash, "unmet": unmet(tables[0], GATES)}

@@ -19,9 +19,9 @@ from workbench.geometry.quality import trustworthiness
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.operator import head_name
 from workbench.recipes.run.config import SensitivityConfig
-from workbench.recipes.run.context import BIASED, CONTROL_NAMES, RunContext
-from workbench.seeds import key
-from workbench.stats import benjamini_hochberg
+from workbench.recipes.run.context import ANCHOR_CONTROLS, BIASED, DRAWN, RunContext
+from workbench.seeds import generator, key
+from workbench.stats import benjamini_hochberg, permutation_p
 
 TABLES, SENSITIVITY = ("heads", "holdouts"), "sensitivity"
 _NEIGHBOURS = 5
@@ -29,7 +29,7 @@ Splits = Callable[[np.ndarray], Sequence[Split]]
 
 
 def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
-    """Judge every head, the configured feature map and the controls through the adaptor, on held-out anchors.
+    """Judge every head, random projections, the configured feature map and controls through the adaptor, on held-out anchors.
 
     Parameters
     ----------
@@ -47,10 +47,12 @@ def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
     random = list(random_splits(len(anchors), settings.holdouts, context.config.seed))
 
     adaptor, heads, nulls, holdouts = context.config.adaptor, [], [], []
-    maps, kinds = (adaptor.name, *CONTROL_NAMES), _holdouts(context, random)
-    each = [len(splits(anchors.stage)) * (1 + settings.refits) for _, splits in kinds if splits is not None]
+    maps, kinds = (adaptor.name, *ANCHOR_CONTROLS), _holdouts(context, random)
+    each = sum(len(splits(anchors.stage)) for _, splits in kinds if splits is not None)
+    again = sum(len(context.draws(name)) if name in DRAWN else 1 + settings.refits for name in maps)
     of_head, n_heads = len(random) * (1 + settings.head_refits), math.prod(context.operators.shape)
-    with tqdm(total=n_heads * of_head + len(maps) * sum(each), unit="fit", desc="heads") as bar:
+    of_projections = n_heads * settings.control_draws * len(random)
+    with tqdm(total=n_heads * of_head + of_projections + again * each, unit="fit", desc="heads") as bar:
         for layer, head in np.ndindex(*context.operators.shape):
             features = anchors.centroids @ context.operators.head(layer, head)
             # Relabellings of its own: with the same for all, the pooled null would be few draws, each seen by every head.
@@ -61,23 +63,85 @@ def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
             heads.append({"layer": layer, "head": head, "n_anchors": len(anchors), **row})
             nulls.append(null)
             bar.update(of_head)
+        projections = np.array([_projected(context, random, n_heads, n, bar) for n in range(settings.control_draws)])
+        ours: dict[str, float] = {}
         for name in maps:
-            own = name == adaptor.name
-            features = anchors.centroids @ (context.feature_map() if own else context.control(name))
             for kind, splits in kinds:
                 if splits is None:
                     found: dict[str, Any] = {"status": "not applicable: no donors"}
-                elif own and adaptor.feature_map == "topk":
+                elif name == adaptor.name and adaptor.feature_map == "topk":
                     found = {"status": f"not applicable: {BIASED}"}
+                elif name in DRAWN:
+                    found = _drawn(context, name, splits, ours.get(kind, np.nan), bar)
                 else:
+                    features = context.anchor_features(name)
                     found = with_null(*_score(context, features, splits, context.adaptor(), settings.refits))
                     bar.update(len(splits(anchors.stage)) * (1 + settings.refits))
+                if name == adaptor.name:
+                    ours[kind] = found.get("spearman", np.nan)
                 holdouts.append({"operator": name, "holdout": kind, **found})
     pooled = np.concatenate(nulls)
     table = pd.DataFrame([with_null(row, pooled) for row in heads])
     table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    table["p_projection"] = [permutation_p(value, projections.ravel()) for value in table["spearman"]]
     context.write({"heads": table, "holdouts": pd.DataFrame(holdouts)})
-    return {"n_anchors": len(anchors), "n_stages": len(set(anchors.stage.tolist()))}
+    return {
+        "n_anchors": len(anchors),
+        "n_stages": len(set(anchors.stage.tolist())),
+        "best_projections": beside_draws(float(table["spearman"].max()), projections.max(1)),
+    }
+
+
+def beside_draws(observed: float, drawn: np.ndarray) -> dict[str, Any]:
+    """Where the draws of a random control lie, and how many do as well as what they stand beside.
+
+    Parameters
+    ----------
+    observed
+        The value that they stand beside; NaN where there is none.
+    drawn
+        Value of each draw; those without one are left out.
+
+    Returns
+    -------
+    dict
+        ``n_draws``, ``draws_mean``, ``draws_sd``, ``draws_low``, ``draws_high`` (the extremes), and ``p_draws``: share of
+        the draws that are at least as high, the observed one counted, so never below 1 / (n_draws + 1).
+    """
+    drawn = drawn[np.isfinite(drawn)]
+    mean, low, high = (drawn.mean(), drawn.min(), drawn.max()) if len(drawn) else (np.nan,) * 3
+    return {
+        "n_draws": len(drawn),
+        "draws_mean": float(mean),
+        "draws_sd": float(drawn.std(ddof=1)) if len(drawn) > 1 else float("nan"),
+        "draws_low": float(low),
+        "draws_high": float(high),
+        "p_draws": permutation_p(observed, drawn),
+    }
+
+
+def _drawn(context: RunContext, name: str, splits: Splits, ours: float, bar: tqdm) -> dict[str, Any]:
+    """A random control, the mean of its draws, and where ours lies among them; the draws are its null."""
+    rows = []
+    for draw in context.draws(name):
+        rows.append(_score(context, context.anchor_features(name, draw), splits, context.adaptor(), 0)[0])
+        bar.update(rows[-1]["n_splits"])
+    table = pd.DataFrame(rows)
+    found = beside_draws(ours, table["spearman"].to_numpy())
+    means = {column: float(table[column].mean()) for column in ("sd", "n_pairs", "between")}
+    first = {**rows[0], "n_iter": int(table["n_iter"].max()), "n_unconverged": int(table["n_unconverged"].sum())}
+    return with_null({**first, **means, "spearman": found.pop("draws_mean"), **found}, np.zeros(0))
+
+
+def _projected(context: RunContext, random: list[Split], n: int, draw: int, bar: tqdm) -> np.ndarray:
+    """Random projections of expression, as many as heads and as narrow, through the same adaptor on the same splits."""
+    anchors, found = context.anchors(), []
+    for number in range(n):
+        rng = generator(context.config.seed, "random projection", str(draw), str(number))
+        features = anchors.centroids @ rng.standard_normal((anchors.centroids.shape[1], context.model.config.d_head))
+        found.append(_score(context, features, lambda stage: random, context.adaptor(), 0)[0]["spearman"])
+        bar.update(len(random))
+    return np.array(found)
 
 
 def sensitivity_stage(context: RunContext, settings: SensitivityConfig, _: Path, __: Results) -> Result:
@@ -130,7 +194,15 @@ def _score(
     anchors, ruler = context.anchors(), context.ruler.distances
     drawn = context.config.seed if seed is None else seed
     return holdout_correlation(
-        features, anchors.stage, ruler, splits, adaptor, refits=refits, seed=drawn, weights=anchors.weights
+        features,
+        anchors.stage,
+        ruler,
+        splits,
+        adaptor,
+        refits=refits,
+        seed=drawn,
+        weights=anchors.weights,
+        kinds=context.kinds,
     )
 
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from workbench.engine.stages import Result, Results
 from workbench.files import read_arrays
 from workbench.operators.algorithm import fold
 from workbench.operators.calibration import calibration_table
 from workbench.operators.cell_adaptor import fit_cell_head, hybrid_sweep
-from workbench.operators.controls import added_value
+from workbench.operators.controls import RANDOM, added_value
 from workbench.operators.readout import cross_validate
-from workbench.recipes.run.context import CONTROL_NAMES, RunContext
+from workbench.recipes.run.context import CONTROL_NAMES, DRAWN, RunContext
+from workbench.recipes.run.heads import beside_draws
 from workbench.recipes.run.operators import EMBEDDING
 
 TABLES = ("readouts", "added", "calibration")
@@ -46,6 +48,7 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     fixed: dict[str, Any] = {"seed": config.seed, "hidden": config.readout.hidden, "names": cells.names}
     draws = config.evaluation.permutations
     rows = cross_validate(every, context.endpoints, of_fold, permutations=draws, progress=True, **fixed)
+    rows += _random_controls(context, rows, fixed)
     folds = [
         {**{name: row[name] for name in ("endpoint", "metric", "representation")}, "fold": k, "value": value}
         for row in rows
@@ -58,6 +61,26 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     return {"undefined": sorted(set(table.loc[table["status"] != "ok", "endpoint"]))}
 
 
+def _random_controls(context: RunContext, rows: list[dict[str, Any]], fixed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the random controls: means over their draws, in each fold too, and where ours lies among the draws."""
+    of_fold, found = context.cells.obs["fold"].to_numpy(), []
+    ours = {(row["endpoint"], row["metric"]): row["value"] for row in rows if row["representation"] == context.ours}
+    with tqdm(total=len(RANDOM) * len(context.draws(RANDOM[0])), unit="draw", desc="random controls") as bar:
+        for name in RANDOM:
+            drawn: dict[tuple[str, str], list[dict[str, Any]]] = {}
+            for draw in context.draws(name):
+                one = {f"latent (LET on {name})": _latent(context, partial(context.control, name, draw=draw))}
+                for row in cross_validate(one, context.endpoints, of_fold, permutations=0, **fixed):
+                    drawn.setdefault((row["endpoint"], row["metric"]), []).append(row)
+                bar.update()
+            for what, many in drawn.items():
+                beside = beside_draws(ours[what], np.array([row["value"] for row in many]))
+                folds = {k: float(np.mean([row["by_fold"][k] for row in many])) for k in many[0]["by_fold"]}
+                sd = float(np.std(list(folds.values()), ddof=1)) if len(folds) > 1 else float("nan")
+                found.append({**many[0], "value": beside.pop("draws_mean"), "sd": sd, "by_fold": folds, **beside})
+    return found
+
+
 def representations(context: RunContext) -> dict[str, Features]:
     """Features of all cells by name, each made without the labels of the fold that is given.
 
@@ -68,7 +91,8 @@ def representations(context: RunContext) -> dict[str, Features]:
     """
     cells, config = context.cells, context.config
     found = {context.ours: _latent(context, context.feature_map)}
-    found |= {f"latent (LET on {name})": _latent(context, partial(context.control, name)) for name in CONTROL_NAMES}
+    plain = [name for name in CONTROL_NAMES if name not in DRAWN]
+    found |= {f"latent (LET on {name})": _latent(context, partial(context.control, name)) for name in plain}
     if config.cell_heads is not None:
         hybrids = hybrid_sweep() if config.cell_heads.hybrid else []
         heads = {"cell head": {}, **{f"{one['name']} head": one["parameters"] for one in hybrids}}

@@ -71,7 +71,8 @@ def stages(context: RunContext) -> list[Stage]:
     collection, fold = digest(sets.name, sets.sets, sets.sources), inputs.fold_inputs(context)
     placed = inputs.anchor_inputs(context)
     mapped = {**placed, "map": inputs.map_inputs(context)}
-    judged = {one: getattr(evaluation, one) for one in ("holdouts", "refits", "head_refits")}
+    judged = {one: getattr(evaluation, one) for one in ("holdouts", "refits", "head_refits", "control_draws")}
+    drawn = {"control_draws": evaluation.control_draws}
     read = {"fold": fold, "hidden": hidden, "permutations": evaluation.permutations, **context.chosen("cell_heads")}
     shown = {**inputs.explorer_inputs(context), "gene_sets": collection}
 
@@ -85,9 +86,9 @@ def stages(context: RunContext) -> list[Stage]:
     add("untrained", partial(untrained_stage, context), inputs.untrained_inputs(context))
     add("drift", partial(drift_stage, context), config.adaptor.blocks, "operators")
     add("heads", partial(heads_stage, context), {**mapped, **judged}, "operators", "untrained")
-    add("readouts", partial(readouts_stage, context), {**mapped, **read}, "operators", "untrained")
+    add("readouts", partial(readouts_stage, context), {**mapped, **read, **drawn}, "operators", "untrained")
     if (gates := config.gates) is not None:
-        given = {**mapped, "refits": gates.refits, "cohort": name}
+        given = {**mapped, **drawn, "refits": gates.refits, "cohort": name}
         add("gates", partial(gates_stage, context, gates), given, "operators", "untrained")
     if (swept := config.sensitivity) is not None:
         given = {**mapped, "holdouts": evaluation.holdouts, **swept.model_dump(mode="json")}
