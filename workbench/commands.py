@@ -175,6 +175,33 @@ def figures(arguments: Arguments) -> int:
     return 1 if missing else 0
 
 
+def clean(arguments: Arguments) -> int:
+    """Remove what killed processes left half-written in a folder."""
+    from workbench.engine.folder import MARKER, hold
+    from workbench.errors import OutputError
+    from workbench.files import remove_parts
+
+    folder = arguments.folder
+    if not folder.is_dir():
+        raise OutputError(
+            f"There is no folder '{folder}'; name the folder of a run, or one in which files were being written."
+        )
+    if (folder / MARKER).is_file():
+        with hold(folder) as removed:
+            changed = sorted(folder.rglob("*.changed"))
+    else:
+        removed, changed = remove_parts(folder), []
+    told = {"removed": [str(path) for path in removed], "changed": [str(path) for path in changed]}
+    lines = [f"{len(removed)} halves of files removed.", *map(str, removed)]
+    if changed:
+        lines += [
+            "Yours to remove, put aside because they were changed after the run had written them:",
+            *map(str, changed),
+        ]
+    _answer(arguments, lambda: told, lambda: "\n".join(lines))
+    return 0
+
+
 def apply(arguments: Arguments) -> int:
     """Apply an exported algorithm to a file of cells."""
     from workbench.cells.datasets import CellMapping

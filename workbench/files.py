@@ -87,7 +87,7 @@ def _link(part: Path, path: Path) -> None:
         part.unlink()
 
 
-def remove_parts(folder: Path, name: str = "*") -> None:
+def remove_parts(folder: Path, name: str = "*") -> list[Path]:
     """Remove halves of files whose writers on this machine are no more.
 
     Parameters
@@ -96,13 +96,21 @@ def remove_parts(folder: Path, name: str = "*") -> None:
         Folder of the files; folders in it are not looked at.
     name
         Name of the file that the halves were to become; those of any file by default.
+
+    Returns
+    -------
+    list of Path
+        What was removed. Halves of other machines stay, for their writers may be at work.
     """
+    removed = []
     shown, matched = ("*", ".+") if name == "*" else (glob.escape(name), re.escape(name))
     writer = rf"\.{matched}\.{re.escape(platform.node())}-([0-9]+)-[^-]*{re.escape(PART)}"
     for part in folder.glob(f".{shown}.*{PART}"):
         found = re.fullmatch(writer, part.name)
         if found and part.is_file() and not _runs(int(found[1])):
             part.unlink(missing_ok=True)
+            removed.append(part)
+    return removed
 
 
 def _runs(process: int) -> bool:

@@ -186,6 +186,15 @@ _TABLE = (
         ),
     ),
     Command(
+        "clean",
+        "remove what killed processes left half-written in a folder",
+        "Remove halves of files whose writers on this machine are no more. Results stay, and so does what a run has put "
+        "aside as NAME.changed, which is listed. A folder that another process works in is refused.",
+        commands.clean,
+        (argument("folder", completes=FOLDER, type=Path, help="folder of a run, or any folder"), _JSON),
+        ("workbench clean artifacts/demo",),
+    ),
+    Command(
         "apply",
         "apply an exported algorithm to an h5ad of any size",
         "Apply an algorithm that a run has left behind: latent, labels with probabilities and pseudotime go to a new "

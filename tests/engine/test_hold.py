@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from processes import needs_processes, start
 
+from workbench.cli import main
 from workbench.engine import folder
 from workbench.engine.folder import LOCK, hold
 from workbench.errors import OutputError
@@ -102,3 +104,39 @@ def test_halves_of_killed_processes_are_removed_wherever_a_command_writes(tmp_pa
         (tmp_path / name).touch()
     take(tmp_path)
     assert {name for name in (*ours, *users) if (tmp_path / name).exists()} == set(users)
+
+
+# What killed processes left, cleaned by hand
+
+
+def part_of(folder, process, name="table.csv", machine=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{name}.{machine or platform.node()}-{process}-0a1b2c3d.part"
+    path.write_bytes(b"half")
+    return path
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_clean_removes_halves_of_processes_that_are_gone_and_nothing_else(tmp_path, capsys, ours):
+    gone, alive = 2**22 - 1, os.getpid()
+    assert not psutil.pid_exists(gone)
+    stays = [part_of(tmp_path, alive), part_of(tmp_path, gone, machine="elsewhere"), tmp_path / ".mine.part"]
+    stays += [tmp_path / "table.csv", tmp_path / "table.csv.changed"]
+    for path in stays[2:]:
+        path.write_text("mine")
+    goes = [part_of(tmp_path, gone, "big.h5ad")]
+    if ours:
+        (tmp_path / folder.MARKER).write_text("{}")
+        goes += [part_of(tmp_path / "tables", gone), part_of(tmp_path / "stages" / "cells", gone)]
+    assert main(["clean", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(path.exists() for path in stays) and not any(path.exists() for path in goes)
+    assert said.startswith(f"{len(goes)} halves") and all(str(path) in said for path in goes)
+    assert ("table.csv.changed" in said) == ours
+    assert main(["clean", str(tmp_path), "--json"]) == 0 and json.loads(capsys.readouterr().out)["removed"] == []
+
+
+def test_clean_leaves_a_folder_that_a_process_works_in_and_one_that_is_not_there(owner, tmp_path, capsys):
+    (tmp_path / "out" / folder.MARKER).write_text("{}")
+    assert main(["clean", str(tmp_path / "out")]) == 2 and f"Process {owner.pid}" in capsys.readouterr().err
+    assert main(["clean", str(tmp_path / "absent")]) == 2 and "There is no folder" in capsys.readouterr().err

@@ -187,6 +187,17 @@ def test_an_offset_of_the_features_does_not_matter():
     np.testing.assert_allclose(second.transform(X + 10), first.transform(X), atol=3e-5)
 
 
+def test_a_rotation_of_the_features_does_not_matter():
+    # So nothing that is read from the latent tests what an operator writes, only A A^T.
+    x, distances = blood_like(1)
+    rng = np.random.default_rng(0)
+    operator = rng.standard_normal((x.shape[1], 20))
+    turned = operator @ np.linalg.qr(rng.standard_normal((20, 20)))[0]
+    first, second = (LETAdaptor(k=3).fit(x @ matrix, distances) for matrix in (operator, turned))
+    assert second.stress_ == pytest.approx(first.stress_, rel=1e-7)
+    np.testing.assert_allclose(angles(second.transform(x @ turned)), angles(first.transform(x @ operator)), atol=1e-4)
+
+
 def test_its_input_is_left_alone():
     X, distances = problem()
     before = X.copy(), distances.copy()

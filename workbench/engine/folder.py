@@ -90,7 +90,7 @@ def claim(out: Path, recipe: str, files: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def hold(out: Path) -> Iterator[None]:
+def hold(out: Path) -> Iterator[list[Path]]:
     """Have an output folder alone for as long as the work lasts, and remove what killed processes left half-written in it.
 
     The folder of a process that is gone is taken over: at once on this machine, and where it was on another one after a
@@ -100,6 +100,11 @@ def hold(out: Path) -> Iterator[None]:
     ----------
     out
         The folder; it is made.
+
+    Yields
+    ------
+    list of Path
+        Halves of files that were removed.
 
     Raises
     ------
@@ -114,9 +119,8 @@ def hold(out: Path) -> Iterator[None]:
         raise OutputError(f"'{out}' cannot be written ({error}); choose another folder with --out.") from error
     try:
         ours = [out / name for name in OURS if (out / name).is_dir()]
-        for folder in (out, *ours, *(below for one in ours for below in one.rglob("*/"))):
-            remove_parts(folder)
-        yield
+        below = [folder for one in ours for folder in one.rglob("*/")]
+        yield [part for folder in (out, *ours, *below) for part in remove_parts(folder)]
     finally:
         lock.release()
 

@@ -30,7 +30,8 @@ FILES = (
 )
 LIMITS = (
     "Fitted on the cells named under data and judged in the tables readouts.csv and added.csv of its run; on other "
-    "tissues, donors or technologies it has not been tested."
+    "tissues, donors or technologies it has not been tested. It depends on the operator A through A A^T alone: which genes are "
+    "read together is what was judged, and what a head writes is not."
 )
 _GATE = ("gate", "status", "value", "rule", "threshold", "sd", "n", "unit", "null_high", "p", "note", "spec")
 

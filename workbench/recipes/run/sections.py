@@ -97,6 +97,8 @@ def _cautions(context: RunContext) -> list[str]:
         "Whole donors are held out, but all donors come from one study."
         if "donor" in context.adata.obs
         else "The folds share donors, tissue and technology: nothing here speaks of other donors.",
+        "The adaptor depends on an operator A through A A^T alone: what a head writes can be turned at will without a change "
+        "in any holdout or readout. They judge which genes are read together; write genes and write programs are untested.",
         "The labels come with the dataset; where they were made from the same expression values, any method that sees "
         "these values is favoured alike.",
         "The operator was averaged over training folds only, but the checkpoint may have seen these cells in its own "
