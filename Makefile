@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --no-compile --disable-pip-version-check
 # `$(call requirements,EXTRA ...)`: packages of the extras of pyproject.toml; those that are always needed where none is named.
 requirements = $(PYTHON) -c "import sys, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(sum(map(p['optional-dependencies'].get, sys.argv[1:]), []) or p['dependencies']))" $(1)
 
-.PHONY: help demo test test-slow test-changed test-gpu check docs notebooks format python peers pretrain clean
+.PHONY: help demo test test-slow test-changed test-gpu bench check docs notebooks format python peers pretrain clean
 
 help:
 	@echo "make demo       run the main job on real human blood cells and say where the report lies"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-slow  the slow tests, and which ten took longest"
 	@echo "make test-changed  the tests, fast and slow, of what differs from BASE (the last commit shared with origin, or else HEAD)"
 	@echo "make test-gpu   the tests that need a CUDA card"
+	@echo "make bench      every measured comparison, in one table of docs/performance.md; fails where a bound is missed (half an hour)"
 	@echo "make check      lint, format check and types"
 	@echo "make docs       build the documentation, warnings are errors: artifacts/site/index.html"
 	@echo "make notebooks  run the notebooks (about ten minutes): notebooks/*.ipynb, to open in Jupyter"
@@ -50,6 +51,9 @@ test-changed: $(ENV)/.tests $(ENV)/.docs
 test-gpu: $(ENV)/.tests
 	@$(RUN) -m pytest -m gpu -rs
 
+bench: $(ENV)/.tests
+	@$(RUN) experiments/performance/bench.py
+
 check: $(ENV)/.tests
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
@@ -69,7 +73,7 @@ format: $(ENV)/.tests
 pretrain: $(ENV)/.complete
 	@$(RUN) -m workbench.cli pretrain experiments/pretrain_blood_mini.yaml
 
-python: $(ENV)/.complete
+python: $(ENV)/.here
 	@echo "$(PY)"
 
 # Beside scGPT's own packages: what the benchmark compares with. For `workbench benchmark ... --set peers.python=$$(make -s peers)`.
@@ -87,6 +91,11 @@ $(ENV)/.complete:
 	@$(PYTHON) -m venv "$(ENV)" || { echo "python3 cannot make virtual environments; install its venv package." >&2; exit 1; }
 	@$(call requirements) > "$(ENV)/requirements.txt"
 	@$(PY) $(PIP) -c constraints.txt -r "$(ENV)/requirements.txt" >&2
+	@touch "$@"
+
+# Started in a checkout, the interpreter finds its package for a script of experiments/ too, as it does for `-m`.
+$(ENV)/.here: | $(ENV)/.complete
+	@$(PY) -c "import sysconfig; print(\"import os, sys; os.path.isfile('workbench/cli.py') and sys.path.append(os.getcwd())\", file=open(sysconfig.get_path('purelib') + '/here.pth', 'w'))"
 	@touch "$@"
 
 $(ENV)/.tests: EXTRAS = dev image notebook

@@ -189,6 +189,8 @@ label in one donor and not in another: with it, other training donors would have
 - What has no value by donor, and what a run reads out in folds of cells, goes by the test **over splits, corrected**. Where splits overlap it does as well as
   the mixed model; where each donor or group is held out once it is too cautious (1 to 3 %), and a real difference has to be large.
 - **Wilcoxon over splits** is the paper's column (`p_wilcoxon`) and takes overlapping splits to be independent. No mark goes by it.
+
+Tests of factors and of their gene programs: [calibration of factors](calibration_factors.md).
 """
 
 

@@ -200,6 +200,9 @@ def held(row: pd.Series) -> str:
         Of the table of holdouts.
     """
     spread = f" (sd {row['sd']:.2f}, n = {row['n_splits']:.0f})" if pd.notna(row["sd"]) else ""
+    if pd.notna(row.get("n_draws")):
+        between = f"{row['draws_low']:.2f} to {row['draws_high']:.2f} in {row['n_draws']:.0f} draws"
+        return f"{row['spearman']:.2f}{spread}; {between}, p of the operator among them {row['p_draws']:.2g}"
     return f"{row['spearman']:.2f}{spread}; null up to {row['null_high']:.2f}, p {row['p']:.2g}"
 
 

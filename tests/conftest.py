@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numba
 import pytest
+import shape_checks
 import torch
 from browser import browser_page, chromium  # noqa: F401
 from jaxtyping import config as shape_config
-from jaxtyping import install_import_hook
 
-CHECKED = [f"workbench.{room}" for room in ("models", "capture", "ablation", "geometry", "operators", "factors")]
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -35,8 +34,9 @@ def _njit_of_plain_functions(njit):
 
 # Both before workbench is imported: shapes are checked in tests and cost nothing elsewhere.
 numba.njit = _njit_of_plain_functions(numba.njit)
-# By PEP 484 an int will do for a float, as it does for mypy.
-install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+shape_checks.install(
+    [f"workbench.{room}" for room in ("models", "capture", "ablation", "geometry", "operators", "factors")]
+)
 torch.set_num_threads(1)
 
 
@@ -53,6 +53,8 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup(item):
+    # Compiled loops of other packages that start threads give torch as many, whose OpenMP is the same library.
+    torch.set_num_threads(1)
     for mark in item.iter_markers("shared_data"):
         absent = [name for name in mark.args if not (SHARED_DATA / name).is_file()]
         if absent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ KEYS = {
     "threads",
     "repetitions",
     "agree",
+    "bounds",
 }
 TOKENS = {"cells": 12, "genes": 300, "expressed": 80, "max_tokens": 60, "batch": 5, "path": None, "threads": 1}
 MAPS = {"cells": 5, "genes": 40, "expressed": 25, "panel": 40, "width": 16, "max_tokens": 30, "batch": 2, "threads": 1}
@@ -56,6 +58,8 @@ def measured(module, sizes, toy):
 
 def check_report(report, *more):
     assert KEYS | set(more) <= set(report)
+    for name, bound in report["bounds"].items():
+        assert name in report and re.fullmatch(r"at (least|most) [0-9.]+", bound)
     assert report["agree"] and report["ratio"] > 0 and report["memory_ratio"] > 0
     for side in (report["ours"], report["peer"]):
         assert side["seconds"] > 0 and side["peak_bytes"] > 0
@@ -220,3 +224,69 @@ def test_adaptor_fits_end_at_optima_as_deep(script):
     results["ours"]["gradient"][1] = 1e-4
     with pytest.raises(SystemExit, match="ends at a gradient of 0.0001"):
         adaptor.report(figures, results, {**sizes, "repetitions": 1})
+
+
+FAKE = """import sys, time
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["--json"]
+    BODY
+"""
+BODIES = {
+    "fast": """print('{"ratio": 18.04, "memory_ratio": 6, "bounds": {"ratio": "at least 10", "memory_ratio": "at most 6"}}')""",
+    "plain": """print('{"ratio": 2}')""",
+    "short": """print('{"ratio": 1.4, "memory_ratio": 6, "bounds": {"ratio": "at most 1.3"}}')""",
+    "broken": "sys.exit('no | peer')",
+    "endless": "time.sleep(60)",
+    "wordy": "print('done')",
+    "odd": """print('{"ratio": 1, "bounds": {"share": "at least 1"}}')""",
+}
+
+
+def benched(tmp_path, script, monkeypatch, *names, limit=60):
+    """Status of a bench of fake scripts, and its page."""
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(FAKE.replace("BODY", BODIES[name]))
+    (tmp_path / "common.py").write_text("raise SystemExit(1)")
+    bench = script("bench")
+    page = tmp_path / "page.md"
+    page.write_text(f"# Before\n{bench.BEGIN}\nold\n{bench.END}\nAfter\n")
+    given = ["bench.py", "--folder", str(tmp_path), "--page", str(page), "--limit", str(limit)]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit) as stop:
+        bench.main()
+    return stop.value.code, page.read_text()
+
+
+def test_one_table_of_all_scripts_is_written_and_a_bound_that_holds_is_met(tmp_path, script, monkeypatch):
+    status, page = benched(tmp_path, script, monkeypatch, "plain", "fast")
+    assert status == 0 and page.startswith("# Before\n<!--") and page.endswith("-->\nAfter\n") and "old" not in page
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert table[2:] == [
+        "| `fast.py` | 18 | 6 | ratio at least 10: 18; memory ratio at most 6: 6 | yes |",
+        "| `plain.py` | 2 |  | none stated | yes |",
+    ]
+    assert f"Python {sys.version.split()[0]}, torch " in page and "numpy " in page
+
+
+def test_a_bound_that_is_missed_or_a_script_that_fails_is_a_row_and_a_status(tmp_path, script, monkeypatch):
+    status, page = benched(tmp_path, script, monkeypatch, "short", "broken", "wordy", "odd", "fast")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if ".py`" in line}
+    assert status == 1 and list(rows) == ["broken.py", "fast.py", "odd.py", "short.py", "wordy.py"]
+    assert rows["short.py"] == "| `short.py` | 1.4 | 6 | ratio at most 1.3: 1.4 | no |"
+    assert rows["broken.py"] == "| `broken.py` |  |  | failed (1): no / peer | no |"
+    assert all("what it printed is no comparison" in rows[f"{name}.py"] for name in ("wordy", "odd"))
+    assert rows["fast.py"].endswith("| yes |")
+
+
+def test_a_script_that_does_not_end_is_ended(tmp_path, script, monkeypatch):
+    status, page = benched(tmp_path, script, monkeypatch, "endless", limit=0.5)
+    assert status == 1 and "| `endless.py` |  |  | not done within 0.5 s | no |" in page
+
+
+def test_a_page_without_a_place_for_the_table_is_refused_before_any_work(script):
+    bench = script("bench")
+    with pytest.raises(SystemExit, match="no place for the table"):
+        bench.written("# A page", "table")
+    assert bench.BEGIN in bench.PAGE.read_text() and bench.END in bench.PAGE.read_text()
+    real = [path.stem for path in bench.scripts(FOLDER)]
+    assert {"capture", "report", "startup", "tokenise"} <= set(real) and not {"bench", "common", "heads"} & set(real)

@@ -36,6 +36,7 @@ def threaded(work: Callable[[Given], Found], tasks: Iterable[Given]) -> list[Fou
     tasks
         What it is asked for.
     """
-    # BLAS is limited around all threads: its limit is one of the whole process.
-    with one_thread(), ThreadPoolExecutor(numba.get_num_threads()) as pool:
+    # BLAS is limited around all threads: its limit is one of the whole process. Asking Numba for its threads would start them, and give
+    # torch, whose OpenMP is the same library, as many.
+    with one_thread(), ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:  # type: ignore[attr-defined]
         return list(pool.map(work, tasks))

@@ -48,6 +48,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     lengths = results["ours"]["lengths"]
     return {
         "what": "ablation: mean ablation of each of 12 layers x 8 heads, cell shift, random weights, synthetic counts",
+        "bounds": {"ratio": "at least 2"},
         "data": "synthetic negative binomial counts",
         **compared(figures, sizes, PEER),
         "sizes": described(sizes, lengths),

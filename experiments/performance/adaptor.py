@@ -126,6 +126,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     same = np.abs(one["loss"] - other["loss"]) < 1e-6
     return {
         "what": "adaptor: refits to relabelled stages, each to a gradient of a millionth of that at its start",
+        "bounds": {"ratio": "at least 5"},
         "data": "synthetic anchors",
         **compared(figures, sizes, PEER),
         "sizes": {name: sizes[name] for name in SIZES},

@@ -71,6 +71,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
         raise SystemExit("Attribution gave values that are no numbers; nothing was compared.")
     return {
         "what": "attribution: all of 12 layers x 8 heads, masked MVC error, random weights, synthetic counts",
+        "bounds": {"ratio": "at least 20"},
         "data": "synthetic negative binomial counts",
         "exact": figures["exact"],
         **compared(figures, sizes, PEER),

@@ -159,6 +159,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     lengths = model.tokenizer(cells).lengths()
     return {
         "what": "capture: mean attention of 12 layers x 8 heads per gene pair, random weights, synthetic counts",
+        "bounds": {"ratio": "at least 3", "memory_ratio": "at least 20"},
         "data": "synthetic negative binomial counts",
         "times_plain": cost["ours"] / cost["plain"],
         "times_hooked": cost["hooked"] / cost["plain"],

@@ -333,7 +333,8 @@ def show(report: dict[str, Any], as_json: bool) -> None:
     Parameters
     ----------
     report
-        With ``ours``, ``peer``, ``ratio``, ``cpu_ratio``, ``memory_ratio`` and ``sizes``.
+        With ``ours``, ``peer``, ``ratio``, ``cpu_ratio``, ``memory_ratio`` and ``sizes``, and ``bounds``: name of a figure -> what is
+        asked of it, ``at least`` or ``at most`` a number.
     as_json
         As one JSON object instead of a table.
     """
@@ -347,4 +348,6 @@ def show(report: dict[str, Any], as_json: bool) -> None:
     print(f"{'ratio':42}{report['ratio']:10.1f}{report['cpu_ratio']:10.1f}{report['memory_ratio']:10.1f}")
     for name, value in report.get("more", {}).items():
         print(f"{name:42}{value if isinstance(value, str) else f'{value:10.3g}'}")
+    for name, bound in report["bounds"].items():
+        print(f"{'bound: ' + name.replace('_', ' '):42}{bound}")
     print(f"{report['statistic']}; {', '.join(f'{k} {v}' for k, v in report['versions'].items())}")

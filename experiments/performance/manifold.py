@@ -167,6 +167,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
         more[name] = f"{a:10.3f} s against {b:.3f} s{value}" if i else f"{a:10.3f} s, shared"
     return {
         "what": "manifold: four dimension estimates and trustworthiness of the same points",
+        "bounds": {"ratio": "at least 3"},
         "data": "synthetic: a curved manifold with noise",
         **compared(figures, sizes, PEER),
         "sizes": {name: sizes[name] for name in SIZES},

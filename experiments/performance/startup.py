@@ -97,6 +97,7 @@ def compare(checkpoint: Path, repeats: int) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in checkpoint.iterdir())
     return {
         "what": "startup: `workbench inspect` against `import torch`, whole processes; ratios are ours by the peer's",
+        "bounds": {"ratio": "at most 1.3"},
         "ratio": ratio,
         "cpu_ratio": ratio,
         "memory_ratio": ours["peak_bytes"] / peer["peak_bytes"],

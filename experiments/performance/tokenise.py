@@ -214,6 +214,7 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     ratio = binning["peer"]["seconds"] / binning["ours"]["seconds"]
     return {
         "what": "tokenise: binning, sampling and padding of the same cells, on one core each",
+        "bounds": {"binning_only_ratio": "at least 20"},
         "data": Path(sizes["path"]).name if sizes.get("path") else "synthetic negative binomial counts",
         "ratio": peer["seconds"] / ours["seconds"],
         "cpu_ratio": peer["cpu_seconds"] / ours["cpu_seconds"],

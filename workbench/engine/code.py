@@ -103,8 +103,13 @@ def _file(package: Path, name: str) -> Path | None:
 def _imports(package: str, name: str) -> tuple[str, ...]:
     file = _file(Path(package), name)
     assert file is not None
+    return _imported(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _imported(source: str) -> tuple[str, ...]:
     found: list[str] = []
-    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):

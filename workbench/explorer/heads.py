@@ -165,7 +165,8 @@ def programs_of(
 
     Per factor, side and direction the 60 genes with the largest loadings of that sign are one list, as in `enrich`.
     Benjamini-Hochberg over all lists of all heads, since a reader looks through all of them. The null hands the gene names
-    out anew, once per draw for all lists.
+    out anew, once per draw for all lists. Both take genes to be independent, which those of a program are not, so that random
+    directions have hits here; `enrich` compares with such directions, and what a run says of programs comes from it.
 
     Parameters
     ----------

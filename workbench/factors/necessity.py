@@ -4,19 +4,26 @@ Everything is linear in x: with an operator that is a sum of factors, the latent
 contribution per factor, (x read_f) strength_f (W write_f), and an offset, -W b. A factor is taken out of the latent by
 setting its contribution to ``zero``, or to its ``mean`` over the training cells. Zero also moves every cell away from
 where the probes were fitted; the mean takes away only what differs between cells, and is what factors are ranked by.
+
+A factor is needed where taking it out costs more than nothing. What nothing costs is found by relabelling: the test
+cells of each group (a donor, or a part of the cells) change labels among themselves, all endpoints' at once and in every
+split alike, while latent, probes and predictions stay as they are. Where no cell's label has anything to do with its
+latent, the drop of the data is one more such draw, whatever the metric and whatever the removal does to the predictions;
+so p = (1 + draws with as large a drop) / (1 + draws) calls 5 % at p <= 0.05. It says nothing of how much a factor costs
+beside another direction of as much variance. Simulated level and power: `experiments/calibration_factors.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
@@ -28,14 +35,10 @@ Expression: TypeAlias = sp.csr_matrix | sp.csr_array | Float[np.ndarray, "cell g
 
 ZERO, MEAN = "zero", "mean"
 HOWS = (ZERO, MEAN)
-TURNED, RANDOM_PART = "turned", "random part"
-NULLS = (TURNED, RANDOM_PART)
 ALONE, TOP_KEPT, TOP_REMOVED = "alone", "top kept", "top removed"
 OK = "ok"
 PLACE = ["factor", "how", "endpoint", "metric"]
 _NAN = float("nan")
-# Numbers of a latent that are held at once.
-_AT_ONCE = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,8 @@ class Ablation:
     effects
         One row per ``split``, ``factor``, ``how``, ``endpoint`` and ``metric``: ``intact``, ``value`` without the factor,
         ``drop`` (intact - value), ``none`` (without any factor), ``training_drop`` (the drop on the training cells),
-        ``null_mean`` and ``null_high`` (97.5 %) of the drops of the turned draws, ``status`` ("ok" or why not).
-    null
-        One row per draw as well, of defined endpoints: ``null`` ("turned" or "random part"), ``draw``, ``drop``.
+        ``relabelled`` (array: the drop under each relabelling of the test cells), ``moved`` (share of the endpoint's test
+        cells whose label a relabelling changes, mean over them), ``status`` ("ok" or why not).
     subsets
         One row per ``split``, ``kind``, ``subset``, ``how``, ``endpoint`` and ``metric``: ``size`` (factors named),
         ``value``, ``intact``, ``none``, ``additive``. Kinds: "alone" (a subset of the core, all else taken out;
@@ -58,7 +60,6 @@ class Ablation:
     """
 
     effects: pd.DataFrame
-    null: pd.DataFrame
     subsets: pd.DataFrame
 
 
@@ -117,9 +118,11 @@ def ablate_factors(
     test: Int[np.ndarray, " test"],
     *,
     split: str,
+    groups: Shaped[np.ndarray, " cell"],
+    names: Shaped[np.ndarray, " cell"] | None = None,
     core: Sequence[int] | None = None,
     n_core: int = 4,
-    null_draws: int = 50,
+    null_draws: int = 400,
     seed: int,
 ) -> Ablation:
     """Take factors out of the latent of one split's test cells, and score every endpoint with probes that stay fixed.
@@ -130,13 +133,6 @@ def ablate_factors(
     splits. A named subset then occurs in some of them only; "top kept" of four, the core alone, occurs in all. A core
     given beforehand should come from other cells, or the subsets' scores are too good.
 
-    Two nulls, with `null_draws` draws for each factor. "turned": the factor's own number per cell is taken out along a
-    random direction of the latent, as long as the factor's own in units of the latent's spread over the training cells
-    (Mahalanobis): it asks whether what the factor says matters, given how much it says. "random part": instead of the
-    factor, a random rank-one operator of the same Frobenius norm (random unit read and write vectors) is taken out. That
-    moves the latent far less than a factor that reads what all cells express, so that its p is small too often even for
-    labels that nothing carries; it is reported beside the other, not in its place.
-
     Parameters
     ----------
     x, factors, encoder, bias
@@ -144,28 +140,31 @@ def ablate_factors(
     wanted
         Endpoints; their cells are rows of `x`.
     train, test
-        Rows of the cells that probes are fitted on, and judged on.
+        Rows of the cells that probes are fitted on, and judged on; of each group all on one side.
     split
         Name of the split, for the column ``split`` of the tables.
+    groups
+        Group of each row of `x`: cells change labels inside it. A group has the same draws in every split.
+    names
+        Of the cells: with them the relabellings do not depend on their order.
     core
         Numbers of the factors whose subsets are tried, 2^n - 1 of them; None to choose.
     n_core
         Size of a core that is chosen; its 2^n - 1 subsets are tried. Not used where `core` is given.
     null_draws
-        Draws of each null per factor, 1 or more. Most of the time goes here: 4 x factors x draws scorings of each
-        endpoint.
+        Relabellings of the test cells; 1 / (1 + draws) is the smallest p. At 0 there is no p.
     seed
-        Seed of both nulls. A factor's draws depend on its name, not on its place among the factors.
+        Seed that the relabellings of every group are drawn with.
 
     Raises
     ------
     ShapeError
         As in `contributions`.
     EvaluationError
-        If there are no training cells, no test cells, no endpoint or no draws, a cell is on both sides or is no row, or a
-        factor of the core does not exist.
+        If there are no training cells, no test cells or no endpoint, draws are negative, a cell is on both sides or is no
+        row, a group is on both sides, or a factor of the core does not exist.
     """
-    _check(train, test, x.shape[0], wanted, null_draws)
+    _check(train, test, x.shape[0], wanted, null_draws, groups)
     if core is not None:
         factors.keep(core)
     rows, n = np.concatenate([train, test]), len(factors.strength)
@@ -180,7 +179,8 @@ def ablate_factors(
     # Intact, nothing left, and each left out.
     basic = np.concatenate([np.ones((1, n), bool), np.zeros((1, n), bool), ~np.eye(n, dtype=bool)])
     intact = latent(basic[:1], ZERO)[0]
-    judges = [_Judge(endpoint, rows, is_train, intact) for endpoint in wanted]
+    orders = relabellings(test, wanted, groups, names, null_draws, seed)
+    judges = [_Judge(endpoint, train, test, intact, orders) for endpoint in wanted]
     training = {how: [judge.scores(latent(basic, how), True) for judge in judges] for how in HOWS}
     drops = np.array([v[0] - v[2:] for scores in training[MEAN] for v in scores.values()]).reshape(-1, n)
     known = drops[np.isfinite(drops).all(1)]
@@ -189,40 +189,62 @@ def ablate_factors(
     chosen = [int(i) for i in (sorted(order[:n_core]) if core is None else core)]
     subsets = list(_subsets(factors.names, order, chosen))
     kept = np.concatenate([basic, [variant.kept for variant in subsets]])
-    draws = _Draws(here, factors, encoder, bias, intact, is_train, null_draws, seed)
-    # Few large calls of a probe are quicker than many small ones.
-    size = max(1, _AT_ONCE // (null_draws * intact.size))
-    blocks = [range(start, min(start + size, n)) for start in range(0, n, size)]
-    tables: dict[str, list[pd.DataFrame]] = {"effects": [], "null": [], "subsets": []}
+    tables: dict[str, list[pd.DataFrame]] = {"effects": [], "subsets": []}
     for how in HOWS:
         shown = latent(kept, how)
-        drawn: dict[str, list[list[dict[str, np.ndarray]]]] = {null: [] for null in NULLS}
-        for null, block in product(NULLS, blocks):
-            z = np.concatenate([draws.latents(f, null, how) for f in block])
-            drawn[null].append([judge.scores(z, False) for judge in judges])
-        for j, (judge, trained) in enumerate(zip(judges, training[how], strict=True)):
+        for judge, trained in zip(judges, training[how], strict=True):
+            drawn = judge.relabelled(shown[: n + 2])
             for metric, values in judge.scores(shown, False).items():
                 place = {"split": split, "how": how, "endpoint": judge.name, "metric": metric}
                 whole = {"intact": values[0], "none": values[1], "status": judge.status}
-                by_null = {
-                    name: values[0] - np.concatenate([of[j][metric] for of in drawn[name]]).reshape(n, null_draws)
-                    for name in NULLS
-                }
-                effect = {"value": values[2 : n + 2], "drop": values[0] - values[2 : n + 2]}
+                effect = {"value": values[2 : n + 2], "drop": values[0] - values[2 : n + 2], "moved": judge.moved}
                 effect["training_drop"] = trained[metric][0] - trained[metric][2:]
-                effect["null_mean"] = by_null[TURNED].mean(1)
-                effect["null_high"] = np.quantile(by_null[TURNED], 0.975, axis=1)
-                about = {"split": split, "factor": factors.names, **place, **whole}
-                tables["effects"].append(pd.DataFrame({**about, **effect}))
-                if judge.status == OK:
-                    tables["null"] += _null_rows(factors.names, by_null, place)
+                effect["relabelled"] = list((drawn[metric][:, :1] - drawn[metric][:, 2:]).T)
+                tables["effects"].append(pd.DataFrame({"factor": factors.names, **place, **whole, **effect}))
                 tables["subsets"].append(_subset_rows(subsets, values[n + 2 :], place, whole))
-    # Where no endpoint is defined there is no draw, and the columns alone are left.
-    tables["null"] = tables["null"] or [pd.DataFrame(columns=["split", *PLACE, "null", "draw", "drop"])]
     return Ablation(**{name: pd.concat(part, ignore_index=True) for name, part in tables.items()})
 
 
-def _check(train: np.ndarray, test: np.ndarray, n_cells: int, wanted: Sequence[Endpoint], draws: int) -> None:
+def relabellings(
+    test: Int[np.ndarray, " test"],
+    wanted: Sequence[Endpoint],
+    groups: Shaped[np.ndarray, " cell"],
+    names: Shaped[np.ndarray, " cell"] | None,
+    draws: int,
+    seed: int,
+) -> Int[np.ndarray, "draw test"]:
+    """Whose label each test cell gets in each draw: that of a cell of its own group, each cell's once.
+
+    Parameters
+    ----------
+    test
+        Rows of the cells that change labels.
+    wanted
+        Endpoints; cells that are in none keep what they have.
+    groups
+        Group of each cell; whole groups are in `test`.
+    names
+        Of the cells, by which those of a group are put in order; None: as they come.
+    draws
+        Number of relabellings, a row of the result each.
+    seed
+        Seed of the draws, with which each group has its own.
+    """
+    orders = np.tile(test, (draws, 1))
+    asked = np.isin(test, np.concatenate([endpoint.cells for endpoint in wanted]))
+    for group in np.unique(groups[test]):
+        at = np.flatnonzero(asked & (groups[test] == group))
+        if names is not None:
+            at = at[np.argsort(names[test[at]], kind="stable")]
+        rng = generator(seed, "relabelled", str(group))
+        for order in orders:
+            order[at] = test[rng.permutation(at)]
+    return orders
+
+
+def _check(
+    train: np.ndarray, test: np.ndarray, n_cells: int, wanted: Sequence[Endpoint], draws: int, groups: np.ndarray
+) -> None:
     if not len(train) or not len(test):
         raise EvaluationError(f"The split has {len(train)} training and {len(test)} test cells; it needs some of both.")
     every = np.concatenate([train, test])
@@ -231,87 +253,73 @@ def _check(train: np.ndarray, test: np.ndarray, n_cells: int, wanted: Sequence[E
             f"Training and test cells must be different rows of the {n_cells} cells; {len(every) - len(set(every.tolist()))} "
             f"are named twice, and the numbers go from {every.min()} to {every.max()}."
         )
-    if not wanted or draws < 1:
+    if not wanted or draws < 0:
         raise EvaluationError(
-            f"{len(wanted)} endpoints and {draws} null draws were given; there must be one at least of each."
+            f"{len(wanted)} endpoints and {draws} null draws were given; there must be one endpoint at least, and draws from 0 on."
+        )
+    if len(groups) != n_cells:
+        raise ShapeError(f"{len(groups)} groups were given for {n_cells} cells; name the group of each cell.")
+    if both := set(groups[train].tolist()) & set(groups[test].tolist()):
+        raise EvaluationError(
+            f"{len(both)} groups of cells are on both sides of the split, {sorted(both)[0]} among them; hold out whole groups."
         )
 
 
 class _Judge:
-    """Fixed probe of one endpoint, fitted on the intact latent of the training cells."""
+    """Fixed probe of one endpoint, fitted on the intact latent of the training cells; rows of a latent: training, then test."""
 
-    def __init__(self, endpoint: Endpoint, rows: np.ndarray, is_train: np.ndarray, latent: np.ndarray) -> None:
-        self.name, self.kind = endpoint.name, endpoint.kind
-        own, target = np.isin(rows, endpoint.cells), endpoint.target[rows]
+    def __init__(
+        self, endpoint: Endpoint, train: np.ndarray, test: np.ndarray, latent: np.ndarray, orders: np.ndarray
+    ) -> None:
+        self.name, self.kind, self.start = endpoint.name, endpoint.kind, len(train)
         # Numbers instead of names, as `score_many` takes them.
-        self.target = np.unique(target, return_inverse=True)[1] if self.kind == "classes" else target
-        self.cells = {True: np.flatnonzero(own & is_train), False: np.flatnonzero(own & ~is_train)}
-        self.defined = {side: len(set(self.target[cells].tolist())) > 1 for side, cells in self.cells.items()}
-        few = [name for train, name in ((True, "training"), (False, "test")) if not self.defined[train]]
+        numbered = endpoint.kind == "classes"
+        target = np.unique(endpoint.target, return_inverse=True)[1] if numbered else endpoint.target
+        own = np.isin(np.arange(len(target)), endpoint.cells)
+        self.sides = {side: (own[rows], target[rows]) for side, rows in ((True, train), (False, test))}
+        self.drawn = [(own[order], target[order]) for order in orders]
+        self.defined = {side: len(set(truth[cells].tolist())) > 1 for side, (cells, truth) in self.sides.items()}
+        few = [name for side, name in ((True, "training"), (False, "test")) if not self.defined[side]]
         self.status = f"undefined: fewer than two classes among the {' and the '.join(few)} cells" if few else OK
+        cells, truth = self.sides[False]
+        moved = [(~there | (label != truth))[cells].mean() for there, label in self.drawn if cells.any()]
+        self.moved = float(np.mean(moved)) if moved else _NAN
         if self.defined[True]:
-            self.model = probe(self.kind).fit(latent[self.cells[True]], self.target[self.cells[True]])
+            cells, truth = self.sides[True]
+            self.model = probe(self.kind).fit(latent[: self.start][cells], truth[cells])
 
     def scores(self, latents: np.ndarray, train: bool) -> dict[str, np.ndarray]:
         """Metrics of latents (variant, cell, k) on the training or the test cells."""
-        if not self.defined[True] or not self.defined[train]:
+        if not (self.defined[True] and self.defined[train]):
             return {metric: np.full(len(latents), _NAN) for metric in METRICS[self.kind]}
-        z, truth = latents[:, self.cells[train]], self.target[self.cells[train]]
+        return self._scored(
+            self._said(latents[:, : self.start] if train else latents[:, self.start :]), *self.sides[train]
+        )
+
+    def relabelled(self, latents: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics of latents (variant, cell, k) on the test cells under each relabelling: (draw, variant)."""
+        if self.status != OK:
+            return {metric: np.full((len(self.drawn), len(latents)), _NAN) for metric in METRICS[self.kind]}
+        predicted = self._said(latents[:, self.start :])
+        found = [self._scored(predicted, *drawn) for drawn in self.drawn]
+        return {
+            metric: np.array([one[metric] for one in found]).reshape(-1, len(latents)) for metric in METRICS[self.kind]
+        }
+
+    def _said(self, z: np.ndarray) -> np.ndarray:
+        """Predictions (variant, cell)."""
         predicted = said(self.model, self.kind, z.reshape(-1, z.shape[2])).reshape(z.shape[:2])
         # Equal latents say equal things; BLAS may round two equal rows differently, and a rank metric would see that.
         flat = (z == z[:, :1]).all((1, 2))
         predicted[flat] = predicted[flat, :1]
-        found = score_many(self.kind, truth, predicted)
+        return predicted
+
+    def _scored(self, predicted: np.ndarray, cells: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+        predicted = predicted[:, cells]
+        found = score_many(self.kind, truth[cells], predicted)
         # A constant orders nothing: no correlation is 0 here, the counterpart of an AUROC of 0.5.
+        flat = (predicted == predicted[:, :1]).all(1)
         return {metric: np.where(flat, np.nan_to_num(values, nan=0.0), values) for metric, values in found.items()}
-
-
-@dataclass
-class _Draws:
-    """Latents of the null draws, of which there are n per factor."""
-
-    x: Expression
-    factors: Factors
-    encoder: np.ndarray
-    bias: np.ndarray
-    intact: np.ndarray
-    is_train: np.ndarray
-    n: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        self.heard, self.spoken = _heard_and_spoken(self.x, self.factors, self.encoder, self.bias)
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(self.intact[self.is_train].T, bias=True)))
-        wide = values > 1e-10 * max(values.max(), np.finfo(np.float64).tiny)
-        vectors, spread = vectors[:, wide], np.sqrt(values[wide])
-        # Symmetric roots, so that a draw is the same direction whatever basis the eigenvectors come in.
-        self.root, self.inverse = (vectors * spread) @ vectors.T, (vectors / spread) @ vectors.T
-
-    def latents(self, f: int, null: str, how: str) -> np.ndarray:
-        """Latent of each draw for factor f, (draw, cell, k)."""
-        # By name: a factor keeps its draws when others are left out, and in every split.
-        rng = generator(self.seed, null, self.factors.names[f])
-        d, k = len(self.factors.genes), self.intact.shape[1]
-        if null == RANDOM_PART:
-            # Unit vectors on both sides: strength alone is the Frobenius norm of a rank-one part.
-            read, write = (_unit(rng.standard_normal((self.n, d))) for _ in range(2))
-            amount = self.factors.strength[f] * np.asarray(self.x @ read.T).T
-            direction = write @ self.encoder.T
-        else:
-            # Turned where the latent's spread is 1 in every direction, then brought back: a plain rotation would send the
-            # factor into directions in which cells hardly differ, where the same length is a far larger change for a
-            # probe. inverse @ root takes out directions without any spread, which have no such length.
-            turned = _unit(rng.standard_normal((self.n, k)) @ self.inverse @ self.root)
-            amount = np.broadcast_to(self.heard[:, f], (self.n, len(self.intact)))
-            direction = np.linalg.norm(self.inverse @ self.spoken[f]) * turned @ self.root
-        if how == MEAN:
-            # The same is left in as of the factor: its mean over the training cells.
-            amount = amount - amount[:, self.is_train].mean(1, keepdims=True)
-        return self.intact - amount[:, :, None] * direction[:, None, :]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
 class _Subset(NamedTuple):
@@ -334,13 +342,6 @@ def _subsets(names: Sequence[str], order: np.ndarray, core: Sequence[int]) -> It
         top = np.isin(np.arange(n), order[:size])
         yield _Subset(TOP_KEPT, f"top {size}", size, top)
         yield _Subset(TOP_REMOVED, f"without top {size}", size, ~top)
-
-
-def _null_rows(names: Sequence[str], null: dict[str, np.ndarray], place: dict[str, Any]) -> Iterator[pd.DataFrame]:
-    for name, drops in null.items():
-        factor, draw = (axis.ravel() for axis in np.indices(drops.shape))
-        row = {"factor": np.array(names)[factor], **place, "null": name, "draw": draw, "drop": drops.ravel()}
-        yield pd.DataFrame(row)
 
 
 def _subset_rows(

@@ -1,4 +1,4 @@
-"""What the tables of ablated factors say over splits: drops with their nulls, impacts, subsets, and what lasts."""
+"""What the tables of ablated factors say over splits: drops with their null, impacts, subsets, and what lasts."""
 
 from __future__ import annotations
 
@@ -7,48 +7,44 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from workbench.errors import EvaluationError
-from workbench.factors.necessity import OK, PLACE, RANDOM_PART, TURNED
+from workbench.factors.necessity import OK, PLACE
 from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg, permutation_p, spearman
+from workbench.stats import benjamini_hochberg, null_summary, permutation_p, spearman
 
 _NAN = float("nan")
-# In standard units, and finite: infinite draws would be left out of a p.
-_FAR = 1e300
 
 
-def summarise(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
-    """Drops of each factor over splits, with both nulls.
+def summarise(effects: pd.DataFrame) -> pd.DataFrame:
+    """Drops of each factor over splits, with their null.
 
     Parameters
     ----------
-    effects, null
-        Tables `Ablation.effects` and `Ablation.null`, of all splits one below the other.
+    effects
+        Table `Ablation.effects`, of all splits one below the other.
 
     Returns
     -------
     pandas.DataFrame
         One row per ``factor``, ``how``, ``endpoint`` and ``metric``: ``drop`` (mean), ``sd``, ``n_splits`` (defined ones),
-        ``intact``, ``none``, ``status``; ``null_mean``, ``null_high`` (97.5 %), ``p`` and ``q`` from the turned draws, and
-        ``part_mean``, ``part_high``, ``part_p`` and ``part_q`` from the random parts. q: Benjamini-Hochberg over all rows.
+        ``intact``, ``none``, ``moved``, ``status``; ``null_mean``, ``null_high`` (97.5 %), ``n_null`` (draws) and ``p`` of
+        the relabellings, and ``q`` (Benjamini-Hochberg over the rows of a ``how``).
 
     Notes
     -----
-    The mean of a draw over splits is a draw of the mean. p is one-sided (a drop is worse than the null's). A few draws
-    per factor cannot give a small p, so drops are standardised by the mean and sd of the factor's own draws, and compared
-    with every draw of every factor (for the same metric and way), each standardised by the other draws of its own
-    factor. That assumes that standardised draws are alike for all factors. Splits that share cells are not independent;
-    sd over them is not a standard error.
+    The mean of a draw over splits is a draw of the mean, since a relabelling is the same in all splits. p is one-sided (a
+    drop is worse than the null's), of the factor's own draws, and no smaller than 1 / (1 + draws). Splits that share cells
+    are not independent; sd over them is not a standard error.
     """
-    table = _over_splits(effects, PLACE, "drop", "intact", "none")
-    return _with_nulls(table, null, PLACE, ["how", "endpoint", "metric"], "drop")
+    table = _over_splits(effects, PLACE, "drop", "intact", "none", "moved")
+    return _with_null(table, _drawn(effects), PLACE, "drop")
 
 
-def impacts(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
+def impacts(effects: pd.DataFrame) -> pd.DataFrame:
     """One number per factor: its mean drop over endpoint metrics.
 
     Parameters
     ----------
-    effects, null
+    effects
         As in `summarise`.
 
     Returns
@@ -56,15 +52,16 @@ def impacts(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         One row per ``factor`` and ``how``, the largest impact first: ``impact`` (mean over endpoint metrics of the mean
         drop over splits; a negative drop, where the readout is better without the factor, counts as it is),
-        ``training_impact`` (the same on the training cells), ``sd`` (over splits), ``n_splits``, ``n_metrics``, ``share``
-        (of the summed positive impacts; 0 where it is not positive), ``cumulative`` (of the shares), and the columns of
-        both nulls as in `summarise`, q over all rows.
+        ``training_impact`` (the same on the training cells), ``moved``, ``sd`` (over splits), ``n_splits``, ``n_metrics``,
+        ``share`` (of the summed positive impacts; 0 where it is not positive), ``cumulative`` (of the shares), and the
+        columns of the null as in `summarise`, q over the factors of a ``how``.
     """
     keys = ["factor", "how"]
     known = effects[effects["drop"].notna()]
-    per_metric = known.groupby(PLACE, sort=False)[["drop", "training_drop"]].mean().reset_index()
+    per_metric = known.groupby(PLACE, sort=False)[["drop", "training_drop", "moved"]].mean().reset_index()
     table = effects[keys].drop_duplicates()
-    columns = {"impact": ("drop", "mean"), "training_impact": ("training_drop", "mean"), "n_metrics": ("drop", "count")}
+    columns = {"impact": ("drop", "mean"), "training_impact": ("training_drop", "mean"), "moved": ("moved", "mean")}
+    columns["n_metrics"] = ("drop", "count")
     table = table.merge(per_metric.groupby(keys).agg(**columns).reset_index(), on=keys, how="left")
     per_split = known.groupby([*keys, "split"])["drop"].mean().groupby(keys).agg(sd="std", n_splits="count")
     table = table.merge(per_split.reset_index(), on=keys, how="left").fillna({"n_metrics": 0, "n_splits": 0})
@@ -74,8 +71,14 @@ def impacts(effects: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
     total = positive.groupby(table["how"]).transform("sum")
     table["share"] = positive / total.where(total > 0)
     table["cumulative"] = table.groupby("how")["share"].cumsum()
-    mean = null.groupby([*PLACE, "null", "draw"], sort=False)["drop"].mean().reset_index()
-    return _with_nulls(table.reset_index(drop=True), mean, keys, ["how"], "impact")
+    return _with_null(table.reset_index(drop=True), _drawn(effects).groupby(keys).mean(), keys, "impact")
+
+
+def _drawn(effects: pd.DataFrame) -> pd.DataFrame:
+    """Drops under each relabelling, mean over the splits in which they are defined: a row per place, a column per draw."""
+    known = effects[effects["drop"].notna()]
+    drops = np.stack(known["relabelled"].to_list()) if len(known) else np.zeros((0, 0))
+    return pd.DataFrame(drops, index=pd.MultiIndex.from_frame(known[PLACE])).groupby(level=PLACE).mean()
 
 
 def _over_splits(rows: pd.DataFrame, keys: list[str], value: str, *more: str) -> pd.DataFrame:
@@ -88,43 +91,12 @@ def _status(column: pd.Series) -> str:
     return OK if (column == OK).any() else "; ".join(dict.fromkeys(column))
 
 
-def _with_nulls(table: pd.DataFrame, null: pd.DataFrame, keys: list[str], pool: list[str], value: str) -> pd.DataFrame:
-    """Columns of both nulls; draws are averaged over whatever is not in `keys`, and pooled over factors in `pool`."""
-    for name, prefix, tested in ((TURNED, "null_", ""), (RANDOM_PART, "part_", "part_")):
-        own = null[null["null"] == name]
-        drawn = own.pivot_table(index=keys, columns="draw", values="drop", aggfunc="mean", sort=False)
-        draws = drawn.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy(dtype=float)
-        draws = draws if draws.shape[1] else np.full((len(table), 1), _NAN)
-        p, q = f"{tested}p", f"{tested}q"
-        table[f"{prefix}mean"], table[f"{prefix}high"] = draws.mean(1), np.quantile(draws, 0.975, axis=1)
-        table[p] = _NAN
-        for _, rows in table.groupby(pool, sort=False):
-            where = rows.index.to_numpy()
-            table.loc[where, p] = _pooled_p(rows[value].to_numpy(dtype=float), draws[where])
-        table[q] = benjamini_hochberg(table[p].to_numpy(dtype=float))
+def _with_null(table: pd.DataFrame, drawn: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
+    draws = drawn.reindex(pd.MultiIndex.from_frame(table[keys])).to_numpy(dtype=float)
+    found = [null_summary(one, own) for one, own in zip(table[value], draws, strict=True)]
+    table = table.join(pd.DataFrame(found, index=table.index))
+    table["q"] = table.groupby("how")["p"].transform(lambda p: benjamini_hochberg(p.to_numpy(dtype=float)))
     return table
-
-
-def _pooled_p(observed: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    n = draws.shape[1]
-    if n < 3:
-        # No spread to standardise by.
-        return np.array([permutation_p(one, own) for one, own in zip(observed, draws, strict=True)])
-    # A draw is standardised without itself, as the observed drop is: else it would pull the mean and the sd towards itself,
-    # the pool would be too narrow, and p too small.
-    others = np.stack([np.delete(draws, j, axis=1) for j in range(n)], axis=1)
-    pool = _standard(draws, others.mean(2), others.std(2, ddof=1)).ravel()
-    ours = _standard(observed, draws.mean(1), draws.std(1, ddof=1))
-    return np.array(
-        [permutation_p(one, pool) if np.isfinite(value) else _NAN for one, value in zip(ours, observed, strict=True)]
-    )
-
-
-def _standard(values: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Standard units; a value off draws that do not vary is as far out as can be, and one on them is not out at all."""
-    off = values - mean
-    flat = np.where(np.abs(off) > 1e-12, np.sign(off) * _FAR, 0.0)
-    return np.where(sd > 1e-12, off / np.where(sd > 1e-12, sd, 1), np.where(np.isfinite(off), flat, _NAN))
 
 
 def summarise_subsets(subsets: pd.DataFrame) -> pd.DataFrame:

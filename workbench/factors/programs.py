@@ -1,23 +1,32 @@
 """Which known gene programs the factors of an operator read and write, offline, against the panel that the model saw.
 
-Both tests ask whether a program's genes stand out among the genes of the panel as if genes were independent, which genes of a
-program are not: they go together in any factor of expression. A small p therefore says "this factor is about these
-genes", never "the model has learnt this program"; for that, compare with the factors of a control operator.
+Genes of a program go together in the cells, so that most directions of the expression have them near each other: a test that
+takes genes to be independent calls most factors enriched, random ones too. Here p is the share of random directions that
+do as well. A direction is drawn from a normal distribution whose covariance is the correlation of genes over the cells,
+which is X^T w for standardised expression X and random numbers w per cell; genes come in its order, and the factor's own
+loadings are dealt out in that order. So the null keeps the sizes of the loadings and which genes go together, and where no
+genes do it is that of shuffled genes. It does not keep which genes an operator makes large in all factors.
+
+A small p says "this factor is about these genes, more than a random direction of the cells", never "the model has learnt this
+program"; for that, compare with the factors of a control operator. Simulated level and power: `experiments/calibration_factors.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 from scipy.stats import hypergeom
+from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
 from workbench.factors.gene_sets import GeneSets, usable_terms
+from workbench.operators.controls import coexpression
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
 
@@ -25,7 +34,8 @@ COLUMNS = (
     *("method", "factor", "side", "direction", "term", "source", "score"),
     *("overlap", "n_term", "n_list", "genes", "p", "q"),
 )
-LEAST_PERMUTATIONS = 100
+# Directions that are drawn at once.
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -36,47 +46,42 @@ class Enrichment:
     ----------
     table
         One row per test: ``method``, ``factor``, ``side``, ``direction``, ``term``, ``source``, ``score`` (ORA: odds ratio,
-        0.5 added to each cell; GSEA: normalised enrichment score), ``overlap`` (ORA: genes of the term in the list; GSEA:
-        leading edge), ``n_term`` (genes of the term on the panel), ``n_list`` (ORA: genes of the list; GSEA: genes
-        ranked), ``genes`` (the overlap by rank, joined by ;), ``p``, ``q`` (Benjamini-Hochberg over all rows of a method).
-        In GSEA ``direction`` is the sign of the score; + where there is none. NaN where it could not be estimated.
-    null
-        The same after genes were shuffled, one row per method and ``draw``: ``n_tests``, ``hits`` (rows with q <= 0.05) and
-        ``smallest_p``.
+        0.5 added to each cell; GSEA: enrichment score over the mean size of the null's of its sign), ``overlap`` (ORA: genes
+        of the term in the list; GSEA: leading edge), ``n_term`` (genes of the term on the panel), ``n_list`` (ORA: genes of
+        the list; GSEA: genes ranked), ``genes`` (the overlap by rank, joined by ;), ``p``, ``q`` (Benjamini-Hochberg over
+        all rows of a method). In GSEA ``direction`` is the sign of the score; + where there is none.
     terms
         What became of each term on the panel, see `on_panel`.
     """
 
     table: pd.DataFrame
-    null: pd.DataFrame
     terms: pd.DataFrame
 
 
+@threadpool_limits.wrap(limits=1)
 def enrich(
     loadings: Mapping[str, Float[np.ndarray, "gene factor"]],
     genes: Sequence[str],
     sets: GeneSets,
+    expression: sp.csr_matrix | sp.csr_array | Float[np.ndarray, "cell gene"],
     *,
     n_top: int = 60,
-    permutations: int = 1000,
-    null_draws: int = 20,
+    draws: int = 30000,
     seed: int,
     min_size: int = 3,
     max_size: int = 500,
 ) -> Enrichment:
-    """Over-representation and pre-ranked GSEA of each factor, side and direction.
+    """Over-representation and pre-ranked GSEA of each factor, side and direction, beside random directions of the cells.
 
-    - ORA (as `gseapy.enrich` counts): the `n_top` genes with the largest positive loading are one list (direction +), those with the
-      most negative loading another (-); zeros are in neither, and a direction without genes has no rows. p is the upper
-      tail of the hypergeometric distribution with the panel as urn; a term with no gene in the list has p 1 and counts.
+    - ORA: the `n_top` genes with the largest positive loading are one list (direction +), those with the most negative
+      loading another (-); zeros are in neither, and a direction without genes has no rows. p is the share of random
+      directions whose list of that length holds as many genes of the term, at both of their ends; a term with no gene in
+      the list has p 1 and counts.
     - GSEA (`gseapy.prerank`; Subramanian et al., PNAS 102:15545, 2005): all genes by signed loading, weight 1, see
-      `preranked`.
+      `preranked`. p is the share of random directions with as large a score among those with a score of its sign.
 
-    Equal loadings are ordered by gene name, and nothing depends on the order of `genes`.
-
-    The null hands the gene names out anew, once per draw for all factors and both sides, and does everything again. With one
-    permutation for all, what factors and sides share stays shared, so hits by chance clump in the null as they would in
-    the table; a permutation of its own for each factor would make their number look steadier than it is.
+    The observed list or ranking counts as a draw, so that no p is 0: the smallest is 1 / (1 + 2 draws) in ORA and about
+    1 / (1 + draws / 2) in GSEA. Equal loadings are ordered by gene name, and nothing depends on the order of `genes`.
 
     Parameters
     ----------
@@ -86,14 +91,16 @@ def enrich(
         The panel that the model saw, in the order of the rows: the background of both tests.
     sets
         Gene sets of any source. They are cut to the panel here.
+    expression
+        Cells by genes, log-normalised: whose gene-gene correlation the random directions have. A gene that does not vary
+        goes with none.
     n_top
         Genes of an ORA list, per direction.
-    permutations
-        Random sets per term that normalise the GSEA score, at least 100.
-    null_draws
-        Shufflings; each costs about as much as the table, a few seconds for 16 factors of 1,200 genes. None at 0.
+    draws
+        Random directions, 1 or more; time goes with draws x genes of all terms x factors. A single hit among n tests of
+        ORA takes 10 n draws, of GSEA 40 n.
     seed
-        Seed of the random sets of GSEA and of the shufflings of the null.
+        Seed of the random directions.
     min_size, max_size
         Genes that a term has on the panel, see `on_panel`.
 
@@ -103,22 +110,41 @@ def enrich(
         If no term is left, the panel names a gene twice, a loading is not finite, a factor is zero everywhere on a side,
         or a number is out of range.
     ShapeError
-        If loadings do not have a row per gene, or sides differ in their factors.
+        If loadings do not have a row per gene, expression not a column per gene, or sides differ in their factors.
     """
     names = tuple(genes)
-    _check(loadings, names, n_top, permutations, null_draws)
+    _check(loadings, names, n_top, draws, np.shape(expression))
     order = sorted(range(len(names)), key=names.__getitem__)
     names = tuple(names[i] for i in order)
     sides = {side: np.asarray(values, dtype=np.float64)[order] for side, values in loadings.items()}
     kept, terms = usable_terms(sets, names, min_size, max_size)
     ordered = sorted(kept.sets)
     members = np.array([np.isin(names, kept.sets[term]) for term in ordered])
-    rows = _ora_rows(sides, names, members, n_top)
+    lists = gene_lists(sides, n_top)
+    _, odds, overlap = over_representation(indicators(lists, len(names)), members)
+    rankings = [(side, factor, loading) for side, values in sides.items() for factor, loading in enumerate(values.T)]
+    scored = [preranked(loading, members) for *_, loading in rankings]
+    weights = [rank_weights(loading) for *_, loading in rankings]
+    lengths = np.array([len(top) for *_, top in lists], dtype=int)
+    null = _Null(members, lengths, overlap, weights, np.array([one["es"] for one in scored]))
+    root = _root(sp.csr_matrix(expression)[:, order])
+    for start in range(0, draws, _AT_ONCE):
+        null.draw(root, min(_AT_ONCE, draws - start), generator(seed, "random directions", str(start)))
+    rows: list[tuple[Any, ...]] = []
     n_term = members.sum(1)
-    for side, factor, found in _gsea(sides, members, permutations, seed, "table"):
-        for t, (es, nes, p, edge) in enumerate(found.itertuples(index=False, name=None)):
-            sign, shown = "-" if es < 0 else "+", ";".join(names[i] for i in edge)
-            rows.append(("GSEA", factor, side, sign, t, nes, len(edge), n_term[t], len(names), shown, p))
+    for number, (side, factor, direction, top) in enumerate(lists):
+        p = (1 + null.lists[number]) / (1 + 2 * draws)
+        for t, hits in enumerate(overlap[number]):
+            shown = ";".join(names[i] for i in top if members[t, i])
+            found = odds[number, t], hits, n_term[t], len(top), shown, p[t] if hits else 1.0
+            rows.append(("ORA", factor, side, direction, t, *found))
+    for number, ((side, factor, _), scores) in enumerate(zip(rankings, scored, strict=True)):
+        for t, (es, edge) in enumerate(scores.itertuples(index=False, name=None)):
+            alike, mean = null.alike[number, t], null.size[number, t] / max(null.alike[number, t], 1)
+            score = es / mean if mean > 0 else 0.0 if es == 0 else float("nan")
+            p_es = 1.0 if es == 0 else (1 + null.scores[number, t]) / (1 + alike)
+            found = score, len(edge), n_term[t], len(names), ";".join(names[i] for i in edge), p_es
+            rows.append(("GSEA", factor, side, "-" if es < 0 else "+", t, *found))
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c not in ("source", "q")])
     table["q"] = table.groupby("method")["p"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
     table["term"] = [ordered[t] for t in table["term"]]
@@ -126,8 +152,7 @@ def enrich(
     # ORA first, then factors by number: past 100 their names no longer sort.
     table = table.sort_values(["method", "factor", "side", "direction", "p", "term"], ascending=[False] + [True] * 5)
     table["factor"] = [_factor(number) for number in table["factor"]]
-    table = table[list(COLUMNS)].reset_index(drop=True)
-    return Enrichment(table, _null(sides, members, n_top, permutations, null_draws, seed), terms)
+    return Enrichment(table[list(COLUMNS)].reset_index(drop=True), terms)
 
 
 def gene_lists(
@@ -187,7 +212,7 @@ def over_representation(
 ) -> tuple[Float[np.ndarray, "list term"], Float[np.ndarray, "list term"], Int[np.ndarray, "list term"]]:
     """P, odds ratio and overlap of every list with every term, all genes being the urn.
 
-    P is P(X >= overlap), X hypergeometric; the odds ratio has 0.5 added to each cell of the table (Haldane 1940, Anscombe
+    P is P(X >= overlap), X hypergeometric: as if genes were independent, so no p of `enrich`; the odds ratio has 0.5 added to each cell of the table (Haldane 1940, Anscombe
     1956). Both as in `gseapy.enrich`, for all lists at once; there a term without overlap is left out, here it has p 1.
 
     Parameters
@@ -214,18 +239,10 @@ def over_representation(
     return p, odds, overlap
 
 
-def preranked(
-    loading: Float[np.ndarray, " gene"], members: Bool[np.ndarray, "term gene"], permutations: int, seed: int
-) -> pd.DataFrame:
-    """GSEA of one ranking by `gseapy.prerank`, equal loadings in the order of the genes.
+def preranked(loading: Float[np.ndarray, " gene"], members: Bool[np.ndarray, "term gene"]) -> pd.DataFrame:
+    """Enrichment scores of one ranking by `gseapy.prerank`, equal loadings in the order of the genes.
 
-    The score of a term is that of Subramanian et al. (2005) with weight 1. p is estimated by adaptive multilevel splitting
-    (Korotkevich et al., bioRxiv 060012, 2021), among random sets of the term's size with a score of its sign. A
-    permutation p could not get below 1 / (1 + permutations of that sign), about 0.002 at 1,000, so that no q of 1,440
-    tests (16 factors, 2 sides, 45 terms) would reach 0.05 unless 58 did at once.
-
-    Loadings of zero (sparse factors, non-negative ones) get 1e-7 of the sum of |loading|: a random set in which every
-    weight is zero has no score, and the estimate breaks on it.
+    The score of a term is that of Subramanian et al. (2005) with weight 1, see `rank_weights`.
 
     Parameters
     ----------
@@ -233,41 +250,117 @@ def preranked(
         Signed loadings, the largest first in the ranking; not zero everywhere.
     members
         Whether each gene is in each term; no term may hold all genes.
-    permutations
-        Random sets per term that normalise its score; `enrich` asks for 100 or more.
-    seed
-        Seed of the random sets. The same seed gives the same table.
 
     Returns
     -------
     DataFrame
-        One row per term, in order: ``es``, ``nes``, ``p``, ``edge`` (genes of the leading edge, by rank, as positions in
-        `loading`). A term whose genes all have loading zero gets score 0 and p 1. nes and p are NaN where fewer than ten of
-        the random sets have a score of the term's sign.
+        One row per term, in order: ``es`` and ``edge`` (genes of the leading edge, by rank, as positions in `loading`). A
+        term whose genes all have loading zero gets score 0.
     """
     import gseapy
 
     order = np.argsort(-loading, kind="stable")
-    total = np.abs(loading).sum()
-    ranked = loading[order]
-    weights = np.where(ranked < 0, -1, 1) * np.maximum(np.abs(ranked), 1e-7 * total)
+    weights = np.where(loading[order] < 0, -1, 1) * rank_weights(loading)
     # Strictly falling: the library would otherwise warn that the order of ties is arbitrary.
-    weights = weights - 1e-11 * total * np.arange(len(weights)) / len(weights)
+    weights = weights - 1e-11 * np.abs(loading).sum() * np.arange(len(weights)) / len(weights)
     ids, sets = _named_sets(members)
-    options = {"ascending": None, "method": "multilevel", "threads": 1, "no_plot": True, "outdir": None}
-    sizes = {"min_size": 1, "max_size": len(loading), "permutation_num": permutations, "seed": seed}
+    options = {"ascending": None, "threads": 1, "no_plot": True, "outdir": None, "permutation_num": 1, "seed": 0}
     ranking = pd.Series(weights, index=ids[order])
-    found = gseapy.prerank(rnk=ranking, gene_sets=sets, **sizes, **options).res2d.set_index("Term").loc[list(sets)]
-    table = pd.DataFrame({"es": found["ES"], "nes": found["NES"], "p": found["NOM p-val"]}, dtype=np.float64)
-    table["edge"] = [tuple(int(gene[1:]) for gene in edge.split(";") if gene) for edge in found["Lead_genes"]]
+    every = gseapy.prerank(rnk=ranking, gene_sets=sets, min_size=1, max_size=len(loading), **options).res2d
+    found = every.set_index("Term").loc[list(sets)]
     silent = ~(members & (loading != 0)).any(1)
-    table.loc[silent, ["es", "nes", "p"]] = 0.0, 0.0, 1.0
-    table["edge"] = [() if empty else edge for empty, edge in zip(silent, table["edge"], strict=True)]
-    return table.reset_index(drop=True)
+    places = ([int(gene[1:]) for gene in edge.split(";") if gene] for edge in found["Lead_genes"])
+    edges = [() if empty else tuple(edge) for empty, edge in zip(silent, places, strict=True)]
+    es = np.where(silent, 0.0, found["ES"].to_numpy(dtype=np.float64))
+    return pd.DataFrame({"es": es, "edge": pd.Series(edges, dtype=object)})
+
+
+def rank_weights(loading: Float[np.ndarray, " gene"]) -> Float[np.ndarray, " rank"]:
+    """Sizes of loadings, the largest loading first.
+
+    Those of zero (sparse factors, non-negative ones) get 1e-7 of the sum: a set whose weights are all zero has no score.
+
+    Parameters
+    ----------
+    loading
+        Signed loadings of a ranking, in any order.
+    """
+    return np.maximum(np.abs(np.sort(loading)[::-1]), 1e-7 * np.abs(loading).sum())
+
+
+def enrichment_scores(
+    ranks: Int[np.ndarray, "draw gene"], weights: Float[np.ndarray, " rank"]
+) -> Float[np.ndarray, " draw"]:
+    """Enrichment score of one set in many rankings, as `preranked` gives it for one.
+
+    Parameters
+    ----------
+    ranks
+        Ranks of the set's genes in each ranking, from 0, ascending.
+    weights
+        Weight of each rank, above 0, as `rank_weights` gives them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.factors.programs import enrichment_scores
+    >>> enrichment_scores(np.array([[0, 1], [0, 3], [2, 3]]), np.ones(4))
+    array([ 1. ,  0.5, -1. ])
+    """
+    step = weights[ranks]
+    step /= step.sum(1, keepdims=True)
+    hit = step.cumsum(1)
+    # Genes outside the set that come before each of its genes.
+    missed = (ranks - np.arange(ranks.shape[1])) / (len(weights) - ranks.shape[1])
+    high, low = (hit - missed).max(1), (hit - step - missed).min(1)
+    return np.where(high >= -low, high, low)
+
+
+class _Null:
+    """Counts, over random directions, of lists and rankings that do as well as the observed ones."""
+
+    def __init__(
+        self, members: np.ndarray, lengths: np.ndarray, overlap: np.ndarray, weights: list[np.ndarray], es: np.ndarray
+    ) -> None:
+        self.members, self.lengths, self.overlap, self.weights, self.es = members, lengths, overlap, weights, es
+        self.lists, self.scores, self.alike = (np.zeros(of.shape, dtype=int) for of in (overlap, es, es))
+        self.size = np.zeros(es.shape)
+
+    def draw(self, root: np.ndarray, n: int, rng: np.random.Generator) -> None:
+        """Count n more directions."""
+        order = np.argsort(-(rng.standard_normal((n, len(root))) @ root), axis=1)
+        ranks = np.empty_like(order)
+        np.put_along_axis(ranks, order, np.arange(order.shape[1])[None], axis=1)
+        for length in set(self.lengths.tolist()):
+            own = self.lengths == length
+            # Both ends of a direction: turned round it is as likely.
+            for ends in (ranks < length, ranks >= ranks.shape[1] - length):
+                drawn = ends.astype(np.float32) @ self.members.T.astype(np.float32)
+                self.lists[own] += (drawn >= self.overlap[own][:, None]).sum(1)
+        for t, inside in enumerate(self.members):
+            of_term = np.sort(ranks[:, inside], axis=1)
+            for number, weights in enumerate(self.weights):
+                observed = self.es[number, t]
+                drawn = enrichment_scores(of_term, weights) * (-1 if observed < 0 else 1)
+                alike = drawn[drawn > 0]
+                self.alike[number, t] += len(alike)
+                self.size[number, t] += alike.sum()
+                self.scores[number, t] += (alike >= abs(observed) - 1e-7).sum()
+
+
+def _root(expression: sp.csr_matrix) -> np.ndarray:
+    """Symmetric root of the correlation of genes: random numbers times it have that correlation."""
+    if not np.isfinite(expression.data).all():
+        raise EvaluationError("Expression is not all finite, so that genes have no correlation; leave such cells out.")
+    correlation = coexpression(expression)
+    # A gene that does not vary is as large as any and goes with none.
+    np.fill_diagonal(correlation, 1)
+    values, vectors = np.linalg.eigh(correlation)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _check(
-    loadings: Mapping[str, np.ndarray], genes: tuple[str, ...], n_top: int, permutations: int, null_draws: int
+    loadings: Mapping[str, np.ndarray], genes: tuple[str, ...], n_top: int, draws: int, cells: tuple[int, ...]
 ) -> None:
     if not loadings:
         raise EvaluationError("There are no loadings to enrich; give them by side, for example {'read': ...}.")
@@ -289,12 +382,10 @@ def _check(
             )
     if not 1 <= n_top < len(genes):
         raise EvaluationError(f"n_top is {n_top}; a list has at least 1 gene and fewer than the panel's {len(genes)}.")
-    if permutations < LEAST_PERMUTATIONS:
-        raise EvaluationError(
-            f"GSEA needs at least {LEAST_PERMUTATIONS} permutations to normalise a score, not {permutations}."
-        )
-    if null_draws < 0:
-        raise EvaluationError(f"null_draws is {null_draws}; give the number of shufflings, or 0 for none.")
+    if draws < 1:
+        raise EvaluationError(f"{draws} random directions were asked for; p needs one at least, and hits need many.")
+    if len(cells) != 2 or cells[1] != len(genes):
+        raise ShapeError(f"Expression has shape {cells}; it needs cells x the {len(genes)} genes of the panel.")
 
 
 def _named_sets(members: np.ndarray) -> tuple[np.ndarray, dict[str, list[str]]]:
@@ -305,43 +396,3 @@ def _named_sets(members: np.ndarray) -> tuple[np.ndarray, dict[str, list[str]]]:
 
 def _factor(number: int) -> str:
     return f"f{number:02d}"
-
-
-def _ora_rows(
-    sides: Mapping[str, np.ndarray], genes: tuple[str, ...], members: np.ndarray, n_top: int
-) -> list[tuple[Any, ...]]:
-    lists, rows = gene_lists(sides, n_top), []
-    p, odds, overlap = over_representation(indicators(lists, len(genes)), members)
-    for number, (side, factor, direction, top) in enumerate(lists):
-        for t, n_term in enumerate(members.sum(1)):
-            shown = ";".join(genes[i] for i in top if members[t, i])
-            found = odds[number, t], overlap[number, t], n_term, len(top), shown, p[number, t]
-            rows.append(("ORA", factor, side, direction, t, *found))
-    return rows
-
-
-def _gsea(
-    sides: Mapping[str, np.ndarray], members: np.ndarray, permutations: int, seed: int, what: str
-) -> Iterator[tuple[str, int, pd.DataFrame]]:
-    for side, values in sides.items():
-        for factor, loading in enumerate(values.T):
-            own = int(generator(seed, "gsea", what, side, str(factor)).integers(2**31 - 1))
-            yield side, factor, preranked(loading, members, permutations, own)
-
-
-def _null(
-    sides: Mapping[str, np.ndarray], members: np.ndarray, n_top: int, permutations: int, draws: int, seed: int
-) -> pd.DataFrame:
-    n = members.shape[1]
-    rows: list[dict[str, Any]] = []
-    for draw in range(draws):
-        shuffle = generator(seed, "shuffled programs", str(draw)).permutation(n)
-        shuffled = {side: values[shuffle] for side, values in sides.items()}
-        ora, _, _ = over_representation(indicators(gene_lists(shuffled, n_top), n), members)
-        gsea = [found["p"].to_numpy() for *_, found in _gsea(shuffled, members, permutations, seed, f"null {draw}")]
-        for method, p in (("ORA", ora.ravel()), ("GSEA", np.concatenate(gsea))):
-            hits = int((benjamini_hochberg(p) <= 0.05).sum())
-            n_tests = int(np.isfinite(p).sum())
-            smallest = float(np.nanmin(p)) if n_tests else float("nan")
-            rows.append({"method": method, "draw": draw, "n_tests": n_tests, "hits": hits, "smallest_p": smallest})
-    return pd.DataFrame(rows, columns=["method", "draw", "n_tests", "hits", "smallest_p"])

@@ -92,7 +92,7 @@ def factor_drops(table: pd.DataFrame, how: str = "mean") -> go.Figure:
     ]
     legend_keys(figure, keys if known else keys[:2])
     first = drawn.head(4)
-    null = "Null: the factor's own number along a random direction of the latent." if known else "No null was drawn."
+    null = "Null: the held-out cells relabelled inside their groups." if known else "No null was drawn."
     subtitle = (
         f"n = {len(drawn)} factors, one at a time {removed(how)}, probes fixed; mean over endpoint metrics, ± sd over n = "
         f"{span(drawn['n_splits'])} splits. {null} q ≤ {ALPHA} (Benjamini-Hochberg): "
@@ -145,8 +145,8 @@ def factor_effects(table: pd.DataFrame, how: str = "mean") -> go.Figure:
     strong = int((drawn["q"] <= ALPHA).sum())
     subtitle = (
         f"Drop of the score when one factor is {removed(how)}, probes fixed; above 0, red: worse without it. n = {len(names)} "
-        f"factors, {span(drawn['n_splits'])} splits; sd over them: {span(drawn['sd'].round(3))}. Null: the factor's own "
-        f"number along a random direction of the latent. Starred: q ≤ {ALPHA} (Benjamini-Hochberg over all), {strong} of {len(drawn)}."
+        f"factors, {span(drawn['n_splits'])} splits; sd over them: {span(drawn['sd'].round(3))}. Null: the held-out "
+        f"cells relabelled inside their groups. Starred: q ≤ {ALPHA} (Benjamini-Hochberg over all), {strong} of {len(drawn)}."
     )
     colors = colors_of(cells["value"], "drop", worse=1, factor=1)
     figure = heatmap(cells, names, columns, colors, "What each factor is needed for", subtitle, ("", "factor"))

@@ -107,6 +107,12 @@ def _spread(row: Mapping[str, Any], more: str = "") -> str:
 
 
 def _null(row: Mapping[str, Any]) -> tuple[str, str]:
+    # Of a random control the draws are the null, and the p is that of the operator among them.
+    if (n := row.get("n_draws")) and n == n:
+        return (
+            f"{int(n)} draws: {_number(row['draws_low'])} to {_number(row['draws_high'])}",
+            f"operator: {_number(row['p_draws'])}",
+        )
     return _number(row["null_high"]), _number(row["p"])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
@@ -107,18 +108,22 @@ def factor_recovery(seed: int, kind: str) -> pd.DataFrame:
         found = score_head(matrix, internal, external, world.ruler, adaptor, refits=0, seed=seed)[0]
         row = {"seed": seed, "operator": kind, "feature_map": name, "residualised": found["residualised"]}
         # The identity has no factors: every direction is as strong as every other.
-        rows.append({**row, **({} if name == IDENTITY else _factors(world, matrix, truth, sets, seed))})
+        rows.append(
+            {**row, **({} if name == IDENTITY else _factors(world, matrix, truth, sets, internal.expression, seed))}
+        )
     return pd.DataFrame(rows)
 
 
-def _factors(world: World, matrix: np.ndarray, truth: np.ndarray, sets: GeneSets, seed: int) -> dict[str, Any]:
+def _factors(
+    world: World, matrix: np.ndarray, truth: np.ndarray, sets: GeneSets, expression: sp.csr_matrix, seed: int
+) -> dict[str, Any]:
     n = truth.shape[1]
     plain = centred(matrix)
     rank = int(np.linalg.matrix_rank(plain, tol=1e-5 * np.linalg.norm(plain, 2)))
     factors = svd_factors(plain, world.genes, min(n, rank))
     cosine = np.abs(truth.T @ factors.read)
     at, match = linear_sum_assignment(-cosine)
-    found = enrich(factors.sides, world.genes, sets, n_top=30, permutations=100, null_draws=0, seed=seed)
+    found = enrich(factors.sides, world.genes, sets, expression, n_top=30, draws=5000, seed=seed)
     hits = set(found.table.loc[found.table["q"] <= _ALPHA, "term"])
     decoys = [term for term in sets.sets if not term.startswith("program")]
     return {

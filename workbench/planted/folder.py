@@ -95,7 +95,7 @@ def _run(folder: Path, world: World, head: str) -> dict[str, Any]:
         "compaction": {"splits": pairs, "head": head, "n_factors": n, "n_read": size, "n_write": size},
         "factors": {
             **{"head": head, "n": n, "n_genes": size, "splits": pairs},
-            **{"gene_sets": "./programs.gmt", "permutations": 200, "program_draws": 5},
+            **{"gene_sets": "./programs.gmt", "program_draws": 5000},
         },
     }
 

@@ -70,7 +70,7 @@ def made(few_null_rulers, cells, checkpoint, tmp_path_factory):
         compaction={"splits": 3, "ranks": [8, 3], "n_factors": 3, "n_read": 6, "n_write": 6},
         factors={
             **{"n": 5, "top": 3, "n_genes": 8, "splits": 3, "null_draws": 3, "bootstraps": 4},
-            **{"gene_sets": "own.gmt", "permutations": 100, "program_draws": 2},
+            **{"gene_sets": "own.gmt", "program_draws": 200},
         },
         expected="figures.yaml",
     )
@@ -176,8 +176,11 @@ def test_factors_are_complete(made):
     subsets = table(made, "factor_subsets")
     assert len(subsets[(subsets["kind"] == "alone") & (subsets["how"] == "mean")]["subset"].unique()) == 7
     assert set(table(made, "programs")["term"]) == {"first", "second"}
-    null = table(made, "programs_null")
-    assert "factors of the cells' own gene correlation" in set(null["draw"])
+    control = table(made, "programs_control")
+    assert set(control["control"]) == {"factors of the cells' own gene correlation"} and len(control) == 2
+    assert (factors["n_null"] == 3).all() and factors["moved"].between(0.2, 1).all() and factors["p"].ge(0.25).all()
+    cautions = read_json(made.out / "metrics.json")["stages"]["factors"]["cautions"]
+    assert any("3 relabellings give no p below 0.25" in text for text in cautions)
 
 
 def test_published_figures_stand_beside_and_are_never_asserted(made):

@@ -19,9 +19,9 @@ from workbench.recipes.run.recipe import stages
 DONE = ("panel", "cells", "operators", "untrained", "heads", "readouts", "algorithm")
 ADAPTOR = {"k": 3, "steps": 20_000}
 VARIANTS = {
-    "batches of 7, one thread": (7, 1, "as it is"),
-    "batches of 1, backwards": (1, 2, "backwards"),
-    "shuffled": (32, 2, "shuffled"),
+    "batches of 7, two threads": (7, 2, "as it is"),
+    "batches of 1, backwards": (1, 1, "backwards"),
+    "shuffled": (32, 1, "shuffled"),
 }
 
 
@@ -55,7 +55,7 @@ def result(cells, checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(result):
-    return result(32, 2, "as it is")
+    return result(32, 1, "as it is")
 
 
 def test_every_fit_of_the_adaptor_runs_to_its_optimum(first):

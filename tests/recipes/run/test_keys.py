@@ -94,7 +94,7 @@ FIELDS = {
         f"factors.{field}": (value, {"factors"}, ())
         for field, value in {
             **{"head": "L1H1", "n": 4, "top": 1, "n_genes": 7, "splits": 4, "null_draws": 4, "bootstraps": 5},
-            **{"permutations": 101, "program_draws": 3},
+            "program_draws": 3,
         }.items()
     },
     "factors.gene_sets": ("OWN_SETS", {"factors", "explorer"}, ()),
@@ -122,7 +122,7 @@ def planned(cells, checkpoint, tmp_path_factory):
         compaction={"splits": 3, "ranks": [8, 3], "n_factors": 3, "n_read": 6, "n_write": 6},
         factors={
             **{"n": 3, "top": 2, "n_genes": 8, "splits": 2, "null_draws": 3, "bootstraps": 4},
-            **{"permutations": 100, "program_draws": 2},
+            "program_draws": 2,
         },
     )
     ruler = resources.files("workbench.evidence") / "rulers" / "hematopoiesis.yaml"

@@ -452,7 +452,7 @@ def test_a_feature_map_that_the_model_cannot_have_is_refused_before_the_capture(
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["factors.permutations=50"], "'factors.permutations' is 50: input should be greater than or equal to 100"),
+        (["factors.program_draws=0"], "'factors.program_draws' is 0: input should be greater than 0"),
         (["factors.gene_sets=other.gmt"], "Gene set file '.*other.gmt' does not exist"),
         (["factors.gene_sets=FOLDER/broken.gmt"], "is no GMT file: line 1"),
         (["factors.gene_sets=FOLDER/none.gmt"], "names no gene for any of its 1 terms"),
@@ -481,7 +481,7 @@ def test_what_can_be_known_is_refused_before_any_stage(cells, checkpoint, tmp_pa
     (tmp_path / "none.gmt").write_text("A\tx\n")
     (tmp_path / "few.gmt").write_text("\t".join(["A", "x", *measured]) + "\n")
     (tmp_path / "others.gmt").write_text("A\tx\tONE\tTWO\tTHREE\n")
-    path = write(tmp_path, checkpoint, cells, factors={"n": 3, "permutations": 100}, capture={"groups": 4})
+    path = write(tmp_path, checkpoint, cells, factors={"n": 3}, capture={"groups": 4})
     given = [one.replace("FOLDER", str(tmp_path)) for one in overrides]
     monkeypatch.setattr(StageRunner, "run", None)
     monkeypatch.setattr(capturing, "capture", None)

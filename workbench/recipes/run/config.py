@@ -74,7 +74,11 @@ class FactorsConfig(Strict):
         default=20,
         description="Most pairs of folds that are left out, one pair after the other; fewer where there are fewer.",
     )
-    null_draws: PositiveInt = Field(default=20, description="Random factors of the same norm for each factor.")
+    null_draws: PositiveInt = Field(
+        default=400,
+        description="Relabellings of the held-out cells, inside their groups, that what is lost without a factor is "
+        "compared with. 1 / (1 + draws) is the smallest p; 20 a factor let a single needed one reach q = 0.05.",
+    )
     bootstraps: PositiveInt = Field(
         default=50,
         description="Draws for the stability of factors, of the groups of capture.groups: whole donors where there are "
@@ -83,9 +87,10 @@ class FactorsConfig(Strict):
     gene_sets: NameOrPath = Field(
         default="hematopoiesis", description="A collection of gene sets that ships, or the path of a GMT file."
     )
-    permutations: int = Field(default=1000, ge=100, description="Permutations of the pre-ranked enrichment.")
     program_draws: PositiveInt = Field(
-        default=10, description="Factors with shuffled loadings, the null of the programs."
+        default=30000,
+        description="Random directions of the cells' expression that p of the gene programs comes from. Few draws cannot "
+        "give a small q among many programs.",
     )
 
 

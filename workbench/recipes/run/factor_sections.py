@@ -68,7 +68,10 @@ def factors_section(context: RunContext, result: Result) -> Section:
     """
     tables = {name: context.read(name) for name in TABLES}
     where = f"Head {result['head']}, {result['method']} of {result['n_factors']} factors."
-    null = f"null: {result['null_draws']} draws per factor and split, each the factor's own number along a random direction of the latent"
+    null = (
+        f"null: {result['null_draws']} relabellings of the held-out cells inside their groups, which change {result['moved']:.0%} of the labels "
+        f"(smallest p {1 / (1 + result['null_draws']):.2g})"
+    )
     captions = {
         "factor_drops": f"Mean drop over endpoint metrics when a factor is set to its mean over the training cells, readouts fixed; sd over "
         f"{result['n_splits']} splits; {null}. {where}",
@@ -76,7 +79,8 @@ def factors_section(context: RunContext, result: Result) -> Section:
         "factor_subsets": f"Only some of the top factors kept, all other factors at their mean, readouts fixed; sd over {result['n_splits']} splits. {where}",
         "factor_genes": f"Largest loadings on either side; share: of {result['bootstraps']} bootstraps of {result['groups']} groups of cells in which the gene "
         f"is among the top; programs: over-representation and pre-ranked enrichment against {result['gene_sets']}, background the "
-        f"panel of {len(context.cells.genes)} genes, Benjamini-Hochberg over factors, terms and sides. {where}",
+        f"panel of {len(context.cells.genes)} genes, p from {result['program_draws']:,} random directions of the cells' expression, "
+        f"Benjamini-Hochberg over factors, terms and sides. {where}",
     }
     # What is drawn is set to its mean; the tables also have what is set to zero.
     options = {"factor_drops": {"how": "mean"}, "factor_effects": {"how": "mean"}}
@@ -89,19 +93,17 @@ def _answers(tables: dict[str, pd.DataFrame], result: Result) -> list[str]:
     top = own.head(4)
     beyond = int((own["q"] <= _ALPHA).sum())
     answers = [
-        f"Factors of head {result['head']}: {beyond} of {len(own)} are needed beyond the same numbers along random directions of the latent (q <= {_ALPHA}); the top "
+        f"Factors of head {result['head']}: taking out {beyond} of {len(own)} costs the readouts more than relabelled cells lose (q <= {_ALPHA}); the top "
         f"four ({', '.join(f'{r.factor} {r.impact:.3f}' for r in top.itertuples())}) make {own['share'].head(4).sum():.0%} of the summed impact."
     ]
-    programs, null = tables["programs"], tables["programs_null"]
+    programs, control = tables["programs"], tables["programs_control"]
     hits = programs[programs["q"] <= _ALPHA]
     for method, part in hits.groupby("method", sort=False):
-        own = null[null["method"] == method]
-        drawn = own.loc[own["draw"].astype(str).str.isdigit(), "hits"]
-        plain = own.loc[~own["draw"].astype(str).str.isdigit(), "hits"].sum()
+        plain = control.loc[control["method"] == method, "hits"].sum()
         answers.append(
             f"{method}: {len(part)} of {(programs['method'] == method).sum()} tests have q <= {_ALPHA} ({part['term'].nunique()} of "
-            f"{result['n_terms']} programs, {part['factor'].nunique()} factors); shuffled genes give {drawn.mean():.1f} (at most {drawn.max():.0f}), "
-            f"factors of the cells' own gene correlation, without the model, {plain:.0f}."
+            f"{result['n_terms']} programs, {part['factor'].nunique()} factors), beyond {result['program_draws']:,} random directions of the cells' expression; "
+            f"factors of the cells' own gene correlation, without the model, have {plain:.0f}."
         )
     if hits.empty:
         answers.append(f"No gene program is enriched in any factor (q <= {_ALPHA}, {len(programs)} tests).")

@@ -21,21 +21,23 @@ from workbench.operators.operator import Head, head_name
 from workbench.recipes.run.config import FactorsConfig
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.splits import fold_pairs, head_of, split_name
+from workbench.stats import enough_draws
 
 if TYPE_CHECKING:
     from workbench.engine.context import Handle
 
 TABLES = (
     *("factors", "factor_effects", "factor_subsets", "factor_genes", "factor_stability"),
-    *("factor_persistence", "programs", "programs_null"),
+    *("factor_persistence", "programs", "programs_control"),
 )
 _PLACE = ("split", "how", "endpoint", "metric")
-_EFFECT = ("factor", "intact", "none", "value", "drop", "training_drop", "null_mean", "null_high", "status")
+_EFFECT = ("factor", "intact", "none", "value", "drop", "training_drop", "relabelled", "moved", "status")
 _KINDS = {
     "effects": (*_PLACE, *_EFFECT),
-    "null": (*_PLACE, "factor", "null", "draw", "drop"),
     "subsets": (*_PLACE, "kind", "subset", "size", "value", "intact", "none", "additive", "status"),
 }
+# Share of labels that a relabelling has to change for its null to say something.
+_MOVED = 0.2
 _CORE_NOTE = (
     "The factors whose subsets are tried were chosen by their drops on training cells, averaged over the splits: every cell "
     "is a training cell of some split, so these subsets look a little too good. 'top kept' chooses inside each split."
@@ -73,11 +75,11 @@ def factors_stage(context: RunContext, settings: FactorsConfig, folder: Path, _:
         return {kind: rows.loc[rows["table"] == kind, list(columns)] for kind, columns in _KINDS.items()}
 
     first = sweep("ablation")
-    found = impacts(first["effects"], first["null"])
+    found = impacts(first["effects"])
     core = _core(found, factors, settings.top)
     named = sweep("core", tuple(core))["subsets"].query("kind == 'alone'")
     sparse = sweep("sparse", sparse=True)
-    after = impacts(sparse["effects"], sparse["null"])
+    after = impacts(sparse["effects"])
     lasting = _stability(context, head, factors, settings)
     programs, control = _programs(context, factors, sets, settings)
     found["place"] = found.groupby("how").cumcount() + 1
@@ -89,13 +91,13 @@ def factors_stage(context: RunContext, settings: FactorsConfig, folder: Path, _:
     subsets = summarise_subsets(pd.concat([first["subsets"].query("kind != 'alone'"), named], ignore_index=True))
     tables = {
         "factors": found,
-        "factor_effects": summarise(first["effects"], first["null"]),
+        "factor_effects": summarise(first["effects"]),
         "factor_subsets": subsets,
         "factor_genes": _genes(factors, lasting, settings.n_genes),
         "factor_stability": pd.DataFrame({"factor": factors.names}) if lasting is None else lasting.factors,
         "factor_persistence": kept,
         "programs": programs.table,
-        "programs_null": pd.concat([programs.null, control], ignore_index=True),
+        "programs_control": control,
     }
     context.write(tables)
     n_groups = 0 if lasting is None else context.operators.n_groups
@@ -106,13 +108,15 @@ def factors_stage(context: RunContext, settings: FactorsConfig, folder: Path, _:
         "n_factors": len(factors.strength),
         "n_splits": len(pairs),
         "null_draws": settings.null_draws,
+        "moved": float(found["moved"].mean()),
+        "program_draws": settings.program_draws,
         "core": [factors.names[i] for i in core],
         "bootstraps": settings.bootstraps if lasting is not None else 0,
         "groups": n_groups,
         "gene_sets": sets.name,
         "n_terms": int(programs.terms["kept"].sum()),
         "skipped": {} if lasting is not None else _no_stability(context.operators.kind),
-        "cautions": [*_cautions(context, settings, n_groups), *_left_out(sets)],
+        "cautions": [*_cautions(context, settings, n_groups), *_few_draws(settings, found), *_left_out(sets)],
     }
 
 
@@ -170,10 +174,12 @@ def ablation_split(
         np.flatnonzero(outside),
         np.flatnonzero(~outside),
         split=split_name(folds),
+        groups=context.cells.column("group"),
+        names=context.cells.names,
         core=list(core) or None,
         n_core=min(settings.top, len(factors.strength)),
-        # Only the factors as they are need a null; three draws are the fewest that can be standardised.
-        null_draws=3 if core or sparse else settings.null_draws,
+        # Only the factors as they are need a null.
+        null_draws=0 if core or sparse else settings.null_draws,
         seed=context.config.seed,
     )
     return pd.concat([getattr(found, kind).assign(table=kind) for kind in _KINDS], ignore_index=True)
@@ -220,29 +226,46 @@ def _programs(
     """Programs of the factors, and how many hits the factors of the cells' own gene correlation have."""
     cells = context.cells
 
-    def of(one: Factors, draws: int) -> Enrichment:
+    def of(one: Factors) -> Enrichment:
         return enrich(
             {READ: one.read, WRITE: one.write.T},
             cells.genes,
             sets,
+            cells.expression,
             n_top=min(settings.n_genes, len(cells.genes)),
-            permutations=settings.permutations,
-            null_draws=draws,
+            draws=settings.program_draws,
             seed=context.config.seed,
         )
 
-    plain = of(svd_factors(coexpression(cells.expression), cells.genes, len(factors.strength)), 0).table
+    plain = of(svd_factors(coexpression(cells.expression), cells.genes, len(factors.strength))).table
     rows = [
         {
             "method": method,
-            "draw": "factors of the cells' own gene correlation",
+            "control": "factors of the cells' own gene correlation",
             "n_tests": len(part),
             "hits": int((part["q"] <= 0.05).sum()),
             "smallest_p": part["p"].min(),
         }
         for method, part in plain.groupby("method", sort=False)
     ]
-    return of(factors, settings.program_draws), pd.DataFrame(rows)
+    return of(factors), pd.DataFrame(rows)
+
+
+def _few_draws(settings: FactorsConfig, found: pd.DataFrame) -> list[str]:
+    """What the null of the factors cannot show."""
+    n, wanted, moved = found["factor"].nunique(), enough_draws(found["factor"].nunique()), found["moved"].mean()
+    said = []
+    if settings.null_draws < wanted:
+        said.append(
+            f"{settings.null_draws} relabellings give no p below {1 / (1 + settings.null_draws):.2g}: a single needed factor of "
+            f"{n} cannot reach q <= 0.05; set factors.null_draws to {wanted} or more."
+        )
+    if moved < _MOVED:
+        said.append(
+            f"Relabelling inside groups changes {moved:.0%} of the labels: where groups hold hardly more than one label each, no "
+            "factor can be shown to be needed."
+        )
+    return said
 
 
 def _left_out(sets: GeneSets) -> list[str]:
@@ -252,9 +275,10 @@ def _left_out(sets: GeneSets) -> list[str]:
 
 def _cautions(context: RunContext, settings: FactorsConfig, n_groups: int) -> list[str]:
     cautions = [
-        "Necessity is of a factor for these readouts, given the others: two factors that say the same are each unneeded.",
-        "Gene programs: genes of a program go together in any factor of expression, so a hit says what a factor is about, not that the "
-        "model learnt it; hits of the cells' own gene correlation stand in programs_null.csv.",
+        "Necessity is of a factor for these readouts, given the others: two factors that say the same are each unneeded. It is beside "
+        "no information at all, not beside another direction of as much variance.",
+        "Gene programs: a hit says what a factor is about, more than a random direction of the cells' expression is, not that the model "
+        "learnt it; hits of the cells' own gene correlation stand in programs_control.csv.",
         _CORE_NOTE,
     ]
     if n_groups:
