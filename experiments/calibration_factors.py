@@ -234,7 +234,8 @@ interval of a share, as if factors of a world were independent.
 
 {cells} cells in {groups} groups, eight factors, six classes; readouts of the classes, of half of them and of their number, on {splits} pairs of seven folds; the
 adaptor is fitted to labels of the training side alone. A factor is set to its mean. p compares the drop with {draws} relabellings of the held-out
-cells inside their groups; none is below {floor:.4f}. q is Benjamini-Hochberg over the eight factors (in the columns before the last, of the mean drop over metrics).
+cells inside their groups; none is below {floor:.4f}. q is Benjamini-Hochberg over the eight factors. p and q are of
+the mean drop over metrics, by which a run ranks factors; the last column is of the drops of four single metrics.
 
 | world | factors | n | p <= 0.05 | q <= 0.05 | p <= 0.05, single metrics |
 |---|---|---|---|---|---|"""
@@ -243,7 +244,8 @@ PROGRAMS = """
 
 {cells} cells of 400 genes; twenty modules of twenty genes are the gene sets. Six factors of two sides: {tests} tests of pre-ranked enrichment and {twice} of
 over-representation (top {top} genes) a world, p from {draws:,} random directions of the cells' expression. "Genes taken as independent" is the
-hypergeometric test with the same correction, which gives no p in a run.
+hypergeometric test with the same correction, which gives no p in a run. A test that keeps its level has a hit in 5 % of worlds of random directions;
+overlaps are few numbers, so over-representation stays below. "Others" are hits that are not the planted one, of which q allows one in twenty.
 
 | correlation in a module | factors | test | p <= 0.05 | worlds with a hit, q <= 0.05 | hits per world | planted modules found |
 |---|---|---|---|---|---|---|"""

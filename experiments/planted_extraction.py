@@ -120,9 +120,10 @@ head by a paired two-sided Wilcoxon test over worlds (Benjamini-Hochberg over fe
 
 {tables}
 
-Programs are no proof of the model. Whatever keeps genes of a program together finds most of them, because such genes go together in
-the cells and in the embedding: the cells' own gene correlation without any model, another head, and an operator whose rows were
-permuted, on the side that was not. What only the planted head has is its factors, and the graph between them.
+p of a program is beside random directions of the cells' expression. Programs are still no proof of the model: the factors of the cells' own gene
+correlation are about some of them without any model, and an operator whose rows were permuted about all, on the side that was not. Of another head, which
+reads the same embedding, few are found. What only the planted head has is its factors. Random directions with the head's own row norms follow the ruler as well as the planted head or better, so the last columns test how much each gene
+counts, not which genes are tied together; the factors do test that.
 """
 
 
