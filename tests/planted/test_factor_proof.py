@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from helpers import load_script
 
+from workbench.operators.controls import NORMS
 from workbench.planted.cells import make_world
 from workbench.planted.checkpoint import plant_world
-from workbench.planted.factor_proof import PLANTED, centred, factor_recovery, planted_factors, planted_sets
+from workbench.planted.factor_proof import ANOTHER, PLANTED, centred, factor_recovery, planted_factors, planted_sets
 from workbench.planted.proof import operators_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,9 @@ def test_planted_factors_are_found_and_the_controls_lose():
     table = factor_recovery(8, "ov").set_index("feature_map")
     own, others = table.loc[PLANTED], table.drop(index=PLANTED)
     assert own["factors_found"] == own["matched"] == own["programs_found"] == 6
-    assert (others["factors_found"].dropna() == 0).all() and (others["residualised"] < own["residualised"]).all()
+    assert (others["factors_found"].dropna() == 0).all() and (others["programs_found"][ANOTHER] < 3)
+    # Which genes the operator hears at all is enough to be as near to the ruler; only factors tell that control apart.
+    assert (others["residualised"].drop(index=NORMS) < own["residualised"]).all()
 
 
 def test_the_page_counts_what_it_is_given():
