@@ -114,7 +114,7 @@ def without_shape_checks():
 
 @pytest.fixture(scope="module")
 def few_null_rulers():
-    """Nine null rulers at p = 0.1 instead of 99 at 0.01, for tests of what goes round the gates."""
+    """Nine null rulers at p = 0.1 instead of 99 at 0.01, and few draws beside trustworthiness, for tests of what goes round the gates."""
     from workbench.evidence import gates as module
     from workbench.evidence.gate_spec import GateSpec
 
@@ -124,4 +124,5 @@ def few_null_rulers():
             function = getattr(module, name)
             function = getattr(function, "__wrapped__", function)
             patch.setitem(function.__kwdefaults__, "spec", spec)
+        patch.setattr(module, "_TRUST_NULL", 4)
         yield

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbench.stats import benjamini_hochberg, permutation_p, spearman
+from workbench.stats import benjamini_hochberg, permutation_p, spearman, wilcoxon_p
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -64,3 +64,16 @@ def test_benjamini_hochberg_leaves_undefined_tests_out():
     assert np.isnan(q[[1, 4]]).all()
     np.testing.assert_allclose(q[[0, 2, 3]], stats.false_discovery_control(p[[0, 2, 3]]))
     assert np.isnan(benjamini_hochberg(np.array([np.nan]))).all() and len(benjamini_hochberg(np.zeros(0))) == 0
+
+
+@pytest.mark.parametrize("kind", ["no ties", "ties", "zeros", "a NaN"])
+@pytest.mark.parametrize("n", [3, 6, 9, 14])
+def test_wilcoxon_is_scipys_to_the_bit(n, kind):
+    values = np.random.default_rng(n).normal(size=(2, n))
+    if kind == "ties":
+        values = np.sign(values) * np.ceil(np.abs(values))
+    elif kind != "no ties":
+        values[0, 1] = 0 if kind == "zeros" else np.nan
+    found = wilcoxon_p(values)
+    assert np.array_equal(found, stats.wilcoxon(values, axis=1).pvalue, equal_nan=True)
+    assert np.isnan(found[0]) == (kind == "a NaN") and found[1] <= 1

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata, wilcoxon
 from scipy.stats import t as student
+
+# Differences for which SciPy's signed-rank test is exact with ties too.
+_EXACT = 13
 
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
@@ -218,4 +222,24 @@ def paired_wilcoxon(values: Float[np.ndarray, " split"]) -> float:
         return float("nan")
     # Differences that are only rounding would otherwise be ranked.
     values = np.where(np.abs(values) < 1e-12, 0, values)
-    return 1.0 if not values.any() else float(wilcoxon(values).pvalue)
+    return 1.0 if not values.any() else float(wilcoxon_p(values[None])[0])
+
+
+def wilcoxon_p(values: Float[np.ndarray, "test split"]) -> Float[np.ndarray, " test"]:
+    """Two-sided p of Wilcoxon's signed-rank test in each row: that of SciPy, without its slow way through ties.
+
+    Parameters
+    ----------
+    values
+        Differences, of which those that are 0 are left out; in a row not all are. Where one is NaN, so is the p.
+    """
+    if (n := values.shape[1]) > _EXACT:
+        return wilcoxon(values, axis=1).pvalue
+    # All signs are gone through, which SciPy does in a loop in Python where there are ties: half an hour for 2,000 rows of 13.
+    ranks = rankdata(np.where(values == 0, np.nan, np.abs(values)), axis=1, nan_policy="omit")
+    ranks, signs = np.nan_to_num(ranks), np.array(list(product((0.0, 1.0), repeat=n)))
+    found = np.empty(len(values))
+    for i, (row, observed) in enumerate(zip(ranks, ((values > 0) * ranks).sum(1), strict=True)):
+        null = signs @ row
+        found[i] = 2 * min((null <= observed).mean(), (null >= observed).mean())
+    return np.where(np.isnan(values).any(1), np.nan, np.minimum(found, 1))

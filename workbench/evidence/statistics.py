@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from workbench.evidence.endpoints import ALL, LOWER
 from workbench.evidence.paired import FEWEST_DONORS, error_over_donors
 from workbench.seeds import generator
-from workbench.stats import Error, benjamini_hochberg, error_over_splits, paired_wilcoxon
+from workbench.stats import Error, benjamini_hochberg, error_over_splits, paired_wilcoxon, wilcoxon_p
 
 ALPHA = 0.05
 WIN, TIE, LOSS, UNDEFINED = "win", "tie", "loss", "undefined"
@@ -258,7 +258,7 @@ def wilcoxon_level(held: pd.DataFrame, seed: int = 0) -> float:
     tested = held.to_numpy(dtype=float)
     donors = generator(seed, "level of Wilcoxon").normal(size=(_SIMULATED, tested.shape[1]))
     values = donors @ (tested / tested.sum(1, keepdims=True)).T
-    return float(np.mean(wilcoxon(values, axis=1).pvalue <= ALPHA))
+    return float(np.mean(wilcoxon_p(values) <= ALPHA))
 
 
 def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
