@@ -231,7 +231,9 @@ def live_page(request, browser_page, data, session, tmp_path):
         return asked[-1][1]
 
     found = browser_page(tmp_path / "live.html", {"ask": ask})
-    found.page.wait_for_function("window.again !== undefined")  # the module awaits an import, which no event of the page waits for
+    found.page.wait_for_function(
+        "window.again !== undefined"
+    )  # the module awaits an import, which no event of the page waits for
     found.asked = asked
     return found
 
