@@ -78,7 +78,7 @@ undefined, or not predicted by the method. There is no overall winner, and none 
 beside: compare their order of magnitude only.
 
 Metrics: BA is balanced accuracy, F1 its macro average, ECE the expected calibration error (better when low), rho the rank correlation with
-the depth on the ruler; clusters ARI is the agreement of Leiden clusters of the representation with the stages; donor leakage is how well a
+the depth on the ruler, read out; for pseudotime the same without any label but those of the earliest stage, by Palantir or diffusion pseudotime; clusters ARI is the agreement of Leiden clusters of the representation with the stages; donor leakage is how well a
 linear probe finds the donor once stage means are taken out, 0 by chance (better when low). Methods: LET is the linear adaptor of the paper;
 the anchor head is LET on the configured operator, fitted to mean profiles of groups of cells (anchors), the cell head the same trained on cells, the
 hybrid heads that with terms for the topology of the stages; [Extraction](extraction.md) says more of these and of the controls, and

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
 from workbench.cells.placed import PlacedCells
 from workbench.evidence.endpoints import ALL, judge, measures, unjudged
-from workbench.evidence.protocol import Prediction, Predictions
+from workbench.evidence.protocol import PSEUDOTIME, Prediction, Predictions
 from workbench.evidence.ruler import load_ruler
 from workbench.operators.readout import endpoints
 
@@ -49,7 +49,7 @@ def oracle(judged):
     of = {}
     for one in judged.endpoints:
         if one.kind == "depth":
-            of[one.name] = Prediction((), one.target.astype(float).reshape(-1, 1))
+            of[one.name] = of[PSEUDOTIME] = Prediction((), one.target.astype(float).reshape(-1, 1))
         else:
             classes = ("False", "True") if one.kind == "binary" else tuple(sorted(set(one.target.tolist())))
             hit = one.target.astype(str)[:, None] == np.array(classes)
@@ -174,6 +174,7 @@ def test_metrics_are_those_of_the_kind_and_those_that_the_ruler_names():
         ("branch", "balanced accuracy", "higher"),
         ("branch", "macro-F1", "higher"),
         ("depth", "|Spearman|", "higher"),
+        ("pseudotime", "|Spearman|", "higher"),
         ("CD4 against CD8", "AUROC", "higher"),
         ("CD4 against CD8", "balanced accuracy", "higher"),
         ("monocyte against dendritic", "AUROC", "higher"),

@@ -124,6 +124,31 @@ def test_the_order_of_points_means_nothing():
     np.testing.assert_allclose(b.rank_error_original, a.rank_error_original[:, order], atol=1e-12)
 
 
+@pytest.mark.parametrize("repeated", ["embedding", "both", "original"])
+def test_the_order_of_points_means_nothing_where_many_are_equally_far(repeated):
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(80, 4)), rng.integers(0, 3, (80, 2)).astype(float)
+    if repeated == "both":
+        x[:40] = x[40:]
+    if repeated == "original":
+        x, y = y, x
+    whole = embedding_quality(x, y, (3, 10, 20))
+    order = rng.permutation(80)
+    again = embedding_quality(x[order], y[order], (3, 10, 20))
+    for name in ("trustworthiness", "continuity", "rank_error_embedding", "rank_error_original"):
+        np.testing.assert_allclose(getattr(again, name), getattr(whole, name)[:, order], rtol=1e-9, atol=1e-12)
+
+
+def test_of_equally_far_points_each_counts_by_the_share_that_has_a_place():
+    """The mean over random ways to part the ties, each of them by a shift that is too small to change anything else."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(40, 3)), rng.integers(0, 3, (40, 2)).astype(float)
+    found = trustworthiness(x, y, 6).mean()
+    parted = [trustworthiness(x, y + 1e-7 * rng.normal(size=y.shape), 6).mean() for _ in range(400)]
+    assert found == pytest.approx(np.mean(parted), abs=4 * np.std(parted) / 20)
+    assert np.std(parted) > 1e-3, "else there was nothing to part"
+
+
 def test_neighbours_that_are_there_already_are_used():
     x, y = points(), points(150, 2, seed=3)
     near_x, near_y = (find_neighbors(a, 30, seed=0) for a in (x, y))

@@ -52,6 +52,32 @@ def test_factors_are_regressed_out_as_least_squares_does():
     assert found.factors == ("donor", "tissue")
 
 
+def test_covariates_are_regressed_out_with_their_second_degree():
+    latent, ruler, factors = case()
+    depth, upper = np.random.default_rng(3).normal(size=20), np.triu_indices(20, 1)
+    found = residualised_correlation(latent, ruler, factors, covariates={"depth": depth}, seed=0, draws=0)
+    total, apart = depth[upper[0]] + depth[upper[1]], np.abs(depth[upper[0]] - depth[upper[1]])
+    columns = [factors[name][upper[0]] == factors[name][upper[1]] for name in factors]
+    design = np.column_stack([np.ones(190), *columns, total, apart, total**2, apart**2, total * apart]).astype(float)
+    left = [
+        y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+        for y in map(stats.rankdata, (latent[upper], ruler[upper]))
+    ]
+    assert found.residualised == pytest.approx(np.corrcoef(*left)[0, 1])
+    assert found.factors == ("donor", "tissue", "depth")
+
+
+def test_covariates_that_cannot_be_regressed_out_are_not_named():
+    latent, ruler, factors = case()
+    numbers = np.random.default_rng(3).normal(size=(4, 20))
+    plain = residualised_correlation(latent, ruler, factors, seed=0, draws=0)
+    unknown = {"one value": np.ones(20), "not all known": np.r_[np.nan, numbers[0, 1:]]}
+    many = {str(i): row for i, row in enumerate(numbers)}  # 20 columns for 190 pairs
+    for covariates in (unknown, many):
+        found = residualised_correlation(latent, ruler, factors, covariates=covariates, seed=0, draws=0)
+        assert (found.residualised, found.factors) == (plain.residualised, plain.factors)
+
+
 def test_a_bootstrap_draw_is_what_weighted_pairs_give():
     latent, ruler, factors = case()
     donor = factors["donor"]

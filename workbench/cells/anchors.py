@@ -14,6 +14,9 @@ from workbench.errors import EvaluationError
 from workbench.seeds import key
 
 GROUPING = ("donor", "tissue", "cell_type", "stage")
+# Technical properties of cells by their names in scanpy's quality control, in words.
+LIBRARY_SIZE, DETECTED, MITOCHONDRIAL = "log1p_total_counts", "log1p_n_genes_by_counts", "pct_counts_mt"
+TECHNICAL = {LIBRARY_SIZE: "library size", DETECTED: "detected genes", MITOCHONDRIAL: "mitochondrial share"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Anchors:
     stage
         Number of each anchor's stage on the ruler, 0 or more.
     table
-        One row per anchor: the grouping columns that exist, ``part``, ``n_cells`` and ``weight``.
+        One row per anchor: the grouping columns that exist, ``part``, ``n_cells``, ``weight``, and the means over its cells of
+        what is known of `TECHNICAL`.
     """
 
     centroids: Float[np.ndarray, "anchor gene"]
@@ -41,6 +45,11 @@ class Anchors:
     def weights(self) -> Float[np.ndarray, " anchor"]:
         """Weight of each anchor when an adaptor is fitted; 1 on average."""
         return self.table["weight"].to_numpy(dtype=float)
+
+    @property
+    def technical(self) -> dict[str, Float[np.ndarray, " anchor"]]:
+        """Mean library size, detected genes and mitochondrial share of each anchor's cells by name, as far as they are known."""
+        return {name: self.table[name].to_numpy(dtype=float) for name in TECHNICAL if name in self.table}
 
     def column(self, name: str) -> Shaped[np.ndarray, " anchor"] | None:
         """A grouping column, or None where the data do not have it.
@@ -70,7 +79,7 @@ def make_anchors(
         Log-normalised expression, cells by panel genes; rows in the order of `obs`.
     obs
         Index: cell names. Columns: ``stage`` (number, negative where unknown: left out) and any of ``donor``,
-        ``tissue``, ``cell_type``.
+        ``tissue``, ``cell_type``, and of `TECHNICAL`.
     min_cells
         Groups with fewer cells make no anchor; 1 or more.
     parts
@@ -132,6 +141,9 @@ def make_anchors(
     shares = np.repeat([1 / len(r) for r in rows], [len(r) for r in rows])
     average = sp.csr_matrix((shares, np.concatenate(rows), indptr), shape=(len(rows), expression.shape[0]))
     described = pd.DataFrame(table)
+    for name in TECHNICAL:
+        if name in obs:
+            described[name] = average @ obs[name].to_numpy(dtype=float)
     weight = {
         "equal": np.ones(len(rows)),
         "cells": described["n_cells"].to_numpy(dtype=float),

@@ -32,7 +32,7 @@ class PlacedCells:
         Name of the data, for tables and captions.
     obs
         Index: cell names, each once. Columns: ``stage`` (number, -1 without a place on the ruler) and, as far as they are
-        known, ``cell_type``, ``donor``, ``tissue``, ``batch``, ``group`` (see `make_groups`) and ``fold``. Cells that
+        known, ``cell_type``, ``donor``, ``tissue``, ``batch``, ``group`` (see `make_groups`), ``fold`` and those of `anchors.TECHNICAL`. Cells that
         labels were taken from have no column at all.
     genes
         Columns of the matrices, in the vocabulary's spelling.

@@ -14,7 +14,7 @@ OFF_RULER = "not on the ruler"
 # Beside the AUROC, which every contrast has.
 METRICS = ("balanced accuracy",)
 # Endpoints that every ruler has, and names under which the benchmark lists something else.
-_TAKEN = ("stage", "branch", "depth", "clusters", "donor", "cost")
+_TAKEN = ("stage", "branch", "depth", "pseudotime", "clusters", "donor", "cost")
 _KEYS = ("yes", "no", "metrics", "only_if")
 _COLOR = re.compile(r"#[0-9A-F]{6}")
 

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score, recall_score
 from sklearn.model_selection import StratifiedKFold
 
 from workbench.cells.placed import PlacedCells
-from workbench.evidence.protocol import Prediction, Predictions
+from workbench.evidence.protocol import PSEUDOTIME, Prediction, Predictions
 from workbench.operators.calibration import calibration_error
 from workbench.operators.readout import METRICS, Endpoint, probe, score
 from workbench.seeds import key
@@ -37,6 +37,8 @@ def measures(wanted: tuple[Endpoint, ...]) -> Iterator[tuple[str, str, str]]:
     for one in wanted:
         for metric in (*METRICS[one.kind], *one.metrics):
             yield one.name, metric, HIGHER
+        if one.kind == "depth":
+            yield PSEUDOTIME, METRICS[one.kind][0], HIGHER
         if one.name == "stage":
             yield one.name, "calibration error", LOWER
     yield from (_OF_CLUSTERS, _OF_DONORS)
@@ -78,6 +80,8 @@ def judge(
     for scope, kept in scopes.items():
         for one in asked:
             rows += _endpoint(scope, one, predictions, kept, one.name in single)
+            if one.kind == "depth":
+                rows += _endpoint(scope, one, predictions, kept, False, PSEUDOTIME)
     rows.append(_row(ALL, _OF_CLUSTERS, *_clusters(predictions.latent, truth.stage, seed)))
     rows.append(_row(ALL, _OF_DONORS, *_leakage(predictions.latent, truth, seed)))
     return rows
@@ -102,11 +106,12 @@ def _row(scope: str, what: tuple[str, str, str], value: float, n: int, status: s
 
 
 def _endpoint(
-    scope: str, one: Endpoint, predictions: Predictions, kept: np.ndarray, single: bool
+    scope: str, one: Endpoint, predictions: Predictions, kept: np.ndarray, single: bool, name: str = ""
 ) -> list[dict[str, Any]]:
+    name = name or one.name
     cells = one.cells[kept[one.cells]]
-    target, prediction = one.target[cells], predictions.of.get(one.name)
-    own = [row for row in measures((one,)) if row[0] == one.name]
+    target, prediction = one.target[cells], predictions.of.get(name)
+    own = [row for row in measures((one,)) if row[0] == name]
     found: dict[str, float] = {}
     if single:
         status = "undefined: the training cells have one class only"

@@ -25,6 +25,8 @@ EXTRACTED, COMPACT, CONTROL, BASELINE, SCGPT, LAYERS, PEER = GROUPS = (
 ANCHOR_HEAD, UNTRAINED, PERMUTED_LABELS = "anchor head", "an untrained model", "labels permuted"
 WITH_MLP = "scGPT cls, 3-layer MLP"
 _HIDDEN = (64,)
+# On which pseudotime is told beside the depth that is read out, for peers to be compared with that have no other.
+_TIMED = (ANCHOR_HEAD, f"PCA-{rep.WIDTH}", f"scGPT {CLS}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
     found: dict[str, Listed] = {}
 
     def add(name: str, group: str, about: str, represent: Represent, *more: Any, **needs: bool) -> None:
-        found[name] = Listed(Represented(represent, *more), group, about, **needs)
+        timed = name in _TIMED
+        about += "; diffusion pseudotime on it" if timed else ""
+        found[name] = Listed(Represented(represent, *more, pseudotime=timed), group, about, **needs)
 
     def on(matrix: Callable[..., Any], *given: Any) -> Represent:
         return partial(rep.let, config, partial(matrix, config, *given))

@@ -88,6 +88,38 @@ class Nearest:
         return int(np.argmin(np.linalg.norm(self.z - self.z[early].mean(0), axis=1)))
 
 
+def diffusion_pseudotime(
+    z: np.ndarray, root: int, neighbours: int, width: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Diffusion components and pseudotime of points from one of them, by scanpy.
+
+    Parameters
+    ----------
+    z
+        Points, point by coordinate.
+    root
+        Number of the point at which time begins.
+    neighbours, width
+        Neighbours in the graph, and diffusion components; fewer where there are too few points.
+    seed
+        Seed of neighbours and of the diffusion map.
+    """
+    import scanpy as sc
+
+    cells = anndata(sp.csr_matrix((len(z), 1), dtype=np.float32))
+    cells.obsm["X_z"] = z.astype(np.float32)
+    sc.pp.neighbors(cells, n_neighbors=min(neighbours, len(z) - 1), use_rep="X_z", random_state=seed)
+    width = min(width, len(z) - 2)
+    sc.tl.diffmap(cells, n_comps=width + 1, random_state=seed)
+    cells.uns["iroot"] = root
+    sc.tl.dpt(cells, n_dcs=width)
+    found = cells.obs["dpt_pseudotime"].to_numpy(dtype=np.float64)
+    # A cell of another component than the root's is infinitely far; it is put behind all that can be reached.
+    found = np.where(np.isfinite(found), found, np.nanmax(np.where(np.isfinite(found), found, np.nan)))
+    # The first component is constant.
+    return np.asarray(cells.obsm["X_diffmap"][:, 1:], dtype=np.float64), found
+
+
 class DPT:
     """scanpy: principal components, neighbours, diffusion map, diffusion pseudotime from a root."""
 
@@ -100,29 +132,16 @@ class DPT:
         cls({"expression": noise, "early": np.arange(60) < 5}, {"seed": 0})
 
     def __init__(self, train: dict[str, Any], options: dict[str, Any]) -> None:
-        import scanpy as sc
-
-        seed = int(options["seed"])
         self.nearest = Nearest(train["expression"], int(options.get("components", 50)), 15)
-        cells = anndata(train["expression"])
-        cells.obsm["X_pca"] = self.nearest.z.astype(np.float32)
-        few = min(int(options.get("neighbours", 15)), len(self.nearest.z) - 1)
-        sc.pp.neighbors(cells, n_neighbors=few, use_rep="X_pca", random_state=seed)
-        width = min(int(options.get("diffusion_components", 10)), len(self.nearest.z) - 2)
-        sc.tl.diffmap(cells, n_comps=width + 1, random_state=seed)
-        cells.uns["iroot"] = self.nearest.root(train["early"].astype(bool))
-        sc.tl.dpt(cells, n_dcs=width)
-        time_ = cells.obs["dpt_pseudotime"].to_numpy(dtype=np.float64)
-        # A cell of another component than the root's is infinitely far; it is put behind all that can be reached.
-        time_ = np.where(np.isfinite(time_), time_, np.nanmax(np.where(np.isfinite(time_), time_, np.nan)))
-        # The first component is constant.
-        self.latent, self.time = np.asarray(cells.obsm["X_diffmap"][:, 1:], dtype=np.float64), time_
+        root, few = self.nearest.root(train["early"].astype(bool)), int(options.get("neighbours", 15))
+        width = int(options.get("diffusion_components", 10))
+        self.latent, self.time = diffusion_pseudotime(self.nearest.z, root, few, width, int(options["seed"]))
         self.n_parameters = self.nearest.pca.components_.size + self.latent.size + self.time.size
 
     def predict(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
         """Latent and pseudotime of cells."""
         found = self.nearest(cells["expression"], np.column_stack([self.latent, self.time]))
-        return {"latent": found[:, :-1], "depth": found[:, -1]}
+        return {"latent": found[:, :-1], "pseudotime": found[:, -1]}
 
 
 class Palantir(DPT):

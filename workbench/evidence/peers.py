@@ -22,7 +22,16 @@ import scipy.sparse as sp
 from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError, unknown_name
 from workbench.evidence import peer_worker
-from workbench.evidence.protocol import Fitted, Method, NotRunError, OutOfTimeError, Prediction, Predictions, Training
+from workbench.evidence.protocol import (
+    PSEUDOTIME,
+    Fitted,
+    Method,
+    NotRunError,
+    OutOfTimeError,
+    Prediction,
+    Predictions,
+    Training,
+)
 from workbench.evidence.readouts import LINEAR, Readouts
 from workbench.files import read_arrays, write_arrays
 
@@ -137,8 +146,8 @@ def peer_methods(
         For options of a method that is none, or that it does not have.
     """
     known = {
-        "scanpy DPT": ("dpt", "10 diffusion components, probes on them; depth is diffusion pseudotime itself, from the cell amid the earliest stage"),
-        "Palantir": ("palantir", "multiscale diffusion space, probes on it; depth is its pseudotime itself, from the cell amid the earliest stage"),
+        "scanpy DPT": ("dpt", "10 diffusion components, probes on them; diffusion pseudotime from the cell amid the earliest stage"),
+        "Palantir": ("palantir", "multiscale diffusion space, probes on it; its pseudotime from the cell amid the earliest stage"),
         "CellTypist": ("celltypist", "trained on the stages of the training side, its own defaults; other endpoints follow from its probabilities"),
         "scVI-10D": ("scvi", "variational autoencoder of the counts, donors as batches, 10 latent dimensions; linear probes"),
     }  # fmt: skip
@@ -197,8 +206,8 @@ class _FittedPeer:
             of = self._from_stages(found["stages"], found["chance"])
         else:
             of = self.readouts.predict(found["latent"])
-        if "depth" in found:
-            of["depth"] = Prediction((), found["depth"].reshape(-1, 1))
+        if PSEUDOTIME in found:
+            of[PSEUDOTIME] = Prediction((), found[PSEUDOTIME].reshape(-1, 1))
         self.seconds["predict"] += time.perf_counter() - began
         return Predictions(of, found["latent"])
 

@@ -14,6 +14,9 @@ from workbench.evidence.ruler import Ruler
 from workbench.operators.operator import OperatorSource
 from workbench.operators.readout import Endpoint
 
+# What a method says of the depth without labels but those of the earliest stage; beside "depth", which is read out.
+PSEUDOTIME = "pseudotime"
+
 
 @dataclass(frozen=True)
 class Training:
@@ -95,7 +98,7 @@ class Predictions:
     Attributes
     ----------
     of
-        Predictions by the name of the endpoint; one about which the method predicts nothing is absent.
+        Predictions by the name of the endpoint, and `PSEUDOTIME`; what the method does not predict is absent.
     latent
         Its coordinates of the cells, for what is judged without labels; None where it has none.
     """

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from workbench.cells.placed import PlacedCells
-from workbench.evidence.protocol import Fitted, Method, Prediction, Predictions, Training
+from workbench.evidence.peer_worker import diffusion_pseudotime
+from workbench.evidence.protocol import PSEUDOTIME, Fitted, Method, Prediction, Predictions, Training
 from workbench.operators.readout import BalancedMLP, Endpoint, probe
 from workbench.seeds import key
 from workbench.threads import one_thread
 
 LINEAR: tuple[int, ...] = ()
+# As the DPT of the peers has them.
+_NEIGHBOURS, _COMPONENTS = 15, 10
 
 
 @dataclass(frozen=True)
@@ -161,11 +165,15 @@ class Represented(Method):
         Hidden layers of the readouts, or a function of the representation's width that gives them; linear by default.
     relabel
         What the readouts and the representation are fitted on in place of the training side; for controls.
+    pseudotime
+        Whether diffusion pseudotime on the representation is told, too: from the training cell amid the earliest stage, and of
+        other cells the mean over their 15 nearest training cells.
     """
 
     represent: Represent
     layers: tuple[int, ...] | Callable[[int], tuple[int, ...]] = LINEAR
     relabel: Callable[[Training], Training] | None = None
+    pseudotime: bool = False
 
     def fit(self, train: Training) -> Fitted:
         """See `Method`.
@@ -179,13 +187,15 @@ class Represented(Method):
         encoder = self.represent(train)
         z = encoder.encode(train.cells)
         layers = self.layers(z.shape[1]) if callable(self.layers) else self.layers
-        return _Read(encoder, Readouts.fit(z, train.endpoints, layers, train.seed))
+        of_time = _pseudotime(z, train) if self.pseudotime else None
+        return _Read(encoder, Readouts.fit(z, train.endpoints, layers, train.seed), of_time)
 
 
 @dataclass(frozen=True)
 class _Read:
     encoder: Encoder
     readouts: Readouts
+    pseudotime: KNeighborsRegressor | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -197,4 +207,16 @@ class _Read:
 
     def predict(self, cells: PlacedCells) -> Predictions:
         z = self.encoder.encode(cells)
-        return Predictions(self.readouts.predict(z), z)
+        of = self.readouts.predict(z)
+        if self.pseudotime is not None:
+            of[PSEUDOTIME] = Prediction((), self.pseudotime.predict(z).reshape(-1, 1))
+        return Predictions(of, z)
+
+
+def _pseudotime(z: np.ndarray, train: Training) -> KNeighborsRegressor:
+    """Diffusion pseudotime of the training cells, for others to take from their nearest."""
+    depth = np.asarray(train.ruler.depths)[train.cells.stage]
+    early = depth == depth.min()
+    root = int(np.argmin(np.linalg.norm(z - z[early].mean(0), axis=1)))
+    time = diffusion_pseudotime(z, root, _NEIGHBOURS, _COMPONENTS, key(train.seed, "pseudotime") % 2**31)[1]
+    return KNeighborsRegressor(min(_NEIGHBOURS, len(z))).fit(z, time)

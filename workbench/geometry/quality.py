@@ -13,6 +13,8 @@ from numba import njit
 from workbench.errors import EvaluationError
 from workbench.geometry.neighbors import Neighbors, Points, check_points, find_neighbors, row_slices
 
+# Distances that differ by less are equal: rounding must not part them.
+_EQUAL = 1e-13
 # Squared distances below this share of the largest square have lost half their digits to cancellation.
 _CANCELLED = 1e-9
 
@@ -84,20 +86,14 @@ def embedding_quality(
 
     Notes
     -----
-    Equally far points share the best of their ranks. Distances are made block by block: memory grows with n k.
+    Equally far points share the best of their ranks. Where several are equally far as the last neighbour, each of them counts by
+    the share that has a place, so that the order of the points decides nothing. Distances are made block by block: memory grows
+    with n k.
     """
     ks = tuple(ks)
-    n, k = _check_ks(x, y, ks), max(ks)
-    near_x, near_y = _nearest(x, k, near_x), _nearest(y, k, near_y)
-    in_x, in_y = ranks_of(x, near_y.indices), ranks_of(y, near_x.indices)
-    own_x, own_y = _own_ranks(near_x.distances), _own_ranks(near_y.distances)
-    return Quality(
-        ks,
-        np.stack([_excess_term(in_x, k, n) for k in ks]),
-        np.stack([_excess_term(in_y, k, n) for k in ks]),
-        np.stack([_relative_error(in_x, own_y, k, n) for k in ks]),
-        np.stack([_relative_error(in_y, own_x, k, n) for k in ks]),
-    )
+    _check_ks(x, y, ks)
+    (trust, error_y), (continuity, error_x) = _one_way(y, x, ks, near_y), _one_way(x, y, ks, near_x)
+    return Quality(ks, trust, continuity, error_y, error_x)
 
 
 def trustworthiness(
@@ -125,8 +121,8 @@ def trustworthiness(
     >>> [round(float(trustworthiness(x, y, 5).mean()), 2) for y in (x, x[:, :1])]  # all of it, one coordinate
     [1.0, 0.73]
     """
-    n = _check_ks(x, y, (k,))
-    return _excess_term(ranks_of(x, _nearest(y, k, near_y).indices), k, n)
+    _check_ks(x, y, (k,))
+    return _one_way(y, x, (k,), near_y)[0][0]
 
 
 def ranks_of(x: Points, others: Int[np.ndarray, "point k"]) -> Int[np.ndarray, "point k"]:
@@ -169,8 +165,7 @@ def _count_closer(products, x, squares, others, start, cancelled, ranks):
                 for d in range(x.shape[1]):
                     total += (x[i, d] - x[j, d]) ** 2
                 row[j] = total
-            # Rounding must not part equal distances.
-            limits = row[others[b]] * (1 - 1e-13)
+            limits = row[others[b]] * (1 - _EQUAL)
         else:
             limits = row[others[b]] - 4e-15 * (squares[i] + squares[others[b]])
         order = np.argsort(limits)
@@ -193,8 +188,8 @@ def _count_closer(products, x, squares, others, start, cancelled, ranks):
         ranks[b][order] = np.cumsum(closer) + 1
 
 
-def _check_ks(x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> int:
-    """Number of points, if all neighbourhood sizes suit it."""
+def _check_ks(x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> None:
+    """Refuse spaces of different points, and sizes that do not suit their number."""
     n = len(x)
     if len(y) != n:
         raise EvaluationError(
@@ -204,25 +199,47 @@ def _check_ks(x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> int:
         raise EvaluationError(
             f"Neighbourhoods need 1 <= k < n / 2; found k = {', '.join(map(str, ks)) or 'none'} for n = {n} points."
         )
-    return n
 
 
-def _nearest(x: np.ndarray, k: int, known: Neighbors | None) -> Neighbors:
-    return find_neighbors(x, k, approximate=False, seed=0) if known is None else known.first(k)
+def _one_way(
+    of: np.ndarray, other: np.ndarray, ks: tuple[int, ...], near: Neighbors | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """One less the scaled excess of ranks, and the relative rank error, of neighbours in one space, (k, point) each."""
+    n, most = len(of), max(ks) + 1
+    if near is None or near.k < most:
+        near = find_neighbors(of, most, approximate=False, seed=0)
+    near = near.first(most)
+    ranks, own = ranks_of(other, near.first(max(ks)).indices), _own_ranks(near.distances)[:, :-1]
+    excess = np.stack([np.maximum(ranks[:, :k] - k, 0).sum(1).astype(float) for k in ks])
+    error = np.stack([(np.abs(ranks - own) / own)[:, :k].sum(1) for k in ks])
+    tied = np.stack([near.distances[:, k] <= near.distances[:, k - 1] * (1 + _EQUAL) for k in ks])
+    of, other = (np.asarray(points, dtype=np.float64) for points in (of, other))
+    for i in np.flatnonzero(tied.any(0)).tolist():
+        distances, there = _distances(of, i), _ranks(_distances(other, i))
+        wrong = np.abs(there - (here := _ranks(distances))) / here
+        for at in np.flatnonzero(tied[:, i]).tolist():
+            k, last = ks[at], near.distances[i, ks[at] - 1]
+            inside = distances < last * (1 - _EQUAL)
+            edge = ~inside & (distances <= last * (1 + _EQUAL))
+            for sums, terms in ((excess, np.maximum(there - k, 0)), (error, wrong)):
+                sums[at, i] = terms[inside].sum() + (k - inside.sum()) * terms[edge].mean()
+    of_k = np.array(ks)[:, None]
+    worst = [(np.abs(n - 2 * (place := np.arange(1, k + 1))) / place).sum() for k in ks]
+    return 1 - excess * 2.0 / (of_k * (2 * n - 3 * of_k - 1)), error / np.array(worst)[:, None]
+
+
+def _distances(x: np.ndarray, i: int) -> np.ndarray:
+    """Distances of all others from a point."""
+    return np.sqrt(((np.delete(x, i, 0) - x[i]) ** 2).sum(1))
+
+
+def _ranks(distances: np.ndarray) -> np.ndarray:
+    """Rank of each among all; equal distances share the best."""
+    return 1 + np.searchsorted(np.sort(distances), distances * (1 - _EQUAL))
 
 
 def _own_ranks(distances: np.ndarray) -> np.ndarray:
     """Rank of each neighbour in the space it is a neighbour in; equal distances share the best."""
     new = np.ones(distances.shape, dtype=bool)
-    new[:, 1:] = distances[:, 1:] > distances[:, :-1] * (1 + 1e-13)
+    new[:, 1:] = distances[:, 1:] > distances[:, :-1] * (1 + _EQUAL)
     return np.maximum.accumulate(np.where(new, np.arange(1, distances.shape[1] + 1), 0), axis=1)
-
-
-def _excess_term(ranks: np.ndarray, k: int, n: int) -> np.ndarray:
-    return 1 - np.maximum(ranks[:, :k] - k, 0).sum(1) * 2.0 / (k * (2 * n - 3 * k - 1))
-
-
-def _relative_error(there: np.ndarray, own: np.ndarray, k: int, n: int) -> np.ndarray:
-    place = np.arange(1, k + 1)
-    worst = (np.abs(n - 2 * place) / place).sum()
-    return (np.abs(there[:, :k] - own[:, :k]) / own[:, :k]).sum(1) / worst

@@ -1,4 +1,4 @@
-"""Rank correlation of latent with ruler distances, with donor and tissue regressed out, and an interval over donors."""
+"""Rank correlation of latent with ruler distances, with donor, tissue and sequencing depth regressed out, and an interval over donors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from workbench.seeds import generator
 from workbench.stats import spearman
 
 _TINY = 1e-12
+# Pairs that each column of a covariate needs: with fewer, the regression would take away what is there.
+_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,15 @@ class Association:
     spearman
         Rank correlation of both distances as they are, from -1 to 1.
     residualised
-        The same with the factors regressed out of both ranks.
+        The same with factors and covariates regressed out of both ranks.
     low, high
         95 % bootstrap interval of it, clusters resampled; NaN with fewer than two.
     n_anchors, n_pairs, n_clusters
         Anchors, pairs with both distances, and clusters (donors; anchors where none are named).
     factors
-        Names of the factors that were regressed out; a factor that is the same, or different, in every pair cannot be.
+        Names of the factors and covariates that were regressed out. A factor that is the same, or different, in every pair cannot
+        be; nor can a covariate that all anchors share or do not all have, nor covariates with fewer than 10 pairs for each of
+        their five columns.
     """
 
     spearman: float
@@ -49,14 +53,16 @@ def residualised_correlation(
     ruler: Float[np.ndarray, "anchor anchor"],
     factors: Mapping[str, Shaped[np.ndarray, " anchor"]],
     *,
+    covariates: Mapping[str, Float[np.ndarray, " anchor"]] | None = None,
     clusters: Shaped[np.ndarray, " anchor"] | None = None,
     draws: int = 1000,
     seed: int,
 ) -> Association:
-    """Partial Spearman correlation over pairs: given whether the two anchors share a donor, a tissue.
+    """Partial Spearman correlation over pairs: given whether the two anchors share a donor, a tissue, and how deeply both were sequenced.
 
-    Both distances are ranked over the pairs, the indicators of a shared level are regressed out of the ranks by least
-    squares, and the residuals correlated. In a bootstrap draw whole clusters are drawn with replacement; ranks stay those
+    Both distances are ranked over the pairs, the indicators of a shared level and the second-degree polynomial of sum and
+    absolute difference of each covariate are regressed out of the ranks by least squares, and the residuals correlated. The
+    difference alone would not do: thin cells lie far from everything, and so do the leaves of a tree. In a bootstrap draw whole clusters are drawn with replacement; ranks stay those
     of all pairs, and the regression is done again. A pair inside a cluster that was drawn w times counts w times, and one
     between clusters drawn v and w times v w n / (n - 1) times: in expectation each counts once, so that a draw does not
     hold more pairs inside clusters than the data do. With few clusters the interval is short all the same.
@@ -66,7 +72,9 @@ def residualised_correlation(
     latent, ruler
         Distances between anchors, symmetric; NaN where unknown, and such pairs are left out.
     factors
-        Level of each anchor, by name of the factor; without any, the correlation is the plain one.
+        Level of each anchor, by name of the factor; with no factor and no covariate, the correlation is the plain one.
+    covariates
+        Number of each anchor, by name, such as the mean log library size of its cells; none by default.
     clusters
         What is resampled, such as donors; anchors when None.
     draws
@@ -90,10 +98,11 @@ def residualised_correlation(
     (1.0, 1.0, 10)
     """
     n = len(latent)
-    if ruler.shape != latent.shape or any(len(levels) != n for levels in factors.values()):
+    numbers = covariates or {}
+    if ruler.shape != latent.shape or any(len(of) != n for of in (*factors.values(), *numbers.values())):
         raise EvaluationError(
-            f"Distances are {latent.shape} and {ruler.shape}, factors have {[len(v) for v in factors.values()]} levels; give "
-            "all of the same anchors."
+            f"Distances are {latent.shape} and {ruler.shape}, factors have {[len(v) for v in factors.values()]} levels and "
+            f"covariates {[len(v) for v in numbers.values()]} numbers; give all of the same anchors."
         )
     i, j = np.triu_indices(n, 1)
     known = np.isfinite(latent[i, j]) & np.isfinite(ruler[i, j])
@@ -105,6 +114,10 @@ def residualised_correlation(
     # Standard units keep the moments below well-conditioned; a correlation does not see them.
     ranks = [_standard(rankdata(distances[i, j])) for distances in (latent, ruler)]
     columns = [*ranks, *(_standard(shared[name]) for name in kept)]
+    known_numbers = {name: of for name, of in numbers.items() if np.isfinite(of).all() and np.ptp(of) > _TINY}
+    polynomials = [column for of in known_numbers.values() for column in _polynomial(of[i], of[j])]
+    if len(i) >= _PAIRS * len(polynomials):
+        kept, columns = (*kept, *known_numbers), [*columns, *polynomials]
     names = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1].reshape(-1)
     n_clusters = int(names.max()) + 1
     whole = _partial(_moments(columns, i, j, np.ones((1, n)), names, 1.0))[0]
@@ -119,6 +132,12 @@ def residualised_correlation(
             low, high = (float(v) for v in np.quantile(found, [0.025, 0.975]))
     plain = spearman(latent[i, j], ruler[i, j])
     return Association(plain, float(whole), low, high, n, len(i), n_clusters, kept)
+
+
+def _polynomial(one: np.ndarray, other: np.ndarray) -> list[np.ndarray]:
+    """Sum and absolute difference of both anchors' numbers, their squares and their product."""
+    total, apart = _standard(one + other), _standard(np.abs(one - other))
+    return [total, apart, *map(_standard, (total**2, apart**2, total * apart))]
 
 
 def _standard(values: np.ndarray) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import minimize_scalar
 from sklearn.pipeline import Pipeline
 from sklearn.utils.class_weight import compute_sample_weight
@@ -18,22 +18,22 @@ from workbench.operators.readout import Endpoint, probe, sides
 from workbench.operators.readout_weights import Readout, softmax
 from workbench.seeds import key
 
-_INNER, _LEAST = 5, 1e-12
-_WORTH = ["endpoint", "calibrated", "log_loss", "calibration_error", "temperature", "n_cells"]
+INNER = 5
+_LEAST = 1e-12
+_WORTH = ["endpoint", "calibrated", "log_loss", "calibration_error", "temperature", "n_inner", "n_cells"]
 
 Features: TypeAlias = Float[np.ndarray, "cell feature"]
 Chances: TypeAlias = Float[np.ndarray, "cell class"]
 Numbers: TypeAlias = Int[np.ndarray, " cell"]
-PerCell: TypeAlias = Shaped[np.ndarray, " cell"] | None
+# Latents of all cells, each made without the cells that are marked beside it.
+Inner: TypeAlias = Sequence[tuple[Features, Bool[np.ndarray, " cell"]]]
 
 
-def fit_readout(
-    x: Features, endpoint: Endpoint, *, hidden: int = 0, groups: PerCell = None, names: PerCell = None, seed: int = 0
-) -> Readout:
+def fit_readout(x: Features, endpoint: Endpoint, inner: Inner = (), *, hidden: int = 0, seed: int = 0) -> Readout:
     """Readout on all cells of an endpoint: standardisation folded into its weights, probabilities calibrated.
 
     Classes weigh equally, so a probability is that of a world in which all classes are as frequent. It is calibrated by
-    one temperature (Guo et al., ICML 2017), found on cells that an inner readout was not fitted on, and folded into the
+    one temperature (Guo et al., ICML 2017), found on cells that neither latent nor readout was fitted on, and folded into the
     weights: no further parameter, and the most probable class stays the same.
 
     Parameters
@@ -42,14 +42,12 @@ def fit_readout(
         Latent of all cells, shape (cell, feature), whether the endpoint has them or not.
     endpoint
         Target to read, and the cells that have one; its kind decides what is fitted.
+    inner
+        Latents that were made without some cells, as `temperature` takes them; none by default, and no calibration.
     hidden
         Width of a hidden layer, as in `probe`.
-    groups
-        Donor of each cell: inner folds then hold out whole donors.
-    names
-        Names of the cells; inner folds go by a hash of them, so that the order of the cells changes nothing.
     seed
-        Seed of hidden layers and of the deal of inner folds.
+        Seed of hidden layers.
 
     Raises
     ------
@@ -62,7 +60,7 @@ def fit_readout(
     fitted = exported(probe(endpoint.kind, hidden, seed).fit(x[endpoint.cells], target), endpoint.kind)
     if endpoint.kind == "depth":
         return fitted
-    return cooled(fitted, temperature(x, endpoint, hidden=hidden, groups=groups, names=names, seed=seed))
+    return cooled(fitted, temperature(endpoint, inner, hidden=hidden, seed=seed)[0])
 
 
 def exported(model: Pipeline, kind: str) -> Readout:
@@ -110,27 +108,28 @@ def cooled(readout: Readout, temperature: float) -> Readout:
     return replace(readout, weights=readout.weights / temperature, offset=readout.offset / temperature)
 
 
-def temperature(
-    x: Features, endpoint: Endpoint, *, hidden: int = 0, groups: PerCell = None, names: PerCell = None, seed: int = 0
-) -> float:
-    """Temperature that minimises the log loss, classes weighted equally, of cells that inner readouts did not see.
+def temperature(endpoint: Endpoint, inner: Inner, *, hidden: int = 0, seed: int = 0) -> tuple[float, int]:
+    """Temperature that minimises the log loss, classes weighted equally, of cells that nothing inside was fitted on.
 
     Parameters
     ----------
-    x, endpoint, hidden, groups, names, seed
+    endpoint
+        Target to read, and the cells that have one.
+    inner
+        Latents of all cells, shape (cell, feature), each with the cells that it was made without; on these it is judged, the
+        readout fitted on the endpoint's other cells. A latent that has seen the labels of the judged cells is surer of them
+        than of any others, and its temperature is too low.
+    hidden, seed
         Arguments of the same names, as in `fit_readout`.
 
     Returns
     -------
-    float
-        1 where no inner fold holds all classes on its training side.
+    temperature, n_inner
+        1 where no latent has all classes on both sides; and the number of latents that were judged.
     """
-    # Folds inside of the cells that are fitted on: a readout is surer of cells that it was fitted on than of any others, so
-    # that a temperature found on these would be too low, and one found on the judged cells would have seen their labels.
-    fold = _inner_folds(endpoint, len(x), groups, names, seed)
     logits, truth = [], []
-    for k in range(_INNER):
-        if (split := sides(endpoint, fold == k)) is None:
+    for x, held in inner:
+        if (split := sides(endpoint, held)) is None:
             continue
         train, test = split
         model = probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train])
@@ -140,14 +139,35 @@ def temperature(
         logits.append(readout.output(x[test]))
         truth.append(_numbers(endpoint.target[test], readout.classes))
     if not logits:
-        return 1.0
+        return 1.0, 0
     stacked, right = np.concatenate(logits), np.concatenate(truth)
 
     def loss(log_temperature: float) -> float:
         # By its logarithm, along which twice and half as sure are equally far.
         return log_loss(softmax(stacked / np.exp(log_temperature)), right)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(50)), method="bounded").x))
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(50)), method="bounded").x
+    return float(np.exp(found)), len(logits)
+
+
+def inner_latents(make: Callable[[Bool[np.ndarray, " cell"]], Features], fold: Numbers) -> Inner:
+    """Latents that were each made without the cells of one fold.
+
+    Parameters
+    ----------
+    make
+        Makes the latent of all cells without those that are marked; one that cannot be made raises EvaluationError and is
+        left out.
+    fold
+        Inner fold of each cell; -1 for cells that no latent may be made of.
+    """
+    found = []
+    for one in sorted(set(fold[fold >= 0].tolist())):
+        try:
+            found.append((make((fold == one) | (fold < 0)), fold == one))
+        except EvaluationError:  # too few anchors without them
+            continue
+    return found
 
 
 def log_loss(chance: Chances, truth: Numbers) -> float:
@@ -190,33 +210,37 @@ def calibration_error(chance: Chances, truth: Numbers, bins: int = 10) -> float:
 
 
 def calibration_table(
-    features_of: Callable[[int], Features],
-    wanted: list[Endpoint],
-    fold: Numbers,
-    *,
-    hidden: int = 0,
-    groups: PerCell = None,
-    names: PerCell = None,
-    seed: int = 0,
+    features_of: Callable[..., Features], wanted: list[Endpoint], fold: Numbers, *, hidden: int = 0, seed: int = 0
 ) -> pd.DataFrame:
     """How well probabilities hold on cells of held-out folds, before and after calibration inside the training folds.
 
     Parameters
     ----------
-    features_of, wanted, fold, hidden, seed
+    features_of
+        From numbers of folds to the features of all cells, made without any label of these folds; it is asked for one fold, and
+        for each two.
+    wanted, fold, hidden, seed
         As in `cross_validate`; endpoints without classes are left out.
-    groups, names
-        As in `fit_readout`.
 
     Returns
     -------
     DataFrame
         ``endpoint``, ``calibrated``, ``log_loss`` and ``calibration_error`` (mean over folds), ``log_loss_sd``,
-        ``calibration_error_sd``, ``temperature`` (mean), ``n_folds``, ``n_cells``.
+        ``calibration_error_sd``, ``temperature`` (mean), ``n_inner`` (mean number of training folds that it was found on; 0:
+        none, and no calibration), ``n_folds``, ``n_cells``.
     """
     rows: list[tuple[Any, ...]] = []
-    for k in sorted(set(fold.tolist())):
+    folds, pairs = sorted(set(fold.tolist())), dict[tuple[int, ...], Features]()
+    for k in folds:
         x = features_of(k)
+
+        def without(held: np.ndarray, k: int = k) -> Features:
+            pair = tuple(sorted(set(fold[held].tolist())))
+            if pair not in pairs:
+                pairs[pair] = features_of(*pair)
+            return pairs[pair]
+
+        inner = inner_latents(without, np.where(fold == k, -1, fold)) if len(folds) > 2 else []
         for endpoint in wanted:
             split = None if endpoint.kind == "depth" else sides(endpoint, fold == k)
             if split is None:
@@ -228,12 +252,12 @@ def calibration_table(
             if not len(test):
                 continue
             truth = _numbers(endpoint.target[test], plain.classes)
-            inner = replace(endpoint, cells=train)
-            heat = temperature(x, inner, hidden=hidden, groups=groups, names=names, seed=seed)
+            heat, n_inner = temperature(replace(endpoint, cells=train), inner, hidden=hidden, seed=seed)
             for calibrated, readout in ((False, plain), (True, cooled(plain, heat))):
                 chance = readout.probabilities(x[test])
                 worth = log_loss(chance, truth), calibration_error(chance, truth)
-                rows.append((endpoint.name, calibrated, *worth, heat if calibrated else 1.0, len(endpoint.cells)))
+                used = (heat, n_inner) if calibrated else (1.0, 0)
+                rows.append((endpoint.name, calibrated, *worth, *used, len(endpoint.cells)))
     if not rows:
         return pd.DataFrame(columns=[*_WORTH[:-1], "n_folds"])
     grouped = pd.DataFrame(rows, columns=_WORTH).groupby(["endpoint", "calibrated"], sort=False)
@@ -248,23 +272,34 @@ def _numbers(target: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     return np.array([classes.index(str(value)) for value in target.tolist()], dtype=int)
 
 
-def _inner_folds(
-    endpoint: Endpoint, n: int, groups: np.ndarray | None, names: np.ndarray | None, seed: int
-) -> np.ndarray:
-    """Inner fold of each cell: donors in turn where there are two or more, else cells of a class in turn."""
-    fold, cells = np.full(n, -1), endpoint.cells
-    present = set() if groups is None else set(groups[cells].tolist())
-    if groups is not None and len(present) > 1:
+def inner_folds(
+    target: Shaped[np.ndarray, " cell"],
+    groups: Shaped[np.ndarray, " cell"] | None,
+    names: Shaped[np.ndarray, " cell"],
+    seed: int,
+) -> Numbers:
+    """Inner fold of each cell: donors in turn where there are two or more, else cells of a class in turn.
+
+    Parameters
+    ----------
+    target
+        Class of each cell.
+    groups
+        Donor of each cell; None where nobody knows.
+    names
+        Names of the cells, by whose hash they are dealt, so that their order changes nothing.
+    seed
+        Seed of the deal.
+    """
+    if groups is not None and len(present := set(groups.tolist())) > 1:
         order = sorted(present, key=lambda group: key(seed, "inner fold", str(group)))
-        place = {group: i % _INNER for i, group in enumerate(order)}
-        fold[cells] = [place[group] for group in groups[cells].tolist()]
-        return fold
-    called = np.arange(n).astype(str) if names is None else names
-    hashes = np.array([key(seed, "inner fold", str(called[cell])) for cell in cells], dtype=np.uint64)
-    dealt = 0
-    for value in sorted(set(endpoint.target[cells].tolist())):
-        own = np.flatnonzero(endpoint.target[cells] == value)
+        place = {group: i % INNER for i, group in enumerate(order)}
+        return np.array([place[group] for group in groups.tolist()])
+    fold, dealt = np.full(len(names), -1), 0
+    hashes = np.array([key(seed, "inner fold", str(name)) for name in names], dtype=np.uint64)
+    for value in np.unique(target):
+        own = np.flatnonzero(target == value)
         own = own[np.argsort(hashes[own], kind="stable")]
-        fold[cells[own]] = (dealt + np.arange(len(own))) % _INNER
+        fold[own] = (dealt + np.arange(len(own))) % INNER
         dealt += len(own)
     return fold

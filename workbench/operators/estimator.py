@@ -20,7 +20,7 @@ from workbench.cells.anchors import make_anchors
 from workbench.errors import EvaluationError, ShapeError
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import Algorithm, fold
-from workbench.operators.calibration import fit_readout
+from workbench.operators.calibration import fit_readout, inner_folds, inner_latents
 from workbench.operators.readout import Endpoint
 from workbench.operators.saved_operator import Operator
 
@@ -138,9 +138,17 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
             if given is not None and len(given) != len(y):
                 raise ShapeError(f"{len(given)} {what} were given for {len(y)} cells; give one for each.")
         operator = self._operator(expression.shape[1])
-        self.matrix_, self.offset_ = self._encoder(expression, place, operator, groups, called)
-        z, endpoint = self._latent(expression), Endpoint(LABEL, "classes", place, np.arange(len(place)))
-        self.readout_ = fit_readout(z, endpoint, hidden=self.hidden, groups=groups, names=called, seed=self.seed)
+
+        def latent(held: np.ndarray) -> np.ndarray:
+            kept, donors = ~held, None if groups is None else groups[~held]
+            self.matrix_, self.offset_ = self._encoder(expression[kept], place[kept], operator, donors, called[kept])
+            return self._latent(expression)
+
+        endpoint = Endpoint(LABEL, "classes", place, np.arange(len(place)))
+        inner = inner_latents(latent, inner_folds(place, groups, called, self.seed))
+        # Last the one that is kept.
+        z = latent(np.zeros(len(place), dtype=bool))
+        self.readout_ = fit_readout(z, endpoint, inner, hidden=self.hidden, seed=self.seed)
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "cell k"]:

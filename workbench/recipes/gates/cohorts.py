@@ -11,6 +11,7 @@ import pandas as pd
 
 from workbench.cells.expression import expression_on
 from workbench.cells.placed import PlacedCells
+from workbench.cells.technical import technical_covariates
 from workbench.engine.stages import Result, Results
 from workbench.errors import EvaluationError
 from workbench.seeds import key
@@ -65,6 +66,7 @@ def _placed(context: GatesContext, name: str) -> PlacedCells:
     """All cells of a cohort with their anchors; a gene that the cohort does not measure counts as not expressed."""
     config, cells, (obs, unplaced) = context.config, context.cells[name], context.places[name]
     expression = expression_on(cells, context.matches[name], context.genes)[0]
+    obs = obs.join(technical_covariates(cells, context.matches[name]))
     title = cells.uns["workbench"]["name"]
     made = PlacedCells(title, obs, context.genes, expression, context.ruler, unplaced=unplaced)
     anchors = config.cohorts[name].anchors or config.anchors

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from workbench.cells.expression import expression_on
 from workbench.cells.placed import PlacedCells
+from workbench.cells.technical import technical_covariates
 from workbench.engine.stages import Result, Results
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ TABLES = ("cells",)
 
 
 def cells_stage(context: RunContext, folder: Path, _: Results) -> Result:
-    """Keep expression on the panel with stage, group and fold of each cell, and list the cells in a table.
+    """Keep expression on the panel with stage, group, fold and library size of each cell, and list the cells in a table.
 
     Parameters
     ----------
@@ -34,6 +35,7 @@ def cells_stage(context: RunContext, folder: Path, _: Results) -> Result:
     """
     cells, genes, (obs, unplaced) = context.adata, context.panel, context.places
     expression = expression_on(cells, context.tokenizer.match, genes)[0]
+    obs = obs.join(technical_covariates(cells, context.tokenizer.match))
     PlacedCells(cells.uns["workbench"]["name"], obs, genes, expression, unplaced=unplaced).save(folder)
     context.write({"cells": obs.reset_index(names="cell_id")})
     return {"n_cells": len(obs), "n_placed": int((obs["stage"] >= 0).sum()), "unplaced_labels": unplaced}

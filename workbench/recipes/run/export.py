@@ -13,16 +13,18 @@ from jaxtyping import Float
 from workbench.engine.provenance import versions
 from workbench.engine.stages import Result, Results
 from workbench.evidence.contrasts import OFF_RULER
+from workbench.evidence.technical import technical_axes
 from workbench.geometry.shape import stage_distances
 from workbench.operators import saved_operator
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.algorithm import CARD, README, WEIGHTS, Algorithm, fold
-from workbench.operators.calibration import fit_readout
+from workbench.operators.calibration import fit_readout, inner_latents
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.gates import TABLES as GATES
+from workbench.recipes.run.readouts import latent_without
 from workbench.seeds import key
 
-TABLES = ("latent", "distances")
+TABLES = ("latent", "distances", "latent_axes")
 FOLDER, MAP = "algorithm", "operator"
 FILES = (
     *(f"{FOLDER}/{name}" for name in (WEIGHTS, CARD, README)),
@@ -60,9 +62,10 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     # The long way, feature map and adaptor one after the other, for the folded one to be held against.
     blocks = (cells.expression[row : row + 1024] @ matrix for row in rows)
     z = np.concatenate([fitted.transform(np.asarray(block, dtype=np.float64)) for block in blocks])
-    fixed: dict[str, Any] = {"groups": cells.donor, "names": cells.names, "seed": config.seed}
+    of_fold, without = cells.obs["fold"].to_numpy(), latent_without(context, context.feature_map)
+    inner = inner_latents(lambda held: without(*set(of_fold[held].tolist())), of_fold)
     readouts = {
-        endpoint.name: fit_readout(z, endpoint, hidden=config.readout.hidden, **fixed)
+        endpoint.name: fit_readout(z, endpoint, inner, hidden=config.readout.hidden, seed=config.seed)
         for endpoint in context.endpoints
         if len(set(endpoint.target[endpoint.cells].tolist())) > 1
     }
@@ -73,7 +76,7 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     Algorithm(cells.genes, folded, offset, readouts, card).save_pretrained(place)
     again = Algorithm.from_pretrained(place).transform(context.adata)
     distances = stage_distances(angles(fitted.transform(anchors.centroids @ matrix)), anchors.stage, context.ruler)
-    context.write({"latent": _latent(context, z), "distances": distances})
+    context.write({"latent": _latent(context, z), "distances": distances, "latent_axes": technical_axes(z, cells.obs)})
     return {
         "relative_difference_from_file": float(np.abs(again - z).max() / np.abs(z).max()),
         "bytes": sum((place / name).stat().st_size for name in (WEIGHTS, CARD, README)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.cells.anchors import TECHNICAL
 from workbench.engine.section import Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
@@ -48,7 +49,13 @@ def extract_section(context: RunContext, results: Results) -> Section:
         "Controls": f"{len(ANCHOR_CONTROLS)}, named above; same adaptor, folds and readouts; of random ones the mean of "
         f"{context.config.evaluation.control_draws} draws"
     }
-    return Section(figures, tables, _answers(context, results, tables), skipped, facts=facts)
+    skipped += [
+        (f"{words.capitalize()} beside the latent's axes", "the data do not tell cells apart by it")
+        for words in TECHNICAL.values()
+        if words not in set(tables["latent_axes"]["covariate"])
+    ]
+    cautions = _technical_said(tables["latent_axes"])
+    return Section(figures, tables, _answers(context, results, tables), skipped, cautions, facts)
 
 
 def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str, str]:
@@ -151,6 +158,20 @@ def _readouts_said(added: pd.DataFrame) -> str:
         f"Readouts of held-out cells, above on how many of {n} metrics (with q <= {_ALPHA}): {'; '.join(lines)}. Surely "
         f"below: {', '.join(worse) or 'none'}{missed if len(found) else ''}."
     )
+
+
+def _technical_said(axes: pd.DataFrame) -> list[str]:
+    """The axis that follows sequencing most, inside stages; nothing where no covariate is known."""
+    if (known := axes.dropna(subset="within")).empty:
+        return []
+    most = known.sort_values("within", key=abs, kind="stable").iloc[-1]
+    spread = f", sd {most['within_sd']:.2f} over {most['n_donors']} donors" if most["n_donors"] > 1 else ""
+    return [
+        f"Of the latent's axes {most['axis']} ({most['variance_share']:.0%} of its variance) follows sequencing most: rank correlation "
+        f"with {most['covariate']} {most['spearman']:.2f} over {most['n_cells']} cells, {most['within']:.2f} inside stages{spread} (by "
+        f"chance within {most['null_high']:.2f}). Holdouts and readouts of a run are not corrected for it (table latent_axes); the "
+        "head screen of `workbench gates` is."
+    ]
 
 
 def _plain(name: str) -> str:

@@ -23,7 +23,7 @@ from workbench.recipes.run.heads import beside_draws
 from workbench.recipes.run.operators import EMBEDDING
 
 TABLES = ("readouts", "added", "calibration")
-Features = Callable[[int], np.ndarray]
+Features = Callable[..., np.ndarray]
 
 
 def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
@@ -56,7 +56,7 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     ]
     table = pd.DataFrame(rows)
     added = added_value(pd.DataFrame(folds), ours, 1 / len(set(of_fold.tolist())))
-    calibrated = calibration_table(every[ours], context.endpoints, of_fold, groups=cells.donor, **fixed)
+    calibrated = calibration_table(every[ours], context.endpoints, of_fold, hidden=fixed["hidden"], seed=config.seed)
     context.write({"readouts": table, "added": added, "calibration": calibrated})
     return {"undefined": sorted(set(table.loc[table["status"] != "ok", "endpoint"]))}
 
@@ -69,7 +69,7 @@ def _random_controls(context: RunContext, rows: list[dict[str, Any]], fixed: dic
         for name in RANDOM:
             drawn: dict[tuple[str, str], list[dict[str, Any]]] = {}
             for draw in context.draws(name):
-                one = {f"latent (LET on {name})": _latent(context, partial(context.control, name, draw=draw))}
+                one = {f"latent (LET on {name})": latent_without(context, partial(context.control, name, draw=draw))}
                 for row in cross_validate(one, context.endpoints, of_fold, permutations=0, **fixed):
                     drawn.setdefault((row["endpoint"], row["metric"]), []).append(row)
                 bar.update()
@@ -90,9 +90,9 @@ def representations(context: RunContext) -> dict[str, Features]:
         Run whose cells were placed and whose operators were read, the untrained ones too.
     """
     cells, config = context.cells, context.config
-    found = {context.ours: _latent(context, context.feature_map)}
+    found = {context.ours: latent_without(context, context.feature_map)}
     plain = [name for name in CONTROL_NAMES if name not in DRAWN]
-    found |= {f"latent (LET on {name})": _latent(context, partial(context.control, name)) for name in plain}
+    found |= {f"latent (LET on {name})": latent_without(context, partial(context.control, name)) for name in plain}
     if config.cell_heads is not None:
         hybrids = hybrid_sweep() if config.cell_heads.hybrid else []
         heads = {"cell head": {}, **{f"{one['name']} head": one["parameters"] for one in hybrids}}
@@ -116,10 +116,20 @@ def representations(context: RunContext) -> dict[str, Features]:
     }
 
 
-def _latent(context: RunContext, make: Callable[[tuple[int, ...]], np.ndarray]) -> Features:
-    def features(k: int) -> np.ndarray:
-        matrix = make((k,))
-        fitted = context.fitted(matrix, (k,))
+def latent_without(context: RunContext, make: Callable[[tuple[int, ...]], np.ndarray]) -> Features:
+    """From numbers of folds to the latent of all cells, feature map and adaptor made without the cells of these folds.
+
+    Parameters
+    ----------
+    context
+        Run whose cells were placed.
+    make
+        From folds to the feature map without their cells.
+    """
+
+    def features(*folds: int) -> np.ndarray:
+        matrix = make(folds)
+        fitted = context.fitted(matrix, folds)
         encode, offset = fold(matrix, fitted.encoder_, fitted.bias_)
         return np.asarray(context.cells.expression @ encode) + offset
 
