@@ -14,7 +14,10 @@ from workbench.ablation.effects import (
     effect_table,
     interactions,
     interval,
+    least_found,
+    over_draws,
     reliability,
+    split_cells,
     top_heads,
 )
 from workbench.stats import enough_draws
@@ -323,16 +326,23 @@ def test_interactions_leave_out_cells_without_a_value_and_keep_donors_whole():
 
 
 def test_pairs_drawn_at_random_are_the_null_of_the_others():
-    rng = np.random.default_rng(0)
     heads = [f"L0H{i}" for i in range(5)]
-    singles = {h: rng.standard_normal(20) for h in heads}
     drawn = {("L0H0", "L0H1"): -0.5, ("L0H0", "L0H2"): 2.0, ("L0H1", "L0H2"): 1.0}
     asked = {("L0H0", "L0H3"): -1.5, ("L0H1", "L0H3"): 9.0, ("L0H3", "L0H4"): 0.1}
+    singles = {h: np.tile([3.0, -3.0], 10) if h == "L0H4" else np.tile([1.0, -1.0], 10) for h in heads}
     pairs = {(a, b): singles[a] + singles[b] + extra for (a, b), extra in {**asked, **drawn}.items()}
     table = interactions(singles, pairs, list(drawn), draws=50, seed=0)
     assert table["random"].tolist() == [False] * 3 + [True] * 3
+    assert table["size"].tolist() == pytest.approx([1, 1, np.sqrt(3), 1, 1, 1])
+    assert table["relative"].tolist() == pytest.approx([1.5, 9, 0.1 / np.sqrt(3), 0.5, 2, 1])
     assert table["p"].tolist()[:3] == pytest.approx([2 / 4, 1 / 4, 1]) and table["p"][3:].isna().all()
     assert table["q"].tolist()[:3] == pytest.approx([3 / 4, 3 / 4, 1]) and table["q"][3:].isna().all()
+    assert np.isinf(table["detectable"][:3]).all(), "three draws allow no p below 1/4"
+    # A control has its p against the same null, and is none of the tests that q is over.
+    third = interactions(singles, pairs, list(drawn), [("L0H1", "L0H3")], draws=50, seed=0)
+    assert third["same_layer"].tolist() == [False, True, False, False, False, False]
+    assert third["p"].tolist()[:3] == pytest.approx([2 / 4, 1 / 4, 1])
+    assert third["q"].tolist()[:3] == pytest.approx([1, np.nan, 1], nan_ok=True) and np.isnan(third["detectable"][1])
     assert interactions(singles, pairs, draws=50, seed=0)["p"].isna().all(), "no null, no p"
 
 
@@ -341,12 +351,131 @@ def test_with_enough_random_pairs_one_of_the_others_alone_is_significant(n_heads
     top = list(combinations([f"L0H{i}" for i in range(n_heads)], 2))
     drawn = [(f"L1H{i}", "L2H0") for i in range(enough_draws(len(top)))]
     rng = np.random.default_rng(0)
-    singles = {head: np.zeros(20) for pair in [*top, *drawn] for head in pair}
+    singles = {head: np.ones(20) for pair in [*top, *drawn] for head in pair}
     effects = {pair: (rng.uniform(-1, 1) if pair in drawn else 0.1) + np.zeros(20) for pair in [*top, *drawn]}
     effects[top[-1]] += 5
     table = interactions(singles, effects, drawn, draws=20, seed=0).set_index(["first", "second"])
     assert table.loc[top[-1], "q"] <= 0.05 and (table["q"] <= 0.05).sum() == 1
     assert interactions(singles, effects, drawn[: len(top)], draws=20, seed=0)["q"].min() > 0.05
+
+
+def test_heads_that_do_nothing_alone_and_something_together_are_beyond_every_number():
+    one, rng = np.ones(8), np.random.default_rng(0)
+    singles = {"a": 0 * one, "b": 0 * one, "c": one, "d": one}
+    drawn = {("c", f"{i}"): 2 * one + rng.normal() for i in range(40)}
+    singles |= {f"{i}": one for i in range(40)}
+    pairs = {("a", "b"): one, ("a", "c"): one, ("c", "d"): 2.0 * one, **drawn}
+    table = interactions(singles, pairs, list(drawn), draws=20, seed=0)
+    assert np.isinf(table["relative"][0]) and table["p"][0] == pytest.approx(1 / 41)
+    assert np.isnan(table["p"][1]) and table["p"][2] == 1, "of nothing and nothing more there is nothing to say"
+
+
+def additive_world(rng, extra: float = 0.0, layers: int = 5, heads: int = 3, n_cells: int = 10):
+    """p and q of pairs of the three heads with most effect, and the first of them, in a world whose effects add up but for chance.
+
+    Heads differ in size by orders of magnitude, and chance goes with their size. `extra` is the interaction of one
+    pair, in its own ``detectable`` sizes.
+    """
+    names = [f"L{layer}H{h}" for layer in range(layers) for h in range(heads)]
+    size = np.exp(rng.normal(0, 1, len(names)))
+    singles = {n: s * rng.normal(1, 1, n_cells) for n, s in zip(names, size, strict=True)}
+    top = sorted(names, key=lambda n: -singles[n].mean())[:3]
+    across = [(a, b) for a, b in combinations(names, 2) if a[:2] != b[:2]]
+    tested = [pair for pair in across if set(pair) <= set(top)]
+    null = [pair for pair in across if pair not in tested]
+
+    rms = {n: np.sqrt((singles[n] ** 2).mean()) for n in names}
+
+    def both(a, b, more):
+        return singles[a] + singles[b] + more + np.sqrt(rms[a] * rms[b]) * 0.3 * rng.standard_normal(n_cells)
+
+    pairs = {(a, b): both(a, b, np.sqrt(rms[a] * rms[b]) * 0.3 * rng.standard_normal()) for a, b in [*tested, *null]}
+    table = interactions(singles, pairs, null, draws=20, seed=0).iloc[: len(tested)]
+    if extra and tested:
+        pairs[tested[0]] = both(*tested[0], extra * table["detectable"][0])
+        table = interactions(singles, pairs, null, draws=20, seed=0).iloc[: len(tested)]
+    return table
+
+
+def test_pairs_hold_their_level_where_effects_add_up_and_find_what_does_not():
+    rng = np.random.default_rng(0)
+    worlds = [additive_world(rng) for _ in range(200)]
+    p = pd.concat([world["p"] for world in worlds])
+    assert 0.03 < (p <= 0.05).mean() < 0.07
+    assert np.mean([world["beyond"].any() for world in worlds]) < 0.09
+    planted = [additive_world(rng, extra=1.0) for _ in range(60)]
+    found = np.mean([world["beyond"][0] for world in planted if len(world)])
+    assert 0.68 < found < 0.92
+
+
+def test_what_is_said_to_be_needed_is_what_q_needs():
+    rng = np.random.default_rng(0)
+    for draws, tests in ((480, 24), (200, 10), (399, 10), (1000, 7)):
+        null = np.abs(rng.standard_normal(draws))
+        needed = least_found(null, tests)
+        p = [(1 + (null >= x).sum()) / (1 + draws) for x in (needed + 1e-9, needed)]
+        assert p[0] * tests <= 0.05 < p[1] * tests
+    assert least_found(np.abs(rng.standard_normal(198)), 10) == np.inf == least_found(np.array([np.nan]), 1)
+
+
+def test_an_effect_of_the_size_that_is_said_is_found_about_four_times_in_five():
+    """Null draws of one size, cells that scatter: what `detectable` says is what happens."""
+    rng = np.random.default_rng(0)
+    info, n_cells, found, at_nothing = described(12, 20), 25, [], []
+    for _ in range(100):
+        values = rng.normal(0, 1, (12 * 21, 1)) + rng.normal(0, 2, (12 * 21, n_cells))
+        before = effect_table({"m": values}, info, draws=100, seed=0)
+        at_nothing.append(before["beyond"].any())
+        values[0] = before["detectable"][0] + rng.normal(0, 2, n_cells)
+        found.append(effect_table({"m": values}, info, draws=100, seed=0)["beyond"][0])
+    assert 0.7 < np.mean(found) < 0.9 and np.mean(at_nothing) < 0.09
+    assert np.isinf(effect_table({"m": values[:42]}, described(2, 1 + 19), draws=9, seed=0)["detectable"]).sum() == 0
+    assert np.isinf(effect_table({"m": values[:12]}, described(2, 5), draws=9, seed=0)["detectable"]).all()
+    assert effect_table({"m": values[:2]}, described(2, 0), draws=9, seed=0)["detectable"].isna().all()
+
+
+def test_a_head_that_scatters_over_cells_is_not_beyond_the_null_by_that_alone():
+    """Means are 0 everywhere, and the effect of each head scatters three times as much over cells as random changes do."""
+    rng, info, q, beyond = np.random.default_rng(0), described(12, 20), [], []
+    scale = np.where(info["null"] < 0, 3.0, 1.0)[:, None]
+    for _ in range(60):
+        table = effect_table({"m": scale * rng.standard_normal((len(info), 40))}, info, draws=200, seed=0)
+        q.append((table["q"] <= 0.05).mean())
+        beyond.append(table["beyond"].mean())
+        assert (table["beyond"] <= (table["q"] <= 0.05)).all() and (
+            table["detectable"] > table["high"] - table["effect"]
+        ).all()
+    assert np.mean(q) > 0.15 and np.mean(beyond) < 0.08
+
+
+def test_draws_of_cells_are_disjoint_even_and_go_by_name():
+    names = [f"cell {i}" for i in range(31)]
+    number = split_cells(names, 4, seed=1)
+    assert sorted(np.bincount(number)) == [7, 8, 8, 8]
+    turned = split_cells(names[::-1], 4, seed=1)
+    assert turned[::-1].tolist() == number.tolist() != split_cells(names, 4, seed=2).tolist()
+
+
+def test_over_draws_by_hand():
+    rng = np.random.default_rng(0)
+    info = pd.concat(
+        [described(2, 20), described(1, 0).assign(places="L0.mlp", kind="mlp", head=-1)], ignore_index=True
+    )
+    tables = []
+    for shift in (0.0, 9.0, 10.0):
+        values = rng.normal(0, 1, (43, 1)) + np.zeros((43, 6))
+        values[0] = shift
+        values[:, 5] = np.nan
+        tables.append(effect_table({"m": values, "n": np.full((43, 6), np.nan)}, info, draws=20, seed=0))
+    table = over_draws(tables).set_index(["metric", "ablation"])
+    assert table.index.tolist() == [("m", "L0H0"), ("m", "L0H1"), ("n", "L0H0"), ("n", "L0H1")]
+    row = table.loc["m", "L0H0"]
+    assert row[["effect_1", "effect_2", "effect_3", "mean"]].tolist() == pytest.approx([0, 9, 10, 19 / 3])
+    assert row["sd"] == pytest.approx(np.std([0, 9, 10], ddof=1)) and row["n_draws"] == 3 and row["n_cells"] == 5
+    assert row["n_found"] == 2 and table.loc[("m", "L0H1"), "n_found"] == sum(t["beyond"][1] for t in tables)
+    assert row["detectable"] == pytest.approx(np.median([t["detectable"][0] for t in tables]))
+    nothing = table.loc["n", "L0H0"]
+    assert nothing["n_draws"] == 0 and nothing[["mean", "sd", "n_found", "detectable"]].isna().all()
 
 
 def test_reliability_is_one_for_steady_effects_and_near_zero_for_noise():

@@ -10,7 +10,7 @@ import torch
 from helpers import N_HEADS, N_LAYERS, tiny_cells, tiny_model
 
 from workbench.ablation.build import prepare
-from workbench.ablation.grid import describe_grid, identity, make_grid, make_pairs, random_pairs
+from workbench.ablation.grid import describe_grid, draw_pairs, identity, make_grid, make_pairs
 from workbench.ablation.settings import StudyConfig, SweepConfig
 from workbench.ablation.sites import Ablation, all_heads
 from workbench.errors import EvaluationError, HookError
@@ -127,25 +127,12 @@ def test_pairs_are_every_two_of_the_heads_in_whatever_order_they_are_named():
     assert str(far[0]) == "L2H0+L10H0"
 
 
-def test_random_pairs_are_as_many_others_drawn_by_seed(model):
-    heads = [str(one) for one in all_heads(model.config)]
-    top = make_pairs(heads[:4], "mean", SEED)
-    drawn = random_pairs(heads, top, 6, "mean", SEED)
-    assert len(drawn) == len(set(drawn)) == len(top) == 6 and not set(drawn) & set(top)
-    assert random_pairs(heads[::-1], top[::-1], 6, "mean", SEED) == drawn
-    assert random_pairs(heads, top, 6, "mean", SEED + 1) != drawn
-    assert all(len(one.sites) == 2 and {str(s) for s in one.sites} <= set(heads) for one in drawn)
-
-
-def test_where_there_are_no_more_pairs_fewer_are_drawn(model):
-    heads = [str(one) for one in all_heads(model.config)][:4]
-    top = make_pairs(heads[:3], "mean", SEED)
-    drawn = random_pairs(heads, make_pairs(heads, "mean", SEED)[:4], 4, "mean", SEED)
-    assert len(drawn) == 2
-    assert {str(one) for one in random_pairs(heads, top, 6, "mean", SEED)} == {
-        f"{head}+{heads[3]}" for head in heads[:3]
-    }
-    assert random_pairs(heads, make_pairs(heads, "mean", SEED), 6, "mean", SEED) == []
+def test_random_pairs_are_as_many_as_asked_for_drawn_by_seed(model):
+    pairs = make_pairs([str(one) for one in all_heads(model.config)], "mean", SEED)
+    drawn = draw_pairs(pairs, 6, SEED)
+    assert len(drawn) == len(set(drawn)) == 6 and set(drawn) <= set(pairs)
+    assert draw_pairs(pairs, 6, SEED) == drawn != draw_pairs(pairs, 6, SEED + 1)
+    assert draw_pairs(pairs[:4], 6, SEED) == pairs[:4] and draw_pairs([], 6, SEED) == []
 
 
 # What the rows depend on

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from workbench.cells.anchors import Anchors
 from workbench.cells.placed import PlacedCells
 from workbench.errors import EvaluationError
-from workbench.evidence.anchor_set import AnchorSet, anchors_of
+from workbench.evidence.anchor_set import AnchorSet, anchors_of, kinds_of
 
 BRANCHES = np.array(["a", "a", "b", "b", "c"])
 
@@ -108,3 +108,14 @@ def test_placed_cells_without_anchors_are_refused():
     assert anchors_of(cells) is made
     with pytest.raises(EvaluationError, match="'mine' carry no anchors"):
         anchors_of(cells.take(np.arange(1)))
+
+
+def test_the_type_of_an_anchor_is_its_stage_where_a_cohort_names_none():
+    a, b = anchors(), anchors()
+    named = Anchors(b.centroids, b.stage, b.table.assign(cell_type=list("xxyyzz")))
+    assert kinds_of(named).tolist() == list("xxyyzz") == AnchorSet.of_cohort(b.centroids, named).kind.tolist()
+    assert kinds_of(named, named).tolist() == list("xxyyzzxxyyzz")
+    both = AnchorSet.frozen((b.centroids, named), (a.centroids, a)).kind
+    assert both.tolist() == ["0", "1", "2", "3", "4", "0"] * 2, (
+        "names of one cohort and stages of the other would not meet"
+    )

@@ -12,7 +12,8 @@ from workbench.errors import EvaluationError
 from workbench.evidence.anchor_set import AnchorSet
 from workbench.evidence.gate_spec import BRANCH, DONOR, GATES, NULL_RULER, PERMUTATION, RANDOM, SPEC, TRUST, GateSpec
 from workbench.evidence.gates import Gate, evaluate, expected_to_fail, first_five, verdict
-from workbench.evidence.null_rulers import shuffled
+from workbench.evidence.null_rulers import dealt, shuffled
+from workbench.operators.controls import label_code
 
 QUICK = replace(SPEC, null_rulers=19, null_p=0.05, random_splits=5)
 
@@ -90,6 +91,68 @@ def test_a_meaningless_ruler_that_passes_takes_gate_six_with_it(internal, plante
     monkeypatch.setattr("workbench.evidence.gates.meaningless", lambda ruler: ruler)
     gate = evaluate(set_of(internal, planted_matrix), world.ruler, adaptor, seed=0, refits=1, spec=QUICK)[5]
     assert gate.status == "fail" and gate.p <= QUICK.null_p and "so nothing counts" in gate.note
+
+
+# What holds no expression
+
+
+def test_a_code_per_label_passes_what_only_asks_whether_types_are_recognised(internal, planted_matrix, world, adaptor):
+    whole, n_cells = set_of(internal, planted_matrix), internal.anchors.table["n_cells"].to_numpy()
+    own, passed = by_name(first_five(whole, world.ruler, adaptor, seed=0, spec=QUICK)), []
+    for draw in range(6):
+        code = replace(whole, features=label_code(whole.kind, n_cells, 0, draw))
+        found = by_name(first_five(code, world.ruler, adaptor, seed=0, refits=2, spec=QUICK))
+        passed.append([found[name].status == "pass" for name in (RANDOM, DONOR, PERMUTATION)])
+        assert found[RANDOM].between < found[RANDOM].value, "pairs of one type are what it knows"
+        assert found[BRANCH].value < own[BRANCH].value
+    assert np.all(passed)
+
+
+def test_features_of_nothing_pass_the_permutation_no_more_often_than_its_level(
+    internal, planted_matrix, world, adaptor
+):
+    whole, p = set_of(internal, planted_matrix), []
+    for draw in range(20):
+        noise = replace(whole, features=np.random.default_rng(draw).standard_normal((len(whole.stage), 20)))
+        p.append(by_name(first_five(noise, world.ruler, adaptor, seed=0, spec=QUICK))[PERMUTATION].value)
+    # Of 20 uniform p, more than four are at most 0.05 in less than one of 100 cases.
+    assert (np.array(p) <= 0.05).sum() <= 4 and min(p) > SPEC.permutation_p
+
+
+def test_a_negative_panel_with_a_stage_per_anchor_fails_all_that_looks_at_stages(
+    internal, planted_matrix, world, adaptor
+):
+    whole = set_of(internal, planted_matrix)
+    for draw in range(5):
+        panel = whole.with_stages(dealt(whole.stage, np.arange(len(whole.stage)), 0, draw))
+        found = by_name(first_five(panel, world.ruler, adaptor, seed=0, spec=QUICK))
+        assert {found[name].status for name in (RANDOM, DONOR, PERMUTATION)} == {"fail"}
+
+
+# Beside the values
+
+
+def test_margins_pairs_branches_and_donors_stand_beside_the_values(internal, planted_matrix, world, adaptor):
+    gates = first_five(set_of(internal, planted_matrix), world.ruler, adaptor, seed=0, refits=3, spec=QUICK)
+    found = by_name(gates)
+    for name in (TRUST, RANDOM, DONOR, BRANCH):
+        assert found[name].margin == pytest.approx(found[name].value - found[name].null_mean)
+    assert np.isnan(found[PERMUTATION].margin)
+    assert all(np.isfinite(found[name].between) and found[name].between_p == 0.25 for name in (RANDOM, DONOR, BRANCH))
+    assert np.isfinite([found[BRANCH].weighted, found[BRANCH].within, found[BRANCH].within_weighted]).all()
+    assert np.isnan(found[RANDOM].within) and "inside 4 branches" in found[BRANCH].note
+    assert np.isnan(found[RANDOM].donor_low) and "3 donors are judged (at least 5)" in found[RANDOM].note
+
+
+def test_five_donors_have_an_interval_and_none_or_one_have_not(internal, planted_matrix, world, adaptor):
+    anchors = set_of(internal, planted_matrix)
+    five = replace(anchors, donor=np.array([f"D{i % 5}" for i in range(len(anchors.stage))]))
+    found = by_name(first_five(five, world.ruler, adaptor, seed=0, spec=QUICK))
+    for name in (RANDOM, DONOR, BRANCH):
+        gate = found[name]
+        assert gate.n_donors == 5 and gate.donor_low < gate.value < gate.donor_high and "interval" not in gate.note
+    bare = by_name(first_five(replace(anchors, donor=None), world.ruler, adaptor, seed=0, spec=QUICK))
+    assert "no interval over donors, for the data name no donors" in bare[RANDOM].note and bare[RANDOM].n_donors == 0
 
 
 # What cannot be computed is no pass

@@ -257,3 +257,42 @@ def test_without_two_types_there_is_no_such_correlation(ruler):
     stage = np.arange(24) % 10
     row = go(on_the_ring(stage), stage, ruler, list(random_splits(24, 2, 0)), kinds=np.zeros(24, int), refits=3)
     assert np.isnan(row["between"]) and np.isnan(row["between_p"]) and row["spearman"] > 0.9
+
+
+# Inside what is held out
+
+
+def test_held_out_groups_are_also_compared_inside_plain_and_by_their_anchors(ruler):
+    stage = np.array([0, 0, 1, 2, 3, 3, 3, 4, 5, 5, 6, 7, 8, 9, 9, 1])
+    features, groups = on_the_ring(stage, noise=0.8), np.array(list("aaaaabbbbcccddde"))
+    splits = list(group_splits(groups, against_rest=True))
+    row = go(features, stage, ruler, splits, within=True)
+    inside, outside, size = [], [], []
+    for split in splits:
+        fitted = LETAdaptor(k=3, steps=40)
+        fitted.fit(features[split.train], ruler[np.ix_(stage[split.train], stage[split.train])])
+        angle = angles(fitted.transform(features))
+        i, j = split.pairs()
+        outside.append(stats.spearmanr(angle[i, j], ruler[stage[i], stage[j]]).statistic)
+        size.append(len(split.test))
+        a, b = (split.test[one] for one in np.triu_indices(len(split.test), 1))
+        distance = ruler[stage[a], stage[b]]
+        inside.append(stats.spearmanr(angle[a, b], distance).statistic if len(set(distance)) > 1 else np.nan)
+    known = np.isfinite(inside)
+    inside, outside, size = map(np.array, (inside, outside, size))
+    assert row["n_within"] == known.sum() == 4, "one anchor alone has no pair"
+    assert row["within"] == pytest.approx(inside[known].mean(), abs=1e-6)
+    assert row["within_weighted"] == pytest.approx(np.average(inside[known], weights=size[known]), abs=1e-6)
+    assert row["weighted"] == pytest.approx(np.average(outside, weights=size), abs=1e-6)
+    assert row["spearman"] == pytest.approx(outside.mean(), abs=1e-6) and 0 < row["within_p"] <= 1
+
+
+def test_what_is_asked_beside_changes_no_value(ruler):
+    stage = np.arange(30) % 10
+    features, splits = on_the_ring(stage, noise=1), list(random_splits(30, 3, seed=0))
+    plain = go(features, stage, ruler, splits)
+    more = go(features, stage, ruler, splits, kinds=stage, donor=np.arange(30) // 5, within=True)
+    assert {name: more[name] for name in plain} == plain
+    assert more["n_donors"] == 6 and more["donor_low"] < more["spearman"] < more["donor_high"]
+    none = go(features, stage, ruler, [], kinds=stage, donor=stage, within=True)
+    assert set(none) == set(more) and none["n_donors"] == none["n_within"] == 0 and np.isnan(none["within"])

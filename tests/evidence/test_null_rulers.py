@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from workbench.errors import EvaluationError
-from workbench.evidence.null_rulers import meaningless, permute_in_blocks, rewired, shuffled
+from workbench.evidence.null_rulers import dealt, meaningless, permute_in_blocks, rewired, shuffled
 from workbench.evidence.ruler import build_ruler, load_ruler, path_lengths
 from workbench.seeds import generator
 from workbench.stats import spearman
@@ -205,3 +205,35 @@ def test_many_draws_are_made_piece_by_piece():
     found, _ = permute_in_blocks(labels, blocks, 8, 100)  # 70 at once
     assert (found // 100 == labels // 100).all() and (np.sort(found[[0, 69, 70, 99]], axis=1) == labels).all()
     assert np.array_equal(found[:2], permute_in_blocks(labels, blocks, 8, 2)[0])
+
+
+# Negative panels
+
+
+def test_a_negative_panel_per_type_gives_all_anchors_of_a_type_the_stage_of_another():
+    kind = np.repeat(list("abcdef"), 5)
+    stage = np.repeat([0, 1, 2, 2, 7, 7], 5)
+    seen = set()
+    for draw in range(30):
+        found = dealt(stage, kind, 0, draw)
+        of_kind = [set(found[kind == one]) for one in "abcdef"]
+        assert all(len(one) == 1 for one in of_kind)
+        assert sorted(one.pop() for one in of_kind) == [0, 1, 2, 2, 7, 7], "no stage comes or goes"
+        seen.add(tuple(found))
+    assert len(seen) > 20 and (dealt(stage, kind, 0, 3) == dealt(stage, kind, 0, 3)).all()
+
+
+def test_a_negative_panel_per_anchor_leaves_nothing_to_know():
+    stage = np.repeat(np.arange(6), 20)
+    shared = []
+    for draw in range(50):
+        found = dealt(stage, np.arange(120), 1, draw)
+        assert sorted(found) == sorted(stage)
+        shared.append((found == stage).mean())
+    assert np.mean(shared) == pytest.approx(1 / 6, abs=0.03)
+
+
+def test_a_type_of_two_stages_is_dealt_as_two():
+    stage, kind = np.array([0, 0, 1, 1, 2, 2]), np.array(list("aaaabb"))
+    found = dealt(stage, kind, 0, 0)
+    assert found[0] == found[1] and found[2] == found[3] and sorted(found) == sorted(stage)

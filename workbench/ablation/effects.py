@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from scipy.stats import norm
 
 from workbench.errors import EvaluationError
-from workbench.seeds import generator
+from workbench.seeds import generator, key
 from workbench.stats import benjamini_hochberg, permutation_p, spearman
 
+ALPHA = 0.05
 _LARGEST = 1e300
+# From the width of a 95 % interval to what is added for power of 80 %.
+_POWER = norm.ppf(0.8) / (2 * norm.ppf(0.975))
 
 
 def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " cell"] | None = None) -> np.ndarray:
@@ -95,13 +100,21 @@ def effect_table(
         ``high`` (95 % bootstrap over cells or donors, as `interval` gives it), ``sd`` (over cells), ``n_cells``;
         ``null_mean``, ``null_low``, ``null_high`` (smallest and largest) and ``n_null`` of its own random-direction draws;
         ``ratio`` (size of the effect over the root mean square of these draws), ``p`` and ``q`` (Benjamini-Hochberg over the heads of a metric
-        and way of ablating); ``heads_as_large`` (share of the other heads with an effect of that size or more).
+        and way of ablating); ``n_pool`` (null draws that p is of); ``beyond`` (q <= 0.05, and the interval, where there is one, excludes
+        0); ``detectable`` (size of the effect that is found to be ``beyond`` four times in five, see the notes); ``heads_as_large`` (share of the other heads with an effect of that size or more).
 
     Notes
     -----
     p compares ``ratio`` with the same ratio of every null draw of every head, each draw against the root mean square of
     the other draws of its head: (1 + number as large) / (1 + draws). It is pooled over heads because a few draws per
     head cannot give a small p. It assumes that a draw relates to its head's other draws alike in all heads.
+
+    q alone is of these very cells: the effect of a head may scatter over cells more than that of random changes, and then its mean
+    over a few cells is larger than theirs by chance of the cells. So ``beyond`` asks the interval, too.
+
+    An effect is ``detectable`` where it is what a head alone needs for q <= 0.05 (`least_found`, times the root mean square of
+    its draws), or half the interval where that is more, and 0.84 standard errors beside. It is infinite where the draws are too
+    few for any effect.
     """
     weights = bootstrap_weights(len(next(iter(differences.values()))[0]), draws, seed, groups)
     parts = []
@@ -131,6 +144,7 @@ def effect_table(
                         "null_high": float(null.max()) if len(null) else float("nan"),
                         "n_null": len(null),
                         "ratio": _ratio(mean[i], null),
+                        "detectable": float(np.sqrt((null**2).mean())) if len(null) else float("nan"),
                         "worse": (worse or {}).get(metric, 0),
                         "_pool": [_ratio(null[j], np.delete(null, j)) for j in range(len(null))],
                     }
@@ -160,8 +174,12 @@ def _with_p(table: pd.DataFrame) -> pd.DataFrame:
     pooled = np.nan_to_num(pooled, nan=np.nan, posinf=_LARGEST)
     table["p"] = [permutation_p(min(ratio, _LARGEST), pooled) for ratio in table["ratio"]]
     heads = (table["kind"] == "head").to_numpy()
+    table["n_pool"] = int(np.isfinite(pooled).sum())
     table["q"] = np.nan
     table.loc[heads, "q"] = benjamini_hochberg(table.loc[heads, "p"].to_numpy())
+    needed = least_found(pooled, int(table.loc[heads, "p"].notna().sum()))
+    table["beyond"] = _beyond(table)
+    table["detectable"] = _detectable(needed * table["detectable"], table)
     size = table["effect"].abs().to_numpy()
     table["heads_as_large"] = [
         float((np.delete(size[heads], np.flatnonzero(np.flatnonzero(heads) == i)) >= size[i]).mean())
@@ -170,6 +188,84 @@ def _with_p(table: pd.DataFrame) -> pd.DataFrame:
         for i in range(len(table))
     ]
     return table
+
+
+def _beyond(table: pd.DataFrame) -> pd.Series:
+    return (table["q"] <= ALPHA) & ~((table["low"] <= 0) & (table["high"] >= 0))
+
+
+def _detectable(needed: pd.Series, table: pd.DataFrame) -> pd.Series:
+    width = table["high"] - table["low"]
+    return np.maximum(needed, width / 2) + _POWER * width
+
+
+def least_found(null: Float[np.ndarray, " draw"], tests: int) -> float:
+    """What the statistic of one test has to exceed to reach q <= 0.05 though no other test does.
+
+    Parameters
+    ----------
+    null
+        Null draws of the statistic, as `permutation_p` takes them; NaN draws are left out.
+    tests
+        Number of tests that q is over.
+
+    Returns
+    -------
+    float
+        Infinite where the draws are too few for any value to reach it.
+    """
+    null = np.sort(null[np.isfinite(null)])
+    larger = math.floor(ALPHA / max(tests, 1) * (1 + len(null)) + 1e-9) - 1
+    needed = float(null[-1 - larger]) if 0 <= larger < len(null) else float("inf")
+    return needed if needed < _LARGEST else float("inf")
+
+
+def split_cells(names: Sequence[str], draws: int, seed: int) -> Int[np.ndarray, " cell"]:
+    """Disjoint draws of cells, as even as can be: the number of the draw that each cell is in.
+
+    Parameters
+    ----------
+    names
+        Names of the cells; their order does not matter.
+    draws, seed
+        Number of the draws, and their seed.
+    """
+    number = np.empty(len(names), dtype=np.int64)
+    number[sorted(range(len(names)), key=lambda i: key(seed, "draw of cells", names[i]))] = (
+        np.arange(len(names)) % draws
+    )
+    return number
+
+
+def over_draws(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """How the effects of heads repeat over draws of cells.
+
+    Parameters
+    ----------
+    tables
+        What `effect_table` makes of each draw, all of the same ablations.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per metric, way of ablating and head: ``effect_1``, ``effect_2`` and so on, their ``mean`` and ``sd``; ``n_draws``
+        (those with an effect), ``n_cells`` (of the smallest of these), ``n_found`` (draws where it is ``beyond``; NaN without a null) and
+        ``detectable`` (median over the draws: the size of effect that one draw finds four times in five).
+    """
+    at = ["metric", "how", "ablation", "layer", "head"]
+    kept = [table[table["kind"] == "head"].set_index(at) for table in tables]
+    effect, q, beyond, n, found = (
+        pd.concat([t[name] for t in kept], axis=1).to_numpy(np.float64)
+        for name in ("effect", "q", "beyond", "n_cells", "detectable")
+    )
+    known = np.isfinite(effect)
+    columns: dict[str, Any] = {f"effect_{i + 1}": effect[:, i] for i in range(len(kept))}
+    spread = pd.DataFrame(effect)
+    columns |= {"mean": spread.mean(axis=1), "sd": spread.std(axis=1), "n_draws": known.sum(1)}
+    columns |= {"n_cells": np.where(known, n, np.inf).min(1)}
+    columns |= {"n_found": np.where(np.isfinite(q).any(1), beyond.sum(1), np.nan)}
+    columns |= {"detectable": pd.DataFrame(found).median(axis=1)}
+    return pd.DataFrame({k: np.asarray(v) for k, v in columns.items()}, index=kept[0].index).reset_index()
 
 
 def reliability(values: Float[np.ndarray, "head cell"], seed: int, splits: int = 50) -> float:
@@ -217,6 +313,7 @@ def interactions(
     singles: dict[str, Float[np.ndarray, " cell"]],
     pairs: dict[tuple[str, str], Float[np.ndarray, " cell"]],
     random: Collection[tuple[str, str]] = (),
+    control: Collection[tuple[str, str]] = (),
     *,
     draws: int,
     seed: int,
@@ -230,6 +327,8 @@ def interactions(
         Effect per cell, by head and by pair of heads.
     random
         Those of the pairs that were drawn at random, as the null of the others.
+    control
+        Those of the pairs that are of one layer. Such heads cannot react to each other.
     draws, seed, groups
         As in `effect_table`.
 
@@ -237,9 +336,15 @@ def interactions(
     -------
     pandas.DataFrame
         ``first``, ``second``, ``effect_first``, ``effect_second``, ``effect_both``, ``interaction``, ``low``, ``high``,
-        ``n_cells``, ``random``, and for the other pairs ``p`` (size of the interaction against the sizes of the random
-        pairs; its smallest value is 1 / (1 + random pairs), see `enough_draws`) and ``q`` (Benjamini-Hochberg over these
-        pairs). Below zero: together less than the sum (one does what the other does); above: more.
+        ``n_cells``, ``random``, ``same_layer``; ``size`` (geometric mean of the root mean squares over cells of both single effects)
+        and ``relative`` (size of the interaction over ``size``). For pairs that are not random ``p`` (``relative`` against that of the
+        random pairs; its smallest value is 1 / (1 + random pairs), see `enough_draws`). For those that are no control either ``q``
+        (Benjamini-Hochberg over these pairs), ``beyond`` and ``detectable``, as in `effect_table`. Below zero: together less than the sum (one does what the other does); above: more.
+
+    Notes
+    -----
+    Heads with large effects have large interactions, whatever they do. So p goes by ``relative``; it assumes that this does not
+    grow with ``size``, which the random pairs show.
     """
     if not pairs:
         raise EvaluationError("There is no pair of heads to compare; ask for at least two top heads.")
@@ -249,6 +354,7 @@ def interactions(
         difference = both - singles[a] - singles[b]
         low, high = interval(difference, weights)
         means: Sequence[float] = [float(_means(v[None])[0]) for v in (singles[a], singles[b], both, difference)]
+        squares = [float(_means(v[None] ** 2)[0]) for v in (singles[a], singles[b])]
         rows.append(
             {
                 "first": a,
@@ -258,11 +364,19 @@ def interactions(
                 "high": high,
                 "n_cells": int(np.isfinite(difference).sum()),
                 "random": (a, b) in random,
+                "same_layer": (a, b) in control,
+                "size": (squares[0] * squares[1]) ** 0.25,
             }
         )
     table = pd.DataFrame(rows)
-    size = table["interaction"].abs().to_numpy()
+    # Infinite where a head does nothing alone, and NaN where the pair does nothing either.
+    table["relative"] = table["interaction"].abs() / table["size"]
     drawn = table["random"].to_numpy(dtype=bool)
-    table["p"] = [np.nan if drawn[i] else permutation_p(size[i], size[drawn]) for i in range(len(table))]
-    table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    relative = np.nan_to_num(table["relative"].to_numpy(), nan=np.nan, posinf=_LARGEST)
+    tested = ~drawn & ~table["same_layer"].to_numpy(dtype=bool)
+    table["p"] = [np.nan if drawn[i] else permutation_p(relative[i], relative[drawn]) for i in range(len(table))]
+    table["q"] = benjamini_hochberg(table["p"].where(tested).to_numpy())
+    needed = least_found(relative[drawn], int(table["q"].notna().sum())) if drawn.any() else np.nan
+    table["beyond"] = _beyond(table)
+    table["detectable"] = _detectable(needed * table["size"], table).where(tested)
     return table

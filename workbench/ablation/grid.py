@@ -68,24 +68,20 @@ def make_pairs(heads: Sequence[str], how: str, seed: int) -> list[Ablation]:
     return [Ablation(tuple(map(site, pair)), how, seed=seed) for pair in combinations(sorted(heads), 2)]
 
 
-def random_pairs(heads: Sequence[str], pairs: Sequence[Ablation], n: int, how: str, seed: int) -> list[Ablation]:
-    """Other pairs of heads drawn at random: what an interaction of any two heads looks like.
+def draw_pairs(pairs: Sequence[Ablation], n: int, seed: int) -> list[Ablation]:
+    """Some of the pairs, drawn at random.
 
     Parameters
     ----------
-    heads
-        Labels of all heads of the model.
     pairs
-        Pairs that are not to be drawn.
+        Pairs to draw from, in the order of `make_pairs`.
     n
-        Number of pairs wanted; fewer where the model has no more.
-    how, seed
-        As in `Ablation`.
+        Number of pairs wanted; all where there are no more.
+    seed
+        Seed of the draw of pairs.
     """
-    taken = {one.key for one in pairs}
-    others = [one for one in make_pairs(heads, how, seed) if one.key not in taken]
-    order = generator(seed, "random pairs").permutation(len(others))[:n]
-    return [others[i] for i in sorted(order.tolist())]
+    order = generator(seed, "random pairs").permutation(len(pairs))[:n]
+    return [pairs[i] for i in sorted(order.tolist())]
 
 
 def describe_grid(grid: Sequence[Ablation]) -> pd.DataFrame:

@@ -62,8 +62,8 @@ class SweepConfig(Strict):
     pairs_of_top: int = Field(
         default=0,
         ge=0,
-        description="Number of top heads that are also switched off two by two; 0 for none. For each of these pairs 20 others "
-        "are drawn as the null, as far as the model has them.",
+        description="Number of top heads that are also switched off two by two, across layers; 0 for none. For each of these pairs "
+        "20 others are drawn as the null, as far as the model has them.",
     )
     pairs_by: str | None = Field(
         default=None, description="Metric that the top heads are chosen by; the first of study.metrics by default."

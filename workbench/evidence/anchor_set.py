@@ -36,6 +36,19 @@ def anchors_of(cells: PlacedCells) -> Anchors:
     return cells.anchors
 
 
+def kinds_of(*sets: Anchors) -> Shaped[np.ndarray, " anchor"]:
+    """Cell type of every anchor, one cohort after the other; its stage where one of them names no type.
+
+    Parameters
+    ----------
+    *sets
+        Anchors of one cohort or of several, whose types have the same names.
+    """
+    types = [one.column("cell_type") for one in sets]
+    known = [one for one in types if one is not None]
+    return np.concatenate(known if len(known) == len(sets) else [one.stage for one in sets]).astype(str)
+
+
 @dataclass(frozen=True)
 class AnchorSet:
     """Anchors under one feature map.
@@ -51,6 +64,8 @@ class AnchorSet:
     donor, tissue
         Donor and tissue of each anchor; None where the data name none. Of a frozen adaptor those of the judged cohort
         count.
+    kind
+        Cell type of each anchor, as `kinds_of` gives it.
     train
         Numbers of the anchors that an adaptor may be fitted on.
     test
@@ -63,6 +78,7 @@ class AnchorSet:
     weights: Float[np.ndarray, " anchor"]
     donor: Shaped[np.ndarray, " anchor"] | None
     tissue: Shaped[np.ndarray, " anchor"] | None
+    kind: Shaped[np.ndarray, " anchor"]
     train: Int[np.ndarray, " train"]
     test: Int[np.ndarray, " test"]
 
@@ -77,10 +93,8 @@ class AnchorSet:
         anchors
             Its anchors, in the same order.
         """
-        rows = np.arange(len(anchors))
-        return cls(
-            features, anchors.stage, anchors.weights, anchors.column("donor"), anchors.column("tissue"), rows, rows
-        )
+        rows, (donor, tissue) = np.arange(len(anchors)), (anchors.column(name) for name in ("donor", "tissue"))
+        return cls(features, anchors.stage, anchors.weights, donor, tissue, kinds_of(anchors), rows, rows)
 
     @classmethod
     def frozen(cls, fitted: tuple[np.ndarray, Anchors], judged: tuple[np.ndarray, Anchors]) -> AnchorSet:
@@ -107,6 +121,7 @@ class AnchorSet:
             np.concatenate([a.weights, b.weights]),
             both("donor"),
             both("tissue"),
+            kinds_of(a, b),
             np.arange(n),
             np.arange(n, n + len(b)),
         )

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from workbench.cells.splits import Split
 from workbench.errors import EvaluationError
 from workbench.evidence.anchor_set import AnchorSet
+from workbench.evidence.donor_interval import FEWEST_DONORS
 from workbench.evidence.gate_spec import BRANCH, DONOR, NULL_RULER, PERMUTATION, RANDOM, SPEC, TO_FAIL, TRUST, GateSpec
 from workbench.evidence.holdout import holdout_correlation
 from workbench.evidence.null_rulers import meaningless
@@ -26,6 +27,9 @@ from workbench.stats import null_summary
 _TRUST_NULL = 20
 _FEW = "too few anchors or stages on either side"
 NAN = float("nan")
+# What a holdout says beside its value.
+_BESIDE = ["between", "between_high", "between_p", "donor_low", "donor_high", "n_donors"]
+_BESIDE += ["weighted", "within", "within_weighted", "within_high", "within_p"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,13 @@ class Gate:
         Spread of the value over its units, their number, and what they are.
     null_mean, null_high, n_null, p
         The null: its mean, 97.5 % quantile and number of draws, and the one-sided p of the value.
+    between, between_high, between_p
+        Of holdouts: the value over pairs of different cell types only, 97.5 % of its null, and its p.
+    donor_low, donor_high, n_donors
+        Of holdouts: 95 % interval of the value, donors drawn again, and their number; NaN with fewer than five donors.
+    weighted, within, within_weighted, within_high, within_p
+        Of the branch holdout: branches weighted by their anchors; the anchors of a held-out branch compared with each
+        other, branches alike and weighted by their anchors, 97.5 % of the null of the former, and its p.
     note
         What else there is to know; of a gate that is not applicable, why.
     """
@@ -60,7 +71,23 @@ class Gate:
     null_high: float = NAN
     n_null: int = 0
     p: float = NAN
+    between: float = NAN
+    between_high: float = NAN
+    between_p: float = NAN
+    donor_low: float = NAN
+    donor_high: float = NAN
+    n_donors: int = 0
+    weighted: float = NAN
+    within: float = NAN
+    within_weighted: float = NAN
+    within_high: float = NAN
+    within_p: float = NAN
     note: str = ""
+
+    @property
+    def margin(self) -> float:
+        """Value minus the mean of its null; NaN without a null, and of a p, which is measured by its null already."""
+        return self.value - self.null_mean if self.rule == ">=" else NAN
 
 
 def evaluate(
@@ -203,17 +230,29 @@ class _Cohort:
         return anchors.branch_splits(np.array(self.ruler.branches))
 
     def holdout(self, name: str, splits: Callable[[AnchorSet], list[Split]], unit: str, none: str) -> Gate:
-        found, null = self.correlation(splits)
+        donor = self.anchors.donor
+        found, null = self.correlation(splits, kinds=self.anchors.kind, donor=donor, within=name == BRANCH)
         if not found["n_splits"]:
             raise EvaluationError(f"No holdout can be made: {_FEW if splits(self.anchors) else none}.")
         value, note = found["spearman"], f"{found['n_pairs']:.0f} pairs of anchors each"
         note += "; adaptor frozen" if self.anchors.is_frozen else ""
-        about = {"sd": found["sd"], "n": found["n_splits"], "unit": unit, "note": note, **null_summary(value, null)}
+        note += f"; inside {found['n_within']} branches with stages apart" if name == BRANCH else ""
+        if (n_donors := found.get("n_donors", 0)) < FEWEST_DONORS:
+            known = f"{n_donors} donors are judged" if n_donors else "the data name no donors"
+            note += f"; no interval over donors, for {known} (at least {FEWEST_DONORS})"
+        beside = {name: found[name] for name in _BESIDE if name in found}
+        about = beside | {
+            "sd": found["sd"],
+            "n": found["n_splits"],
+            "unit": unit,
+            "note": note,
+            **null_summary(value, null),
+        }
         return _judged(name, value, ">=", self.spec.correlation, **about)
 
-    def correlation(self, splits: Callable[[AnchorSet], list[Split]]) -> tuple[dict[str, Any], np.ndarray]:
+    def correlation(self, splits: Callable[[AnchorSet], list[Split]], **more: Any) -> tuple[dict[str, Any], np.ndarray]:
         of = self.anchors
-        drawn: Any = {"refits": self.refits, "seed": self.seed, "weights": of.weights}
+        drawn: Any = {"refits": self.refits, "seed": self.seed, "weights": of.weights, **more}
 
         def again(stage: np.ndarray) -> list[Split]:
             return splits(of.with_stages(stage))

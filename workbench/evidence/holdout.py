@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from workbench.cells.splits import Split
+from workbench.evidence.donor_interval import Pairs, donor_interval
 from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.operators.operator import Head, OperatorSource
 from workbench.seeds import generator
@@ -65,6 +66,8 @@ def holdout_correlation(
     seed: int,
     weights: Float[np.ndarray, " anchor"] | None = None,
     kinds: Shaped[np.ndarray, " anchor"] | None = None,
+    donor: Shaped[np.ndarray, " anchor"] | None = None,
+    within: bool = False,
 ) -> tuple[dict[str, Any], Float[np.ndarray, " draw"]]:
     """Fit on the anchors that are left, correlate latent angles with ruler distances on those held out.
 
@@ -88,6 +91,10 @@ def holdout_correlation(
     kinds
         Cell type of each anchor: with them, also the correlation over pairs of different types only. Over all pairs,
         features that merely recognise a type gain from pairs of one type, whose distance is 0.
+    donor
+        Donor of each anchor: with them, also `donor_interval` of the correlation.
+    within
+        Of splits that compare held-out anchors with others, also the held-out ones with each other.
 
     Returns
     -------
@@ -95,16 +102,23 @@ def holdout_correlation(
         ``spearman`` (mean over splits), ``sd``, ``n_splits``, ``n_pairs`` (mean), ``n_iter`` (most that a fit took, those of
         the null as well), ``n_unconverged`` (fits that stopped before `LETAdaptor.tol`), ``status``; and the null draws
         of the same mean, for `with_null`. With `kinds` also ``between``, ``between_high`` (97.5 % of its null) and
-        ``between_p``; NaN where no two distances differ.
+        ``between_p``; NaN where no two distances differ. With `donor` also ``donor_low``, ``donor_high`` and ``n_donors``. With
+        `within` also ``weighted`` (the mean over splits, each by its held-out anchors), ``within`` (mean over splits whose
+        held-out anchors have different distances to each other), ``within_weighted``, ``n_within`` (such splits), and
+        ``within_high`` and ``within_p`` of the null.
     """
     labels = [stage, *(relabelled(stage, seed, draw) for draw in range(refits))]
     asked = [(draw, split) for draw, label in enumerate(labels) for split in splits(label)]
-    judged = _judged(features, labels, ruler, asked, adaptor, weights, kinds)
+    judged = _judged(features, labels, ruler, asked, adaptor, weights, kinds, within)
     found = [one for one in judged if one.draw == 0]
     if not found:
-        more = ("between", "between_high", "between_p") if kinds is not None else ()
+        more = ["between", "between_high", "between_p"] if kinds is not None else []
+        more += ["donor_low", "donor_high"] if donor is not None else []
+        more += ["weighted", "within", "within_weighted", "within_high", "within_p"] if within else []
+        counts = ["n_donors"] if donor is not None else []
+        counts += ["n_within"] if within else []
         nothing = dict.fromkeys(("spearman", "sd", "n_pairs", *more), float("nan"))
-        none: dict[str, Any] = {**nothing, **dict.fromkeys(("n_splits", "n_iter", "n_unconverged"), 0)}
+        none: dict[str, Any] = {**nothing, **dict.fromkeys(("n_splits", "n_iter", "n_unconverged", *counts), 0)}
         return {**none, "status": "undefined: no split leaves enough anchors"}, np.zeros(0)
     values = np.array([one.spearman for one in found])
     row: dict[str, Any] = {
@@ -120,6 +134,16 @@ def holdout_correlation(
         between, *drawn = (_mean(judged, draw, "between") for draw in range(1 + refits))
         null = null_summary(between, np.array(drawn))
         row |= {"between": between, "between_high": null["null_high"], "between_p": null["p"]}
+    if donor is not None:
+        low, high, n_donors = donor_interval([one.pairs for one in found if one.pairs], donor, seed)
+        row |= {"donor_low": low, "donor_high": high, "n_donors": n_donors}
+    if within:
+        inside, *drawn = (_mean(judged, draw, "within") for draw in range(1 + refits))
+        null = null_summary(inside, np.array(drawn))
+        row |= {"weighted": _mean(judged, 0, weighted=True), "within": inside}
+        row |= {"within_weighted": _mean(judged, 0, "within", weighted=True)}
+        row |= {"n_within": sum(bool(np.isfinite(one.within)) for one in found)}
+        row |= {"within_high": null["null_high"], "within_p": null["p"]}
     return row, np.array([_mean(judged, 1 + draw) for draw in range(refits)])
 
 
@@ -201,6 +225,9 @@ class _Fit:
     draw: int
     spearman: float
     between: float
+    within: float
+    n_held: int
+    pairs: Pairs | None
     n_pairs: int
     n_iter: int
     converged: bool
@@ -214,6 +241,7 @@ def _judged(
     adaptor: LETAdaptor,
     weights: np.ndarray | None,
     kinds: np.ndarray | None = None,
+    within: bool = False,
 ) -> list[_Fit]:
     """Fits of all splits, each with labels of its own number.
 
@@ -233,11 +261,17 @@ def _judged(
             return None
         apart = np.zeros(len(i), bool) if kinds is None else kinds[i] != kinds[j]
         between = spearman(angle[apart], distance[apart])
-        return _Fit(draw, value, between, len(i), fitted.n_iter_, fitted.stopped_ == "gradient")
+        inside, pairs = float("nan"), Pairs(i, j, angle, distance) if draw == 0 else None
+        if within and split.against is not None:
+            of_held, (a, b) = fitted.transform(features[split.test]), np.triu_indices(len(split.test), 1)
+            inside = spearman(angles(of_held)[a, b], ruler[stage[split.test][a], stage[split.test][b]])
+        done = (fitted.n_iter_, fitted.stopped_ == "gradient")
+        return _Fit(draw, value, between, inside, len(split.test), pairs, len(i), *done)
 
     return [one for one in threaded(judge, asked) if one is not None]
 
 
-def _mean(judged: Sequence[_Fit], draw: int, what: str = "spearman") -> float:
-    values = [value for one in judged if one.draw == draw and np.isfinite(value := getattr(one, what))]
-    return float(np.mean(values)) if values else float("nan")
+def _mean(judged: Sequence[_Fit], draw: int, what: str = "spearman", *, weighted: bool = False) -> float:
+    known = [(value, one.n_held) for one in judged if one.draw == draw and np.isfinite(value := getattr(one, what))]
+    values, n_held = zip(*known, strict=True) if known else ((), ())
+    return float(np.average(values, weights=n_held if weighted else None)) if known else float("nan")

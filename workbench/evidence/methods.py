@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,8 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
     def add(name: str, group: str, about: str, represent: Represent, *more: Any, **needs: bool) -> None:
         timed = name in _TIMED
         about += "; diffusion pseudotime on it" if timed else ""
-        found[name] = Listed(Represented(represent, *more, pseudotime=timed), group, about, **needs)
+        method = replace(Represented(represent, *more), pseudotime=timed)
+        found[name] = Listed(method, group, about, **needs)
 
     def on(matrix: Callable[..., Any], *given: Any) -> Represent:
         return partial(rep.let, config, partial(matrix, config, *given))

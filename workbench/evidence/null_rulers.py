@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int, Shaped
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -135,6 +135,28 @@ def meaningless(ruler: Ruler) -> Ruler:
     distances = np.abs(position[:, None] - position) / position.max()
     edges = [(a, b, 1.0) for a, b in zip(order, order[1:], strict=False)]
     return _null(ruler, "meaningless line", distances, position, edges)
+
+
+def dealt(
+    stage: Int[np.ndarray, " anchor"], groups: Shaped[np.ndarray, " anchor"], seed: int, draw: int
+) -> Int[np.ndarray, " anchor"]:
+    """Stages of a negative panel: those of the groups are dealt out anew, one to all anchors of a group.
+
+    With a group per cell type, features that recognise a type still know which anchors have one stage; with a group per
+    anchor nothing is left to know. Where a stage has one type, a group per type is the same as `holdout.relabelled`.
+
+    Parameters
+    ----------
+    stage
+        Stage number of each anchor.
+    groups
+        Group of each anchor, such as its cell type; anchors of a group that differ in stage count as two groups.
+    seed, draw
+        Seed, and number of the draw from 0.
+    """
+    number = pd.DataFrame({"group": groups, "stage": stage}).groupby(["group", "stage"]).ngroup().to_numpy()
+    first = np.unique(number, return_index=True)[1]
+    return generator(seed, "negative panel", str(draw)).permutation(stage[first])[number]
 
 
 def permute_in_blocks(

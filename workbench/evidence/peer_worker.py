@@ -96,7 +96,7 @@ def diffusion_pseudotime(
     Parameters
     ----------
     z
-        Points, point by coordinate.
+        Points, point by coordinate, such as principal components of cells.
     root
         Number of the point at which time begins.
     neighbours, width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
+from workbench.cells.anchors import TECHNICAL, Anchors
 from workbench.cells.placed import PlacedCells
 from workbench.errors import EvaluationError
 from workbench.evidence.anchor_set import AnchorSet, anchors_of
@@ -58,27 +60,58 @@ def score_head(
     Returns
     -------
     row, null
-        ``residualised`` (rank correlation of latent angles with ruler distances over pairs of external anchors, donor
-        and tissue regressed out) with ``low`` and ``high`` (95 %, donors resampled), ``spearman`` (the plain one),
+        ``residualised`` (rank correlation of latent angles with ruler distances over pairs of external anchors; donor,
+        tissue, library size, detected genes and mitochondrial share regressed out, as far as they are known: ``regressed``) with
+        ``low`` and ``high`` (95 %, donors resampled), ``residualised_labels`` (donor and tissue alone, which is the paper's),
+        ``spearman`` (the plain one),
         ``trustworthiness`` (of the frozen latent against the features), AUROC of a linear probe from internal to external
         cells for each pair of subtypes; and null draws of ``residualised``.
     """
     a, b = anchors_of(fitted), anchors_of(judged)
     both = AnchorSet.frozen((a.centroids @ matrix, a), (b.centroids @ matrix, b))
+    row, null, model = score_anchors(both, b, ruler, adaptor, refits=refits, seed=seed, spec=spec)
+    return {**row, **_subtypes(matrix, model, fitted, judged, ruler)}, null
+
+
+def score_anchors(
+    both: AnchorSet,
+    judged: Anchors,
+    ruler: Ruler,
+    adaptor: LETAdaptor,
+    *,
+    refits: int,
+    seed: int,
+    spec: GateSpec = SPEC,
+) -> tuple[dict[str, Any], Float[np.ndarray, " draw"], LETAdaptor]:
+    """The same for features of anchors that may be no map of genes, so that no cell has any: subtypes are not asked.
+
+    Parameters
+    ----------
+    both
+        Anchors that the adaptor is fitted on and those that are judged, with their features.
+    judged
+        The latter as they were made, with their donors, tissues and technical covariates.
+    ruler, adaptor, refits, seed, spec
+        As `score_head` takes them; the adaptor is not changed.
+
+    Returns
+    -------
+    row, null, adaptor
+        As of `score_head`, and the fitted adaptor.
+    """
     z, model = _latent(both, both.stage, ruler, adaptor)
-    factors = {name: column for name in ("donor", "tissue") if (column := b.column(name)) is not None}
+    factors = {name: column for name in ("donor", "tissue") if (column := judged.column(name)) is not None}
 
-    def score(latent: np.ndarray, stage: np.ndarray, draws: int) -> Any:
-        distances = ruler.distances[np.ix_(stage, stage)]
-        return residualised_correlation(
-            angles(latent), distances, factors, clusters=factors.get("donor"), draws=draws, seed=seed
-        )
+    def score(latent: np.ndarray, stage: np.ndarray, draws: int, technical: Mapping[str, np.ndarray]) -> Any:
+        between, distances, donor = angles(latent), ruler.distances[np.ix_(stage, stage)], factors.get("donor")
+        fixed: Any = {"clusters": donor, "draws": draws, "seed": seed}
+        return residualised_correlation(between, distances, factors, covariates=technical, **fixed)
 
-    found = score(z, b.stage, 1000)
+    found = score(z, judged.stage, 1000, judged.technical)
     null = []
     for draw in range(refits):
         stage = relabelled(both.stage, seed, draw)
-        null.append(score(_latent(both, stage, ruler, adaptor)[0], stage[both.test], 0).residualised)
+        null.append(score(_latent(both, stage, ruler, adaptor)[0], stage[both.test], 0, judged.technical).residualised)
     try:
         trust = float(trustworthiness(both.features[both.test], z, spec.neighbours).mean())
     except EvaluationError:
@@ -87,13 +120,14 @@ def score_head(
         "residualised": found.residualised,
         "low": found.low,
         "high": found.high,
+        "residualised_labels": score(z, judged.stage, 0, {}).residualised,
         "spearman": found.spearman,
         "trustworthiness": trust,
-        **_subtypes(matrix, model, fitted, judged, ruler),
         "n_anchors": found.n_anchors,
         "n_donors": found.n_clusters if "donor" in factors else 0,
+        "regressed": ", ".join(TECHNICAL.get(name, name) for name in found.factors),
     }
-    return row, np.array(null)
+    return row, np.array(null), model
 
 
 def gate_columns(

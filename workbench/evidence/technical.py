@@ -19,7 +19,7 @@ def technical_axes(z: Float[np.ndarray, "cell k"], obs: pd.DataFrame) -> pd.Data
     Parameters
     ----------
     z
-        Latent of the cells.
+        Latent of the cells, whose axes are looked at one by one.
     obs
         ``stage`` of the same cells (those without a place, -1, are left out), those of `anchors.TECHNICAL` that are known,
         and ``donor`` where there is one.

@@ -112,7 +112,8 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
     table
         From `workbench.ablation.effects.interactions`, with the metric: one row per pair, `metric`, `first`, `second`,
         `effect_first`, `effect_second`, `effect_both`, `interaction`, `low`, `high`, `n_cells`; where there is a null,
-        `random` (pairs drawn at random, which are not shown), `p` (against those) and `q`.
+        `random` (pairs drawn at random, which are not shown), `p` (against those) and `q`. Pairs of `same_layer` are not
+        shown either.
     metric
         Metric to draw, one of the table's column `metric`.
 
@@ -128,10 +129,12 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
     """
     what = "interaction matrix"
     numeric = ["effect_first", "effect_second", "effect_both", "interaction", "low", "high", "n_cells"]
-    optional = [column for column in ("random", "p", "q") if column in table.columns]
+    more = ("random", "same_layer", "p", "q")
+    optional = [column for column in more if column in table.columns]
     every = checked(table, what, ["metric", "first", "second"], [*numeric, *optional])
-    every = every.reindex(columns=list(dict.fromkeys([*every.columns, "random", "p", "q"])))
+    every = every.reindex(columns=list(dict.fromkeys([*every.columns, *more])))
     here = chosen(every, "metric", metric, what)
+    here = here[here["same_layer"] != 1]
     drawn, pairs = here[here["random"] == 1], here[here["random"] != 1]
     check_finite(pairs, "interaction", what)
     keys = [tuple(sorted((r.first, r.second))) for r in records(pairs)]

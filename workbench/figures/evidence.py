@@ -193,7 +193,7 @@ def cohort_gates(gates: pd.DataFrame, controls: pd.DataFrame) -> go.Figure:
     ]
     subtitle = (
         "Mean ± sd over the units above each plot; grey: the null, from its mean to its upper bound, where it was drawn. Open marks: "
-        "controls without the model."
+        "controls, and the model on stages dealt at random; of what is drawn, the mean over draws."
     )
     order = order_of(by.sort_values(["cohort_at", "operator_at"], kind="stable"))
     return forest(parts, order, "Gates 1 to 4 on every cohort", subtitle, mean_keys(rows), across=2)

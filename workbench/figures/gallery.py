@@ -59,7 +59,12 @@ def _beside_screen(tables: Tables) -> Options:
     if "screen_controls" not in tables:
         return {}
     rows = tables["screen_controls"].dropna(subset=["residualised"])
-    return {"controls": dict(zip(rows["operator"], rows["residualised"], strict=True))}
+    found: Options = {"controls": dict(zip(rows["operator"], rows["residualised"], strict=True))}
+    if "n_draws" in rows:
+        drawn = rows[rows["n_draws"] > 1]
+        ends = zip(drawn["draws_low"], drawn["draws_high"], strict=True)
+        found["drawn"] = dict(zip(drawn["operator"], ends, strict=True))
+    return found
 
 
 def _baselines(table: str, column: str, aside: str = "") -> Callable[..., Options]:

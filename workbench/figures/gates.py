@@ -97,7 +97,12 @@ def _judged(row: Any) -> tuple[str, str]:
 
 
 def head_screen(
-    table: pd.DataFrame, *, controls: Mapping[str, float] | None = None, planted: str | None = None, top: int = 20
+    table: pd.DataFrame,
+    *,
+    controls: Mapping[str, float] | None = None,
+    drawn: Mapping[str, tuple[float, float]] | None = None,
+    planted: str | None = None,
+    top: int = 20,
 ) -> go.Figure:
     """The first heads of a screen, with intervals, null and controls.
 
@@ -107,7 +112,9 @@ def head_screen(
         `rank`, `layer`, `head`, `gates`, `residualised`, `low`, `high`, `spearman`, `trustworthiness`, `null_mean`,
         `null_high`, `p`, `q`, `n_anchors`, `n_donors`; columns that end in `_auroc` are shown on hovering.
     controls
-        The same score of feature maps that hold nothing of the model.
+        The same score of feature maps that hold nothing of the model; of those that are drawn, the mean.
+    drawn
+        Smallest and largest draw of each control that is drawn, drawn as a band.
     planted
         A head that is known to be planted, such as `L2H3`.
     top
@@ -150,6 +157,7 @@ def head_screen(
         stroke = {"symbol": "line-ns-open", "size": 14, "color": color, "line": {"width": 2}}
         keys.append((f"{label(name)}: {number(value)}", stroke))
     beside = "; ".join(f"{name} {number(value)}" for name, value in given) or "none given"
+    beside += " (bands: smallest to largest draw)" if drawn else ""
     donors = f"{span(rows['n_donors'])} donors" if rows["n_donors"].max() > 0 else "unnamed donors"
     subtitle = (
         f"The first {len(rows)} of n = {len(every)} heads on {span(rows['n_anchors'])} anchors of {donors}. "
@@ -161,8 +169,11 @@ def head_screen(
     pixels: Look = {"row": 24, "head": 0, "above": 58, "below": 60, "bounds": False}
     title = "Head screen: residualised correlation with the ruler"
     figure = forest([part], rows["row"].tolist(), title, subtitle, keys, **pixels)
-    for value, line in lines:
+    for (name, _), (value, line) in zip(given, lines, strict=True):
         figure.add_vline(x=value, line=line)
+        if drawn and name in drawn:
+            low, high = drawn[name]
+            figure.add_vrect(x0=low, x1=high, fillcolor=line["color"], opacity=0.12, line_width=0, layer="below")
     return figure
 
 

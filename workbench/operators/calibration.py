@@ -47,7 +47,7 @@ def fit_readout(x: Features, endpoint: Endpoint, inner: Inner = (), *, hidden: i
     hidden
         Width of a hidden layer, as in `probe`.
     seed
-        Seed of hidden layers.
+        Seed of the hidden layers of readouts.
 
     Raises
     ------
@@ -283,13 +283,13 @@ def inner_folds(
     Parameters
     ----------
     target
-        Class of each cell.
+        Class of each cell, dealt in turn where no donors are known.
     groups
-        Donor of each cell; None where nobody knows.
+        Donor of each cell, whose cells stay together; None where nobody knows.
     names
         Names of the cells, by whose hash they are dealt, so that their order changes nothing.
     seed
-        Seed of the deal.
+        Seed of the hashes that cells and donors are dealt by.
     """
     if groups is not None and len(present := set(groups.tolist())) > 1:
         order = sorted(present, key=lambda group: key(seed, "inner fold", str(group)))

@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 import sys
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,7 @@ from workbench.engine.recipe import execute
 from workbench.engine.stages import StageRunner, run_all
 from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table
+from workbench.errors import EvaluationError
 from workbench.files import read_json
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.config import ModelConfig
@@ -32,10 +34,11 @@ from workbench.models.scgpt.planted import planted_cells
 from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.context import AblationContext
 from workbench.recipes.ablate.recipe import RECIPE, stages
+from workbench.recipes.ablate.tables import pairs_by
 from workbench.stats import benjamini_hochberg, spearman
 
-TABLES = ["agreement", "attribution", "effects", "interactions", "transfer"]
-STAGES = ["sweep", "effects", "pairs", "interactions", "attribution", "transfer"]
+TABLES = ["agreement", "attribution", "draws", "effects", "interactions", "transfer"]
+STAGES = ["sweep", "effects", "draws", "pairs", "interactions", "attribution", "transfer"]
 
 
 @pytest.fixture(scope="module")
@@ -177,24 +180,70 @@ def test_the_table_of_effects_is_of_every_metric_and_place(made, first):
     assert effects["fallback_share"].between(0, 1).all()
 
 
-def test_pairs_of_the_top_heads_are_beside_random_pairs(made, first):
+def test_draws_of_cells_are_of_the_same_sweep_and_beside_it(made, first):
+    draws, effects = table(first.out, "draws"), table(first.out, "effects")
+    for name in ("label loss", "cell shift"):
+        rows, heads = of_metric(draws, name), of_metric(effects, name).query("kind == 'head'")
+        assert (
+            rows.index.tolist() == heads.index.tolist()
+            and (rows["n_draws"] == 4).all()
+            and (rows["n_cells"] == 6).all()
+        )
+        each = rows[[f"effect_{i + 1}" for i in range(4)]]
+        # Four draws of six of the 24 cells: their mean is the effect over all of them.
+        np.testing.assert_allclose(each.mean(axis=1), heads["effect"], atol=1e-6)
+        np.testing.assert_allclose(each.std(axis=1), rows["sd"], atol=1e-6)
+        assert rows["n_found"].between(0, 4).all()
+    said = html.unescape(first.report)
+    assert "Label loss, 4 disjoint draws of 6 cells or more: " in said and "sd of a head's effect over draws " in said
+    assert "No p of a head is below 0.02 (48 null draws): one of 8 heads alone cannot reach q <= 0.05" in said
+    assert "of 48 draws, q " in said and "by these draws no single one can reach q <= 0.05" in said
+
+
+def test_too_few_cells_for_the_draws_are_said(made, tmp_path, capsys):
+    less = ["study.cells=7", "study.metrics=[cell_shift]", "sweep.pairs_of_top=0", "contrasts=[]", "sweep.null_draws=2"]
+    report = report_of(made, tmp_path, *less)
+    assert "<strong>draws</strong>: 4 draws need two cells each, and the study has 7 cells; lower draws" in report
+    assert not (tmp_path / "tables" / "draws.csv").exists()
+
+
+def test_pairs_of_the_top_heads_across_layers_are_beside_random_pairs(made, first):
     pairs, effects = table(first.out, "interactions"), of_metric(table(first.out, "effects"), "label loss")
     heads = effects[effects["kind"] == "head"]["effect"]
     top = sorted(heads.nlargest(3).index)
     here = pairs[pairs["metric"] == "label loss"]
-    named = here[~here["random"]]
-    assert named[["first", "second"]].to_numpy().tolist() == [[top[0], top[1]], [top[0], top[2]], [top[1], top[2]]]
-    # For one of three pairs to be significant takes 60 others, and eight heads have 25.
-    assert here["random"].sum() == 25 and named["p"].notna().all() and here[here["random"]]["p"].isna().all()
+    across = here["first"].str[:2] != here["second"].str[:2]
+    assert (here["same_layer"] == ~across).all() and not (here["same_layer"] & here["random"]).any()
+    named = here[~here["random"] & across]
+    wanted = [[a, b] for a, b in combinations(top, 2) if a[:2] != b[:2]]
+    assert wanted and named[["first", "second"]].to_numpy().tolist() == wanted
+    # Two layers of four heads have 16 pairs across them, and 12 within.
+    assert here["random"].sum() == 16 - len(wanted) and here["same_layer"].sum() == 12
+    assert named["p"].notna().all() and here[here["random"]]["p"].isna().all()
+    assert here[here["same_layer"]]["q"].isna().all()
     np.testing.assert_allclose(named["q"], benjamini_hochberg(named["p"].to_numpy()))
-    assert "no p is below 0.038: 3 of the 3 pairs or more must be larger than all of these" in html.unescape(
-        first.report
-    )
-    drawn = {tuple(row) for row in here[here["random"]][["first", "second"]].to_numpy().tolist()}
-    assert len(drawn) == 25 and not drawn & {tuple(row) for row in named[["first", "second"]].to_numpy().tolist()}
+    said = html.unescape(first.report)
+    assert f"no p is below {1 / (1 + here['random'].sum()):.2g}: " in said
+    assert "Control: of 12 pairs of one layer, which cannot react to each other, " in said
     np.testing.assert_allclose(here["effect_first"], heads[here["first"]], atol=1e-6)
     sums = here["effect_both"] - here["effect_first"] - here["effect_second"]
     np.testing.assert_allclose(here["interaction"], sums, atol=1e-6)
+
+
+def test_where_the_top_heads_are_of_one_layer_no_pair_is_tested(made, first, tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.recipes.ablate.tables.top_heads", lambda *_: ["L1H0", "L1H2"])
+    report = report_of(made, tmp_path, "contrasts=[]", "study.metrics=[label_loss]", "sweep.null_draws=2")
+    assert "the top heads are all of one layer and cannot react to each other, so that no pair was tested" in report
+    assert table(tmp_path, "interactions")["same_layer"].all()
+
+
+def test_pairs_in_a_model_of_one_layer_are_refused():
+    shape, asked = SimpleNamespace(n_layers=1, n_heads=4), SimpleNamespace(pairs_of_top=3, pairs_by=None)
+    context = SimpleNamespace(
+        model=SimpleNamespace(config=shape), config=SimpleNamespace(sweep=asked), study=SimpleNamespace(names=("a",))
+    )
+    with pytest.raises(EvaluationError, match="heads of one layer cannot react to each other, and the model has one"):
+        pairs_by(context)
 
 
 def test_two_heads_of_the_pairs_are_the_set_of_the_grid(config, tmp_path):
@@ -295,7 +344,7 @@ def test_what_is_asked_for_beside_does_not_do_the_sweep_again(config, evaluation
     assert len(evaluations) == 3 * N_CELLS // BLOCK
 
 
-SWEPT = {"sweep", "effects", "interactions", "attribution"}
+SWEPT = {"sweep", "effects", "draws", "interactions", "attribution"}
 EVERY_EFFECT = {*SWEPT, "pairs"}
 # Which stages another value of a field makes anew; no other.
 INVALIDATES = {
@@ -326,7 +375,7 @@ INVALIDATES = {
     "study.mask_share=0.5": EVERY_EFFECT,
     "study.max_tokens=12": set(STAGES),
     "study.batch_size=3": set(),
-    "study.bootstrap=41": {"effects", "interactions", "transfer"},
+    "study.bootstrap=41": {"effects", "draws", "interactions", "transfer"},
     "sweep.how=[zero]": EVERY_EFFECT,
     "sweep.heads=false": {"sweep", "effects"},
     "sweep.layers=false": SWEPT,
@@ -335,6 +384,7 @@ INVALIDATES = {
     "sweep.pairs_of_top=4": {"pairs", "interactions"},
     "sweep.pairs_by=masked expression error": {"pairs", "interactions"},
     "sweep.block=4": EVERY_EFFECT,
+    "draws=3": {"draws"},
     "attribution=false": set(),
     "contrasts=[{target: up, source: down}]": {"transfer"},
 }
@@ -379,7 +429,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
         assert ["mean", *row] in rows
     assert ["set", "ablations", "1"] in [row[1:] for row in rows] and ["L0H0", "mean", "head"] in rows
     assert f"{N_CELLS // BLOCK} tasks of up to {BLOCK} cells, 0 done. About " in said and " on one worker" in said
-    assert "3 pairs of the top heads, with 25 others beside. The model has 25 other pairs to compare with" in said
+    assert (
+        "Up to 3 pairs of the top heads across layers, with 13 others beside and 12 pairs of one layer as a control. "
+        in said
+    )
+    assert "The model has 13 other pairs to compare with, so that no p is below 0.071" in said
+    assert (
+        "No p of a head is below 0.02 (48 null draws)" in said and "4 disjoint draws of the cells, of 6 cells" in said
+    )
     assert not out.exists() and not evaluations
     assert main(["ablate", str(made.path), "--out", str(first.out), "--dry-run"]) == 0
     assert f"{N_CELLS // BLOCK} done. About 0 s" in capsys.readouterr().out

@@ -100,6 +100,7 @@ CASES = {
     "screen=false": set(),
     "refits=3": {"gates", "verdict"},
     "head_refits=3": {"screen"},
+    "control_draws=3": {"gates", "verdict", "screen"},
     "trajectories=[B]": {"geometry"},
     "cohorts.external.role=zero shot": PLACED,
     "cohorts.zero_shot.role=expected to fail": PLACED,

@@ -19,14 +19,16 @@ from workbench.engine.config import read_config
 from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table
 from workbench.errors import ConfigError, EvaluationError
-from workbench.evidence.gate_spec import GATES, SPEC
+from workbench.evidence.gate_spec import GATES, NULL_RULER, SPEC
 from workbench.files import write_text
+from workbench.operators.controls import CODE
 from workbench.planted.folder import write_world
 from workbench.recipes.gates.config import GatesConfig
 from workbench.recipes.gates.context import GatesContext
+from workbench.recipes.gates.maps import CONTROLS, DRAWN, MODEL, NEGATIVES, PER_ANCHOR, WHOLE
 from workbench.recipes.gates.recipe import GatesResult, gates_text, run_gates, stages
 
-QUICK = ("adaptor.steps=25", "adaptor.k=4", "refits=1", "head_refits=2")
+QUICK = ("adaptor.steps=25", "adaptor.k=4", "refits=1", "head_refits=2", "control_draws=2")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,8 +84,49 @@ def test_the_screen_puts_the_planted_head_first_with_controls_beside_it(done):
     heads = read_table(done.out / "tables" / "screen.csv")
     controls = read_table(done.out / "tables" / "screen_controls.csv")
     assert (heads["layer"].iloc[0], heads["head"].iloc[0]) == (0, 1) and len(heads) == 2
-    assert heads["residualised"].iloc[0] > controls["residualised"].max() and len(controls) == 2
+    assert controls["operator"].tolist() == list(CONTROLS)
+    # A code per label does as well as the truth: labels of both cohorts are all that the screen asks for.
+    others = controls[controls["operator"] != CODE]
+    assert heads["residualised"].iloc[0] > others["residualised"].max()
     assert heads["low"].iloc[0] < heads["residualised"].iloc[0] < heads["high"].iloc[0]
+
+
+def test_random_controls_are_drawn_and_the_code_per_label_meets_every_gate_once(done):
+    draws = read_table(done.out / "tables" / "control_draws.csv")
+    controls = read_table(done.out / "tables" / "controls.csv")
+    assert list(dict.fromkeys(draws["operator"])) == [*CONTROLS, *NEGATIVES]
+    for operator, own in draws.groupby("operator"):
+        assert own["draw"].nunique() == (2 if operator in DRAWN else 1)
+        asked = own[(own["gate"] == NULL_RULER) & own["value"].notna()]
+        assert len(asked) == (3 if operator in WHOLE else 0), "once on each cohort but the doomed one"
+        assert own.loc[(own["gate"] == NULL_RULER) & own["value"].isna(), "note"].str.startswith("asked of").all()
+    mean = draws.groupby(["cohort", "operator", "gate"])["value"].mean()
+    pd.testing.assert_series_equal(controls.set_index(mean.index.names)["value"].sort_index(), mean)
+    with_null = controls[controls["null_mean"].notna() & (controls["rule"] == ">=")]
+    assert with_null["margin"].to_numpy() == pytest.approx(with_null["value"] - with_null["null_mean"])
+    assert {CODE, *WHOLE} - {MODEL} <= set(with_null["operator"])
+    code = controls[(controls["operator"] == CODE) & (controls["cohort"] == "external")].set_index("gate")
+    assert (code.loc[["random holdout", "donor holdout"], "passed"] == 2).all() and code.loc[NULL_RULER, "n_draws"] == 1
+    nothing = controls[(controls["operator"] == PER_ANCHOR) & (controls["gate"] == "blocked permutation")]
+    assert (nothing["passed"] == 0).all() and (nothing["n_draws"] == 2).all()
+
+
+def test_margins_and_what_they_are_beside_is_written_and_said(done):
+    table = gates(done)
+    known = table[table["null_mean"].notna() & (table["rule"] == ">=")]
+    assert len(known) > 10 and known["margin"].to_numpy() == pytest.approx(known["value"] - known["null_mean"])
+    report = (done.out / "report.html").read_text(encoding="utf-8")
+    above = (known["null_mean"] > known["threshold"]).any()
+    assert above == ("the null itself is above the threshold of 0.20" in report)
+    for said in (
+        "value minus the mean of its null: trustworthiness",
+        "on pairs of different cell types only: random holdout",
+    ):
+        assert said in report
+    assert (
+        "inside branches" in report and f"Draws that pass on &#x27;internal&#x27;, of {CODE}: trustworthiness" in report
+    )
+    assert "interval over donors" in report and "3 donors are judged; at least 5 are needed" in report
 
 
 def test_everything_a_reader_needs_is_written_and_says_planted(done):

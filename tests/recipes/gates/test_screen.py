@@ -11,7 +11,15 @@ from workbench.recipes.gates.screen import screen_tables
 
 def test_heads_are_ranked_and_controls_stand_beside_them():
     def row(operator, value, null=(0.0, 0.1), status="ok"):
-        return {"operator": operator, "residualised": value, "low": 0, "high": 1, "status": status, "null": list(null)}
+        return {
+            "operator": operator,
+            "draw": 0,
+            "residualised": value,
+            "low": 0,
+            "high": 1,
+            "status": status,
+            "null": list(null),
+        }
 
     made = [row("L0H0", 0.2), row("L10H3", 0.9), row("L2H0", np.nan, (), "not applicable: why")]
     heads, controls = screen_tables(pd.DataFrame([*made, *(row(name, 0.5, ()) for name in CONTROLS)]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from workbench.ablation.settings import StudyConfig, SweepConfig
 from workbench.settings import CommandConfig, Strict, named
@@ -24,6 +24,11 @@ class AblationConfig(CommandConfig):
         description="The cells that an ablation is judged on, and the metrics that it is judged by.",
     )
     sweep: SweepConfig = Field(default=SweepConfig(), description="Which places are switched off, how, and the null.")
+    draws: PositiveInt = Field(
+        default=4,
+        description="Disjoint draws that the study's cells are split into: the effect of each head is also judged on each of them, "
+        "from the same passes. 1 for none.",
+    )
     attribution: bool = Field(
         default=True, description="Put gradients beside the exact effects, where metric and checkpoint allow them."
     )

@@ -60,6 +60,14 @@ class AblationContext(Context[AblationConfig]):
         return {str(one): i for i, one in single if len(one.sites) == 1 and one.sites[0].kind == HEAD}
 
     @property
+    def no_draws(self) -> str:
+        """Why there are no draws of cells though they are asked for; empty where there are."""
+        cells, draws = len(self.study.tokens), self.config.draws
+        if draws == 1 or cells >= 2 * draws:
+            return ""
+        return f"{draws} draws need two cells each, and the study has {cells} cells; lower draws or raise study.cells"
+
+    @property
     def differentiable(self) -> list[Metric]:
         """Metrics of all cells that attribution may use."""
         return [metric for metric in self.study.metrics if metric.differentiable and metric.label is None]

@@ -37,14 +37,14 @@ def stages(context: AblationContext) -> list[Stage]:
     Returns
     -------
     list of Stage
-        ``sweep``, ``effects``, and where asked for ``pairs``, ``interactions``, ``attribution`` and ``transfer``.
+        ``sweep``, ``effects``, and where asked for ``draws``, ``pairs``, ``interactions``, ``attribution`` and ``transfer``.
 
     Raises
     ------
     CheckpointError
         If the model has no cell embedding.
     EvaluationError
-        For an unknown metric, a pair of one head, or a contrast of cell types that are not there.
+        For an unknown metric, a pair of one head or in one layer, or a contrast of cell types that are not there.
     """
     config, swept, spread = context.config, ("sweep",), context.spread
 
@@ -55,6 +55,9 @@ def stages(context: AblationContext) -> list[Stage]:
         Stage("sweep", partial(sweep_stage, context, lambda: context.grid), context.inputs(context.grid)),
         Stage("effects", partial(tables.effects_stage, context), spread, swept, ("effects",)),
     ]
+    if config.sweep.heads and config.draws > 1 and not context.no_draws:
+        inputs = {**spread, "draws": config.draws}
+        listed.append(Stage("draws", partial(tables.draws_stage, context), inputs, swept, ("draws",)))
     if config.sweep.heads and config.sweep.pairs_of_top:
         tables.pairs_by(context)
         both, work = ("sweep", "pairs"), partial(tables.interactions_stage, context)
@@ -97,10 +100,18 @@ def dry_run(config: AblationConfig, out: Path) -> str:
     seconds = _seconds_per_cell(study) * _passes(study, grid) * len(study.tokens) * (1 - done / len(tasks))
     seconds *= 2 if any(m.masked for m in study.metrics) and not all(m.masked for m in study.metrics) else 1
     table = describe_grid(grid)
-    heads, pairs = len(context.heads), ""
+    shape, heads = context.model.config, len(context.heads)
+    said = [tables.heads_floor(heads, config.sweep.null_draws)]
+    if heads and config.draws > 1:
+        each = len(study.tokens) // config.draws
+        said.append(context.no_draws or f"{config.draws} disjoint draws of the cells, of {each} cells or one more.")
     if top := math.comb(min(config.sweep.pairs_of_top, heads), 2):
-        drawn = min(enough_draws(top), math.comb(heads, 2) - top)
-        pairs = f"\n{top} pairs of the top heads, with {drawn} others beside. {tables.pairs_floor(top, drawn)}".rstrip()
+        within = shape.n_layers * math.comb(shape.n_heads, 2)
+        top = min(top, math.comb(heads, 2) - within)
+        drawn = min(enough_draws(top), math.comb(heads, 2) - within - top)
+        beside = f"with {drawn} others beside and {min(within, tables.CONTROLS)} pairs of one layer as a control"
+        said.append(f"Up to {top} pairs of the top heads across layers, {beside}. {tables.pairs_floor(top, drawn)}")
+    more = "".join(f"\n{sentence}" for sentence in said if sentence).rstrip()
     counts = table.assign(null=np.where(table["null"] >= 0, "null draws", "ablations"))
     shown = counts.groupby(["how", "kind", "null"]).size().rename("number").reset_index().to_string(index=False)
     first = table.loc[table["null"] < 0, ["places", "how", "kind"]].head(12).to_string(index=False)
@@ -110,7 +121,7 @@ def dry_run(config: AblationConfig, out: Path) -> str:
         f"{len(tasks)} tasks of up to {config.sweep.block} cells, {done} done. About {_human(seconds)} on one worker "
         "(a guess from one pass over a few cells), without pairs, attribution and contrasts. About "
         f"{peak_bytes(study, grid) / 2**30:.2f} GiB of memory a worker, beside the model."
-        f"{other if held and not own else ''}{pairs}"
+        f"{other if held and not own else ''}{more}"
     )
 
 

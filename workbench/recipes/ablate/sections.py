@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.ablation.effects import top_heads
+from workbench.ablation.effects import ALPHA, top_heads
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.recipes.ablate.context import AblationContext
-from workbench.recipes.ablate.tables import ALPHA, pairs_by, pairs_floor
+from workbench.recipes.ablate.tables import heads_floor, pairs_by, pairs_floor
+from workbench.stats import spearman
 
 _QUESTION = (
     "Which attention heads carry what the model knows of these cells: how far does replacing one head's "
@@ -32,7 +33,13 @@ def report(context: AblationContext, results: Results) -> Report:
     results
         Results of the stages that were done or kept, by name.
     """
-    parts = {"effects": _effects, "attribution": _attribution, "interactions": _interactions, "transfer": _transfer}
+    parts = {
+        "effects": _effects,
+        "draws": _draws,
+        "attribution": _attribution,
+        "interactions": _interactions,
+        "transfer": _transfer,
+    }
     return Report(
         title=f"{context.config.name}: which heads matter for what",
         question=_QUESTION,
@@ -79,19 +86,54 @@ def _answer(rows: pd.DataFrame, name: str) -> str:
             f"n = {int(far['n_cells'])}); no null was drawn."
         )
     best: Any = heads.set_index("ablation").loc[top_heads(rows, name, 1)[0]]
-    beyond = int((heads["q"] <= ALPHA).sum())
+    beyond = int(heads["beyond"].sum())
     null = "no null was drawn"
     if best["n_null"] and np.isnan(best["p"]):
         null = f"its null draws, {best['null_low']:.2g} to {best['null_high']:.2g}, give no p"
     elif best["n_null"]:
         null = (
-            f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {ALPHA}); the draws of "
-            f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g}, q {best['q']:.2g}"
+            f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {ALPHA}, interval without 0); the draws of "
+            f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g} of {int(best['n_pool'])} draws, "
+            f"q {best['q']:.2g}; {_detectable(heads)}"
         )
     return (
         f"{what}: {best.name} matters most, {best['effect']:+.3g} ({_interval(best)}, n = {int(best['n_cells'])}); "
         f"{null}.{_better_without(heads)}"
     )
+
+
+def _detectable(rows: pd.DataFrame) -> str:
+    """What the test of these heads or pairs finds four times in five."""
+    size = rows["detectable"].dropna()
+    if not len(size):
+        return "what this could have found is not known"
+    if np.isinf(size).all():
+        return f"by these draws no single one can reach q <= {ALPHA}, whatever the data"
+    return f"found four times in five: an effect of {size.median():.2g} (median; {size.min():.2g} to {size.max():.2g})"
+
+
+def _draws(context: AblationContext) -> Section:
+    table, draws = context.read("draws"), context.config.draws
+    rows, answers = table[table["how"] == context.config.sweep.how[0]], []
+    for name in (m.name for m in context.study.metrics if m.label is None):
+        heads = rows[rows["metric"] == name]
+        found = heads["n_found"]
+        test = "without null draws there is no test of them"
+        if found.notna().any():
+            test = (
+                f"{int((found == heads['n_draws']).sum())} of {len(heads)} heads are beyond the null (as above) in every draw, "
+                f"{int((found > 0).sum())} in one or more; of one draw: {_detectable(heads)}"
+            )
+        answers.append(
+            f"{name[0].upper()}{name[1:]}, {draws} disjoint draws of {heads['n_cells'].min():.0f} cells or more: {test}; sd of a head's effect "
+            f"over draws {heads['sd'].median():.2g} (median)."
+        )
+    cautions = [
+        "A draw where no head does anything still names one up to once in twenty: what is found in one draw of several is no finding.",
+        "The draws are disjoint in cells, and share the model, the probes, the means of the reference, and the cells that a neighbourhood "
+        "or a ruler correlation is made of; they are draws of cells, not of donors.",
+    ]
+    return Section([], {"draws": table}, answers, cautions=cautions)
 
 
 def _better_without(heads: pd.DataFrame) -> str:
@@ -107,13 +149,18 @@ def _better_without(heads: pd.DataFrame) -> str:
 def _cautions(context: AblationContext, effects: pd.DataFrame) -> list[str]:
     cautions = [
         "The head named first was chosen by the same number that is reported, so its effect is biased upward.",
-        "An ablation shows what the model loses when the rest is not allowed to adapt; heads that back each other up look "
-        "harmless one by one (see the pairs).",
-        "Beyond the null means: more than a random change of the same size in the same tokens. It does not say why.",
+        "An ablation shows what the model loses when the rest is not allowed to adapt; heads of which one does what the other does "
+        "look harmless one by one, so that a harmless head is not shown to be unused.",
+        "No head beyond the null means: none with an effect of the size that is said to be found, in these cells.",
+        "Beyond the null means: more than a random change of the same size in the same tokens, and a mean over cells that is not 0. "
+        "It does not say why. q alone is of these very cells: a head's effect may scatter over cells more than random changes do.",
         "p values are pooled over the null draws of all heads, on the assumption that these scatter alike.",
         "Probes were fitted on the same model's intact embeddings, on other folds; labels come with the dataset.",
     ]
-    if "mean" in context.config.sweep.how:
+    settings = context.config.sweep
+    if floor := heads_floor(len(context.heads), settings.null_draws):
+        cautions.append(floor)
+    if "mean" in settings.how:
         cautions.append("Mean ablation leaves what a head does on average per gene; zero ablation removes that, too.")
     alone = effects.loc[effects["low"].isna() & (effects["n_cells"] > 1), "metric"].unique()
     if len(alone):
@@ -149,21 +196,54 @@ def _attribution(context: AblationContext) -> Section:
 def _interactions(context: AblationContext) -> Section:
     whole, by = context.read("interactions"), pairs_by(context)
     table = whole[whole["metric"] == by]
-    caption = f"Effect on {by} of two heads together minus the sum of both; {_bars(context, table)}."
-    drawn, top = table[table["random"]], table[~table["random"]]
-    most: Any = top.loc[top["interaction"].abs().sort_values(ascending=False).index[0]]
-    null = (
-        f"; of {len(drawn)} random pairs the largest has {drawn['interaction'].abs().max():.2g}, p {most['p']:.2g}, q {most['q']:.2g}; "
-        f"{int((top['q'] <= ALPHA).sum())} of {len(top)} pairs are beyond the random ones, q <= {ALPHA}"
-    )
-    answer = (
-        f"Pairs by {by}: {most['first']} and {most['second']} together do {most['interaction']:+.3g} more than the sum of both "
-        f"({_interval(most)}; {int((top['interaction'] > 0).sum())} of {len(top)} pairs of the top heads "
-        f"are above their sum{null if len(drawn) else ''})."
+    drawn, control = table[table["random"]], table[table["same_layer"]]
+    top = table[~table["random"] & ~table["same_layer"]]
+    if not len(top):
+        answer = f"Pairs by {by}: the top heads are all of one layer and cannot react to each other, so that no pair was tested."
+        return Section([], {"interactions": whole}, [answer])
+    found = top[top["beyond"]]
+    most: Any = top.sort_values("relative", ascending=False).iloc[0]
+    null = "there are no others to compare with, so that none is shown to be beyond the sum"
+    if len(drawn):
+        null = (
+            f"{len(found)} of {len(top)} are beyond {len(drawn)} random pairs across layers for the size of their heads (q <= {ALPHA}, interval without 0; no p "
+            f"is below {1 / (1 + len(drawn)):.2g}){_redundant(context, found, by)}; {_detectable(top)}"
+        )
+    p = f"p {most['p']:.2g}, q {most['q']:.2g}, " if len(drawn) else ""
+    answers = [
+        f"Pairs of the top heads across layers, by {by}: {null}. Largest for its size: {most['first']} and {most['second']} together "
+        f"{most['interaction']:+.3g} beside the sum of both ({_interval(most)}; {p}n = {int(most['n_cells'])} cells)."
+    ]
+    if len(drawn) and len(control):
+        answers.append(
+            f"Control: of {len(control)} pairs of one layer, which cannot react to each other, {int((control['p'] <= ALPHA).sum())} "
+            f"have p <= {ALPHA} against the same random pairs (median size of the interaction over that of the heads {control['relative'].median():.2g}, "
+            f"across layers {drawn['relative'].median():.2g}). What they show comes from layers above and from the metric."
+        )
+    cautions = [
+        "Pairs are of heads with large effects alone: two heads of which each does nothing alone are not among them.",
+        "Beyond the sum means: the two interact more than random pairs do. It is redundancy only where together they do more harm.",
+    ]
+    if len(drawn):
+        rho = spearman(drawn["size"].to_numpy(), drawn["relative"].to_numpy())
+        cautions.append(
+            f"p takes the size of both heads into account, by its ratio; over random pairs that ratio and the size have rank correlation "
+            f"{rho:.2f}. Well above 0, pairs of large heads come out too often; well below, too rarely."
+        )
+    if floor := pairs_floor(len(top), len(drawn)):
+        cautions.append(floor)
+    caption = (
+        f"Effect on {by} of two heads of different layers together minus the sum of both; {_bars(context, table)}."
     )
     figures = [Request("interactions", caption, options={"by": by})]
-    floor = pairs_floor(len(top), len(drawn))
-    return Section(figures, {"interactions": whole}, [answer], cautions=[floor] if floor else [])
+    return Section(figures, {"interactions": whole}, answers, cautions=cautions)
+
+
+def _redundant(context: AblationContext, found: pd.DataFrame, by: str) -> str:
+    worse = next(metric.worse for metric in context.study.metrics if metric.name == by)
+    if not worse or not len(found):
+        return ""
+    return f", {int((worse * found['interaction'] > 0).sum())} of them redundant (together more harm than the sum)"
 
 
 def _transfer(context: AblationContext) -> Section:
@@ -187,6 +267,8 @@ def _transfer(context: AblationContext) -> Section:
 
 def _left_out(context: AblationContext) -> Section:
     config, missing = context.config, dict(context.study.notes)
+    if config.sweep.heads and context.no_draws:
+        missing["draws"] = context.no_draws
     if not config.sweep.heads:
         wanted = {"interactions": config.sweep.pairs_of_top > 0, "attribution": config.attribution}
         missing |= {name: "the sweep leaves out the heads (sweep.heads)" for name, here in wanted.items() if here}

@@ -14,8 +14,16 @@ from jaxtyping import Int
 
 from workbench.ablation.ablate import effects_of
 from workbench.ablation.attribution import AGREE, DRAWS, METHODS, attribute, compare_attribution
-from workbench.ablation.effects import interactions, reliability, top_heads
-from workbench.ablation.grid import identity, make_pairs, random_pairs
+from workbench.ablation.effects import (
+    ALPHA,
+    effect_table,
+    interactions,
+    over_draws,
+    reliability,
+    split_cells,
+    top_heads,
+)
+from workbench.ablation.grid import describe_grid, draw_pairs, identity, make_pairs
 from workbench.ablation.patching import activation_patching
 from workbench.ablation.sites import Ablation
 from workbench.engine.stages import Result, Results
@@ -24,7 +32,8 @@ from workbench.recipes.ablate.config import ContrastConfig
 from workbench.recipes.ablate.context import AblationContext
 from workbench.stats import enough_draws
 
-ALPHA = 0.05
+# Pairs of one layer, as many as show whether about one in twenty of them is at p <= 0.05.
+CONTROLS = 40
 
 
 def effects_stage(context: AblationContext, folder: Path, results: Results) -> Result:
@@ -44,15 +53,56 @@ def effects_stage(context: AblationContext, folder: Path, results: Results) -> R
     return {}
 
 
+def draws_stage(context: AblationContext, folder: Path, results: Results) -> Result:
+    """Write the table of disjoint draws of cells: how often, and how alike, the effect of each head is found.
+
+    Parameters
+    ----------
+    context
+        Study, grid, and the effects per cell that its sweep has left.
+    folder
+        Not used: the table goes to the tables of the run.
+    results
+        Results of other stages, of which none is needed.
+    """
+    study, config, effects = context.study, context.config, context.found("sweep").effects
+    donors, grid = study.donors_by_name, describe_grid(context.grid)
+    number = split_cells([study.tokens.cell_ids[i] for i in study.by_name], config.draws, config.seed)
+    tables = []
+    for i in range(config.draws):
+        here = number == i
+        groups = None if donors is None else donors[here]
+        values = {name: x[:, here] for name, x in effects.items()}
+        tables.append(effect_table(values, grid, draws=config.study.bootstrap, seed=config.seed, groups=groups))
+    context.write({"draws": over_draws(tables)})
+    return {}
+
+
+def heads_floor(heads: int, null_draws: int) -> str:
+    """The smallest p that a head can have by its null draws, and what that does not allow to find.
+
+    Parameters
+    ----------
+    heads, null_draws
+        Number of heads, and of null draws of each.
+    """
+    if not heads or null_draws < 2:
+        return ""
+    least = 1 / (1 + heads * null_draws)
+    enough = least * heads <= ALPHA
+    alone = f"one of {heads} heads alone can{'' if enough else 'not'} reach q <= {ALPHA}"
+    return f"No p of a head is below {least:.2g} ({heads * null_draws} null draws): {alone}."
+
+
 def pairs_floor(pairs: int, drawn: int) -> str:
     """What random pairs of that number do not allow to find, whatever the data; empty where any pair may be significant.
 
     Parameters
     ----------
     pairs
-        Number of pairs of top heads.
+        Number of pairs of top heads across layers.
     drawn
-        Number of other pairs, which they are compared with.
+        Number of other such pairs, which they are compared with.
     """
     least = 1 / (1 + drawn)
     together = math.ceil(least * pairs / ALPHA)
@@ -77,12 +127,17 @@ def pairs_by(context: AblationContext) -> str:
     Raises
     ------
     EvaluationError
-        If the study has no such metric, or the configuration asks for pairs of one head.
+        If the study has no such metric, the model has one layer, or the configuration asks for pairs of one head.
     """
     names, shape, settings = context.study.names, context.model.config, context.config.sweep
     n = min(settings.pairs_of_top, shape.n_layers * shape.n_heads)
     if n < 2:
         raise EvaluationError(f"A pair takes two heads, and sweep.pairs_of_top gives {n}; ask for more, or for 0.")
+    if shape.n_layers < 2:
+        raise EvaluationError(
+            "Pairs are tested across layers, because heads of one layer cannot react to each other, and the model has one layer; "
+            "set sweep.pairs_of_top to 0."
+        )
     metric = settings.pairs_by or names[0]
     if metric not in names:
         labels = "" if "cell_type" in context.study.obs else " The metrics of labels need data.cell_type."
@@ -93,8 +148,10 @@ def pairs_by(context: AblationContext) -> str:
     return metric
 
 
-def choose_pairs(context: AblationContext) -> tuple[list[Ablation], list[Ablation]]:
-    """Pairs of the top heads by the table of effects, and pairs at random: enough for one of the top pairs to be significant.
+def choose_pairs(context: AblationContext) -> tuple[list[Ablation], list[Ablation], list[Ablation]]:
+    """Pairs of the top heads, pairs at random, both across layers, and pairs of one layer as a control.
+
+    The random ones are enough for one of the top pairs to be significant, as far as the model has them.
 
     Parameters
     ----------
@@ -102,10 +159,15 @@ def choose_pairs(context: AblationContext) -> tuple[list[Ablation], list[Ablatio
         Configuration, and the table of effects of its run.
     """
     config, table = context.config, context.read("effects")
-    how = config.sweep.how[0]
-    heads = top_heads(table[table["how"] == how], pairs_by(context), config.sweep.pairs_of_top)
-    top = make_pairs(heads, how, config.seed)
-    return top, random_pairs(sorted(context.heads), top, enough_draws(len(top)), how, config.seed)
+    how, seed = config.sweep.how[0], config.seed
+    heads = set(top_heads(table[table["how"] == how], pairs_by(context), config.sweep.pairs_of_top))
+    within: list[Ablation] = []
+    top: list[Ablation] = []
+    others: list[Ablation] = []
+    for one in make_pairs(sorted(context.heads), how, seed):
+        same = one.sites[0].layer == one.sites[1].layer
+        (within if same else top if heads.issuperset(map(str, one.sites)) else others).append(one)
+    return top, draw_pairs(others, enough_draws(len(top)), seed), draw_pairs(within, CONTROLS, seed)
 
 
 def interactions_stage(context: AblationContext, folder: Path, results: Results) -> Result:
@@ -121,7 +183,7 @@ def interactions_stage(context: AblationContext, folder: Path, results: Results)
         Results of other stages, of which none is needed.
     """
     config, study = context.config, context.study
-    top, random = choose_pairs(context)
+    top, random, control = choose_pairs(context)
     single, both = context.found("sweep"), context.found("pairs")
 
     def named(one: Ablation) -> tuple[str, str]:
@@ -130,8 +192,9 @@ def interactions_stage(context: AblationContext, folder: Path, results: Results)
     parts = [
         interactions(
             {head: single.effects[name][i] for head, i in context.heads.items()},
-            {named(one): both.effects[name][i] for i, one in enumerate([*top, *random])},
+            {named(one): both.effects[name][i] for i, one in enumerate([*top, *random, *control])},
             set(map(named, random)),
+            set(map(named, control)),
             draws=config.study.bootstrap,
             seed=config.seed,
             groups=study.donors_by_name,

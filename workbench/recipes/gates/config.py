@@ -56,6 +56,11 @@ class GatesConfig(OperatorConfig):
     head_refits: PositiveInt = Field(
         default=8, description="The same for each head of the screen; draws are pooled over the heads."
     )
+    control_draws: int = Field(
+        default=20,
+        ge=2,
+        description="Draws of each random control, of which mean and spread are given.",
+    )
     trajectories: tuple[str, ...] = Field(
         default=(), description="Branches of the ruler that are followed; the ruler's own lineages when empty."
     )

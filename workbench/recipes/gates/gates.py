@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from workbench.cells.anchors import Anchors
 from workbench.engine.context import Handle
 from workbench.engine.stages import Result, Results
 from workbench.engine.sweep import Task, run_sweep
-from workbench.evidence.anchor_set import AnchorSet, anchors_of
-from workbench.evidence.gate_spec import SPEC, TO_FAIL
-from workbench.evidence.gate_table import ZERO_SHOT, gate_rows, unmet, with_gate_seven
-from workbench.evidence.gates import evaluate, first_five
+from workbench.evidence.anchor_set import AnchorSet
+from workbench.evidence.gate_spec import NULL_RULER, SPEC, TO_FAIL
+from workbench.evidence.gate_table import gate_rows, over_draws, unmet, with_gate_seven
+from workbench.evidence.gates import Gate, evaluate, first_five
 from workbench.recipes.gates.context import GatesContext
-from workbench.recipes.gates.maps import CONTROLS, MODEL, matrix_of
+from workbench.recipes.gates.maps import CONTROLS, MODEL, NEGATIVES, NOT_ASKED, WHOLE, anchors_under, draws_of
 
 
 def gates_stage(context: GatesContext, folder: Path, results: Results) -> Result:
@@ -39,16 +38,21 @@ def gates_stage(context: GatesContext, folder: Path, results: Results) -> Result
     tasks = [
         Task(f"{cohort} | {operator}", (context.handle, cohort, operator))
         for cohort in context.config.cohorts
-        for operator in (MODEL, *CONTROLS)
+        for operator in (MODEL, *CONTROLS, *NEGATIVES)
     ]
     rows = with_gate_seven(run_sweep(folder / "sweep", {"spec": SPEC.hash}, tasks, gates_of, context.backend))
     own = rows["operator"] == MODEL
-    context.write({"gates": rows[own].drop(columns="operator"), "controls": rows[~own]})
+    drawn = rows[~own]
+    controls = over_draws(drawn)
+    # Of what is drawn the value is a mean over draws; the null is that of the draw which has one.
+    controls["margin"] = (controls["value"] - controls["null_mean"]).where(controls["rule"] == ">=")
+    gates = rows[own].drop(columns=["operator", "draw"])
+    context.write({"gates": gates, "controls": controls, "control_draws": drawn})
     return {"spec": SPEC.hash}
 
 
 def gates_of(handle: Handle, cohort: str, operator: str) -> pd.DataFrame:
-    """Gates 1 to 6 of a cohort (1 to 5 where it is expected to fail), one row each.
+    """Gates 1 to 6 of a cohort (1 to 5 where it is expected to fail), one row each, and of random controls each draw.
 
     Parameters
     ----------
@@ -57,24 +61,26 @@ def gates_of(handle: Handle, cohort: str, operator: str) -> pd.DataFrame:
     cohort
         Name of the cohort that is judged, as configured.
     operator
-        Name of the feature map, as `matrix_of` knows it.
+        Name of the feature map, as `anchors_under` knows it.
     """
     context: GatesContext = handle.open()
-    config, matrix = context.config, matrix_of(context, operator)
-    role = config.cohorts[cohort].role
+    role, made = context.config.cohorts[cohort].role, []
+    for draw in draws_of(context, operator):
+        anchors = anchors_under(context, cohort, role, operator, draw)
+        gates = _judge(context, anchors, role, whole=operator in WHOLE and draw == 0)
+        made.append(gate_rows(gates, cohort, role, operator).assign(draw=draw))
+    return pd.concat(made, ignore_index=True)
 
-    def features(name: str) -> tuple[np.ndarray, Anchors]:
-        anchors = anchors_of(context.cohorts[name])
-        return anchors.centroids @ matrix, anchors
 
-    if role == ZERO_SHOT:
-        anchors = AnchorSet.frozen(features(context.internal), features(cohort))
-    else:
-        anchors = AnchorSet.of_cohort(*features(cohort))
-    judge = first_five if role == TO_FAIL else evaluate
-    refits = config.refits if operator == MODEL else 0
-    gates = judge(anchors, context.ruler, context.adaptor(), seed=config.seed, refits=refits)
-    return gate_rows(gates, cohort, role, operator)
+def _judge(context: GatesContext, anchors: AnchorSet, role: str, *, whole: bool) -> list[Gate]:
+    """Gates of one draw; the null ruler, which costs more than all others together, and nulls of holdouts only on the whole."""
+    config = context.config
+    given: Any = (anchors, context.ruler, context.adaptor())
+    options: Any = {"seed": config.seed, "refits": config.refits if whole else 0}
+    if whole and role != TO_FAIL:
+        return evaluate(*given, **options)
+    first = first_five(*given, **options)
+    return first if role == TO_FAIL else [*first, Gate(NULL_RULER, "not applicable", note=NOT_ASKED)]
 
 
 def verdict_stage(context: GatesContext, folder: Path, results: Results) -> Result:

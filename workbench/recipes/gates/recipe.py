@@ -86,7 +86,9 @@ def gates_text(result: GatesResult) -> str:
         Answer of `run_gates`, of a run that passes or not.
     """
     table = result.gates
-    shown = table[["cohort", "role", "gate", "value", "rule", "threshold", "n", "unit", "null_high", "p", "status"]]
+    shown = table[
+        ["cohort", "role", "gate", "value", "rule", "threshold", "null_mean", "margin", "n", "unit", "p", "status"]
+    ]
     lines = shown.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.3g}")
     notes = [f"  {row.cohort}, {row.gate}: {row.note}" for row in table.itertuples() if row.status == "not applicable"]
     said = f"Not passed, though required: {'; '.join(result.unmet)}." if result.unmet else "All required gates pass."
@@ -125,14 +127,15 @@ def stages(context: GatesContext) -> list[Stage]:
     # But for `top`, which is of a feature map that was refused.
     adaptor = config.adaptor.model_dump(mode="json", exclude={"top"})
     fitted, both = {"adaptor": adaptor, "seed": config.seed}, ("cohorts", "operators")
-    judged = {**fitted, "refits": config.refits}
-    screened = {**fitted, "head_refits": config.head_refits, "external": context.external}
+    fitted_and_drawn = {**fitted, "control_draws": config.control_draws}
+    judged = {**fitted_and_drawn, "refits": config.refits}
+    screened = {**fitted_and_drawn, "head_refits": config.head_refits, "external": context.external}
     followed = {**fitted, "lineages": context.lineages}
     screen = Stage("screen", partial(screen_stage, context), screened, both, ("screen", "screen_controls"))
     return [
         Stage("cohorts", partial(cohorts_stage, context), cohort_inputs(context), tables=("cohorts",)),
         Stage("operators", partial(operators_stage, context), operator_inputs(context)),
-        Stage("gates", partial(gates_stage, context), judged, both, ("gates", "controls")),
+        Stage("gates", partial(gates_stage, context), judged, both, ("gates", "controls", "control_draws")),
         Stage("verdict", partial(verdict_stage, context), list(config.required), ("gates",)),
         *([screen] if config.screen and context.external is not None else []),
         Stage("geometry", partial(geometry_stage, context), followed, both),

@@ -49,11 +49,6 @@ def extract_section(context: RunContext, results: Results) -> Section:
         "Controls": f"{len(ANCHOR_CONTROLS)}, named above; same adaptor, folds and readouts; of random ones the mean of "
         f"{context.config.evaluation.control_draws} draws"
     }
-    skipped += [
-        (f"{words.capitalize()} beside the latent's axes", "the data do not tell cells apart by it")
-        for words in TECHNICAL.values()
-        if words not in set(tables["latent_axes"]["covariate"])
-    ]
     cautions = _technical_said(tables["latent_axes"])
     return Section(figures, tables, _answers(context, results, tables), skipped, cautions, facts)
 
@@ -161,16 +156,18 @@ def _readouts_said(added: pd.DataFrame) -> str:
 
 
 def _technical_said(axes: pd.DataFrame) -> list[str]:
-    """The axis that follows sequencing most, inside stages; nothing where no covariate is known."""
+    """The axis that follows sequencing most, inside stages, and what the data do not tell of it."""
+    unknown = " and ".join(words for words in TECHNICAL.values() if words not in set(axes["covariate"]))
+    untold = f" The data do not tell cells apart by {unknown}." if unknown else ""
     if (known := axes.dropna(subset="within")).empty:
-        return []
+        return [f"How far the latent follows sequencing cannot be said.{untold}"]
     most = known.sort_values("within", key=abs, kind="stable").iloc[-1]
     spread = f", sd {most['within_sd']:.2f} over {most['n_donors']} donors" if most["n_donors"] > 1 else ""
     return [
         f"Of the latent's axes {most['axis']} ({most['variance_share']:.0%} of its variance) follows sequencing most: rank correlation "
         f"with {most['covariate']} {most['spearman']:.2f} over {most['n_cells']} cells, {most['within']:.2f} inside stages{spread} (by "
         f"chance within {most['null_high']:.2f}). Holdouts and readouts of a run are not corrected for it (table latent_axes); the "
-        "head screen of `workbench gates` is."
+        f"head screen of `workbench gates` is.{untold}"
     ]
 
 
