@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -80,13 +82,27 @@ def test_a_lock_of_other_rules_is_said(tmp_path, monkeypatch):
         take(tmp_path)
 
 
-def test_who_loses_the_folder_stops(tmp_path, monkeypatch, capsys):
+def test_who_loses_the_folder_stops(tmp_path, monkeypatch, capsys, request):
     monkeypatch.setattr(folder, "_LEASE", 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), hold(tmp_path):
         (tmp_path / LOCK).unlink()
         for _ in range(2000):
             time.sleep(0.01)
     assert "has taken the folder over" in capsys.readouterr().err
+
+
+def test_who_ignores_interrupts_is_ended(tmp_path):
+    """As in the background of a script, where shells ignore SIGINT."""
+    code = (
+        "import signal, sys, time; from pathlib import Path; from workbench.engine import folder; folder._LEASE = 1\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "with folder.hold(Path(sys.argv[1])):\n"
+        "    (Path(sys.argv[1]) / folder.LOCK).unlink(); time.sleep(60)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGTERM and "has taken the folder over" in ended.stderr
 
 
 def test_halves_of_killed_processes_are_removed_wherever_a_command_writes(tmp_path):

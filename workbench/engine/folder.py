@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import time
 from _thread import interrupt_main
@@ -150,7 +151,10 @@ def _take(lock: SoftFileLease, out: Path) -> None:
 
 def _lost(_: LeaseCompromise) -> None:
     print("[folder] another process has taken the folder over, as if this one were gone; stopping", file=sys.stderr)
-    interrupt_main()
+    if callable(signal.getsignal(signal.SIGINT)):
+        interrupt_main()
+    else:  # shells let what a script starts in the background ignore interrupts
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def check_layout(out: Path) -> None:
