@@ -201,6 +201,9 @@ puts first. Mean and sd over seeds; gates of spec {spec}.
 
 {missed}
 
+The dimension is the rank of the planted matrix, not of the cells: it comes out alike where the signal is removed from the cells or every gene is
+shuffled over them ([calibration of dimension](calibration_dimension.md)). So "within 1 in 60 of 60" says that the estimators read that rank, and no more.
+
 The overlap of `qk` and `ov` has a closed form and is 1 if the right head is chosen; for `attention` it is estimated from patterns, and
 the row-stochastic operator is dominated by one uniform direction, which costs the adaptor some of the signal. That the planted head is
 found among heads does not mean that it beats plain expression: the row "above identity" says how often it does. The gates alone are no
