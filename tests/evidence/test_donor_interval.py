@@ -33,6 +33,14 @@ def test_of_whole_donors_it_is_that_of_a_mean_over_donors():
     assert n == 7 and (low, high) == pytest.approx(tuple(wanted), abs=1e-9) and low < values.mean() < high
 
 
+@pytest.mark.parametrize(("n", "share"), [(5, 0.85), (10, 0.90), (20, 0.92)])
+def test_of_few_donors_it_is_as_short_as_the_report_says(n, share):
+    """By the mean over donors, which it is where splits are whole donors."""
+    means = np.random.default_rng(0).standard_normal((4000, n)) @ draws(0, n).T / n
+    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(share, abs=0.015)
+
+
 def test_pairs_of_two_donors_count_as_often_as_both_were_drawn():
     one = pairs(np.arange(N))
     low, high, _ = donor_interval([one], DONOR, seed=5)
