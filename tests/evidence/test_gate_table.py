@@ -82,8 +82,8 @@ def test_a_margin_is_the_value_minus_the_mean_of_its_null_and_of_a_p_there_is_no
         True,
     ]
     said = margins(table)
-    assert "random holdout 0.78 - 0.52 = 0.26 (the null itself is above the threshold of 0.20)" in said
-    assert said.endswith("branch holdout 0.30 - 0.10 = 0.20") and margins(table.iloc[2:]) == ""
+    assert "random holdout 0.78 (null 0.52, itself above the threshold of 0.20; margin 0.26)" in said
+    assert said.endswith("branch holdout 0.30 (null 0.10; margin 0.20)") and margins(table.iloc[2:]) == ""
 
 
 def test_what_holdouts_say_beside_their_values_is_said_where_it_is_known():

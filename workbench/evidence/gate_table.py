@@ -156,8 +156,10 @@ def margins(gates: pd.DataFrame) -> str:
     said = []
     for row in gates[gates["margin"].notna()].to_dict("records"):
         high = row["null_mean"] > row["threshold"]
-        above = f" (the null itself is above the threshold of {row['threshold']:.2f})" if high else ""
-        said.append(f"{row['gate']} {row['value']:.2f} - {row['null_mean']:.2f} = {row['margin']:.2f}{above}")
+        above = f", itself above the threshold of {row['threshold']:.2f}" if high else ""
+        said.append(
+            f"{row['gate']} {row['value']:.2f} (null {row['null_mean']:z.2f}{above}; margin {row['margin']:z.2f})"
+        )
     return ", ".join(said)
 
 

@@ -117,9 +117,9 @@ def test_margins_and_what_they_are_beside_is_written_and_said(done):
     assert len(known) > 10 and known["margin"].to_numpy() == pytest.approx(known["value"] - known["null_mean"])
     report = (done.out / "report.html").read_text(encoding="utf-8")
     above = (known["null_mean"] > known["threshold"]).any()
-    assert above == ("the null itself is above the threshold of 0.20" in report)
+    assert above == ("itself above the threshold of 0.20" in report)
     for said in (
-        "value minus the mean of its null: trustworthiness",
+        "value beside the mean of its null: trustworthiness",
         "on pairs of different cell types only: random holdout",
     ):
         assert said in report

@@ -81,6 +81,7 @@ def gates_section(context: GatesContext, results: Results) -> Section:
         if missing
         else "All required gates pass on every cohort."
     ]
+    details = []
     for cohort, own in gates.groupby("cohort", sort=False):
         counts = own["status"].value_counts()
         said = ", ".join(f"{counts.get(status, 0)} {text}" for status, text in _STATUSES.items())
@@ -88,15 +89,15 @@ def gates_section(context: GatesContext, results: Results) -> Section:
         beside = passed_by(draws[draws["cohort"] == cohort])
         answers.append(f"Cohort '{cohort}'{wanted}: {said}; passed by controls and negative panels: {beside}.")
         if over := margins(own):
-            answers.append(f"Cohort '{cohort}', value minus the mean of its null: {over}.")
+            answers.append(f"Cohort '{cohort}', value beside the mean of its null: {over}.")
         if beside := beside_holdouts(own):
-            answers.append(f"Cohort '{cohort}', {beside}.")
+            details.append(f"Cohort '{cohort}', {beside}.")
         own_controls = controls[controls["cohort"] == cohort]
         for name in WHOLE:
             if over := margins(own_controls[own_controls["operator"] == name]):
-                answers.append(f"The same of {name} on '{cohort}': {over}.")
+                details.append(f"Beside the mean of its null, {name} on '{cohort}': {over}.")
         for name in (CODE, *NEGATIVES):
-            answers.append(_passes(str(cohort), name, own_controls[own_controls["operator"] == name]))
+            details.append(_passes(str(cohort), name, own_controls[own_controls["operator"] == name]))
     requests = [
         Request(
             "gates",
@@ -105,7 +106,7 @@ def gates_section(context: GatesContext, results: Results) -> Section:
         Request(
             "cohorts",
             "Gates 1 to 4 on every cohort, beside the same adaptor on controls and on stages dealt at random; of what is drawn, the "
-            f"mean of {context.config.control_draws} draws.",
+            f"mean of {context.config.control_draws} draws. {' '.join(details)}",
         ),
     ]
     skipped = [(f"{row.cohort}: {row.gate}", str(row.note)) for row in gates.query(NOT_APPLICABLE).itertuples()]
