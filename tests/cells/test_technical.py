@@ -51,6 +51,9 @@ def test_of_logged_cells_depth_is_unknown_and_the_share_is_that_of_the_counts(co
     found, expected = covariates(load(logged, cell_type="kind", values="log1p:10000")), scanpy(counts)
     assert list(found.columns) == [DETECTED, MITOCHONDRIAL]
     np.testing.assert_allclose(found, expected[[DETECTED, MITOCHONDRIAL]], rtol=1e-4)
+    logged.obs["all"] = np.asarray(counts.X.sum(1)).ravel()
+    told = covariates(load(logged, cell_type="kind", values="log1p:10000", depth="all"))
+    np.testing.assert_allclose(told, expected, rtol=1e-4)
 
 
 def test_a_column_of_depths_counts_and_genes_that_were_left_out_take_their_part_of_the_share(counts):

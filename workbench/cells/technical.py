@@ -44,7 +44,8 @@ def technical_covariates(cells: AnnData, match: GeneMatch, size: int = 2048) -> 
     scale = scale_of(cells)
     called = [gene for gene in match.genes if gene.upper().startswith(_PREFIX)]
     own = cells.var_names.str.upper().str.startswith(_PREFIX) | (match.onto(called) >= 0)
-    depth = cells.obs["depth"].to_numpy(dtype=float) if scale.by_depth else None
+    named = cells.obs["depth"].to_numpy(dtype=float) if cells.uns.get("workbench", {}).get("depth") else None
+    depth = named if scale.by_depth else None
     parts = []
     for start, block in row_blocks(cells.X, size):
         rows = slice(start, start + block.shape[0])
@@ -53,8 +54,8 @@ def technical_covariates(cells: AnnData, match: GeneMatch, size: int = 2048) -> 
         totals = scale.totals(block, names, None if depth is None else depth[rows])
         found = {DETECTED: np.log1p(np.diff(block.indptr))}
         # Totals that were made equal say nothing of how many molecules were counted.
-        if scale.by_depth or (scale.target is None and scale.shared is None):
-            found[LIBRARY_SIZE] = np.log1p(totals)
+        if named is not None or (scale.target is None and scale.shared is None):
+            found[LIBRARY_SIZE] = np.log1p(totals if named is None else named[rows])
         if own.any():
             part = linear_totals(sp.csr_matrix(block[:, np.flatnonzero(own)]), scale.transform)
             found[MITOCHONDRIAL] = 100 * part / np.maximum(totals, 1e-12)
