@@ -101,6 +101,8 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, groups: Any = None, names: Any = None) -> Extractor:
         """Fit adaptor and readout; the operator stays as it is.
 
+        Five more adaptors are fitted, each without a fifth of the donors or cells: on these the probabilities are calibrated.
+
         Parameters
         ----------
         X
