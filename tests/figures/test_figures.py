@@ -466,7 +466,11 @@ def test_head_intervals_say_how_many_heads_beyond_the_null_are_not_among_the_wor
     losses = table[(table["metric"] == "label loss") & (table["kind"] == "head")].sort_values("effect")
     table.loc[losses.index, "q"] = 1.0
     assert "not drawn" not in texts(figures.head_intervals(table, "label loss", top=5))
-    table.loc[[*losses.index[:3], losses.index[-1]], "q"] = 0.01
+    sure = [*losses.index[:3], losses.index[-1]]
+    table.loc[sure, "q"] = 0.01
+    table.loc[sure, ["low", "high"]] = [-1.0, 1.0]
+    assert "0 of 5" in texts(figures.head_intervals(table, "label loss", top=5)), "each interval holds 0"
+    table.loc[sure, ["low", "high"]] = [0.5, 1.0]
     said = texts(figures.head_intervals(table, "label loss", top=5))
     assert f"1 of 5 and 3 of the {len(losses) - 5} that are not drawn" in said
 

@@ -42,7 +42,7 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
     -------
     plotly.graph_objects.Figure
         Colours go as far on both sides of 0 as the largest effect (from 0 on where none is below), and are red on the
-        side that is worse. Values with q <= 0.05 are bold; the head that matters most is framed.
+        side that is worse. Values with q <= 0.05 and an interval without 0 are bold; the head that matters most is framed.
 
     Raises
     ------
@@ -51,19 +51,24 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
     """
     heads = chosen(_heads(table, "effect map", how), "metric", metric, "effect map")
     cells, rows, columns = placed(heads, "effect", "effect map")
-    cells["bold"] = cells["q"] <= ALPHA
+    cells["bold"] = _beyond(cells)
     first = cells.iloc[0]
     most = cells.iloc[int(np.nanargmax(cells["score"]))]
     worse = int(first["worse"])
     subtitle = (
         f"{_whole(metric)}n = {len(cells)} heads, {first['how']} ablation one at a time, {span(cells['n_cells'])} cells. "
-        f"Unit: {first['unit'] or 'none'}; {_SIGN[worse]}. {bold_heads(cells)}; frame: "
+        f"Unit: {first['unit'] or 'none'}; {_SIGN[worse]}. {bold_heads(cells)}, interval without 0; frame: "
         f"{'largest' if worse == 0 else 'worst'} effect, {head_name(most)}. {_null(cells)} On hover: 95 % bootstrap "
         "interval and sd over cells."
     )
     title = f"Effect of ablating each head: {short(metric, CUT)}"
     colors = colors_of(cells["value"], "effect", first["unit"], worse=worse)
     return heatmap(cells, rows, columns, colors, title, subtitle, frame=most)
+
+
+def _beyond(rows: pd.DataFrame) -> pd.Series:
+    """As ``beyond`` of the effects' table: the effect is more than a random change does, and not 0 over these cells."""
+    return (rows["q"] <= ALPHA) & ~((rows["low"] <= 0) & (rows["high"] >= 0))
 
 
 def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top: int = 12) -> go.Figure:
@@ -79,7 +84,7 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
     Returns
     -------
     plotly.graph_objects.Figure
-        Effects with their 95 % bootstrap interval, filled where q <= 0.05, and the range of each head's null in grey.
+        Effects with their 95 % bootstrap interval, filled where q <= 0.05 and it excludes 0, and the range of each head's null in grey.
 
     Raises
     ------
@@ -90,20 +95,18 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
     every = chosen(_heads(table, what, how), "metric", metric, what)
     placed(every, "effect", what)
     rows = every[np.isfinite(every["effect"])].sort_values("score", ascending=False, kind="stable").head(max(1, top))
-    rows = rows.assign(
-        row=head_codes(rows), value=rows["effect"], null_from=rows["null_low"], filled=rows["q"] <= ALPHA
-    )
+    rows = rows.assign(row=head_codes(rows), value=rows["effect"], null_from=rows["null_low"], filled=_beyond(rows))
     rows["text"] = [number(value, 2) for value in rows["effect"]]
     with_null = bool(np.isfinite(rows["null_low"]).any())
     keys = [*sure_keys(), *([("range of the head's null draws", NULL_KEY)] if with_null else [])]
     first, sure = rows.iloc[0], int(rows["filled"].sum())
-    worse, others = int(first["worse"]), int((every["q"] <= ALPHA).sum()) - sure
+    worse, others = int(first["worse"]), int(_beyond(every).sum()) - sure
     more = f" and {others} of the {len(every) - len(rows)} that are not drawn" if others else ""
     bars = "; bars: its 95 % bootstrap interval" if np.isfinite(rows["low"]).any() else ", without an interval"
     subtitle = (
         f"{_whole(metric)}The {len(rows)} of n = {len(every)} heads with the {'largest' if worse == 0 else 'worst'} "
         f"effects of {first['how']} ablation, {span(rows['n_cells'])} cells; {_SIGN[worse]}. Points: mean effect over cells{bars}. "
-        f"Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads), {sure} of {len(rows)}{more}. {_null(every)}"
+        f"Filled: q ≤ {ALPHA} (Benjamini-Hochberg over all heads) and an interval without 0, {sure} of {len(rows)}{more}. {_null(every)}"
     )
     axis = {"title": label(f"effect ({first['unit']})" if first["unit"] else "effect"), "exponentformat": "power"}
     part = Facet("", rows if with_null else rows.drop(columns="null_high"), axis)
