@@ -187,6 +187,32 @@ print(json.dumps([configured, held()]))
     assert [name for name in inspected if name != "sympy"] == ["torch", "numpy", "pydantic", "einops"]
 
 
+@pytest.mark.parametrize("command", ["doctor", *(name for name, one in COMMANDS.items() if one.work)])
+def test_the_first_line_is_printed_before_anything_heavy_is_imported(command, tmp_path, tiny_checkpoint):
+    more = {"gates": "cohorts: {a: {role: internal}}", "factors": "factors: {}"}
+    path = config(tmp_path, tiny_checkpoint, more.get(command, ""))
+    if command == "pretrain":
+        Path(path).write_text("out: made\n")
+    code = f"""
+import sys
+from workbench.cli import main
+class Stop(BaseException): pass
+class First:
+    def write(self, text):
+        print(text, [name for name in ("torch", "pandas", "anndata", "scanpy", "transformer_lens") if name in sys.modules])
+        raise Stop
+    def flush(self): pass
+    def isatty(self): return True
+sys.stderr = First()
+try:
+    main({[command] if command == "doctor" else [command, path]})
+except Stop:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"[{command}] ") and done.stdout.endswith("... []\n")
+
+
 def test_a_command_says_that_it_loads_its_model(tiny_checkpoint, tmp_path, capsys):
     config = SimpleNamespace(checkpoint=tiny_checkpoint, device="cpu", dtype="float32")
     assert Context(config, tmp_path).model.config.n_layers == N_LAYERS
@@ -214,7 +240,7 @@ def stood_in(monkeypatch, *stages, **more):
     def execute(recipe, config, out, backend, parts, trust):
         print("progress", file=sys.stderr)
         asked.append((recipe.name, str(out), backend, parts))
-        return SimpleNamespace(out=out, seconds=dict.fromkeys(stages, 1.5), **more)
+        return SimpleNamespace(out=out, seconds=dict.fromkeys(stages, 1.5), opening=("Found.",), **more)
 
     monkeypatch.setattr(engine, "execute", execute)
     return asked
@@ -249,8 +275,6 @@ def test_a_sweep_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch):
     said = json_of(capsys, *start)
     assert said["report"] == str(tmp_path / "out" / "report.html") and said["seconds"] == {"sweep": 1.5}
     assert said["tables"] == str(tmp_path / "out" / "tables")
-    monkeypatch.setattr("workbench.recipes.ablate.recipe.dry_run", lambda config, out: "so much")
-    assert json_of(capsys, *start, "--dry-run") == {"dry_run": "so much"}
 
 
 def test_a_campaign_as_json(tmp_path, tiny_checkpoint, capsys, monkeypatch):
@@ -268,7 +292,7 @@ def test_a_training_as_json(tmp_path, capsys, monkeypatch):
     said = json_of(capsys, "pretrain", str(tmp_path / "train.yaml"), "--out", str(tmp_path / "x"))
     assert said["checkpoint"] == str(tmp_path / "x") and said["card"] == str(tmp_path / "x" / "README.md")
     assert main(["pretrain", str(tmp_path / "train.yaml")]) == 0
-    assert capsys.readouterr().out == f"Checkpoint and model card: {tmp_path / 'made'}\n"
+    assert capsys.readouterr().out == f"Found.\nCheckpoint and model card: {tmp_path / 'made'}\n"
     assert [out for _, out, _, _ in asked] == [str(tmp_path / "x"), str(tmp_path / "made")]
 
 
@@ -417,9 +441,11 @@ def test_an_error_leaves_stdout_empty_with_json_too(tmp_path, capsys):
 
 def one_line(capsys, kind):
     said = capsys.readouterr()
-    assert said.err.startswith(f"{kind}: ") and said.err.count("\n") == 1 and "Traceback" not in said.err
+    # What is said before libraries are imported is progress.
+    error = "".join(line for line in said.err.splitlines(keepends=True) if not line.startswith("["))
+    assert error.startswith(f"{kind}: ") and error.count("\n") == 1
     assert said.out == ""
-    return said.err
+    return error
 
 
 def config(tmp_path, tiny_checkpoint, text=""):
@@ -508,7 +534,7 @@ def test_an_interruption_is_said_without_a_traceback(tmp_path, tiny_checkpoint, 
 
     monkeypatch.setattr(engine, "execute", interrupted)
     assert main(["run", config(tmp_path, tiny_checkpoint)]) == 130
-    assert capsys.readouterr().err == "Interrupted; the same command goes on from the last save.\n"
+    assert capsys.readouterr().err.endswith("...\nInterrupted; the same command goes on from the last save.\n")
     monkeypatch.setattr("workbench.models.inspection.describe", interrupted)
     assert main(["inspect", str(tiny_checkpoint)]) == 130
     assert capsys.readouterr().err == "Interrupted; the same command starts again, and nothing was left half-written.\n"
@@ -524,7 +550,7 @@ def test_a_terminated_command_ends_as_an_interrupted_one_with_a_status_of_its_ow
         assert main() == 143
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert capsys.readouterr().err == "Terminated; the same command goes on from the last save.\n"
+    assert capsys.readouterr().err.endswith("...\nTerminated; the same command goes on from the last save.\n")
 
 
 def test_a_mistake_of_ours_is_not_hidden(tmp_path, tiny_checkpoint, monkeypatch):
@@ -582,7 +608,7 @@ def test_the_folder_of_a_run_is_named_after_its_configuration(tmp_path, tiny_che
     path = config(tmp_path, tiny_checkpoint, "name: mine")
     assert main(["run", path]) == 0 and main(["run", path, "--out", "elsewhere", "--set", "name=other"]) == 0
     assert [out for _, out, _, _ in asked] == [os.path.join("artifacts", "mine"), "elsewhere"]
-    assert f"Report: {os.path.join('artifacts', 'mine', 'report.html')}" in capsys.readouterr().out
+    assert f"Found.\nReport: {os.path.join('artifacts', 'mine', 'report.html')}" in capsys.readouterr().out
 
 
 def test_the_installed_command_ends_with_the_status(tmp_path):

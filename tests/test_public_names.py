@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import workbench
 
@@ -37,7 +38,10 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.split() == []
 
 
-def test_the_version_is_that_of_the_package():
-    # Read from the file: the package is used from its checkout as well as installed.
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
-    assert workbench.__version__ == project["version"]
+def test_the_version_stands_in_one_place_and_what_cites_it_agrees():
+    root = Path(__file__).resolve().parents[1]
+    whole = tomllib.loads((root / "pyproject.toml").read_text())
+    assert whole["project"]["dynamic"] == ["version"] and "version" not in whole["project"]
+    assert whole["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "workbench.__version__"}
+    assert yaml.safe_load((root / "CITATION.cff").read_text())["version"] == workbench.__version__
+    assert f"\n## {workbench.__version__}" in (root / "CHANGELOG.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def make_parser(table: Table) -> tuple[argparse.ArgumentParser, Mapping[str, arg
         one = all_commands.add_parser(
             command.name,
             help=command.help,
-            description=textwrap.fill(command.description, 79),
+            description=textwrap.fill(command.description, min(79, shutil.get_terminal_size().columns - 2)),
             epilog=_examples(*command.examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

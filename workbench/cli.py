@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None:
             signal.signal(signal.SIGTERM, _terminate)
+        if not sys.stderr.isatty():
+            # A log takes a line for each time that a bar is drawn.
+            os.environ.setdefault("TQDM_MININTERVAL", "10")
         return arguments.run(arguments)
     except WorkbenchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -11,10 +11,12 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.arguments import completion_script
+from workbench.console import columns, fitted
 from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ Arguments = argparse.Namespace
 
 def _answer(arguments: Arguments, told: Callable[[], Any], text: Callable[[], str]) -> None:
     """With ``--json`` one JSON value and nothing else, otherwise a text; only the one that is asked for is made."""
-    print(json.dumps(told(), indent=2, ensure_ascii=False) if arguments.json else text())
+    print(json.dumps(told(), indent=2, ensure_ascii=False) if arguments.json else fitted(text(), columns()))
 
 
 def _configured(arguments: Arguments) -> Any:
@@ -38,19 +40,51 @@ def _configured(arguments: Arguments) -> Any:
     kind = arguments.table[arguments.command].work.load_config()
     device = arguments.device and (f"[{arguments.device}]" if "," in arguments.device else arguments.device)
     more = [f"{key}={value}" for key, value in (("device", device), ("dtype", arguments.dtype)) if value is not None]
-    return read_config(arguments.config, kind, [*arguments.set, *more], others)
+    config = read_config(arguments.config, kind, [*arguments.set, *more], others)
+    if arguments.command == "factors" and config.compaction is None and config.factors is None:
+        raise ConfigError(
+            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be "
+            "taken apart; add one, it may be empty: --set factors={}"
+        )
+    return config
 
 
 def _carried_out(arguments: Arguments, config: Any) -> Executed:
     """A command's recipe, carried out in the folder that is asked for, or in one named after the configuration."""
+    return _with_recipe(arguments, config, "execute")
+
+
+def _with_recipe(arguments: Arguments, config: Any, what: str) -> Any:
+    """``execute`` a command's recipe, or ``plan`` what that would do."""
+    own = "out" in type(config).model_fields
+    out = arguments.out or (config.out if own else Path("artifacts") / config.name)
+    config = config.model_copy(update={"out": out}) if own else config
+    # What comes first takes seconds to import.
+    print(f"[{arguments.command}] {arguments.config} -> {out}: starting ...", file=sys.stderr, flush=True)
     backend, work = _backend(arguments), arguments.table[arguments.command].work
-    from workbench.engine.recipe import execute
+    from workbench.engine import recipe
 
-    return execute(work.load_recipe(), config, _out(arguments, config), backend, work.parts, arguments.trust)
+    return getattr(recipe, what)(work.load_recipe(), config, out, backend, work.parts, arguments.trust)
 
 
-def _out(arguments: Arguments, config: Any) -> Path:
-    return arguments.out or Path("artifacts") / config.name
+Carries = Callable[[Arguments, Any], int]
+
+
+def _working(do: Carries) -> Callable[[Arguments], int]:
+    """A command with a configuration: what carries it out, or with ``--dry-run`` what says what that would do."""
+
+    @wraps(do)
+    def either(arguments: Arguments) -> int:
+        config = _configured(arguments)
+        if not arguments.dry_run:
+            return do(arguments, config)
+        plan = _with_recipe(arguments, config, "plan")
+        from workbench.engine.plan import plan_text, plan_told
+
+        _answer(arguments, lambda: plan_told(plan), lambda: plan_text(plan))
+        return 0
+
+    return either
 
 
 def _backend(arguments: Arguments) -> Backend:
@@ -62,15 +96,17 @@ def _backend(arguments: Arguments) -> Backend:
     return Backend(given.get("backend", "sequential"), jobs, given.get("address"))
 
 
-def carry_out(arguments: Arguments) -> int:
+@_working
+def carry_out(arguments: Arguments, config: Any) -> int:
     """Carry out a command's recipe and say where the report is; what a command does that has nothing else to say."""
-    done = _carried_out(arguments, _configured(arguments))
+    done = _carried_out(arguments, config)
     return _report(arguments, done, tables=str(done.out / "tables"))
 
 
 def _report(arguments: Arguments, done: Executed, **more: Any) -> int:
     report = str(done.out / "report.html")
-    _answer(arguments, lambda: {"report": report, **more, "seconds": done.seconds}, lambda: f"Report: {report}")
+    said = [*done.opening, f"Report: {report}"]
+    _answer(arguments, lambda: {"report": report, **more, "seconds": done.seconds}, lambda: "\n".join(said))
     return 0
 
 
@@ -102,55 +138,43 @@ def config(arguments: Arguments) -> int:
     return 0
 
 
-def pretrain(arguments: Arguments) -> int:
+@_working
+def pretrain(arguments: Arguments, config: Any) -> int:
     """Train a checkpoint."""
-    config = _configured(arguments)
-    arguments.out = arguments.out or config.out
-    out = _carried_out(arguments, config.model_copy(update={"out": arguments.out})).out
+    done = _carried_out(arguments, config)
+    out = done.out
     files = {"checkpoint": str(out), "card": str(out / "README.md"), "training": str(out / "training.json")}
-    _answer(arguments, lambda: files, lambda: f"Checkpoint and model card: {out}")
+    _answer(arguments, lambda: files, lambda: "\n".join([*done.opening, f"Checkpoint and model card: {out}"]))
     return 0
 
 
-def run(arguments: Arguments) -> int:
+@_working
+def run(arguments: Arguments, config: Any) -> int:
     """Run from cells to algorithm and factors, or one of the two parts."""
-    config = _configured(arguments)
-    if arguments.command == "factors" and config.compaction is None and config.factors is None:
-        raise ConfigError(
-            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be "
-            "taken apart; add one, it may be empty: --set factors={}"
-        )
     done = _carried_out(arguments, config)
     algorithm = str(done.out / "algorithm") if "algorithm" in done.seconds else None
     return _report(arguments, done, metrics=str(done.out / "metrics.json"), algorithm=algorithm)
 
 
-def ablate(arguments: Arguments) -> int:
-    """Sweep ablations, or say what a sweep would do."""
-    if not arguments.dry_run:
-        return carry_out(arguments)
-    from workbench.recipes.ablate.recipe import dry_run
-
-    config = _configured(arguments)
-    said = dry_run(config, _out(arguments, config))
-    _answer(arguments, lambda: {"dry_run": said}, lambda: said)
-    return 0
-
-
-def gates(arguments: Arguments) -> int:
+@_working
+def gates(arguments: Arguments, config: Any) -> int:
     """Put cohorts through the gates; 1 where a required gate does not pass."""
-    done = _carried_out(arguments, _configured(arguments))
+    done = _carried_out(arguments, config)
     from workbench.recipes.gates.recipe import gates_text, result_of
 
     result = result_of(done)
     # By way of pandas, which writes null for what is undefined.
-    _answer(arguments, lambda: json.loads(result.gates.to_json(orient="records")), lambda: gates_text(result))
+    _answer(
+        arguments,
+        lambda: json.loads(result.gates.to_json(orient="records")),
+        lambda: "\n".join([*done.opening, gates_text(result)]),
+    )
     return 1 if result.unmet else 0
 
 
-def benchmark(arguments: Arguments) -> int:
+@_working
+def benchmark(arguments: Arguments, config: Any) -> int:
     """Run a campaign of methods, splits and endpoints."""
-    config = _configured(arguments)
     done = _carried_out(arguments, config)
     from workbench.files import read_json
 
@@ -176,29 +200,11 @@ def figures(arguments: Arguments) -> int:
 
 
 def clean(arguments: Arguments) -> int:
-    """Remove what killed processes left half-written in a folder."""
-    from workbench.engine.folder import MARKER, hold
-    from workbench.errors import OutputError
-    from workbench.files import remove_parts
+    """Remove what killed processes left half-written in a folder, say what else may go, and remove that where it is asked for."""
+    from workbench.engine.clean import clean, cleaned_text, cleaned_told
 
-    folder = arguments.folder
-    if not folder.is_dir():
-        raise OutputError(
-            f"There is no folder '{folder}'; name the folder of a run, or one in which files were being written."
-        )
-    if (folder / MARKER).is_file():
-        with hold(folder) as removed:
-            changed = sorted(folder.rglob("*.changed"))
-    else:
-        removed, changed = remove_parts(folder), []
-    told = {"removed": [str(path) for path in removed], "changed": [str(path) for path in changed]}
-    lines = [f"{len(removed)} halves of files removed.", *map(str, removed)]
-    if changed:
-        lines += [
-            "Yours to remove, put aside because they were changed after the run had written them:",
-            *map(str, changed),
-        ]
-    _answer(arguments, lambda: told, lambda: "\n".join(lines))
+    done = clean(arguments.folder, arguments.stages)
+    _answer(arguments, lambda: cleaned_told(done), lambda: cleaned_text(done))
     return 0
 
 

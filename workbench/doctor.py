@@ -15,6 +15,7 @@ from typing import Any
 
 import workbench
 from workbench import __version__
+from workbench.console import columns
 from workbench.errors import WorkbenchError
 from workbench.machine import Machine, Torch, first_line, read_machine, read_torch
 from workbench.requirements import (
@@ -215,7 +216,7 @@ def diagnosis_text(diagnosis: Diagnosis) -> str:
     lines = [
         f"workbench {diagnosis.workbench} in {diagnosis.code}, python {diagnosis.python}, {machine.system}",
         *("", "Required packages"),
-        *textwrap.wrap(versions, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+        *textwrap.wrap(versions, min(columns() or 110, 110), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
         *("", "Machine"),
         *_table([
             *[

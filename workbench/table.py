@@ -23,6 +23,7 @@ def _takes_config(
         ),
         argument("--device", help="auto, cpu, cuda:1, mps, or several with commas, in place of the configuration's"),
         argument("--dtype", choices=FLOATS, help="float type of the model, in place of the configuration's"),
+        argument("--dry-run", action="store_true", help="print what would be done and how long it takes, and stop"),
         argument("--trust", action="store_true", help="believe finished files by their size, without reading them"),
         argument("--json", action="store_true", help=json_help),
     )
@@ -84,12 +85,8 @@ _WORKING = (
         "ablate",
         "sweep ablations over heads, with nulls, and report which heads matter for what",
         "Sweep ablations over heads; finished tasks are not done again.",
-        commands.ablate,
-        (
-            *_takes_config("folder of the sweep (artifacts/NAME when absent)"),
-            *_BACKEND,
-            argument("--dry-run", action="store_true", help="print the grid and an estimate of the time, and stop"),
-        ),
+        commands.carry_out,
+        (*_takes_config("folder of the sweep (artifacts/NAME when absent)"), *_BACKEND),
         ("workbench ablate experiments/ablation_blood_mini.yaml --out artifacts/ablation --backend loky --jobs 2",),
         Work("workbench.recipes.ablate.config:AblationConfig", "workbench.recipes.ablate.recipe:RECIPE"),
     ),
@@ -187,12 +184,17 @@ _TABLE = (
     ),
     Command(
         "clean",
-        "remove what killed processes left half-written in a folder",
-        "Remove halves of files whose writers on this machine are no more. Results stay, and so does what a run has put "
-        "aside as NAME.changed, which is listed. A folder that another process works in is refused.",
+        "say what of a finished run may go, and remove what killed processes left half-written",
+        "Remove halves of files whose writers on this machine are no more, and say what of a finished run may go and what is "
+        "lost with it. Results stay, and so does what a run has put aside as NAME.changed, which is listed. A folder that "
+        "another process works in is refused.",
         commands.clean,
-        (argument("folder", completes=FOLDER, type=Path, help="folder of a run, or any folder"), _JSON),
-        ("workbench clean artifacts/demo",),
+        (
+            argument("folder", completes=FOLDER, type=Path, help="folder of a run, or any folder"),
+            argument("--stages", action="store_true", help="remove what finished stages keep; report and results stay"),
+            _JSON,
+        ),
+        ("workbench clean artifacts/demo", "workbench clean artifacts/demo --stages"),
     ),
     Command(
         "apply",

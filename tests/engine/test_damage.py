@@ -12,7 +12,8 @@ from damage import DAMAGES, content, damaged, files_of
 
 from workbench.engine.context import Context
 from workbench.engine.folder import MARKER, check_folder, claim, hold
-from workbench.engine.stages import Stage, StageRunner, damaged_tables, run_all
+from workbench.engine.record import damaged_tables
+from workbench.engine.stages import Stage, StageRunner, run_all
 from workbench.engine.sweep import Backend, Task, run_sweep
 from workbench.errors import WorkbenchError
 from workbench.files import read_arrays, read_json, write_arrays, write_text

@@ -15,7 +15,7 @@ from workbench.engine.config import read_config
 from workbench.engine.context import Context
 from workbench.engine.folder import LAYOUT, MARKER, OURS, RESOLVED, check_folder, check_layout, claim
 from workbench.engine.recipe import Recipe, execute
-from workbench.engine.section import Report, Section
+from workbench.engine.section import Opening, Report, Section
 from workbench.engine.stages import Stage
 from workbench.engine.sweep import Backend
 from workbench.errors import ConfigError, OutputError
@@ -43,7 +43,9 @@ def stages(context):
 
 def report(context, results):
     numbers = {"numbers": context.read("numbers")}
-    return Report("Counted", "How many?", context.data_name, [Section(tables=numbers, answers=["Two."])])
+    return Report(
+        "Counted", Opening("How many?", "Two."), context.data_name, [Section(tables=numbers, answers=["Two."])]
+    )
 
 
 RECIPE = Recipe("count", CountContext, stages, report)

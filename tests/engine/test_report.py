@@ -11,6 +11,7 @@ import pytest
 from figures import synthetic
 
 from workbench.engine.report import ROWS_SHOWN, report_run, write_report
+from workbench.engine.section import STATES, Control, Opening
 from workbench.errors import OutputError
 from workbench.figures.requests import Request
 
@@ -18,27 +19,33 @@ EVIL = "<script>alert('x')</script>"
 
 
 class Page(HTMLParser):
-    """Tags with attributes, text by tag, and the scripts, as a browser would split them."""
+    """Tags with attributes, all text and what is not folded, and the scripts, as a browser would split them."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.scripts, self.text, self._in = [], [], "", None
+        self.tags, self.scripts, self.text, self.open, self._in, self._folded = [], [], "", "", None, []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self._in = tag
+        if tag in ("details", "summary"):
+            self._folded.append((tag, "open" in dict(attrs)))
         if tag == "script":
             self.scripts.append("")
 
     def handle_endtag(self, tag):
         self._in = None
+        if tag in ("details", "summary"):
+            self._folded.pop()
 
     def handle_data(self, data):
         if self._in == "script":
             self.scripts[-1] += data
         elif self._in != "style":
             self.text += data
+            around = self._folded[:-2] if ("summary", False) in self._folded else self._folded
+            self.open += data if all(opened for _, opened in around) else ""
 
     def of(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
@@ -67,9 +74,22 @@ def test_report_loads_nothing_and_holds_plotly_once(written):
 
 def test_report_has_all_sections_in_order(written):
     _, text, page = written
-    wanted = ["summary", "figures", "skipped", "cautions", "tables", "provenance"]
-    ids = [attrs["id"] for attrs in page.of("section") if attrs.get("id") in wanted]
+    wanted = [
+        "summary",
+        "shown",
+        "controls",
+        "findings",
+        "facts",
+        "figures",
+        "skipped",
+        "cautions",
+        "tables",
+        "provenance",
+    ]
+    ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id") in wanted]
     assert ids == wanted
+    folded = [attrs["id"] for attrs in page.of("details") if "id" in attrs]
+    assert folded == wanted[3:] and not any("open" in attrs for attrs in page.of("details") if "id" in attrs)
     assert page.of("html")[0]["lang"] == "en"
     assert len(page.of("h1")) == 1
     for part in (
@@ -80,8 +100,44 @@ def test_report_has_all_sections_in_order(written):
     ):
         assert part in page.text
     for line in synthetic.summary()["answers"]:
-        assert line in page.text
+        assert line in page.text and line not in page.open
+    for line in synthetic.summary()["opening"].lines.values():
+        assert line in page.open
     assert "774 cells; 48 heads; 78 pairs of stages" in page.text
+
+
+def test_what_is_not_folded_is_read_in_four_minutes(written):
+    assert 100 < len(written[2].open.split()) < 900
+
+
+def test_the_figure_of_the_answer_stands_above_the_folds_and_once(written):
+    _, text, _ = written
+    assert text.count('id="plot-holdouts"') == 1
+    assert text.index('id="shown"') < text.index('id="plot-holdouts"') < text.index('id="controls"')
+    assert '<a href="#figure-holdouts">' not in text and '<a href="#figure-head_map">' in text
+
+
+def test_a_control_has_a_sign_and_a_word_beside_its_colour(written):
+    _, text, page = written
+    marks = re.findall(r'<li class="(\w+)" title="([^"]+)"><span class="mark" aria-hidden="true">(.)</span>', text)
+    assert [(state, sign) for state, _, sign in marks] == [(state, STATES[state][0]) for state in STATES]
+    assert all(meant == STATES[state][1] and meant in page.open for state, meant, _ in marks)
+    assert "holds: x itself: beaten on 5 of 7 readouts" in page.open
+
+
+@pytest.mark.parametrize(
+    ("held", "of", "state"), [(0, 0, "open"), (0, 3, "falls"), (1, 3, "partly"), (2, 4, "partly"), (2, 3, "holds")]
+)
+def test_states_of_controls(held, of, state):
+    assert Control("a", "b", held, of).state == state
+
+
+def test_a_finding_that_lists_things_is_a_list(tmp_path):
+    said = "Heads (sd 0.1; n 3): one 0.1; two (a; b) 0.2; three 0.3. And a sentence: with one; no list."
+    summary = {**synthetic.summary(), "answers": [said], "captions": {}, "commands": {}}
+    text = write_report(tmp_path, summary, {}, {}).read_text(encoding="utf-8")
+    assert "<p>Heads (sd 0.1; n 3):</p>\n<ul>\n<li>one 0.1</li>\n<li>two (a; b) 0.2</li>\n<li>three 0.3.</li>" in text
+    assert "<p>And a sentence: with one; no list.</p>" in text
 
 
 def test_every_figure_has_caption_command_and_alternative_text(written):
@@ -120,7 +176,9 @@ def test_figures_are_written_beside_the_report(written):
 def test_inserted_text_is_escaped(tmp_path):
     figure = go.Figure(go.Scatter(x=[1], y=[2], name=EVIL, text=[EVIL]), layout={"title": {"text": EVIL}})
     table = pd.DataFrame({EVIL: [EVIL], "value": [np.nan]})
-    summary = {key: EVIL for key in ("title", "question", "model", "data", "algorithm", "n")} | {
+    summary = {key: EVIL for key in ("title", "model", "data", "algorithm", "n")} | {
+        "opening": Opening(EVIL, EVIL),
+        "controls": [Control(EVIL, EVIL, 1, 1)],
         "answers": [EVIL],
         "skipped": [{"what": EVIL, "why": EVIL}],
         "cautions": [EVIL],
@@ -132,15 +190,20 @@ def test_inserted_text_is_escaped(tmp_path):
     page = Page(text)
     assert EVIL not in text
     assert len(page.scripts) == 4  # plotly, the figure, its theme, the page's own
-    assert page.text.count(EVIL) == 18  # each of the texts above once; the title, and what was skipped, twice
+    assert page.text.count(EVIL) == 21  # each of the texts above once; the title, and what was skipped, twice
     assert "$title ${plotly}" in page.text
     assert EVIL not in (tmp_path / "figures" / "one.html").read_text(encoding="utf-8")
 
 
 def test_without_figures_and_tables_the_page_says_so(tmp_path):
-    summary = {"title": "t", "question": "q", "answers": ["a"], "model": "m", "data": "d"}
+    summary = {"title": "t", "opening": Opening("q", "a"), "answers": ["a"], "model": "m", "data": "d"}
     text = write_report(tmp_path, summary, {}, {}).read_text(encoding="utf-8")
-    for part in ("No figure was drawn.", "No table was made.", "Nothing was skipped.", "No provenance was recorded."):
+    for part in (
+        "No other figure was drawn.",
+        "No table was made.",
+        "Nothing was skipped.",
+        "No provenance was recorded.",
+    ):
         assert part in text
 
 
@@ -155,7 +218,7 @@ def test_writing_again_gives_the_same_bytes(written, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"question": ""}, "'question'"),
+        ({"opening": None}, "'opening'"),
         ({"answers": "yes"}, "one string"),
         ({"captions": {}}, "'captions' of its summary lacks 'one'"),
         ({"commands": {}}, "'commands' of its summary lacks 'one'"),

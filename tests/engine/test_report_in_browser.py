@@ -40,7 +40,7 @@ def page(report, chromium):
     """The report, opened once for tests that leave it as it was."""
     page = chromium.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(90_000)
-    page.goto(report.resolve().as_uri())
+    page.goto(f"{report.resolve().as_uri()}#tables")
     yield page
     page.close()
 
@@ -50,6 +50,7 @@ def test_it_loads_with_every_plot_and_without_complaint(report, browser_page, th
     opened = browser_page(report, color_scheme=theme, viewport={"width": 1200, "height": 1000})
     page = opened.page
     page.wait_for_selector(".js-plotly-plot .main-svg")
+    page.locator("#figures > summary").click()
     for name in FIGURES:
         page.locator(f"#plot-{name}").scroll_into_view_if_needed()
         page.wait_for_selector(f"#plot-{name} .main-svg")
@@ -63,19 +64,49 @@ def test_it_loads_with_every_plot_and_without_complaint(report, browser_page, th
     page.screenshot(path=ARTIFACTS / f"report_{theme}.png", full_page=True)
 
 
-def test_figures_are_drawn_when_they_come_into_view(report, browser_page):
+def test_figures_are_drawn_when_their_part_is_opened_and_they_come_into_view(report, browser_page):
     page = browser_page(report, viewport={"width": 1000, "height": 400}).page
-    page.locator(f"#plot-{FIGURES[0]}").scroll_into_view_if_needed()
-    page.wait_for_selector(f"#plot-{FIGURES[0]} .main-svg")
-    assert page.locator(f"#plot-{FIGURES[-1]} .main-svg").count() == 0
+    page.wait_for_selector("#plot-holdouts .main-svg")
+    last = page.locator(f"#plot-{FIGURES[-1]} .main-svg")
+    page.mouse.wheel(0, 5000)
+    page.wait_for_timeout(300)
+    assert page.locator("#plot-latent .main-svg").count() == last.count() == 0
+    page.locator("#figures > summary").press("Enter")
+    page.wait_for_selector("#plot-latent .main-svg")
+    assert last.count() == 0
     page.locator(f"#plot-{FIGURES[-1]}").scroll_into_view_if_needed()
     page.wait_for_selector(f"#plot-{FIGURES[-1]} .main-svg")
+    assert page.locator("#plot-latent").bounding_box()["width"] > 600
     assert report.stat().st_size < 3e6
 
 
-def test_the_summary_fits_one_screen(page):
-    box = page.locator("#summary").bounding_box()
-    assert box["y"] + box["height"] <= 900
+def test_a_link_into_a_closed_part_opens_it(report, browser_page):
+    page = browser_page(report).page
+    link = page.get_by_role("link", name="Distances")
+    for _ in range(2):
+        link.click()
+        page.wait_for_selector("#plot-distances .main-svg")
+        assert page.locator("#figure-distances").is_visible()
+        page.locator("#figures > summary").click()
+        assert not page.locator("#figure-distances").is_visible()
+    page.goto("about:blank")
+    page.goto(f"{report.resolve().as_uri()}#table-heads")
+    assert page.locator("#table-heads").is_visible() and not page.locator("#figure-latent").is_visible()
+
+
+@pytest.mark.parametrize(("width", "height", "screens"), [(1280, 900, 4), (390, 844, 8)])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_without_opening_anything_it_is_short_and_no_wider_than_the_window(
+    report, browser_page, width, height, screens, theme
+):
+    opened = browser_page(report, viewport={"width": width, "height": height}, color_scheme=theme)
+    opened.page.wait_for_selector("#plot-holdouts .main-svg")
+    size = opened.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    assert size[0] <= width and size[1] <= screens * height
+    box = opened.page.locator("#summary").bounding_box()
+    assert box["y"] + box["height"] <= height and not opened.errors
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    opened.page.screenshot(path=ARTIFACTS / f"report_{width}_{theme}.png", full_page=True)
 
 
 @pytest.mark.parametrize("words", [3, 60, 240])
@@ -131,6 +162,7 @@ def test_it_prints_light(report, browser_page, tmp_path):
     opened = browser_page(report, color_scheme="dark")
     opened.page.wait_for_selector(".js-plotly-plot .main-svg")
     opened.page.pdf(path=tmp_path / "report.pdf")
+    assert opened.page.locator("details:not([open])").count() > 0, "what was closed is closed again"
     assert opened.page.locator("div.js-plotly-plot").count() == len(FIGURES), "all are drawn for paper"
     assert (tmp_path / "report.pdf").stat().st_size > 50_000 and not opened.errors
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from workbench.engine import stages
-from workbench.engine.stages import Stage, StageRunner, key_of, run_all, stands_on
+from workbench.engine.record import key_of, stands_on
+from workbench.engine.stages import Stage, StageRunner, run_all
 from workbench.engine.tables import read_table, table_path, types_path, write_table
 from workbench.files import read_json, write_json, write_text
 

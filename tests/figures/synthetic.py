@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from workbench.engine.section import Control, Opening
+
 STAGES = {  # stage: (branch, cells)
     "HSC": ("progenitor", 40),
     "MPP": ("progenitor", 55),
@@ -248,7 +250,20 @@ def summary():
     )
     return {
         "title": "Synthetic example: hematopoiesis in a model that does not exist",
-        "question": "Does the attention of a head, read as a gene-by-gene operator, order cells as development does?",
+        "opening": Opening(
+            "Does the attention of a head order cells as development does?",
+            "SYNTHETIC: operator 0.68 against 0.61 for plain expression on held-out anchors (20 splits, sd 0.05).",
+            "774 cells in 32 anchors; relabelled stages rarely do as well (p 0.048, 20 draws).",
+            "Donors could: these cells name none.",
+            "Name the column of donors with --set data.donor=COLUMN and run again.",
+        ),
+        "controls": [
+            Control("x itself", "beaten on 5 of 7 readouts", 5, 7),
+            Control("a random matrix", "beaten on 1 of 7 readouts", 1, 7),
+            Control("co-detection of genes", "not beaten (7 readouts)", 0, 7),
+            Control("null ruler", "not judged", 0, 0),
+        ],
+        "shows": "holdouts",
         "answers": [
             "This page is SYNTHETIC: no cell, model or run stands behind any number on it.",
             "The best head reaches a held-out Spearman of 0.68 (sd 0.05, 20 splits); the null's upper bound is 0.21.",

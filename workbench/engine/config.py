@@ -179,6 +179,7 @@ def load_cells(data: DataConfig) -> AnnData:
     AnnData
         As `datasets.load` makes it; what its values are is said on stderr and in its source, which reports show.
     """
+    print(f"[cells] reading {data.name} ...", file=sys.stderr, flush=True)
     from workbench.cells.datasets import CellMapping, load
     from workbench.cells.expression import scale_of
     from workbench.cells.values import describe_values

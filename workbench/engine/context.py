@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from workbench.engine.config import absolute
 from workbench.engine.provenance import describe_model
-from workbench.engine.stages import key_of
+from workbench.engine.record import key_of
 from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table, table_path, write_table
 from workbench.evidence.ruler import Ruler, load_ruler

@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from workbench.engine.config import absolute
 from workbench.engine.context import Context
 from workbench.engine.folder import RESOLVED, check_folder, claim, hold
+from workbench.engine.plan import Expected, Plan, make_plan
 from workbench.engine.provenance import describe_model, manifest, pairs
 from workbench.engine.section import Report, Section
-from workbench.engine.stages import Results, Stage, StageRunner, run_all
+from workbench.engine.stages import Results, Stage, StageRunner, run_all, wanted
 from workbench.engine.sweep import Backend, check_backend
 from workbench.figures.requests import Request
 from workbench.files import write_json, write_text
@@ -41,6 +42,8 @@ class Recipe:
         Says what was found, given the context and the results of the stages by name.
     files
         What it writes into the output folder beside what every command writes; such files of other origin are refused.
+    expects
+        Says what its stages have to do, given the context, without doing it; nothing is known by default.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Recipe:
     stages: Callable[[Any], list[Stage]]
     report: Callable[[Any, Results], Report]
     files: tuple[str, ...] = ()
+    expects: Callable[[Any], Expected] = lambda _: Expected()
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,15 @@ class Executed:
         Time of each stage; of one that was kept, the time that it once took.
     context
         What the stages shared; its data stay loaded.
+    opening
+        The first sentences of the report.
     """
 
     out: Path
     results: Results
     seconds: dict[str, float]
     context: Any
+    opening: tuple[str, ...]
 
 
 def execute(
@@ -121,11 +128,41 @@ def execute(
         write_text(out / RESOLVED, yaml.safe_dump(absolute(config), sort_keys=False))
         runner = StageRunner(out, trust)
         run_all(runner, stages, parts)
-        write_results(recipe, context, runner)
-    return Executed(out, runner.results, dict(runner.seconds), context)
+        opening = write_results(recipe, context, runner)
+    return Executed(out, runner.results, dict(runner.seconds), context, opening)
 
 
-def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None:
+def plan(
+    recipe: Recipe,
+    config: BaseModel,
+    out: Path,
+    backend: Backend | None = None,
+    parts: Sequence[str] = (),
+    trust: bool = False,
+) -> Plan:
+    """What `execute` would do with the same arguments, without doing it: no stage is begun, and nothing is written.
+
+    Model and cells are read for it, and files of finished stages compared with their hashes.
+
+    Parameters
+    ----------
+    recipe, config, out, backend, parts, trust
+        As in `execute`.
+
+    Raises
+    ------
+    WorkbenchError
+        Whatever `execute` would refuse before any work, but for a folder that another process works in, which is said.
+    """
+    check_folder(out, recipe.name, recipe.files)
+    check_backend(backend or Backend())
+    context = recipe.context(config, out, backend)
+    print(f"[device] {describe_device(context.device, context.config.dtype)}", file=sys.stderr)
+    states = StageRunner(out, trust).states(wanted(recipe.stages(context), parts))
+    return make_plan(recipe.name, out, states, recipe.expects(context))
+
+
+def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> tuple[str, ...]:
     """Write ``metrics.json``, ``manifest.json``, ``figures/`` and ``report.html`` from the tables of finished stages.
 
     Parameters
@@ -136,6 +173,11 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
         What its stages shared; says what the report is of.
     runner
         Runner that has done or kept its stages.
+
+    Returns
+    -------
+    tuple of str
+        The first sentences of the report.
     """
     from workbench.engine.report import report_run
 
@@ -144,7 +186,8 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
     results = {name: {k: v for k, v in result.items() if k != "key"} for name, result in runner.results.items()}
     tables = {name: table.to_dict("records") for name, table in whole.tables.items() if name not in report.left_out}
     skipped = [{"what": what, "why": why} for what, why in whole.skipped]
-    write_json(out / "metrics.json", {"stages": results, **tables, "skipped": skipped})
+    opening = tuple(report.opening.lines.values())
+    write_json(out / "metrics.json", {"opening": opening, "stages": results, **tables, "skipped": skipped})
     stages = {
         name: {"seconds": seconds, "kept": runner.reused[name], "key": runner.results[name]["key"]}
         for name, seconds in runner.seconds.items()
@@ -153,7 +196,9 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
     write_json(out / "manifest.json", made_from)
     summary = {
         "title": report.title,
-        "question": report.question,
+        "opening": report.opening,
+        "controls": report.controls,
+        "shows": report.shows,
         "answers": whole.answers or ["Nothing was judged."],
         "model": describe_model(context.model, context.checkpoint),
         "data": report.data,
@@ -169,3 +214,4 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> None
     figures = [*whole.figures, Request("runtime", "This run on one machine.")]
     figures = [replace(one, caption=f"{one.caption} {context.setting}") for one in figures]
     report_run(out, summary, shown, figures, explorer=report.explorer)
+    return opening

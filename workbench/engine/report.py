@@ -10,13 +10,14 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from workbench.engine.section import STATES, Control
 from workbench.engine.tables import read_tables
 from workbench.errors import OutputError
 from workbench.figures import page
@@ -24,8 +25,8 @@ from workbench.figures.requests import Request, drawn, write_index
 from workbench.figures.style import number
 from workbench.files import write_text
 
-REQUIRED = ("title", "question", "answers", "model", "data")
-# What a row of a known table is, for the count of things in the summary.
+REQUIRED = ("title", "opening", "answers", "model", "data")
+# What a row of a known table is, for the count of things in the facts.
 UNITS = {"latent": "cells", "heads": "heads", "distances": "pairs of stages"}
 ROWS_SHOWN = 200
 PLOTLY_FILE = "plotly.min.js"
@@ -37,6 +38,8 @@ _CONFIG = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d"],
 }
 LONG_CELL = 40
+_ABOUT_TABLES = """<p class="note">A click on a header, or Enter on it, sorts by that column.
+<span class="on-paper">On paper, at most 40 rows of each.</span></p>"""
 
 
 def write_report(
@@ -56,10 +59,11 @@ def write_report(
     out
         Output folder; the report and ``figures/`` are written into it.
     summary
-        `title`, `question`, `answers` (list), `model`, `data`; for every figure a text in `captions` (model, data, n,
-        spread, null) and the command that makes it in `commands`; optional: `n`, `facts` (such as gates and controls, one line
-        each), `algorithm`, `skipped` (list of `what`
-        and `why`), `cautions` (list), `provenance` (pairs of key and value). All plain text.
+        `title`, `opening` (a `section.Opening`), `answers` (list), `model`, `data`; for every figure a text in `captions`
+        (model, data, n, spread, null) and the command that makes it in `commands`; optional: `controls` (list of
+        `section.Control`), `shows` (name of the figure under the opening), `n`, `facts` (such as gates and controls, one line
+        each), `algorithm`, `skipped` (list of `what` and `why`), `cautions` (list), `provenance` (pairs of key and value). All
+        plain text.
     tables
         Tidy tables by name; the whole of each is expected at `tables/NAME.csv`, the report shows the first rows.
     figures
@@ -79,20 +83,27 @@ def write_report(
     """
     _check(summary, tables, figures)
     divs = write_figures(out, figures, summary.get("captions", {}))
+    shown = summary.get("shows", "")
+    # Under the opening a caption is folded; the other figures have theirs open.
+    drawn = {
+        name: _figure(name, divs[name], figures[name], summary, "" if name == shown else " open") for name in figures
+    }
+    folds = _folds(summary, tables, {name: one for name, one in drawn.items() if name != shown}, explorer)
     content = page.REPORT.substitute(
         title=_text(summary["title"]),
         plotly=_packed_plotly() if figures else "",
-        question=_text(summary["question"]),
-        answers=_items(summary["answers"]),
-        facts=_facts(summary, tables),
-        figures="\n".join(_figure(name, divs[name], figures[name], summary) for name in figures)
-        or "<p>No figure was drawn.</p>",
-        explorer=explorer,
-        explorer_link='<li><a href="#explorer">Explorer</a></li>' if explorer else "",
-        skipped=_skipped(summary.get("skipped", ())),
-        cautions=_list(summary.get("cautions", ()), "Nothing was noted."),
-        tables="\n".join(_table(name, table) for name, table in tables.items()) or "<p>No table was made.</p>",
-        provenance=_provenance(summary.get("provenance", ())),
+        opening="\n".join(
+            f"<div><dt>{_text(label)}</dt><dd>{_text(sentence)}</dd></div>"
+            for label, sentence in summary["opening"].lines.items()
+        ),
+        shown=f'<section id="shown" aria-label="The answer as a figure">\n{drawn[shown]}\n</section>'
+        if shown in drawn
+        else "",
+        controls=_controls(summary.get("controls", ())),
+        contents="\n".join(_contents(one) for one in folds),
+        folds="\n".join(
+            page.FOLD.substitute(id=one.id, heading=_text(one.heading), count=one.size, body=one.body) for one in folds
+        ),
     )
     return write_text(out / "report.html", content)
 
@@ -183,6 +194,84 @@ def _check(summary: Mapping[str, Any], tables: Mapping[str, Any], figures: Mappi
             )
 
 
+class _Fold(NamedTuple):
+    """A part of the page that is closed at first, with the figures that the contents name."""
+
+    id: str
+    heading: str
+    size: object
+    body: str
+    figures: Sequence[str] = ()
+
+
+def _folds(
+    summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], figures: Mapping[str, str], explorer: str
+) -> list[_Fold]:
+    skipped, cautions = summary.get("skipped", ()), summary.get("cautions", ())
+    facts = f'<dl class="facts">\n{_facts(summary, tables)}\n</dl>'
+    drawn = "\n".join(figures.values()) or "<p>No other figure was drawn.</p>"
+    shown = "\n".join(_table(name, table) for name, table in tables.items())
+    every = [
+        _Fold("findings", "All findings", len(summary["answers"]), _findings(summary["answers"])),
+        _Fold("facts", "Model, data and n", "", facts),
+        _Fold("figures", "Figures", len(figures), drawn, list(figures)),
+        _Fold("explorer-fold", "Explorer", "", explorer),
+        _Fold("skipped", "What was skipped, and why", len(skipped), _skipped(skipped)),
+        _Fold("cautions", "What could be wrong with this", len(cautions), _list(cautions, "Nothing was noted.")),
+        _Fold("tables", "Tables", len(tables), f"{_ABOUT_TABLES}\n{shown}" if tables else "<p>No table was made.</p>"),
+        _Fold("provenance", "Provenance", "", _provenance(summary.get("provenance", ()))),
+    ]
+    return [one for one in every if one.body]
+
+
+def _contents(fold: _Fold) -> str:
+    inner = "".join(f'<li><a href="#figure-{name}">{_text(_heading(name))}</a></li>' for name in fold.figures)
+    count = f' <span class="count">{fold.size}</span>' if fold.size != "" else ""
+    named = f'<ul aria-label="Figures">{inner}</ul>' if inner else ""
+    return f'<li><a href="#{fold.id}">{_text(fold.heading)}</a>{count}{named}</li>'
+
+
+def _controls(controls: Sequence[Control]) -> str:
+    if not controls:
+        return ""
+    marks = [
+        f'<li class="{one.state}" title="{_text(STATES[one.state][1])}"><span class="mark" aria-hidden="true">'
+        f'{STATES[one.state][0]}</span><span class="unseen">{one.state}: </span><b>{_text(one.name)}</b>: {_text(one.text)}</li>'
+        for one in controls
+    ]
+    used = [state for state in STATES if any(one.state == state for one in controls)]
+    legend = "; ".join(f"{STATES[state][0]} {STATES[state][1]}" for state in used)
+    return page.CONTROLS.substitute(marks="\n".join(marks), legend=_text(legend))
+
+
+def _apart(text: str, mark: str) -> list[str]:
+    """Parts of a text between marks that stand in no bracket."""
+    parts, depth, start = [], 0, 0
+    for i, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0 and text.startswith(mark, i):
+            parts.append(text[start:i])
+            start = i + len(mark)
+    return [*parts, text[start:]]
+
+
+def _findings(lines: Sequence[object]) -> str:
+    """Findings, a sentence a line; a sentence that lists things with semicolons becomes a list."""
+    items = []
+    for line in lines:
+        said = []
+        for sentence in re.split(r"(?<=\.)\n", re.sub(r"\. (?=[A-Z])", ".\n", str(line))):
+            lead, colon, listed = sentence.partition(": ")
+            parts = _apart(listed, "; ")
+            said.append(
+                f"<p>{_text(lead)}:</p>\n<ul>\n{_items(parts)}\n</ul>"
+                if colon and len(parts) > 2
+                else f"<p>{_text(sentence)}</p>"
+            )
+        items.append(f"<li>{''.join(said)}</li>")
+    return f'<ul class="findings">\n{chr(10).join(items)}\n</ul>'
+
+
 def _text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
@@ -250,9 +339,10 @@ def _alt(name: str, figure: go.Figure, captions: Mapping[str, str]) -> str:
     return _text(f"{plain}. {captions[name]}")
 
 
-def _figure(name: str, div: str, figure: go.Figure, summary: Mapping[str, Any]) -> str:
+def _figure(name: str, div: str, figure: go.Figure, summary: Mapping[str, Any], opened: str) -> str:
     return page.FIGURE.substitute(
         name=name,
+        open=opened,
         heading=_text(_heading(name)),
         alt=_alt(name, figure, summary["captions"]),
         # The page's own script runs it, once the figure is in view.

@@ -9,6 +9,77 @@ import pandas as pd
 
 from workbench.figures.requests import Request
 
+# States of a control: sign, word, and what it means; a sign stands beside every colour.
+HOLDS, PARTLY, FALLS, OPEN = "holds", "partly", "falls", "open"
+STATES = {
+    HOLDS: ("\u2713", "the result stands out from this control on more than half of what was judged"),
+    PARTLY: ("~", "on some of it"),
+    FALLS: ("\u2717", "on none of it"),
+    OPEN: ("\u2013", "not judged"),
+}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The first sentences of a report, for somebody who reads no more; at most 35 words each.
+
+    Attributes
+    ----------
+    question, answer
+        What was asked, and what was found.
+    sure
+        n, spread and null, and the smallest difference that could have been found; empty where nothing was judged.
+    change
+        What could change the answer.
+    step
+        What to do next: a command or an option.
+    """
+
+    question: str
+    answer: str
+    sure: str = ""
+    change: str = ""
+    step: str = ""
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """Sentences by what they say, in their order; empty ones are left out."""
+        said = {
+            "Question": self.question,
+            "Answer": self.answer,
+            "How sure": self.sure,
+            "What could change it": self.change,
+            "What to do next": self.step,
+        }
+        return {label: sentence for label, sentence in said.items() if sentence}
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a result has to stand out from, and how often it does.
+
+    Attributes
+    ----------
+    name
+        Name of the control, as tables have it.
+    text
+        What was found, in a few words.
+    held, of
+        On how many of the measures that could be judged the result stands out from it.
+    """
+
+    name: str
+    text: str
+    held: int
+    of: int
+
+    @property
+    def state(self) -> str:
+        """Key of `STATES`."""
+        if self.of == 0:
+            return OPEN
+        return FALLS if self.held == 0 else HOLDS if 2 * self.held > self.of else PARTLY
+
 
 @dataclass(frozen=True)
 class Section:
@@ -21,13 +92,13 @@ class Section:
     tables
         Tables by name, as they are shown.
     answers
-        Sentences of the summary that say what was found.
+        Sentences that say what was found, one finding each.
     skipped
         What was not done, and why.
     cautions
         Sentences on what could be wrong.
     facts
-        Lines for the summary's list, by name.
+        Lines for the list of facts, by name.
     """
 
     figures: list[Request] = field(default_factory=list)
@@ -82,12 +153,16 @@ class Report:
 
     Attributes
     ----------
-    title, question
-        Headline, and the question that the command asks.
+    title, opening
+        Headline, and the sentences under it.
     data
         Where the cells are from, and how many of what there are.
     sections
         Parts of the report, in their order.
+    controls
+        What the answer has to stand out from, one mark each.
+    shows
+        Name of the figure that shows the answer; empty where there is none.
     n
         What was counted; empty: rows of the known tables are counted.
     algorithm
@@ -99,9 +174,11 @@ class Report:
     """
 
     title: str
-    question: str
+    opening: Opening
     data: str
     sections: Sequence[Section]
+    controls: Sequence[Control] = ()
+    shows: str = ""
     n: str = ""
     algorithm: str = ""
     explorer: str = ""

@@ -14,13 +14,12 @@ import pandas as pd
 import psutil
 
 from workbench.engine.code import code_of
+from workbench.engine.record import BEGUN, DONE, damaged, made_of, read_control
 from workbench.engine.tables import table_path, types_path, write_table
-from workbench.errors import ArtifactError
-from workbench.files import PART, digest, hash_file, plain, read_json, write_json
+from workbench.files import PART, digest, hash_file, plain, write_json
 
 Result = dict[str, Any]
 Results = Mapping[str, Result]
-_BEGUN, _DONE = "begun.json", "done.json"
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,23 @@ class Stage:
         results
             Of the stages that were done or kept before, by name.
         """
-        given = self.inputs(results) if callable(self.inputs) else self.inputs
         below = {name: results[name]["key"] for name in self.after}
-        return digest(self.name, plain(given), below, code_of(self.work) if self.version is None else self.version)
+        return digest(self.name, self.given(results), below, self.code)
+
+    def given(self, results: Results) -> Any:
+        """Its inputs, JSON-ready.
+
+        Parameters
+        ----------
+        results
+            Of the stages that were done or kept before, by name.
+        """
+        return plain(self.inputs(results) if callable(self.inputs) else self.inputs)
+
+    @property
+    def code(self) -> str | int:
+        """Hash of the code of its work, or the number that stands for it."""
+        return code_of(self.work) if self.version is None else self.version
 
     def left(self, out: Path, result: Result) -> list[Path]:
         """Files that its work has left outside its folder.
@@ -86,6 +99,31 @@ class Stage:
         return [*tables, *map(types_path, tables), *(out / file for file in self.files)]
 
 
+KEPT, GOES_ON, TO_MAKE, OPEN = "kept", "goes on", "to make", "depends"
+
+
+@dataclass(frozen=True)
+class StageState:
+    """What will become of a stage, known before anything is done.
+
+    Attributes
+    ----------
+    name
+        Name of the stage, as in `Stage.name`.
+    state
+        ``kept``; ``goes on`` where it was stopped; ``to make``; or ``depends`` on what stages before it will find.
+    why
+        Why it is made though it was made before, or which stages it depends on; empty where there is nothing to say.
+    seconds
+        Time that it took when it was last made in this folder; None where it never was.
+    """
+
+    name: str
+    state: str
+    why: str = ""
+    seconds: float | None = None
+
+
 def peak_memory() -> int:
     """Peak resident memory of this process so far, in bytes; what it holds now where the system keeps no peak."""
     if sys.platform == "win32":
@@ -94,79 +132,6 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def key_of(out: Path, name: str) -> str:
-    """Key of what a stage holds now, ended or not; empty where it was never begun.
-
-    Parameters
-    ----------
-    out
-        Output folder that holds ``stages/``.
-    name
-        Name of the stage, as in `Stage.name`.
-    """
-    folder = out / "stages" / name
-    return str((_read(folder / _DONE) or _read(folder / _BEGUN)).get("key", ""))
-
-
-def stands_on(out: Path, name: str, below: str) -> bool:
-    """Whether what a stage left was made on what another stage holds now; True where the folder does not say.
-
-    Parameters
-    ----------
-    out
-        Output folder that holds ``stages/``.
-    name
-        Name of the stage, as in `Stage.name`.
-    below
-        Name of a stage that it comes after.
-    """
-
-    def last(stage: str) -> dict[str, Any] | None:
-        folder = out / "stages" / stage
-        return _read(folder / _DONE) if (folder / _DONE).is_file() or (folder / _BEGUN).is_file() else None
-
-    own, under = last(name), last(below)
-    if own is None or under is None:
-        return True
-    # Begun and not ended: nothing is known to stand on it.
-    return bool(own and under) and own.get("after", {}).get(below, under["key"]) == under["key"]
-
-
-def damaged(out: Path, files: Mapping[str, Sequence[Any]], trust: bool = False) -> dict[str, str]:
-    """What happened to files since they were recorded: by name ``changed`` or ``removed``; those that are sound are left out.
-
-    Parameters
-    ----------
-    out
-        Folder that the names are relative to.
-    files
-        Size in bytes and hash of each file, by its name.
-    trust
-        Whether the size alone is looked at, which takes no time.
-    """
-    found = {}
-    for name, (size, content) in files.items():
-        path = out / name
-        if not path.is_file():
-            found[name] = "removed"
-        elif path.stat().st_size != size or not (trust or hash_file(path) == content):
-            found[name] = "changed"
-    return found
-
-
-def damaged_tables(out: Path) -> dict[str, str]:
-    """What happened to the tables of a run since its stages wrote them, by name of the table; sound ones are left out.
-
-    Parameters
-    ----------
-    out
-        Output folder that holds ``stages/``; one without has no record of its tables, and none is found.
-    """
-    recorded = [_made(folder).get("files", {}) for folder in (out / "stages").glob("*")]
-    tables = {name: given for files in recorded for name, given in files.items() if name.endswith(".csv")}
-    return {Path(name).stem: state for name, state in damaged(out, tables).items()}
 
 
 @dataclass
@@ -194,6 +159,38 @@ class StageRunner:
     # Damage that `plan` has found, by stage and key, so that no file is hashed twice.
     _seen: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
+    def states(self, stages: Sequence[Stage]) -> list[StageState]:
+        """What will be kept, go on or be made again, and why; files of finished stages are read for it, and nothing is done.
+
+        Parameters
+        ----------
+        stages
+            All that will be asked for, in their order.
+        """
+        known, pending, found = dict(self.results), list[str](), list[StageState]()
+        for stage in stages:
+            folder = self.out / "stages" / stage.name
+            made, begun = made_of(folder), read_control(folder / BEGUN)
+            # Inputs that are made of results may be read from the tables of stages that are to be made.
+            waits = [name for name in stage.after if name not in known] or (pending if callable(stage.inputs) else [])
+            if waits:
+                state, why = OPEN, f"depends on {', '.join(waits)}"
+            else:
+                key = stage.key(known)
+                known[stage.name], state, why = {"key": key}, TO_MAKE, ""
+                if made.get("key") == key:
+                    faults = self._seen[stage.name, key] = damaged(self.out, made["files"], self.trust)
+                    known[stage.name], state = {**made["result"], "key": key}, TO_MAKE if faults else KEPT
+                    why = "; ".join([f"{name} was {how}" for name, how in faults.items()][:1])
+                    why += f", and {len(faults) - 1} more files" if len(faults) > 1 else ""
+                elif made or begun:
+                    on = not made and begun.get("key") == key
+                    state, why = (GOES_ON, "") if on else (TO_MAKE, _difference(stage, made or begun, known))
+            if state != KEPT:
+                pending.append(stage.name)
+            found.append(StageState(stage.name, state, why, made.get("seconds")))
+        return found
+
     def plan(self, stages: Sequence[Stage]) -> None:
         """Say in a line what is kept, what goes on and what is made again, before anything long; nothing in a new folder.
 
@@ -202,23 +199,10 @@ class StageRunner:
         stages
             All that will be asked for, in their order.
         """
-        known = dict(self.results)
-        kept, going_on, again = list[str](), list[str](), list[str]()
-        for stage in stages:
-            # Inputs that are made of results may be read from the tables of stages that are to be made.
-            unknown = callable(stage.inputs) and (again or going_on)
-            key = stage.key(known) if not unknown and all(name in known for name in stage.after) else ""
-            made, folder = _made(self.out / "stages" / stage.name), self.out / "stages" / stage.name
-            if key and made.get("key") == key:
-                known[stage.name] = {**made["result"], "key": key}
-                faults = self._seen[stage.name, key] = damaged(self.out, made["files"], self.trust)
-                (again if faults else kept).append(stage.name)
-            elif key and not made and _read(folder / _BEGUN).get("key") == key:
-                going_on.append(stage.name)
-            else:
-                again.append(stage.name)
-        if kept or going_on:
-            said = {"kept": kept, "goes on": going_on, "to make": again}
+        found = self.states(stages)
+        said = {state: [one.name for one in found if one.state == state] for state in (KEPT, GOES_ON, TO_MAKE, OPEN)}
+        if said[KEPT] or said[GOES_ON]:
+            said["to make if what is before them changes"] = said.pop(OPEN)
             parts = [f"{what}: {', '.join(names)}" for what, names in said.items() if names]
             print(f"[stages] {'; '.join(parts)}", file=sys.stderr)
 
@@ -233,23 +217,24 @@ class StageRunner:
         if (known := self.kept(stage)) is not None:
             return known
         folder, key = self.out / "stages" / stage.name, stage.key(self.results)
-        done, begun = folder / _DONE, folder / _BEGUN
-        if folder.is_dir() and not (begun.is_file() and _read(begun).get("key") == key):
+        done, begun = folder / DONE, folder / BEGUN
+        if folder.is_dir() and not (begun.is_file() and read_control(begun).get("key") == key):
             shutil.rmtree(folder)
-        elif (made := _made(folder)).get("key") == key:
+        elif (made := made_of(folder)).get("key") == key:
             self._put_away(stage, made)
         done.unlink(missing_ok=True)
-        write_json(begun, {"key": key})
+        below = {name: self.results[name]["key"] for name in stage.after}
+        about = {"key": key, "after": below, "inputs": _parts(stage.given(self.results)), "code": stage.code}
+        write_json(begun, about)
         print(f"[{stage.name}] ...", file=sys.stderr)
         began = time.perf_counter()
         result = plain(stage.work(folder, {name: self.results[name] for name in stage.after}))
         seconds, peak = time.perf_counter() - began, peak_memory()
-        below = {name: self.results[name]["key"] for name in stage.after}
         files = {
             path.relative_to(self.out).as_posix(): [path.stat().st_size, hash_file(path)]
             for path in (*stage.left(self.out, result), *_inside(folder))
         }
-        made = {"key": key, "after": below, "seconds": seconds, "peak_bytes": peak, "files": files, "result": result}
+        made = {**about, "seconds": seconds, "peak_bytes": peak, "files": files, "result": result}
         write_json(done, {**made, "hash": digest(plain(made))})
         print(f"[{stage.name}] done in {seconds:.1f} s", file=sys.stderr)
         return self._remember(stage.name, {**result, "key": key}, seconds, peak, reused=False)
@@ -268,7 +253,7 @@ class StageRunner:
         """
         if not all(name in self.results for name in stage.after):
             return None
-        key, made = stage.key(self.results), _made(self.out / "stages" / stage.name)
+        key, made = stage.key(self.results), made_of(self.out / "stages" / stage.name)
         if made.get("key") != key:
             return None
         if faults := self._damage(stage.name, made):
@@ -328,31 +313,47 @@ def run_all(runner: StageRunner, stages: Sequence[Stage], parts: Sequence[str] =
     parts
         Parts that are asked for; all when empty.
     """
-    asked = [not parts or not stage.part or stage.part in parts for stage in stages]
-    runner.plan([stage for stage, wanted in zip(stages, asked, strict=True) if wanted])
-    for stage, wanted in zip(stages, asked, strict=True):
-        if wanted:
+    asked = wanted(stages, parts)
+    runner.plan(asked)
+    for stage in stages:
+        if any(stage is one for one in asked):
             runner.run(stage)
         else:
             runner.kept(stage, asked=False)
 
 
+def wanted(stages: Sequence[Stage], parts: Sequence[str]) -> list[Stage]:
+    """Stages of the parts that are asked for, and those that belong to no part.
+
+    Parameters
+    ----------
+    stages, parts
+        As in `run_all`.
+    """
+    return [stage for stage in stages if not parts or not stage.part or stage.part in parts]
+
+
+def _parts(given: Any) -> dict[str, str]:
+    """Hashes of inputs by name, by which a later command says which of them are others."""
+    return {name: digest(value) for name, value in (given if isinstance(given, dict) else {"": given}).items()}
+
+
+def _difference(stage: Stage, made: Mapping[str, Any], known: Results) -> str:
+    """Which of what a stage was begun with is otherwise now, as far as its record says."""
+    below = [f"stage {name}" for name, key in made.get("after", {}).items() if known.get(name, {}).get("key") != key]
+    old, new = made.get("inputs", {}), _parts(stage.given(known))
+    others = (
+        [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)] if "inputs" in made else []
+    )
+    code = ["code"] if "code" in made and made["code"] != stage.code else []
+    return f"others than before: {_sentence([*below, *filter(None, others), *code]) or 'inputs or code'}"
+
+
+def _sentence(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
 def _inside(folder: Path) -> list[Path]:
     """What a stage has left in its own folder, without what says so, locks, and halves of files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if path.name not in (_BEGUN, _DONE) and path.suffix not in (".lock", PART)]
-
-
-def _made(folder: Path) -> dict[str, Any]:
-    """The record of a finished stage; nothing where there is none that is whole."""
-    found = _read(folder / _DONE)
-    return found if found.pop("hash", "") == digest(found) else {}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What a control file holds; nothing where it is absent or was cut, for then the stage is done again."""
-    try:
-        found = read_json(file) if file.is_file() else {}
-    except ArtifactError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return [path for path in files if path.name not in (BEGUN, DONE) and path.suffix not in (".lock", PART)]

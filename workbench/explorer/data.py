@@ -16,7 +16,7 @@ from tqdm import tqdm
 from workbench.cells.genes import MIN_SHARE, match_cells
 from workbench.cells.panel import choose_panel
 from workbench.engine.folder import RESOLVED, check_layout
-from workbench.engine.stages import stands_on
+from workbench.engine.record import stands_on
 from workbench.engine.tables import read_table, table_path
 from workbench.errors import ArtifactError, EvaluationError
 from workbench.evidence.ruler import Ruler, load_ruler

@@ -51,3 +51,4 @@ def text(name: str) -> str:
 
 REPORT, FIGURE_PAGE = template("report.html"), template("figure_page.html")
 FIGURE, TABLE, PROVENANCE = template("figure.html"), template("table.html"), template("provenance.html")
+FOLD, CONTROLS = template("fold.html"), template("controls.html")

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from workbench.engine.stages import damaged_tables
+from workbench.engine.record import damaged_tables
 from workbench.engine.tables import read_tables, there
 from workbench.errors import EvaluationError, OutputError, unknown_name
 from workbench.figures.gallery import GALLERY, Entry, Tables

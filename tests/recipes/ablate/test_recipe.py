@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import sys
@@ -39,6 +40,12 @@ from workbench.stats import benjamini_hochberg, spearman
 
 TABLES = ["agreement", "attribution", "draws", "effects", "interactions", "transfer"]
 STAGES = ["sweep", "effects", "draws", "pairs", "interactions", "attribution", "transfer"]
+
+
+def read(report):
+    """The words of a page, whatever they are marked up with."""
+    text = re.sub(r"<script.*?</script>", "", report, flags=re.DOTALL)
+    return html.unescape(re.sub(r"(\s|<[a-z/][^>]*>)+", " ", text))
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +201,7 @@ def test_draws_of_cells_are_of_the_same_sweep_and_beside_it(made, first):
         np.testing.assert_allclose(each.mean(axis=1), heads["effect"], atol=1e-6)
         np.testing.assert_allclose(each.std(axis=1), rows["sd"], atol=1e-6)
         assert rows["n_found"].between(0, 4).all()
-    said = html.unescape(first.report)
+    said = read(first.report)
     assert "Label loss, 4 disjoint draws of 6 cells or more: " in said and "sd of a head's effect over draws " in said
     assert "No p of a head is below 0.02 (48 null draws): one of 8 heads alone cannot reach q <= 0.05" in said
     assert "of 48 draws, q " in said and "by these draws no single one can reach q <= 0.05" in said
@@ -294,14 +301,14 @@ def test_the_report_says_which_head_matters_and_against_what_null(made, first):
         "the null turns the head's change by a random orthogonal matrix",
         f"workbench ablate {first.out / 'resolved.yaml'} --out {first.out}",
     ):
-        assert said in first.report, said
+        assert said in read(first.report), said
     text = re.sub(r"<script.*?</script>|<table.*?</table>", "", first.report, flags=re.DOTALL)
     assert not re.search(r"\bnan\b", text)
 
 
 def test_the_written_configuration_gives_the_same_tables_from_anywhere(first, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("workbench.engine.recipe.write_results", lambda *_: None)  # stages write the tables
+    monkeypatch.setattr("workbench.engine.recipe.write_results", lambda *_: ())  # stages write the tables
     assert main(["ablate", str(first.out / "resolved.yaml"), "--out", "again"]) == 0
     for name in TABLES:
         found, wanted = table(tmp_path / "again", name), table(first.out, name)
@@ -313,7 +320,9 @@ def test_the_written_configuration_gives_the_same_tables_from_anywhere(first, tm
 def test_a_finished_run_is_not_done_again(made, first, evaluations, capsys):
     before = (first.out / "tables" / "effects.csv").read_bytes()
     assert main(["ablate", str(made.path), "--out", str(first.out), "--backend", "threading"]) == 0
-    assert capsys.readouterr().out == f"Report: {first.out / 'report.html'}\n"
+    *opening, last = capsys.readouterr().out.splitlines()
+    assert opening == read_json(first.out / "metrics.json")["opening"] and len(opening) == 5
+    assert last == f"Report: {first.out / 'report.html'}"
     assert not evaluations and (first.out / "tables" / "effects.csv").read_bytes() == before
 
 
@@ -428,7 +437,10 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
     for row in (["head", "ablations", str(n)], ["head", "null", "draws", str(6 * n)], ["mlp", "ablations", "2"]):
         assert ["mean", *row] in rows
     assert ["set", "ablations", "1"] in [row[1:] for row in rows] and ["L0H0", "mean", "head"] in rows
-    assert f"{N_CELLS // BLOCK} tasks of up to {BLOCK} cells, 0 done. About " in said and " on one worker" in said
+    sweep = next(row for row in rows if row[:1] == ["sweep"])
+    assert sweep[1:4] == ["to", "make", str(N_CELLS)] and sweep[5] == str(N_CELLS // BLOCK) and "MiB" in sweep
+    assert " for sweep (a guess from one pass over a few cells)" in said
+    assert "Time not known: effects, draws, pairs, interactions, attribution" in said
     assert (
         "Up to 3 pairs of the top heads across layers, with 13 others beside and 12 pairs of one layer as a control. "
         in said
@@ -439,7 +451,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
     )
     assert not out.exists() and not evaluations
     assert main(["ablate", str(made.path), "--out", str(first.out), "--dry-run"]) == 0
-    assert f"{N_CELLS // BLOCK} done. About 0 s" in capsys.readouterr().out
+    assert "All stages are kept; only the report is written again." in capsys.readouterr().out
+    assert main(["ablate", str(made.path), "--out", str(first.out), "--dry-run", "--json", "--set", "seed=9"]) == 0
+    stages = json.loads(capsys.readouterr().out)["dry_run"]["stages"]
+    sweep = next(one for one in stages if one["name"] == "sweep")
+    assert sweep["state"] == "to make" and sweep["why"].startswith("others than before: ") and "seed" in sweep["why"]
+    assert sweep["seconds"] > 0 and sweep["basis"] == "when it was last made here"
+    pairs = next(one for one in stages if one["name"] == "pairs")
+    assert (pairs["state"], pairs["why"]) == ("depends", "depends on sweep, effects, draws")
 
 
 @pytest.mark.parametrize(
@@ -474,8 +493,8 @@ def test_backends_that_are_none_are_said(made, tmp_path, capsys):
     start = ["ablate", str(made.path), "--out", str(tmp_path / "out")]
     for options, said in ((["--backend", "loki"], "did you mean 'loky'"), (["--jobs", "0"], "--jobs is 0")):
         assert main([*start, *options]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("ConfigError: ") and said in error and error.count("\n") == 1
+        progress, error = capsys.readouterr().err.splitlines()
+        assert progress.startswith("[ablate] ") and error.startswith("ConfigError: ") and said in error
     assert not (tmp_path / "out").exists()
 
 

@@ -470,3 +470,16 @@ def test_a_cohort_that_measures_none_of_the_genes_is_refused(cells, checkpoint, 
     transfer = {"other": {"data": {"name": "other.h5ad", "cell_type": "label"}}}
     path = write(tmp_path, checkpoint, cells[:, 3:].copy(), transfer=transfer)
     assert "Cohort 'other' measures none of the genes" in refused(path, tmp_path / "out")
+
+
+def test_a_dry_run_counts_methods_and_splits_and_makes_nothing(campaign, tmp_path, capsys):
+    found = []
+    for out in (tmp_path / "out", campaign.out):
+        assert main(["benchmark", str(campaign.path), "--out", str(out), "--dry-run", "--json"]) == 0
+        found.append({one["name"]: one for one in json.loads(capsys.readouterr().out)["dry_run"]["stages"]})
+    new, kept = found
+    splits = len(table(campaign.out, "splits"))
+    assert new["campaign"]["tasks"] == splits * len(METHODS) and new["audit"]["tasks"] == len(METHODS)
+    assert new["operators"]["disk"] is None and new["operators"]["why"] == "depends on cells"
+    assert {one["state"] for one in kept.values()} == {"kept"} and kept["operators"]["disk"] > 0
+    assert not (tmp_path / "out").exists()

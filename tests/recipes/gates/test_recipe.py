@@ -364,3 +364,15 @@ def test_figures_of_such_cohorts_are_drawn_again_from_their_tables(named, capsys
     (out / "figures" / "gates.json").unlink()
     assert main(["figures", str(out), "--only", "gates"]) == 0
     assert (out / "figures" / "gates.json").read_bytes() == before
+
+
+def test_a_dry_run_counts_gates_and_heads_and_makes_nothing(config, tmp_path, capsys):
+    given = [part for one in QUICK for part in ("--set", one)]
+    assert main(["gates", str(config), *given, "--out", str(tmp_path / "out"), "--dry-run", "--json"]) == 0
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["dry_run"]["stages"]}
+    read, cohorts = settings(config), len(settings(config).cohorts)
+    assert found["gates"]["tasks"] == cohorts * len((MODEL, *CONTROLS, *NEGATIVES)) and "screen" in found
+    assert found["screen"]["tasks"] == 2 + len(CONTROLS) and found["cohorts"]["cells"] > 0
+    # These operators are made of the weights alone.
+    assert read.operator != "attention" and found["operators"]["passes"] == 0 and found["operators"]["seconds"] is None
+    assert found["operators"]["disk"] > 0 and not (tmp_path / "out").exists()

@@ -159,7 +159,7 @@ def test_an_interrupted_evaluation_trains_nothing_again(config, trained, tmp_pat
 def test_a_checkpoint_of_other_origin_is_not_overwritten(config, tmp_path, capsys, name):
     (tmp_path / name).write_text("somebody's")
     assert main(["pretrain", str(config), "--out", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("OutputError: ") and f"holds {name}, which the workbench did not make" in error
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "somebody's"
 
@@ -200,3 +200,12 @@ def test_unknown_settings_from_python():
         ConfigError, match="Unknown key 'settings.leraning_rate': did you mean 'settings.learning_rate'"
     ):
         make_config(PretrainConfig, out="x", settings={"leraning_rate": 1})
+
+
+def test_a_dry_run_says_what_a_training_has_to_do_and_makes_nothing(config, tmp_path, capsys):
+    assert main(["pretrain", str(config), "--out", str(tmp_path / "made"), "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["dry_run"]
+    train, evaluation, card = found["stages"]
+    assert (train["passes"], train["state"]) == (4 * 6, "to make") and train["cells"] + evaluation["cells"] == 40
+    assert card["why"] == "" and found["time_not_known"] == ["train", "evaluation", "card"]
+    assert not (tmp_path / "made").exists()

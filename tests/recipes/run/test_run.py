@@ -557,3 +557,30 @@ def test_the_picture_is_umap_s(first, tmp_path, monkeypatch):
 def test_a_table_that_is_gone_is_made_again(again):
     (again.out / "tables" / "drift_genes.csv").unlink()
     assert "drift" not in again() and (again.out / "tables" / "drift_genes.csv").is_file()
+
+
+def test_a_dry_run_knows_what_a_run_will_leave_and_makes_nothing(first, tmp_path, capsys):
+    for out, more in ((tmp_path / "new" / "out", []), (first.out, ["--set", "adaptor.k=2"])):
+        before = sorted(out.rglob("*"))
+        assert main(["run", str(first.path), "--out", str(out), "--dry-run", "--json", *more]) == 0
+        found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["dry_run"]["stages"]}
+        assert list(found) == STAGES and sorted(out.rglob("*")) == before
+        # The sizes are those of the files that such a run leaves, but for their headers.
+        size = sum(path.stat().st_size for path in (first.out / "stages" / "operators").glob("operators-*.safetensors"))
+        assert found["operators"]["disk"] == pytest.approx(size, rel=0.2) and found["operators"]["passes"] == len(read_table(
+            table_path(first.out, "cells")
+        ))  # fmt: skip
+    assert found["operators"]["state"] == "kept" and found["heads"]["why"] == "others than before: adaptor"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_cleaned_run_still_draws_applies_and_goes_on(again, cells, tmp_path, capsys):
+    out = again.out
+    capsys.readouterr()
+    assert main(["clean", str(out), "--stages"]) == 0 and "Removed: " in capsys.readouterr().out
+    assert not list(out.glob("stages/**/*.safetensors"))
+    assert main(["figures", str(out), "--only", "heads"]) == 0
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    assert main(["apply", str(out / "algorithm"), str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "x.h5ad")]) == 0
+    kept = again()
+    assert not {"operators", "untrained", "cells"} & set(kept) and {"heads", "readouts", "algorithm"} <= set(kept)

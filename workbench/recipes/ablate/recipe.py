@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from workbench.ablation.grid import describe_grid
 from workbench.ablation.sites import Ablation
 from workbench.ablation.study import Study
 from workbench.ablation.sweeping import make_tasks, peak_bytes
-from workbench.engine.folder import check_folder
+from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Recipe
-from workbench.engine.stages import Stage, key_of
-from workbench.engine.sweep import finished
+from workbench.engine.stages import Stage
 from workbench.recipes.ablate import tables
-from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.context import AblationContext
 from workbench.recipes.ablate.sections import report
 from workbench.recipes.ablate.sweep import sweep_stage
+from workbench.recipes.loads import seconds_per_cell
 from workbench.stats import enough_draws
 
 
@@ -72,35 +68,40 @@ def stages(context: AblationContext) -> list[Stage]:
     return listed
 
 
-RECIPE = Recipe("ablate", AblationContext, stages, report)
-
-
-def dry_run(config: AblationConfig, out: Path) -> str:
-    """The grid, what of it is done, and an estimate of the time, without doing it.
+def expects(context: AblationContext) -> Expected:
+    """Tasks, memory and time of the sweep, and its grid; without pairs, attribution and contrasts.
 
     Parameters
     ----------
-    config
-        Configuration of the ablation that would be run.
-    out
-        Output folder of the ablation; nothing in it is made or changed.
-
-    Raises
-    ------
-    WorkbenchError
-        Whatever the command itself would refuse before any work.
+    context
+        Configuration of the ablation, and its study, which is prepared for this.
     """
-    check_folder(out, RECIPE.name)
-    context = AblationContext(config, out)
-    stage, folder = stages(context)[0], context.folder("sweep")
-    study, grid, held = context.study, context.grid, key_of(out, stage.name)
-    tasks, own = make_tasks(len(study.tokens), study, grid, config.sweep.block), held == stage.key({})
-    done = len(finished(folder, {}, tasks)) if own else 0
-    other = f" '{folder}' holds another sweep, which this one would replace: choose another --out to keep it."
-    seconds = _seconds_per_cell(study) * _passes(study, grid) * len(study.tokens) * (1 - done / len(tasks))
+    config, study, grid = context.config, context.study, context.grid
+    n, tasks, passes = (
+        len(study.tokens),
+        make_tasks(len(study.tokens), study, grid, config.sweep.block),
+        _passes(study, grid),
+    )
+    seconds = seconds_per_cell(study.model, study.tokens[: min(8, n)]) * passes * n
     seconds *= 2 if any(m.masked for m in study.metrics) and not all(m.masked for m in study.metrics) else 1
-    table = describe_grid(grid)
-    shape, heads = context.model.config, len(context.heads)
+    sweep = Load(
+        n,
+        round(passes * n),
+        len(tasks),
+        peak_bytes(study, grid),
+        seconds=seconds,
+        basis="a guess from one pass over a few cells",
+    )
+    return Expected({"sweep": sweep}, _grid_text(context))
+
+
+RECIPE = Recipe("ablate", AblationContext, stages, report, expects=expects)
+
+
+def _grid_text(context: AblationContext) -> str:
+    """The grid, and what can be told from so many draws and pairs."""
+    config, study, grid = context.config, context.study, context.grid
+    table, shape, heads = describe_grid(grid), context.model.config, len(context.heads)
     said = [tables.heads_floor(heads, config.sweep.null_draws)]
     if heads and config.draws > 1:
         each = len(study.tokens) // config.draws
@@ -111,35 +112,16 @@ def dry_run(config: AblationConfig, out: Path) -> str:
         drawn = min(enough_draws(top), math.comb(heads, 2) - within - top)
         beside = f"with {drawn} others beside and {min(within, tables.CONTROLS)} pairs of one layer as a control"
         said.append(f"Up to {top} pairs of the top heads across layers, {beside}. {tables.pairs_floor(top, drawn)}")
-    more = "".join(f"\n{sentence}" for sentence in said if sentence).rstrip()
     counts = table.assign(null=np.where(table["null"] >= 0, "null draws", "ablations"))
     shown = counts.groupby(["how", "kind", "null"]).size().rename("number").reset_index().to_string(index=False)
     first = table.loc[table["null"] < 0, ["places", "how", "kind"]].head(12).to_string(index=False)
-    return (
-        f"{len(grid)} ablations of {len(study.tokens)} cells, judged by {', '.join(study.names)}\n{shown}\n\n"
-        f"The first of them:\n{first}\n\n"
-        f"{len(tasks)} tasks of up to {config.sweep.block} cells, {done} done. About {_human(seconds)} on one worker "
-        "(a guess from one pass over a few cells), without pairs, attribution and contrasts. About "
-        f"{peak_bytes(study, grid) / 2**30:.2f} GiB of memory a worker, beside the model."
-        f"{other if held and not own else ''}{more}"
-    )
-
-
-def _seconds_per_cell(study: Study) -> float:
-    few = study.tokens[: min(8, len(study.tokens))].to(study.model.device, study.model.dtype)
-    with torch.no_grad():
-        study.model(few)
-        began = time.perf_counter()
-        study.model(few)
-    return (time.perf_counter() - began) / len(few)
+    return "\n".join([
+        f"\n{len(grid)} ablations of {len(study.tokens)} cells, judged by {', '.join(study.names)}:\n{shown}",
+        f"\nThe first of them:\n{first}\n",
+        *filter(None, said),
+    ])  # fmt: skip
 
 
 def _passes(study: Study, grid: list[Ablation]) -> float:
     n = study.model.config.n_layers
     return 2 + sum((n - one.first_layer - 0.5) / n for one in grid)
-
-
-def _human(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,14 +12,10 @@ from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.recipes.ablate.context import AblationContext
+from workbench.recipes.ablate.opening import controls, opening
 from workbench.recipes.ablate.tables import heads_floor, pairs_by, pairs_floor
 from workbench.stats import spearman
 
-_QUESTION = (
-    "Which attention heads carry what the model knows of these cells: how far does replacing one head's "
-    "output change the cell embedding, the predictions and what can be read from it, and is that more than a "
-    "random change of the same size does?"
-)
 _NULL = "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
 
 
@@ -40,11 +36,20 @@ def report(context: AblationContext, results: Results) -> Report:
         "interactions": _interactions,
         "transfer": _transfer,
     }
+    sections = [section(context) for name, section in parts.items() if name in results]
+    tables = Section.joined(sections).tables
+    # The opening speaks of the metrics of all cells, and of the first way of ablating.
+    single = [m.name for m in context.study.metrics if m.label is None]
+    for name in {"effects", "draws"} & set(tables):
+        table = tables[name]
+        tables[name] = table[(table["how"] == context.config.sweep.how[0]) & table["metric"].isin(single)]
     return Report(
         title=f"{context.config.name}: which heads matter for what",
-        question=_QUESTION,
+        opening=opening(tables, 0 if context.study.donors is None else len(set(context.study.donors))),
         data=context.cells.uns["workbench"]["source"],
-        sections=[*(section(context) for name, section in parts.items() if name in results), _left_out(context)],
+        sections=[*sections, _left_out(context)],
+        controls=controls(tables),
+        shows=f"heads_{_slug(single[0])}" if context.config.sweep.heads else "",
         n=f"{len(context.study.tokens)} cells, {len(context.grid)} ablations with null draws",
     )
 
@@ -54,7 +59,7 @@ def _effects(context: AblationContext) -> Section:
     how, single = config.sweep.how[0], [m.name for m in context.study.metrics if m.label is None]
     figures = []
     for name in single if config.sweep.heads else ():
-        slug = "".join(c if c.isalnum() else "_" for c in name.split(" (")[0])
+        slug = _slug(name)
         caption = f"Change of {name} when a head's output is replaced ({how}); {_NULL}."
         figures.append(Request(f"effect_{slug}", caption, "effect", {"metric": name, "how": how}))
         bars = _bars(context, table[table["metric"] == name])
@@ -74,6 +79,10 @@ def _effects(context: AblationContext) -> Section:
             "Controls": f"{config.sweep.null_draws} null draws per head: its change turned in a random direction",
         },
     )
+
+
+def _slug(metric: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in metric.split(" (")[0])
 
 
 def _answer(rows: pd.DataFrame, name: str) -> str:

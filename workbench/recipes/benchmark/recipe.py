@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cells.expression import expression_hash
+from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Recipe, execute
 from workbench.engine.stages import Results, Stage
 from workbench.engine.sweep import Backend
@@ -17,7 +18,7 @@ from workbench.evidence.peers import peer_versions
 from workbench.files import digest
 from workbench.models.outputs import need_cell
 from workbench.operators.operator import check_spec
-from workbench.recipes.benchmark.cells import cells_stage
+from workbench.recipes.benchmark.cells import GENES, cells_stage
 from workbench.recipes.benchmark.config import BenchmarkConfig
 from workbench.recipes.benchmark.context import BenchmarkContext
 from workbench.recipes.benchmark.operators import operators_stage, transfer_stage, untrained_stage
@@ -25,6 +26,7 @@ from workbench.recipes.benchmark.sections import report
 from workbench.recipes.benchmark.splits import INTERNAL, split_of
 from workbench.recipes.benchmark.statistics import TABLES, statistics_stage
 from workbench.recipes.benchmark.tasks import audit_stage, campaign_stage
+from workbench.recipes.loads import passes_load
 from workbench.requirements import installed
 
 
@@ -191,4 +193,32 @@ def method_inputs(context: BenchmarkContext) -> dict[str, Any]:
     }
 
 
-RECIPE = Recipe("benchmark", BenchmarkContext, stages, report)
+def expects(context: BenchmarkContext) -> Expected:
+    """What stages of a campaign have to do: passes over the cohorts, methods on splits that are tasks.
+
+    Parameters
+    ----------
+    context
+        Campaign whose cells, methods and model are read for this.
+    """
+    drawn = {name: len(rows) for name, rows in context.drawn.items()}
+    # Which genes the operators are between, is known once the stage `cells` has chosen a panel for each split.
+    genes = len(context.genes) if (context.folder("cells") / GENES).is_file() else None
+    read = passes_load(context, context.tokenizer(INTERNAL), genes, always=True)
+    again = read if context.config.operator == "attention" else Load(read.cells, 0, disk=read.disk)
+    others = sum(drawn.values()) - drawn[INTERNAL]
+    # A cell of another cohort is taken to need as long as one of the internal cells.
+    seconds = None if read.seconds is None else read.seconds / drawn[INTERNAL] * others
+    tasks = len(context.methods) * len(context.holdouts)
+    loads = {
+        "cells": Load(sum(drawn.values())),
+        "operators": read,
+        "transfer": Load(others, others, seconds=seconds, basis=read.basis),
+        "untrained": again,
+        "audit": Load(drawn[INTERNAL], tasks=len(context.methods)),
+        "campaign": Load(sum(drawn.values()), tasks=tasks),
+    }
+    return Expected(loads)
+
+
+RECIPE = Recipe("benchmark", BenchmarkContext, stages, report, expects=expects)

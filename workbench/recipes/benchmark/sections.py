@@ -17,6 +17,7 @@ from workbench.evidence.methods import COMPACT, CONTROL, LAYERS
 from workbench.evidence.statistics import cautions
 from workbench.figures.checks import records
 from workbench.figures.requests import Request
+from workbench.recipes.benchmark.opening import controls, opening
 from workbench.recipes.benchmark.splits import HOLDOUT, INTERNAL, STRATIFIED
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def report(context: BenchmarkContext, results: Results) -> Report:
     )
     return Report(
         title=f"{config.name}: the extracted algorithm beside what else one could use",
-        question=f"On cells that nothing was fitted on, where is {config.ours} better, where worse, and where no different "
-        "from every other method?",
+        opening=opening(tables, config.ours, bool(config.transfer)),
         data=f"{context.sources}. {results['cells']['n_genes']} genes. {sizes}.",
         sections=[
             comparison_section(context, tables),
@@ -71,6 +71,8 @@ def report(context: BenchmarkContext, results: Results) -> Report:
             *([] if config.expected is None else [_published(context, tables)]),
             Section(skipped=_skipped(tables) + unplaced, cautions=_CAUTIONS),
         ],
+        controls=controls(tables),
+        shows="benchmark_tally",
         left_out=("scores",),
     )
 

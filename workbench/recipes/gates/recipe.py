@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from workbench.cells.datasets import values_hash
+from workbench.console import columns
+from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Executed, Recipe, execute
 from workbench.engine.stages import Stage
 from workbench.engine.sweep import Backend
@@ -22,9 +24,11 @@ from workbench.recipes.gates.config import GatesConfig
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.gates import gates_stage, verdict_stage
 from workbench.recipes.gates.geometry import geometry_stage
+from workbench.recipes.gates.maps import CONTROLS, MODEL, NEGATIVES
 from workbench.recipes.gates.operators import operators_stage
 from workbench.recipes.gates.screen import screen_stage
 from workbench.recipes.gates.sections import report
+from workbench.recipes.loads import passes_load
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def gates_text(result: GatesResult) -> str:
     shown = table[
         ["cohort", "role", "gate", "value", "rule", "threshold", "null_mean", "margin", "n", "unit", "p", "status"]
     ]
-    lines = shown.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.3g}")
+    lines = shown.to_string(index=False, na_rep="-", line_width=columns(), float_format=lambda value: f"{value:.3g}")
     notes = [f"  {row.cohort}, {row.gate}: {row.note}" for row in table.itertuples() if row.status == "not applicable"]
     said = f"Not passed, though required: {'; '.join(result.unmet)}." if result.unmet else "All required gates pass."
     more = ["Not applicable:", *notes] if notes else []
@@ -199,4 +203,25 @@ def operator_inputs(context: GatesContext) -> dict[str, Any]:
     }
 
 
-RECIPE = Recipe("gates", GatesContext, stages, report)
+def expects(context: GatesContext) -> Expected:
+    """What stages of a gate run have to do: a pass over the internal cohort, gates and heads that are tasks.
+
+    Parameters
+    ----------
+    context
+        Gate run whose cells, genes and model are read for this.
+    """
+    config, shape = context.config, context.model.config
+    n = sum(map(len, context.cells.values()))
+    tokens = context.tokens_of(context.cells[context.internal], context.data_of(context.internal))
+    tasks = len(config.cohorts) * len((MODEL, *CONTROLS, *NEGATIVES))
+    loads = {
+        "cohorts": Load(n),
+        "operators": passes_load(context, tokens, len(context.genes)),
+        "gates": Load(n, tasks=tasks),
+        "screen": Load(n, tasks=shape.n_layers * shape.n_heads + len(CONTROLS)),
+    }
+    return Expected(loads)
+
+
+RECIPE = Recipe("gates", GatesContext, stages, report, expects=expects)

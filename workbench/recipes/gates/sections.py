@@ -14,6 +14,7 @@ from workbench.evidence.gate_table import NOT_APPLICABLE, beside_holdouts, listi
 from workbench.figures.requests import Request
 from workbench.operators.controls import CODE, IDENTITY
 from workbench.recipes.gates.maps import CONTROLS, DRAWN, NEGATIVES, NOT_ASKED, WHOLE
+from workbench.recipes.gates.opening import marks, opening
 
 if TYPE_CHECKING:
     from workbench.recipes.gates.context import GatesContext
@@ -50,10 +51,14 @@ def report(context: GatesContext, results: Results) -> Report:
     )
     screen = screen_section(context) if "screen" in results else _no_screen(context)
     unplaced = [one for name, (_, labels) in context.places.items() for one in without_place(labels, name)]
+    question = (
+        f"Does the latent of the model's {config.operator} operator ({config.adaptor.name}) follow the {context.ruler.name} ruler on "
+        "unseen cells, beyond null rulers and controls?"
+    )
+    gates, controls = context.read("gates"), context.read("controls")
     return Report(
         title=f"{config.name}: do the gates pass",
-        question=f"Does the latent of a linear adaptor on the model's {config.operator} operator ({config.adaptor.name}) "
-        f"follow the {context.ruler.name} ruler on anchors it has not seen, beyond null rulers and controls?",
+        opening=opening(question, gates, controls, results["verdict"]["unmet"]),
         data=f"{context.sources}. {results['cohorts']['n_genes']} genes. {sizes}.",
         sections=[
             gates_section(context, results),
@@ -61,6 +66,8 @@ def report(context: GatesContext, results: Results) -> Report:
             geometry_section(context, results),
             Section(tables={"cohorts": cohorts}, skipped=unplaced, cautions=_CAUTIONS),
         ],
+        controls=marks(gates, controls),
+        shows="gates",
     )
 
 

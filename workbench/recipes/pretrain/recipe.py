@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage
 from workbench.errors import ConfigError
@@ -53,4 +54,20 @@ def stages(context: PretrainContext) -> list[Stage]:
     ]
 
 
-RECIPE = Recipe("pretrain", PretrainContext, stages, report, files=(*train.FILES, *card.FILES))
+def expects(context: PretrainContext) -> Expected:
+    """What a training has to do: cells that are trained on, and passes with their gradients.
+
+    Parameters
+    ----------
+    context
+        Configuration and cells of the training.
+    """
+    settings, n = context.config.settings, len(context.data.train)
+    loads = {
+        "train": Load(n, settings.steps * min(settings.batch_size, n)),
+        "evaluation": Load(len(context.data.held_out)),
+    }
+    return Expected(loads, f"{settings.steps:,} steps with gradients, of up to {settings.batch_size} cells each.")
+
+
+RECIPE = Recipe("pretrain", PretrainContext, stages, report, expects=expects, files=(*train.FILES, *card.FILES))

@@ -7,8 +7,7 @@ from typing import Any
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.recipes.pretrain.context import PretrainContext
-
-_MODEL, _BEST = "expression decoder", "best possible (ties only)"
+from workbench.recipes.pretrain.opening import BEST, MODEL, controls, opening
 
 
 def report(context: PretrainContext, results: Results) -> Report:
@@ -39,21 +38,21 @@ def report(context: PretrainContext, results: Results) -> Report:
     )
     return Report(
         title=f"A checkpoint trained on {context.cells.uns['workbench']['name']}",
-        question="How well does the model predict expression values that are hidden from it in cells that it was not trained "
-        "on, and is that better than predictors without a transformer?",
+        opening=opening(evaluation, results["train"]["n_train"]),
         data=context.source,
         sections=[section],
+        controls=controls(evaluation),
         n=f"{results['train']['n_train']} cells trained on, {results['train']['n_held_out']} held out, "
         f"{results['train']['n_genes']} genes",
     )
 
 
 def _answer(ratio: float, rows: Any) -> str:
-    ours: Any = rows.loc[_MODEL]
-    simple = rows["mse"].drop([name for name in rows.index if "decoder" in name or name == _BEST])
+    ours: Any = rows.loc[MODEL]
+    simple = rows["mse"].drop([name for name in rows.index if "decoder" in name or name == BEST])
     return (
         f"With {ratio:.0%} of the values hidden, the expression decoder errs by {ours['mse']:.1f} bins squared (95 % over cells "
         f"{ours['low']:.1f} to {ours['high']:.1f}, n = {int(ours['n_cells'])}), {ours['gain']:+.1%} less than the gene mean; "
         f"the best of the simple predictors, {simple.idxmin()}, errs by {simple.min():.1f}, and "
-        f"{rows['mse'][_BEST]:.1f} is the least that ties between bins allow."
+        f"{rows['mse'][BEST]:.1f} is the least that ties between bins allow."
     )

@@ -12,12 +12,12 @@ from workbench.engine.section import Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.figures.style import assign_colors
-from workbench.operators.controls import IDENTITY
 from workbench.operators.operator import head_name
 from workbench.recipes.run.context import ANCHOR_CONTROLS, RunContext
 from workbench.recipes.run.export import TABLES as EXPORTED
 from workbench.recipes.run.heads import SENSITIVITY
 from workbench.recipes.run.heads import TABLES as HEADS
+from workbench.recipes.run.opening import above_plain
 from workbench.recipes.run.readouts import TABLES as READOUTS
 
 _ALPHA = 0.05
@@ -82,7 +82,12 @@ def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str
 
 
 def _answers(context: RunContext, results: Results, tables: Tables) -> list[str]:
-    answers = [_verdict(context, tables)]
+    wins, total = above_plain(context.config.adaptor.name, tables)
+    answers = [
+        f"On {wins} of {total} holdouts and endpoint metrics the model's operator is above the same adaptor on plain expression."
+        if total
+        else "On these data no holdout and no endpoint metric could be judged; what was skipped says why."
+    ]
     answers.append(f"On held-out anchors, rank correlation with the ruler: {'; '.join(_held_out(context, tables))}.")
     answers.append(_drawn_said(tables["holdouts"]))
     answers.append(_readouts_said(tables["added"]))
@@ -175,21 +180,3 @@ def _plain(name: str) -> str:
     """A representation by what the adaptor acts on."""
     short = name.removesuffix(" (log-normalised panel)")
     return short.removeprefix("latent (LET on ").removesuffix(")") if short.startswith("latent (") else short
-
-
-def _verdict(context: RunContext, tables: Tables) -> str:
-    """Say first whether the model's operator beat the same adaptor without the model, anywhere."""
-    kind, ours = context.config.adaptor.name, context.ours
-    held = (
-        tables["holdouts"].query("status == 'ok'").pivot_table(index="holdout", columns="operator", values="spearman")
-    )
-    read = tables["readouts"].query("status == 'ok'")
-    wide = read.pivot_table(index=["endpoint", "metric"], columns="representation", values="value")
-    wins = int((held[kind] > held[IDENTITY]).sum()) if kind in held else 0
-    wins += int((wide[ours] > wide[f"latent (LET on {IDENTITY})"]).sum()) if ours in wide else 0
-    total = len(held) * (kind in held) + len(wide)
-    if total == 0:
-        return "On these data no holdout and no endpoint metric could be judged; what was skipped says why."
-    if wins == 0:
-        return f"On these data the model's operator adds nothing: on all {total} holdouts and endpoint metrics the same adaptor on plain expression does as well or better."
-    return f"On {wins} of {total} holdouts and endpoint metrics the model's operator is above the same adaptor on plain expression."

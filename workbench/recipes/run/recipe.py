@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from workbench.cells.anchors import make_anchors
+from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Recipe, execute
 from workbench.engine.stages import Result, Stage
 from workbench.engine.sweep import Backend
@@ -23,6 +24,7 @@ from workbench.factors.gene_sets import GeneSets, load_gene_sets, usable_terms
 from workbench.files import digest
 from workbench.models.outputs import need_cell
 from workbench.operators.operator import FeatureMapSpec, check_spec
+from workbench.recipes.loads import passes_load
 from workbench.recipes.run import inputs
 from workbench.recipes.run.cells import cells_stage
 from workbench.recipes.run.compaction import compaction_stage
@@ -168,7 +170,28 @@ def _check_side(context: RunContext, obs: pd.DataFrame, held_out: bool, where: s
         )
 
 
-RECIPE = Recipe("run", RunContext, stages, report)
+def expects(context: RunContext) -> Expected:
+    """What stages of a run have to do: passes over the cells, splits that are tasks.
+
+    Parameters
+    ----------
+    context
+        Run whose cells, panel and model are read for this.
+    """
+    config, n = context.config, len(context.adata)
+    read = passes_load(context, context.tokenizer, len(context.panel), always=True)
+    # Of the untrained model nothing but the operators is wanted.
+    again = read if config.operator == "attention" else Load(n, 0, disk=read.disk)
+    loads = {"panel": Load(n), "cells": Load(n), "operators": read, "untrained": again}
+    if config.compaction is not None:
+        loads["compaction"] = Load(n, tasks=len(fold_pairs(context, config.compaction.splits)))
+    if config.factors is not None:
+        # Each split once with all factors, once with those that count, once with sparse ones.
+        loads["factors"] = Load(n, tasks=3 * len(fold_pairs(context, config.factors.splits)))
+    return Expected(loads)
+
+
+RECIPE = Recipe("run", RunContext, stages, report, expects=expects)
 
 
 def run(

@@ -15,6 +15,7 @@ from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.explorer import FRAGMENT
 from workbench.recipes.run.extract_sections import extract_section
 from workbench.recipes.run.factor_sections import compaction_section, factors_section
+from workbench.recipes.run.opening import extract_controls, extract_opening, factors_opening
 
 # Tables of each stage; a stage that is not named here leaves none, or says in its result which.
 TABLES = {
@@ -42,7 +43,8 @@ def report(context: RunContext, results: Results) -> Report:
     config, panel, placed = context.config, results["panel"], results["cells"]
     sections = [_cells_section(context, placed)]
     # Tables of one configuration only: what was interrupted under another may have left some of these.
-    if {"heads", "readouts", "algorithm"} <= set(results):
+    extracted = {"heads", "readouts", "algorithm"} <= set(results)
+    if extracted:
         sections.append(extract_section(context, results))
     if "drift" in results:
         sections.append(_drift_section(context, results["drift"]))
@@ -55,15 +57,30 @@ def report(context: RunContext, results: Results) -> Report:
         made = {one for name in results for one in (*TABLES.get(name, ()), *results[name].get("tables", ()))}
         table, said = expected_table(config.expected, context.out, made)
         sections.append(Section(tables={"expected": table}, answers=[said]))
-    fragment = context.folder("explorer") / FRAGMENT
+    fragment, tables = context.folder("explorer") / FRAGMENT, Section.joined(sections).tables
+    if extracted:
+        question = (
+            f"Do {config.operator} operators of the model's heads follow the {context.ruler.name} ruler, and better than plain "
+            "expression does?"
+        )
+        donors = context.adata.obs["donor"].nunique() if "donor" in context.adata.obs else 0
+        opening = extract_opening(config.adaptor.name, question, placed["n_placed"], donors, tables)
+        controls = extract_controls(config.adaptor.name, tables)
+    else:
+        question = (
+            f"What of one head's {config.operator} operator do the readouts of the {context.ruler.name} ruler need?"
+        )
+        opening = factors_opening(question, tables, results.get("compaction", {}), results.get("factors", {}))
+        controls = []
     return Report(
         title=f"{config.name}: a small algorithm out of scGPT",
-        question=f"Do {config.operator} operators of the model's attention heads, through a linear adaptor, carry the "
-        f"{context.ruler.name} ruler, and do they add anything to the same adaptor on plain expression?",
+        opening=opening,
         data=f"{context.adata.uns['workbench']['source']}. Vocabulary: {panel['matched']}. Panel of "
         f"{panel['n_panel']} genes; {placed['n_placed']} cells placed on the ruler; "
         f"{results['operators']['n_tokens']:,} tokens read.",
         sections=sections,
+        controls=controls,
+        shows="holdouts" if extracted else "factor_drops" if "factors" in results else "compaction",
         algorithm=_algorithm(context, panel["n_panel"], results["algorithm"]) if "algorithm" in results else "",
         explorer=fragment.read_text(encoding="utf-8") if "explorer" in results else "",
         left_out=("latent",),
