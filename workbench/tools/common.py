@@ -12,6 +12,7 @@ from anndata import AnnData
 from tqdm import tqdm
 
 from workbench import __version__
+from workbench.cells.datasets import load
 from workbench.errors import CellsError, GeneMatchError, OutputError, near_matches, unknown_name
 from workbench.models import CellModel, CellTokenizer
 from workbench.models.devices import Fitting, prefetched
@@ -33,6 +34,17 @@ def as_model(model: CellModel | str | Path) -> CellModel:
         Model that was loaded, or the path of its folder.
     """
     return load_model(model, device="auto") if isinstance(model, str | Path) else model
+
+
+def as_cells(adata: AnnData) -> AnnData:
+    """Cells whose expression can be read: as `workbench.load` gives them, which finds the depth of cells cut to few genes.
+
+    Parameters
+    ----------
+    adata
+        Cells in memory or on the disk, loaded by `workbench.load` or read by anndata.
+    """
+    return adata if "workbench" in adata.uns else load(adata)
 
 
 def check_slot(adata: AnnData, slot: str, key_added: str | None) -> None:

@@ -16,7 +16,7 @@ from workbench.models.outputs import need_cell
 from workbench.models.tokens import Tokens
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.apply import LATENT
-from workbench.tools.common import as_model, check_cells, check_slot, passes, put
+from workbench.tools.common import as_cells, as_model, check_cells, check_slot, passes, put
 
 EMBEDDING = "X_scgpt"
 CLS, MEAN, WEIGHTED = CELL_STYLES = ("cls", "avg-pool", "w-pool")
@@ -134,7 +134,7 @@ def latent(
     """
     check_slot(adata, "obsm", key_added)
     known = algorithm if isinstance(algorithm, Algorithm) else Algorithm.from_pretrained(Path(algorithm).expanduser())
-    found = known.transform(adata, min_coverage).astype(np.float32)
+    found = known.transform(as_cells(adata), min_coverage).astype(np.float32)
     about: dict[str, Any] = {"n_genes": len(known.genes)}
     if not isinstance(algorithm, Algorithm):
         about["algorithm"] = str(algorithm)

@@ -26,7 +26,7 @@ from workbench.operators.readout import DoubleScaler, score, score_many
 from workbench.operators.readout import probe as untrained_readout
 from workbench.seeds import generator
 from workbench.stats import corrected_difference, null_summary
-from workbench.tools.common import as_model, check_cells, column, passes
+from workbench.tools.common import as_cells, as_model, check_cells, column, passes
 
 CLS, MEAN = POOLS = ("cls", "mean")
 MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
@@ -156,7 +156,7 @@ def _read(
     panel = choose_panel(adata, tokenizer.match, _PANEL)
     target, kind_of_folds = _target(adata, labels, names, donors, folds, seed)
     check_cells(tokenizer, adata.obs_names)
-    x = panel_expression(adata, panel).toarray()
+    x = panel_expression(as_cells(adata), panel).toarray()
     targets = [target]
     if expression:
         most = np.argsort(-(x > 0).sum(0), kind="stable")[:_READ]
