@@ -44,6 +44,7 @@ _WHERE = {
     "Extractor": "workbench.operators.estimator",
     "CellAdaptor": "workbench.operators.cell_adaptor",
     "svd_factors": "workbench.factors.factorise",
+    **{name: "workbench.tools" for name in ("embed", "latent", "attention", "lens", "probe", "patch", "steer")},
     "load_gene_sets": "workbench.factors.gene_sets",
     "enrich": "workbench.factors.programs",
     "explore": "workbench.explorer.widget",
@@ -53,10 +54,12 @@ __all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return import_module("workbench.figures")
     if name not in _WHERE:
         raise AttributeError(f"module 'workbench' has no attribute '{name}'; it has {', '.join(_WHERE)}")
     return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, "figures"))

@@ -95,7 +95,7 @@ def test_places_are_ordered_and_each_once():
 def test_one_place_needs_no_list():
     for given in ("L2H1", head(2, 1), ("L2H1",), [head(2, 1)]):
         assert Ablation(given).sites == (head(2, 1),)
-    assert Ablation("L2H1").how == "mean"
+    assert Ablation("L2H1").how == "zero"
 
 
 def test_the_key_tells_everything_apart():
@@ -118,7 +118,7 @@ def test_what_does_not_matter_is_not_in_the_key():
     assert Ablation("L2H1", "zero", seed=1).key == Ablation("L2H1", "zero").key == "L2H1 zero"
     assert Ablation("L2H1", "mean", seed=1) == Ablation("L2H1", "mean", seed=2)
     assert Ablation("L2H1", "resample", seed=3).key == "L2H1 resample seed 3"
-    assert Ablation("L2H1", rotation=4).key == "L2H1 mean null 4"
+    assert Ablation("L2H1", rotation=4).key == "L2H1 zero null 4"
 
 
 def test_equal_ablations_are_one_key_of_a_dict():

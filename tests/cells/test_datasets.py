@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from helpers import genes, tiny_cells
 
 from workbench.cells.datasets import CellMapping, content_hash, load
-from workbench.cells.expression import scale_of
+from workbench.cells.expression import panel_expression, scale_of
 from workbench.errors import CellsError
 
 PBMC_LABELS = {
@@ -409,3 +409,16 @@ def test_a_depth_is_taken_from_a_usual_column_where_it_says_more():
         load(cells, depth="mine")
     with pytest.raises(CellsError, match="no obs column 'depths' .mapped to depth."):
         load(cells, depth="depths")
+
+
+@pytest.mark.parametrize("form", ["cells.h5ad", "cells.zarr", "memory"])
+def test_cells_that_were_loaded_and_written_are_read_as_they_were(tmp_path, pbmc68k, form):
+    few = pbmc68k[:30].copy()
+    if form.endswith("h5ad"):
+        few.write_h5ad(tmp_path / form)
+    elif form.endswith("zarr"):
+        few.write_zarr(tmp_path / form)
+    again = load(few if form == "memory" else tmp_path / form, cell_type="cell_type")
+    genes = tuple(few.var_names[:40])
+    assert (panel_expression(again, genes) != panel_expression(few, genes)).nnz == 0
+    assert again.obs["cell_type"].tolist() == few.obs["cell_type"].tolist()

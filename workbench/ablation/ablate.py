@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,10 @@ from workbench.ablation.sweeping import Found, sweep
 from workbench.cells.genes import MIN_SHARE
 from workbench.engine.config import make_config
 from workbench.engine.sweep import Backend
+from workbench.errors import EvaluationError
 from workbench.models import CellModel
+
+_DEFAULT = ("cell_shift", "label_loss")
 
 
 def ablate(
@@ -31,7 +35,7 @@ def ablate(
     sites: str | Sequence[str | Site] = "heads",
     *,
     how: str = "mean",
-    metrics: Sequence[str | Metric] = ("cell_shift", "label_loss"),
+    metrics: Sequence[str | Metric] | None = None,
     null_draws: int = 20,
     n_cells: int | None = None,
     seed: int = 0,
@@ -54,7 +58,8 @@ def ablate(
     how
         What is put in its place: ``zero``, ``mean`` or ``resample``.
     metrics
-        Names as in `StudyConfig`, or a `Metric` of your own.
+        Names as in `StudyConfig`, or a `Metric` of your own; by default ``cell_shift``, and ``label_loss`` where the cells have labels enough.
+        What is left out is said on stderr.
     null_draws
         Random-direction draws per head, from 0.
     n_cells
@@ -86,14 +91,24 @@ def ablate(
     --------
     >>> ablate(model, cells, n_cells=100).sort_values("ratio").tail()  # doctest: +SKIP
     """
-    named = tuple(m for m in metrics if isinstance(m, str))
-    own = [m for m in metrics if isinstance(m, Metric)]
+    wanted_metrics = _DEFAULT if metrics is None else metrics
+    named = tuple(m for m in wanted_metrics if isinstance(m, str))
+    own = [m for m in wanted_metrics if isinstance(m, Metric)]
     asked = make_config(StudyConfig, metrics=named, cells=n_cells, **settings)
     every = isinstance(sites, str) and sites == "heads"
     wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
     swept = make_config(SweepConfig, how=(how,), heads=every, sites=wanted, null_draws=null_draws if every else 0)
     grid = make_grid(model, swept, seed)
-    study = prepare(model, cells, asked, grid, seed=seed, min_gene_share=min_gene_share, extra=own)
+    given = {"seed": seed, "min_gene_share": min_gene_share, "extra": own}
+    try:
+        study = prepare(model, cells, asked, grid, **given)
+    except EvaluationError as error:
+        if metrics is not None:
+            raise
+        print(f"[ablate] {_DEFAULT[1]} is left out: {error}", file=sys.stderr)
+        study = prepare(model, cells, asked.model_copy(update={"metrics": _DEFAULT[:1]}), grid, **given)
+    for name, why in study.notes.items():
+        print(f"[ablate] {name} is left out: {why}", file=sys.stderr)
     made_from = {"workbench": __version__, **identity(study, grid, swept.block)}
     with tempfile.TemporaryDirectory() as temporary:
         found = sweep(study, grid, swept.block, Path(folder or temporary), backend or Backend(), made_from)

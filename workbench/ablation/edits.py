@@ -10,10 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from anndata import AnnData
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.ablation.reference import Partners, Reference, needs_reference, run_partners
+from workbench.ablation.reference import (
+    Partners,
+    Reference,
+    build_reference,
+    needed_hooks,
+    needs_reference,
+    run_partners,
+)
 from workbench.ablation.sites import DRAWN, GENE, HEAD, Ablation, Site
 from workbench.errors import CellsError
 from workbench.models import CellModel
@@ -197,7 +205,9 @@ def _bare(model: CellModel) -> Iterator[None]:
 
 @contextmanager
 def ablated(
-    model: CellModel, ablation: Ablation | Sequence[Ablation], reference: Reference | None = None
+    model: CellModel,
+    ablation: str | Ablation | Sequence[Ablation],
+    reference: Reference | Tokens | AnnData | None = None,
 ) -> Iterator[CellModel]:
     """The model with ablations in place for the length of a ``with`` block.
 
@@ -210,25 +220,33 @@ def ablated(
     model
         Model whose layers and heads are listed.
     ablation
-        One ablation, or several at once.
+        One ablation, or several at once; a place such as ``L2H1`` alone is set to zero.
     reference
-        Needed by mean and resample ablations, with means of the sites' hooks.
+        Needed by mean and resample ablations: cells that the values in its place are taken from, or what `build_reference` has
+        made of them, with means of the sites' hooks.
 
     Examples
     --------
-    >>> with ablated(model, Ablation("L2H1", "zero")):  # doctest: +SKIP
-    ...     model(tokens).cell
+    >>> with ablated(model, Ablation("L2H1")):  # doctest: +SKIP
+    ...     model(cells[:8]).cell
+    >>> with ablated(model, Ablation("L2H1", "mean"), reference=cells):  # doctest: +SKIP
+    ...     model(cells[:8]).cell
     """
-    wanted = [ablation] if isinstance(ablation, Ablation) else list(ablation)
+    wanted = [Ablation(ablation)] if isinstance(ablation, str) else ablation
+    wanted = [wanted] if isinstance(wanted, Ablation) else list(wanted)
     for one in wanted:
         one.check(model.config, model.vocabulary)
+    if reference is not None and not isinstance(reference, Reference):
+        with _bare(model):
+            reference = build_reference(model, model.to_tokens(reference), needed_hooks(wanted))
     current: list[Edits] = []
     kept: dict[int, Tensor] = {}
 
     inner, before = model.forward, vars(model).get("forward")
 
     @wraps(inner)
-    def forward(tokens: Tokens, **more: Any) -> Outputs:
+    def forward(tokens: Tokens | AnnData, **more: Any) -> Outputs:
+        tokens = model.to_tokens(tokens)
         # The partners' own pass must not be ablated, nor seen by those who listen to the pass of these tokens.
         with _bare(model):
             batch = tokens.to(model.device, model.dtype)

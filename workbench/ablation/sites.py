@@ -102,7 +102,7 @@ class Ablation:
     sites
         Places that are ablated together, in order and each once. Given as one label or site, or as several.
     how
-        ``zero``; ``mean`` (the mean of the same gene's activation over a reference set); ``resample`` (the same gene's
+        ``zero``, the default, which needs no other cells; ``mean`` (the mean of the same gene's activation over a reference set); ``resample`` (the same gene's
         activation in one other cell of the reference set, drawn by `seed` and the cell's name; genes that this cell
         does not express get their mean, and are counted); ``patch`` (the same, but such genes keep their own value:
         activation patching, with the other group of cells as reference set); ``direction`` (`subspace` is projected out of what the site
@@ -119,7 +119,7 @@ class Ablation:
     """
 
     sites: tuple[Site, ...]
-    how: str = "mean"
+    how: str = "zero"
     subspace: Float[np.ndarray, "direction d_model"] | None = None
     seed: int = 0
     rotation: int | None = None
@@ -127,7 +127,7 @@ class Ablation:
     def __init__(
         self,
         sites: str | Site | Sequence[str | Site],
-        how: str = "mean",
+        how: str = "zero",
         subspace: Float[np.ndarray, "direction d_model"] | None = None,
         seed: int = 0,
         rotation: int | None = None,

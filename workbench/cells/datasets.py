@@ -169,9 +169,11 @@ def cells_of(tables: Tables, mapping: CellMapping, title: str, source: str = "")
         "columns": [standard for standard in STANDARD if standard in obs],
         "batches": sorted(set(obs.get("batch", ()))),
         "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
-        "values": said.get("values") if mapping.values is None else mapping.values,
         "depth": depth is not None,
     }
+    # Left out where nothing is known: None comes back from a written file as a value of its own.
+    if (values := said.get("values") if mapping.values is None else mapping.values) is not None:
+        adata.uns["workbench"]["values"] = values
     return adata
 
 
@@ -210,7 +212,8 @@ def _depth(tables: Tables, mapping: CellMapping) -> np.ndarray | None:
         return depth
     if tables.matrix.shape[1] >= FEW_GENES:
         return None
-    for column in _DEPTHS:
+    # Cells that were loaded and written again keep the depth that was found.
+    for column in (*(("depth",) if tables.says.get("depth") == "True" else ()), *_DEPTHS):
         if column in tables.obs and pd.api.types.is_numeric_dtype(tables.obs[column]):
             depth = tables.obs[column].to_numpy(dtype=float)
             rows, block = sample_block(tables.matrix)

@@ -23,7 +23,7 @@ from workbench.errors import CellsError
 # Entries of a matrix stored by columns that are turned at a time: about 1 GB.
 _TURNED = 2**26
 # What a file may say of itself in uns["workbench"].
-SAYS = ("name", "source", "values")
+SAYS = ("name", "source", "values", "depth")
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Tables:
     obs, var
         Tables of cells and of the genes of `matrix`.
     says
-        What the file says of itself in ``uns["workbench"]``: ``name`` and ``source``, where the workbench made it, and
-        ``values``, as `CellMapping` has it.
+        What the file says of itself in ``uns["workbench"]``: ``name`` and ``source``, where the workbench made it,
+        ``values``, as `CellMapping` has it, and whether ``obs`` holds a ``depth`` that it has found.
     """
 
     name: str
@@ -199,7 +199,8 @@ def _of_store(store: Any, path: Path, layer: str, backed: bool) -> Tables:
 
 def _says(store: Any) -> dict[str, str]:
     about = store["uns/workbench"] if "uns/workbench" in store else {}
-    return {key: _string(about[key]) for key in SAYS if key in about}
+    # None is written as a value without a shape.
+    return {key: _string(about[key]) for key in SAYS if key in about and getattr(about[key], "shape", None) is not None}
 
 
 def _string(element: Any) -> str:

@@ -17,12 +17,13 @@ from workbench.figures.runtime import runtime
 from workbench.figures.sensitivity import sensitivity
 from workbench.figures.style import assign_colors
 from workbench.figures.subsets import subset_interactions
+from workbench.figures.tools import attention_map, dose_curves, layer_probes
 
 __all__ = [
-    "added_value", "assign_colors", "attribution_scatter", "benchmark_costs", "benchmark_differences",
+    "added_value", "assign_colors", "attention_map", "attribution_scatter", "benchmark_costs", "benchmark_differences",
     "benchmark_endpoints", "benchmark_ranks", "benchmark_tally", "cohort_gates", "compaction_pareto",
-    "dimension_agreement", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "flat_and_ripple",
+    "dimension_agreement", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "flat_and_ripple",
     "gate_table", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
-    "latent_map", "latent_space", "let_elbow", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
+    "latent_map", "latent_space", "layer_probes", "let_elbow", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
     "sensitivity", "subset_interactions", "trajectories", "transfer_map", "trust_curve",
 ]  # fmt: skip

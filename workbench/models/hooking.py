@@ -9,12 +9,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import Slice
 
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.files import digest
+from workbench.models.familiar import Familiar
+from workbench.models.names import full_name, spellings
 from workbench.models.places import HookPlace
 from workbench.models.protocol import ModelShape
 from workbench.models.tokens import Tokens
@@ -22,6 +23,9 @@ from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import key
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from workbench.models.cache import CellCache
     from workbench.models.load import LoadReport
 
 # Not `typing.Self`, which the shape checks of the tests do not take on single methods.
@@ -35,7 +39,7 @@ class _Whole(Slice):
         return tensor
 
 
-class HookedModel(HookedRootModule):
+class HookedModel(Familiar):
     """Base of a `CellModel`; a subclass calls ``self.setup()`` when its parts are made.
 
     Parameters
@@ -47,9 +51,6 @@ class HookedModel(HookedRootModule):
     report
         How it was read, when it was read from a checkpoint.
     """
-
-    config: ModelShape
-    vocabulary: Vocabulary
 
     def __init__(self, config: ModelShape, vocabulary: Vocabulary, report: LoadReport | None = None) -> None:
         super().__init__()
@@ -111,7 +112,8 @@ class HookedModel(HookedRootModule):
         Parameters
         ----------
         names
-            Exact names or patterns such as ``"blocks.*.attn.hook_pattern"``.
+            Exact names or patterns such as ``"blocks.*.attn.hook_pattern"``; names that transformer-lens has for the same, such as
+            ``hook_embed`` and ``hook_attn_scores``, work, too.
 
         Returns
         -------
@@ -128,7 +130,7 @@ class HookedModel(HookedRootModule):
             raise HookError("No hook was named; name at least one, for example 'blocks.*.hook_resid_post'.")
         wanted: set[str] = set()
         for name in names:
-            hits = [known for known in self.hook_dict if fnmatchcase(known, name)]
+            hits = [known for known in self.hook_dict if fnmatchcase(known, full_name(name))]
             if not hits:
                 raise HookError(unknown_name("hook", name, self.hook_dict))
             wanted.update(hits)
@@ -140,7 +142,7 @@ class HookedModel(HookedRootModule):
             return list(self.hook_dict)
         if not callable(names):
             return list(self.resolve_hooks(names))
-        hits = [known for known in self.hook_dict if names(known)]
+        hits = [known for known in self.hook_dict if any(map(names, spellings(known)))]
         if not hits:
             raise HookError("The names filter matches none of the model's hooks; see model.hook_dict for their names.")
         return hits
@@ -233,22 +235,25 @@ class HookedModel(HookedRootModule):
 
     def run_with_cache(  # type: ignore[override]
         self,
-        tokens: Tokens,
+        tokens: Tokens | AnnData,
         *args: Any,
         incl_bwd: bool = False,
         loss: Callable[[Any], torch.Tensor] | None = None,
+        return_cache_object: bool = True,
         **kwargs: Any,
-    ) -> tuple[Any, dict]:
+    ) -> tuple[Any, CellCache | dict]:
         """Outputs and activations, and gradients of a loss where they are asked for.
 
         Parameters
         ----------
         tokens
-            Batch of cells that is run.
+            Batch of cells that is run: tokens, or an AnnData of a few cells.
         incl_bwd
             Keep the gradient of the loss at each hook, too, under the hook's name with ``_grad``. Frozen weights get none.
         loss
             From the outputs to the one number whose gradient is wanted; needed with `incl_bwd`.
+        return_cache_object
+            Give a `CellCache`, whose cells and genes have names; else a plain dictionary.
         *args, **kwargs
             ``names_filter`` (names, wildcards or a predicate), ``pos_slice`` and other options of transformer-lens, and those
             of `forward`.
@@ -264,10 +269,24 @@ class HookedModel(HookedRootModule):
         ShapeError
             If ``remove_batch_dim`` is asked for with more cells than one.
         """
+        tokens = self.to_tokens(tokens)
         if kwargs.get("remove_batch_dim") and len(tokens) != 1:
             raise ShapeError(f"remove_batch_dim is for a batch of one cell; this one has {len(tokens)}. Leave it out.")
-        if not incl_bwd:
-            return super().run_with_cache(tokens, *args, **kwargs)
+        batched, cut = not kwargs.get("remove_batch_dim"), kwargs.get("pos_slice")
+        if incl_bwd:
+            outputs, cache = self._run_back(tokens, loss, *args, **kwargs)
+        else:
+            outputs, cache = super().run_with_cache(tokens, *args, **kwargs)
+        if not return_cache_object:
+            return outputs, cache
+        from workbench.models.cache import CellCache
+
+        return outputs, CellCache(cache, self, tokens, batched, cut)
+
+    def _run_back(
+        self, tokens: Tokens, loss: Callable[[Any], torch.Tensor] | None, *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict]:
+        """Outputs, activations, and the gradient of a loss at each."""
         if loss is None:
             raise HookError(
                 "A model of cells has several outputs and no loss of its own: pass the one whose gradient is wanted, for example "

@@ -54,6 +54,11 @@ class ModelShape:
         """Width of one head, ``d_model / n_heads``."""
         return self.d_model // self.n_heads
 
+    @property
+    def d_vocab(self) -> int:
+        """Rows of the gene embedding, under transformer-lens's name."""
+        return self.n_tokens
+
     def facts(self) -> dict[str, str]:
         """Further lines of ``workbench inspect``, by their first word."""
         return {}
@@ -268,6 +273,17 @@ class CellModel(Protocol):
             Longest sequence with ``<cls>``; the checkpoint's own when None.
         min_share
             Smallest share of the cells' genes that must be in the vocabulary; the package's own, 30 %, when None.
+        """
+
+    def to_tokens(self, cells: AnnData | Tokens, *, seed: int = 0, max_tokens: int | None = None) -> Tokens:
+        """Tokens of all cells at once; tokens are given back as they are.
+
+        Parameters
+        ----------
+        cells
+            A few cells, as `tokenizer` takes them, or tokens.
+        seed, max_tokens
+            As in `tokenizer`.
         """
 
     def gene_embedding(self, ids: Int[Tensor, " gene"]) -> Float[Tensor, "gene d_model"]:

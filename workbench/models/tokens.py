@@ -135,13 +135,21 @@ class Tokens:
         rows
             Cell numbers, from 0; a cell may be named more than once.
         """
+        return self.rows(rows)[:]
+
+    def rows(self, rows: Sequence[int]) -> Tokens:
+        """Cells by number, with all of their padding.
+
+        Parameters
+        ----------
+        rows
+            As in `take`.
+        """
         at = torch.as_tensor(list(rows), dtype=torch.long, device=self.gene_ids.device)
-        padding = self.padding[at]
-        length = int((~padding).sum(1).max()) if len(padding) else 0
-        labels = None if self.batch_labels is None else self.batch_labels[at]
+        parts = (self.gene_ids, self.values, self.padding, self.batch_labels, self.flags)
+        ids, values, padding, labels, flags = (None if part is None else part[at] for part in parts)
         names = tuple(self.cell_ids[row] for row in rows) if self.cell_ids else ()
-        flags = None if self.flags is None else self.flags[at, :length]
-        return Tokens(self.gene_ids[at, :length], self.values[at, :length], padding[:, :length], names, labels, flags)
+        return Tokens(ids, values, padding, names, labels, flags)  # type: ignore[arg-type]
 
     def batches(self, size: int) -> Iterator[Tokens]:
         """Consecutive batches of at most `size` cells.

@@ -132,6 +132,16 @@ class Vocabulary:
         """
         return np.array([self.ids.get(gene, -1) for gene in genes], dtype=np.int64)
 
+    def token(self, id: int) -> str:
+        """Symbol of one id.
+
+        Parameters
+        ----------
+        id
+            Token id, which must exist.
+        """
+        return self._by_id[id]
+
     def decode(self, ids: Iterable[int] | np.ndarray) -> list[str]:
         """Symbols of ids.
 

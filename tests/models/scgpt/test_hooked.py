@@ -28,6 +28,7 @@ SHAPES = {
             "attn.hook_result": (C, G, H, D_MODEL),
             "hook_attn_out": (C, G, D_MODEL),
             "hook_resid_mid": (C, G, D_MODEL),
+            "mlp.hook_pre": (C, G, D_MLP),
             "mlp.hook_post": (C, G, D_MLP),
             "hook_mlp_out": (C, G, D_MODEL),
             "hook_resid_post": (C, G, D_MODEL),

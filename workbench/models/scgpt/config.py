@@ -116,6 +116,16 @@ class ModelConfig(ModelShape):
             )
 
     @property
+    def n_ctx(self) -> int:
+        """Longest sequence, ``<cls>`` included, under transformer-lens's name."""
+        return self.max_tokens
+
+    @property
+    def act_fn(self) -> str:
+        """Activation of the MLPs, under transformer-lens's name."""
+        return "relu"
+
+    @property
     def cls_value(self) -> float:
         """Value of ``<cls>``: 0 as in scGPT's fine-tuning scripts, which say whether zeros are tokens, else the pad value."""
         return self.pad_value if self.include_zeros is None else 0.0

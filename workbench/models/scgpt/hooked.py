@@ -13,18 +13,22 @@ from workbench.errors import ShapeError, unknown_name
 from workbench.models.hooking import HookedModel
 from workbench.models.outputs import OUTPUTS, Outputs
 from workbench.models.protocol import CellTokenizer
-from workbench.models.scgpt.components import Block, Embed, NormedEmbedding
+from workbench.models.scgpt.components import Block
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.decoders import ClassDecoder, MVCDecoder
+from workbench.models.scgpt.embedding import Embed, NormedEmbedding
+from workbench.models.scgpt.matrices import Matrices
 from workbench.models.scgpt.parts import make_parts
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from workbench.models.load import LoadReport
 
 
-class HookedScGPT(HookedModel):
+class HookedScGPT(Matrices, HookedModel):
     """scGPT's transformer, hooked; the arithmetic is upstream's `TransformerModel` in evaluation mode.
 
     Parameters
@@ -53,7 +57,7 @@ class HookedScGPT(HookedModel):
     ``blocks.L.attn.hook_result``     cell, query, head, d_model        z through W_O, without the output bias
     ``blocks.L.hook_attn_out``        cell, gene, d_model               with output bias, before the sum and norm1
     ``blocks.L.hook_resid_mid``       cell, gene, d_model               after the sum and norm1
-    ``blocks.L.mlp.hook_post``        cell, gene, d_mlp                 after the ReLU
+    ``blocks.L.mlp.hook_pre|post``    cell, gene, d_mlp                 before and after the ReLU
     ``blocks.L.hook_mlp_out``         cell, gene, d_model               before the sum and norm2
     ``blocks.L.hook_resid_post``      cell, gene, d_model               after the sum and norm2
     ``hook_cell``                     cell, d_model                     cell embedding, not normalised
@@ -170,19 +174,9 @@ class HookedScGPT(HookedModel):
         """
         return cast(Block, self.blocks[layer])
 
-    def stacked(self, name: str) -> Float[Tensor, "layer head ..."]:
-        """One attention weight of all layers and heads.
-
-        Parameters
-        ----------
-        name
-            As in `Block.weight`.
-        """
-        return torch.stack([self.block(layer).weight(name) for layer in range(self.config.n_layers)])
-
     def forward(
         self,
-        tokens: Tokens,
+        tokens: Tokens | AnnData,
         *,
         outputs: Sequence[str] = ("cell",),
         start_at_layer: int = 0,
@@ -194,7 +188,8 @@ class HookedScGPT(HookedModel):
         Parameters
         ----------
         tokens
-            A batch of cells; moved to the model's device and float type where it is of another.
+            A batch of cells: tokens, moved to the model's device and float type where they are of another, or an AnnData of a
+            few cells.
         outputs
             What to compute after the last block, of ``cell``, ``expression``, ``mvc`` and ``classes``.
         start_at_layer
@@ -223,6 +218,7 @@ class HookedScGPT(HookedModel):
         for name in outputs:
             if name not in OUTPUTS:
                 raise ShapeError(unknown_name("output", name, OUTPUTS))
+        tokens = self.to_tokens(tokens)
         self._check_tokens(tokens)
         padded = tokens.facts.padded
         tokens = tokens.to(self.device, self.dtype)

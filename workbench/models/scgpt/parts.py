@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from workbench.models.places import HookPlace
-from workbench.models.scgpt.components import Block, Embed, NormedEmbedding
+from workbench.models.scgpt.components import Block
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.decoders import AffineDecoder, ClassDecoder, ExpressionDecoder, MVCDecoder
+from workbench.models.scgpt.embedding import Embed, NormedEmbedding
 
 
 def make_parts(config: ModelConfig, pad_id: int) -> dict[str, nn.Module | None]:

@@ -16,8 +16,9 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from workbench.errors import CheckpointError
-from workbench.models.scgpt.components import Attention, ContinuousValues
+from workbench.models.scgpt.components import Attention
 from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.embedding import ContinuousValues
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.vocabulary import Vocabulary
 from workbench.seeds import generator, key

@@ -1,0 +1,9 @@
+"""One call for each common question about cells and a model; each gives a table, or a copy of the cells with the answer in it."""
+
+from workbench.tools.attention import attention
+from workbench.tools.embed import embed, latent
+from workbench.tools.patch import patch
+from workbench.tools.probe import lens, probe
+from workbench.tools.steer import steer
+
+__all__ = ["attention", "embed", "latent", "lens", "patch", "probe", "steer"]

@@ -1,0 +1,308 @@
+"""What can be read linearly after each layer, beside expression itself, the model before training, and chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from jaxtyping import Float, Int
+from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+
+from workbench.cells.expression import panel_expression
+from workbench.cells.groups import make_folds, make_groups
+from workbench.cells.panel import choose_panel
+from workbench.errors import EvaluationError, HookError
+from workbench.models import CellModel
+from workbench.models.tokens import Tokens
+from workbench.operators.readout import DoubleScaler, score, score_many
+from workbench.operators.readout import probe as untrained_readout
+from workbench.seeds import generator
+from workbench.stats import corrected_difference, null_summary
+from workbench.tools.common import as_cells, as_model, check_cells, column, passes
+
+CLS, MEAN = POOLS = ("cls", "mean")
+MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
+_DRAWS = 1000
+_PANEL = 1200
+_READ = 200
+
+
+def probe(
+    adata: AnnData,
+    model: CellModel | str | Path,
+    labels: str = "cell_type",
+    *,
+    layers: str | Sequence[int] = "all",
+    folds: int = 5,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How well a linear probe reads a label from the residual stream after each layer, on cells that it was not fitted on.
+
+    Parameters
+    ----------
+    adata, model, batch_size, max_tokens, seed, progress
+        As in `workbench.embed`. A column ``donor``, as `workbench.load` names it, makes folds of whole donors.
+    labels
+        Column of ``obs``. Text and categories are classes; numbers are regressed. Cells without a value are left out, as are classes with
+        fewer cells than two a fold.
+    layers
+        ``all``, or numbers of layers from 0, of which the stream behind each is read; the embedding in front of them always is.
+    folds
+        Number of folds, of which each is judged by a probe fitted on the others.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per layer and way of pooling: ``reads`` (the label), ``features`` (model, untrained model or expression), ``layer`` (-1 in front of
+        the first), ``pool`` (``cls`` or ``mean`` over genes), ``metric``, ``value`` (mean over folds), ``sd``, ``null_mean``, ``null_high`` (97.5 % quantile)
+        and ``p`` (held-out labels relabelled, 1,000 draws), ``difference`` from expression with ``low``, ``high``, ``p_difference`` (Nadeau and
+        Bengio), ``n_cells``, ``n_folds``, ``folds_of``.
+
+    Raises
+    ------
+    EvaluationError
+        If fewer than two classes are left.
+    HookError
+        If a layer does not exist.
+
+    Notes
+    -----
+    Expression is log-normalised, on the 1,200 matched genes seen in most cells, by as many principal components of the training cells as the
+    model is wide. Where folds are of donors the null relabels cells, not donors, so that its p is too small.
+
+    Examples
+    --------
+    >>> import workbench
+    >>> table = workbench.probe(workbench.load("pbmc68k"), "artifacts/scgpt-blood-mini", layers=[5])  # doctest: +SKIP
+    """
+    return _read(adata, model, labels, layers, folds, batch_size, max_tokens, seed, progress, expression=False)
+
+
+def lens(
+    adata: AnnData,
+    model: CellModel | str | Path,
+    labels: str = "cell_type",
+    *,
+    layers: str | Sequence[int] = "all",
+    folds: int = 5,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """What each layer knows: a label, and the expression of the cell's own genes, by linear probes.
+
+    scGPT has no unembedding that could be applied to every layer, so that a probe takes its place.
+
+    Parameters
+    ----------
+    adata, model, labels, layers, folds, batch_size, max_tokens, seed, progress
+        As in `workbench.probe`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table of `workbench.probe`, and rows that read ``expression``: the share of the variance over held-out cells of the log-normalised
+        expression of 200 genes that ridge regression gives back (0: no better than each gene's mean). No null was drawn of these; the untrained
+        model and principal components of expression itself stand beside them.
+
+    Examples
+    --------
+    >>> table = workbench.lens(workbench.load("pbmc68k"), "artifacts/scgpt-blood-mini")  # doctest: +SKIP
+    >>> workbench.figures.layer_probes(table)  # doctest: +SKIP
+    """
+    return _read(adata, model, labels, layers, folds, batch_size, max_tokens, seed, progress, expression=True)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is read from the cells that have it."""
+
+    name: str
+    kind: str  # classes, depth (a number) or expression (several numbers)
+    values: np.ndarray
+    fold: Int[np.ndarray, " cell"]
+    rows: Int[np.ndarray, " cell"]
+
+
+def _read(
+    adata: AnnData,
+    model: CellModel | str | Path,
+    labels: str,
+    layers: str | Sequence[int],
+    folds: int,
+    batch_size: int | None,
+    max_tokens: int | None,
+    seed: int,
+    progress: bool,
+    expression: bool,
+) -> pd.DataFrame:
+    model = as_model(model)
+    wanted = _layers(model, layers)
+    donors = column(adata, "donor") if "donor" in adata.obs else None
+    names = adata.obs_names.to_numpy(dtype=str)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens)
+    panel = choose_panel(adata, tokenizer.match, _PANEL)
+    target, kind_of_folds = _target(adata, labels, names, donors, folds, seed)
+    check_cells(tokenizer, adata.obs_names)
+    x = panel_expression(as_cells(adata), panel).toarray()
+    targets = [target]
+    if expression:
+        most = np.argsort(-(x > 0).sum(0), kind="stable")[:_READ]
+        every = np.arange(len(adata))
+        fold = make_folds(make_groups(names, donors, folds, seed), np.zeros(len(adata)), folds, seed)
+        targets.append(_Target("expression", "expression", x[:, most], fold, every))
+    streams = {
+        who: _streams(one, tokenizer, wanted, batch_size, progress, who)
+        for who, one in ((MODEL, model), (UNTRAINED, model.untrained(seed)))
+    }
+    rows = []
+    for one in targets:
+        base = _scores(x, one, model.config.d_model, seed)
+        described = _described(base, None, one, folds)
+        rows.append({"reads": one.name, "features": EXPRESSION, "layer": np.nan, "pool": "", **described})
+        for who, found in streams.items():
+            for (layer, pool), features in found.items():
+                own = _scores(features, one, None, seed)
+                rows.append(
+                    {
+                        "reads": one.name,
+                        "features": who,
+                        "layer": layer,
+                        "pool": pool,
+                        **_described(own, base, one, folds),
+                    }
+                )
+    return pd.DataFrame(rows).assign(folds_of=kind_of_folds)
+
+
+def _layers(model: CellModel, layers: str | Sequence[int]) -> list[int]:
+    n = model.config.n_layers
+    if isinstance(layers, str):
+        if layers != "all":
+            raise HookError(f"layers is '{layers}'; give 'all' or numbers of layers, such as [0, {n - 1}].")
+        return list(range(n))
+    for layer in layers:
+        if not -n <= layer < n:
+            raise HookError(f"There is no layer {layer}: this model has layers 0 to {n - 1}.")
+    return sorted({layer % n for layer in layers})
+
+
+def _target(
+    adata: AnnData, labels: str, names: np.ndarray, donors: np.ndarray | None, folds: int, seed: int
+) -> tuple[_Target, str]:
+    text = column(adata, labels)
+    values = adata.obs[labels]
+    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    known = np.isfinite(values.to_numpy(dtype=float)) if number else text != ""
+    if not number:
+        classes, counts = np.unique(text[known], return_counts=True)
+        kept = classes[counts >= 2 * folds]
+        if len(kept) < 2:
+            raise EvaluationError(
+                f"{len(kept)} of {len(classes)} values of '{labels}' have {2 * folds} cells or more, two a fold; a probe needs two such classes. "
+                "Take more cells, fewer folds, or a coarser column."
+            )
+        known &= np.isin(text, kept)
+    rows = np.flatnonzero(known)
+    if len(rows) < 2 * folds:
+        raise EvaluationError(f"{len(rows)} cells have a value of '{labels}'; {folds} folds need {2 * folds} at least.")
+    own = None if donors is None else donors[rows]
+    groups = make_groups(names[rows], own, None, seed)
+    if donors is not None and len(groups) < folds:
+        raise EvaluationError(
+            f"The cells are of {len(groups)} donors, and folds hold out whole donors: give folds={len(groups)}, or drop the column 'donor' to hold "
+            "out cells."
+        )
+    fold = make_folds(groups, np.zeros(len(rows)) if number else text[rows], folds, seed)
+    found = values.to_numpy(dtype=float)[rows] if number else text[rows]
+    return _Target(labels, "depth" if number else "classes", found, fold, rows), "cells" if donors is None else "donors"
+
+
+def _streams(
+    model: CellModel, tokenizer: Any, layers: Sequence[int], batch_size: int | None, progress: bool, who: str
+) -> dict[tuple[int, str], np.ndarray]:
+    """Residual stream in front of the first layer and after others: that of ``<cls>``, and the mean over genes."""
+    names = {"blocks.0.hook_resid_pre": -1, **{f"blocks.{layer}.hook_resid_post": layer for layer in layers}}
+
+    def work(batch: Tokens) -> dict[tuple[int, str], np.ndarray]:
+        _, cache = model.run_with_cache(batch, names_filter=list(names), outputs=(), return_cache_object=False)
+        keep, found = batch.genes.float(), {}
+        for name, layer in names.items():
+            stream = cache[name].float()
+            found[layer, MEAN] = (stream * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+            # In front of the first layer <cls> is the same in every cell.
+            if layer >= 0 and batch.flags is None:
+                found[layer, CLS] = stream[:, 0]
+        return {key: value.cpu().numpy() for key, value in found.items()}
+
+    with torch.no_grad():
+        parts = list(passes(model, tokenizer, work, batch_size, progress, who))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _scores(
+    features: Float[np.ndarray, "cell feature"], target: _Target, components: int | None, seed: int
+) -> dict[str, Any]:
+    """Held-out scores by fold, and what was said of each cell."""
+    x, values = features[target.rows], []
+    said = np.empty(target.values.shape, target.values.dtype)
+    for k in np.unique(target.fold):
+        train, test = target.fold != k, target.fold == k
+        fit, judged = x[train], x[test]
+        if components is not None:
+            pca = PCA(min(components, *fit.shape), svd_solver="covariance_eigh").fit(fit)
+            fit, judged = pca.transform(fit), pca.transform(judged)
+        if target.kind == "expression":
+            readout = make_pipeline(DoubleScaler(), RidgeCV(np.logspace(-2, 4, 7)))
+        else:
+            readout = untrained_readout(target.kind, seed=seed)
+        said[test] = readout.fit(fit, target.values[train]).predict(judged)
+        truth = target.values[test]
+        if target.kind == "expression":
+            around = ((truth - target.values[train].mean(0)) ** 2).sum()
+            values.append({"variance explained": 1 - ((truth - said[test]) ** 2).sum() / around})
+        else:
+            values.append(score(target.kind, truth, said[test]))
+    metric = next(iter(values[0]))
+    return {"metric": metric, "values": np.array([one[metric] for one in values]), "said": said}
+
+
+def _described(found: dict[str, Any], base: dict[str, Any] | None, target: _Target, folds: int) -> dict[str, Any]:
+    values = found["values"]
+    row = {"metric": found["metric"], "value": values.mean(), "sd": values.std(ddof=1)}
+    null = dict.fromkeys(("null_mean", "null_high", "p"), float("nan"))
+    if target.kind != "expression":
+        drawn = null_summary(row["value"], _null(found["said"], target))
+        null = {name: drawn[name] for name in null}
+    names = ("difference", "low", "high", "p")
+    apart = dict.fromkeys(names, float("nan"))
+    if base is not None:
+        apart |= {k: v for k, v in corrected_difference(values - base["values"], 1 / folds).items() if k in names}
+    difference = {("p_difference" if name == "p" else name): apart[name] for name in names}
+    return {**row, **null, **difference, "n_cells": len(target.rows), "n_folds": len(values)}
+
+
+def _null(said: np.ndarray, target: _Target) -> Float[np.ndarray, " draw"]:
+    """Mean score over folds where the labels of each fold's cells are dealt anew: what was learned of them is then worth nothing."""
+    total = np.zeros(_DRAWS)
+    for k in np.unique(target.fold):
+        test = target.fold == k
+        truth, own = target.values[test], said[test]
+        if target.kind == "classes":
+            number = {name: i for i, name in enumerate(np.unique(np.concatenate([truth, own])))}
+            truth, own = (np.array([number[name] for name in side]) for side in (truth, own))
+        draws = generator(0, "probe null", str(k)).permuted(np.tile(truth, (_DRAWS, 1)), axis=1)
+        total += next(iter(score_many(target.kind, draws, own[None]).values()))
+    return total / len(np.unique(target.fold))
