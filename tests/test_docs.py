@@ -21,7 +21,7 @@ from workbench import errors
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-TUTORIAL = DOCS / "tutorial.md"
+README, TUTORIAL, METHODS = ROOT / "README.md", DOCS / "tutorial.md", DOCS / "which_method.md"
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 # What stands behind the command line only has no page in the API.
 NO_PAGE = {
@@ -43,8 +43,19 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", TUTORIAL.read_text(encoding="utf-8"), re.M | re.S)
+def code_of(page: Path) -> str:
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+
+
+def carried_out(code: str, written: Path, *names: str) -> str:
+    """What a page's Python prints, in a process of its own, as a reader runs it: without the shape checks of the tests."""
+    for name in names:
+        assert f'"{name}' in code
+        code = code.replace(f'"{name}', f'"{(written / Path(name).name).as_posix()}')
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
@@ -118,23 +129,43 @@ def test_the_page_of_keys_is_that_of_the_models():
     )
 
 
-def test_the_tutorial_uses_public_names():
-    tree = ast.parse("\n".join(blocks()))
+@pytest.mark.parametrize("page", [README, TUTORIAL, METHODS], ids=lambda page: page.stem)
+def test_pages_use_public_names(page):
+    tree = ast.parse(code_of(page))
     used = {
         n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "workbench"
     }
-    assert used and used <= set(workbench.__all__)
+    assert used and used <= {*workbench.__all__, "figures"}
 
 
 @pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
-    code = "\n".join(blocks()).replace("artifacts/tutorial", tmp_path.as_posix())
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # In a process of its own, as a reader runs it: without the shape checks of the tests.
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("balanced accuracy on 350 held-out cells") == 2
-    assert (tmp_path / "algorithm" / "config.json").is_file()
+    printed = carried_out(code_of(TUTORIAL), tmp_path, "artifacts/tutorial")
+    assert printed.count("balanced accuracy on 350 held-out cells") == 2
+    assert (tmp_path / "tutorial" / "algorithm" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_methods_run(tmp_path):
+    carried_out(code_of(METHODS), tmp_path, "lens.html", "patch.html", "steer.html")
+    assert len(list(tmp_path.glob("*.html"))) == 3
+
+
+def test_the_lines_of_the_readme_run_as_printed(tmp_path):
+    printed = carried_out(code_of(README), tmp_path, "lens.html")
+    assert "torch.Size([8, 4, " in printed and "query" in printed and (tmp_path / "lens.html").is_file()
+    assert sum(bool(line) and not line.startswith("print") for line in code_of(README).splitlines()) <= 10
+
+
+def test_the_readme_is_short_and_plain_before_its_reference():
+    text = README.read_text(encoding="utf-8").split("\n## Reference")[0]
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    lines = [line for line in text.splitlines() if not line.startswith(("    ", "|", "#"))]
+    assert len(" ".join(lines).split()) <= 700
+    for paragraph in re.split(r"\n\s*\n|\n- ", "\n".join(lines)):
+        for sentence in re.split(r"(?<=[.?!])\s", " ".join(paragraph.split())):
+            assert len(sentence.split()) <= 30, sentence
 
 
 @pytest.mark.slow

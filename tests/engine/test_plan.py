@@ -99,11 +99,7 @@ def test_time_is_the_last_one_here_or_an_estimate_of_what_is_left(out, tmp_path)
     ):
         assert part in said
     told = plan_told(found)["dry_run"]
-    assert (
-        told["stages"][0]["tasks"] == 4
-        and told["stages"][0]["tasks_done"] == 2
-        and told["time_not_known"] == []
-    )
+    assert told["stages"][0]["tasks"] == 4 and told["stages"][0]["tasks_done"] == 2 and told["time_not_known"] == []
 
 
 def test_a_plan_is_refused_where_the_command_is_and_leaves_nothing(tmp_path):
