@@ -66,7 +66,7 @@ for how in ("zero", "mean", "resample"):
     with ablated(model, one, reference):
         shift = 1 - torch.cosine_similarity(intact, model(tokens).cell, dim=1)
     rows.append(
-        {"head": head, "how": how, "cell shift": float(shift.mean()), "sd": float(shift.std()), "n": len(shift)}
+        {"head": head, "how": how, "cell_shift": float(shift.mean()), "sd": float(shift.std()), "n": len(shift)}
     )
 show(pd.DataFrame(rows))
 
@@ -99,10 +99,10 @@ for name, part in effects.groupby("metric", sort=False):
 # 0.05 here, that may be the draws and not the head: 20 draws per head are the fewest with which one head alone can get there.
 
 # %%
-effect_map(effects, "masked expression error")
+effect_map(effects, "masked_error")
 
 # %%
-head_intervals(effects, "label loss")
+head_intervals(effects, "label_loss")
 
 # %% [markdown]
 # ## A folder remembers
@@ -121,7 +121,7 @@ print("the same table:", again.equals(effects), "from", len(list((out / "sweep")
 # effect.
 
 # %%
-by = "masked expression error"
+by = "masked_error"
 config = AblationConfig(
     checkpoint=checkpoint,
     data={"name": data, **({} if mapping is None else asdict(mapping))},

@@ -51,7 +51,7 @@ def made(tmp_path_factory):
             "sites": [["L0H0", "L1H1"]],
             "null_draws": 6,
             "pairs_of_top": 3,
-            "pairs_by": "label loss",
+            "pairs_by": "label_loss",
             "block": BLOCK,
         },
         "contrasts": [{"target": "down", "source": "up"}],

@@ -28,13 +28,13 @@ def test_the_planted_head_comes_first(made):
     effects = ablate(made.model, made.cells, null_draws=12, folds=2, backend=QUIET)
     assert len(effects) == 2 * LAYERS * HEADS and (effects["n_cells"] == N_CELLS).all()
     assert dict(zip(effects["metric"], effects["unit"], strict=True)) == {
-        "cell shift": "1 - cosine",
-        "label loss": "nats",
+        "cell_shift": "1 - cosine",
+        "label_loss": "nats",
     }
-    for name in ("cell shift", "label loss"):
+    for name in ("cell_shift", "label_loss"):
         heads = of_metric(effects, name)
         assert heads["effect"].abs().idxmax() == made.name and (heads["n_null"] == 12).all()
-    loss = of_metric(effects, "label loss")
+    loss = of_metric(effects, "label_loss")
     assert loss["ratio"].idxmax() == made.name and loss.loc[made.name, "q"] == loss["q"].min()
     one, rest = loss.loc[made.name], loss.drop(made.name)
     assert 0 < one["low"] < one["effect"] < one["high"] and rest["effect"].abs().max() < 0.05 * one["effect"]
@@ -51,7 +51,7 @@ def test_a_metric_of_one_s_own_and_places_by_label(made):
     along = Metric("along", "length", 0, lambda run: run.output() @ direction)
     places = [made.name, "L0.mlp", site("L1.attention"), f"L0.gene.{made.planted.genes[0]}"]
     effects = ablate(made.model, made.cells, places, metrics=[along, "cell_shift"], seed=SEED, backend=QUIET)
-    assert set(effects["metric"]) == {"along", "cell shift"} and len(effects) == 8
+    assert set(effects["metric"]) == {"along", "cell_shift"} and len(effects) == 8
     assert (effects["n_null"] == 0).all() and effects[["p", "q", "ratio"]].isna().all(axis=None)
     found = of_metric(effects, "along")
     assert found.index.tolist() == [str(place) for place in places] and found["unit"].tolist() == ["length"] * 4
@@ -92,7 +92,7 @@ def test_without_cell_types_label_metrics_are_left_out(made):
     bare = made.cells.copy()
     del bare.obs["cell_type"]
     effects = ablate(made.model, bare, ["L0H0"], backend=QUIET)
-    assert effects["metric"].tolist() == ["cell shift"]
+    assert effects["metric"].tolist() == ["cell_shift"]
 
 
 def test_the_share_of_fallbacks_is_of_the_tokens_that_are_touched():

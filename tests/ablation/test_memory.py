@@ -63,7 +63,7 @@ def test_a_sweep_goes_on_in_smaller_batches_and_keeps_to_them(tokens, capsys):
         .loc[list(zip(wanted["ablation"], wanted["row"], strict=True))]
     )
     assert set(wanted["ablation"]) == {INTACT, *(one.key for one in grid)}
-    for name in ("cell shift", "masked expression error", "fallbacks", "fallbacks_masked"):
+    for name in ("cell_shift", "masked_error", "fallbacks", "fallbacks_masked"):
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6)
 
 

@@ -103,7 +103,7 @@ def test_cell_shifts_of_a_model_in_half_precision_are_near_those_in_single_preci
         model = tiny_model(n_layers=2).to(dtype)
         ablations = all_heads(model.config, "zero")
         table = evaluate(Study(model, tokens, (cell_shift(),)), ablations, range(30))
-        shifts[dtype] = table[table["ablation"] != "intact"]["cell shift"].to_numpy()
+        shifts[dtype] = table[table["ablation"] != "intact"]["cell_shift"].to_numpy()
     half, single = shifts[torch.bfloat16], shifts[torch.float32]
     assert half.min() > -1e-6 and len(np.unique(half)) > 0.95 * len(half)
     assert np.abs(half - single).max() < 0.004 and np.corrcoef(half, single)[0, 1] > 0.99
@@ -220,7 +220,7 @@ def test_gene_prediction_is_that_genes_value_and_nan_without_it():
                 at = [j for j in range(12) if int(tokens.gene_ids[i, j]) == gene and not bool(tokens.padding[i, j])]
                 n_absent += not at
                 assert found[i] == predicted[i, at[0]] if at else bool(found[i].isnan())
-        assert 0 < n_absent < 5 * N_GENES and metric.name == f"prediction of GENE{N_GENES - 1}"
+        assert 0 < n_absent < 5 * N_GENES and metric.name == f"gene:GENE{N_GENES - 1}"
 
 
 # Probes

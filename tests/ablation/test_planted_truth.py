@@ -92,7 +92,7 @@ def found(seed: int) -> Found:
         (np.einsum("nd,ndc->nc", changed, probe.weights[probe.fold]) + probe.offset[probe.fold]).argmax(1)
     ]
     rest = [x - np.outer(x @ planted.direction, planted.direction) for x in (intact, changed)]
-    values = table.set_index(["ablation", "row"])["label error"]
+    values = table.set_index(["ablation", "row"])["label_error"]
     return Found(
         name,
         ranks,
@@ -124,7 +124,7 @@ def useless(seeds: tuple[int, ...]) -> pd.DataFrame:
     parts = []
     for seed in seeds:
         table = found(seed).effects
-        here = (table["metric"] == "label loss") & (table["how"] == "mean") & (table["ablation"] != found(seed).name)
+        here = (table["metric"] == "label_loss") & (table["how"] == "mean") & (table["ablation"] != found(seed).name)
         parts.append(table[here].assign(seed=seed))
     return pd.concat(parts, ignore_index=True)
 
@@ -138,7 +138,7 @@ def check_useless(seeds: tuple[int, ...]) -> None:
     assert (table["q"] > 0.05).mean() > 0.95
     for seed in seeds:
         effects = found(seed).effects
-        effects = effects[(effects["metric"] == "label loss") & (effects["how"] == "mean")].set_index("ablation")[
+        effects = effects[(effects["metric"] == "label_loss") & (effects["how"] == "mean")].set_index("ablation")[
             "effect"
         ]
         assert effects.drop(found(seed).name).abs().max() < 0.05 * effects[found(seed).name], seed

@@ -118,9 +118,9 @@ def distances(seed=4):
 
 
 METRICS = {  # metric: (unit, worse, size)
-    "cell shift": ("1 - cosine", 0, 0.02),
-    "label loss": ("nats", 1, 0.3),
-    "ruler correlation": ("Spearman", -1, 0.1),
+    "cell_shift": ("1 - cosine", 0, 0.02),
+    "label_loss": ("nats", 1, 0.3),
+    "ruler": ("Spearman", -1, 0.1),
 }
 LABELS = {"B": 90, "CD14+ monocyte": 130, "CD4+/CD45RA+/CD25- naive T (of a label as long as an essay)": 12}
 
@@ -129,10 +129,10 @@ def effects(layers=6, per_layer=8, hows=("mean",), null=8, seed=5):
     rng = np.random.default_rng(seed)
     places = [(i, j, "head", f"L{i}H{j}") for i in range(layers) for j in range(per_layer)]
     places += [(i, -1, "mlp", f"L{i}.mlp") for i in range(layers)]
-    metrics = METRICS | {f"label error: {name}": ("share of cells", 1, 0.05) for name in LABELS}
+    metrics = METRICS | {f"label_error: {name}": ("share of cells", 1, 0.05) for name in LABELS}
     rows = []
     for metric, (unit, worse, size) in metrics.items():
-        n_cells = LABELS.get(metric.removeprefix("label error: "), 240)
+        n_cells = LABELS.get(metric.removeprefix("label_error: "), 240)
         for how in hows:
             for layer, head, kind, name in places:
                 effect = (worse or 1) * rng.gamma(0.4, size) if worse < 1 else rng.gamma(0.4, size) - size / 4
@@ -167,7 +167,7 @@ def effects(layers=6, per_layer=8, hows=("mean",), null=8, seed=5):
     return pd.DataFrame(rows)
 
 
-def attribution(layers=6, per_layer=8, metrics=("label loss", "masked error"), seed=6):
+def attribution(layers=6, per_layer=8, metrics=("label_loss", "masked error"), seed=6):
     rng = np.random.default_rng(seed)
     layer, head = (index.ravel() for index in np.indices((layers, per_layer)))
     parts = []
@@ -179,7 +179,7 @@ def attribution(layers=6, per_layer=8, metrics=("label loss", "masked error"), s
     return pd.concat(parts, ignore_index=True)
 
 
-def interactions(names=("L0H1", "L2H3", "L2H7", "L4H0", "L10H2", "L5H6"), metrics=("label loss",), seed=7):
+def interactions(names=("L0H1", "L2H3", "L2H7", "L4H0", "L10H2", "L5H6"), metrics=("label_loss",), seed=7):
     rng = np.random.default_rng(seed)
     rows = []
     for metric in metrics:

@@ -29,7 +29,7 @@ for name, draw, make in (
     ("head_intervals", figures.head_intervals, synthetic.effects),
     ("interaction_matrix", figures.interaction_matrix, synthetic.interactions),
 ):
-    of_loss = functools.partial(draw, metric="label loss")
+    of_loss = functools.partial(draw, metric="label_loss")
     of_loss.__name__ = name
     DRAWN[of_loss] = make
 NOT_NEEDED = {f"z_{i}" for i in range(2, 11)} | {"ablation"}
@@ -358,9 +358,9 @@ def test_effect_map_holds_the_values_at_their_place(metric):
 @pytest.mark.parametrize(
     ("metric", "said", "best"),
     [
-        ("cell shift", "neither sign is worse", lambda effect: effect.abs().idxmax()),
-        ("label loss", "above 0 is worse", lambda effect: effect.idxmax()),
-        ("ruler correlation", "below 0 is worse", lambda effect: effect.idxmin()),
+        ("cell_shift", "neither sign is worse", lambda effect: effect.abs().idxmax()),
+        ("label_loss", "above 0 is worse", lambda effect: effect.idxmax()),
+        ("ruler", "below 0 is worse", lambda effect: effect.idxmin()),
     ],
 )
 def test_effect_map_frames_the_head_that_matters_most(metric, said, best):
@@ -377,19 +377,19 @@ def test_effect_map_frames_the_head_that_matters_most(metric, said, best):
 
 def test_effect_map_is_symmetric_around_zero_and_red_is_worse():
     table = synthetic.effects()
-    for metric, red in (("label loss", 1), ("ruler correlation", -1)):
+    for metric, red in (("label_loss", 1), ("ruler", -1)):
         heat = figures.effect_map(table, metric).data[0]
         assert heat.zmax == -heat.zmin == heads_of(table, metric)["effect"].abs().max()
         assert heat.colorscale[-1 if red == 1 else 0][1] == "#B2182B"
-    heat = figures.effect_map(table, "cell shift").data[0]
+    heat = figures.effect_map(table, "cell_shift").data[0]
     assert heat.zmin == 0 and heat.colorscale[0][1] == "#F7F7F7"
-    assert figures.effect_map(table.assign(effect=0.0), "cell shift").data[0].zmax > 0
+    assert figures.effect_map(table.assign(effect=0.0), "cell_shift").data[0].zmax > 0
 
 
 def test_small_effects_are_written_times_a_power_of_ten():
     table = synthetic.effects().query("metric == 'cell shift'").assign(effect=0.0)
     table.loc[table["ablation"] == "L2H3", "effect"] = 0.01234
-    heat = figures.effect_map(table, "cell shift").data[0]
+    heat = figures.effect_map(table, "cell_shift").data[0]
     assert shown(heat)["2", "3"][:2] == ("12.3", 0.01234) or shown(heat)["2", "3"][0] == "<b>12.3</b>"
     assert "10³" in heat.colorbar.title.text and heat.colorbar.ticktext[-1] == "12.3"
 
@@ -397,22 +397,22 @@ def test_small_effects_are_written_times_a_power_of_ten():
 def test_without_a_null_the_figures_say_so_and_mark_nothing():
     table = synthetic.effects(null=0)
     for figure in (
-        figures.effect_map(table, "label loss"),
+        figures.effect_map(table, "label_loss"),
         figures.label_effects(table),
-        figures.head_intervals(table, "label loss"),
+        figures.head_intervals(table, "label_loss"),
     ):
         assert "No null was drawn" in texts(figure)
-    cells = shown(figures.effect_map(table, "label loss").data[0])
+    cells = shown(figures.effect_map(table, "label_loss").data[0])
     assert all("<b>" not in text and "no null was drawn" in hover for text, _, hover in cells.values())
     one = synthetic.effects(null=1).assign(p=np.nan, q=np.nan)
-    assert "a p takes two draws or more per head" in texts(figures.effect_map(one, "label loss"))
+    assert "a p takes two draws or more per head" in texts(figures.effect_map(one, "label_loss"))
 
 
 def test_a_head_without_an_effect_is_blank_and_never_framed():
     table = synthetic.effects()
-    at = heads_of(table, "label loss")["effect"].idxmax()
+    at = heads_of(table, "label_loss")["effect"].idxmax()
     table.loc[at, "effect"] = np.nan
-    figure = figures.effect_map(table, "label loss")
+    figure = figures.effect_map(table, "label_loss")
     place = str(table.loc[at, "layer"]), str(table.loc[at, "head"])
     assert shown(figure.data[0])[place][0].strip("</b>") == "–" and framed(figure) != place
 
@@ -421,23 +421,23 @@ def test_a_head_without_an_effect_is_blank_and_never_framed():
 def test_metric_and_way_of_ablating_are_chosen_by_name(draw):
     table = synthetic.effects(hows=("mean", "zero"))
     with pytest.raises(EvaluationError, match=r"several ways of ablating \(mean, zero\).*how='mean'"):
-        draw(table, "label loss")
+        draw(table, "label_loss")
     with pytest.raises(EvaluationError, match="way of ablating 'zerro'.*zero"):
-        draw(table, "label loss", "zerro")
+        draw(table, "label_loss", "zerro")
     with pytest.raises(EvaluationError, match="metric 'label los'.*label loss"):
         draw(table, "label los", "zero")
-    only = draw(table[table["how"] == "zero"], "label loss")
-    assert draw(table, "label loss", "zero").to_json() == only.to_json()
+    only = draw(table[table["how"] == "zero"], "label_loss")
+    assert draw(table, "label_loss", "zero").to_json() == only.to_json()
     twice = pd.concat([synthetic.effects()] * 2)
     with pytest.raises(EvaluationError, match="layer 0 head 0 has more than one row"):
-        draw(twice, "label loss")
+        draw(twice, "label_loss")
     with pytest.raises(EvaluationError, match="no row of kind 'head'"):
-        draw(table[table["kind"] == "mlp"], "label loss")
+        draw(table[table["kind"] == "mlp"], "label_loss")
     with pytest.raises(EvaluationError, match="'layer' or 'head' is missing"):
-        draw(synthetic.effects().assign(head=np.nan), "label loss")
+        draw(synthetic.effects().assign(head=np.nan), "label_loss")
 
 
-@pytest.mark.parametrize(("metric", "sign"), [("label loss", 1), ("ruler correlation", -1), ("cell shift", 0)])
+@pytest.mark.parametrize(("metric", "sign"), [("label_loss", 1), ("ruler", -1), ("cell_shift", 0)])
 def test_head_intervals_are_ordered_by_what_matters(metric, sign):
     table = synthetic.effects()
     figure = figures.head_intervals(table, metric, top=5)
@@ -463,15 +463,15 @@ def test_head_intervals_are_ordered_by_what_matters(metric, sign):
 
 def test_head_intervals_say_how_many_heads_beyond_the_null_are_not_among_the_worst():
     table = synthetic.effects()
-    losses = table[(table["metric"] == "label loss") & (table["kind"] == "head")].sort_values("effect")
+    losses = table[(table["metric"] == "label_loss") & (table["kind"] == "head")].sort_values("effect")
     table.loc[losses.index, "q"] = 1.0
-    assert "not drawn" not in texts(figures.head_intervals(table, "label loss", top=5))
+    assert "not drawn" not in texts(figures.head_intervals(table, "label_loss", top=5))
     sure = [*losses.index[:3], losses.index[-1]]
     table.loc[sure, "q"] = 0.01
     table.loc[sure, ["low", "high"]] = [-1.0, 1.0]
-    assert "0 of 5" in texts(figures.head_intervals(table, "label loss", top=5)), "each interval holds 0"
+    assert "0 of 5" in texts(figures.head_intervals(table, "label_loss", top=5)), "each interval holds 0"
     table.loc[sure, ["low", "high"]] = [0.5, 1.0]
-    said = texts(figures.head_intervals(table, "label loss", top=5))
+    said = texts(figures.head_intervals(table, "label_loss", top=5))
     assert f"1 of 5 and 3 of the {len(losses) - 5} that are not drawn" in said
 
 
@@ -500,7 +500,7 @@ def test_attribution_scatter_has_a_facet_per_metric_and_rho_per_method():
 
 def test_interaction_matrix_is_symmetric_with_single_effects_apart():
     table = synthetic.interactions()
-    figure = figures.interaction_matrix(table, "label loss")
+    figure = figures.interaction_matrix(table, "label_loss")
     heat, diagonal = figure.data
     assert list(heat.x) == list(heat.y) == ["L0H1", "L2H3", "L2H7", "L4H0", "L5H6", "L10H2"]
     cells, single = shown(heat), shown(diagonal)
@@ -523,43 +523,43 @@ def test_interaction_matrix_is_symmetric_with_single_effects_apart():
 def test_interaction_matrix_leaves_out_the_pairs_drawn_at_random():
     chosen = synthetic.interactions().assign(random=False, p=0.25, q=0.5)
     drawn = synthetic.interactions(("L1H1", "L1H2", "L1H3"), seed=9).assign(random=True, p=np.nan)
-    figure = figures.interaction_matrix(pd.concat([chosen, drawn]), "label loss")
+    figure = figures.interaction_matrix(pd.concat([chosen, drawn]), "label_loss")
     assert "L1H1" not in figure.data[0].x and "n = 15 pairs of 6 heads" in texts(figure)
     assert "n = 3 pairs of heads drawn at random" in texts(figure) and "smallest reachable p 0.25" in texts(figure)
     assert "q for one pair alone 1;" in texts(figure)
     assert "p = 0.25<br>q = 0.5" in shown(figure.data[0])["L0H1", "L2H3"][2]
-    assert "pairs of heads drawn at random" in texts(figures.interaction_matrix(chosen, "label loss"))
+    assert "pairs of heads drawn at random" in texts(figures.interaction_matrix(chosen, "label_loss"))
 
 
 def test_interaction_matrix_refuses_a_pair_twice_and_an_unknown_metric():
     table = synthetic.interactions()
     swapped = table.iloc[[0]].rename(columns={"first": "second", "second": "first"})
     with pytest.raises(EvaluationError, match="'L0H1' and 'L2H3' is there more than once"):
-        figures.interaction_matrix(pd.concat([table, swapped]), "label loss")
+        figures.interaction_matrix(pd.concat([table, swapped]), "label_loss")
     with pytest.raises(EvaluationError, match="paired with itself"):
-        figures.interaction_matrix(table.assign(second=table["first"]), "label loss")
+        figures.interaction_matrix(table.assign(second=table["first"]), "label_loss")
     with pytest.raises(EvaluationError, match="metric 'cell shift'"):
-        figures.interaction_matrix(table, "cell shift")
+        figures.interaction_matrix(table, "cell_shift")
 
 
 def test_label_effects_show_labels_by_heads_in_percentage_points():
     table = synthetic.effects()
     figure = figures.label_effects(table, top=3)
     heat = figure.data[0]
-    rows = table[table["metric"].str.startswith("label error: ") & (table["kind"] == "head")]
+    rows = table[table["metric"].str.startswith("label_error: ") & (table["kind"] == "head")]
     size = rows["effect"].abs().groupby(rows["ablation"]).max().sort_values(ascending=False)
     assert list(heat.x) == list(size.index[:3]) and list(heat.y) == list(synthetic.LABELS)
     cells = shown(heat)
     for row in rows[rows["ablation"].isin(heat.x)].itertuples():
-        text, value, hover = cells[row.metric.removeprefix("label error: "), row.ablation]
+        text, value, hover = cells[row.metric.removeprefix("label_error: "), row.ablation]
         assert value == row.effect and f"{100 * row.effect:z.1f}" in text
         assert text.startswith("<b>") == (row.q <= 0.05)
         assert f"n = {row.n_cells} cells" in hover
     assert [tick.split(" (n = ")[-1] for tick in figure.layout.yaxis.ticktext] == ["90)", "130)", "12)"]
     assert "The 3 of 48 heads" in texts(figure)
     with pytest.raises(EvaluationError, match="no metric named 'label error: '"):
-        figures.label_effects(table[table["metric"] == "label loss"])
-    table.loc[table["metric"] == "label error: B", "effect"] = np.nan
+        figures.label_effects(table[table["metric"] == "label_loss"])
+    table.loc[table["metric"] == "label_error: B", "effect"] = np.nan
     assert "B" not in figures.label_effects(table).data[0].y
 
 
@@ -591,7 +591,7 @@ def test_transfer_map_without_a_null_and_with_several_contrasts():
 
 def test_ablation_figures_escape_markup_of_names():
     evil = "<b>x</b>"
-    effects = synthetic.effects().replace({"metric": {"label loss": evil, "label error: B": f"label error: {evil}"}})
+    effects = synthetic.effects().replace({"metric": {"label_loss": evil, "label_error: B": f"label_error: {evil}"}})
     effects["unit"] = evil
     pairs = synthetic.interactions().replace({"L0H1": evil}).assign(metric=evil)
     for figure in (

@@ -80,9 +80,7 @@ def test_ablation_attribution_and_patching_are_the_same(there):
         study = Study(model, tokens, (cell_shift(), masked_error()), *references, batch_size=4, seed=3)
         found.append(
             {
-                **evaluate(study, grid, range(10))[["cell shift", "masked expression error", "fallbacks"]].to_dict(
-                    "list"
-                ),
+                **evaluate(study, grid, range(10))[["cell_shift", "masked_error", "fallbacks"]].to_dict("list"),
                 "attribution": attribute(study, masked_error(), range(10)),
                 "patching": activation_patching(model, tokens, others, sites=["L0H1"], draws=20)["moved"],
             }

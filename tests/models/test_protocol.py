@@ -292,7 +292,7 @@ def test_a_study_is_prepared_and_judged(toy, cells):
     assert study.notes == {"masked_error": "the checkpoint has no expression decoder"}
     table = evaluate(study, grid, range(6))
     assert len(table) == 6 * (1 + LAYERS * HEADS)
-    moved = table[table["ablation"] != "intact"]["cell shift"]
+    moved = table[table["ablation"] != "intact"]["cell_shift"]
     assert (moved > -1e-6).all() and moved.max() > 1e-3
 
 

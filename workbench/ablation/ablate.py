@@ -99,7 +99,7 @@ def ablate(
     wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
     swept = make_config(SweepConfig, how=(how,), heads=every, sites=wanted, null_draws=null_draws if every else 0)
     grid = make_grid(model, swept, seed)
-    given = {"seed": seed, "min_gene_share": min_gene_share, "extra": own}
+    given: dict[str, Any] = {"seed": seed, "min_gene_share": min_gene_share, "extra": own}
     try:
         study = prepare(model, cells, asked, grid, **given)
     except EvaluationError as error:

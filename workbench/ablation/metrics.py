@@ -84,7 +84,7 @@ class Metric:
     Attributes
     ----------
     name, unit
-        How tables and axes call it, and its unit.
+        Its name as it is asked for, and in every table (`metric_title` is what figures and reports say), and its unit.
     worse
         1 when a larger value is worse, -1 when a smaller one is, 0 when neither.
     function
@@ -118,7 +118,7 @@ def cell_shift() -> Metric:
     def function(run: Run) -> Tensor:
         return 1 - torch.cosine_similarity(run.output(), run.output(intact=True), dim=1)
 
-    return Metric("cell shift", "1 - cosine", 0, function)
+    return Metric("cell_shift", "1 - cosine", 0, function)
 
 
 def masked_error(output: str = "expression") -> Metric:
@@ -137,7 +137,7 @@ def masked_error(output: str = "expression") -> Metric:
         total = torch.where(run.masked, error, torch.zeros_like(error)).sum(1)
         return torch.where(n > 0, total / n.clamp(min=1), torch.nan)
 
-    name = {"expression": "masked expression error", "mvc": "masked MVC error"}[output]
+    name = {"expression": "masked_error", "mvc": "mvc_error"}[output]
     return Metric(name, "bins squared", 1, function, needs=(output,), masked=True, differentiable=True)
 
 
@@ -158,7 +158,7 @@ def gene_prediction(gene_id: int, gene: str, output: str = "expression") -> Metr
         value = torch.where(here, run.output(output), 0).sum(1)
         return torch.where(here.any(1), value, torch.nan)
 
-    return Metric(f"prediction of {gene}", "bins", 0, function, needs=(output,), differentiable=True)
+    return Metric(f"gene:{gene}", "bins", 0, function, needs=(output,), differentiable=True)
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def readout(probe: FixedProbe, loss: bool, only: str | None = None) -> Metric:
             value = (logits.argmax(1) != label).to(x.dtype)
         return torch.where(wanted, value, torch.nan)
 
-    what = "label loss" if loss else "label error"
+    what = "label_loss" if loss else "label_error"
     name = what if only is None else f"{what}: {only}"
     return Metric(name, "nats" if loss else "share of cells", 1, function, differentiable=loss, label=only)
 
@@ -309,7 +309,7 @@ def trustworthiness(x: Float[np.ndarray, "cell feature"], k: int = 15) -> Metric
         except EvaluationError:  # all cells in one point have no neighbourhood to trust
             return torch.full((n,), torch.nan, dtype=torch.float64)
 
-    return Metric(f"trustworthiness (k = {k})", "share", -1, function, together=True)
+    return Metric("trustworthiness", "share", -1, function, together=True)
 
 
 def ruler_correlation(stage: Int[np.ndarray, " cell"], distances: Float[np.ndarray, "stage stage"]) -> Metric:
@@ -350,7 +350,7 @@ def ruler_correlation(stage: Int[np.ndarray, " cell"], distances: Float[np.ndarr
         value = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
         return torch.as_tensor(np.where(np.isin(stage, present), value, np.nan))
 
-    return Metric("ruler correlation", "Spearman", -1, function, together=True)
+    return Metric("ruler", "Spearman", -1, function, together=True)
 
 
 def mask_values(tokens: Tokens, config: ModelShape, share: float, seed: int) -> tuple[Tokens, Tensor, Tensor]:

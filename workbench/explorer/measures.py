@@ -13,6 +13,7 @@ from workbench.errors import ArtifactError
 from workbench.explorer.heads import short
 from workbench.figures.checks import checked
 from workbench.figures.heatmap import SCALE, Colors, colors_of
+from workbench.figures.style import metric_title
 from workbench.operators.operator import Head
 
 _SCORE = ("spearman", "sd", "n_splits", "n_anchors", "null_high", "n_null", "p", "q")
@@ -53,8 +54,8 @@ def effect_measures(table: pd.DataFrame, shape: Head) -> list[dict[str, Any]]:
         worse = int(own["worse"].iloc[0])
         about = {"metric": str(metric), "how": str(how), "worse": worse}
         unit, known = str(own["unit"].iloc[0]), own["effect"][np.isfinite(own["effect"])]
-        colors = colors_of(known if len(known) else pd.Series([0.0]), str(metric), unit, worse=worse)
-        one = _measure(f"effect-{number}", "effect", f"{metric}, {how} ablation", unit, rows, colors)
+        colors = colors_of(known if len(known) else pd.Series([0.0]), metric_title(str(metric)), unit, worse=worse)
+        one = _measure(f"effect-{number}", "effect", f"{metric_title(str(metric))}, {how} ablation", unit, rows, colors)
         found.append({**one, **about})
     return found
 

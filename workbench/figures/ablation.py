@@ -12,9 +12,9 @@ from workbench.figures.checks import check_finite, checked, chosen, records, ref
 from workbench.figures.forest import Facet, forest
 from workbench.figures.heatmap import bold_heads, check_heads, colors_of, head_codes, head_name, heatmap, placed
 from workbench.figures.marks import ALPHA, NULL_KEY, Look, p_and_q, sure_keys
-from workbench.figures.style import INK, label, number, short, span
+from workbench.figures.style import INK, label, metric_title, number, short, span
 
-LABEL_PREFIX = "label error: "
+LABEL_PREFIX = "label_error: "
 _TEXT = ("metric", "how", "kind", "unit")
 _NUMBERS = tuple(
     "layer head effect low high sd n_cells null_mean null_low null_high n_null ratio worse p q heads_as_large".split()
@@ -61,7 +61,7 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
         f"{'largest' if worse == 0 else 'worst'} effect, {head_name(most)}. {_null(cells)} On hover: 95 % bootstrap "
         "interval and sd over cells."
     )
-    title = f"Effect of ablating each head: {short(metric, CUT)}"
+    title = f"Effect of ablating each head: {short(metric_title(metric), CUT)}"
     colors = colors_of(cells["value"], "effect", first["unit"], worse=worse)
     return heatmap(cells, rows, columns, colors, title, subtitle, frame=most)
 
@@ -111,7 +111,7 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
     axis = {"title": label(f"effect ({first['unit']})" if first["unit"] else "effect"), "exponentformat": "power"}
     part = Facet("", rows if with_null else rows.drop(columns="null_high"), axis)
     pixels: Look = {"head": 0, "above": 40, "below": 60, "bounds": False}
-    title = f"Heads that matter most: {short(metric, CUT)}"
+    title = f"Heads that matter most: {short(metric_title(metric), CUT)}"
     figure = forest([part], rows["row"].tolist(), title, subtitle, keys, **pixels)
     return figure.add_vline(x=0, line={"color": INK, "width": 1})
 
@@ -122,7 +122,7 @@ def label_effects(table: pd.DataFrame, how: str | None = None, top: int = 8) -> 
     Parameters
     ----------
     table
-        As in `effect_map`; drawn are the metrics "label error: " and a label.
+        As in `effect_map`; drawn are the metrics "label_error: " and a label.
     how
         As in `effect_map`.
     top
@@ -178,7 +178,7 @@ def _heads(table: pd.DataFrame, figure: str, how: str | None) -> pd.DataFrame:
     heads["worse"] = heads["worse"].fillna(0)
     heads["score"] = np.where(heads["worse"] == 0, heads["effect"].abs(), heads["worse"] * heads["effect"])
     heads["hover"] = [
-        f"{label(r.metric)}<br>layer {int(r.layer)}, head {int(r.head)} ({label(r.how)})<br>"
+        f"{label(metric_title(r.metric))}<br>layer {int(r.layer)}, head {int(r.head)} ({label(r.how)})<br>"
         f"effect {number(r.effect)} {label(r.unit)}<br>95 % bootstrap interval {number(r.low)} to {number(r.high)}<br>"
         f"sd over cells {number(r.sd)}, n = {number(r.n_cells)} cells<br>{_null_of(r)}<br>"
         f"other heads with as large an effect: {number(100 * r.heads_as_large)} %"
@@ -198,7 +198,8 @@ def _null_of(row: Any) -> str:
 
 def _whole(metric: str) -> str:
     """Name of a metric that the title does not hold as a whole."""
-    return "" if len(metric) <= CUT else f"Metric: {metric}. "
+    title = metric_title(metric)
+    return "" if len(title) <= CUT else f"Metric: {title}. "
 
 
 def _null(heads: pd.DataFrame, factor: float = 1) -> str:

@@ -13,7 +13,7 @@ from workbench.figures.checks import check_finite, checked, chosen, records, ref
 from workbench.figures.facets import LINE, Place, facets, quiet
 from workbench.figures.heatmap import Colors, bold_heads, check_heads, colors_of, head_name, heat_trace, heatmap, placed
 from workbench.figures.marks import ALPHA, legend_keys, marks, p_and_q
-from workbench.figures.style import ACCENT, QUIET, dressed, label, number, short, span, wrapped
+from workbench.figures.style import ACCENT, QUIET, dressed, label, metric_title, number, short, span, wrapped
 from workbench.stats import spearman
 
 # Marks that differ in shape, in lightness and in fill.
@@ -80,7 +80,7 @@ def _mark(i: int) -> dict:
 
 def _estimates(figure: go.Figure, part: pd.DataFrame, marker: dict, at: Place) -> None:
     hover = [
-        f"{label(r.metric)}<br>layer {int(r.layer)}, head {int(r.head)}<br>{label(r.method)}: estimated "
+        f"{label(metric_title(r.metric))}<br>layer {int(r.layer)}, head {int(r.head)}<br>{label(r.method)}: estimated "
         f"{number(r.estimated)}<br>exact {number(r.exact)}"
         for r in records(part)
     ]
@@ -90,7 +90,7 @@ def _estimates(figure: go.Figure, part: pd.DataFrame, marker: dict, at: Place) -
 
 def _agreement(metric: str, part: pd.DataFrame) -> list[str]:
     """Lines above a facet: the metric, and rho of each method."""
-    lines = [f"<b style='font-size:14px'>{line}</b>" for line in wrapped(metric, 22)]
+    lines = [f"<b style='font-size:14px'>{line}</b>" for line in wrapped(metric_title(metric), 22)]
     for method, heads in part.groupby("method", sort=False):
         rho = spearman(heads["estimated"].to_numpy(), heads["exact"].to_numpy())
         said = f"rho {f'{rho:z.2f}' if math.isfinite(rho) else '–'}, {method}"
@@ -150,7 +150,7 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
         alone = {r.first: r.effect_first, r.second: r.effect_second, **alone}
         bold = bool(r.low > 0 or r.high < 0)
         hover = (
-            f"{label(metric)}<br>{label(r.first)} and {label(r.second)}<br>interaction {number(r.interaction)}<br>"
+            f"{label(metric_title(metric))}<br>{label(r.first)} and {label(r.second)}<br>interaction {number(r.interaction)}<br>"
             f"95 % bootstrap interval {number(r.low)} to {number(r.high)}<br>both {number(r.effect_both)}<br>"
             f"{label(r.first)} alone {number(r.effect_first)}<br>{label(r.second)} alone {number(r.effect_second)}<br>"
             f"n = {number(r.n_cells)} cells"
@@ -160,7 +160,10 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
         sides += [(a, b, r.interaction, bold, hover) for a, b in ((r.first, r.second), (r.second, r.first))]
     cells = pd.DataFrame(sides, columns=["row", "column", "value", "bold", "hover"])
     single = pd.DataFrame(
-        [(h, h, alone[h], False, f"{label(metric)}<br>{label(h)} alone {number(alone[h])}") for h in heads],
+        [
+            (h, h, alone[h], False, f"{label(metric_title(metric))}<br>{label(h)} alone {number(alone[h])}")
+            for h in heads
+        ],
         columns=cells.columns,
     )
     colors = colors_of(cells["value"], "interaction", worse=0)
@@ -171,7 +174,7 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
         f"interval excludes 0, {excluded} of {len(pairs)}, without a correction for the number of pairs. "
         f"{_random_pairs(drawn, pairs)} Grey diagonal: effect of the head alone, in the same unit."
     )
-    title = f"What pairs of heads do together: {short(metric, 44)}"
+    title = f"What pairs of heads do together: {short(metric_title(metric), 44)}"
     figure = heatmap(cells, heads, heads, colors, title, subtitle, axes=("head", "other head"))
     limits = (float(np.nanmin(single["value"])) - 1, float(np.nanmax(single["value"])) + 1)
     plain = Colors(GREY, limits, "alone", colors.factor, colors.decimals)

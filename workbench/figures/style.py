@@ -43,6 +43,7 @@ PALETTE = (
     "#44AA99",
 )
 
+_METRICS = {"masked_error": "masked expression error", "mvc_error": "masked MVC error", "ruler": "ruler correlation"}
 _TITLE = 24  # pixels above the title
 _TITLE_SIZE = 17
 # Pixels from line to line of a title: plotly goes by the size of the title, whatever that of the line is.
@@ -125,6 +126,26 @@ def label(text: object) -> str:
         Any value; its str is shown.
     """
     return html.escape(str(text), quote=False)
+
+
+def metric_title(metric: str) -> str:
+    """What figures and reports call a metric of an ablation.
+
+    Parameters
+    ----------
+    metric
+        Its name in tables, such as ``cell_shift`` or ``gene:CD3E``; one's own may be anything.
+
+    Examples
+    --------
+    >>> from workbench.figures.style import metric_title
+    >>> [metric_title(name) for name in ("cell_shift", "mvc_error", "label_error: B cell", "gene:CD3E")]
+    ['cell shift', 'masked MVC error', 'label error: B cell', 'prediction of CD3E']
+    """
+    name, colon, rest = metric.partition(":")
+    if name == "gene":
+        return f"prediction of {rest}"
+    return _METRICS.get(name, name.replace("_", " ")) + colon + rest
 
 
 def short(text: str, width: int) -> str:

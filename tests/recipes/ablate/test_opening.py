@@ -13,7 +13,7 @@ from workbench.recipes.ablate.opening import controls, opening
 def effects(effect=(0.5, 0.1), beyond=(True, False), p=0.01, low=0.4, kind="head", detectable=0.2):
     return pd.DataFrame(
         {
-            "metric": "cell shift",
+            "metric": "cell_shift",
             "ablation": ["L0H0", "L0H1"],
             "kind": kind,
             "how": "mean",
@@ -26,7 +26,7 @@ def effects(effect=(0.5, 0.1), beyond=(True, False), p=0.01, low=0.4, kind="head
 
 
 def draws(found=(4.0, 0.0)):
-    return pd.DataFrame({"metric": "cell shift", "ablation": ["L0H0", "L0H1"], "n_draws": 4, "n_found": found})
+    return pd.DataFrame({"metric": "cell_shift", "ablation": ["L0H0", "L0H1"], "n_draws": 4, "n_found": found})
 
 
 def test_a_head_beyond_the_null():

@@ -174,22 +174,22 @@ def test_the_command_writes_report_tables_manifest_and_configuration(made, first
 def test_the_table_of_effects_is_of_every_metric_and_place(made, first):
     effects = table(first.out, "effects")
     kinds = {"head": LAYERS * HEADS, "attention": LAYERS, "mlp": LAYERS, "set": 1}
-    for name in ("label loss", "cell shift", "label error", "masked expression error"):
+    for name in ("label_loss", "cell_shift", "label_error", "masked_error"):
         rows = of_metric(effects, name)
         assert rows["kind"].value_counts().to_dict() == kinds
         heads = rows[rows["kind"] == "head"]
         assert (heads["n_null"] == 6).all()
         # No draw makes the probe err at all, and then there is nothing to compare with.
-        assert heads[["p", "q"]].notna().all(axis=None) == (name != "label error")
+        assert heads[["p", "q"]].notna().all(axis=None) == (name != "label_error")
         assert rows.drop(heads.index)["p"].isna().all()
-    assert of_metric(effects, "label loss").query("kind == 'head'")["effect"].idxmax() == made.name
-    assert set(effects["metric"]) >= {"label error: up", "label error: down"}
+    assert of_metric(effects, "label_loss").query("kind == 'head'")["effect"].idxmax() == made.name
+    assert set(effects["metric"]) >= {"label_error: up", "label_error: down"}
     assert effects["fallback_share"].between(0, 1).all()
 
 
 def test_draws_of_cells_are_of_the_same_sweep_and_beside_it(made, first):
     draws, effects = table(first.out, "draws"), table(first.out, "effects")
-    for name in ("label loss", "cell shift"):
+    for name in ("label_loss", "cell_shift"):
         rows, heads = of_metric(draws, name), of_metric(effects, name).query("kind == 'head'")
         assert (
             rows.index.tolist() == heads.index.tolist()
@@ -215,10 +215,10 @@ def test_too_few_cells_for_the_draws_are_said(made, tmp_path, capsys):
 
 
 def test_pairs_of_the_top_heads_across_layers_are_beside_random_pairs(made, first):
-    pairs, effects = table(first.out, "interactions"), of_metric(table(first.out, "effects"), "label loss")
+    pairs, effects = table(first.out, "interactions"), of_metric(table(first.out, "effects"), "label_loss")
     heads = effects[effects["kind"] == "head"]["effect"]
     top = sorted(heads.nlargest(3).index)
-    here = pairs[pairs["metric"] == "label loss"]
+    here = pairs[pairs["metric"] == "label_loss"]
     across = here["first"].str[:2] != here["second"].str[:2]
     assert (here["same_layer"] == ~across).all() and not (here["same_layer"] & here["random"]).any()
     named = here[~here["random"] & across]
@@ -265,7 +265,7 @@ def test_two_heads_of_the_pairs_are_the_set_of_the_grid(config, tmp_path):
 def test_attribution_is_beside_the_exact_effects(first):
     found, agreement = table(first.out, "attribution"), table(first.out, "agreement")
     effects = table(first.out, "effects").query("kind == 'head'").set_index(["metric", "layer", "head"])["effect"]
-    assert set(found["metric"]) == set(agreement["metric"]) == {"label loss", "masked expression error"}
+    assert set(found["metric"]) == set(agreement["metric"]) == {"label_loss", "masked_error"}
     assert (agreement["n_heads"] == LAYERS * HEADS).all() and (agreement["n_cells"] == N_CELLS).all()
     for row in agreement.itertuples():
         part = found[(found["metric"] == row.metric) & (found["method"] == row.method)]
@@ -521,7 +521,7 @@ def test_without_cell_types_what_needs_them_is_listed_as_skipped(made, tmp_path,
     for name in ("label_loss", "label_error"):
         assert f"<strong>{name}</strong>: the cells have no cell type column" in report
     effects = table(tmp_path, "effects")
-    assert set(effects["metric"]) == {"cell shift", "masked expression error"}
+    assert set(effects["metric"]) == {"cell_shift", "masked_error"}
     assert "Label loss" not in report and not (tmp_path / "tables" / "transfer.csv").exists()
     options = [part for override in less for part in ("--set", override)]
     assert main(["ablate", str(made.path), "--out", str(tmp_path / "b"), *options]) == 2

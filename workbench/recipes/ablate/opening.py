@@ -10,6 +10,7 @@ import pandas as pd
 
 from workbench.ablation.effects import ALPHA, top_heads
 from workbench.engine.section import Control, Opening
+from workbench.figures.style import metric_title
 
 _QUESTION = (
     "Which attention heads does the model need for these cells, more than a random change of the same size shows?"
@@ -29,7 +30,7 @@ def opening(tables: Tables, donors: int) -> Opening:
     """
     effects = tables["effects"]
     name = str(effects["metric"].iloc[0])
-    rows = effects[effects["metric"] == name]
+    title, rows = metric_title(name), effects[effects["metric"] == name]
     heads = rows[rows["kind"] == "head"]
     beyond = int(heads["beyond"].sum()) if len(heads) else 0
     # A head with the largest effect need not be beyond its null; then it is not the one that is named.
@@ -37,24 +38,22 @@ def opening(tables: Tables, donors: int) -> Opening:
     if most is None:
         return Opening(
             _QUESTION,
-            f"No effect on {name} could be measured in these cells.",
+            f"No effect on {title} could be measured in these cells.",
             change="Other cells or another metric could.",
             step="Choose other metrics with --set study.metrics, or give more cells with --set study.cells.",
         )
     effect = f"{most['ablation']} ({most['effect']:+.2g}, n = {most['n_cells']:.0f} cells)"
     tested = len(heads) > 0 and heads["p"].notna().any()
     if not len(heads):
-        answer = f"Of {len(rows)} places {effect} changes {name} most; no null was drawn, so this is no test."
+        answer = f"Of {len(rows)} places {effect} changes {title} most; no null was drawn, so this is no test."
     elif not tested:
-        answer = f"Of {len(heads)} heads {effect} changes {name} most; no null was drawn, so this is no test."
+        answer = f"Of {len(heads)} heads {effect} changes {title} most; no null was drawn, so this is no test."
     elif _blind(heads, beyond):
-        answer = (
-            f"Of {len(heads)} heads {effect} changes {name} most; with so few null draws none could be shown to matter."
-        )
+        answer = f"Of {len(heads)} heads {effect} changes {title} most; with so few null draws none could be shown to matter."
     elif beyond:
-        answer = f"{beyond} of {len(heads)} heads matter{'' if beyond > 1 else 's'} for {name} beyond a random change; most of all {effect}."
+        answer = f"{beyond} of {len(heads)} heads matter{'' if beyond > 1 else 's'} for {title} beyond a random change; most of all {effect}."
     else:
-        answer = f"No head of {len(heads)} matters for {name} beyond a random change; the largest effect is that of {effect}."
+        answer = f"No head of {len(heads)} matters for {title} beyond a random change; the largest effect is that of {effect}."
     return Opening(
         _QUESTION,
         answer,

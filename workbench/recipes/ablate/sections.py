@@ -11,6 +11,7 @@ from workbench.ablation.effects import ALPHA, top_heads
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
+from workbench.figures.style import metric_title
 from workbench.recipes.ablate.context import AblationContext
 from workbench.recipes.ablate.opening import controls, opening
 from workbench.recipes.ablate.tables import heads_floor, pairs_by, pairs_floor
@@ -60,10 +61,10 @@ def _effects(context: AblationContext) -> Section:
     figures = []
     for name in single if config.sweep.heads else ():
         slug = _slug(name)
-        caption = f"Change of {name} when a head's output is replaced ({how}); {_NULL}."
+        caption = f"Change of {metric_title(name)} when a head's output is replaced ({how}); {_NULL}."
         figures.append(Request(f"effect_{slug}", caption, "effect", {"metric": name, "how": how}))
         bars = _bars(context, table[table["metric"] == name])
-        caption = f"The heads that matter most for {name}; bars: {bars}; grey: range of the head's own null draws."
+        caption = f"The heads that matter most for {metric_title(name)}; bars: {bars}; grey: range of the head's own null draws."
         figures.append(Request(f"heads_{slug}", caption, "intervals", {"metric": name, "how": how}))
     if len(single) < len(context.study.metrics) and config.sweep.heads:
         caption = "Change in the share of wrongly read cells of each label, the probe held fixed."
@@ -85,9 +86,14 @@ def _slug(metric: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in metric.split(" (")[0])
 
 
+def _capital(metric: str) -> str:
+    title = metric_title(metric)
+    return title[:1].upper() + title[1:]
+
+
 def _answer(rows: pd.DataFrame, name: str) -> str:
     heads = rows[rows["kind"] == "head"]
-    what = f"{name[0].upper()}{name[1:]} ({rows['unit'].iloc[0]})"
+    what = f"{_capital(name)} ({rows['unit'].iloc[0]})"
     if not len(heads):
         far = rows.iloc[int(np.argmax(rows["effect"].abs().fillna(-1).to_numpy()))]
         return (
@@ -134,7 +140,7 @@ def _draws(context: AblationContext) -> Section:
                 f"{int((found > 0).sum())} in one or more; of one draw: {_detectable(heads)}"
             )
         answers.append(
-            f"{name[0].upper()}{name[1:]}, {draws} disjoint draws of {heads['n_cells'].min():.0f} cells or more: {test}; sd of a head's effect "
+            f"{_capital(name)}, {draws} disjoint draws of {heads['n_cells'].min():.0f} cells or more: {test}; sd of a head's effect "
             f"over draws {heads['sd'].median():.2g} (median)."
         )
     cautions = [
@@ -187,8 +193,10 @@ def _cautions(context: AblationContext, effects: pd.DataFrame) -> list[str]:
 def _attribution(context: AblationContext) -> Section:
     lines = context.read("agreement")
     caption = "Effects estimated from one backward pass against the exact ones, a point per head."
-    rank = "; ".join(f"{r.metric}, {r.method}: {r.spearman:.2f}" for r in lines.itertuples())
-    steady = "; ".join(f"{r.metric} {r.split_half:.2f}" for r in lines.drop_duplicates("metric").itertuples())
+    rank = "; ".join(f"{metric_title(str(r.metric))}, {r.method}: {r.spearman:.2f}" for r in lines.itertuples())
+    steady = "; ".join(
+        f"{metric_title(str(r.metric))} {r.split_half:.2f}" for r in lines.drop_duplicates("metric").itertuples()
+    )
     answer = (
         f"Attribution against exact effects of the same cells, rank correlation over heads: {rank}. The exact effects of "
         f"two halves of the cells agree with each other by {steady}: where that is near 0, there is no ranking to find."
@@ -208,7 +216,7 @@ def _interactions(context: AblationContext) -> Section:
     drawn, control = table[table["random"]], table[table["same_layer"]]
     top = table[~table["random"] & ~table["same_layer"]]
     if not len(top):
-        answer = f"Pairs by {by}: the top heads are all of one layer and cannot react to each other, so that no pair was tested."
+        answer = f"Pairs by {metric_title(by)}: the top heads are all of one layer and cannot react to each other, so that no pair was tested."
         return Section([], {"interactions": whole}, [answer])
     found = top[top["beyond"]]
     most: Any = top.sort_values("relative", ascending=False).iloc[0]
@@ -220,7 +228,7 @@ def _interactions(context: AblationContext) -> Section:
         )
     p = f"p {most['p']:.2g}, q {most['q']:.2g}, " if len(drawn) else ""
     answers = [
-        f"Pairs of the top heads across layers, by {by}: {null}. Largest for its size: {most['first']} and {most['second']} together "
+        f"Pairs of the top heads across layers, by {metric_title(by)}: {null}. Largest for its size: {most['first']} and {most['second']} together "
         f"{most['interaction']:+.3g} beside the sum of both ({_interval(most)}; {p}n = {int(most['n_cells'])} cells)."
     ]
     if len(drawn) and len(control):
@@ -241,9 +249,7 @@ def _interactions(context: AblationContext) -> Section:
         )
     if floor := pairs_floor(len(top), len(drawn)):
         cautions.append(floor)
-    caption = (
-        f"Effect on {by} of two heads of different layers together minus the sum of both; {_bars(context, table)}."
-    )
+    caption = f"Effect on {metric_title(by)} of two heads of different layers together minus the sum of both; {_bars(context, table)}."
     figures = [Request("interactions", caption, options={"by": by})]
     return Section(figures, {"interactions": whole}, answers, cautions=cautions)
 
