@@ -3,8 +3,8 @@
 >>> import workbench
 >>> model = workbench.load_model("artifacts/scgpt-blood-mini")  # doctest: +SKIP
 >>> cells = workbench.load("pbmc68k")  # doctest: +SKIP
->>> from workbench.capture import capture
->>> capture(model, cells, "blocks.*.hook_resid_post", workbench.MomentsSink())  # doctest: +SKIP
+>>> outputs, cache = model.run_with_cache(cells[:8])  # doctest: +SKIP
+>>> cells = workbench.embed(cells, model)  # doctest: +SKIP
 
 Names are imported when they are first used, so that ``import workbench`` stays quick.
 """
@@ -50,16 +50,22 @@ _WHERE = {
     "explore": "workbench.explorer.widget",
 }
 
+# Rooms of the package, so that `workbench.figures.effect_map` needs no import of its own.
+_PACKAGES = (
+    "ablation", "capture", "cells", "engine", "evidence", "explorer", "factors", "figures", "geometry", "models", "operators", "planted",
+    "recipes", "tools",
+)  # fmt: skip
+
 __all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "figures":
-        return import_module("workbench.figures")
+    if name in _PACKAGES:
+        return import_module(f"workbench.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'workbench' has no attribute '{name}'; it has {', '.join(_WHERE)}")
     return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted((*__all__, "figures"))
+    return sorted((*__all__, *_PACKAGES))
