@@ -56,7 +56,7 @@ def test_a_metric_of_one_s_own_and_places_by_label(made):
     found = of_metric(effects, "along")
     assert found.index.tolist() == [str(place) for place in places] and found["unit"].tolist() == ["length"] * 4
     tokens = made.model.tokenizer(made.cells, seed=SEED).tokens()
-    ablations = [Ablation(place) for place in places]
+    ablations = [Ablation(place, "mean") for place in places]
     reference = build_reference(made.model, tokens, [one.sites[0].hook for one in ablations])
     for one in ablations:
         with ablated(made.model, one, reference):

@@ -296,7 +296,8 @@ def test_a_hook_that_nothing_passes_or_that_is_passed_twice_is_an_error(tokenize
 
 def test_what_every_model_has_is_known_by_name(model):
     own = {name for name in model.hook_dict if hook_shape(name, model.config) is None}
-    assert own == {"embed.hook_gene", "embed.hook_value"} | {f"blocks.{i}.mlp.hook_post" for i in range(N_LAYERS)}
+    inside = {f"blocks.{i}.mlp.hook_{part}" for i in range(N_LAYERS) for part in ("pre", "post")}
+    assert own == {"embed.hook_gene", "embed.hook_value"} | inside
     assert hook_shape("blocks.1.hook_resid_post.hook_acts", model.config) is None
 
 

@@ -72,11 +72,15 @@ def attention(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import workbench
-    >>> cells = workbench.load("pbmc68k")[:40]
-    >>> table = workbench.attention(cells, "artifacts/scgpt-blood-mini", "L2H3", source="CD3E", target="CD3D", progress=False)
-    >>> list(table.columns)
-    ['head', 'group', 'target', 'source', 'attention', 'sd', 'even', 'ratio', 'n_cells']
+    >>> from anndata import AnnData
+    >>> model = workbench.plant_head().model
+    >>> cells = AnnData(np.random.default_rng(0).poisson(2.0, (20, 60)).astype(np.float32))
+    >>> cells.var_names = model.vocabulary.genes
+    >>> table = workbench.attention(cells, model, "L2H3", source="GENE000", target=["GENE001", "GENE002"], progress=False)
+    >>> table[["head", "target", "source"]].to_numpy().tolist()
+    [['L2H3', 'GENE001', 'GENE000'], ['L2H3', 'GENE002', 'GENE000']]
     """
     check_slot(adata, "varp", key_added)
     model = as_model(model)

@@ -77,10 +77,14 @@ def embed(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import workbench
-    >>> cells = workbench.load("pbmc68k")[:4]
-    >>> workbench.embed(cells, "artifacts/scgpt-blood-mini", progress=False).obsm["X_scgpt"].shape
-    (4, 64)
+    >>> from anndata import AnnData
+    >>> model = workbench.plant_head().model
+    >>> cells = AnnData(np.random.default_rng(0).poisson(2.0, (20, 60)).astype(np.float32))
+    >>> cells.var_names = model.vocabulary.genes
+    >>> workbench.embed(cells, model, progress=False).obsm["X_scgpt"].shape
+    (20, 32)
     """
     check_slot(adata, "obsm", key_added)
     model = as_model(model)
@@ -131,6 +135,17 @@ def latent(
         If fewer genes are measured.
     CellsError
         If the scale of the values cannot be known; `workbench.load` takes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import workbench
+    >>> from anndata import AnnData
+    >>> cells = AnnData(np.array([[3.0, 1.0]]))
+    >>> cells.var_names = ["CD3D", "MS4A1"]
+    >>> known = workbench.Algorithm(("CD3D", "MS4A1"), np.eye(2), np.zeros(2), {}, {})
+    >>> workbench.latent(workbench.load(cells, values="counts"), known).obsm["X_workbench"].round(2)
+    array([[8.92, 7.82]], dtype=float32)
     """
     check_slot(adata, "obsm", key_added)
     known = algorithm if isinstance(algorithm, Algorithm) else Algorithm.from_pretrained(Path(algorithm).expanduser())

@@ -83,8 +83,16 @@ def probe(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import workbench
-    >>> table = workbench.probe(workbench.load("pbmc68k"), "artifacts/scgpt-blood-mini", layers=[5])  # doctest: +SKIP
+    >>> from anndata import AnnData
+    >>> model = workbench.plant_head().model
+    >>> cells = AnnData(np.random.default_rng(0).poisson(2.0, (20, 60)).astype(np.float32))
+    >>> cells.var_names = model.vocabulary.genes
+    >>> cells.obs["half"] = ["a", "b"] * 10
+    >>> table = workbench.probe(workbench.load(cells, values="counts", cell_type="half"), model, layers=[3], folds=2, progress=False)
+    >>> table["features"].unique().tolist()
+    ['expression', 'model', 'untrained model']
     """
     return _read(adata, model, labels, layers, folds, batch_size, max_tokens, seed, progress, expression=False)
 
