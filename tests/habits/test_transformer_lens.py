@@ -10,6 +10,7 @@ import transformer_lens.utilities as utils
 import workbench
 from tests.habits.lines import TRANSFORMER_LENS
 from workbench.errors import WorkbenchError
+from workbench.models.cache import CellCache
 from workbench.models.names import full_name, spellings
 
 MINI = "artifacts/scgpt-blood-mini"
@@ -28,6 +29,7 @@ def with_hooks(model, adata):
 def names():
     model, adata = workbench.load_model(MINI), workbench.load("pbmc68k")
     _, cache = model.run_with_cache(adata[:3])
+    assert isinstance(cache, CellCache)
     return {
         "workbench": workbench,
         "torch": torch,

@@ -8,7 +8,9 @@ import torch
 from transformer_lens import ActivationCache
 
 import workbench
+from workbench.ablation import ablated
 from workbench.errors import HookError, ShapeError, VocabularyError
+from workbench.models.cache import CellCache
 
 MINI = "artifacts/scgpt-blood-mini"
 
@@ -29,7 +31,7 @@ def cache(model, cells):
 
 
 def test_genes_are_those_that_each_cell_expresses(cache, cells):
-    assert isinstance(cache, ActivationCache) and cache.cells == tuple(cells.obs_names)
+    assert isinstance(cache, CellCache) and isinstance(cache, ActivationCache) and cache.cells == tuple(cells.obs_names)
     for row, genes in enumerate(cache.genes):
         expressed = set(cells.var_names[np.asarray(cells.X[row].todense()).ravel() > 0])
         assert genes[0] == "<cls>"
@@ -121,11 +123,11 @@ def test_a_table_that_would_not_fit_is_refused(cache, monkeypatch):
 
 def test_a_head_is_ablated_by_its_name_alone(model, cells):
     own = model(cells).cell
-    with workbench.ablated(model, "L2H1"):
+    with ablated(model, "L2H1"):
         zero = model(cells).cell
-    with workbench.ablated(model, workbench.Ablation("L2H1")):
+    with ablated(model, workbench.Ablation("L2H1")):
         assert torch.equal(model(cells).cell, zero)
-    with workbench.ablated(model, workbench.Ablation("L2H1", "mean"), reference=cells):
+    with ablated(model, workbench.Ablation("L2H1", "mean"), reference=cells):
         mean = model(cells).cell
     assert not torch.allclose(own, zero) and not torch.allclose(zero, mean)
     assert torch.equal(model(cells).cell, own)

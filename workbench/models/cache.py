@@ -32,15 +32,6 @@ _NORMS = (
 )
 
 
-def _refused(name: str) -> Callable[..., Any]:
-    def method(self: CellCache, *args: Any, **kwargs: Any) -> Any:
-        raise HookError(_NORMS.format(what=f"cache.{name}"))
-
-    method.__doc__ = "Refused: contributions do not sum in a model that normalises after each sum."
-    method.__name__ = name
-    return method
-
-
 class CellCache(ActivationCache):
     """What `run_with_cache` gives: transformer-lens's `ActivationCache`, with names of cells and genes.
 
@@ -206,14 +197,6 @@ class CellCache(ActivationCache):
             )
         return super().accumulated_resid(layer, *args, **kwargs)
 
-    decompose_resid = _refused("decompose_resid")
-    get_full_resid_decomposition = _refused("get_full_resid_decomposition")
-    logit_attrs = _refused("logit_attrs")
-    logit_lens = _refused("logit_lens")
-    apply_ln_to_stack = _refused("apply_ln_to_stack")
-    get_neuron_results = _refused("get_neuron_results")
-    stack_neuron_results = _refused("stack_neuron_results")
-
     def to_dataframe(self, *key: Any, head: int | None = None) -> pd.DataFrame:
         """An activation as a table whose rows have the names of cells and genes; padding is left out.
 
@@ -309,3 +292,24 @@ class CellCache(ActivationCache):
         if not 0 <= head < n:
             raise HookError(f"There is no head {head}: '{name}' has heads 0 to {n - 1}.")
         return x.take([head], axis), [head]
+
+
+def _refused(name: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise HookError(_NORMS.format(what=f"cache.{name}"))
+
+    method.__doc__ = "Refused: contributions do not sum in a model that normalises after each sum."
+    method.__name__ = name
+    return method
+
+
+for _name in (
+    "decompose_resid",
+    "get_full_resid_decomposition",
+    "logit_attrs",
+    "logit_lens",
+    "apply_ln_to_stack",
+    "get_neuron_results",
+    "stack_neuron_results",
+):
+    setattr(CellCache, _name, _refused(_name))
