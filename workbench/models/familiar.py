@@ -65,19 +65,26 @@ class Familiar(HookedRootModule):
         """See `CellModel.tokenizer`."""
         raise NotImplementedError
 
-    def to_tokens(self, cells: AnnData | Tokens, *, seed: int = 0, max_tokens: int | None = None) -> Tokens:
+    def to_tokens(
+        self,
+        cells: AnnData | Tokens,
+        *,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        min_share: float | None = None,
+    ) -> Tokens:
         """Tokens of all cells at once, on the processor; for many cells take batches of `tokenizer`.
 
         Parameters
         ----------
         cells
             AnnData, as `workbench.load` gives it or as it was read; tokens are given back as they are.
-        seed, max_tokens
+        seed, max_tokens, min_share
             As in `tokenizer`.
         """
         if isinstance(cells, Tokens):
             return cells
-        return self.tokenizer(cells, seed=seed, max_tokens=max_tokens).tokens()
+        return self.tokenizer(cells, seed=seed, max_tokens=max_tokens, min_share=min_share).tokens()
 
     def to_str_tokens(self, cells: AnnData | Tokens, padding: str = "<pad>") -> list[list[str]]:
         """Gene symbols of all positions, a list for each cell.

@@ -275,14 +275,21 @@ class CellModel(Protocol):
             Smallest share of the cells' genes that must be in the vocabulary; the package's own, 30 %, when None.
         """
 
-    def to_tokens(self, cells: AnnData | Tokens, *, seed: int = 0, max_tokens: int | None = None) -> Tokens:
+    def to_tokens(
+        self,
+        cells: AnnData | Tokens,
+        *,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        min_share: float | None = None,
+    ) -> Tokens:
         """Tokens of all cells at once; tokens are given back as they are.
 
         Parameters
         ----------
         cells
             A few cells, as `tokenizer` takes them, or tokens.
-        seed, max_tokens
+        seed, max_tokens, min_share
             As in `tokenizer`.
         """
 

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from workbench.ablation.sites import HEAD, Ablation, Site, site
+from workbench.cells.genes import MIN_SHARE
 from workbench.cells.panel import choose_panel
 from workbench.errors import EvaluationError, HookError
 from workbench.models import CellModel
@@ -36,6 +37,7 @@ def attention(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
     progress: bool = True,
     key_added: str | None = None,
 ) -> pd.DataFrame | None:
@@ -43,7 +45,7 @@ def attention(
 
     Parameters
     ----------
-    adata, model, batch_size, max_tokens, seed, progress
+    adata, model, batch_size, max_tokens, seed, min_gene_share, progress
         As in `workbench.embed`.
     heads
         Head or heads, such as ``L2H3``.
@@ -87,7 +89,7 @@ def attention(
     places = _heads(model, heads)
     if key_added is not None and (groupby is not None or len(places) != 1):
         raise EvaluationError("adata.varp takes one head and all cells: leave out groupby, and name one head.")
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
     check_cells(tokenizer, adata.obs_names)
     keys = known_genes(tokenizer, choose_panel(adata, tokenizer.match, _COMMON) if source is None else source)
     queries = keys if target is None else known_genes(tokenizer, target)

@@ -10,6 +10,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
+from workbench.cells.genes import MIN_SHARE
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.models import CellModel
 from workbench.models.outputs import need_cell
@@ -32,6 +33,7 @@ def embed(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
     progress: bool = True,
     key_added: str | None = None,
 ) -> AnnData | None:
@@ -56,6 +58,8 @@ def embed(
         Longest sequence with ``<cls>``, of longer cells a sample of genes is read; the checkpoint's own when None.
     seed
         Seed of that sample and of the ties of the binning, with the name of each cell.
+    min_gene_share
+        Smallest share of the cells' genes that the model must know.
     progress
         Show a progress bar on stderr.
     key_added
@@ -89,7 +93,7 @@ def embed(
     check_slot(adata, "obsm", key_added)
     model = as_model(model)
     style, after = _place(model, layer, cell_style)
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
     check_cells(tokenizer, adata.obs_names)
 
     def work(batch: Tokens) -> np.ndarray:

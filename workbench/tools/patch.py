@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
 
 from workbench.ablation.patching import activation_patching
+from workbench.cells.genes import MIN_SHARE
 from workbench.errors import CellsError
 from workbench.models import CellModel
 from workbench.tools.common import as_model, column, rows_of
@@ -26,12 +28,13 @@ def patch(
     batch_size: int = 16,
     max_tokens: int | None = None,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
 ) -> pd.DataFrame:
     """Put activations of source cells into target cells, gene by gene, and say how far that moves their embedding.
 
     Parameters
     ----------
-    adata, model, batch_size, max_tokens, seed
+    adata, model, batch_size, max_tokens, seed, min_gene_share
         As in `workbench.embed`.
     source, target
         Label or labels of the cells that activations are taken from, and of those they are put into.
@@ -63,7 +66,8 @@ def patch(
     if set(sides[0]) & set(sides[1]):
         raise CellsError("Source and target share cells; name labels that exclude each other.")
     model = as_model(model)
-    tokens = [model.to_tokens(adata[rows], seed=seed, max_tokens=max_tokens) for rows in sides]
+    read: dict[str, Any] = {"seed": seed, "max_tokens": max_tokens, "min_share": min_gene_share}
+    tokens = [model.to_tokens(adata[rows], **read) for rows in sides]
     donors = None
     if "donor" in adata.obs:
         donors = pd.factorize(column(adata, "donor")[sides[0]])[0]

@@ -17,6 +17,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 
 from workbench.cells.expression import panel_expression
+from workbench.cells.genes import MIN_SHARE
 from workbench.cells.groups import make_folds, make_groups
 from workbench.cells.panel import choose_panel
 from workbench.errors import EvaluationError, HookError
@@ -45,13 +46,14 @@ def probe(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
     progress: bool = True,
 ) -> pd.DataFrame:
     """How well a linear probe reads a label from the residual stream after each layer, on cells that it was not fitted on.
 
     Parameters
     ----------
-    adata, model, batch_size, max_tokens, seed, progress
+    adata, model, batch_size, max_tokens, seed, min_gene_share, progress
         As in `workbench.embed`. A column ``donor``, as `workbench.load` names it, makes folds of whole donors.
     labels
         Column of ``obs``. Text and categories are classes; numbers are regressed. Cells without a value are left out, as are classes with
@@ -94,7 +96,9 @@ def probe(
     >>> table["features"].unique().tolist()
     ['expression', 'model', 'untrained model']
     """
-    return _read(adata, model, labels, layers, folds, batch_size, max_tokens, seed, progress, expression=False)
+    return _read(
+        adata, model, labels, layers, folds, batch_size, max_tokens, seed, min_gene_share, progress, expression=False
+    )
 
 
 def lens(
@@ -107,6 +111,7 @@ def lens(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
     progress: bool = True,
 ) -> pd.DataFrame:
     """What each layer knows: a label, and the expression of the cell's own genes, by linear probes.
@@ -115,7 +120,7 @@ def lens(
 
     Parameters
     ----------
-    adata, model, labels, layers, folds, batch_size, max_tokens, seed, progress
+    adata, model, labels, layers, folds, batch_size, max_tokens, seed, min_gene_share, progress
         As in `workbench.probe`.
 
     Returns
@@ -130,7 +135,9 @@ def lens(
     >>> table = workbench.lens(workbench.load("pbmc68k"), "artifacts/scgpt-blood-mini")  # doctest: +SKIP
     >>> workbench.figures.layer_probes(table)  # doctest: +SKIP
     """
-    return _read(adata, model, labels, layers, folds, batch_size, max_tokens, seed, progress, expression=True)
+    return _read(
+        adata, model, labels, layers, folds, batch_size, max_tokens, seed, min_gene_share, progress, expression=True
+    )
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,7 @@ def _read(
     batch_size: int | None,
     max_tokens: int | None,
     seed: int,
+    min_gene_share: float,
     progress: bool,
     expression: bool,
 ) -> pd.DataFrame:
@@ -160,7 +168,7 @@ def _read(
     wanted = _layers(model, layers)
     donors = column(adata, "donor") if "donor" in adata.obs else None
     names = adata.obs_names.to_numpy(dtype=str)
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
     panel = choose_panel(adata, tokenizer.match, _PANEL)
     target, kind_of_folds = _target(adata, labels, names, donors, folds, seed)
     check_cells(tokenizer, adata.obs_names)

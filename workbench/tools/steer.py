@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench.ablation.effects import bootstrap_weights, interval
 from workbench.ablation.metrics import at_least_single
+from workbench.cells.genes import MIN_SHARE
 from workbench.errors import CellsError, EvaluationError, HookError, ShapeError
 from workbench.models import CellModel
 from workbench.models.devices import Fitting
@@ -53,12 +54,13 @@ def steer(
     batch_size: int = 16,
     max_tokens: int | None = None,
     seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
 ) -> pd.DataFrame:
     """Add a direction to every token of target cells behind one layer, and judge it by cells that it was not made from.
 
     Parameters
     ----------
-    adata, model, batch_size, max_tokens, seed
+    adata, model, batch_size, max_tokens, seed, min_gene_share
         As in `workbench.embed`.
     source, target, groupby
         Label or labels of the cells that are steered to, and of those that are steered; the column of ``obs`` that holds them.
@@ -115,6 +117,7 @@ def steer(
     if not asked or not np.isfinite(asked).all():
         raise EvaluationError("No dose was given; name finite multiples of the direction, such as doses=(1, 2).")
     model = as_model(model)
+    read: dict[str, Any] = {"seed": seed, "max_tokens": max_tokens, "min_share": min_gene_share}
     need_cell(model.outputs)
     n = model.config.n_layers
     at = n // 2 if layer is None else layer
@@ -132,10 +135,7 @@ def steer(
     ]
     others = sorted(sorted(others, key=lambda i: key(seed, "cell", str(names[i])))[: 4 * len(make_source)])
     run = _Run(model, hook, batch_size)
-    made = [
-        run.intact(model.to_tokens(adata[rows], seed=seed, max_tokens=max_tokens))
-        for rows in (make_source, make_target)
-    ]
+    made = [run.intact(model.to_tokens(adata[rows], **read)) for rows in (make_source, make_target)]
     if direction is None:
         along = made[0]["stream"].mean(0) - made[1]["stream"].mean(0)
     else:
@@ -144,10 +144,10 @@ def steer(
             raise ShapeError(
                 f"The direction has shape {along.shape}; give {model.config.d_model} finite numbers, not all 0."
             )
-    real = [*made, *([run.intact(model.to_tokens(adata[others], seed=seed, max_tokens=max_tokens))] if others else [])]
+    real = [*made, *([run.intact(model.to_tokens(adata[others], **read))] if others else [])]
     kinds = np.repeat(["source", "target", "other"][: len(real)], [len(one["cell"]) for one in real])
     judge = _Judge(np.concatenate([one["cell"] for one in real]), kinds)
-    tokens = model.to_tokens(adata[judged], seed=seed, max_tokens=max_tokens)
+    tokens = model.to_tokens(adata[judged], **read)
     donors = pd.factorize(column(adata, "donor")[judged])[0] if "donor" in adata.obs else None
     norm = float(np.linalg.norm(along))
     turned = []

@@ -391,7 +391,7 @@ INVALIDATES = {
     "sweep.sites=[]": SWEPT,
     "sweep.null_draws=5": SWEPT,
     "sweep.pairs_of_top=4": {"pairs", "interactions"},
-    "sweep.pairs_by=masked expression error": {"pairs", "interactions"},
+    "sweep.pairs_by=masked_error": {"pairs", "interactions"},
     "sweep.block=4": EVERY_EFFECT,
     "draws=3": {"draws"},
     "attribution=false": set(),
@@ -432,7 +432,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
     assert main(["ablate", str(made.path), "--out", str(out), "--dry-run"]) == 0
     said = capsys.readouterr().out
     n = LAYERS * HEADS
-    assert f"{n * 7 + 2 * LAYERS + 1} ablations of {N_CELLS} cells, judged by label loss, cell shift, " in said
+    assert f"{n * 7 + 2 * LAYERS + 1} ablations of {N_CELLS} cells, judged by label_loss, cell_shift, " in said
     rows = [line.split() for line in said.splitlines()]
     for row in (["head", "ablations", str(n)], ["head", "null", "draws", str(6 * n)], ["mlp", "ablations", "2"]):
         assert ["mean", *row] in rows
@@ -469,12 +469,12 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
         ("sweep.sites=[L0H1]", "EvaluationError: The grid names 'L0H1 mean' twice"),
         ("contrasts=[{target: down, source: upp}]", "EvaluationError: Contrast: Unknown cell type 'upp': did you mean 'up'"),
         ("contrasts=[{target: up, source: up}]", "EvaluationError: Contrast: target and source are both 'up'"),
-        ("sweep.pairs_by=label los", "EvaluationError: Unknown metric for sweep.pairs_by 'label los': did you mean 'label l"),
+        ("sweep.pairs_by=label_los", "EvaluationError: Unknown metric for sweep.pairs_by 'label_los': did you mean 'label_l"),
         ("sweep.pairs_of_top=1", "EvaluationError: A pair takes two heads"),
         ("study.metrics=[label_los]", "EvaluationError: Unknown metric 'label_los': did you mean 'label_loss'"),
         ("swep={}", "ConfigError: The configuration "),
         ("sweep.null_drows=3", "did you mean 'sweep.null_draws'"),
-        ("data.cell_type=null", "EvaluationError: Unknown metric for sweep.pairs_by 'label loss'"),
+        ("data.cell_type=null", "EvaluationError: Unknown metric for sweep.pairs_by 'label_loss'"),
         ("study.metrics=[cell_shift]", "add the one that is meant to study.metrics, or choose pairs by the first"),
         ("data.cell_type=null", "The metrics of labels need data.cell_type."),
         ("checkpoint=nowhere", "CheckpointError: There is no checkpoint folder 'nowhere'"),
@@ -563,7 +563,7 @@ def test_with_one_donor_there_are_no_intervals_and_the_report_says_why(made, tmp
         tmp_path,
         "data.donor=place",
         "study.metrics=[cell_shift]",
-        "sweep.pairs_by=cell shift",
+        "sweep.pairs_by=cell_shift",
         "sweep.null_draws=1",
     )
     for name in ("effects", "interactions", "transfer"):
