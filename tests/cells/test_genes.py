@@ -161,7 +161,7 @@ def test_reasons_of_the_shipped_genes_against_the_released_vocabulary(shared_dat
 
 def test_too_few_matches_are_an_error_that_says_what_to_pass():
     with pytest.raises(
-        GeneMatchError, match=r"Only 25.0% of 4 genes .* under the stated 30% .*CD4, a, b.*lower min_share"
+        GeneMatchError, match=r"Only 25.0% of 4 genes .* under the stated 30% .*CD4, a, b.*lower min_gene_share"
     ):
         match("CD4", "a", "b", "c")
     assert match("CD4", "a", "b", "c", min_share=0.25).genes == ("CD4",)
