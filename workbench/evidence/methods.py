@@ -23,8 +23,9 @@ EXTRACTED, COMPACT, CONTROL, BASELINE, SCGPT, LAYERS, PEER, OWN = GROUPS = (
     "extracted", "compact", "control", "baseline", "scGPT", "layers", "peer", "own",
 )  # fmt: skip
 ANCHOR_HEAD, UNTRAINED, PERMUTED_LABELS = "anchor head", "an untrained model", "labels permuted"
-# Of what the user brings, in the table of methods and in the report.
+# Of embeddings and objects that the user brings, in the table of methods and in the report.
 UNSEEN = "made by the user, may have seen the held-out cells; the audit cannot see that"
+OUTSIDE = "made by the user, copied and fitted for each split; what it brings from elsewhere the audit cannot see"
 WITH_MLP = "scGPT cls, 3-layer MLP"
 _HIDDEN = (64,)
 # On which pseudotime is told beside the depth that is read out, for peers to be compared with that have no other.

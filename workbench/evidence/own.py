@@ -6,8 +6,8 @@ import copy
 import inspect
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from workbench.cells.placed import PlacedCells
 from workbench.engine.fingerprint import UnknownError, fingerprint
 from workbench.errors import EvaluationError
-from workbench.evidence.methods import OWN, UNSEEN, Listed
+from workbench.evidence.methods import OUTSIDE, OWN, Listed
 from workbench.evidence.protocol import Fitted, Method, Predictions, Training
 from workbench.evidence.readouts import Encoder, Represented, from_stages
 from workbench.seeds import key
@@ -56,14 +56,13 @@ def own_method(name: str, made: Any) -> Listed:
     else:
         form = _form(made)
         if not callable(getattr(made, "fit", None)) or not form:
-            raise EvaluationError(f"{what} is a {type(made).__name__} without them; {_FORMS}.")
+            raise EvaluationError(
+                f"{what} has no fit, or nothing to be asked with (it is a {type(made).__name__}); {_FORMS}."
+            )
         kind = type(made).__name__
         about = "linear probes on transform" if form == "transform" else f"{form}; other endpoints follow from it"
-    with suppress(ValueError):  # a compiled one does not say what it takes
-        try:
-            inspect.signature(made.fit).bind(*([None] if _whole(made) else [None, None]))
-        except TypeError as error:
-            raise EvaluationError(f"{what} has a fit that cannot be called ({error}); {_FORMS}.") from error
+    if wrong := _wrong(made.fit, 1 if _whole(made) else 2):
+        raise EvaluationError(f"{what} has a fit that cannot be called ({wrong}); {_FORMS}.")
     try:
         copied(made)
     except Exception as error:
@@ -79,7 +78,7 @@ def own_method(name: str, made: Any) -> Listed:
             f"[own] whether '{name}' is the same as before cannot be known ({error}); what it is judged in is made again",
             file=sys.stderr,
         )
-    return Listed(OwnMethod(made), OWN, f"{kind}, {UNSEEN}; {about}", identity=identity)
+    return Listed(OwnMethod(made), OWN, f"{kind}, {OUTSIDE}; {about}", identity=identity)
 
 
 def copied(made: Any) -> Any:
@@ -93,6 +92,19 @@ def copied(made: Any) -> Any:
     from sklearn.base import BaseEstimator, clone
 
     return clone(made) if isinstance(made, BaseEstimator) else copy.deepcopy(made)
+
+
+def _wrong(fit: Callable[..., Any], n: int) -> str:
+    """Why a function cannot be called with so many arguments; empty if it can."""
+    try:
+        signature = inspect.signature(fit)
+    except ValueError:  # a compiled one does not say what it takes
+        return ""
+    try:
+        signature.bind(*[None] * n)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _whole(made: Any) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import h5py
@@ -40,7 +41,7 @@ class Benchmark:
     ----------
     cells
         Path of a file or name of a dataset, used as it is; or an AnnData, of which values, columns and embeddings that are used are
-        written to ``cells.h5ad`` in the output folder at the first run.
+        written to ``cells.h5ad`` in the output folder at the first run. Cells that `workbench.load` gave bring their columns.
     model
         Checkpoint folder; or a model in memory, which is written to ``checkpoint`` in the output folder.
     cell_type, donor
@@ -96,8 +97,10 @@ class Benchmark:
         for name, given in (("embeddings", embeddings), ("methods", methods)):
             if isinstance(given, str):
                 raise ConfigError(f"'{name}' is the text '{given}'; give a list of names, such as ['{given}'].")
-        self._temporary = TemporaryDirectory(prefix="workbench-benchmark-") if out is None else None
-        self.out = Path(self._temporary.name) / "out" if self._temporary else Path(str(out)).expanduser()
+        if out is None:
+            out = Path(mkdtemp(prefix="workbench-benchmark-")) / "out"
+            weakref.finalize(self, shutil.rmtree, out.parent, ignore_errors=True)
+        self.out = Path(out).expanduser()
         self._model, self._done = model, False
         self._own = {str(name): own_method(str(name), one) for name, one in (own or {}).items()}
         data: dict[str, Any] = {"cell_type": cell_type, "donor": donor, "embeddings": list(embeddings)}
@@ -105,7 +108,14 @@ class Benchmark:
         data = {**config.pop("data", {}), **{key: value for key, value in data.items() if value}}
         self._cells: AnnData | None = None
         if isinstance(cells, AnnData):
-            told = make_config(EmbeddedDataConfig, **data)
+            # What `load` made says of itself which columns are there, and that it has depths.
+            said = cells.uns.get("workbench", {})
+            known = [
+                one
+                for one in (*said.get("columns", ()), "depth")
+                if one in cells.obs and (one != "depth" or said.get("depth"))
+            ]
+            told = make_config(EmbeddedDataConfig, **{**dict(zip(known, known, strict=True)), **data})
             self._cells = as_written(cells, told)
             data = {one: one for one in (*STANDARD, "depth") if one in self._cells.obs}
             data |= {"embeddings": list(told.embeddings), "min_gene_share": told.min_gene_share}
@@ -200,7 +210,7 @@ class Benchmark:
             raise EvaluationError("Nothing was judged yet; call run() first.")
 
     def _check_sent(self) -> None:
-        from joblib.externals.cloudpickle import dumps
+        from joblib.externals.loky.backend.reduction import dumps
 
         for name, one in self._own.items():
             try:

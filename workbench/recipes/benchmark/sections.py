@@ -13,7 +13,7 @@ from workbench.engine.stages import Results
 from workbench.evidence.audit import OK, REFUSED
 from workbench.evidence.endpoints import ALL, CLUSTERS, LEAKAGE
 from workbench.evidence.expected import expected_table
-from workbench.evidence.methods import COMPACT, CONTROL, LAYERS, OWN, UNSEEN
+from workbench.evidence.methods import COMPACT, CONTROL, LAYERS, OUTSIDE, OWN, UNSEEN
 from workbench.evidence.statistics import cautions
 from workbench.figures.checks import records
 from workbench.figures.requests import Request
@@ -116,12 +116,12 @@ def comparison_section(context: BenchmarkContext, tables: Tables) -> Section:
         "Audit": _audited(tables),
     }
     warned = cautions(tables["scores"], splits, tables["comparisons"])
-    if brought := methods.loc[methods["group"] == OWN, "method"].tolist():
+    if brought := [name for name in methods.loc[methods["group"] == OWN, "method"] if name not in context.own]:
         warned.append(f"{', '.join(brought)}: {UNSEEN}.")
     if context.own:
         warned.append(
-            f"The command that this page names runs the campaign without {', '.join(context.own)}, which only the Python that made "
-            "them can run again."
+            f"{', '.join(context.own)}: {OUTSIDE}. The command that this page names runs the campaign without; run the same Python "
+            "again."
         )
     return Section(requests, dict(tables), answers, cautions=warned, facts=facts)
 
