@@ -86,7 +86,7 @@ class BenchmarkConfig(OperatorConfig):
     )
     methods: tuple[str, ...] = Field(
         default=(),
-        description="Names of methods, or of groups: extracted, compact, control, baseline, scGPT, layers, peer; all "
+        description="Names of methods, or of groups: extracted, compact, control, baseline, scGPT, layers, peer, own; all "
         "when empty. What is your own (data.embeddings) is always among them.",
     )
     ours: str = Field(default="anchor head", description="The method that every other one is compared with.")
