@@ -41,7 +41,8 @@ class Benchmark:
     ----------
     cells
         Path of a file or name of a dataset, used as it is; or an AnnData, of which values, columns and embeddings that are used are
-        written to ``cells.h5ad`` in the output folder at the first run. Cells that `workbench.load` gave bring their columns.
+        written to ``cells.h5ad`` in the output folder at the first run. Cells that `workbench.load` gave bring their columns. Leave
+        them as they are until then.
     model
         Checkpoint folder; or a model in memory, which is written to ``checkpoint`` in the output folder.
     cell_type, donor
