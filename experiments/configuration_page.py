@@ -67,9 +67,10 @@ def page() -> str:
         if command.work:
             kinds.setdefault(command.work.load_config(), []).append(name)
     sections: dict[str, tuple[str, Key]] = {}
-    for kind in kinds:
+    for kind, names in kinds.items():
         for key in nested(keys_of(kind)):
-            sections.setdefault(key.section[0], (key.name, key))
+            taken = key.name in (heading for heading, _ in sections.values())
+            sections.setdefault(key.section[0], (f"{key.name} of {names[0]}" if taken else key.name, key))
     commands = [
         f"## workbench {' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}\n\n"
         f"{str(kind.__doc__).split(': ', 1)[-1].capitalize()}\n\n{table(keys_of(kind), sections)}"
@@ -94,7 +95,7 @@ def table(keys: Sequence[Key], sections: dict[str, tuple[str, Key]]) -> str:
         default = "required" if key.required else "absent" if key.absent else f"`{value_text(key.default)}`"
         kind = key.type
         if key.keys:
-            heading = sections[key.section[0]][0]
+            heading = sections[key.section[0]][0].replace(" ", "-")
             kind = f"[{key.type}](#{heading})"
             default = default if key.required or key.absent else "its defaults"
         lines.append(f"| `{key.name}` | {kind} | {default} | {plain(key.meaning)} |")

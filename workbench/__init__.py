@@ -26,6 +26,7 @@ _WHERE = {
     "ablate": "workbench.ablation.ablate",
     "Ablation": "workbench.ablation.sites",
     "ablated": "workbench.ablation.edits",
+    "Benchmark": "workbench.recipes.benchmark.benchmark",
     "run_gates": "workbench.recipes.gates.recipe",
     "plant_head": "workbench.models.scgpt.planted",
     "write_world": "workbench.planted.folder",

@@ -46,6 +46,8 @@ class CellMapping:
         of the genes; None for a column of a usual name (``n_counts``, ``total_counts``, ``nCount_RNA``), if there is one.
     cell_type, donor, tissue, batch
         Columns of ``obs``; None where the data have none.
+    embeddings
+        Entries of ``obsm`` to read, cell by width, such as ``X_scVI``; no other is read.
     """
 
     layer: str = "X"
@@ -56,6 +58,7 @@ class CellMapping:
     donor: str | None = None
     tissue: str | None = None
     batch: str | None = None
+    embeddings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ DATASETS = {
 
 
 def load(
-    name: str | Path | AnnData, mapping: CellMapping | None = None, *, backed: bool = False, **columns: str | None
+    name: str | Path | AnnData, mapping: CellMapping | None = None, *, backed: bool = False, **columns: Any
 ) -> AnnData:
     """Load cells by the name of a dataset, from a file, or from an AnnData in memory.
 
@@ -100,13 +103,14 @@ def load(
     Returns
     -------
     AnnData
-        ``uns["workbench"]`` holds the name, the source and which standard columns are there. A file that the workbench
+        ``obsm`` holds the embeddings that were named, in single precision. ``uns["workbench"]`` holds the name, the source and which standard columns are there. A file that the workbench
         made, such as planted cells, keeps saying what it is: name and source have that beside the path.
 
     Raises
     ------
     CellsError
-        If the file or a named column does not exist, or there are no cells.
+        If the file, a named column or an embedding does not exist, an embedding is no table of finite numbers, or there are
+        no cells.
 
     Examples
     --------
@@ -125,10 +129,10 @@ def load(
         source = Path(name).expanduser()
         if not source.exists():
             raise CellsError(f"{unknown_name('dataset', str(name), DATASETS)} No file of that name exists either.")
-    mapping = replace(mapping or CellMapping(), **columns)  # type: ignore[arg-type]
+    mapping = replace(mapping or CellMapping(), **columns)
     if mapping.values is not None:
         parse_values(mapping.values)
-    tables = open_tables(source, mapping.layer, backed)
+    tables = open_tables(source, mapping.layer, backed, mapping.embeddings)
     return cells_of(
         tables, mapping, tables.name if isinstance(name, AnnData) else str(name), known.source if known else ""
     )
@@ -157,7 +161,9 @@ def cells_of(tables: Tables, mapping: CellMapping, title: str, source: str = "")
     if depth is not None:
         obs["depth"] = depth
     cell_names = pd.Index(tables.obs.index.astype(str).to_numpy(dtype=object))
-    adata = AnnData(X=tables.matrix, obs=pd.DataFrame(obs, index=cell_names), var=plain_text(tables.var))
+    adata = AnnData(
+        X=tables.matrix, obs=pd.DataFrame(obs, index=cell_names), var=plain_text(tables.var), obsm=dict(tables.obsm)
+    )
     if (ids := find_ids(tables.var)) is not None:
         adata.var["gene_id"] = ids
     adata.var_names = pd.Index(gene_names(adata, mapping.gene_column).astype(object))
@@ -168,7 +174,7 @@ def cells_of(tables: Tables, mapping: CellMapping, title: str, source: str = "")
         "source": source or (f"{title}: {said['source']}" if "source" in said else title),
         "columns": [standard for standard in STANDARD if standard in obs],
         "batches": sorted(set(obs.get("batch", ()))),
-        "mapping": {k: v for k, v in asdict(mapping).items() if v is not None},
+        "mapping": {k: v for k, v in asdict(mapping).items() if v not in (None, ())},
         "depth": depth is not None,
     }
     # Left out where nothing is known: None comes back from a written file as a value of its own.
@@ -225,7 +231,7 @@ def _depth(tables: Tables, mapping: CellMapping) -> np.ndarray | None:
 
 
 def content_hash(adata: AnnData, values: str | None = None) -> str:
-    """Hash of values and what they are said to be, cell names, gene names and columns that are used; the same for a backed and an in-memory copy.
+    """Hash of values and what they are said to be, names of cells and genes, columns and embeddings that are used; the same for a backed and an in-memory copy.
 
     Parameters
     ----------
@@ -237,7 +243,8 @@ def content_hash(adata: AnnData, values: str | None = None) -> str:
     obs = {c: adata.obs[c].astype(str).tolist() for c in STANDARD if c in adata.obs}
     about = adata.uns.get("workbench", {})
     depth = adata.obs["depth"].tolist() if about.get("depth") else None
-    return digest(values or values_hash(adata), obs, about.get("values"), depth)
+    embeddings = [part for key in sorted(adata.obsm) for part in (key, np.asarray(adata.obsm[key]))]
+    return digest(values or values_hash(adata), obs, about.get("values"), depth, *embeddings)
 
 
 def values_hash(adata: AnnData) -> str:

@@ -7,7 +7,7 @@ import gzip
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from jaxtyping import Float
 
-from workbench.errors import CellsError
+from workbench.errors import CellsError, near_matches
 
 # Entries of a matrix stored by columns that are turned at a time: about 1 GB.
 _TURNED = 2**26
@@ -41,6 +42,8 @@ class Tables:
     says
         What the file says of itself in ``uns["workbench"]``: ``name`` and ``source``, where the workbench made it,
         ``values``, as `CellMapping` has it, and whether ``obs`` holds a ``depth`` that it has found.
+    obsm
+        The embeddings that were asked for, by name, in single precision.
     """
 
     name: str
@@ -48,9 +51,10 @@ class Tables:
     obs: pd.DataFrame
     var: pd.DataFrame
     says: Mapping[str, str] = field(default_factory=dict)
+    obsm: Mapping[str, Float[np.ndarray, "cell width"]] = field(default_factory=dict)
 
 
-def open_tables(source: Path | AnnData, layer: str, backed: bool) -> Tables:
+def open_tables(source: Path | AnnData, layer: str, backed: bool, embeddings: Sequence[str] = ()) -> Tables:
     """Open cells.
 
     Parameters
@@ -61,22 +65,24 @@ def open_tables(source: Path | AnnData, layer: str, backed: bool) -> Tables:
         ``X``, ``raw``, the name of a layer, or ``layers/NAME``.
     backed
         Leave the matrix on the disk. One that is stored by columns is turned once, into a temporary file.
+    embeddings
+        Names of entries of ``obsm`` to read; no other entry is read, and none by default.
 
     Raises
     ------
     CellsError
-        If it is no such file, or has no such values.
+        If it is no such file, or has no such values or embeddings.
     """
     with warnings.catch_warnings():
         # Old files, the shipped one among them, are read all the same; what anndata says of their age helps nobody here.
         warnings.simplefilter("ignore")
         if isinstance(source, AnnData):
-            return _of_memory(source, "AnnData in memory", layer)
+            return _of_memory(source, "AnnData in memory", layer, embeddings)
         try:
             store = _opened(source)
             if isinstance(store, AnnData):
-                return _of_memory(store, source.name, layer)
-            return _of_store(store, source, layer, backed)
+                return _of_memory(store, source.name, layer, embeddings)
+            return _of_store(store, source, layer, backed, embeddings)
         except (OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
             if isinstance(error, CellsError):
                 raise
@@ -100,14 +106,15 @@ def plain_text(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**text).set_axis(pd.Index(table.index.astype(str).to_numpy(dtype=object)), axis=0)
 
 
-def _of_memory(cells: AnnData, name: str, layer: str) -> Tables:
+def _of_memory(cells: AnnData, name: str, layer: str, embeddings: Sequence[str]) -> Tables:
     own = [kind for kind, held in (("X", cells.X), ("raw", cells.raw)) if held is not None]
     place = _place(own, list(cells.layers), layer, name)
     matrix = cells.X if place == "X" else cells.raw.X if place == "raw" else cells.layers[place.removeprefix("layers/")]
     var = cells.raw.var if place == "raw" else cells.var
     about = cells.uns.get("workbench", {})
     says = {key: str(about[key]) for key in SAYS if about.get(key)}
-    return Tables(name, by_rows(matrix), cells.obs, var, says)
+    obsm = _embeddings(cells.obsm.__getitem__, list(cells.obsm), embeddings, cells.n_obs, name)
+    return Tables(name, by_rows(matrix), cells.obs, var, says, obsm)
 
 
 def by_rows(matrix: Any) -> Any:
@@ -170,7 +177,7 @@ def _forget(folder: Path) -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _of_store(store: Any, path: Path, layer: str, backed: bool) -> Tables:
+def _of_store(store: Any, path: Path, layer: str, backed: bool, embeddings: Sequence[str]) -> Tables:
     import anndata as ad
 
     # Files of before 2019 keep raw as raw.X and raw.var beside X, and tables as compounds.
@@ -194,7 +201,54 @@ def _of_store(store: Any, path: Path, layer: str, backed: bool) -> Tables:
         matrix = _turned(matrix) if sparse and matrix.format == "csc" else matrix
     else:
         matrix = by_rows(matrix.to_memory()) if sparse else matrix[:]
-    return Tables(path.name, matrix, obs, var, _says(store))
+    held: Any = store["obsm"] if "obsm" in store else {}
+    # In files of before 2019 it is one compound, whose fields are read by name as well.
+    old = isinstance(held, h5py.Dataset)
+    known = list(held.dtype.names if old else held)
+    obsm = _embeddings(
+        lambda key: held[key] if old else ad.io.read_elem(held[key]), known, embeddings, len(obs), path.name
+    )
+    return Tables(path.name, matrix, obs, var, _says(store), obsm)
+
+
+def _embeddings(
+    read: Callable[[str], Any], known: list[str], wanted: Sequence[str], n_cells: int, name: str
+) -> dict[str, np.ndarray]:
+    """The embeddings that were asked for, checked; no other is read."""
+    found = {}
+    for key in wanted:
+        if key not in known:
+            parts = (
+                f"'{name}' has no obsm '{key}';",
+                near_matches(key, known),
+                f"it holds: {', '.join(known) or 'none'}.",
+            )
+            raise CellsError(" ".join(part for part in parts if part))
+        found[key] = _embedding(read(key), n_cells, f"The embedding '{key}' of '{name}'")
+    return found
+
+
+def _embedding(value: Any, n_cells: int, what: str) -> Float[np.ndarray, "cell width"]:
+    """One embedding as numbers in single precision."""
+    if sp.issparse(value):
+        raise CellsError(f"{what} is sparse, which no embedding is; put obsm[key].toarray() in its place.")
+    if isinstance(value, pd.DataFrame):
+        other = [str(column) for column in value if not pd.api.types.is_numeric_dtype(value[column])]
+        if other:
+            raise CellsError(f"{what} has columns that are no numbers ({', '.join(other[:3])}); leave them out.")
+        value = value.to_numpy(dtype=float, na_value=np.nan)
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise CellsError(f"{what} holds values of type {array.dtype}, not numbers; give a table of numbers.")
+    if array.ndim != 2 or array.shape[0] != n_cells or not array.shape[1]:
+        raise CellsError(f"{what} has the shape {array.shape}; give a table of {n_cells} cells by one column or more.")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    if bad := int((~np.isfinite(array)).any(axis=1).sum()):
+        raise CellsError(
+            f"{what} holds NaN or infinite values in {bad} of {n_cells} cells; leave these cells out, or make it again."
+        )
+    return array
 
 
 def _says(store: Any) -> dict[str, str]:

@@ -184,7 +184,7 @@ def load_cells(data: DataConfig) -> AnnData:
     from workbench.cells.expression import scale_of
     from workbench.cells.values import describe_values
 
-    given = {f.name: v for f in fields(CellMapping) if (v := getattr(data, f.name)) is not None}
+    given = {f.name: v for f in fields(CellMapping) if (v := getattr(data, f.name, None)) is not None}
     cells = load(data.name, backed=data.backed, **given)
     try:
         found = scale_of(cells).said

@@ -35,7 +35,7 @@ class Recipe:
     name
         Name of the command; an output folder belongs to it.
     context
-        Type of what its stages share; names the type of its configuration.
+        Makes what its stages share of configuration, output folder and backend: its type, as a rule.
     stages
         Lists its stages, given the context. What can be refused is refused here, before any work.
     report
@@ -47,7 +47,7 @@ class Recipe:
     """
 
     name: str
-    context: type[Context]
+    context: Callable[[Any, Path, Backend | None], Context]
     stages: Callable[[Any], list[Stage]]
     report: Callable[[Any, Results], Report]
     files: tuple[str, ...] = ()

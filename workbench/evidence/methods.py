@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,13 @@ from workbench.operators.controls import COEXPRESSION, CONTROLS, IDENTITY
 if TYPE_CHECKING:
     from workbench.recipes.benchmark.config import BenchmarkConfig
 
-EXTRACTED, COMPACT, CONTROL, BASELINE, SCGPT, LAYERS, PEER = GROUPS = (
-    "extracted", "compact", "control", "baseline", "scGPT", "layers", "peer",
+EXTRACTED, COMPACT, CONTROL, BASELINE, SCGPT, LAYERS, PEER, OWN = GROUPS = (
+    "extracted", "compact", "control", "baseline", "scGPT", "layers", "peer", "own",
 )  # fmt: skip
 ANCHOR_HEAD, UNTRAINED, PERMUTED_LABELS = "anchor head", "an untrained model", "labels permuted"
+# Of embeddings and objects that the user brings, in the table of methods and in the report.
+UNSEEN = "made by the user, may have seen the held-out cells; the audit cannot see that"
+OUTSIDE = "made by the user, copied and fitted for each split; what it brings from elsewhere the audit cannot see"
 WITH_MLP = "scGPT cls, 3-layer MLP"
 _HIDDEN = (64,)
 # On which pseudotime is told beside the depth that is read out, for peers to be compared with that have no other.
@@ -44,6 +47,8 @@ class Listed:
     forward, shared
         Whether it needs forward passes over the cells that it is asked about, and whether it stands on operators that were
         captured once for all splits.
+    identity
+        What stands for its code and settings where the user brought it; empty for methods of the package.
     """
 
     method: Method
@@ -51,37 +56,63 @@ class Listed:
     about: str
     forward: bool = False
     shared: bool = False
+    identity: str = ""
 
 
-def chosen_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
+def chosen_methods(
+    config: BenchmarkConfig, n_layers: int, own: Mapping[str, Listed] | None = None
+) -> dict[str, Listed]:
     """The methods that a configuration asks for, by name, in one order whatever order they are asked for in.
 
     Parameters
     ----------
     config
-        Configuration whose ``methods`` names methods or groups of them (all when empty); ``ours`` is always among them.
+        Configuration whose ``methods`` names methods or groups of them (all when empty); ``ours``, and what the user brings, are
+        always among them.
     n_layers
         Number of layers of the model.
+    own
+        The user's own methods by name; none by default.
 
     Raises
     ------
     EvaluationError
-        For a name that is none; near ones are listed.
+        For a name that is none (near ones are listed), or one of the user's that is taken.
     ConfigError
         For options of a peer that it does not have.
     """
     every, peers = own_methods(config, n_layers), config.peers
     for name, peer in peer_methods(peers.python, peers.seconds, peers.options).items():
         every[name] = Listed(peer, PEER, peer.about)
+    brought = [(f"obsm/{key}", key, embedding_method(key)) for key in dict.fromkeys(config.data.embeddings)]
+    brought += [(name, name, one) for name, one in (own or {}).items()]
+    for what, name, one in brought:
+        if name in every or name in GROUPS:
+            raise EvaluationError(
+                f"Your own '{what}' has the name of a method or group of methods, '{name}'; give it another name."
+            )
+        every[name] = one
     for name in (*config.methods, config.ours):
         if name not in every and (name not in GROUPS or name == config.ours):
             raise EvaluationError(unknown_name("method or group of methods", name, [*every, *GROUPS]))
-    wanted = {*config.methods, config.ours}
+    wanted = {*config.methods, config.ours, OWN}
     return {name: one for name, one in every.items() if not config.methods or {name, one.group} & wanted}
 
 
+def embedding_method(key: str) -> Listed:
+    """A user's own embedding as a method.
+
+    Parameters
+    ----------
+    key
+        Entry of ``obsm`` that it was read from.
+    """
+    about = f"obsm['{key}'], {UNSEEN}; linear probes"
+    return Listed(Represented(partial(rep.embedded, rep.own_name(key))), OWN, about)
+
+
 def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
-    """All methods but the peers, by name.
+    """All methods of the workbench itself, by name.
 
     Parameters
     ----------
@@ -92,7 +123,7 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
     """
     found: dict[str, Listed] = {}
 
-    def add(name: str, group: str, about: str, represent: Represent, *more: Any, **needs: bool) -> None:
+    def add(name: str, group: str, about: str, represent: Represent, *more: Any, **needs: Any) -> None:
         timed = name in _TIMED
         about += "; diffusion pseudotime on it" if timed else ""
         method = replace(Represented(represent, *more), pseudotime=timed)

@@ -32,7 +32,7 @@ from workbench.evidence.protocol import (
     Predictions,
     Training,
 )
-from workbench.evidence.readouts import LINEAR, Readouts
+from workbench.evidence.readouts import LINEAR, Readouts, from_stages
 from workbench.files import read_arrays, write_arrays
 
 # Imported, not only found: what the worker does is part of what a campaign depends on.
@@ -203,30 +203,13 @@ class _FittedPeer:
         found = self.arrays(cells)
         began = time.perf_counter()
         if self.readouts is None:
-            of = self._from_stages(found["stages"], found["chance"])
+            of = from_stages(self.train, found["stages"], found["chance"])
         else:
             of = self.readouts.predict(found["latent"])
         if PSEUDOTIME in found:
             of[PSEUDOTIME] = Prediction((), found[PSEUDOTIME].reshape(-1, 1))
         self.seconds["predict"] += time.perf_counter() - began
         return Predictions(of, found["latent"])
-
-    def _from_stages(self, stages: np.ndarray, chance: np.ndarray) -> dict[str, Prediction]:
-        """Predictions that follow from probabilities of stages."""
-        depths, of = np.asarray(self.train.ruler.depths, dtype=float), {}
-        for one in self.train.endpoints:
-            if one.kind == "depth":
-                of[one.name] = Prediction((), (chance @ depths[stages]).reshape(-1, 1))
-                continue
-            # What the target of each stage's training cells is; a stage without one has no say.
-            target = dict(zip(self.train.cells.stage[one.cells].tolist(), one.target[one.cells].tolist(), strict=True))
-            classes = ("False", "True") if one.kind == "binary" else tuple(sorted({str(t) for t in target.values()}))
-            if len(set(target.values())) < 2:
-                continue
-            said = np.array([str(target.get(int(stage), "")) for stage in stages])
-            values = chance @ (said[:, None] == np.array(classes)).astype(float)
-            of[one.name] = Prediction(classes, values / np.maximum(values.sum(1, keepdims=True), 1e-300))
-        return of
 
     def close(self) -> None:
         self.worker.close()

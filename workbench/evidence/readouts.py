@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
@@ -151,6 +151,41 @@ class Readouts:
                 else:
                     found[name] = Prediction(tuple(map(str, model.classes_)), model.predict_proba(z))
         return found
+
+
+def from_stages(
+    train: Training, stages: Int[np.ndarray, " class"], chance: Float[np.ndarray, "cell class"]
+) -> dict[str, Prediction]:
+    """Predictions of every endpoint that follow from probabilities of stages.
+
+    Parameters
+    ----------
+    train
+        Training side, whose endpoints say what is right of a cell of each stage.
+    stages
+        Stage number of each column of `chance`; several may be of one stage.
+    chance
+        Probabilities of cells, which add up to one.
+
+    Returns
+    -------
+    dict
+        By endpoint; one of which the training side has a single class is absent.
+    """
+    depths, of = np.asarray(train.ruler.depths, dtype=float), {}
+    for one in train.endpoints:
+        if one.kind == "depth":
+            of[one.name] = Prediction((), (chance @ depths[stages]).reshape(-1, 1))
+            continue
+        # What the target of each stage's training cells is; a stage without one has no say.
+        target = dict(zip(train.cells.stage[one.cells].tolist(), one.target[one.cells].tolist(), strict=True))
+        classes = ("False", "True") if one.kind == "binary" else tuple(sorted({str(t) for t in target.values()}))
+        if len(set(target.values())) < 2:
+            continue
+        said = np.array([str(target.get(int(stage), "")) for stage in stages])
+        values = chance @ (said[:, None] == np.array(classes)).astype(float)
+        of[one.name] = Prediction(classes, values / np.maximum(values.sum(1, keepdims=True), 1e-300))
+    return of
 
 
 @dataclass(frozen=True)

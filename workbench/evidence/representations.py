@@ -90,23 +90,40 @@ def singular(train: Training) -> Encoder:
 
 
 def embedded(name: str, train: Training) -> Encoder:
-    """A frozen embedding of scGPT.
+    """A frozen embedding, of scGPT or the user's own.
 
     Parameters
     ----------
     name
-        Name of the embedding, such as ``cls``, ``average`` or ``average 0``.
+        Name of the embedding, such as ``cls``, ``average`` or ``average 0``, or `own_name` of an entry of ``obsm``.
     train
         Training side whose cells carry it; nothing is fitted.
 
     Raises
     ------
     NotRunError
-        If the campaign has no such embedding.
+        If the campaign has no such embedding, or the cells that it is asked for come without.
     """
     if name not in train.cells.embeddings:
         raise NotRunError(f"the campaign has no embedding '{name}'")
-    return Encoder(lambda cells: cells.embeddings[name].astype(np.float64), 0)
+
+    def encode(cells: PlacedCells) -> np.ndarray:
+        if name not in cells.embeddings:
+            raise NotRunError(f"the data of this cohort name no embedding '{name}' (data.embeddings)")
+        return cells.embeddings[name].astype(np.float64)
+
+    return Encoder(encode, 0)
+
+
+def own_name(key: str) -> str:
+    """Name of a user's embedding among those of cells, apart from scGPT's own.
+
+    Parameters
+    ----------
+    key
+        Entry of ``obsm`` that it was read from.
+    """
+    return f"obsm/{key}"
 
 
 def anchors_of(config: BenchmarkConfig, train: Training, values: sp.csr_matrix | None = None) -> Anchors:

@@ -29,6 +29,7 @@ _GROUPS = {
     "scGPT": ("#009E73", "circle"),
     "layers": ("#7fc9ae", "circle-open"),
     "peer": ("#CC79A7", "triangle-up"),
+    "own": ("#56B4E9", "star"),
 }
 
 

@@ -227,7 +227,11 @@ def test_an_unknown_method_is_named_with_its_neighbour(campaign, tmp_path):
 def keys(campaign, other_files):
     """Keys of the stages of the small campaign with other settings, as if every stage but the first had been done."""
     known, rich = read_json(campaign.out / "metrics.json")["stages"], other_files / "rich"
-    same = (f"data.name={rich / 'cells.h5ad'}", f"transfer.other.data.name={rich / 'other.h5ad'}")
+    same = (
+        f"data.name={rich / 'cells.h5ad'}",
+        f"transfer.other.data.name={rich / 'other.h5ad'}",
+        "data.embeddings=[X_a]",
+    )
 
     def made(*overrides):
         out = other_files / "keys" / digest(overrides)
@@ -256,15 +260,19 @@ def other_files(campaign, checkpoint, tmp_path_factory):
     (folder / "renamed.yaml").write_text(text.replace("name: hematopoiesis", "name: renamed"))
     save_checkpoint(randomise(load_model(checkpoint), seed=5), folder / "other checkpoint")
     (folder / "figures.yaml").write_text("source: x\nfigures: []\n")
-    (folder / "rich").mkdir()
+    for kind in ("rich", "embedded otherwise"):
+        (folder / kind).mkdir()
     for name in ("cells.h5ad", "other.h5ad"):
         cells = ad.read_h5ad(campaign.path.parent / name)
         cells.layers["more"], cells.obs["deep"] = cells.X * 2, 1000.0
         cells.var["symbol"] = cells.var_names[::-1]
         cells.obs["coarse"] = cells.obs["label"].astype(str).replace({"CD8 T": "CD4 T"})
+        cells.obsm["X_a"], cells.obsm["X_b"] = np.arange(len(cells) * 2.0).reshape(-1, 2), np.ones((len(cells), 3))
         cells.obs["organ"], cells.obs["lane"] = "blood", np.array(["0", "1"])[np.arange(len(cells)) % 2]
         cells.write_h5ad(folder / "rich" / name)
         cells.write_h5ad(folder / f"copy of {name}")
+        cells.obsm["X_b"][0], cells.obsm["X_a"][0] = 2, 7
+        cells.write_h5ad(folder / "embedded otherwise" / name)
     return folder
 
 
@@ -275,6 +283,7 @@ def of_data(section, file, values, labels):
     known |= {"values": ("counts", set()), "depth": ("deep", CELLS)}
     known |= {"gene_column": ("symbol", values), "cell_type": ("coarse", CELLS), "donor": ("null", labels)}
     known |= {"tissue": ("organ", CELLS), "batch": ("lane", values), "min_gene_share": ("0.1", set())}
+    known |= {"embeddings": ("[X_a, X_b]" if section == "data" else "[X_a]", CELLS)}
     return {f"{section}.{field}={value}": stages for field, (value, stages) in known.items()}
 
 
@@ -337,6 +346,14 @@ def test_a_setting_invalidates_what_uses_it_and_nothing_else(keys, plain, other_
     allowed = EFFECTS[setting] | (READ if setting in narrow else set())
     changed = {name for name, key in found.items() if key != plain[name]}
     assert EFFECTS[setting] <= changed <= allowed
+
+
+def test_values_of_an_embedding_make_anew_what_judges_it_and_no_forward_pass(keys, plain, other_files):
+    otherwise = other_files / "embedded otherwise"
+    found = [keys(f"data.name={otherwise}/cells.h5ad"), keys(f"transfer.other.data.name={otherwise}/other.h5ad")]
+    # Of the other cohort no embedding is named, so that none is read.
+    changed = [{name for name in one if one[name] != plain[name]} for one in found]
+    assert changed == [CELLS, set()]
 
 
 def test_every_setting_has_its_effect_said():

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from workbench.engine.config import read_config
-from workbench.evidence.audit import audit, replaced_by_noise
+from workbench.evidence.audit import LEAKING, REFUSED, audit, replaced_by_noise
 from workbench.evidence.measure import attempted
 from workbench.evidence.methods import Listed, own_methods, three_layers
 from workbench.evidence.protocol import NotRunError, OutOfTimeError
@@ -145,7 +145,7 @@ def test_another_panel_is_a_leak(context, holdout, trial, noisy):
 
 
 def test_a_leaking_method_is_not_run_and_its_table_says_why(context, holdout):
-    rows = benchmark_task(context.handle, holdout, "PCA-10", context.methods["PCA-10"], 0.0, True)
+    rows = benchmark_task(context.handle, holdout, "PCA-10", context.methods["PCA-10"], 0.0, REFUSED[LEAKING])
     assert rows["value"][rows["endpoint"] != "cost"].isna().all()
     assert rows["status"].str.startswith("not run: it depends on the cells").all()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.cells.expression import expression_on
 from workbench.engine.stages import Result, Results
-from workbench.files import digest, write_json
+from workbench.files import digest, write_arrays, write_json
 from workbench.recipes.benchmark.splits import genes_of_all
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ GENES = "genes.json"
 
 
 def cells_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
-    """Keep expression, counts and places of the drawn cells of every cohort, for every stage and worker after it.
+    """Keep expression, counts, places and embeddings of the user's of the drawn cells of every cohort, for every stage and worker after it.
 
     Parameters
     ----------
@@ -41,6 +41,8 @@ def cells_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
         expression, counts = expression_on(context.cells[name], context.matches[name], genes, context.drawn[name])
         made[name] = replace(placed, genes=genes, expression=expression, counts=counts)
         made[name].save(context.cohort_folder(name))
+        if own := context.embeddings[name]:
+            write_arrays(context.own_file(name), own)
         about[name] = {
             "cells": len(placed),
             "of": len(context.cells[name]),

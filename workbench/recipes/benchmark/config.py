@@ -31,10 +31,20 @@ class SplitsConfig(Strict):
     )
 
 
+class EmbeddedDataConfig(DataConfig):
+    """Which cells, what their columns mean, and which embeddings of them are judged."""
+
+    embeddings: tuple[str, ...] = Field(
+        default=(),
+        description="Entries of obsm, such as X_scVI, each of which is judged as a method of the group own: linear probes on it. Of a "
+        "cohort that is transferred to: those that it has, too; a method without its embedding is not run there.",
+    )
+
+
 class TransferConfig(Strict):
     """Other cells, which nothing is fitted on."""
 
-    data: DataConfig = Field(description="The cells, as under data of the benchmark itself.")
+    data: EmbeddedDataConfig = Field(description="The cells, as under data of the benchmark itself.")
     stages: dict[str, str] = Field(
         default={}, description="Stage of each label that the ruler does not know by itself; none by default."
     )
@@ -60,6 +70,10 @@ class BenchmarkConfig(OperatorConfig):
     """``workbench benchmark``: methods x splits x endpoints."""
 
     name: str = named("benchmark")
+    data: EmbeddedDataConfig = Field(
+        default=EmbeddedDataConfig(),
+        description="The cells; a dataset that ships brings its own columns, unless one of them is given.",
+    )
     cell_heads: CellHeadsConfig = Field(
         default=CellHeadsConfig(), description="The adaptor's heads that are trained on cells."
     )
@@ -72,8 +86,8 @@ class BenchmarkConfig(OperatorConfig):
     )
     methods: tuple[str, ...] = Field(
         default=(),
-        description="Names of methods, or of groups: extracted, compact, control, baseline, scGPT, layers, peer; all "
-        "when empty.",
+        description="Names of methods, or of groups: extracted, compact, control, baseline, scGPT, layers, peer, own; all "
+        "when empty. What is your own (data.embeddings) is always among them.",
     )
     ours: str = Field(default="anchor head", description="The method that every other one is compared with.")
     peers: PeersConfig = Field(default=PeersConfig(), description="Methods of other packages.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,22 +11,23 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from workbench.cells.datasets import content_hash, values_hash
 from workbench.cells.panel import genes_left_out
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.engine.config import load_cells
+from workbench.engine.sweep import Backend
 from workbench.errors import EvaluationError, GeneMatchError
 from workbench.evidence.methods import Listed, chosen_methods
-from workbench.files import read_json
+from workbench.evidence.representations import own_name
+from workbench.files import read_arrays, read_json
 from workbench.models import CellTokenizer
 from workbench.operators.store import StoredOperators
 from workbench.recipes.benchmark.cells import GENES
-from workbench.recipes.benchmark.config import BenchmarkConfig
+from workbench.recipes.benchmark.config import BenchmarkConfig, EmbeddedDataConfig
 from workbench.recipes.benchmark.splits import INTERNAL, TRANSFER, Holdout, drawn_cells, make_holdouts, with_units
 from workbench.recipes.shared import CohortsContext
-from workbench.settings import DataConfig
 
 # Groups of cells that sums are kept by where the data name no donors and the configuration says nothing.
 _GROUPS = 16
@@ -37,12 +40,23 @@ class BenchmarkContext(CohortsContext):
     shared = ("cells", "operators", "transfer", "untrained")
     internal = INTERNAL
 
+    def __init__(
+        self,
+        config: BenchmarkConfig,
+        out: Path,
+        backend: Backend | None = None,
+        own: Mapping[str, Listed] | None = None,
+    ) -> None:
+        super().__init__(config, out, backend)
+        # Of the process that lists the methods: a task carries its own to a worker.
+        self.own = own or {}
+
     # What is configured.
 
     @cached_property
     def methods(self) -> dict[str, Listed]:
-        """The methods that are asked for, by name."""
-        return chosen_methods(self.config, self.model.config.n_layers)
+        """The methods that are asked for, by name, the user's own among them."""
+        return chosen_methods(self.config, self.model.config.n_layers, self.own)
 
     @property
     def cohort_names(self) -> tuple[str, ...]:
@@ -53,7 +67,7 @@ class BenchmarkContext(CohortsContext):
             )
         return (INTERNAL, *self.config.transfer)
 
-    def data_of(self, name: str) -> DataConfig:
+    def data_of(self, name: str) -> EmbeddedDataConfig:
         """Where the cells of a cohort are from.
 
         Parameters
@@ -159,6 +173,25 @@ class BenchmarkContext(CohortsContext):
         short = {name: Path(path).name for name, path in paths.items()}
         return short if len(set(short.values())) == len(short) else paths
 
+    @cached_property
+    def embeddings(self) -> dict[str, dict[str, Float[np.ndarray, "drawn width"]]]:
+        """By cohort: the user's own embeddings of the drawn cells, by the name that methods read them under."""
+        found = {
+            name: {own_name(key): np.asarray(values)[self.drawn[name]] for key, values in cells.obsm.items()}
+            for name, cells in self.cells.items()
+        }
+        for name in self.config.transfer:
+            for key in self.data_of(name).embeddings:
+                here = found[name][own_name(key)].shape[1]
+                there = found[INTERNAL].get(own_name(key))
+                if there is None or there.shape[1] != here:
+                    held = "does not name it" if there is None else f"has {there.shape[1]} columns"
+                    raise EvaluationError(
+                        f"Cohort '{name}' names the embedding '{key}' of {here} columns, and the internal data's {held}; name the "
+                        f"same embedding in both, or leave it out of transfer.{name}.data.embeddings."
+                    )
+        return found
+
     def tokenizer(self, name: str) -> CellTokenizer:
         """Tokens of the drawn cells of a cohort.
 
@@ -215,13 +248,25 @@ class BenchmarkContext(CohortsContext):
         """
         return self.model_folder(name) / "embeddings.safetensors"
 
+    def own_file(self, name: str) -> Path:
+        """Safetensors file with the user's own embeddings of a cohort's cells; absent where there are none.
+
+        Parameters
+        ----------
+        name
+            Name of the cohort: ``internal``, or a key of ``transfer``.
+        """
+        return self.cohort_folder(name) / "own.safetensors"
+
     @cached_property
     def cohorts(self) -> dict[str, PlacedCells]:
         """Cells of every cohort with their embeddings, on all genes that a panel may take."""
-        return {
-            name: PlacedCells.open(self.cohort_folder(name), self.ruler, self.embeddings_file(name))
-            for name in self.cohort_names
-        }
+        found = {}
+        for name in self.cohort_names:
+            cells = PlacedCells.open(self.cohort_folder(name), self.ruler, self.embeddings_file(name))
+            own = read_arrays(self.own_file(name))[0] if self.data_of(name).embeddings else {}
+            found[name] = replace(cells, embeddings={**cells.embeddings, **own})
+        return found
 
     @property
     def genes(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from workbench.engine.recipe import Recipe, execute
 from workbench.engine.stages import Results, Stage
 from workbench.engine.sweep import Backend
 from workbench.evidence.expected import read_expected
-from workbench.evidence.methods import PEER
+from workbench.evidence.methods import PEER, Listed
 from workbench.evidence.peers import peer_versions
 from workbench.files import digest
 from workbench.models.outputs import need_cell
@@ -30,7 +31,9 @@ from workbench.recipes.loads import passes_load
 from workbench.requirements import installed
 
 
-def run_benchmark(config: BenchmarkConfig, out: Path, backend: Backend | None = None) -> Path:
+def run_benchmark(
+    config: BenchmarkConfig, out: Path, backend: Backend | None = None, own: Mapping[str, Listed] | None = None
+) -> Path:
     """Judge methods on repeated splits, endpoint by endpoint, and report.
 
     Parameters
@@ -41,13 +44,16 @@ def run_benchmark(config: BenchmarkConfig, out: Path, backend: Backend | None = 
         Folder of the run; finished stages and tasks in it whose inputs are unchanged are kept.
     backend
         Who does the tasks; one after the other in this process by default.
+    own
+        The user's own methods by name, as `own_method` makes them; none by default.
 
     Returns
     -------
     Path
         The folder, with ``report.html``, ``metrics.json``, ``manifest.json``, ``tables/`` and ``figures/``.
     """
-    return execute(RECIPE, config, out, backend).out
+    recipe = replace(RECIPE, context=partial(BenchmarkContext, own=own))
+    return execute(recipe, config, out, backend).out
 
 
 def stages(context: BenchmarkContext) -> list[Stage]:
@@ -122,6 +128,7 @@ def cell_inputs(context: BenchmarkContext) -> dict[str, Any]:
             "cells": digest(cells.names.tolist(), {column: cells.obs[column].tolist() for column in cells.obs}),
             "unplaced": cells.unplaced,
             "genes": digest(context.measured[name]),
+            "embeddings": {own: digest(values) for own, values in context.embeddings[name].items()},
         }
         for name, cells in context.placed.items()
     }
@@ -187,6 +194,7 @@ def method_inputs(context: BenchmarkContext) -> dict[str, Any]:
     return {
         **context.chosen("anchors", "adaptor", "cell_heads", "seed"),
         "methods": list(methods),
+        "own": {name: one.identity for name, one in methods.items() if one.identity},
         "per_stage": config.splits.per_stage,
         "igraph": installed("igraph"),
         "peers": [config.peers.model_dump(mode="json"), peer_versions(config.peers.python)] if peers else None,

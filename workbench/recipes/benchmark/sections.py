@@ -10,10 +10,10 @@ import pandas as pd
 
 from workbench.engine.section import Report, Section, without_place
 from workbench.engine.stages import Results
-from workbench.evidence.audit import LEAKING, OK
+from workbench.evidence.audit import OK, REFUSED
 from workbench.evidence.endpoints import ALL, CLUSTERS, LEAKAGE
 from workbench.evidence.expected import expected_table
-from workbench.evidence.methods import COMPACT, CONTROL, LAYERS
+from workbench.evidence.methods import COMPACT, CONTROL, LAYERS, OUTSIDE, OWN, UNSEEN
 from workbench.evidence.statistics import cautions
 from workbench.figures.checks import records
 from workbench.figures.requests import Request
@@ -118,6 +118,13 @@ def comparison_section(context: BenchmarkContext, tables: Tables) -> Section:
         "Audit": _audited(tables),
     }
     warned = cautions(tables["scores"], splits, tables["comparisons"])
+    if brought := [name for name in methods.loc[methods["group"] == OWN, "method"] if name not in context.own]:
+        warned.append(f"{', '.join(brought)}: {UNSEEN}.")
+    if context.own:
+        warned.append(
+            f"{', '.join(context.own)}: {OUTSIDE}. The command that this page names runs the campaign without; run the same Python "
+            "again."
+        )
     return Section(requests, dict(tables), answers, cautions=warned, facts=facts)
 
 
@@ -137,11 +144,11 @@ def _audited(tables: Tables) -> str:
     if "audit" not in tables:
         return "switched off"
     status = tables["audit"]["status"]
-    leaks = tables["audit"].loc[status == LEAKING, "method"].tolist()
+    leaks = tables["audit"].loc[status.isin(REFUSED), "method"].tolist()
     same = (
         f"{(status == OK).sum()} methods predict the same when the cells they are judged on were noise during fitting"
     )
-    return f"{same}; not run because they do not: {', '.join(leaks)}" if leaks else same
+    return f"{same}; not run because they do not, or it cannot be known: {', '.join(leaks)}" if leaks else same
 
 
 def cost_section(context: BenchmarkContext, tables: Tables) -> Section:

@@ -14,7 +14,7 @@ from workbench.cells.placed import PlacedCells
 from workbench.engine.context import Handle
 from workbench.engine.stages import Result, Results
 from workbench.engine.sweep import Task, run_sweep
-from workbench.evidence.audit import LEAKING, LEAKS, audit, replaced_by_noise
+from workbench.evidence.audit import REFUSED, audit, replaced_by_noise
 from workbench.evidence.endpoints import ALL, judge, unjudged
 from workbench.evidence.measure import attempted
 from workbench.evidence.methods import Listed
@@ -89,13 +89,13 @@ def audit_stage(context: BenchmarkContext, folder: Path, _: Results) -> Result:
     Returns
     -------
     dict
-        ``leaks``, the methods that depend on the cells that they are judged on.
+        ``leaks``, the methods that depend on the cells that they are judged on, or of which that cannot be known.
     """
     first = context.holdouts[0]
     tasks = [Task(name, (context.handle, first, name, one)) for name, one in context.methods.items()]
     rows = run_sweep(folder / "sweep", {"methods": len(tasks)}, tasks, audit_task, context.backend)
     context.write({"audit": rows})
-    return {"leaks": rows.loc[rows["status"] == LEAKING, "method"].tolist()}
+    return {"leaks": rows.loc[rows["status"].isin(REFUSED), "method"].tolist()}
 
 
 def audit_task(handle: Handle, holdout: Holdout, name: str, listed: Listed) -> pd.DataFrame:
@@ -144,11 +144,11 @@ def campaign_stage(context: BenchmarkContext, folder: Path, results: Results) ->
         ``n_tasks``, ``n_methods``, and ``forwarded``, the methods that need forward passes over the cells.
     """
     methods, model = context.methods, results["operators"]
-    leaks = leaking(context)
+    refused = refused_methods(context)
     tasks = [
         Task(
             f"{holdout.name}|{name}",
-            (context.handle, holdout, name, one, model["forward_seconds_per_cell"], name in leaks),
+            (context.handle, holdout, name, one, model["forward_seconds_per_cell"], refused.get(name, "")),
         )
         for holdout in context.holdouts
         for name, one in methods.items()
@@ -163,8 +163,8 @@ def campaign_stage(context: BenchmarkContext, folder: Path, results: Results) ->
     return {"n_tasks": len(tasks), "n_methods": len(methods), "forwarded": forwarded}
 
 
-def leaking(context: BenchmarkContext) -> list[str]:
-    """Methods that the audit has caught, none where it is switched off.
+def refused_methods(context: BenchmarkContext) -> dict[str, str]:
+    """Methods that the audit has caught, and why each is not judged; none where it is switched off.
 
     Parameters
     ----------
@@ -172,13 +172,14 @@ def leaking(context: BenchmarkContext) -> list[str]:
         Campaign after its audit, whose table is read.
     """
     if not context.config.audit:
-        return []
+        return {}
     rows = context.read("audit")
-    return rows.loc[rows["status"] == LEAKING, "method"].tolist()
+    rows = rows[rows["status"].isin(REFUSED)]
+    return dict(zip(rows["method"], rows["status"].map(REFUSED), strict=True))
 
 
 def benchmark_task(
-    handle: Handle, holdout: Holdout, name: str, listed: Listed, forward: float, leaks: bool
+    handle: Handle, holdout: Holdout, name: str, listed: Listed, forward: float, refused: str
 ) -> pd.DataFrame:
     """A method on a split: its scores and what they cost, one row each.
 
@@ -192,8 +193,8 @@ def benchmark_task(
         The method by its name, and itself.
     forward
         Seconds of a forward pass over one cell.
-    leaks
-        Whether the audit has found that the method depends on the cells that it is judged on; then it is not run.
+    refused
+        Why the method is not run after what the audit has found; empty where it is run.
 
     Returns
     -------
@@ -203,7 +204,7 @@ def benchmark_task(
     """
     context: BenchmarkContext = handle.open()
     trial = trial_of(context, holdout)
-    predictions, costs, status = (None, {}, LEAKS) if leaks else attempted(listed, trial, forward)
+    predictions, costs, status = (None, {}, refused) if refused else attempted(listed, trial, forward)
     if predictions is None:
         rows = unjudged(trial.endpoints, status)
     else:
