@@ -254,6 +254,6 @@ def as_written(cells: AnnData, data: EmbeddedDataConfig) -> AnnData:
     given = {name: value for name in CellMapping.__dataclass_fields__ if (value := getattr(data, name)) is not None}
     found = load(cells.to_memory() if cells.isbacked else cells, **given)
     about = found.uns["workbench"]
-    said = {key: about[key] for key in ("name", "source", "values") if about[key]} | {"made_by": _MADE_BY}
+    said = {key: about[key] for key in ("name", "source", "values") if about.get(key)} | {"made_by": _MADE_BY}
     var = found.var[["gene_id"]] if "gene_id" in found.var else found.var[[]]
     return AnnData(X=found.X, obs=found.obs, var=var, obsm=dict(found.obsm), uns={"workbench": plain(said)})
