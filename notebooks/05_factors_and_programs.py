@@ -11,6 +11,9 @@
 # %% [markdown]
 # # Factors of a head, and gene programs
 #
+# **Result.** Readouts of 200 cells need 5 of the 6 factors of one head (q <= 0.05 against 120 relabellings). Its factors hit 0 of 18 gene
+# programs; those of the cells' own gene correlation hit 10 by GSEA, and those of a random matrix 0.
+#
 # You will learn to take an operator apart into factors that each read some genes and write others, to ask whether another sample of cells
 # would give the same ones, what readouts lose without them, and which gene programs they are about, each beside its null and beside
 # the cells' own gene correlation, which needs no model.
@@ -122,6 +125,7 @@ def taken_out(of, draws):
 
 effects = taken_out(factors, 120)
 found = workbench.factors.impacts(effects).query("how == 'mean'")
+print(f"q <= 0.05: {(found['q'] <= 0.05).sum()} of {len(found)} factors")
 show(found, *"factor impact sd n_splits n_metrics moved null_mean null_high n_null p q".split())
 
 # %%
@@ -178,7 +182,10 @@ def programs(of):
 ours = programs(factors)
 hits = ours.table[ours.table["q"] <= 0.05]
 best = hits.sort_values("p").groupby(["factor", "side"], sort=True).head(1)
-show(best, "method", "factor", "side", "direction", "term", "score", "overlap", "n_term", "p", "q")
+if len(best):
+    show(best, "method", "factor", "side", "direction", "term", "score", "overlap", "n_term", "p", "q")
+else:
+    print("no program has q <= 0.05 in any factor of the head")
 
 # %% [markdown]
 # ## Beside the cells' own gene correlation

@@ -11,6 +11,9 @@
 # %% [markdown]
 # # Take the algorithm home
 #
+# **Result.** Fitted on 560 cells, the operator of one head reads the labels of 140 others with a balanced accuracy of 0.55. Plain
+# expression through the same adaptor reaches 0.68, and permuted labels 0.17: the one to take home here is expression itself.
+#
 # You will learn to fit operator, adaptor and readout as one scikit-learn estimator, to save it as one small folder with a model card, to
 # apply it to cells without the model and without torch, to read back labels, probabilities and coverage, and what happens with missing
 # genes and with a file that was changed.
@@ -131,8 +134,12 @@ print((folder / "README.md").read_text())
 # %%
 held = cells[test].copy()
 ad.AnnData(held.X, obs=held.obs, var=pd.DataFrame(index=held.var_names)).write_h5ad(place / "held_out.h5ad")
+# What few genes cannot show is said: what the values are, or each cell's counts over all genes.
+about = cells.uns["workbench"]
+scale = {"values": about["values"]} if "values" in about else {"depth": "depth"} if about["depth"] else {}
 algorithm = workbench.Algorithm.from_pretrained(folder)
-print(algorithm.transform(workbench.load(place / "held_out.h5ad")).shape, "latent")
+held_out = workbench.load(place / "held_out.h5ad", workbench.CellMapping(**scale))
+print(algorithm.transform(held_out).shape, "latent")
 
 # %% [markdown]
 # There is so little in it that NumPy alone will do: one matrix, one offset, one readout.
@@ -156,11 +163,13 @@ except ValueError as error:
 
 # %% [markdown]
 # ## `workbench apply`, on a file of any size
-# From a shell: `workbench apply algorithm held_out.h5ad --out labels.h5ad`. It reads blocks of cells, never changes its input, and
-# overwrites nothing. Here the same command is called from Python.
+# From a shell: `workbench apply algorithm held_out.h5ad --out labels.h5ad`, with `--depth` where the file holds few genes. It reads blocks of cells, never changes its input, and
+# overwrites nothing. Here the same is called from Python.
 
 # %%
-workbench.cli.main(["apply", str(folder), str(place / "held_out.h5ad"), "--out", str(place / "labels.h5ad")])
+workbench.operators.apply_file(
+    folder, place / "held_out.h5ad", place / "labels.h5ad", mapping=workbench.CellMapping(**scale), progress=False
+)
 told = ad.read_h5ad(place / "labels.h5ad")
 print(told.obsm["X_workbench"].shape, "latent;", told.obsm["workbench_label"].shape, "probabilities of")
 print(list(told.uns["workbench"]["classes"]["label"]))

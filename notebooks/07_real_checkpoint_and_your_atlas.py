@@ -11,6 +11,9 @@
 # %% [markdown]
 # # A real checkpoint and your atlas
 #
+# **Result.** With what ships, 8 of 24 heads are above plain expression (0.77) in a screen of 96 cells with 4 splits. The first is above it
+# by less than the spread over splits; 48 null draws reach 0.45. That says nothing of a released model or of an atlas.
+#
 # You will learn to do all of it with your own files: say what a checkpoint holds, see which genes match, estimate memory before anything
 # runs, screen all heads on a subsample, and start the full run.
 #
@@ -87,7 +90,7 @@ print(f"{cells.shape[0]} cells x {cells.shape[1]} genes; columns: {', '.join(cel
 print(tokenizer.match)
 print(tokenizer.values)
 for kind, found in tokenizer.match.to_dict().items():
-    if isinstance(found, dict) and found["n"]:
+    if isinstance(found, dict) and found.get("n"):
         print(f"  {kind}: {found['n']}, the first {', '.join(found['first'])}")
 lengths = tokenizer.lengths()
 cut = (lengths >= tokenizer.max_tokens).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -31,8 +32,8 @@ def lazily(package: str, **modules: str) -> tuple[Callable[[str], Any], Callable
     --------
     >>> from workbench.lazy import lazily
     >>> get, names = lazily("workbench", seeds="generator key")
-    >>> names(), get("generator").__name__
-    (['generator', 'key', 'seeds'], 'generator')
+    >>> get("generator").__name__, "key" in names()
+    ('generator', True)
     """
     where = {name: module for module, names in modules.items() for name in names.split()}
 
@@ -43,4 +44,4 @@ def lazily(package: str, **modules: str) -> tuple[Callable[[str], Any], Callable
             return import_module(f"{package}.{name}")
         raise AttributeError(f"module '{package}' has no attribute '{name}'; it has {', '.join(where)}")
 
-    return get, lambda: sorted({*where, *modules})
+    return get, lambda: sorted({*vars(sys.modules[package]), *where, *modules})
