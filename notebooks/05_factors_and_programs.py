@@ -61,7 +61,7 @@ workbench.capture.capture(model, tokenizer, [f"blocks.{layer}.attn.hook_pattern"
 operator = sink.result().mean()[0, head]
 factors = workbench.svd_factors(operator, panel, n_factors)
 print(
-    f"L{layer}H{head}: {len(panel)} x {len(panel)}; {n_factors} factors leave {workbench.factors.relative_error(operator, factors):.1%} of its length"
+    f"L{layer}H{head} of {len(cells)} cells: {len(panel)} x {len(panel)}; {n_factors} factors leave {workbench.factors.relative_error(operator, factors):.1%} of its length"
 )
 print("strengths:", ", ".join(f"{value:.3g}" for value in factors.strength))
 
