@@ -28,7 +28,7 @@ help:
 	@echo "make bench      every measured comparison, in one table of docs/performance.md; fails where a bound is missed (half an hour)"
 	@echo "make check      lint, format check and types"
 	@echo "make docs       build the documentation, warnings are errors: artifacts/site/index.html"
-	@echo "make notebooks  run the notebooks (about ten minutes): notebooks/*.ipynb, to open in Jupyter"
+	@echo "make notebooks  run the notebooks (about ten minutes) and keep them with their figures: notebooks/shown/*.ipynb"
 	@echo "make format     format the code"
 	@echo "make python     print the environment's interpreter"
 	@echo "make peers      make the environment of the benchmark's peers (once; several minutes) and print its interpreter"
@@ -63,8 +63,7 @@ docs: $(ENV)/.docs
 	@$(RUN) -m sphinx -W --keep-going -E -q -b html docs artifacts/site
 
 notebooks: $(ENV)/.notebooks
-	@$(RUN) -m jupytext --quiet --to ipynb notebooks/*.py
-	@PYTHONPATH="$(CURDIR)" "$(ENV)/bin/jupyter-execute" --inplace notebooks/*.ipynb
+	@$(RUN) notebooks/shown/run.py
 
 format: $(ENV)/.tests
 	@$(RUN) -m ruff check --fix .
@@ -100,7 +99,7 @@ $(ENV)/.here: | $(ENV)/.complete
 
 $(ENV)/.tests: EXTRAS = dev image notebook
 $(ENV)/.docs: EXTRAS = docs
-$(ENV)/.notebooks: EXTRAS = notebook
+$(ENV)/.notebooks: EXTRAS = notebook image
 $(ENV)/.tests $(ENV)/.docs $(ENV)/.notebooks: | $(ENV)/.complete
 	@echo "Adding packages to the environment $(ENV) (once): $(EXTRAS)" >&2
 	@$(call requirements,$(EXTRAS)) > "$@.txt"

@@ -11,7 +11,11 @@
 # %% [markdown]
 # # Which heads matter for what
 #
-# You will learn to ablate heads, to read effects with their intervals and their random-direction null, to ask whether two heads back
+# **Result.** After correction 0 of 24 heads are beyond their random-direction null in any of three metrics, on 64 cells; with 72 null draws
+# that may be the draws. Second-order gradients rank the heads as exact effects do (Spearman 0.95 for masked error), which two halves of the
+# cells do not (0.26). Patched from monocytes into 30 dendritic cells, 23 of 24 heads move the embedding beyond their null (q <= 0.05).
+#
+# You will learn to ablate heads, patch and steer, to read effects with their intervals and their random-direction null, to ask whether two heads back
 # each other up, and to tell whether a gradient estimate may stand in for the exact effects.
 #
 # The numbers are small on purpose: few cells, few null draws, and at most 128 tokens of each cell, so that it takes a minute or two.
@@ -19,20 +23,12 @@
 
 # %%
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 import workbench
-from workbench import Ablation, ablate, ablated
-from workbench.ablation import build_reference, needed_hooks
-from workbench.engine.recipe import execute
-from workbench.engine.sweep import Backend
-from workbench.figures import attribution_scatter, effect_map, head_intervals, interaction_matrix
-from workbench.recipes.ablate.config import AblationConfig
-from workbench.recipes.ablate.recipe import RECIPE
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
@@ -41,7 +37,7 @@ checkpoint, data, mapping = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", 
 n_cells, null_draws, max_tokens = 64, 3, 128
 model, cells = workbench.load_model(checkpoint), workbench.load(data, mapping)
 scratch = tempfile.TemporaryDirectory()
-out, quiet = Path(scratch.name), Backend(progress=False)
+out, quiet = Path(scratch.name), workbench.engine.Backend(progress=False)
 
 
 def show(table, *columns):
@@ -56,14 +52,13 @@ def show(table, *columns):
 # never at padding.
 
 # %%
-tokens = model.tokenizer(cells[:32].copy(), seed=0).tokens()
+few = cells[:32].copy()
+tokens = model.tokenizer(few, seed=0).tokens()
 head = f"L{model.config.n_layers // 2}H0"
 intact = model(tokens).cell
 rows = []
 for how in ("zero", "mean", "resample"):
-    one = Ablation(head, how)
-    reference = build_reference(model, tokens, needed_hooks([one]))
-    with ablated(model, one, reference):
+    with workbench.ablated(model, workbench.Ablation(head, how), reference=few):
         shift = 1 - torch.cosine_similarity(intact, model(tokens).cell, dim=1)
     rows.append(
         {"head": head, "how": how, "cell_shift": float(shift.mean()), "sd": float(shift.std()), "n": len(shift)}
@@ -82,7 +77,7 @@ show(pd.DataFrame(rows))
 # %%
 metrics = ("cell_shift", "masked_error", "label_loss")
 settings = {"n_cells": n_cells, "null_draws": null_draws, "max_tokens": max_tokens, "bootstrap": 500}
-effects = ablate(model, cells, metrics=metrics, folder=out / "sweep", backend=quiet, **settings)
+effects = workbench.ablate(model, cells, metrics=metrics, folder=out / "sweep", backend=quiet, **settings)
 columns = ("ablation", "effect", "low", "high", "sd", "n_cells", "null_low", "null_high", "n_null", "p", "q")
 for name, part in effects.groupby("metric", sort=False):
     size = part["effect"].abs() if part["worse"].iloc[0] == 0 else part["effect"]
@@ -99,10 +94,10 @@ for name, part in effects.groupby("metric", sort=False):
 # 0.05 here, that may be the draws and not the head: 20 draws per head are the fewest with which one head alone can get there.
 
 # %%
-effect_map(effects, "masked_error")
+workbench.figures.effect_map(effects, "masked_error")
 
 # %%
-head_intervals(effects, "label_loss")
+workbench.figures.head_intervals(effects, "label_loss")
 
 # %% [markdown]
 # ## A folder remembers
@@ -110,32 +105,33 @@ head_intervals(effects, "label_loss")
 # folder knows what it belongs to (weights, cells, metrics, ablations) and refuses another sweep.
 
 # %%
-again = ablate(model, cells, metrics=metrics, folder=out / "sweep", backend=quiet, **settings)
+again = workbench.ablate(model, cells, metrics=metrics, folder=out / "sweep", backend=quiet, **settings)
 print("the same table:", again.equals(effects), "from", len(list((out / "sweep").rglob("*"))), "files")
 
 # %% [markdown]
 # ## Pairs, and attribution beside exact
-# `execute` does all of it from a configuration, as `workbench ablate` does from the shell: a sweep in the folder of the run, its table of
+# `carry_out` does all of it from a configuration, as `workbench ablate` does from the shell: a sweep in the folder of the run, its table of
 # effects, and what is asked for beside, each as a stage that is kept while nothing that it depends on changes. Here that is pairs of the
-# heads that matter most (effect of both together minus the sum of both; random pairs as the null) and a gradient estimate of every
-# effect.
+# heads that matter most, across layers (effect of both together minus the sum of both; random pairs as the null), and a gradient estimate of
+# every effect.
 
 # %%
 by = "masked_error"
-config = AblationConfig(
-    checkpoint=checkpoint,
-    data={"name": data, **({} if mapping is None else asdict(mapping))},
-    study={"metrics": metrics, "cells": n_cells, "max_tokens": max_tokens, "bootstrap": 500},
-    sweep={"null_draws": null_draws, "pairs_of_top": 3, "pairs_by": by},
-)
-run = execute(RECIPE, config, out / "run", quiet).context
+config = {
+    "checkpoint": checkpoint,
+    "data": {"name": data, **({} if mapping is None else vars(mapping))},
+    "study": {"metrics": metrics, "cells": n_cells, "max_tokens": max_tokens, "bootstrap": 500},
+    "sweep": {"null_draws": null_draws, "pairs_of_top": model.config.n_heads + 1, "pairs_by": by},
+}
+run = workbench.carry_out("ablate", config, out / "run", backend=quiet).context
 interactions = run.read("interactions")
-pairs = interactions.query("metric == @by")
-print(f"Pairs by {by}: {(~pairs['random'].astype(bool)).sum()} of the top heads, {pairs['random'].sum()} at random")
-show(pairs, "first", "second", "effect_both", "interaction", "low", "high", "n_cells", "random", "p", "q")
+pairs = interactions.query("metric == @by and not same_layer")
+chosen = pairs[~pairs["random"].astype(bool)]
+print(f"Pairs by {by}: {len(chosen)} of the top heads, {pairs['random'].sum()} at random, all across layers")
+show(chosen, "first", "second", "effect_both", "interaction", "low", "high", "n_cells", "p", "q")
 
 # %%
-interaction_matrix(interactions, by)
+workbench.figures.interaction_matrix(interactions, by)
 
 # %% [markdown]
 # Below zero: one head does what the other does too, and together they do less than the sum. Above zero: each covers for the other, so that
@@ -149,11 +145,33 @@ interaction_matrix(interactions, by)
 show(run.read("agreement"), "metric", "method", "spearman", "split_half", "n_heads", "n_cells", "agrees")
 
 # %%
-attribution_scatter(run.read("attribution"))
+workbench.figures.attribution_scatter(run.read("attribution"))
 
 # %% [markdown]
 # A trained model lies near a minimum of its loss, where first-order effects cancel over cells; that is why the second-order term is
 # tried where the plain gradient ranks heads unlike the exact effects. Where neither agrees, the exact ones count.
+
+# %% [markdown]
+# ## Patch and steer
+# Patching puts what a head writes in cells of one label into cells of another: `moved` is the share of the way between the mean
+# embeddings of the two. The null patches from other cells of the target's own label. Steering adds the difference between the two means
+# to every token behind one layer; random directions of the same length are its null, and its side effects are measured too.
+
+# %%
+source, target = cells.obs["cell_type"].value_counts().index[1::-1]
+small = {"source": source, "target": target, "n_cells": 30, "max_tokens": max_tokens}
+patched = workbench.patch(cells, model, **small)
+print(f"from {source} into {target}, the three heads that move most of {len(patched)}")
+show(patched.nlargest(3, "moved"), *"ablation moved low high null_mean null_high n_pairs p q".split())
+print(f"q <= 0.05: {(patched['q'] <= 0.05).sum()} of {len(patched)}")
+
+# %%
+steered = workbench.steer(cells, model, **small)
+at = steered[steered["dose"].isin([0, 1])].sort_values("measure")
+show(at, *"measure dose value low high null_mean null_high n_cells n_null p".split())
+
+# %%
+workbench.figures.dose_curves(steered)
 
 # %%
 scratch.cleanup()
@@ -165,7 +183,7 @@ scratch.cleanup()
 # - Small n: intervals are over the cells of one sample. They say nothing of other donors, and labels with fewer than ten cells have no
 #   probe at all.
 # - A weak null: "beyond the null" means more than a random change of the same size. It does not say why, and few draws give a coarse p.
-# - Backing up: a head that looks harmless may be covered for by another. Pairs of three heads are a glance at that, not an answer.
+# - Backing up: a head that looks harmless may be covered for by another. Pairs of a few heads are a glance at that, not an answer.
 # - The probe was fitted on the same model's intact embeddings. A large label loss says that this probe breaks, not that the label is gone:
 #   a probe fitted again might find it elsewhere.
 # - The model never saw ablated activations. Part of every effect is that surprise, and `mean` only lessens it.

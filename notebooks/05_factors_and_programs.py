@@ -11,6 +11,9 @@
 # %% [markdown]
 # # Factors of a head, and gene programs
 #
+# **Result.** Readouts of 200 cells need 5 of the 6 factors of one head (q <= 0.05 against 120 relabellings). Its factors hit 0 of 18 gene
+# programs; those of the cells' own gene correlation hit 10 by GSEA, and those of a random matrix 0.
+#
 # You will learn to take an operator apart into factors that each read some genes and write others, to ask whether another sample of cells
 # would give the same ones, what readouts lose without them, and which gene programs they are about, each beside its null and beside
 # the cells' own gene correlation, which needs no model.
@@ -25,19 +28,6 @@ import numpy as np
 import pandas as pd
 
 import workbench
-from workbench.capture import capture
-from workbench.cells.expression import panel_expression
-from workbench.cells.groups import make_folds, make_groups
-from workbench.factors.factorise import hard_sparse, relative_error, svd_factors, top_genes
-from workbench.factors.gene_sets import on_panel
-from workbench.factors.necessity import ablate_factors
-from workbench.factors.necessity_tables import impacts, summarise
-from workbench.factors.programs import enrich
-from workbench.factors.stability import stability
-from workbench.figures import factor_drops, factor_effects, factor_genes
-from workbench.operators.controls import coexpression
-from workbench.operators.readout import endpoints
-from workbench.seeds import generator
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
@@ -45,7 +35,7 @@ root = next(folder for folder in (here, *here.parents) if (folder / "artifacts")
 checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_cells, n_genes, n_factors, n_groups, n_top = 200, 500, 6, 10, 40
 model, every = workbench.load_model(checkpoint), workbench.load(data, mapping)
-chosen = np.sort(generator(seed, "notebook cells").permutation(every.shape[0])[:n_cells])
+chosen = np.sort(workbench.seeds.generator(seed, "notebook cells").permutation(every.shape[0])[:n_cells])
 cells = every[chosen].copy()
 
 
@@ -64,14 +54,14 @@ layer, head = model.config.n_layers - 1, 0
 ruler = workbench.load_ruler("hematopoiesis")
 tokenizer = model.tokenizer(cells, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
-expression = panel_expression(cells, panel)
-group = generator(seed, "groups").permutation(np.arange(n_cells) % n_groups)
+expression = workbench.cells.panel_expression(cells, panel)
+group = workbench.seeds.generator(seed, "groups").permutation(np.arange(n_cells) % n_groups)
 sink = workbench.GenePairSink(panel, model.vocabulary, dict(zip(cells.obs_names, group.tolist(), strict=True)))
-capture(model, tokenizer, [f"blocks.{layer}.attn.hook_pattern"], [sink], progress=False)
+workbench.capture.capture(model, tokenizer, [f"blocks.{layer}.attn.hook_pattern"], [sink], progress=False)
 operator = sink.result().mean()[0, head]
-factors = svd_factors(operator, panel, n_factors)
+factors = workbench.svd_factors(operator, panel, n_factors)
 print(
-    f"L{layer}H{head}: {len(panel)} x {len(panel)}; {n_factors} factors leave {relative_error(operator, factors):.1%} of its length"
+    f"L{layer}H{head} of {len(cells)} cells: {len(panel)} x {len(panel)}; {n_factors} factors leave {workbench.factors.relative_error(operator, factors):.1%} of its length"
 )
 print("strengths:", ", ".join(f"{value:.3g}" for value in factors.strength))
 
@@ -86,7 +76,7 @@ print("strengths:", ", ".join(f"{value:.3g}" for value in factors.strength))
 
 # %%
 parts = [sink.group(i) for i in range(n_groups)]
-lasting = stability(
+lasting = workbench.factors.stability.stability(
     np.stack([part.sums[0, head] for part in parts]),
     np.stack([part.counts for part in parts]),
     panel,
@@ -113,9 +103,9 @@ show(
 obs = cells.obs.copy()
 obs["stage"], _ = ruler.place(obs["cell_type"])
 donors = obs["donor"].to_numpy() if "donor" in obs else None
-units = make_groups(obs.index.to_numpy(dtype=str), donors, None, seed)
-folds = make_folds(units, obs["cell_type"].to_numpy(dtype=str), 4, seed)
-wanted = endpoints(obs["stage"].to_numpy(), ruler)
+units = workbench.cells.make_groups(obs.index.to_numpy(dtype=str), donors, None, seed)
+folds = workbench.cells.make_folds(units, obs["cell_type"].to_numpy(dtype=str), 4, seed)
+wanted = workbench.operators.endpoints(obs["stage"].to_numpy(), ruler)
 
 
 def taken_out(of, draws):
@@ -127,16 +117,19 @@ def taken_out(of, draws):
         between = ruler.distances[np.ix_(anchors.stage, anchors.stage)]
         let = workbench.LETAdaptor(k=4).fit(anchors.centroids @ of.matrix(), between)
         place = {"split": str(k), "groups": folds, "null_draws": draws, "n_core": 2, "seed": seed}
-        tables.append(ablate_factors(expression, of, let.encoder_, let.bias_, wanted, train, test, **place))
+        tables.append(
+            workbench.factors.ablate_factors(expression, of, let.encoder_, let.bias_, wanted, train, test, **place)
+        )
     return pd.concat([t.effects for t in tables], ignore_index=True)
 
 
 effects = taken_out(factors, 120)
-found = impacts(effects).query("how == 'mean'")
+found = workbench.factors.impacts(effects).query("how == 'mean'")
+print(f"q <= 0.05: {(found['q'] <= 0.05).sum()} of {len(found)} factors")
 show(found, *"factor impact sd n_splits n_metrics moved null_mean null_high n_null p q".split())
 
 # %%
-factor_drops(found)
+workbench.figures.factor_drops(found)
 
 # %% [markdown]
 # `impact` is the mean drop over all endpoint metrics; below 0 the readouts are better without the factor. `moved`: share of labels that a
@@ -144,7 +137,7 @@ factor_drops(found)
 # the latent that varies as much.
 
 # %%
-table = summarise(effects)
+table = workbench.factors.necessity_tables.summarise(effects)
 intact = table.query("how == 'mean' and factor == 'f00'")
 show(
     intact.rename(columns={"none": "without any factor"}),
@@ -156,14 +149,16 @@ show(
 )
 
 # %%
-factor_effects(table)
+workbench.figures.factor_effects(table)
 
 # %% [markdown]
 # Are the same factors the needed ones when only a few genes are kept on each side? A factor that is needed only when all are sparse said
 # something that others said too, before their genes were cut away. There is no null in this table: it is a look, not a test.
 
 # %%
-after = impacts(taken_out(hard_sparse(factors, n_top, n_top), 0)).query("how == 'mean'")
+after = workbench.factors.impacts(taken_out(workbench.factors.hard_sparse(factors, n_top, n_top), 0)).query(
+    "how == 'mean'"
+)
 both = found.merge(after, on="factor", suffixes=("", ", sparse"))
 show(both, "factor", "impact", "sd", "impact, sparse", "sd, sparse", "n_splits")
 
@@ -175,19 +170,22 @@ show(both, "factor", "impact", "sd", "impact, sparse", "sd, sparse", "n_splits")
 
 # %%
 sets = workbench.load_gene_sets("hematopoiesis")
-kept, terms = on_panel(sets, panel)
+kept, terms = workbench.factors.on_panel(sets, panel)
 print(f"{terms['kept'].sum()} of {len(terms)} terms have 3 genes or more on the panel")
 
 
 def programs(of):
     """Programs of factors."""
-    return enrich(of.sides, panel, sets, expression, n_top=n_top, draws=5000, seed=seed)
+    return workbench.enrich(of.sides, panel, sets, expression, n_top=n_top, draws=5000, seed=seed)
 
 
 ours = programs(factors)
 hits = ours.table[ours.table["q"] <= 0.05]
 best = hits.sort_values("p").groupby(["factor", "side"], sort=True).head(1)
-show(best, "method", "factor", "side", "direction", "term", "score", "overlap", "n_term", "p", "q")
+if len(best):
+    show(best, "method", "factor", "side", "direction", "term", "score", "overlap", "n_term", "p", "q")
+else:
+    print("no program has q <= 0.05 in any factor of the head")
 
 # %% [markdown]
 # ## Beside the cells' own gene correlation
@@ -195,8 +193,10 @@ show(best, "method", "factor", "side", "direction", "term", "score", "overlap", 
 # no model in it, and with random factors. What they hit as well is no discovery of the model's.
 
 # %%
-plain = svd_factors(coexpression(expression), panel, n_factors)
-noise = svd_factors(generator(seed, "noise").standard_normal(operator.shape), panel, n_factors)
+plain = workbench.svd_factors(workbench.operators.coexpression(expression), panel, n_factors)
+noise = workbench.svd_factors(
+    workbench.seeds.generator(seed, "noise").standard_normal(operator.shape), panel, n_factors
+)
 rows = []
 for name, result in {
     f"L{layer}H{head}": ours,
@@ -223,10 +223,10 @@ print("terms that only the head's factors hit:", ", ".join(sorted(alone)) or "no
 # by chance, and the correlation of genes has other terms of its own.
 
 # %%
-genes = top_genes(factors, n_top).merge(
+genes = workbench.factors.top_genes(factors, n_top).merge(
     lasting.genes[["factor", "side", "gene", "share"]], how="left", on=["factor", "side", "gene"]
 )
-factor_genes(genes, ours.table, top=3)
+workbench.figures.factor_genes(genes, ours.table, top=3)
 
 # %% [markdown]
 # ## What could be wrong with this

@@ -11,6 +11,9 @@
 # %% [markdown]
 # # Take the algorithm home
 #
+# **Result.** Fitted on 560 cells, the operator of one head reads the labels of 140 others with a balanced accuracy of 0.55. Plain
+# expression through the same adaptor reaches 0.68, and permuted labels 0.17: the one to take home here is expression itself.
+#
 # You will learn to fit operator, adaptor and readout as one scikit-learn estimator, to save it as one small folder with a model card, to
 # apply it to cells without the model and without torch, to read back labels, probabilities and coverage, and what happens with missing
 # genes and with a file that was changed.
@@ -18,28 +21,14 @@
 # The numbers are small on purpose (a panel of 200 genes, an operator from the weights alone), so that it takes less than a minute.
 
 # %%
-import json
-import shutil
-import subprocess
-import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-from sklearn.metrics import balanced_accuracy_score
 
 import workbench
-from workbench.cells.expression import panel_expression
-from workbench.cells.groups import make_folds, make_groups
-from workbench.cli import main
-from workbench.errors import ArtifactError, GeneMatchError, OutputError
-from workbench.operators.apply import apply_file
-from workbench.seeds import generator
-from workbench.stats import permutation_p
 
 here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 root = next(folder for folder in (here, *here.parents) if (folder / "artifacts").is_dir())
@@ -47,8 +36,6 @@ root = next(folder for folder in (here, *here.parents) if (folder / "artifacts")
 checkpoint, data, mapping, seed = root / "artifacts" / "scgpt-blood-mini", "pbmc68k", None, 0
 n_genes = 200
 model, cells = workbench.load_model(checkpoint), workbench.load(data, mapping)
-# A draw of the bootstrap may lack a class that a readout says: it counts as wrong, and need not be said each time.
-warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
 scratch = tempfile.TemporaryDirectory()
 place = Path(scratch.name)
 
@@ -72,13 +59,15 @@ tokenizer = model.tokenizer(cells, seed=seed)
 panel = workbench.choose_panel(cells, tokenizer.match, n_genes)
 labels = np.array(ruler.stages)[stage[stage >= 0]]
 donors = cells.obs["donor"].to_numpy() if "donor" in cells.obs else None
-units = make_groups(cells.obs_names.to_numpy(dtype=str), donors, None, seed)
-folds = make_folds(units, cells.obs["cell_type"].to_numpy(dtype=str), 5, seed)
+units = workbench.cells.make_groups(cells.obs_names.to_numpy(dtype=str), donors, None, seed)
+folds = workbench.cells.make_folds(units, cells.obs["cell_type"].to_numpy(dtype=str), 5, seed)
 train, test = np.flatnonzero(folds != 0), np.flatnonzero(folds == 0)
 layer, head = model.config.n_layers // 2, 0
 qk = workbench.weight_operators(model, panel, "qk").matrix(layer, head)
 distances = pd.DataFrame(ruler.distances, ruler.stages, ruler.stages)
-x = pd.DataFrame.sparse.from_spmatrix(panel_expression(cells, panel), cells.obs_names, panel).sparse.to_dense()
+x = pd.DataFrame.sparse.from_spmatrix(
+    workbench.cells.panel_expression(cells, panel), cells.obs_names, panel
+).sparse.to_dense()
 extractor = workbench.Extractor(qk, distances, k=10).fit(
     x.iloc[train], labels[train], names=cells.obs_names[train].to_numpy()
 )
@@ -88,15 +77,25 @@ plain = workbench.Extractor(None, distances, k=10).fit(
 print(f"{len(train)} cells fitted on, {len(test)} left (folds of {units.kind}); {len(extractor.classes_)} labels")
 
 
+def accuracy(truth, said):
+    """Balanced accuracy: the share that is right, averaged over labels."""
+    return pd.Series(truth == said).groupby(truth).mean().mean()
+
+
 def judged(truth, said, name):
     """Balanced accuracy with a bootstrap interval over cells, and a null of permuted labels."""
-    value, rng = balanced_accuracy_score(truth, said), generator(seed, "judge", name)
+    value, rng = accuracy(truth, said), workbench.seeds.generator(seed, "judge", name)
     draws = [rng.integers(len(truth), size=len(truth)) for _ in range(200)]
-    spread = [balanced_accuracy_score(truth[d], said[d]) for d in draws]
-    null = np.array([balanced_accuracy_score(rng.permutation(truth), said) for _ in range(99)])
+    spread = [accuracy(truth[d], said[d]) for d in draws]
+    null = np.array([accuracy(rng.permutation(truth), said) for _ in range(99)])
     low, high = np.quantile(spread, [0.025, 0.975])
     row = {"what": name, "balanced accuracy": value, "low": low, "high": high, "n_cells": len(truth)}
-    return {**row, "null_mean": null.mean(), "null_high": np.quantile(null, 0.975), "p": permutation_p(value, null)}
+    return {
+        **row,
+        "null_mean": null.mean(),
+        "null_high": np.quantile(null, 0.975),
+        "p": workbench.stats.permutation_p(value, null),
+    }
 
 
 shown = [
@@ -130,28 +129,24 @@ print((folder / "README.md").read_text())
 
 # %% [markdown]
 # ## Read it without the model
-# A fresh process reads the folder and makes the latent and labels. Torch is never imported.
+# The folder is all that is needed to make the latent and labels. In a fresh process these two lines never import torch.
 
 # %%
 held = cells[test].copy()
-AnnData(held.X, obs=held.obs, var=pd.DataFrame(index=held.var_names)).write_h5ad(place / "held_out.h5ad")
-code = """
-import sys
-import workbench
-algorithm = workbench.Algorithm.from_pretrained(sys.argv[1])
-z = algorithm.transform(workbench.load(sys.argv[2]))
-print(z.shape, "latent;", "torch" in sys.modules, "that torch was imported")
-"""
-code_of = [sys.executable, "-c", code, str(folder), str(place / "held_out.h5ad")]
-print(subprocess.run(code_of, check=True, capture_output=True, text=True, cwd=root).stdout)
+ad.AnnData(held.X, obs=held.obs, var=pd.DataFrame(index=held.var_names)).write_h5ad(place / "held_out.h5ad")
+# What few genes cannot show is said: what the values are, or each cell's counts over all genes.
+about = cells.uns["workbench"]
+scale = {"values": about["values"]} if "values" in about else {"depth": "depth"} if about["depth"] else {}
+algorithm = workbench.Algorithm.from_pretrained(folder)
+held_out = workbench.load(place / "held_out.h5ad", workbench.CellMapping(**scale))
+print(algorithm.transform(held_out).shape, "latent")
 
 # %% [markdown]
 # There is so little in it that NumPy alone will do: one matrix, one offset, one readout.
 
 # %%
-algorithm = workbench.Algorithm.from_pretrained(folder)
 readout = algorithm.readouts["label"]
-dense = np.asarray(panel_expression(held, algorithm.genes).todense(), dtype=np.float64)
+dense = np.asarray(workbench.cells.panel_expression(held, algorithm.genes).todense(), dtype=np.float64)
 z = dense @ algorithm.matrix + algorithm.offset
 logits = z @ readout.weights + readout.offset
 chance = np.exp(logits - logits.max(1, keepdims=True))
@@ -168,11 +163,13 @@ except ValueError as error:
 
 # %% [markdown]
 # ## `workbench apply`, on a file of any size
-# From a shell: `workbench apply algorithm held_out.h5ad --out labels.h5ad`. It reads blocks of cells, never changes its input, and
-# overwrites nothing. Here the same command is called from Python.
+# From a shell: `workbench apply algorithm held_out.h5ad --out labels.h5ad`, with `--depth` where the file holds few genes. It reads blocks of cells, never changes its input, and
+# overwrites nothing. Here the same is called from Python.
 
 # %%
-main(["apply", str(folder), str(place / "held_out.h5ad"), "--out", str(place / "labels.h5ad")])
+workbench.operators.apply_file(
+    folder, place / "held_out.h5ad", place / "labels.h5ad", mapping=workbench.CellMapping(**scale), progress=False
+)
 told = ad.read_h5ad(place / "labels.h5ad")
 print(told.obsm["X_workbench"].shape, "latent;", told.obsm["workbench_label"].shape, "probabilities of")
 print(list(told.uns["workbench"]["classes"]["label"]))
@@ -220,7 +217,7 @@ for name, one in forms.items():
     for share in (0.95, 0.9, 0.75, 0.6):
         agree = []
         for draw in range(5):
-            order = generator(seed, "genes", str(share), str(draw)).permutation(len(panel))
+            order = workbench.seeds.generator(seed, "genes", str(share), str(draw)).permutation(len(panel))
             absent = {panel[i] for i in order[: round((1 - share) * len(panel))]}
             agree.append((said_by(one, held[:, [g not in absent for g in held.var_names]].copy()) == full).mean())
         row = {"algorithm": name, "coverage": share, "same label": np.mean(agree), "sd": np.std(agree, ddof=1)}
@@ -229,7 +226,7 @@ show(pd.DataFrame(rows))
 try:
     absent = set(panel[: round(0.7 * len(panel))])
     algorithm.transform(held[:, [gene not in absent for gene in held.var_names]].copy())
-except GeneMatchError as error:
+except workbench.errors.GeneMatchError as error:
     print(f"\nGeneMatchError: {error}")
 
 # %% [markdown]
@@ -241,21 +238,19 @@ except GeneMatchError as error:
 # The card holds a hash of the weights. One changed number, one renamed gene, or a file of half its length is an error, not a result.
 
 # %%
-changed = Path(shutil.copytree(folder, place / "changed"))
-config = json.loads((changed / "config.json").read_text())
-config["genes"][0], config["genes"][1] = config["genes"][1], config["genes"][0]
-(changed / "config.json").write_text(json.dumps(config))
-cut = Path(shutil.copytree(folder, place / "cut"))
+changed, cut = (extractor.save_pretrained(place / name, card=card) for name in ("changed", "cut"))
+config = (changed / "config.json").read_text()
+(changed / "config.json").write_text(config.replace(f'"{panel[0]}"', f'"{panel[0]}-renamed"', 1))
 whole = (cut / "weights.safetensors").read_bytes()
 (cut / "weights.safetensors").write_bytes(whole[: len(whole) // 2])
-for what, where in (("two genes swapped", changed), ("half of the weights", cut)):
+for what, where in (("a gene renamed", changed), ("half of the weights", cut)):
     try:
         workbench.Algorithm.from_pretrained(where)
-    except ArtifactError as error:
+    except workbench.errors.ArtifactError as error:
         print(f"{what}: ArtifactError: {str(error).replace(scratch.name, '...')}")
 try:
-    apply_file(folder, place / "held_out.h5ad", place / "labels.h5ad")
-except OutputError as error:
+    workbench.operators.apply_file(folder, place / "held_out.h5ad", place / "labels.h5ad")
+except workbench.errors.OutputError as error:
     print(f"a second time into the same file: OutputError: {str(error).replace(scratch.name, '...')}")
 
 # %%

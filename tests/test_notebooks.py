@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import base64
+import json
 import os
 import re
 import runpy
@@ -21,6 +24,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 # What the fast tier runs; the others take longer than it should.
 FAST = {"01_load_and_hook"}
 OWN = "WORKBENCH_"
+# Runs of them that are kept, for those who only look.
+SHOWN = ROOT / "notebooks" / "shown"
+NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?![\w-])")
 DONORS = "kang2018_8donors.h5ad"
 
 
@@ -35,6 +41,37 @@ def _slow(path):
 def _cells(path):
     jupytext = pytest.importorskip("jupytext", reason="jupytext is not installed; pip install -e '.[notebook]'")
     return jupytext.read(path)
+
+
+def _result(path):
+    """The first paragraph of a notebook, behind the word that opens it."""
+    paragraph = _cells(path).cells[0].source.split("\n\n")[1]
+    assert paragraph.startswith("**Result.** ")
+    return " ".join(paragraph.split()).removeprefix("**Result.** ")
+
+
+def _unfounded(path, outputs):
+    """Numbers of the result that no cell has printed, to their last digit, give or take one of it."""
+    printed = [float(x.replace(",", "")) for x in NUMBER.findall("\n".join(o.get("text", "") for o in outputs))]
+    told = NUMBER.findall(_result(path))
+    assert told
+
+    def founded(text):
+        digits = len(text.partition(".")[2])
+        within = 1.01 * 10**-digits if digits else 0
+        return any(abs(x - float(text.replace(",", ""))) <= within for x in printed)
+
+    return [text for text in told if not founded(text)]
+
+
+def _shown(path):
+    """Cells of the run that is kept; text in one piece."""
+    cells = json.loads((SHOWN / f"{path.stem}.ipynb").read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
+        for output in cell.get("outputs", ()):
+            output["text"] = "".join(output.get("text", ""))
+    return cells
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +118,7 @@ def test_notebook_runs_in_a_kernel(path, monkeypatch, tree):
     ).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in shown if output.output_type == "error"]
+    assert not _unfounded(path, shown)
     pictures = [output for output in shown if "application/vnd.plotly.v1+json" in output.get("data", {})]
     assert bool(pictures) == ("workbench.figures" in path.read_text(encoding="utf-8"))
 
@@ -131,8 +169,11 @@ def test_notebook_says_what_it_teaches_and_what_could_be_wrong(path):
     cells = _cells(path).cells
     first, last = cells[0], cells[-1]
     assert first.cell_type == last.cell_type == "markdown"
-    title, _, opening = first.source.partition("\n")
-    assert title.startswith("# ") and opening.strip().startswith("You will learn ")
+    title, result, teaches = first.source.split("\n\n")[:3]
+    assert title.startswith("# ") and result.startswith("**Result.** ") and teaches.startswith("You will learn ")
+    sentences = re.split(r"(?<=[.:;]) ", _result(path))
+    assert 1 <= _result(path).count(". ") + 1 <= 3
+    assert max(len(sentence.split()) for sentence in sentences) <= 30
     section = f"\n{last.source}".rpartition("\n## ")[2]
     assert section.startswith("What could be wrong with this")
     assert section.count("\n- ") >= 4
@@ -145,5 +186,45 @@ def test_notebook_is_paired_text_without_outputs_or_paths_of_a_machine(path):
     assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
     assert not re.search(r"(?<![\w.)}])/(home|root|work|tmp|Users|mnt|opt)\b|\b[A-Z]:\\", text)
     # An opened notebook may lie beside its text, but git must not know it.
-    known = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False)
+    known = subprocess.run(
+        ["git", "ls-files", "notebooks/[0-9]*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert not known.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_id)
+def test_notebook_imports_at_most_six_names(path):
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    names = {x.asname or x.name for node in tree if isinstance(node, ast.Import | ast.ImportFrom) for x in node.names}
+    assert "*" not in names and len(names) <= 6, names
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_id)
+def test_the_run_that_is_kept_is_of_this_notebook(path):
+    cells = _shown(path)
+    assert [(cell["cell_type"], cell["source"]) for cell in cells] == [
+        (cell.cell_type, cell.source) for cell in _cells(path).cells
+    ], f"{path.name} has changed since; `make notebooks` runs it again"
+    assert not _unfounded(path, [output for cell in cells for output in cell.get("outputs", ())])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_id)
+def test_the_run_that_is_kept_is_small_and_the_same_each_time(path):
+    file = SHOWN / f"{path.stem}.ipynb"
+    assert file.stat().st_size < 700_000
+    cells = _shown(path)
+    assert not [cell for cell in cells if cell["metadata"] or cell.get("execution_count") or "id" in cell]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data"}
+    pictures = [output["data"] for output in outputs if output["output_type"] == "display_data"]
+    assert bool(pictures) == ("workbench.figures" in path.read_text(encoding="utf-8"))
+    for picture in pictures:
+        assert list(picture) == ["image/png"] and len(base64.b64decode(picture["image/png"])) < 80_000
+    printed = "\n".join(output["text"] for output in outputs)
+    assert not re.search(r"(?<![\w.)}])/(home|root|work|tmp|Users|mnt|opt)\b|\b[A-Z]:\\", printed)
+
+
+def test_what_is_kept_is_small_and_of_notebooks_that_there_are():
+    kept = sorted(SHOWN.glob("*.ipynb"))
+    assert [file.stem for file in kept] == [path.stem for path in NOTEBOOKS]
+    assert sum(file.stat().st_size for file in kept) < 3_000_000

@@ -95,5 +95,5 @@ def test_the_demos_environment_holds_what_the_demo_needs_only(tmp_path):
         return subprocess.run(command, cwd=ROOT, env=place, capture_output=True, text=True, check=True).stdout
 
     assert "Adding packages" not in commands("demo") + commands("python")
-    for target, extras in (("test", "dev image notebook"), ("docs", "docs"), ("notebooks", "notebook")):
+    for target, extras in (("test", "dev image notebook"), ("docs", "docs"), ("notebooks", "notebook image")):
         assert f'(once): {extras}"' in commands(target)

@@ -27,6 +27,7 @@ _WHERE = {
     "Ablation": "workbench.ablation.sites",
     "ablated": "workbench.ablation.edits",
     "Benchmark": "workbench.recipes.benchmark.benchmark",
+    "carry_out": "workbench.recipes.carry",
     "run_gates": "workbench.recipes.gates.recipe",
     "plant_head": "workbench.models.scgpt.planted",
     "write_world": "workbench.planted.folder",
@@ -53,8 +54,8 @@ _WHERE = {
 
 # Rooms of the package, so that `workbench.figures.effect_map` needs no import of its own.
 _PACKAGES = (
-    "ablation", "capture", "cells", "engine", "evidence", "explorer", "factors", "figures", "geometry", "models", "operators", "planted",
-    "recipes", "tools",
+    "ablation", "capture", "cells", "engine", "errors", "evidence", "explorer", "factors", "figures", "geometry", "models", "operators", "planted",
+    "recipes", "seeds", "stats", "tools",
 )  # fmt: skip
 
 __all__ = ["__version__", *_WHERE]

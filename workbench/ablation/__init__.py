@@ -10,25 +10,13 @@ What is switched off: `sites`. What is put in its place: `reference`, `edits`. W
 Names are imported when they are first used: the configuration of a sweep is read without them.
 """
 
-from importlib import import_module
-from typing import Any
+from workbench.lazy import lazily
 
-_WHERE = {
-    "Ablation": "sites",
-    "Metric": "metrics",
-    "Reference": "reference",
-    "Run": "metrics",
-    "Site": "sites",
-    "ablated": "edits",
-    "all_heads": "sites",
-    "build_reference": "reference",
-    "needed_hooks": "reference",
-}
-
-__all__ = [*_WHERE]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'workbench.ablation' has no attribute '{name}'; it has {', '.join(_WHERE)}")
-    return getattr(import_module(f"workbench.ablation.{_WHERE[name]}"), name)
+__getattr__, __dir__ = lazily(
+    __name__,
+    build="choose_rows",
+    edits="ablated",
+    metrics="Metric Run",
+    reference="Reference build_reference needed_hooks",
+    sites="Ablation Site all_heads",
+)

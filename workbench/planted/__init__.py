@@ -2,3 +2,13 @@
 
 Everything made here is planted; nothing is trained and nothing is biology.
 """
+
+from workbench.lazy import lazily
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    cells="WorldShape make_world planted_cells",
+    checkpoint="plant_world",
+    folder="write_world",
+    proof="placed_cells",
+)
