@@ -274,7 +274,7 @@ def cross_validate(
     seed: int,
     hidden: int = 0,
     names: Shaped[np.ndarray, " cell"] | None = None,
-    progress: bool = False,
+    bar: tqdm | None = None,
 ) -> list[dict[str, Any]]:
     """Score readouts of several representations on cells that no part of the chain was fitted on.
 
@@ -294,8 +294,8 @@ def cross_validate(
         Width of the readouts' hidden layer, as in `probe`.
     names
         Of the cells: with them the null does not depend on their order.
-    progress
-        Show a progress bar over the representations; none by default.
+    bar
+        Progress bar that goes on by one for each representation; none by default.
 
     Returns
     -------
@@ -306,14 +306,15 @@ def cross_validate(
     """
     rows: list[dict[str, Any]] = []
     place = np.arange(len(fold)) if names is None else np.argsort(np.argsort(names, kind="stable"), kind="stable")
-    bar = {"unit": "representation", "desc": "readouts", "disable": not progress}
-    for name, features_of in tqdm(representations.items(), **bar):
+    for name, features_of in representations.items():
         features = {k: features_of(k) for k in sorted(set(fold.tolist()))}
         for endpoint in wanted:
             rows += [
                 {"endpoint": endpoint.name, "representation": name, **row}
                 for row in _score(features, endpoint, fold, place, permutations, hidden, seed)
             ]
+        if bar is not None:
+            bar.update()
     return rows
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from tqdm import tqdm
 
 from workbench.engine.provenance import versions
 from workbench.engine.stages import Result, Results
@@ -66,7 +67,7 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     inner = inner_latents(lambda held: without(*set(of_fold[held].tolist())), of_fold)
     readouts = {
         endpoint.name: fit_readout(z, endpoint, inner, hidden=config.readout.hidden, seed=config.seed)
-        for endpoint in context.endpoints
+        for endpoint in tqdm(context.endpoints, unit="readout", desc="algorithm")
         if len(set(endpoint.target[endpoint.cells].tolist())) > 1
     }
     folded, offset = fold(matrix, fitted.encoder_, fitted.bias_)

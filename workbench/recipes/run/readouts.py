@@ -47,8 +47,10 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     every[ours] = cache(every[ours])
     fixed: dict[str, Any] = {"seed": config.seed, "hidden": config.readout.hidden, "names": cells.names}
     draws = config.evaluation.permutations
-    rows = cross_validate(every, context.endpoints, of_fold, permutations=draws, progress=True, **fixed)
-    rows += _random_controls(context, rows, fixed)
+    n = len(every) + len(RANDOM) * len(context.draws(RANDOM[0]))
+    with tqdm(total=n, unit="representation", desc="readouts") as bar:
+        rows = cross_validate(every, context.endpoints, of_fold, permutations=draws, bar=bar, **fixed)
+        rows += _random_controls(context, rows, fixed | {"bar": bar})
     folds = [
         {**{name: row[name] for name in ("endpoint", "metric", "representation")}, "fold": k, "value": value}
         for row in rows
@@ -65,19 +67,17 @@ def _random_controls(context: RunContext, rows: list[dict[str, Any]], fixed: dic
     """Rows of the random controls: means over their draws, in each fold too, and where ours lies among the draws."""
     of_fold, found = context.cells.obs["fold"].to_numpy(), []
     ours = {(row["endpoint"], row["metric"]): row["value"] for row in rows if row["representation"] == context.ours}
-    with tqdm(total=len(RANDOM) * len(context.draws(RANDOM[0])), unit="draw", desc="random controls") as bar:
-        for name in RANDOM:
-            drawn: dict[tuple[str, str], list[dict[str, Any]]] = {}
-            for draw in context.draws(name):
-                one = {f"latent (LET on {name})": latent_without(context, partial(context.control, name, draw=draw))}
-                for row in cross_validate(one, context.endpoints, of_fold, permutations=0, **fixed):
-                    drawn.setdefault((row["endpoint"], row["metric"]), []).append(row)
-                bar.update()
-            for what, many in drawn.items():
-                beside = beside_draws(ours[what], np.array([row["value"] for row in many]))
-                folds = {k: float(np.mean([row["by_fold"][k] for row in many])) for k in many[0]["by_fold"]}
-                sd = float(np.std(list(folds.values()), ddof=1)) if len(folds) > 1 else float("nan")
-                found.append({**many[0], "value": beside.pop("draws_mean"), "sd": sd, "by_fold": folds, **beside})
+    for name in RANDOM:
+        drawn: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for draw in context.draws(name):
+            one = {f"latent (LET on {name})": latent_without(context, partial(context.control, name, draw=draw))}
+            for row in cross_validate(one, context.endpoints, of_fold, permutations=0, **fixed):
+                drawn.setdefault((row["endpoint"], row["metric"]), []).append(row)
+        for what, many in drawn.items():
+            beside = beside_draws(ours[what], np.array([row["value"] for row in many]))
+            folds = {k: float(np.mean([row["by_fold"][k] for row in many])) for k in many[0]["by_fold"]}
+            sd = float(np.std(list(folds.values()), ddof=1)) if len(folds) > 1 else float("nan")
+            found.append({**many[0], "value": beside.pop("draws_mean"), "sd": sd, "by_fold": folds, **beside})
     return found
 
 
