@@ -56,3 +56,12 @@ def browser_page(chromium):
     yield open_page
     for page in opened:
         page.close()
+
+
+def wait_until(page, expression: str, seconds: float = 30) -> None:
+    """Wait for an expression to hold. Asked from here: what playwright leaves to the page is an eval, which its policy forbids."""
+    for _ in range(int(seconds * 20)):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{expression} did not come true within {seconds} s")

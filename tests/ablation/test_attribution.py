@@ -265,7 +265,7 @@ def test_single_precision_says_the_same(study):
 def test_metrics_without_a_gradient_are_refused(study):
     probe_error = readout(fit_probes(np.eye(4), ["a", "b"] * 2, np.array([0, 0, 1, 1]), least=1), False)
     for metric in (cell_shift(), probe_error, trustworthiness(np.zeros((9, 2)), 3)):
-        with pytest.raises(EvaluationError, match="differentiable metric.*'label loss'"):
+        with pytest.raises(EvaluationError, match="differentiable metric.*'label_loss'"):
             attribute(study, metric, [0])
     promised = replace(trustworthiness(np.zeros((9, 2)), 3), differentiable=True)
     with pytest.raises(EvaluationError, match="differentiable metric"):

@@ -254,7 +254,7 @@ def test_studies_that_make_no_sense_are_refused(study):
         replace(study, tokens=study.tokens.take([]))
     with pytest.raises(CellsError, match="names"):
         replace(study, tokens=replace(study.tokens, cell_ids=()))
-    with pytest.raises(EvaluationError, match="name of its own.*'cell shift', 'cell shift'"):
+    with pytest.raises(EvaluationError, match="name of its own.*'cell_shift', 'cell_shift'"):
         replace(study, metrics=(cell_shift(), cell_shift()))
     with pytest.raises(EvaluationError, match="needs metrics"):
         replace(study, metrics=())

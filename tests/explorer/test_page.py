@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from browser import wait_until
 
 from explorer.conftest import EVIL, HEADS, LAYERS
 from workbench.errors import OutputError
@@ -231,9 +232,8 @@ def live_page(request, browser_page, data, session, tmp_path):
         return asked[-1][1]
 
     found = browser_page(tmp_path / "live.html", {"ask": ask})
-    found.page.wait_for_function(
-        "window.again !== undefined"
-    )  # the module awaits an import, which no event of the page waits for
+    # The module awaits an import, which no event of the page waits for.
+    wait_until(found.page, "window.again !== undefined")
     found.asked = asked
     return found
 
@@ -269,7 +269,7 @@ def test_several_heads_and_chosen_labels_are_asked_for(live_page):
     assert message["heads"] == ["L1H1", "L0H0"] and message["labels"] == ["T"] and reply["heads"] == ["L0H0", "L1H1"]
     page.get_by_role("button", name="leave out L1H1").click()
     page.get_by_role("button", name="ablate", exact=True).click()
-    page.wait_for_function("document.querySelector('.wbx-result h4').textContent === 'L0H0 ablated (zero)'")
+    wait_until(page, "document.querySelector('.wbx-result h4').textContent === 'L0H0 ablated (zero)'")
 
 
 def test_two_views_of_one_widget_take_their_own_answers(live_page):

@@ -387,7 +387,7 @@ def test_effect_map_is_symmetric_around_zero_and_red_is_worse():
 
 
 def test_small_effects_are_written_times_a_power_of_ten():
-    table = synthetic.effects().query("metric == 'cell shift'").assign(effect=0.0)
+    table = synthetic.effects().query("metric == 'cell_shift'").assign(effect=0.0)
     table.loc[table["ablation"] == "L2H3", "effect"] = 0.01234
     heat = figures.effect_map(table, "cell_shift").data[0]
     assert shown(heat)["2", "3"][:2] == ("12.3", 0.01234) or shown(heat)["2", "3"][0] == "<b>12.3</b>"
@@ -424,7 +424,7 @@ def test_metric_and_way_of_ablating_are_chosen_by_name(draw):
         draw(table, "label_loss")
     with pytest.raises(EvaluationError, match="way of ablating 'zerro'.*zero"):
         draw(table, "label_loss", "zerro")
-    with pytest.raises(EvaluationError, match="metric 'label los'.*label loss"):
+    with pytest.raises(EvaluationError, match="metric 'label los'.*label_loss"):
         draw(table, "label los", "zero")
     only = draw(table[table["how"] == "zero"], "label_loss")
     assert draw(table, "label_loss", "zero").to_json() == only.to_json()
@@ -538,7 +538,7 @@ def test_interaction_matrix_refuses_a_pair_twice_and_an_unknown_metric():
         figures.interaction_matrix(pd.concat([table, swapped]), "label_loss")
     with pytest.raises(EvaluationError, match="paired with itself"):
         figures.interaction_matrix(table.assign(second=table["first"]), "label_loss")
-    with pytest.raises(EvaluationError, match="metric 'cell shift'"):
+    with pytest.raises(EvaluationError, match="metric 'cell_shift'"):
         figures.interaction_matrix(table, "cell_shift")
 
 
@@ -557,7 +557,7 @@ def test_label_effects_show_labels_by_heads_in_percentage_points():
         assert f"n = {row.n_cells} cells" in hover
     assert [tick.split(" (n = ")[-1] for tick in figure.layout.yaxis.ticktext] == ["90)", "130)", "12)"]
     assert "The 3 of 48 heads" in texts(figure)
-    with pytest.raises(EvaluationError, match="no metric named 'label error: '"):
+    with pytest.raises(EvaluationError, match="no metric named 'label_error: '"):
         figures.label_effects(table[table["metric"] == "label_loss"])
     table.loc[table["metric"] == "label_error: B", "effect"] = np.nan
     assert "B" not in figures.label_effects(table).data[0].y
