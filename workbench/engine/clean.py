@@ -32,15 +32,15 @@ class Removable:
         Name of the stage, as in `Stage.name`.
     files
         Files that it wrote into its folder and that are as large as they were.
-    bytes
-        Size of all of them.
+    size
+        Bytes of all of them.
     seconds
         Time that it took to make them.
     """
 
     stage: str
     files: tuple[Path, ...]
-    bytes: int
+    size: int
     seconds: float
 
 
@@ -73,9 +73,9 @@ class Cleaned:
     unfinished: str
 
     @property
-    def bytes(self) -> int:
+    def freed(self) -> int:
         """Size of what may go, or went."""
-        return sum(one.bytes for one in self.may_go)
+        return sum(one.size for one in self.may_go)
 
 
 def clean(folder: Path, stages: bool = False) -> Cleaned:
@@ -148,12 +148,12 @@ def cleaned_told(done: Cleaned) -> dict[str, Any]:
     done
         Answer of `clean`, whether anything went or not.
     """
-    rows = [{"stage": one.stage, "bytes": one.bytes, "seconds": one.seconds} for one in done.may_go]
+    rows = [{"stage": one.stage, "bytes": one.size, "seconds": one.seconds} for one in done.may_go]
     return {
         "removed": [str(path) for path in done.parts],
         "changed": [str(path) for path in done.changed],
         "bytes": done.size,
-        "stages": {"bytes": done.bytes, "removed": done.removed, "by_stage": rows, "not_finished": done.unfinished},
+        "stages": {"bytes": done.freed, "removed": done.removed, "by_stage": rows, "not_finished": done.unfinished},
     }
 
 
@@ -177,6 +177,6 @@ def cleaned_text(done: Cleaned) -> str:
     if not done.may_go:
         return "\n".join(lines)
     how = "Removed" if done.removed else f"May go, with 'workbench clean {done.folder} --stages'"
-    rows = [(one.stage, size_text(one.bytes), time_text(one.seconds)) for one in done.may_go]
+    rows = [(one.stage, size_text(one.size), time_text(one.seconds)) for one in done.may_go]
     table = [f"  {line}" for line in aligned(("stage", "size", "took"), rows)]
-    return "\n".join([*lines, f"{how}: {size_text(done.bytes)} that stages keep.", *table, LOST, STAYS])
+    return "\n".join([*lines, f"{how}: {size_text(done.freed)} that stages keep.", *table, LOST, STAYS])
