@@ -211,8 +211,8 @@ def passes(
     fitting = Fitting(batch_size or BATCH)
     with tqdm(total=len(tokenizer), unit="cell", desc=what, disable=not progress) as bar:
         for tokens in prefetched(tokenizer.batches(fitting.size), model.device):
-            for start, found in _with_size(fitting, tokens.to(model.device, model.dtype), work):
-                bar.update(start)
+            for n_cells, found in _with_size(fitting, tokens.to(model.device, model.dtype), work):
+                bar.update(n_cells)
                 yield found
 
 
