@@ -39,10 +39,10 @@ demo: $(ENV)/.complete
 	@$(RUN) -m workbench.cli run experiments/demo.yaml --out "$(OUT)"
 
 test: $(ENV)/.tests
-	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	@$(RUN) -m pytest -m "not slow" --timeout 600 -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(ENV)/.tests $(ENV)/.docs
-	@$(RUN) -m pytest -m slow --durations=10
+	@$(RUN) -m pytest -m slow --timeout 3600 --durations=10
 
 test-changed: $(ENV)/.tests $(ENV)/.docs
 	@asked=$$($(PY) tests/changed.py $(BASE)) || exit 1; \
