@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
+from numba import njit
 
 from workbench.errors import EvaluationError
 from workbench.seeds import generator
@@ -278,8 +279,17 @@ def _without_self(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _nearest(x: np.ndarray, rows: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of the candidates and their distances, by differences."""
     distances = np.empty(found.shape)
-    for part in row_slices(len(rows), 8 * x.shape[1] * found.shape[1]):
-        difference = x[found[part]] - x[rows[part], None]
-        distances[part] = np.sqrt(np.einsum("nkd,nkd->nk", difference, difference))
+    _by_differences(x, rows, found, distances)
     order = np.lexsort((found, distances), axis=1)[:, :k]
     return np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _by_differences(x, rows, found, distances):
+    """Distances of points from their candidates."""
+    for i in range(len(rows)):
+        for c in range(found.shape[1]):
+            total = 0.0
+            for d in range(x.shape[1]):
+                total += (x[rows[i], d] - x[found[i, c], d]) ** 2
+            distances[i, c] = np.sqrt(total)
