@@ -108,6 +108,17 @@ class DataConfig(Strict):
     )
 
 
+class EmbeddedDataConfig(DataConfig):
+    """Which cells, what their columns mean, and which embeddings of them are judged."""
+
+    embeddings: tuple[str, ...] = Field(
+        default=(),
+        description="Entries of obsm, such as X_scVI, that are judged beside what the model gives. For benchmark each is a method of the "
+        "group own: linear probes on it. Of a cohort that is transferred to: those that it has, too; a method without its embedding is "
+        "not run there.",
+    )
+
+
 class PanelConfig(Strict):
     """The gene panel: which genes the operators are between."""
 

@@ -101,6 +101,19 @@ _WORKING = (
         Work("workbench.recipes.gates.config:GatesConfig", "workbench.recipes.gates.recipe:RECIPE"),
     ),
     Command(
+        "geometry",
+        "measure how many dimensions, how isotropic and how faithful each layer is, beside its baselines",
+        "Measure the shape of what each layer encodes: dimension, isotropy, neighbourhoods of expression, whose variance; beside "
+        "expression, PCA, your own embeddings and random weights. Finished spaces are not measured again.",
+        commands.carry_out,
+        (*_takes_config(_RUN_FOLDER), *_BACKEND),
+        (
+            "workbench geometry experiments/geometry_blood_mini.yaml --out artifacts/geometry",
+            "workbench geometry experiments/geometry_blood_mini.yaml --set data.name=my_cells.h5ad --set 'data.embeddings=[X_scVI]'",
+        ),
+        Work("workbench.recipes.geometry.config:GeometryConfig", "workbench.recipes.geometry.recipe:RECIPE"),
+    ),
+    Command(
         "benchmark",
         "the extracted algorithm against what else one could use, on repeated splits",
         "Methods x splits x endpoints: the extracted heads, controls, baselines, frozen scGPT and other packages, on "

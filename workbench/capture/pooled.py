@@ -1,4 +1,4 @@
-"""One vector a cell from each residual stream, and the time that a capture takes over all its sessions."""
+"""One vector a cell from each layer, and the time that a capture takes over all its sessions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLS, AVERAGE = "cls", "average"
 
 
 class PooledSink:
-    """Two vectors a cell from each residual stream: that of ``<cls>``, and the mean over its genes, padding left out."""
+    """Two vectors a cell from each hook with a row per gene: that of ``<cls>``, and the mean over its genes, padding left out."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[np.ndarray]] = {}
@@ -42,7 +42,9 @@ class PooledSink:
         if tokens.flags is not None:
             raise HookError("Cells of a perturbation fine-tune have no <cls> to keep; use another sink.")
         x, keep = activation.float(), tokens.genes.float()
-        mean = (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp(min=1)
+        inner = (1,) * (x.ndim - 2)
+        mean = (x * keep.reshape(*keep.shape, *inner)).sum(1)
+        mean = mean / keep.sum(1).clamp(min=1).reshape(-1, *inner)
         # A copy, or the whole stream would stay; on its device, or the pass would wait.
         self._fresh.setdefault(f"{CLS}/{hook}", []).append(x[:, 0].clone())
         self._fresh.setdefault(f"{AVERAGE}/{hook}", []).append(mean)

@@ -10,6 +10,7 @@ from workbench.figures.drift import drift
 from workbench.figures.evidence import added_value, cohort_gates, flat_and_ripple, holdouts, readouts, trajectories
 from workbench.figures.factors import factor_drops, factor_effects, factor_genes
 from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
+from workbench.figures.geometry import geometry_layers, space_likeness
 from workbench.figures.heatmap import head_map
 from workbench.figures.latent import latent_map, latent_space
 from workbench.figures.manifold import dimension_agreement, let_elbow, ruler_against_latent, trust_curve
@@ -23,7 +24,7 @@ __all__ = [
     "added_value", "assign_colors", "attention_map", "attribution_scatter", "benchmark_costs", "benchmark_differences",
     "benchmark_endpoints", "benchmark_ranks", "benchmark_tally", "cohort_gates", "compaction_pareto",
     "dimension_agreement", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "flat_and_ripple",
-    "gate_table", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
+    "gate_table", "geometry_layers", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
     "latent_map", "latent_space", "layer_probes", "let_elbow", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
-    "sensitivity", "subset_interactions", "trajectories", "transfer_map", "trust_curve",
+    "sensitivity", "space_likeness", "subset_interactions", "trajectories", "transfer_map", "trust_curve",
 ]  # fmt: skip

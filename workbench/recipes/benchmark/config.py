@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, WithJsonSchema
 
-from workbench.settings import NAME_OR_PATH, CellHeadsConfig, DataConfig, OperatorConfig, Strict, named
+from workbench.settings import NAME_OR_PATH, CellHeadsConfig, EmbeddedDataConfig, OperatorConfig, Strict, named
 
 
 class SplitsConfig(Strict):
@@ -28,16 +28,6 @@ class SplitsConfig(Strict):
     )
     per_stage: PositiveInt = Field(
         default=500, description="Most training cells of one stage, so that training sides are balanced."
-    )
-
-
-class EmbeddedDataConfig(DataConfig):
-    """Which cells, what their columns mean, and which embeddings of them are judged."""
-
-    embeddings: tuple[str, ...] = Field(
-        default=(),
-        description="Entries of obsm, such as X_scVI, each of which is judged as a method of the group own: linear probes on it. Of a "
-        "cohort that is transferred to: those that it has, too; a method without its embedding is not run there.",
     )
 
 

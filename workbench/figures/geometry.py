@@ -1,0 +1,121 @@
+"""Geometry layer by layer: how many dimensions, how isotropic, how faithful, whose variance, beside baselines and controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.figures.checks import checked, records, refusal
+from workbench.figures.facets import facets
+from workbench.figures.heatmap import colors_of, heatmap
+from workbench.figures.marks import SERIES, interval, line_of
+from workbench.figures.style import NULL_EDGE, QUIET, dressed, label, number, span
+
+MODEL, BASELINE = "model", "baseline"
+_DASHES = ("dash", "dot", "longdash")
+
+
+def geometry_layers(table: pd.DataFrame, hook: str = "", measures: Sequence[Sequence[str]] = ()) -> go.Figure:
+    """Measures of a space after each layer, a facet each, beside baselines and the same passes of the controls.
+
+    Parameters
+    ----------
+    table
+        Table of ``workbench geometry``: ``source``, ``layer``, ``hook``, ``measure``, ``scope``, ``value``, ``low``, ``high``, ``n``.
+    hook
+        Hook that is drawn, such as ``resid_post mean``; the first of the model when empty.
+    measures
+        Pairs of measure and scope to draw, in their order; all of them when empty.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        The model solid with its intervals, controls dashed, baselines as horizontal lines with their interval as a band.
+
+    Raises
+    ------
+    EvaluationError
+        If the hook or a measure is not in the table.
+    """
+    what = "figure of layers"
+    text, numeric = ["source", "hook", "measure", "scope"], ["layer", "value", "low", "high", "n"]
+    rows = checked(table, what, text, numeric)
+    hooks = list(dict.fromkeys(rows.loc[rows["source"] == MODEL, "hook"]))
+    if not hooks or (hook and hook not in hooks):
+        raise refusal(what, f"its table has no hook '{hook}' of the model; there are: {', '.join(hooks) or 'none'}.")
+    hook = hook or hooks[0]
+    rows = rows[(rows["hook"] == hook) | (rows["source"] == BASELINE)]
+    there = list(dict.fromkeys(zip(rows["measure"], rows["scope"], strict=True)))
+    drawn = [tuple(one) for one in measures if tuple(one) in there] if measures else there
+    if not drawn:
+        raise refusal(what, "none of the measures that it draws is in its table.")
+    titles = [label(f"{measure}, {scope}" if scope else measure) for measure, scope in drawn]
+    figure, places, total = facets(titles, 200, 3, 84, spacing=0.08, shared_rows=False)
+    for i, ((measure, scope), at) in enumerate(zip(drawn, places, strict=True)):
+        own = rows[(rows["measure"] == measure) & (rows["scope"] == scope)]
+        for j, (source, part) in enumerate(own[own["source"] != BASELINE].groupby("source", sort=False)):
+            part = part.sort_values("layer")
+            series = SERIES[j % len(SERIES)]
+            hover = [
+                f"{label(source)}, {_layer(r.layer)}<br>{label(measure)} {number(r.value)}<br>95 % {number(r.low)} to {number(r.high)}<br>n = {number(r.n)}"
+                for r in records(part)
+            ]
+            bars = interval(part, "value", color=series[0], thickness=1.2)
+            trace = line_of(part["layer"], part["value"], hover, series, name=str(source), legend=i == 0, error_y=bars)
+            dash = "solid" if source == MODEL else _DASHES[(j - 1) % len(_DASHES)]
+            figure.add_trace(trace.update(line={"dash": dash}), **at)
+        for r in records(own[own["source"] == BASELINE]):
+            if not np.isfinite(r.value):
+                continue
+            figure.add_hline(
+                y=float(r.value),
+                line={"color": QUIET, "width": 1.2},
+                annotation={"text": label(r.hook), "font": {"size": 11, "color": QUIET}},
+                **at,
+            )
+            if np.isfinite(r.low) and r.high > r.low:
+                figure.add_hrect(y0=r.low, y1=r.high, fillcolor=NULL_EDGE, opacity=0.12, line_width=0, **at)
+        figure.update_xaxes(title="after layer", dtick=1, **at)
+        figure.update_yaxes(nticks=5, **at)
+    subtitle = f"{hook}: one point a cell, n = {span(rows['n'])} cells. Bars: 95 % intervals. Dashed: controls through the same passes. Grey lines: what needs no model."
+    return dressed(figure, "The shape of what each layer encodes", subtitle, total, above=56, legend=True)
+
+
+def space_likeness(table: pd.DataFrame, measure: str = "debiased CKA") -> go.Figure:
+    """Likeness of each pair of spaces: layers with each other, and with expression.
+
+    Parameters
+    ----------
+    table
+        Table ``likeness`` of ``workbench geometry``: ``one``, ``other``, ``measure``, ``value``, ``null_high``, ``n``.
+    measure
+        ``debiased CKA`` or ``principal angle``.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        A cell per pair; the null of dealt cells on hover.
+    """
+    what = "map of likeness"
+    rows = checked(table, what, ["one", "other", "measure"], ["value", "null_mean", "null_high", "n"])
+    rows = rows[rows["measure"] == measure]
+    if rows.empty:
+        raise refusal(what, f"its table has no '{measure}'.")
+    both = pd.concat([rows, rows.rename(columns={"one": "other", "other": "one"})]).drop_duplicates(["one", "other"])
+    names = list(dict.fromkeys([*rows["one"], *rows["other"]]))
+    cells = both.assign(row=both["one"], column=both["other"], bold=False)
+    cells["hover"] = [
+        f"{label(r.one)} and {label(r.other)}<br>{label(measure)} {number(r.value)}<br>cells dealt anew: mean {number(r.null_mean)}, up to {number(r.null_high)}<br>n = {number(r.n)}"
+        for r in records(both)
+    ]
+    subtitle = f"Of the same cells, n = {span(rows['n'])}. Where cells are dealt anew: up to {number(rows['null_high'].max())} (95 %)."
+    return heatmap(
+        cells, names, names, colors_of(cells["value"], measure), "How alike the spaces are", subtitle, ("", "")
+    )
+
+
+def _layer(layer: float) -> str:
+    return "in front of the first layer" if layer < 0 else f"after layer {layer:.0f}"

@@ -1,0 +1,1 @@
+"""``workbench geometry``: how many dimensions, how isotropic and how faithful what a model encodes is, layer by layer."""

@@ -1,0 +1,78 @@
+"""What ``workbench geometry`` is told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from workbench.settings import CommandConfig, EmbeddedDataConfig, Strict, named
+
+UNTRAINED, PERMUTED, THINNED = "untrained", "permuted", "thinned"
+Control = Literal["untrained", "permuted", "thinned"]
+
+
+class SpacesConfig(Strict):
+    """Which activations are looked at, one point a cell."""
+
+    layers: Literal["all"] | tuple[NonNegativeInt, ...] = Field(
+        default="all", description="Layers from 0, or all. The embedding in front of the first is always among them."
+    )
+    hooks: tuple[Literal["resid_post", "attn_out", "mlp_out"], ...] = Field(
+        default=("resid_post", "attn_out", "mlp_out"),
+        min_length=1,
+        description="What is read of each layer: the residual stream behind it, and what attention and MLP add to it.",
+    )
+    max_cells: PositiveInt | None = Field(
+        default=20_000,
+        description="Cells that are looked at, drawn by seed and name where there are more; null for all.",
+    )
+    heads: bool = Field(default=False, description="Read what each head gives (hook_z), too.")
+    batch_size: PositiveInt | None = Field(
+        default=None, description="Cells per pass; by default as many as keep a layer's attention maps small."
+    )
+    max_tokens: PositiveInt | None = Field(
+        default=None,
+        description="Longest sequence with <cls>; the model's own by default. Memory grows with its square.",
+    )
+
+
+class MeasuresConfig(Strict):
+    """How the spaces are measured."""
+
+    neighbours: tuple[PositiveInt, ...] = Field(
+        default=(15, 30, 50),
+        min_length=1,
+        description="Sizes of neighbourhoods that are compared with those of expression.",
+    )
+    min_batch: PositiveInt = Field(
+        default=50,
+        description="Cells that a batch needs to be compared with expression; smaller ones are left out and counted.",
+    )
+    trustworthiness: PositiveInt | None = Field(
+        default=15,
+        description="Neighbourhood of trustworthiness and continuity against the residuals, the slowest of all measures; null leaves "
+        "them out.",
+    )
+    components: PositiveInt = Field(default=50, description="Components of the PCA that stands beside the model.")
+    bootstrap: PositiveInt = Field(
+        default=200, description="Draws of each interval: donors, or cells where there are none."
+    )
+    draws: PositiveInt = Field(default=20, description="Draws of the null of the agreement between spaces.")
+
+
+class GeometryConfig(CommandConfig):
+    """``workbench geometry``: dimension, isotropy, faithfulness and whose variance, of every layer beside its baselines."""
+
+    name: str = named("geometry")
+    data: EmbeddedDataConfig = Field(
+        default=EmbeddedDataConfig(),
+        description="The cells; a dataset that ships brings its own columns, unless one of them is given.",
+    )
+    spaces: SpacesConfig = Field(default=SpacesConfig(), description="Which activations are looked at.")
+    measures: MeasuresConfig = Field(default=MeasuresConfig(), description="How they are measured.")
+    controls: Annotated[tuple[Control, ...], Field()] = Field(
+        default=(UNTRAINED, PERMUTED, THINNED),
+        description="Passes beside the model's own: the same network with random weights, the model on cells whose genes were "
+        "permuted over cells, and on cells thinned to one library size (counts are needed).",
+    )

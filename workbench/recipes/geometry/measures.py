@@ -1,0 +1,196 @@
+"""The stages that measure: each space by itself, and each pair of them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workbench.engine.context import Handle
+from workbench.engine.stages import Result, Results
+from workbench.engine.sweep import Task, run_sweep
+from workbench.errors import EvaluationError
+from workbench.geometry.expression import Expression
+from workbench.geometry.likeness import cka, principal_angle
+from workbench.geometry.overlap import BatchNeighbors
+from workbench.geometry.space_tables import measure_space
+from workbench.recipes.geometry.context import BASELINE, MODEL, SOURCES, GeometryContext
+from workbench.recipes.geometry.reference import read_reference
+from workbench.seeds import generator
+
+REFERENCE = "expression"
+CKA, ANGLE = "debiased CKA", "principal angle"
+# The residual stream that a model is read from as a whole.
+STREAM = "resid_post mean"
+
+
+def listed(results: Results) -> list[tuple[str, str]]:
+    """Every space that stages have left, as the stage and the space's name.
+
+    Parameters
+    ----------
+    results
+        Results of the reference and the passes.
+    """
+    return [(stage, name) for stage in (*SOURCES, REFERENCE) if stage in results for name in results[stage]["spaces"]]
+
+
+def named(stage: str, name: str) -> dict[str, object]:
+    """Source, layer and hook of a space, as tables have them.
+
+    Parameters
+    ----------
+    stage, name
+        As `listed` gives them.
+    """
+    if stage == REFERENCE:
+        return {"source": BASELINE, "layer": np.nan, "hook": name}
+    layer, hook, pool = name.split("/")
+    return {"source": SOURCES[stage], "layer": float(layer), "hook": f"{hook} {pool}"}
+
+
+def measures_stage(context: GeometryContext, folder: Path, results: Results) -> Result:
+    """Measure each space, a task each.
+
+    Parameters
+    ----------
+    context
+        Geometry whose spaces lie on the disk.
+    folder
+        Folder of the stage; finished tasks in it are kept.
+    results
+        Results of the reference and the passes.
+
+    Returns
+    -------
+    dict
+        ``skipped``: why a space could not be measured, by its name.
+    """
+    spaces = listed(results)
+    tasks = [Task(f"{stage}/{name}", (context.handle, stage, name)) for stage, name in spaces]
+    rows = run_sweep(folder / "sweep", {"spaces": len(tasks)}, tasks, measure_task, context.backend)
+    refused = rows["refused"].astype(str) != ""
+    context.write({"geometry": rows[~refused].drop(columns="refused").reset_index(drop=True)})
+    return {"skipped": dict(zip(rows.loc[refused, "space"], rows.loc[refused, "refused"], strict=True))}
+
+
+def measure_task(handle: Handle, stage: str, name: str) -> pd.DataFrame:
+    """Measures of one space.
+
+    Parameters
+    ----------
+    handle
+        Opens the geometry in this process.
+    stage, name
+        As `listed` gives them.
+
+    Returns
+    -------
+    DataFrame
+        A row per measure and scope; one row with the reason where the space cannot be measured.
+    """
+    context = handle.open()
+    asked, about = context.config.measures, {"space": f"{stage}/{name}", **named(stage, name)}
+    try:
+        rows = measure_space(
+            context.space(stage, name),
+            expression=_reference(handle),
+            cell_type=context.column("cell_type"),
+            batch=context.batches,
+            donor=context.column("donor"),
+            ks=asked.neighbours,
+            trust_k=asked.trustworthiness,
+            n_draws=asked.bootstrap,
+            seed=context.config.seed,
+        )
+    except EvaluationError as error:
+        return pd.DataFrame([{**about, "refused": str(error)}])
+    return rows.assign(**about, refused="")
+
+
+@lru_cache(maxsize=1)
+def _reference(handle: Handle) -> Expression | BatchNeighbors:
+    return read_reference(handle.open().folder(REFERENCE))
+
+
+def likeness_stage(context: GeometryContext, folder: Path, results: Results) -> Result:
+    """Lay each pair of layers of the model beside each other, and each layer beside the baselines.
+
+    Parameters
+    ----------
+    context
+        Geometry whose spaces lie on the disk.
+    folder
+        Folder of the stage; finished tasks in it are kept.
+    results
+        Results of the reference and the passes.
+
+    Returns
+    -------
+    dict
+        ``n_pairs``.
+    """
+    spaces = [one for one in listed(results) if one[0] == REFERENCE or (one[0] == MODEL and _hook(one) == STREAM)]
+    pairs = [Task(f"{one} {other}", (context.handle, one, other)) for one, other in combinations(spaces, 2)]
+    rows = run_sweep(folder / "sweep", {"pairs": len(pairs)}, pairs, likeness_task, context.backend)
+    context.write({"likeness": rows})
+    return {"n_pairs": len(pairs)}
+
+
+def likeness_task(handle: Handle, one: tuple[str, str], other: tuple[str, str]) -> pd.DataFrame:
+    """Debiased CKA and mean principal angle of two spaces, beside those where the cells of one are dealt anew.
+
+    Parameters
+    ----------
+    handle
+        Opens the geometry in this process.
+    one, other
+        Two spaces, as `listed` gives them.
+
+    Returns
+    -------
+    DataFrame
+        A row per measure: ``one``, ``other``, ``value``, ``null_mean``, ``null_low``, ``null_high`` (2.5 and 97.5 % of the draws), ``n_null``, ``n``.
+    """
+    context = handle.open()
+    x, y = context.space(*one), context.space(*other)
+    rng = generator(context.config.seed, "likeness", *one, *other)
+    dealt = [rng.permutation(len(y)) for _ in range(context.config.measures.draws)]
+    rows = []
+    for measure, of in ((CKA, cka), (ANGLE, principal_angle)):
+        null = np.array([of(x, y[order]) for order in dealt])
+        low, high = np.nanquantile(null, [0.025, 0.975])
+        found = {"one": said(one), "other": said(other), "measure": measure, "value": of(x, y)}
+        rows.append(
+            {
+                **found,
+                "null_mean": np.nanmean(null),
+                "null_low": low,
+                "null_high": high,
+                "n_null": len(null),
+                "n": len(x),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def said(space: tuple[str, str]) -> str:
+    """Name of a space in figures.
+
+    Parameters
+    ----------
+    space
+        As `listed` gives it.
+    """
+    about = named(*space)
+    if about["source"] == BASELINE:
+        return str(about["hook"])
+    layer = int(float(str(about["layer"])))
+    return "embedding" if layer < 0 else f"layer {layer}"
+
+
+def _hook(space: tuple[str, str]) -> str:
+    return str(named(*space)["hook"])

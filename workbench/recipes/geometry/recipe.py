@@ -1,0 +1,89 @@
+"""``workbench geometry`` as a recipe: passes, measures of every space, and how alike they are."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from workbench.engine.plan import Expected, Load
+from workbench.engine.recipe import Recipe
+from workbench.engine.stages import Stage
+from workbench.files import digest
+from workbench.recipes.geometry.config import UNTRAINED
+from workbench.recipes.geometry.context import GeometryContext
+from workbench.recipes.geometry.measures import REFERENCE, likeness_stage, measures_stage
+from workbench.recipes.geometry.passes import pass_stage
+from workbench.recipes.geometry.reference import reference_stage
+from workbench.recipes.geometry.sections import report
+from workbench.recipes.loads import AT_LEAST, seconds_per_cell
+from workbench.tools.common import check_cells
+
+_FEW = 8
+
+
+def stages(context: GeometryContext) -> list[Stage]:
+    """Stages of a geometry; what can be refused is refused here.
+
+    Parameters
+    ----------
+    context
+        Configuration, cells and model.
+
+    Returns
+    -------
+    list of Stage
+        ``expression``, one for each pass, ``measures`` and ``likeness``.
+
+    Raises
+    ------
+    HookError
+        If the model has no such layer.
+    CellsError
+        If a cell expresses none of the model's genes.
+    EvaluationError
+        If an embedding of the user's is not there or has no finite numbers.
+    """
+    config, inputs = context.config, context.pass_inputs
+    check_cells(context.tokenizer(context.cells), context.cells.obs_names)
+    measured = config.measures.model_dump(mode="json", exclude={"draws", "bootstrap"})
+    weights, shape = context.model.fingerprint(), vars(context.model.config)
+    embedded = {key: digest(values) for key, values in context.embeddings.items()}
+    batches = None if context.batches is None else digest(context.batches.tolist())
+    listed = [
+        Stage(
+            REFERENCE,
+            partial(reference_stage, context),
+            {**inputs, "measures": measured, "batches": batches, "embeddings": embedded},
+        )
+    ]
+    for name in context.passes:
+        of = {"shape": str(shape)} if name == UNTRAINED else {"weights": weights}
+        listed.append(Stage(name, partial(pass_stage, context, name), {**inputs, **of}))
+    before = (REFERENCE, *context.passes)
+    labels = {
+        name: digest(None if (own := context.column(name)) is None else own.tolist()) for name in ("cell_type", "donor")
+    }
+    how = {"bootstrap": config.measures.bootstrap, "seed": config.seed, **labels}
+    listed.append(Stage("measures", partial(measures_stage, context), how, before, ("geometry",)))
+    alike = {"draws": config.measures.draws, "seed": config.seed}
+    listed.append(Stage("likeness", partial(likeness_stage, context), alike, (REFERENCE, "model"), ("likeness",)))
+    return listed
+
+
+def expects(context: GeometryContext) -> Expected:
+    """What a geometry has to do: a pass for the model and each control, and the spaces that they leave.
+
+    Parameters
+    ----------
+    context
+        Configuration, cells and model.
+    """
+    n, shape = len(context.cells), context.model.config
+    tokens = context.tokenizer(context.cells).tokens(0, min(_FEW, n))
+    seconds = seconds_per_cell(context.model, tokens) * n
+    kept = 2 * 4 * n * shape.d_model * len(context.hooks)
+    one = Load(n, n, memory=kept, disk=kept, seconds=seconds, basis=AT_LEAST)
+    spaces = 2 * len(context.hooks) * len(context.passes)
+    return Expected({REFERENCE: Load(n), **dict.fromkeys(context.passes, one), "measures": Load(n, tasks=spaces)})
+
+
+RECIPE = Recipe("geometry", GeometryContext, stages, report, expects=expects)

@@ -1,0 +1,112 @@
+"""The report of a geometry, from its tables."""
+
+from __future__ import annotations
+
+from workbench.engine.section import Report, Section
+from workbench.engine.stages import Results
+from workbench.figures.requests import Request
+from workbench.figures.style import number
+from workbench.recipes.geometry.config import THINNED
+from workbench.recipes.geometry.context import GeometryContext
+from workbench.recipes.geometry.measures import ANGLE, CKA, REFERENCE, STREAM
+from workbench.recipes.geometry.opening import controls, faithful, opening
+
+# What answers which question, in the order of a page.
+MEASURES = (
+    ("TwoNN", "raw"),
+    ("maximum likelihood", "raw"),
+    ("participation ratio", "covariance"),
+    ("spectral anisotropy", "covariance"),
+    ("cosine", "within cell types"),
+    ("cosine", "between cell types"),
+    ("trustworthiness", "k = 15"),
+    ("partial eta squared", "cell type, whole space"),
+    ("partial eta squared", "batch, whole space"),
+)
+
+
+def report(context: GeometryContext, results: Results) -> Report:
+    """What a geometry reports.
+
+    Parameters
+    ----------
+    context
+        Geometry whose tables are read.
+    results
+        Results of its stages by name.
+    """
+    about, table = results[REFERENCE], context.read("geometry")
+    donors = 0 if (donor := context.column("donor")) is None else len(set(donor.tolist()) - {""})
+    rows, scope = faithful(table)
+    drawn = [*([("R_NX", scope)] if scope else []), *MEASURES]
+    hooks = list(dict.fromkeys(table.loc[table["source"] == "model", "hook"]))
+    figures = [
+        Request(
+            "geometry",
+            f"R_NX against neighbours of {about['of']}, inside batches, corrected for chance.",
+            options={"hook": STREAM if STREAM in hooks else hooks[0], "measures": [list(one) for one in drawn]},
+        ),
+        *(
+            Request(
+                f"geometry_{hook.replace(' ', '_')}",
+                "The same of this hook.",
+                "geometry",
+                {"hook": hook, "measures": [list(one) for one in drawn]},
+            )
+            for hook in hooks
+            if hook != STREAM
+        ),
+        Request("likeness", "Null: the cells of one space dealt anew.", options={"measure": CKA}),
+        Request("angles", "Null: the cells of one space dealt anew.", "likeness", {"measure": ANGLE}),
+    ]
+    skipped = [(f"Space {name}", why) for name, why in results["measures"]["skipped"].items()]
+    why = {THINNED: "needs counts"} if THINNED in context.config.controls and THINNED not in context.passes else {}
+    skipped += [(f"Control {name}", f"it {reason}, and these values are none") for name, reason in why.items()]
+    skipped += [
+        (f"Batch '{name}'", f"it has {n} cells, fewer than neighbourhoods need")
+        for name, n in about["left_out"].items()
+    ]
+    notes = sorted(set(table["note"].dropna().astype(str)) - {""})
+    section = Section(
+        figures=figures,
+        tables={"geometry": table, "likeness": context.read("likeness")},
+        answers=_answers(table, context),
+        skipped=skipped,
+        cautions=[
+            "A dimension at one number of cells is none: it grows with the cells, and estimators disagree; compare spaces of the same cells.",
+            "Measures per coordinate and at unit variance change when a space is turned; those of the covariance and the whole space do not.",
+            *notes,
+        ],
+        facts={
+            "Neighbours of expression": f"{about['of']}, {number(about['genes'])} genes for the baselines, recall {number(about['recall'])}",
+            "Batches": ", ".join(f"{name} ({n} cells)" for name, n in about["batches"].items()),
+        },
+    )
+    shown = [name for name in context.passes if name != "model"]
+    return Report(
+        title=f"Geometry: {context.config.name}",
+        opening=opening(table, about["of"], donors),
+        data=context.cells.uns["workbench"]["source"],
+        sections=[section],
+        controls=controls(table, shown, why),
+        shows="geometry",
+        n=f"{number(len(context.cells))} cells",
+    )
+
+
+def _answers(table: object, context: GeometryContext) -> list[str]:
+    """A sentence per question: the last layer's stream beside the embedding in front of the first."""
+    rows = context.read("geometry")
+    own = rows[(rows["source"] == "model") & (rows["hook"] == STREAM)]
+    found = []
+    for measure, scope in MEASURES:
+        part = own[(own["measure"] == measure) & (own["scope"] == scope)].sort_values("layer")
+        if len(part) < 2:
+            continue
+        first, last = part.iloc[0], part.iloc[-1]
+        interval = f" (95 % {number(last['low'])} to {number(last['high'])})" if last["low"] == last["low"] else ""
+        found.append(
+            f"{measure[0].upper()}{measure[1:]}, {scope}: {number(first['value'])} in front of layer {max(first['layer'], 0):.0f}, "
+            f"{number(last['value'])}{interval} after layer {last['layer']:.0f}; n = {number(last['n'])}."
+        )
+    return found
