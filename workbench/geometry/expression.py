@@ -7,7 +7,7 @@ residuals whatever else is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -98,7 +98,7 @@ class Expression:
     genes: Int[np.ndarray, " gene"]
 
 
-def technical_genes(names: Sequence[str]) -> Bool[np.ndarray, " gene"]:
+def technical_genes(names: Iterable[str]) -> Bool[np.ndarray, " gene"]:
     """Which genes are mitochondrial, ribosomal or spiked in, by their symbols (``MT-``, ``RPL``, ``RPS``, ``ERCC-``).
 
     Parameters

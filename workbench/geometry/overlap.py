@@ -89,13 +89,13 @@ def beyond_chance(shared: Int[np.ndarray, "point k"], n: int) -> Float[np.ndarra
     return ((n - 1) * shared / k - k) / (n - 1 - k)
 
 
-def area_over_log_k(rnx: Float[np.ndarray, "*many k"]) -> Float[np.ndarray, "*many"]:
+def area_over_log_k(rnx: Float[np.ndarray, "point k"]) -> Float[np.ndarray, " point"]:
     """Area under R_NX over log k, from 1 to the largest k: the mean with weights 1 / k (Lee, Peluffo-Ordonez & Verleysen 2015).
 
     Parameters
     ----------
     rnx
-        R_NX at every k from 1 on, along the last axis.
+        R_NX of each point, or of several spaces, at every k from 1 on.
     """
     weights = 1 / np.arange(1, rnx.shape[-1] + 1)
     return rnx @ weights / weights.sum()
@@ -122,7 +122,7 @@ class BatchNeighbors:
     """
 
     names: tuple[str, ...]
-    rows: tuple[Int[np.ndarray, " cell"], ...]
+    rows: tuple[Int[np.ndarray, " _"], ...]
     near: tuple[Neighbors, ...]
     left_out: Mapping[str, int]
     n: int
@@ -165,7 +165,7 @@ class BatchNeighbors:
 
 def split_batches(
     batch: Shaped[np.ndarray, " cell"] | None, n: int, k: int, fewest: int = FEWEST
-) -> tuple[dict[str, Int[np.ndarray, " cell"]], dict[str, int]]:
+) -> tuple[dict[str, Int[np.ndarray, " _"]], dict[str, int]]:
     """Cells of each batch, and the batches that are too small for k neighbours.
 
     Parameters

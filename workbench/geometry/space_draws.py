@@ -196,7 +196,12 @@ class Rows:
             # Of one donor there is one value, however often it is drawn.
             several = len(np.unique(self.draws.unit[known])) > 1
             self.add(
-                measure, scope, terms[known].mean(), self.draws.means(terms) if several else None, known.sum(), *notes
+                measure,
+                scope,
+                float(terms[known].mean()),
+                self.draws.means(terms) if several else None,
+                int(known.sum()),
+                *notes,
             )
 
     def measured(self) -> Measured:

@@ -178,7 +178,7 @@ def _cosines(rows: Rows, points: np.ndarray, cell_type: Labels | None, theirs: b
     held = np.linalg.norm(points, axis=1) > 0
     absent = f"{(~held).sum()} cells at the origin left out" if not held.all() else ""
     every = directions(points, None, draws.unit)
-    rows.add("cosine", "all", every.cosines()[0], draws.of(lambda w: every.cosines(w)[0]), held.sum(), absent)
+    rows.add("cosine", "all", every.cosines()[0], draws.of(lambda w: every.cosines(w)[0]), int(held.sum()), absent)
     if cell_type is None:
         return
     group, _ = numbered(cell_type)
@@ -189,7 +189,7 @@ def _cosines(rows: Rows, points: np.ndarray, cell_type: Labels | None, theirs: b
     own = directions(points[known], group[known], draws.unit[known])
     drawn = np.array([own.cosines(w[: len(own.n)], balanced=theirs) for w in draws.weights]).reshape(-1, 3)
     for i, scope in ((1, "within cell types"), (2, "between cell types")):
-        rows.add("cosine", scope, own.cosines(balanced=theirs)[i], drawn[:, i], (known & held).sum(), absent)
+        rows.add("cosine", scope, own.cosines(balanced=theirs)[i], drawn[:, i], int((known & held).sum()), absent)
 
 
 def _dimension(
@@ -337,7 +337,7 @@ def _effects(rows: Rows, points: np.ndarray, cell_type: Labels | None, batch: La
                     f"{effect}, {form}",
                     value[row, column],
                     drawn[:, row, column],
-                    known.sum(),
+                    int(known.sum()),
                     said,
                 )
 
