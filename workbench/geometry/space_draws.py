@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import t as student
+from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError
 from workbench.geometry.spaces import numbered
@@ -40,15 +42,16 @@ class Draws:
     weights: Float[np.ndarray, "draw unit"]
     over: str
 
-    def of(self, statistic: Callable[[np.ndarray], float]) -> Float[np.ndarray, " draw"]:
+    def of(self, statistic: Callable[[np.ndarray], Any]) -> Float[np.ndarray, "draw ..."]:
         """A statistic of the weights of units, for every draw.
 
         Parameters
         ----------
         statistic
-            Function of one weight per unit.
+            Function of one weight per unit that gives a number, or several.
         """
-        return np.array([statistic(weights) for weights in self.weights], dtype=float)
+        with threadpool_limits(1):  # of so small matrices threads would only wait for each other
+            return np.array([statistic(weights) for weights in self.weights], dtype=float)
 
     def means(self, terms: Float[np.ndarray, " cell"]) -> Float[np.ndarray, " draw"]:
         """Mean over cells of a term, for every draw; cells of which it is NaN do not count.

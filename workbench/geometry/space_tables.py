@@ -187,7 +187,7 @@ def _cosines(rows: Rows, points: np.ndarray, cell_type: Labels | None, theirs: b
         return
     # One more row of units than the labelled cells may have, so that weights fit.
     own = directions(points[known], group[known], draws.unit[known])
-    drawn = np.array([own.cosines(w[: len(own.n)], balanced=theirs) for w in draws.weights]).reshape(-1, 3)
+    drawn = draws.of(lambda w: own.cosines(w[: len(own.n)], balanced=theirs)).reshape(-1, 3)
     for i, scope in ((1, "within cell types"), (2, "between cell types")):
         rows.add("cosine", scope, own.cosines(balanced=theirs)[i], drawn[:, i], int((known & held).sum()), absent)
 
@@ -326,7 +326,7 @@ def _effects(rows: Rows, points: np.ndarray, cell_type: Labels | None, batch: La
     draws = rows.draws
     sums = effects(points[known], group[known], block[known], draws.unit[known])
     value = sums.partial()
-    drawn = np.array([sums.partial(w) for w in draws.weights]).reshape(-1, 2, 2)
+    drawn = draws.of(lambda w: sums.partial(w)).reshape(-1, 2, 2)
     forms = ((0, "per coordinate"),) if theirs else ((0, "per coordinate"), (1, "whole space"))
     for row, effect in ((0, "cell type"), (1, "batch")):
         for column, form in forms:

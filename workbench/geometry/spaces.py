@@ -19,7 +19,7 @@ from workbench.geometry.neighbors import Points, check_points
 # A standard deviation at most this is that of a constant coordinate, as in scFoundry 0.2.1.
 _CONSTANT = 1e-8
 # Up to this many coordinates all eigenvalues come sooner than the first alone.
-_FEW = 64
+_FEW = 16
 
 
 def unit_variance(x: Points) -> tuple[Points, Bool[np.ndarray, " feature"]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from jaxtyping import Float, Int
 from sklearn.decomposition import PCA
@@ -20,16 +19,14 @@ from workbench.cells.expression import panel_expression
 from workbench.cells.genes import MIN_SHARE
 from workbench.cells.groups import make_folds, make_groups
 from workbench.cells.panel import choose_panel
-from workbench.errors import EvaluationError, HookError
+from workbench.errors import EvaluationError
 from workbench.models import CellModel
-from workbench.models.tokens import Tokens
 from workbench.operators.readout import DoubleScaler, score, score_many
 from workbench.operators.readout import probe as untrained_readout
 from workbench.seeds import generator
 from workbench.stats import corrected_difference, null_summary
-from workbench.tools.common import as_cells, as_model, check_cells, column, passes
+from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of, pooled
 
-CLS, MEAN = POOLS = ("cls", "mean")
 MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
 _DRAWS = 1000
 _PANEL = 1200
@@ -165,7 +162,7 @@ def _read(
     expression: bool,
 ) -> pd.DataFrame:
     model = as_model(model)
-    wanted = _layers(model, layers)
+    wanted = layers_of(model, layers)
     donors = column(adata, "donor") if "donor" in adata.obs else None
     names = adata.obs_names.to_numpy(dtype=str)
     tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
@@ -201,18 +198,6 @@ def _read(
                     }
                 )
     return pd.DataFrame(rows).assign(folds_of=kind_of_folds)
-
-
-def _layers(model: CellModel, layers: str | Sequence[int]) -> list[int]:
-    n = model.config.n_layers
-    if isinstance(layers, str):
-        if layers != "all":
-            raise HookError(f"layers is '{layers}'; give 'all' or numbers of layers, such as [0, {n - 1}].")
-        return list(range(n))
-    for layer in layers:
-        if not -n <= layer < n:
-            raise HookError(f"There is no layer {layer}: this model has layers 0 to {n - 1}.")
-    return sorted({layer % n for layer in layers})
 
 
 def _target(
@@ -251,21 +236,8 @@ def _streams(
 ) -> dict[tuple[int, str], np.ndarray]:
     """Residual stream in front of the first layer and after others: that of ``<cls>``, and the mean over genes."""
     names = {"blocks.0.hook_resid_pre": -1, **{f"blocks.{layer}.hook_resid_post": layer for layer in layers}}
-
-    def work(batch: Tokens) -> dict[tuple[int, str], np.ndarray]:
-        _, cache = model.run_with_cache(batch, names_filter=list(names), outputs=(), return_cache_object=False)
-        keep, found = batch.genes.float(), {}
-        for name, layer in names.items():
-            stream = cache[name].float()
-            found[layer, MEAN] = (stream * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
-            # In front of the first layer <cls> is the same in every cell.
-            if layer >= 0 and batch.flags is None:
-                found[layer, CLS] = stream[:, 0]
-        return {key: value.cpu().numpy() for key, value in found.items()}
-
-    with torch.no_grad():
-        parts = list(passes(model, tokenizer, work, batch_size, progress, who))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    found = pooled(model, tokenizer, list(names), batch_size, progress, who)
+    return {(names[name], pool): stream for (name, pool), stream in found.items()}
 
 
 def _scores(

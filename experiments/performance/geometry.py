@@ -1,0 +1,209 @@
+"""Geometry of every layer: all measures of scFoundry with the neighbours of expression found once, against its script run once per layer.
+
+Both sides read the same counts and the same embeddings, one file per layer, and give participation ratio, spectral anisotropy, TwoNN raw and standardised,
+R_NX at three sizes, and partial eta squared of cell type and batch. The figures have to agree to 1e-5; beyond 5,000 cells scFoundry finds the
+neighbours for TwoNN approximately, and there they have to agree within a tenth.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from common import Result, Side, Sizes, arguments, compared, measure, serve, show, synthetic_cells, versions
+
+from workbench.geometry.expression import expression_neighbors, technical_genes
+from workbench.geometry.space_tables import measure_space
+
+SIZES: Sizes = {"cells": 2_400, "genes": 6_000, "expressed": 700, "batches": 4, "layers": 4, "width": 128}
+FULL: Sizes = {"cells": 20_000, "genes": 20_000, "expressed": 2_000, "batches": 8, "layers": 12, "width": 512}
+TOY: Sizes = {"cells": 420, "genes": 2_600, "expressed": 500, "batches": 2, "layers": 1, "width": 16}
+PEER = "scFoundry's script per layer"
+APPROXIMATE = 5_000
+TYPES = 6
+# Our measure and scope, and their column.
+FIGURES = {
+    ("participation ratio", "unit variance"): "pr",
+    ("spectral anisotropy", "about the origin"): "aniso_spec",
+    ("R_NX", "k = 15"): "rnx_k15",
+    ("R_NX", "k = 30"): "rnx_k30",
+    ("R_NX", "k = 50"): "rnx_k50",
+    ("partial eta squared", "cell type, per coordinate"): "partial_eta2_celltype",
+    ("partial eta squared", "batch, per coordinate"): "partial_eta2_batch",
+    ("TwoNN", "raw"): "id_twonn_raw",
+    ("TwoNN", "standardised"): "id_twonn_z",
+}
+
+Ready = tuple[Path, Sizes, Any]
+
+
+def script() -> Path | None:
+    """scFoundry's own script; None where it is not installed."""
+    found = importlib.util.find_spec("scfoundry")
+    return Path(str(found.origin)).parent / "pipeline/bin/geometry/embedding_geometry.py" if found else None
+
+
+def require_peer() -> None:
+    """Stop with a sentence where scFoundry is not installed."""
+    if script() is None:
+        print(
+            "This comparison needs scFoundry, which is not installed. Install it with: pip install --no-deps scfoundry==0.2.1",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+
+def prepare(sizes: Sizes) -> Ready:
+    """Write counts and embeddings, the same in every process, and import scFoundry's script.
+
+    Parameters
+    ----------
+    sizes
+        Sizes.
+    """
+    folder = Path(tempfile.mkdtemp())
+    rng = np.random.default_rng(0)
+    cells = synthetic_cells(sizes["cells"], sizes["genes"], sizes["expressed"])
+    kind = rng.integers(0, TYPES, sizes["cells"])
+    batch = np.arange(sizes["cells"]) % sizes["batches"]
+    cells.obs = cells.obs.assign(cell_type=[f"type{i}" for i in kind], batch_id=[f"batch{i}" for i in batch])
+    del cells.uns["workbench"]
+    cells.write_h5ad(folder / "counts.h5ad")
+    width = sizes["width"]
+    latent = rng.normal(size=(sizes["cells"], 10)) + 2 * rng.normal(size=(TYPES, 10))[kind]
+    for layer in range(sizes["layers"]):
+        points = latent @ rng.normal(size=(10, width)) + rng.normal(size=(sizes["batches"], width))[batch]
+        points += 0.5 * rng.normal(size=points.shape) + 1
+        ad.AnnData(points.astype(np.float32), obs=cells.obs[[]]).write_h5ad(folder / f"layer{layer:02}.h5ad")
+    spec = importlib.util.spec_from_file_location("embedding_geometry", script())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return folder, sizes, module
+
+
+def ours(ready: Ready) -> np.ndarray:
+    """All layers beside one search for the neighbours of expression.
+
+    Parameters
+    ----------
+    ready
+        From `prepare`.
+    """
+    folder, sizes, _ = ready
+    cells = ad.read_h5ad(folder / "counts.h5ad", backed="r")
+    kind, batch = (cells.obs[name].to_numpy(dtype=object) for name in ("cell_type", "batch_id"))
+    expression = expression_neighbors(
+        cells.X, batch, leave_out=technical_genes(cells.var_names), fewest=101, seed=0
+    ).neighbors
+    rows = []
+    for layer in range(sizes["layers"]):
+        points = np.asarray(ad.read_h5ad(folder / f"layer{layer:02}.h5ad").X)
+        table = measure_space(
+            points, expression=expression, cell_type=kind, batch=batch, n_draws=0, convention="scfoundry", seed=0
+        )
+        found = table.set_index(["measure", "scope"])["value"]
+        rows.append([found[key] for key in FIGURES])
+    cells.file.close()
+    return np.array(rows)
+
+
+def peer(ready: Ready) -> np.ndarray:
+    """The script's own function for each layer, which is what each run of it does.
+
+    Parameters
+    ----------
+    ready
+        From `prepare`.
+    """
+    folder, sizes, module = ready
+    before = sys.argv
+    sys.argv = ["geometry", "--embedding-dir", "", "--data-dir", "", "--method", "m", "--output-dir", ""]
+    sys.argv += ["--n-jobs", str(sizes["threads"])]
+    options = module.parse_args()
+    sys.argv = before
+    rows = []
+    for layer in range(sizes["layers"]):
+        row, _ = module.process_pair(folder / f"layer{layer:02}.h5ad", folder / "counts.h5ad", "m", options)
+        rows.append([row[name] for name in FIGURES.values()])
+    return np.array(rows, dtype=float)
+
+
+def finish(ready: Ready, found: np.ndarray) -> Result:
+    """Remove the files; keep the figures.
+
+    Parameters
+    ----------
+    ready
+        From `prepare`.
+    found
+        From either side.
+    """
+    for path in ready[0].iterdir():
+        path.unlink(missing_ok=True)
+    ready[0].rmdir()
+    return {"values": found}
+
+
+SIDES = {"ours": Side(prepare, ours, finish), "peer": Side(prepare, peer, finish)}
+
+
+def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes: Sizes) -> dict[str, Any]:
+    """Check that the sides agree and put their figures together.
+
+    Parameters
+    ----------
+    figures, results
+        As `measure` gives them.
+    sizes
+        What was measured.
+    """
+    one, other = (pd.DataFrame(results[side]["values"], columns=list(FIGURES.values())) for side in ("ours", "peer"))
+    difference = ((one - other).abs() / other.abs()).max()
+    bound = pd.Series(1e-5, index=difference.index)
+    if sizes["cells"] > APPROXIMATE:
+        bound[["id_twonn_raw", "id_twonn_z"]] = 0.1
+    if not (difference < bound).all():
+        worst = (difference / bound).fillna(np.inf).idxmax()
+        raise SystemExit(f"The two sides differ in {worst} by a share of {difference[worst]:g}; nothing was compared.")
+    exact = difference[bound < 1e-4]
+    more: dict[str, Any] = {"greatest relative difference": float(exact.max())}
+    if len(exact) < len(difference):
+        more["of TwoNN, theirs approximate"] = float(difference.drop(exact.index).max())
+    return {
+        "what": "geometry: nine figures of every layer",
+        "bounds": {"ratio": "at least 5", "memory_ratio": "at least 4"},
+        "data": "synthetic: negative binomial counts; embeddings of rank 10 with noise, cell types and batches",
+        **compared(figures, sizes, PEER),
+        "sizes": {name: sizes[name] for name in SIZES},
+        "greatest_difference": float(exact.max()),
+        "more": more,
+        "versions": versions("scfoundry", "scikit-learn", "numpy", "numba"),
+    }
+
+
+def main() -> None:
+    options = arguments(
+        __doc__,
+        threads={"type": int, "default": 1, "help": "threads of BLAS and OpenMP for either side (default: 1)"},
+        cells={"type": int, "help": "cells (default: 2,400; 20,000 with --full)"},
+        layers={"type": int, "help": "layers (default: 4; 12 with --full)"},
+    )
+    require_peer()
+    if options.serve:
+        return serve(SIDES, options.serve)
+    outer = 1
+    sizes = {**(FULL if options.full else SIZES), "threads": options.threads}
+    sizes |= {name: value for name in ("cells", "layers") if (value := getattr(options, name)) is not None}
+    figures, results = measure(__file__, [["ours"], ["peer"]], sizes, TOY, outer)
+    show(report(figures, results, {**sizes, "repetitions": outer}), options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""How many dimensions, how isotropic, how faithful to expression and whose variance: of embeddings and of every layer, beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from jaxtyping import Float, Int
+from sklearn.decomposition import PCA
+
+from workbench.cells.expression import scale_of
+from workbench.cells.genes import MIN_SHARE
+from workbench.cells.matrix import row_blocks
+from workbench.errors import CellsError, EvaluationError, HookError, unknown_name
+from workbench.geometry.expression import Expression, expression_neighbors, technical_genes
+from workbench.geometry.overlap import BatchNeighbors, batch_neighbors
+from workbench.geometry.space_draws import COLUMNS
+from workbench.geometry.space_tables import measure_space
+from workbench.models import CellModel
+from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of, pooled
+
+GIVEN, MODEL, UNTRAINED, EXPRESSION, COMPONENTS = "given", "model", "untrained model", "expression", "PCA"
+HOOKS = ("resid", "attn_out", "mlp_out")
+_PLACES = {"resid": "hook_resid_post", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}
+_LOGGED = "log-normalised values, as there are no counts"
+_GENES, _COMPONENTS, _WIDTH = 2000, 50, 512
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space that cells lie in.
+
+    Attributes
+    ----------
+    features
+        ``given``, ``model``, ``untrained model``, ``expression`` or ``PCA``.
+    layer
+        Layer after which it was read, -1 in front of the first; None where it is of no layer.
+    hook
+        Key of ``obsm``, or hook and pool.
+    points
+        One row per cell.
+    cells
+        Numbers of these cells; None for all.
+    """
+
+    features: str
+    layer: int | None
+    hook: str
+    points: Float[np.ndarray, "cell feature"]
+    cells: Int[np.ndarray, " cell"] | None = None
+
+
+def measure_geometry(
+    adata: AnnData,
+    what: str | Sequence[str] | Mapping[str, Any] = (),
+    *,
+    model: CellModel | str | Path | None = None,
+    layers: str | Sequence[int] = "all",
+    hooks: Sequence[str] = HOOKS,
+    cell_type: str | None = "cell_type",
+    batch: str | None = "batch",
+    donor: str | None = "donor",
+    ks: Sequence[int] = (15, 30, 50),
+    n_draws: int = 200,
+    convention: str = "",
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    min_gene_share: float = MIN_SHARE,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Geometry of embeddings, and of every layer of a model, beside that of expression, PCA and the model before training.
+
+    Parameters
+    ----------
+    adata
+        Cells, as `workbench.load` gives them or as they were read; counts, or normalised values, which are then said to be no counts.
+    what
+        Key or keys of ``obsm``; or embeddings by name: a table of which the index names cells is put in the cells' order.
+    model
+        Model, or the path of its checkpoint folder, whose layers are read; none when None.
+    layers
+        ``all``, or numbers of layers from 0.
+    hooks
+        What is read of each: ``resid`` (residual stream behind it), ``attn_out``, ``mlp_out``; each for ``<cls>`` and as mean over genes.
+    cell_type, batch, donor
+        Columns of ``obs``; a default that is not there is left out, and the batch is then the donor. Neighbours are searched inside batches.
+    ks
+        Neighbourhood sizes of R_NX.
+    n_draws, convention
+        As in `geometry.space_tables.measure_space`.
+    batch_size, max_tokens, seed, min_gene_share, progress
+        As in `workbench.embed`; the seed is that of draws and of random weights, too.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``features``, ``layer``, ``hook``, and the columns of `geometry.space_tables.measure_space`: ``measure``, ``scope``, ``value``, ``low``,
+        ``high``, ``n``, ``note``. A space that cannot be measured has one row, ``not measured``, whose note says why.
+
+    Raises
+    ------
+    CellsError
+        If a key or column is not there (near matches are listed), an embedding holds NaN, or is of other cells.
+    EvaluationError
+        If no batch has enough cells for the neighbours.
+    HookError
+        If a layer or hook does not exist.
+
+    Notes
+    -----
+    Expression is the leading principal components of the Pearson residuals of 2,000 genes, as many as the model is wide (512 without one); PCA is
+    50 components of their log-normalised values. Where there are no counts, both are of log-normalised values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import workbench
+    >>> from anndata import AnnData
+    >>> cells = AnnData(np.random.default_rng(0).poisson(2.0, (80, 60)).astype(np.float32))
+    >>> cells.obsm["X_mine"] = np.asarray(cells.X[:, :5])
+    >>> table = workbench.geometry(workbench.load(cells, values="counts"), "X_mine", n_draws=0)
+    >>> table["features"].unique().tolist()
+    ['given', 'expression', 'PCA']
+    """
+    cells = as_cells(adata)
+    embeddings = _embeddings(cells, what)
+    if model is None and not embeddings:
+        raise CellsError("Nothing to measure: name a key of obsm, or give a model.")
+    read = None if model is None else as_model(model)
+    kind, block, who = _labels(cells, cell_type, batch, donor)
+    places = {} if read is None else _places(read, layers, hooks)
+    expression, columns = _expression(cells, block, max(ks), seed)
+    neighbors = expression.neighbors if isinstance(expression, Expression) else expression
+
+    def measured(space: Space) -> pd.DataFrame:
+        rows = np.arange(len(space.points)) if space.cells is None else space.cells
+        labels = {
+            name: None if value is None else value[rows]
+            for name, value in (("cell_type", kind), ("batch", block), ("donor", who))
+        }
+        # Against itself expression says how much its own components keep.
+        reference = expression if space.cells is None else neighbors.renumbered()
+        try:
+            table = measure_space(
+                space.points, expression=reference, **labels, ks=ks, n_draws=n_draws, convention=convention, seed=seed
+            )
+        except EvaluationError as error:
+            nothing = ("not measured", "", np.nan, np.nan, np.nan, len(rows), str(error))
+            table = pd.DataFrame([nothing], columns=COLUMNS)
+        place = (space.features, space.layer, space.hook)
+        for at, (name, value) in enumerate(zip(("features", "layer", "hook"), place, strict=True)):
+            table.insert(at, name, np.nan if value is None else value)
+        return table
+
+    found = [measured(Space(GIVEN, None, name, points)) for name, points in embeddings.items()]
+    if read is not None:
+        tokenizer = read.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
+        check_cells(tokenizer, cells.obs_names)
+        for features, one in ((MODEL, read), (UNTRAINED, read.untrained(seed))):
+            streams = pooled(one, tokenizer, list(places), batch_size, progress, features)
+            for name, pool in sorted(streams, key=lambda key: (places[key[0]], key)):
+                layer, hook = places[name]
+                found.append(measured(Space(features, layer, f"{hook} {pool}", streams.pop((name, pool)))))
+    width = _WIDTH if read is None else read.config.d_model
+    found += [measured(space) for space in _baselines(cells, expression, columns, width)]
+    return pd.concat(found, ignore_index=True)
+
+
+def _embeddings(cells: AnnData, what: str | Sequence[str] | Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Embeddings by name, in the order of the cells; refused before any work."""
+    if isinstance(what, Mapping):
+        given = dict(what)
+    else:
+        given = {}
+        for name in [what] if isinstance(what, str) else what:
+            if name not in cells.obsm:
+                raise CellsError(unknown_name("key of obsm", name, map(str, cells.obsm)))
+            given[name] = cells.obsm[name]
+    return {name: _embedding(cells, name, value) for name, value in given.items()}
+
+
+def _embedding(cells: AnnData, name: str, value: Any) -> np.ndarray:
+    if isinstance(value, pd.DataFrame):
+        if not value.index.is_unique or (absent := cells.obs_names.difference(value.index)).size:
+            why = (
+                f"lacks {absent.size} of the {cells.n_obs} cells (first: '{absent[0]}')"
+                if value.index.is_unique
+                else "names a cell twice"
+            )
+            raise CellsError(f"The embedding '{name}' {why}; give it a row per cell, indexed by obs_names.")
+        value = value.loc[cells.obs_names]
+    points = np.asarray(value.toarray() if sp.issparse(value) else value)
+    if points.ndim != 2 or len(points) != cells.n_obs or points.dtype.kind not in "fiu":
+        raise CellsError(
+            f"The embedding '{name}' has the shape {points.shape} and values of type {points.dtype}; it needs a row of numbers for each of "
+            f"{cells.n_obs} cells."
+        )
+    bad = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(bad):
+        raise CellsError(
+            f"The embedding '{name}' holds NaN or infinite values in {len(bad)} of {cells.n_obs} cells (first: '{cells.obs_names[bad[0]]}'); leave these "
+            "cells out."
+        )
+    return points.astype(np.float64)
+
+
+def _labels(
+    cells: AnnData, cell_type: str | None, batch: str | None, donor: str | None
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Cell types, batches and donors; a default that is not there is none, another name is refused."""
+    found = [
+        None if name is None or (name == default and default not in cells.obs) else column(cells, name)
+        for name, default in ((cell_type, "cell_type"), (batch, "batch"), (donor, "donor"))
+    ]
+    if found[1] is None and batch is not None:
+        found[1] = found[2]
+    return found[0], found[1], found[2]
+
+
+def _places(model: CellModel, layers: str | Sequence[int], hooks: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Layer and short name of each hook point to read."""
+    for hook in hooks:
+        if hook not in HOOKS:
+            raise HookError(unknown_name("hook", hook, HOOKS))
+    places = {f"blocks.{layer}.{_PLACES[hook]}": (layer, hook) for layer in layers_of(model, layers) for hook in hooks}
+    return places | ({"blocks.0.hook_resid_pre": (-1, "resid")} if "resid" in hooks else {})
+
+
+def _expression(
+    cells: AnnData, batch: np.ndarray | None, k: int, seed: int
+) -> tuple[Expression | BatchNeighbors, np.ndarray]:
+    """Neighbours of expression, once for all spaces, and the genes that they are of."""
+    if scale_of(cells).counts:
+        leave_out = technical_genes(cells.var_names)
+        found = expression_neighbors(cells.X, batch, leave_out=leave_out, k=k, n_genes=_GENES, seed=seed)
+        return found, found.genes
+    n, total, squares = cells.n_obs, np.zeros(cells.n_vars), np.zeros(cells.n_vars)
+    for part in _logged(cells, None):
+        total += np.asarray(part.sum(0)).ravel()
+        squares += np.asarray(part.multiply(part).sum(0)).ravel()
+    columns = np.sort(np.argsort(-(squares / n - (total / n) ** 2), kind="stable")[:_GENES])
+    values = sp.vstack(list(_logged(cells, columns))).toarray()
+    return batch_neighbors(values, batch, k=k, kind=_LOGGED, seed=seed), columns
+
+
+def _logged(cells: AnnData, columns: np.ndarray | None) -> Iterator[sp.csr_matrix]:
+    """Log-normalised expression of all genes or some, block by block."""
+    scale = scale_of(cells)
+    depth = cells.obs["depth"].to_numpy(dtype=float) if scale.by_depth else None
+    for start, block in row_blocks(cells.X):
+        own = slice(start, start + block.shape[0])
+        totals = scale.totals(block, cells.obs_names[own], None if depth is None else depth[own])
+        yield scale.expression(block if columns is None else block[:, columns], totals)
+
+
+def _baselines(
+    cells: AnnData, expression: Expression | BatchNeighbors, columns: np.ndarray, width: int
+) -> Iterator[Space]:
+    """Expression itself, by its leading components, and PCA as it is usually made."""
+    logged = sp.vstack(list(_logged(cells, columns))).toarray()
+    if isinstance(expression, Expression):
+        rows = np.concatenate(expression.neighbors.rows)
+        order = np.argsort(rows)
+        residuals = np.concatenate([one.dense() for one in expression.residuals])[order]
+        yield Space(EXPRESSION, None, EXPRESSION, _components(residuals, width), rows[order])
+    else:
+        yield Space(EXPRESSION, None, EXPRESSION, _components(logged, width))
+    yield Space(COMPONENTS, None, COMPONENTS, _components(logged, _COMPONENTS))
+
+
+def _components(x: np.ndarray, n: int) -> np.ndarray:
+    return PCA(min(n, *x.shape), svd_solver="covariance_eigh").fit_transform(x)
