@@ -221,7 +221,7 @@ def _embeddings(
             parts = (
                 f"'{name}' has no obsm '{key}';",
                 near_matches(key, known),
-                f"it holds: {', '.join(known) or 'none'}.",
+                f"it holds: {', '.join(sorted(known)) or 'none'}.",
             )
             raise CellsError(" ".join(part for part in parts if part))
         found[key] = _embedding(read(key), n_cells, f"The embedding '{key}' of '{name}'")

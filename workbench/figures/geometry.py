@@ -52,8 +52,8 @@ def geometry_layers(table: pd.DataFrame, hook: str = "", measures: Sequence[Sequ
     drawn = [tuple(one) for one in measures if tuple(one) in there] if measures else there
     if not drawn:
         raise refusal(what, "none of the measures that it draws is in its table.")
-    titles = [label(f"{measure}, {scope}" if scope else measure) for measure, scope in drawn]
-    figure, places, total = facets(titles, 200, 3, 84, spacing=0.08, shared_rows=False)
+    titles = [label(f"{measure}, {scope}" if scope else measure).replace("partial eta squared", "eta²") for measure, scope in drawn]
+    figure, places, total = facets(titles, 190, 4, 84, spacing=0.055, shared_rows=False)
     for i, ((measure, scope), at) in enumerate(zip(drawn, places, strict=True)):
         own = rows[(rows["measure"] == measure) & (rows["scope"] == scope)]
         for j, (source, part) in enumerate(own[own["source"] != BASELINE].groupby("source", sort=False)):
@@ -78,9 +78,10 @@ def geometry_layers(table: pd.DataFrame, hook: str = "", measures: Sequence[Sequ
             )
             if np.isfinite(r.low) and r.high > r.low:
                 figure.add_hrect(y0=r.low, y1=r.high, fillcolor=NULL_EDGE, opacity=0.12, line_width=0, **at)
-        figure.update_xaxes(title="after layer", dtick=1, **at)
+        ticks = sorted(set(own["layer"].dropna()))
+        figure.update_xaxes(title="after layer", tickvals=ticks, ticktext=[_tick(tick) for tick in ticks], **at)
         figure.update_yaxes(nticks=5, **at)
-    subtitle = f"{hook}: one point a cell, n = {span(rows['n'])} cells. Bars: 95 % intervals. Dashed: controls through the same passes. Grey lines: what needs no model."
+    subtitle = f"{hook}: one point a cell, n = {span(rows['n'])} cells. Bars: 95 % intervals. Dashed: controls through the same passes. Grey lines: what needs no model. In: in front of the first layer."
     return dressed(figure, "The shape of what each layer encodes", subtitle, total, above=56, legend=True)
 
 
@@ -115,6 +116,10 @@ def space_likeness(table: pd.DataFrame, measure: str = "debiased CKA") -> go.Fig
     return heatmap(
         cells, names, names, colors_of(cells["value"], measure), "How alike the spaces are", subtitle, ("", "")
     )
+
+
+def _tick(layer: float) -> str:
+    return "in" if layer < 0 else f"{layer:.0f}"
 
 
 def _layer(layer: float) -> str:

@@ -42,23 +42,11 @@ def opening(table: pd.DataFrame, of: str, donors: int) -> Opening:
     untrained = _of(
         rows, lambda r: (r["source"] == SOURCES[UNTRAINED]) & (r["hook"] == STREAM) & (r["layer"] == best["layer"])
     )
-    above = [
-        name
-        for name, other in (("PCA", pca), ("random weights", untrained))
-        if other is not None and best["low"] > other
-    ]
-    under = [
-        name
-        for name, other in (("PCA", pca), ("random weights", untrained))
-        if other is not None and best["high"] < other
-    ]
-    lead = "Yes" if len(above) == 2 else "No" if under or not above else "In part"
-    beside = ", ".join(
-        f"{name} {number(other, 2)}"
-        for name, other in (("PCA", pca), ("random weights", untrained))
-        if other is not None
-    )
-    answer = f"{lead}: at its best, {where(best['layer'])}, the stream's R_NX ({scope}) is {number(best['value'], 2)}; {beside}."
+    compared = [(name, other) for name, other in (("random weights", untrained), ("PCA", pca)) if other is not None]
+    said = [f"{_than(best, other)} {name} ({number(other, 2)})" for name, other in compared]
+    found = f"the stream's R_NX ({scope}) is {number(best['value'], 2)} at its best, {where(best['layer'])}"
+    answer = f"{', '.join(said)}: {found}." if said else f"{found}; nothing stands beside it."
+    answer = answer[0].upper() + answer[1:]
     sure = f"n = {number(best['n'])} cells, 95 % {number(best['low'], 2)} to {number(best['high'], 2)} over {'donors' if donors > 1 else 'cells'}; 0 is chance. Last layer: {number(last['value'], 2)}."
     change = (
         "Other cells could: all figures depend on their number, so compare spaces of the same cells alone."
@@ -131,6 +119,10 @@ def controls(table: pd.DataFrame, passes: Sequence[str], skipped: Mapping[str, s
         held = int((own["low"] > value).sum())
         found.append(Control(name, f"less faithful than {held} of {len(own)} layers", held, len(own)))
     return found
+
+
+def _than(best: pd.Series, other: float) -> str:
+    return "better than" if best["low"] > other else "worse than" if best["high"] < other else "no better or worse than"
 
 
 def _of(rows: pd.DataFrame, chosen: object) -> float | None:

@@ -84,7 +84,7 @@ def report(context: GeometryContext, results: Results) -> Report:
     )
     shown = [name for name in context.passes if name != "model"]
     return Report(
-        title=f"Geometry: {context.config.name}",
+        title="Geometry, layer by layer",
         opening=opening(table, about["of"], donors),
         data=context.cells.uns["workbench"]["source"],
         sections=[section],

@@ -1,0 +1,185 @@
+"""``workbench geometry`` on a tiny checkpoint: values of the table, its controls, and what is refused before any pass."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from helpers import tiny_model
+from openings import told
+
+from workbench.capture import capture
+from workbench.capture.pooled import PooledSink
+from workbench.engine.config import make_config
+from workbench.engine.recipe import execute, plan
+from workbench.errors import EvaluationError, HookError
+from workbench.geometry.space_tables import measure_space
+from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.recipes.geometry.config import GeometryConfig
+from workbench.recipes.geometry.opening import controls, opening
+from workbench.recipes.geometry.recipe import RECIPE
+
+N = 132
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tiny_model(seed=3), tmp_path_factory.mktemp("geometry") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory, checkpoint):
+    """Counts of two types in two donors of sixty cells and one of twelve, with an embedding, and it turned."""
+    from workbench.models import load_model
+
+    names = load_model(checkpoint).vocabulary.genes
+    rng = np.random.default_rng(0)
+    kind = np.arange(N) % 2
+    share = rng.dirichlet(np.ones(len(names)), 2)[kind]
+    counts = rng.poisson(share * rng.uniform(300, 900, N)[:, None]).astype(np.float32)
+    obs = pd.DataFrame(
+        {"kind": np.array(["B", "T"])[kind], "donor": ["a"] * 60 + ["b"] * 60 + ["c"] * 12},
+        index=[f"cell{i}" for i in range(N)],
+    )
+    made = ad.AnnData(sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=list(names)))
+    made.obsm["X_own"] = rng.normal(size=(N, 4))
+    made.obsm["X_turned"] = made.obsm["X_own"] @ np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    path = tmp_path_factory.mktemp("geometry") / "cells.h5ad"
+    made.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(checkpoint, cells):
+    return {
+        "checkpoint": checkpoint,
+        "data": {
+            "name": str(cells),
+            "values": "counts",
+            "cell_type": "kind",
+            "donor": "donor",
+            "embeddings": ["X_own", "X_turned"],
+        },
+        "measures": {"neighbours": [5, 10], "bootstrap": 8, "draws": 4, "trustworthiness": 5, "components": 5},
+        "spaces": {"hooks": ["resid_post", "attn_out"]},
+        "device": "cpu",
+    }
+
+
+@pytest.fixture(scope="module")
+def made(settings, tmp_path_factory):
+    return execute(RECIPE, make_config(GeometryConfig, **settings), tmp_path_factory.mktemp("geometry") / "out")
+
+
+def pick(table, **wanted):
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return table
+
+
+def test_the_table_is_what_the_measures_say_of_a_pass(made):
+    context, table = made.context, made.context.read("geometry")
+    sink = PooledSink()
+    tokens = context.model.tokenizer(context.cells, seed=0)
+    capture(context.model, tokens, "blocks.1.hook_attn_out", sink, progress=False)
+    points = sink.state()["average/blocks.1.hook_attn_out"]
+    donor = context.cells.obs["donor"].astype(str).to_numpy()
+    kind = context.cells.obs["cell_type"].astype(str).to_numpy()
+    own = measure_space(points, cell_type=kind, batch=donor, donor=donor, n_draws=8, seed=0)
+    rows = pick(table, source="model", layer=1.0, hook="attn_out mean").set_index(["measure", "scope"])
+    for line in own.itertuples():
+        np.testing.assert_allclose(rows.loc[(line.measure, line.scope), "value"], line.value, rtol=1e-5)
+
+
+def test_every_pass_has_every_layer(made):
+    table = made.context.read("geometry")
+    assert set(table["source"]) == {"model", "random weights", "genes permuted over cells", "one library size", "baseline"}
+    for source in set(table["source"]) - {"baseline"}:
+        assert sorted(set(pick(table, source=source, hook="resid_post mean")["layer"])) == [-1, 0, 1]
+    assert {"expression", "PCA, 5 components", "X_own", "X_turned"} == set(pick(table, source="baseline")["hook"])
+
+
+def test_an_embedding_and_it_turned_are_alike_and_differ_where_they_must(made):
+    alike = made.context.read("likeness")
+    row = pick(alike, one="X_own", other="X_turned", measure="debiased CKA").iloc[0]
+    assert row["value"] == pytest.approx(1) and row["null_high"] < 0.3
+    values = pick(made.context.read("geometry"), source="baseline").set_index(["hook", "measure", "scope"])["value"]
+    same = [("participation ratio", "covariance"), ("TwoNN", "raw"), ("partial eta squared", "cell type, whole space")]
+    for measure in same:
+        assert values["X_own", *measure] == pytest.approx(values["X_turned", *measure])
+    turned = ("partial eta squared", "cell type, per coordinate")
+    assert values["X_own", *turned] != pytest.approx(values["X_turned", *turned], rel=1e-3)
+
+
+def test_a_small_batch_is_left_out_and_said(made):
+    assert made.results["expression"]["left_out"] == {"c": 12}
+    page = (made.out / "report.html").read_text()
+    assert "it has 12 cells, fewer than neighbourhoods need" in page
+
+
+def test_expression_keeps_its_own_neighbourhoods_and_permuted_genes_none(made):
+    rows = pick(made.context.read("geometry"), measure="R_NX", scope="k = 10")
+    dealt = pick(rows, source="genes permuted over cells", hook="resid_post mean")["value"]
+    assert dealt.abs().max() < 0.1
+    # A space of noise keeps nothing either: chance is 0.
+    assert abs(pick(rows, hook="X_own")["value"].iloc[0]) < 0.05
+
+
+def test_the_opening_is_short_and_names_what_stands_beside(made):
+    table = made.context.read("geometry")
+    said = told(opening(table, made.results["expression"]["of"], 3))
+    assert "random weights (" in said and "PCA" in said and "over donors" in said
+    assert [one.of for one in controls(table, made.context.passes, {})] == [3, 3, 3, 3]
+
+
+def test_nothing_is_done_twice_and_labels_pass_no_cell_again(made, settings):
+    again = plan(RECIPE, make_config(GeometryConfig, **settings), made.out)
+    assert {state.state for state in again.stages} == {"kept"}
+    other = {**settings, "data": {**settings["data"], "cell_type": None}}
+    kept = {one.name: one.state for one in plan(RECIPE, make_config(GeometryConfig, **other), made.out).stages}
+    assert kept["model"] == kept["untrained"] == kept["expression"] == "kept" and kept["measures"] == "to make"
+
+
+def test_no_batch_size_changes_the_table(made, settings, tmp_path):
+    config = {**settings, "controls": [], "spaces": {**settings["spaces"], "batch_size": 7}}
+    own = execute(RECIPE, make_config(GeometryConfig, **config), tmp_path / "out").context.read("geometry")
+    before = pick(made.context.read("geometry"), source="model")
+    after = pick(own, source="model")
+    pd.testing.assert_frame_equal(after.reset_index(drop=True), before.reset_index(drop=True), rtol=2e-3)
+
+
+def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
+    logged = ad.read_h5ad(settings["data"]["name"])
+    logged.X = (logged.X.multiply(1e4 / logged.X.sum(1))).tocsr().log1p()
+    logged.write_h5ad(tmp_path / "logged.h5ad")
+    data = {"name": str(tmp_path / "logged.h5ad"), "values": "log1p:10000", "cell_type": "kind"}
+    config = make_config(GeometryConfig, **{**settings, "data": data, "controls": ["thinned"]})
+    done = execute(RECIPE, config, tmp_path / "out")
+    assert done.results["expression"]["of"] == "log-normalised values"
+    assert "thinned" not in done.results and "needs counts" in (done.out / "report.html").read_text()
+    assert "Counts could" in " ".join(done.opening)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"spaces": {"layers": [7]}}, HookError, "There is no layer 7: this model has layers 0 to 1"),
+        ({"data": {"embeddings": ["X_oun"]}}, Exception, "X_own"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_any_pass(settings, tmp_path, change, error, said):
+    config = {**settings, **{key: {**settings.get(key, {}), **value} for key, value in change.items()}}
+    with pytest.raises(error, match=said):
+        execute(RECIPE, make_config(GeometryConfig, **config), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_embedding_without_a_number_is_refused(settings, tmp_path):
+    holed = ad.read_h5ad(settings["data"]["name"])
+    holed.obsm["X_own"][3, 1] = np.nan
+    holed.write_h5ad(tmp_path / "holed.h5ad")
+    config = {**settings, "data": {**settings["data"], "name": str(tmp_path / "holed.h5ad")}}
+    with pytest.raises(EvaluationError, match=r"obsm\['X_own'\] has 1 cells without finite numbers"):
+        execute(RECIPE, make_config(GeometryConfig, **config), tmp_path / "out")
