@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from workbench import __version__
 from workbench.cells.datasets import load
-from workbench.errors import CellsError, GeneMatchError, OutputError, near_matches, unknown_name
+from workbench.errors import CellsError, GeneMatchError, HookError, OutputError, near_matches, unknown_name
 from workbench.models import CellModel, CellTokenizer
 from workbench.models.devices import Fitting, prefetched
 from workbench.models.load import load_model
@@ -127,6 +127,32 @@ def column(adata: AnnData, name: str) -> np.ndarray:
         )
     values = adata.obs[name]
     return values.astype(object).where(values.notna(), "").astype(str).to_numpy(dtype=object)
+
+
+def chosen_layers(model: CellModel, layers: str | Sequence[int]) -> list[int]:
+    """Numbers of layers, ascending, each once.
+
+    Parameters
+    ----------
+    model
+        Model whose layers these are.
+    layers
+        ``all``, or numbers; negative ones count from the last.
+
+    Raises
+    ------
+    HookError
+        If there is no such layer.
+    """
+    n = model.config.n_layers
+    if isinstance(layers, str):
+        if layers != "all":
+            raise HookError(f"layers is '{layers}'; give 'all' or numbers of layers, such as [0, {n - 1}].")
+        return list(range(n))
+    for layer in layers:
+        if not -n <= layer < n:
+            raise HookError(f"There is no layer {layer}: this model has layers 0 to {n - 1}.")
+    return sorted({layer % n for layer in layers})
 
 
 def rows_of(

@@ -20,14 +20,14 @@ from workbench.cells.expression import panel_expression
 from workbench.cells.genes import MIN_SHARE
 from workbench.cells.groups import make_folds, make_groups
 from workbench.cells.panel import choose_panel
-from workbench.errors import EvaluationError, HookError
+from workbench.errors import EvaluationError
 from workbench.models import CellModel
 from workbench.models.tokens import Tokens
 from workbench.operators.readout import DoubleScaler, score, score_many
 from workbench.operators.readout import probe as untrained_readout
 from workbench.seeds import generator
 from workbench.stats import corrected_difference, null_summary
-from workbench.tools.common import as_cells, as_model, check_cells, column, passes
+from workbench.tools.common import as_cells, as_model, check_cells, chosen_layers, column, passes
 
 CLS, MEAN = POOLS = ("cls", "mean")
 MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
@@ -165,7 +165,7 @@ def _read(
     expression: bool,
 ) -> pd.DataFrame:
     model = as_model(model)
-    wanted = _layers(model, layers)
+    wanted = chosen_layers(model, layers)
     donors = column(adata, "donor") if "donor" in adata.obs else None
     names = adata.obs_names.to_numpy(dtype=str)
     tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
@@ -201,18 +201,6 @@ def _read(
                     }
                 )
     return pd.DataFrame(rows).assign(folds_of=kind_of_folds)
-
-
-def _layers(model: CellModel, layers: str | Sequence[int]) -> list[int]:
-    n = model.config.n_layers
-    if isinstance(layers, str):
-        if layers != "all":
-            raise HookError(f"layers is '{layers}'; give 'all' or numbers of layers, such as [0, {n - 1}].")
-        return list(range(n))
-    for layer in layers:
-        if not -n <= layer < n:
-            raise HookError(f"There is no layer {layer}: this model has layers 0 to {n - 1}.")
-    return sorted({layer % n for layer in layers})
 
 
 def _target(
