@@ -3,13 +3,14 @@
 Genes of a set are expressed alike, detected alike and of one family more often than genes drawn at random, and gene vectors hold all
 of that: under a shuffle of genes nearly every set is found. Here covariates are regressed out of the coordinates first, and what is
 left of a set is laid beside sets of as many genes that are alike in their covariates; what is left of an edge list, beside lists in which
-every gene has as many edges.
+every gene has as many edges, and as many lead between genes of two levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,8 +149,14 @@ def set_tests(
         _, sd = matched_moments(placed.raw, rows, np.zeros(len(strata), dtype=int))
         shuffled = np.full(len(p), np.nan)
         shuffled[: len(mean)] = 2 * norm.sf(np.abs(raw[0, : len(mean)]) / np.maximum(sd, _TINY))
-        found = {"statistic": observed[0], "raw_statistic": raw[0], "null_mean": null.mean, "null_sd": null.sd, "p": p}
-        more = {"p_shuffled": shuffled, "set": name, "kind": kind, "n": len(rows), "draws": null.n}
+        found: dict[str, Any] = {
+            "statistic": observed[0],
+            "raw_statistic": raw[0],
+            "null_mean": null.mean,
+            "null_sd": null.sd,
+            "p": p,
+        }
+        more: dict[str, Any] = {"p_shuffled": shuffled, "set": name, "kind": kind, "n": len(rows), "draws": null.n}
         parts.append(pd.DataFrame(about).assign(**found, **more))
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
 

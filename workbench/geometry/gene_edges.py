@@ -1,8 +1,9 @@
-"""Edge lists between genes: rewired with every gene's number of edges kept, and laid on the axes of gene vectors."""
+"""Edge lists between genes: rewired within strata with every gene's number of edges kept, and laid on the axes of gene vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,18 +54,24 @@ def clean_edges(
 
 
 def rewired(
-    edges: Int[np.ndarray, "edge 2"], n_genes: int, tries: int, rng: np.random.Generator, *, directed: bool = False
+    edges: Int[np.ndarray, "edge 2"],
+    strata: Int[np.ndarray, " gene"],
+    tries: int,
+    rng: np.random.Generator,
+    *,
+    directed: bool = False,
 ) -> Int[np.ndarray, "edge 2"]:
-    """Random edges in which every gene has as many edges as before: two edges exchange an end, again and again.
+    """Random edges in which every gene has as many edges as before, and as many lead between two strata: two edges exchange an end.
 
-    A swap that would make a loop or a pair twice is not done (Maslov & Sneppen, Science 296:910, 2002).
+    Ends change places where both genes are of one stratum, and no loop and no pair twice comes of it (Maslov & Sneppen, Science 296:910, 2002,
+    with strata). So where genes are linked because they are expressed alike, those of the rewired edges are expressed alike as well.
 
     Parameters
     ----------
     edges
         Rows of both genes of each edge, each pair once, no loops.
-    n_genes
-        Number of genes, above every row.
+    strata
+        Stratum of each gene, numbered from 0; all 0 for a rewiring that keeps degrees alone.
     tries
         Swaps that are tried in all.
     rng
@@ -73,9 +80,15 @@ def rewired(
         Keep the numbers of edges from and to each gene apart, so that a regulator stays one. Otherwise an edge has no direction.
     """
     out = edges.copy()
-    first, second = rng.integers(len(edges), size=(2, tries))
-    flip = np.zeros(tries, dtype=bool) if directed else rng.random(tries) < 0.5
-    _swap(out, n_genes, first, second, flip)
+    # Ends that may change places, by stratum: a swap leaves the stratum at each place as it is. Second ends alone give all directed swaps.
+    places = np.arange(1, 2 * len(edges), 2) if directed else np.arange(2 * len(edges))
+    of = strata[edges.ravel()[places]]
+    order = np.argsort(of, kind="stable")
+    size = np.bincount(of, minlength=int(strata.max()) + 1)
+    first = rng.integers(len(places), size=tries)
+    start = (np.cumsum(size) - size)[of[first]]
+    second = order[start + (rng.random(tries) * size[of[first]]).astype(np.int64)]
+    _swap(out, len(strata), places[first], places[second])
     return out
 
 
@@ -96,6 +109,7 @@ def edge_tests(
     placed: Placed,
     name: str,
     edges: Int[np.ndarray, "edge 2"],
+    strata: Int[np.ndarray, " gene"],
     *,
     directed: bool,
     draws: int,
@@ -119,6 +133,8 @@ def edge_tests(
         What the list is called in the table.
     edges
         Rows of both genes, from `clean_edges`.
+    strata
+        Stratum of each gene, from `make_strata`.
     directed
         As in `rewired`.
     draws
@@ -151,15 +167,21 @@ def edge_tests(
     now, changed = edges, []
     for draw in range(draws):
         tries = (_BETWEEN if draw else _FIRST) * len(edges)
-        now = rewired(now, n_genes, tries, generator(seed, "rewired", name, str(draw)), directed=directed)
+        now = rewired(now, strata, tries, generator(seed, "rewired", name, str(draw)), directed=directed)
         changed.append(share_changed(edges, now, n_genes))
         null.add(_of_edges(placed, now, placed.position, placed.direction)[None])
         if null.enough:
             break
     moved = float(np.mean(changed))
     p = null.p() if moved >= min_changed else np.full(len(observed), np.nan)
-    found = {"statistic": observed, "raw_statistic": raw, "null_mean": null.mean, "null_sd": null.sd, "p": p}
-    more = {"p_shuffled": np.nan, "set": name, "kind": "edges", "n": len(edges), "draws": null.n}
+    found: dict[str, Any] = {
+        "statistic": observed,
+        "raw_statistic": raw,
+        "null_mean": null.mean,
+        "null_sd": null.sd,
+        "p": p,
+    }
+    more: dict[str, Any] = {"p_shuffled": np.nan, "set": name, "kind": "edges", "n": len(edges), "draws": null.n}
     return pd.DataFrame(list(placed.rows())).assign(**found, **more)[list(COLUMNS)], moved
 
 
@@ -182,23 +204,21 @@ def _keys(edges: np.ndarray, n: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _swap(edges: np.ndarray, n: int, first: np.ndarray, second: np.ndarray, flip: np.ndarray) -> None:
+def _swap(edges: np.ndarray, n: int, first: np.ndarray, second: np.ndarray) -> None:
     there = set()
     for e in range(len(edges)):
         there.add(min(edges[e, 0], edges[e, 1]) * n + max(edges[e, 0], edges[e, 1]))
     for t in range(len(first)):
-        i, j = first[t], second[t]
-        a, b = edges[i, 0], edges[i, 1]
-        c, d = edges[j, 0], edges[j, 1]
-        if flip[t]:
-            c, d = d, c
+        i, j = first[t] // 2, second[t] // 2
+        side, other_side = first[t] % 2, second[t] % 2
+        b, d = edges[i, side], edges[j, other_side]
+        a, c = edges[i, 1 - side], edges[j, 1 - other_side]
         # a - b and c - d become a - d and c - b.
         one, other = min(a, d) * n + max(a, d), min(c, b) * n + max(c, b)
-        if a == d or c == b or one == other or one in there or other in there:
+        if i == j or a == d or c == b or one == other or one in there or other in there:
             continue
         there.remove(min(a, b) * n + max(a, b))
         there.remove(min(c, d) * n + max(c, d))
         there.add(one)
         there.add(other)
-        edges[i, 1] = d
-        edges[j, 0], edges[j, 1] = c, b
+        edges[i, side], edges[j, other_side] = d, b

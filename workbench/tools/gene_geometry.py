@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -164,7 +165,7 @@ def gene_geometry(
     """
     _check(n_axes, draws, min_cells, level_share, min_changed)
     model = as_model(model)
-    options = {"layers": layers, "batch_size": batch_size, "max_tokens": max_tokens, "seed": seed}
+    options: dict[str, Any] = {"layers": layers, "batch_size": batch_size, "max_tokens": max_tokens, "seed": seed}
     options |= {"min_gene_share": min_gene_share, "progress": progress}
     tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
     match, genes = tokenizer.match, tokenizer.match.genes
@@ -174,8 +175,8 @@ def gene_geometry(
         read_edges(edges, genes)
     level = measured_level(as_cells(adata), match, genes)
     gene_facts(genes, level, np.zeros(len(genes), dtype=int), covariates)
-    by_group = gene_vectors(adata, model, groupby=groupby, what=MODEL, **options)  # type: ignore[arg-type]
-    other = gene_vectors(adata, model.untrained(seed), what=RANDOM, **options)[ALL]  # type: ignore[arg-type]
+    by_group = gene_vectors(adata, model, groupby=groupby, what=MODEL, **options)
+    other = gene_vectors(adata, model.untrained(seed), what=RANDOM, **options)[ALL]
     vectors = by_group.pop(ALL)
     facts = gene_facts(genes, level, vectors.n, covariates)
     seen, valued = vectors.n >= min_cells, np.isfinite(facts.table.to_numpy()).all(1)
@@ -204,7 +205,7 @@ def gene_geometry(
         for kind, asked in kinds.items()
     ]  # fmt: skip
     axes = _judged(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS)), spectrum)
-    linked, lists = _edges(edges, vectors.genes, facts, placed[""], draws, directed, min_changed, seed)
+    linked, lists = _edges(edges, vectors.genes, facts, placed[""], strata, draws, directed, min_changed, seed)
     groups, more = {}, []
     for name, found in by_group.items():
         groups[name] = found.take(kept & (found.n >= min_cells))
@@ -301,6 +302,7 @@ def _edges(
     genes: Sequence[str],
     facts: GeneFacts,
     placed: Placed,
+    strata: np.ndarray,
     draws: int | None,
     directed: bool,
     min_changed: float,
@@ -312,7 +314,7 @@ def _edges(
     for name, rows in every.items():
         used, left_out = clean_edges(rows, facts.family)
         tests, changed = edge_tests(
-            placed, name, used, directed=directed, draws=most, min_changed=min_changed, seed=seed
+            placed, name, used, strata, directed=directed, draws=most, min_changed=min_changed, seed=seed
         )
         parts.append(tests.assign(changed=changed, stuck=changed < min_changed))
         lists.append({"list": name, "given": len(rows), **left_out, "used": len(used), "changed": changed})
@@ -325,7 +327,7 @@ def _judged(tests: pd.DataFrame, spectrum: pd.DataFrame) -> pd.DataFrame:
     """Tests with q over all of them, what each axis is, and what is called of it."""
     q, shuffled = (benjamini_hochberg(tests[name].to_numpy(dtype=float)) for name in ("p", "p_shuffled"))
     kind = {(repr(r.layer), r.source, r.axis): r.axis_is for r in spectrum.itertuples() if r.group == ALL}
-    axis_is = [kind.get((repr(r.layer), r.source, r.axis), "") for r in tests.itertuples()]
+    axis_is = np.array([kind.get((repr(r.layer), r.source, r.axis), "") for r in tests.itertuples()], dtype=object)
     stuck = tests["stuck"].to_numpy(dtype=bool) if "stuck" in tests else np.zeros(len(tests), dtype=bool)
     called = np.where(stuck, STUCK, np.where(q <= _ALPHA, BEYOND, np.where(shuffled <= _ALPHA, NOT_BEYOND, "")))
     out = tests.drop(columns="stuck", errors="ignore")

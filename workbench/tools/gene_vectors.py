@@ -91,11 +91,11 @@ def gene_vectors(
         table = model.gene_embedding(ids).double().cpu().numpy()
     n, total = sums.arrays()
     every = {ALL: (n.sum(0), total.sum(1)), **{name: (n[i], total[:, i]) for i, name in enumerate(groups)}}
-    found = {}
-    for name, (count, added) in every.items():
+    found: dict[str, GeneVectors] = {}
+    for group_name, (count, added) in every.items():
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = added / count[:, None]
-        found[name] = GeneVectors(tuple(genes), tuple(names.values()), count, mean, table)
+        found[group_name] = GeneVectors(tuple(genes), tuple(names.values()), count, mean, table)
     return found
 
 
