@@ -14,6 +14,8 @@ from workbench.errors import EvaluationError, ShapeError
 
 # Genes that each column of the regression needs; a family with fewer genes than so many has no mean of its own.
 _PER_COLUMN, FEWEST_OF_FAMILY = 10, 3
+# Quantiles at which a covariate's line may bend: polynomials alone miss the ends, where genes of many a set lie.
+_KNOTS = (0.05, 0.2, 0.5, 0.8, 0.95)
 _TINY = 1e-9
 
 
@@ -65,10 +67,10 @@ class GeneDesign:
 def make_design(
     covariates: Float[np.ndarray, "gene covariate"], family: Sequence[str] | np.ndarray | None = None
 ) -> GeneDesign:
-    """Regression on rank-normal covariates: their powers up to the third, and products of two, as far as the genes suffice.
+    """Regression on rank-normal covariates: powers up to the third, products of two, and lines that bend, as far as the genes suffice.
 
-    A covariate is brought to normal scores first, so that its scale and outliers mean nothing. Squares and products, then cubes, are
-    left out where there are fewer than ten genes a column. A family with three genes or more has a mean of its own.
+    A covariate is brought to normal scores first, so that its scale and outliers mean nothing. Squares and products, then cubes, then lines that
+    bend at five quantiles, are left out where there are fewer than ten genes a column. A family with three genes or more has a mean of its own.
 
     Parameters
     ----------
@@ -99,7 +101,8 @@ def make_design(
         )
     products = [scores[:, i] * scores[:, j] for i in range(k) for j in range(i, k)]
     columns = [scores]
-    for more in (np.column_stack(products), scores**3):
+    hinges = [np.maximum(scores - norm.ppf(q), 0) for q in _KNOTS]
+    for more in (np.column_stack(products), scores**3, np.hstack(hinges)):
         if sum(part.shape[1] for part in columns) + more.shape[1] > room:
             break
         columns.append(_standard(more))
