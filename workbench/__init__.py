@@ -46,7 +46,10 @@ _WHERE = {
     "Extractor": "workbench.operators.estimator",
     "CellAdaptor": "workbench.operators.cell_adaptor",
     "svd_factors": "workbench.factors.factorise",
-    **{name: "workbench.tools" for name in ("embed", "latent", "attention", "lens", "probe", "patch", "steer")},
+    **{
+        name: "workbench.tools"
+        for name in ("embed", "latent", "attention", "lens", "probe", "patch", "steer", "gene_geometry")
+    },
     "load_gene_sets": "workbench.factors.gene_sets",
     "enrich": "workbench.factors.programs",
     "explore": "workbench.explorer.widget",

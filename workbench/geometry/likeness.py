@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from workbench.errors import EvaluationError
-from workbench.geometry.neighbors import Points, check_points
+from workbench.geometry.neighbors import Points
 
 
 def cka(x: Points, y: Float[np.ndarray, "point other"], *, debiased: bool = True) -> float:
