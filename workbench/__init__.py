@@ -28,7 +28,6 @@ _WHERE = {
     "ablated": "workbench.ablation.edits",
     "Benchmark": "workbench.recipes.benchmark.benchmark",
     "carry_out": "workbench.recipes.carry",
-    "run_gates": "workbench.recipes.gates.recipe",
     "plant_head": "workbench.models.scgpt.planted",
     "write_world": "workbench.planted.folder",
     "make_anchors": "workbench.cells.anchors",

@@ -71,11 +71,34 @@ class Work:
         Where its recipe is, as ``module:name``.
     parts
         Parts of the recipe that are done; all when empty.
+    sections
+        Sections of the configuration that say what is done, one of which must be there; any configuration will do when empty.
     """
 
     config: str
     recipe: str
     parts: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+
+    def check(self, config: BaseModel) -> None:
+        """Refuse a configuration by which nothing would be done.
+
+        Parameters
+        ----------
+        config
+            Configuration of the type that `load_config` gives.
+
+        Raises
+        ------
+        ConfigError
+            If every section that says what is done is absent.
+        """
+        if self.sections and all(getattr(config, name) is None for name in self.sections):
+            names = " and no section ".join(f"'{name}'" for name in self.sections)
+            raise ConfigError(
+                f"The configuration has no section {names}, so there is nothing to do. Add one, which may be empty: "
+                f"{self.sections[-1]}={{}}."
+            )
 
     def load_config(self) -> type[BaseModel]:
         """Type of its configuration."""

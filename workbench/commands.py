@@ -37,15 +37,12 @@ def _configured(arguments: Arguments) -> Any:
     def others() -> dict[str, Any]:
         return {name: command.work.load_config() for name, command in arguments.table.items() if command.work}
 
-    kind = arguments.table[arguments.command].work.load_config()
+    work = arguments.table[arguments.command].work
+    kind = work.load_config()
     device = arguments.device and (f"[{arguments.device}]" if "," in arguments.device else arguments.device)
     more = [f"{key}={value}" for key, value in (("device", device), ("dtype", arguments.dtype)) if value is not None]
     config = read_config(arguments.config, kind, [*arguments.set, *more], others)
-    if arguments.command == "factors" and config.compaction is None and config.factors is None:
-        raise ConfigError(
-            f"'{arguments.config}' has neither a section 'compaction' nor a section 'factors', so nothing would be "
-            "taken apart; add one, it may be empty: --set factors={}"
-        )
+    work.check(config)
     return config
 
 
@@ -160,16 +157,16 @@ def run(arguments: Arguments, config: Any) -> int:
 def gates(arguments: Arguments, config: Any) -> int:
     """Put cohorts through the gates; 1 where a required gate does not pass."""
     done = _carried_out(arguments, config)
-    from workbench.recipes.gates.recipe import gates_text, result_of
+    from workbench.recipes.gates.recipe import gates_text
 
-    result = result_of(done)
+    table, unmet = done.context.read("gates"), done.results["verdict"]["unmet"]
     # By way of pandas, which writes null for what is undefined.
     _answer(
         arguments,
-        lambda: json.loads(result.gates.to_json(orient="records")),
-        lambda: "\n".join([*done.opening, gates_text(result)]),
+        lambda: json.loads(table.to_json(orient="records")),
+        lambda: "\n".join([*done.opening, gates_text(table, unmet, done.out)]),
     )
-    return 1 if result.unmet else 0
+    return 1 if unmet else 0
 
 
 @_working

@@ -79,7 +79,7 @@ _WORKING = (
         commands.run,
         (*_takes_config(_RUN_FOLDER), *_BACKEND),
         ("workbench factors experiments/hematopoiesis.yaml --out artifacts/hematopoiesis --jobs 2 --backend loky",),
-        Work(*_RUN, ("factors",)),
+        Work(*_RUN, ("factors",), ("compaction", "factors")),
     ),
     Command(
         "ablate",

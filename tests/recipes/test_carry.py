@@ -41,6 +41,12 @@ def test_parts_and_the_folder_of_a_command_are_its_own(asked, tmp_path):
         ("apply", {}, (), "apply"),
         ("ablate", {"stdy": {}}, (), "stdy"),
         ("ablate", {}, ["study.cells=3"], "mapping"),
+        (
+            "factors",
+            {"checkpoint": "model", "data": {"name": "pbmc68k"}},
+            (),
+            "section 'compaction' and .* nothing to do",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(command, config, changes, message, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 from anndata import AnnData
+from tqdm import tqdm
 
 from workbench import __version__
 from workbench.ablation.build import prepare
@@ -109,13 +110,16 @@ def ablate(
         study = prepare(model, cells, asked.model_copy(update={"metrics": _DEFAULT[:1]}), grid, **given)
     for name, why in study.notes.items():
         print(f"[ablate] {name} is left out: {why}", file=sys.stderr)
+    backend = backend or Backend()
     made_from = {"workbench": __version__, **identity(study, grid, swept.block)}
     with tempfile.TemporaryDirectory() as temporary:
-        found = sweep(study, grid, swept.block, Path(folder or temporary), backend or Backend(), made_from)
-    return effects_of(study, grid, found, asked.bootstrap)
+        found = sweep(study, grid, swept.block, Path(folder or temporary), backend, made_from)
+    return effects_of(study, grid, found, asked.bootstrap, backend.progress)
 
 
-def effects_of(study: Study, grid: Sequence[Ablation], found: Found, draws: int) -> pd.DataFrame:
+def effects_of(
+    study: Study, grid: Sequence[Ablation], found: Found, draws: int, progress: bool = False
+) -> pd.DataFrame:
     """Table of effects of a sweep.
 
     Parameters
@@ -128,6 +132,8 @@ def effects_of(study: Study, grid: Sequence[Ablation], found: Found, draws: int)
         What the sweep found for each cell.
     draws
         Number of bootstrap draws of each interval.
+    progress
+        Show a progress bar of effects on stderr.
 
     Returns
     -------
@@ -136,9 +142,11 @@ def effects_of(study: Study, grid: Sequence[Ablation], found: Found, draws: int)
     """
     worse = {metric.name: metric.worse for metric in study.metrics}
     groups = study.donors_by_name
-    table = effect_table(
-        dict(found.effects), describe_grid(grid), draws=draws, seed=study.seed, groups=groups, worse=worse
-    )
+    described = describe_grid(grid)
+    n = len(found.effects) * int((described["null"] < 0).sum())
+    with tqdm(total=n, unit="effect", desc="effects", disable=not progress) as bar:
+        more: dict[str, Any] = {"groups": groups, "worse": worse, "bar": bar}
+        table = effect_table(dict(found.effects), described, draws=draws, seed=study.seed, **more)
     table["unit"] = table["metric"].map({metric.name: metric.unit for metric in study.metrics})
     share = {(str(one), one.how): x for one, x in zip(grid, found.fallback_share, strict=True) if one.rotation is None}
     table["fallback_share"] = [share[at] for at in zip(table["ablation"], table["how"], strict=True)]

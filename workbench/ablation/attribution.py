@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from workbench.ablation.edits import Edits
 from workbench.ablation.metrics import Metric, Run, at_least_single
@@ -39,6 +40,7 @@ def attribute(
     draws: int = 0,
     steps: int = 0,
     batch_size: int | None = None,
+    bar: tqdm | None = None,
 ) -> Float[np.ndarray, "layer head cell"]:
     """Estimated effect of ablating each head, per cell.
 
@@ -70,6 +72,8 @@ def attribute(
         Points of the integral; 0 for no integral.
     batch_size
         Cells per pass; the study's when None.
+    bar
+        Progress bar that goes on by one for each cell; none by default.
 
     Raises
     ------
@@ -105,7 +109,12 @@ def attribute(
         estimate = _gradients(model, tokens, edits, ablations, metric.needs, score, _signs(study, tokens, draws), steps)
         return estimate.masked_fill_(~defined[0], torch.nan).cpu().numpy()
 
-    return np.concatenate(list(fitting.parts(len(rows), work)), axis=2)
+    parts = []
+    for part in fitting.parts(len(rows), work):
+        parts.append(part)
+        if bar is not None:
+            bar.update(part.shape[2])
+    return np.concatenate(parts, axis=2)
 
 
 def _gradients(

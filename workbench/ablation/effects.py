@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from scipy.stats import norm
+from tqdm import tqdm
 
 from workbench.errors import EvaluationError
 from workbench.seeds import generator, key
@@ -76,6 +77,7 @@ def effect_table(
     seed: int,
     groups: Int[np.ndarray, " cell"] | None = None,
     worse: dict[str, int] | None = None,
+    bar: tqdm | None = None,
 ) -> pd.DataFrame:
     """Mean effects with intervals, nulls and p values.
 
@@ -92,6 +94,8 @@ def effect_table(
         Donor of each cell; None to draw cells.
     worse
         By metric, as in `Metric`.
+    bar
+        Progress bar that goes on by one for each row of the table; none by default.
 
     Returns
     -------
@@ -149,6 +153,8 @@ def effect_table(
                         "_pool": [_ratio(null[j], np.delete(null, j)) for j in range(len(null))],
                     }
                 )
+                if bar is not None:
+                    bar.update()
             parts.append(_with_p(pd.DataFrame(rows)))
     return pd.concat(parts, ignore_index=True)
 

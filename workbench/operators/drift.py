@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from tqdm import tqdm
 
 from workbench.operators.operator import OperatorSource, thirds
 
 READ, WRITE = "read", "write"
 
 
-def layer_likeness(operators: OperatorSource) -> pd.DataFrame:
+def layer_likeness(operators: OperatorSource, bar: tqdm | None = None) -> pd.DataFrame:
     """Cosine between the mean operators of every two layers.
 
     What all query genes share (the mean over rows) is taken off first: it tells no gene from another, and in attention,
@@ -23,6 +24,8 @@ def layer_likeness(operators: OperatorSource) -> pd.DataFrame:
     ----------
     operators
         Operators of every head of a model, on one panel.
+    bar
+        Progress bar that goes on by one for each layer; none by default.
 
     Returns
     -------
@@ -30,7 +33,7 @@ def layer_likeness(operators: OperatorSource) -> pd.DataFrame:
         ``first``, ``second``, ``cosine``, ``n_heads``, ``n_genes``; both orders of a pair, and each layer with itself.
     """
     n_layers, n_heads = operators.shape
-    flat = np.stack([_own(operators.mean([layer])).ravel() for layer in range(n_layers)])
+    flat = np.stack([_own(_mean(operators, [layer], bar)).ravel() for layer in range(n_layers)])
     norm = np.linalg.norm(flat, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = (flat @ flat.T) / np.outer(norm, norm)
@@ -40,7 +43,11 @@ def layer_likeness(operators: OperatorSource) -> pd.DataFrame:
 
 
 def drift_genes(
-    operators: OperatorSource, genes: Sequence[str], blocks: Sequence[Sequence[int]] = (), top: int = 50
+    operators: OperatorSource,
+    genes: Sequence[str],
+    blocks: Sequence[Sequence[int]] = (),
+    top: int = 50,
+    bar: tqdm | None = None,
 ) -> pd.DataFrame:
     """Genes whose rows (read) or columns (write) hold most of the change from one block of layers to the next.
 
@@ -54,6 +61,8 @@ def drift_genes(
         Layers of each block, from 0; thirds of the model when empty.
     top
         Genes that are listed of each step and side, at most.
+    bar
+        Progress bar that goes on by one for each layer of each block; none by default.
 
     Returns
     -------
@@ -62,7 +71,7 @@ def drift_genes(
         all share), which sums to 1 over all genes of a side.
     """
     chosen = [tuple(block) for block in blocks] or thirds(operators.shape[0])
-    pooled = [operators.mean(block) for block in chosen]
+    pooled = [_mean(operators, block, bar) for block in chosen]
     rows = []
     for i, (one, other) in enumerate(zip(pooled, pooled[1:], strict=False)):
         squared = _own(one - other) ** 2
@@ -72,6 +81,13 @@ def drift_genes(
             step = f"block {i + 1} - block {i + 2}"
             rows += [(step, side, genes[g], rank, share[g]) for rank, g in enumerate(order, start=1)]
     return pd.DataFrame(rows, columns=["step", "side", "gene", "rank", "share"])
+
+
+def _mean(operators: OperatorSource, layers: Sequence[int], bar: tqdm | None) -> Float[np.ndarray, "gene gene"]:
+    found = operators.mean(layers)
+    if bar is not None:
+        bar.update(len(layers))
+    return found
 
 
 def _own(matrix: Float[np.ndarray, "gene gene"]) -> Float[np.ndarray, "gene gene"]:

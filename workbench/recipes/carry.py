@@ -45,7 +45,7 @@ def carry_out(
     Raises
     ------
     ConfigError
-        If there is no such command, a key is unknown, or a value has the wrong type.
+        If there is no such command, a key is unknown, a value has the wrong type, or no section says what to do.
     OutputError
         As `execute` does.
 
@@ -66,6 +66,7 @@ def carry_out(
         made = make_config(kind, **config)
     else:
         made = read_config(config, kind, changes)
+    work.check(made)
     if "out" in kind.model_fields:
         made = made.model_copy(update={"out": out})
     return execute(work.load_recipe(), made, out, backend, work.parts)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from jaxtyping import Float, Int
+from scipy.special import gammaln
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
@@ -31,6 +32,8 @@ MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
 _DRAWS = 1000
 _PANEL = 1200
 _READ = 200
+# Logarithm of the largest float.
+_LARGEST = 709.0
 
 
 def probe(
@@ -65,20 +68,28 @@ def probe(
     pandas.DataFrame
         One row per layer and way of pooling: ``reads`` (the label), ``features`` (model, untrained model or expression), ``layer`` (-1 in front of
         the first), ``pool`` (``cls`` or ``mean`` over genes), ``metric``, ``value`` (mean over folds), ``sd``, ``null_mean``, ``null_high`` (97.5 % quantile)
-        and ``p`` (held-out labels relabelled, 1,000 draws), ``difference`` from expression with ``low``, ``high``, ``p_difference`` (Nadeau and
-        Bengio), ``n_cells``, ``n_folds``, ``folds_of``.
+        and ``p`` (held-out cells relabelled, 1,000 draws), ``p_least`` (no p can be smaller), ``difference`` from expression with ``low``, ``high``,
+        ``p_difference`` (Nadeau and Bengio), ``n_cells``, ``n_folds`` (those with a value; one number alone in a fold has none), ``folds_of``,
+        ``relabelled`` (``cells in folds``, ``cells in donors`` or ``donors``) and ``n_relabellings``.
 
     Raises
     ------
     EvaluationError
-        If fewer than two classes are left.
+        If fewer than two classes are left, or only one where a fold is held out.
     HookError
         If a layer does not exist.
 
     Notes
     -----
     Expression is log-normalised, on the 1,200 matched genes seen in most cells, by as many principal components of the training cells as the
-    model is wide. Where folds are of donors the null relabels cells, not donors, so that its p is too small.
+    model is wide.
+
+    The null gives the labels of held-out cells to other cells of their fold. Where folds are of donors it stays within each donor, because
+    cells of one donor are alike. A label that no donor has two values of is given to other donors as a whole: then ``n_relabellings`` is the
+    number of different ways to do so, and with few donors no p can be small. What is said of one fold was learned from the labels of the others,
+    so that chance agrees over folds: of a score that is linear in the labels of both sides each pair of folds counts twice. The null is therefore taken
+    the square root of two wider about its mean than draws of one fold after the other are. On planted cells without an effect at most one p in twenty
+    is 0.05 or less (measured in the tests).
 
     Examples
     --------
@@ -146,6 +157,26 @@ class _Target:
     values: np.ndarray
     fold: Int[np.ndarray, " cell"]
     rows: Int[np.ndarray, " cell"]
+    donor: np.ndarray | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether no donor has two values, so that only whole donors can be relabelled."""
+        return self.donor is not None and not (pd.Series(self.values).groupby(self.donor).nunique() > 1).any()
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """Block of each cell, inside which cells are relabelled."""
+        return self.fold if self.donor is None else self.donor
+
+    def relabellings(self) -> float:
+        """Number of different relabellings, at most the largest float."""
+        units = pd.DataFrame({"block": self.blocks, "value": self.values})
+        if self.whole:
+            units = units.drop_duplicates().assign(block=0)
+        # All orders of a block, but for those of equal values among themselves.
+        orders, same = (gammaln(units.value_counts(list(by)) + 1).sum() for by in (["block"], ["block", "value"]))
+        return float(np.exp(min(orders - same, _LARGEST)).round())
 
 
 def _read(
@@ -216,7 +247,8 @@ def _target(
                 "Take more cells, fewer folds, or a coarser column."
             )
         known &= np.isin(text, kept)
-    rows = np.flatnonzero(known)
+    # By name: the order of the cells decides no draw.
+    rows = np.flatnonzero(known)[np.argsort(names[known], kind="stable")]
     if len(rows) < 2 * folds:
         raise EvaluationError(f"{len(rows)} cells have a value of '{labels}'; {folds} folds need {2 * folds} at least.")
     own = None if donors is None else donors[rows]
@@ -228,7 +260,14 @@ def _target(
         )
     fold = make_folds(groups, np.zeros(len(rows)) if number else text[rows], folds, seed)
     found = values.to_numpy(dtype=float)[rows] if number else text[rows]
-    return _Target(labels, "depth" if number else "classes", found, fold, rows), "cells" if donors is None else "donors"
+    for k in np.unique(fold):
+        if not number and len(only := np.unique(found[fold != k])) < 2:
+            raise EvaluationError(
+                f"Outside one of the {folds} folds every cell has the {labels} '{only[0]}', so that a probe would learn nothing there. Take "
+                "more folds, or more donors."
+            )
+    kind = "depth" if number else "classes"
+    return _Target(labels, kind, found, fold, rows, own), "cells" if donors is None else "donors"
 
 
 def _streams(
@@ -268,29 +307,53 @@ def _scores(
 
 
 def _described(found: dict[str, Any], base: dict[str, Any] | None, target: _Target, folds: int) -> dict[str, Any]:
-    values = found["values"]
-    row = {"metric": found["metric"], "value": values.mean(), "sd": values.std(ddof=1)}
-    null = dict.fromkeys(("null_mean", "null_high", "p"), float("nan"))
+    # A fold of one value alone has no rank correlation.
+    values = found["values"][known := np.isfinite(found["values"])]
+    row = {"metric": found["metric"], "value": values.mean() if len(values) else np.nan}
+    row["sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
+    null = dict.fromkeys(("null_mean", "null_high", "p", "p_least", "n_relabellings"), float("nan"))
+    relabelled = ""
     if target.kind != "expression":
-        drawn = null_summary(row["value"], _null(found["said"], target))
-        null = {name: drawn[name] for name in null}
+        drawn, n = null_summary(row["value"], _null(found["said"], target)), target.relabellings()
+        null = {name: drawn[name] for name in ("null_mean", "null_high")}
+        # Draws may miss the labels as they are, which are one of so many relabellings.
+        least = 1 / min(1 + _DRAWS, n)
+        null |= {"p": np.maximum(drawn["p"], least), "p_least": least, "n_relabellings": n}
+        relabelled = "donors" if target.whole else f"cells in {'folds' if target.donor is None else 'donors'}"
     names = ("difference", "low", "high", "p")
     apart = dict.fromkeys(names, float("nan"))
     if base is not None:
-        apart |= {k: v for k, v in corrected_difference(values - base["values"], 1 / folds).items() if k in names}
+        lead = values - base["values"][known]
+        apart |= {k: v for k, v in corrected_difference(lead[np.isfinite(lead)], 1 / folds).items() if k in names}
     difference = {("p_difference" if name == "p" else name): apart[name] for name in names}
-    return {**row, **null, **difference, "n_cells": len(target.rows), "n_folds": len(values)}
+    sizes = {"n_cells": len(target.rows), "n_folds": len(values)}
+    return {**row, **null, **difference, **sizes, "relabelled": relabelled}
 
 
 def _null(said: np.ndarray, target: _Target) -> Float[np.ndarray, " draw"]:
-    """Mean score over folds where the labels of each fold's cells are dealt anew: what was learned of them is then worth nothing."""
-    total = np.zeros(_DRAWS)
+    """Mean score over folds where the labels of judged cells, or of their donors, are dealt anew; see the notes of `probe`."""
+    names, truth = np.unique(target.values, return_inverse=True)
+    if target.kind == "classes":
+        # A readout says no other class than these.
+        said = np.searchsorted(names, said)
+    donors, first, of_donor = np.unique(target.blocks, return_index=True, return_inverse=True)
+    if target.whole:
+        dealt = _dealt(truth[first], "donors")
+    scores = []
     for k in np.unique(target.fold):
-        test = target.fold == k
-        truth, own = target.values[test], said[test]
-        if target.kind == "classes":
-            number = {name: i for i, name in enumerate(np.unique(np.concatenate([truth, own])))}
-            truth, own = (np.array([number[name] for name in side]) for side in (truth, own))
-        draws = generator(0, "probe null", str(k)).permuted(np.tile(truth, (_DRAWS, 1)), axis=1)
-        total += next(iter(score_many(target.kind, draws, own[None]).values()))
-    return total / len(np.unique(target.fold))
+        test = np.flatnonzero(target.fold == k)
+        draws = np.empty((_DRAWS, len(test)), dtype=truth.dtype)
+        for block in np.unique(of_donor[test]):
+            here = of_donor[test] == block
+            draws[:, here] = dealt[:, [block]] if target.whole else _dealt(truth[test[here]], str(donors[block]))
+        of = draws if target.kind == "classes" else names[draws]
+        scores.append(next(iter(score_many(target.kind, of, said[None, test]).values())))
+    each = np.array(scores)
+    known = np.isfinite(each)
+    mean = np.where(known, each, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    middle = np.nanmean(mean) if np.isfinite(mean).any() else np.nan
+    return middle + np.sqrt(2) * (mean - middle)
+
+
+def _dealt(truth: Int[np.ndarray, " unit"], block: str) -> Int[np.ndarray, "draw unit"]:
+    return generator(0, "probe null", block).permuted(np.tile(truth, (_DRAWS, 1)), axis=1)

@@ -118,6 +118,17 @@ def test_the_order_of_the_cells_in_the_file_does_not_change_the_numbers(made, co
     assert_close(*both)
 
 
+def test_stages_say_how_far_they_are(config, tmp_path, capsys):
+    asked = config("attribution=true", "study.metrics=[cell_shift,label_loss]")
+    rows = len(effects_of(asked, tmp_path, Backend())) * asked.draws
+    said = capsys.readouterr().err
+    agreement = table(tmp_path, "agreement")
+    assert f"{rows // asked.draws}/{rows // asked.draws} [" in said.split("effects: 100%")[1].split("\r")[0]
+    assert f"{rows}/{rows} [" in said.split("draws: 100%")[1].split("\r")[0]
+    cells = agreement["n_cells"].sum()
+    assert f"{cells}/{cells} [" in said.split("attribution: 100%")[1] and "cell/s" in said.split("attribution: 100%")[1]
+
+
 def test_cells_may_stay_on_the_disk(config, tmp_path):
     assert_close(effects_of(config("data.backed=true"), tmp_path / "a"), effects_of(config(), tmp_path / "b"))
 

@@ -16,6 +16,7 @@ from processes import kill_once
 
 from workbench.cli import main
 from workbench.engine.config import read_config
+from workbench.engine.recipe import execute
 from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table
 from workbench.errors import ConfigError, EvaluationError
@@ -26,7 +27,7 @@ from workbench.planted.folder import write_world
 from workbench.recipes.gates.config import GatesConfig
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.maps import CONTROLS, DRAWN, MODEL, NEGATIVES, PER_ANCHOR, WHOLE
-from workbench.recipes.gates.recipe import GatesResult, gates_text, run_gates, stages
+from workbench.recipes.gates.recipe import RECIPE, gates_text, stages
 
 QUICK = ("adaptor.steps=25", "adaptor.k=4", "refits=1", "head_refits=2", "control_draws=2")
 
@@ -52,6 +53,14 @@ def settings(config, *more):
     return read_config(config, GatesConfig, [*QUICK, *more])
 
 
+def run_gates(config, out, backend=None):
+    return execute(RECIPE, config, out, backend)
+
+
+def unmet(done):
+    return done.results["verdict"]["unmet"]
+
+
 @pytest.fixture(scope="module")
 def done(config, tmp_path_factory):
     return run_gates(settings(config), tmp_path_factory.mktemp("run"))
@@ -59,7 +68,7 @@ def done(config, tmp_path_factory):
 
 @pytest.mark.slow
 def test_damage_to_any_file_of_finished_gates_is_found(config, done, tmp_path):
-    assert_undamaged(done.out, tmp_path / "out", lambda out: bool(run_gates(settings(config), out).unmet))
+    assert_undamaged(done.out, tmp_path / "out", lambda out: bool(unmet(run_gates(settings(config), out))))
 
 
 def gates(result):
@@ -70,14 +79,14 @@ def gates(result):
 
 
 def test_all_seven_gates_pass_on_every_cohort_but_the_doomed_one(done):
-    assert done.unmet == ()
-    for (cohort, role), own in done.gates.groupby(["cohort", "role"]):
+    assert unmet(done) == []
+    for (cohort, role), own in gates(done).groupby(["cohort", "role"]):
         statuses = own.set_index("gate")["status"].to_dict()
         if role == "expected to fail":
             assert "fail" in statuses.values() and len(statuses) == 5
         else:
             assert list(statuses) == list(GATES) and set(statuses.values()) == {"pass"}, cohort
-    assert set(done.gates["spec"]) == {SPEC.hash}
+    assert set(gates(done)["spec"]) == {SPEC.hash}
 
 
 def test_the_screen_puts_the_planted_head_first_with_controls_beside_it(done):
@@ -249,7 +258,7 @@ def test_status_and_json_of_a_run_that_does_not(alone, tmp_path, capsys):
 
 def test_without_a_doomed_cohort_gate_seven_is_not_applicable(alone, tmp_path):
     result = run_gates(settings(alone), tmp_path / "run")
-    assert result.unmet == ("internal: expected to fail (not applicable)",)
+    assert unmet(result) == ["internal: expected to fail (not applicable)"]
     report = (result.out / "report.html").read_text(encoding="utf-8")
     assert "no cohort is external" in report and "no cohort is expected to fail" in report
     assert not (result.out / "tables" / "screen.csv").exists()
@@ -277,8 +286,8 @@ def test_what_is_wrong_is_one_line(config, folder, tmp_path, capsys, more, said)
 @pytest.mark.slow
 def test_attention_operators_come_from_the_internal_cells(config, tmp_path):
     result = run_gates(settings(config, "operator=attention", "screen=false"), tmp_path / "run")
-    assert set(result.gates["cohort"]) == {"internal", "external", "zero_shot", "off_graph"}
-    found = result.gates.set_index(["cohort", "gate"])["status"]
+    assert set(gates(result)["cohort"]) == {"internal", "external", "zero_shot", "off_graph"}
+    found = gates(result).set_index(["cohort", "gate"])["status"]
     assert found["external", "branch holdout"] == "pass" and found["off_graph", "branch holdout"] == "fail"
 
 
@@ -352,8 +361,7 @@ def test_a_cohort_called_na_counts_as_any_other(named, capsys):
     capsys.readouterr()
     assert main([*arguments(path, out), "--json"]) == 1
     assert {row["cohort"] for row in json.loads(capsys.readouterr().out)} == {"1e5", "NA", "None"}
-    unmet = tuple(metrics["stages"]["verdict"]["unmet"])
-    said = gates_text(GatesResult(out, read_table(out / "tables" / "gates.csv"), unmet))
+    said = gates_text(read_table(out / "tables" / "gates.csv"), metrics["stages"]["verdict"]["unmet"], out)
     assert "Not passed, though required: NA: donor holdout (not applicable)." in said
     assert "  NA, donor holdout: No holdout can be made: the data name no donors." in said
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
+from tqdm import tqdm
 
 from workbench.ablation.ablate import effects_of
 from workbench.ablation.attribution import AGREE, DRAWS, METHODS, attribute, compare_attribution
@@ -49,7 +50,8 @@ def effects_stage(context: AblationContext, folder: Path, results: Results) -> R
         Results of other stages, of which none is needed.
     """
     draws = context.config.study.bootstrap
-    context.write({"effects": effects_of(context.study, context.grid, context.found("sweep"), draws)})
+    table = effects_of(context.study, context.grid, context.found("sweep"), draws, context.backend.progress)
+    context.write({"effects": table})
     return {}
 
 
@@ -69,11 +71,14 @@ def draws_stage(context: AblationContext, folder: Path, results: Results) -> Res
     donors, grid = study.donors_by_name, describe_grid(context.grid)
     number = split_cells([study.tokens.cell_ids[i] for i in study.by_name], config.draws, config.seed)
     tables = []
-    for i in range(config.draws):
-        here = number == i
-        groups = None if donors is None else donors[here]
-        values = {name: x[:, here] for name, x in effects.items()}
-        tables.append(effect_table(values, grid, draws=config.study.bootstrap, seed=config.seed, groups=groups))
+    n = config.draws * len(effects) * int((grid["null"] < 0).sum())
+    with tqdm(total=n, unit="effect", desc="draws", disable=not context.backend.progress) as bar:
+        fixed: dict[str, Any] = {"draws": config.study.bootstrap, "seed": config.seed, "bar": bar}
+        for i in range(config.draws):
+            here = number == i
+            groups = None if donors is None else donors[here]
+            values = {name: x[:, here] for name, x in effects.items()}
+            tables.append(effect_table(values, grid, groups=groups, **fixed))
     context.write({"draws": over_draws(tables)})
     return {}
 
@@ -221,24 +226,28 @@ def attribution_stage(context: AblationContext, folder: Path, results: Results) 
     shape, found = context.model.config, context.found("sweep")
     rows, cells = list(context.heads.values()), study.by_name.tolist()
     tables, agreement = [], []
-    for metric in context.differentiable:
-        exact = found.effects[metric.name][rows]
-        steady = reliability(exact, seed)
-        for method, draws in zip(METHODS[:2], (0, DRAWS), strict=True):
-            began = time.perf_counter()
-            estimate = attribute(study, metric, cells, how, draws=draws)
-            seconds = time.perf_counter() - began
-            with warnings.catch_warnings():
-                # The table of agreement and the report say it; the second order is tried next.
-                warnings.simplefilter("ignore", UserWarning)
-                each = exact.reshape(shape.n_layers, shape.n_heads, -1)
-                table, rho = compare_attribution(estimate, each, metric.name, method)
-            tables.append(table)
-            line = {"metric": metric.name, "method": method, "how": how, "spearman": rho, "split_half": steady}
-            more = {"n_heads": len(table), "n_cells": len(cells), "seconds": seconds, "agrees": bool(rho >= AGREE)}
-            agreement.append({**line, **more})
-            if rho >= AGREE:
-                break
+    n = len(context.differentiable) * len(cells)
+    with tqdm(total=n, unit="cell", desc="attribution", disable=not context.backend.progress) as bar:
+        for metric in context.differentiable:
+            exact = found.effects[metric.name][rows]
+            steady = reliability(exact, seed)
+            for method, draws in zip(METHODS[:2], (0, DRAWS), strict=True):
+                if draws:
+                    bar.total += len(cells)
+                began = time.perf_counter()
+                estimate = attribute(study, metric, cells, how, draws=draws, bar=bar)
+                seconds = time.perf_counter() - began
+                with warnings.catch_warnings():
+                    # The table of agreement and the report say it; the second order is tried next.
+                    warnings.simplefilter("ignore", UserWarning)
+                    each = exact.reshape(shape.n_layers, shape.n_heads, -1)
+                    table, rho = compare_attribution(estimate, each, metric.name, method)
+                tables.append(table)
+                line = {"metric": metric.name, "method": method, "how": how, "spearman": rho, "split_half": steady}
+                more = {"n_heads": len(table), "n_cells": len(cells), "seconds": seconds, "agrees": bool(rho >= AGREE)}
+                agreement.append({**line, **more})
+                if rho >= AGREE:
+                    break
     context.write({"attribution": pd.concat(tables, ignore_index=True), "agreement": pd.DataFrame(agreement)})
     return {}
 

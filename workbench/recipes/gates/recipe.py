@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,13 @@ import pandas as pd
 from workbench.cells.datasets import values_hash
 from workbench.console import columns
 from workbench.engine.plan import Expected, Load
-from workbench.engine.recipe import Executed, Recipe, execute
+from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage
-from workbench.engine.sweep import Backend
 from workbench.errors import EvaluationError, unknown_name
 from workbench.evidence.gate_spec import GATES, SPEC
 from workbench.files import digest
 from workbench.operators.operator import check_spec
 from workbench.recipes.gates.cohorts import cohorts_stage
-from workbench.recipes.gates.config import GatesConfig
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.gates import gates_stage, verdict_stage
 from workbench.recipes.gates.geometry import geometry_stage
@@ -31,74 +29,27 @@ from workbench.recipes.gates.sections import report
 from workbench.recipes.loads import passes_load
 
 
-@dataclass(frozen=True)
-class GatesResult:
-    """What `run_gates` found.
-
-    Attributes
-    ----------
-    out
-        Folder with ``report.html``, ``metrics.json``, ``manifest.json``, ``tables/`` and ``figures/``.
-    gates
-        One row per cohort and gate, of the configured feature map.
-    unmet
-        Required gates that did not pass, as sentences; empty where all pass.
-    """
-
-    out: Path
-    gates: pd.DataFrame
-    unmet: tuple[str, ...]
-
-
-def run_gates(config: GatesConfig, out: Path, backend: Backend | None = None) -> GatesResult:
-    """Put cohorts of cells through the gates, screen every head, and report.
-
-    Parameters
-    ----------
-    config
-        Cohorts, operator, adaptor, and which gates have to pass.
-    out
-        Folder of the run; finished stages and tasks in it whose inputs are unchanged are kept.
-    backend
-        Who does the tasks; one after the other in this process by default.
-
-    Returns
-    -------
-    GatesResult
-        Also where a required gate does not pass, which is no error.
-    """
-    return result_of(execute(RECIPE, config, out, backend))
-
-
-def result_of(done: Executed) -> GatesResult:
-    """What was found by a gate run that was carried out.
-
-    Parameters
-    ----------
-    done
-        Answer of `execute` for this recipe.
-    """
-    return GatesResult(done.out, done.context.read("gates"), tuple(done.results["verdict"]["unmet"]))
-
-
-def gates_text(result: GatesResult) -> str:
+def gates_text(gates: pd.DataFrame, unmet: Sequence[str], out: Path) -> str:
     """The table of gates as text, and what did not pass.
 
     Parameters
     ----------
-    result
-        Answer of `run_gates`, of a run that passes or not.
+    gates
+        Table of this name, which the run has written.
+    unmet
+        Required gates that did not pass, as sentences; the stage ``verdict`` lists them.
+    out
+        Folder of the run, with its report.
     """
-    table = result.gates
-    shown = table[
+    shown = gates[
         ["cohort", "role", "gate", "value", "rule", "threshold", "null_mean", "margin", "n", "unit", "p", "status"]
     ]
     lines = shown.to_string(index=False, na_rep="-", line_width=columns(), float_format=lambda value: f"{value:.3g}")
-    notes = [f"  {row.cohort}, {row.gate}: {row.note}" for row in table.itertuples() if row.status == "not applicable"]
-    said = f"Not passed, though required: {'; '.join(result.unmet)}." if result.unmet else "All required gates pass."
+    notes = [f"  {row.cohort}, {row.gate}: {row.note}" for row in gates.itertuples() if row.status == "not applicable"]
+    said = f"Not passed, though required: {'; '.join(unmet)}." if unmet else "All required gates pass."
     more = ["Not applicable:", *notes] if notes else []
     spec = f"Gates of spec {SPEC.hash}."
-    return "\n".join([lines, *more, spec, said, f"Report: {result.out / 'report.html'}"])
+    return "\n".join([lines, *more, spec, said, f"Report: {out / 'report.html'}"])
 
 
 def stages(context: GatesContext) -> list[Stage]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from workbench.engine.stages import Result, Results
 from workbench.errors import ShapeError
 from workbench.operators.drift import drift_genes, layer_likeness
+from workbench.operators.operator import thirds
 from workbench.operators.store import StoredOperators
 
 if TYPE_CHECKING:
@@ -32,9 +35,13 @@ def drift_stage(context: RunContext, _: Path, __: Results) -> Result:
         ``tables``; of a model too shallow for blocks ``skipped`` instead, with the reason.
     """
     operators: StoredOperators = context.operators
+    n_layers = operators.shape[0]
     try:
-        genes = drift_genes(operators, operators.genes, context.config.adaptor.blocks)
+        blocks = context.config.adaptor.blocks or thirds(n_layers)
     except ShapeError as error:
         return {"skipped": str(error)}
-    context.write(dict(zip(TABLES, (layer_likeness(operators), genes), strict=True)))
+    n = n_layers + sum(map(len, blocks))
+    with tqdm(total=n, unit="layer", desc="drift", disable=not context.backend.progress) as bar:
+        found = layer_likeness(operators, bar), drift_genes(operators, operators.genes, blocks, bar=bar)
+    context.write(dict(zip(TABLES, found, strict=True)))
     return {"tables": TABLES}

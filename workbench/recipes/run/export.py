@@ -67,7 +67,7 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     inner = inner_latents(lambda held: without(*set(of_fold[held].tolist())), of_fold)
     readouts = {
         endpoint.name: fit_readout(z, endpoint, inner, hidden=config.readout.hidden, seed=config.seed)
-        for endpoint in tqdm(context.endpoints, unit="readout", desc="algorithm")
+        for endpoint in tqdm(context.endpoints, unit="readout", desc="algorithm", disable=not context.backend.progress)
         if len(set(endpoint.target[endpoint.cells].tolist())) > 1
     }
     folded, offset = fold(matrix, fitted.encoder_, fitted.bias_)

@@ -37,7 +37,7 @@ def gates_stage(context: RunContext, settings: RunGatesConfig, _: Path, __: Resu
     """
     anchors, adaptor, tables = context.anchors(), context.config.adaptor, []
     every = [(name, draw) for name in (adaptor.name, *ANCHOR_CONTROLS) for draw in context.draws(name)]
-    for name, draw in tqdm(every, unit="feature map", desc="gates"):
+    for name, draw in tqdm(every, unit="feature map", desc="gates", disable=not context.backend.progress):
         own = name == adaptor.name
         if own and adaptor.feature_map == "topk":
             gates = [Gate(gate, "not applicable", note=BIASED) for gate in GATES[:-1]]

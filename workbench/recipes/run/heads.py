@@ -52,7 +52,12 @@ def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
     again = sum(len(context.draws(name)) if name in DRAWN else 1 + settings.refits for name in maps)
     of_head, n_heads = len(random) * (1 + settings.head_refits), math.prod(context.operators.shape)
     of_projections = n_heads * settings.control_draws * len(random)
-    with tqdm(total=n_heads * of_head + of_projections + again * each, unit="fit", desc="heads") as bar:
+    with tqdm(
+        total=n_heads * of_head + of_projections + again * each,
+        unit="fit",
+        desc="heads",
+        disable=not context.backend.progress,
+    ) as bar:
         for layer, head in np.ndindex(*context.operators.shape):
             features = anchors.centroids @ context.operators.head(layer, head)
             # Relabellings of its own: with the same for all, the pooled null would be few draws, each seen by every head.
@@ -167,7 +172,7 @@ def sensitivity_stage(context: RunContext, settings: SensitivityConfig, _: Path,
     grid: list[tuple[str, dict[str, float]]] = [("k", {"k": k}) for k in settings.ks]
     grid += [("alpha x beta", {"alpha": a, "beta": b}) for a in settings.alphas for b in settings.betas]
     rows = []
-    for swept, changes in tqdm(grid, unit="setting", desc="sensitivity"):
+    for swept, changes in tqdm(grid, unit="setting", desc="sensitivity", disable=not context.backend.progress):
         adaptor = context.adaptor(**changes)
         fitted = clone(adaptor).fit(features, between, anchors.weights)
         kept = trustworthiness(features, fitted.transform(features), min(_NEIGHBOURS, (len(anchors) - 1) // 2))

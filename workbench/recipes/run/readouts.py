@@ -48,7 +48,7 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     fixed: dict[str, Any] = {"seed": config.seed, "hidden": config.readout.hidden, "names": cells.names}
     draws = config.evaluation.permutations
     n = len(every) + len(RANDOM) * len(context.draws(RANDOM[0]))
-    with tqdm(total=n, unit="representation", desc="readouts") as bar:
+    with tqdm(total=n, unit="representation", desc="readouts", disable=not context.backend.progress) as bar:
         rows = cross_validate(every, context.endpoints, of_fold, permutations=draws, bar=bar, **fixed)
         rows += _random_controls(context, rows, fixed | {"bar": bar})
     folds = [
