@@ -52,7 +52,10 @@ def geometry_layers(table: pd.DataFrame, hook: str = "", measures: Sequence[Sequ
     drawn = [tuple(one) for one in measures if tuple(one) in there] if measures else there
     if not drawn:
         raise refusal(what, "none of the measures that it draws is in its table.")
-    titles = [label(f"{measure}, {scope}" if scope else measure).replace("partial eta squared", "eta²") for measure, scope in drawn]
+    titles = [
+        label(f"{measure}, {scope}" if scope else measure).replace("partial eta squared", "eta²")
+        for measure, scope in drawn
+    ]
     figure, places, total = facets(titles, 190, 4, 84, spacing=0.055, shared_rows=False)
     for i, ((measure, scope), at) in enumerate(zip(drawn, places, strict=True)):
         own = rows[(rows["measure"] == measure) & (rows["scope"] == scope)]

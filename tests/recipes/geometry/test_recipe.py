@@ -79,6 +79,7 @@ def pick(table, **wanted):
     return table
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_measures_say_of_a_pass(made):
     context, table = made.context, made.context.read("geometry")
     sink = PooledSink()
@@ -93,14 +94,22 @@ def test_the_table_is_what_the_measures_say_of_a_pass(made):
         np.testing.assert_allclose(rows.loc[(line.measure, line.scope), "value"], line.value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_pass_has_every_layer(made):
     table = made.context.read("geometry")
-    assert set(table["source"]) == {"model", "random weights", "genes permuted over cells", "one library size", "baseline"}
+    assert set(table["source"]) == {
+        "model",
+        "random weights",
+        "genes permuted over cells",
+        "one library size",
+        "baseline",
+    }
     for source in set(table["source"]) - {"baseline"}:
         assert sorted(set(pick(table, source=source, hook="resid_post mean")["layer"])) == [-1, 0, 1]
     assert {"expression", "PCA, 5 components", "X_own", "X_turned"} == set(pick(table, source="baseline")["hook"])
 
 
+@pytest.mark.slow
 def test_an_embedding_and_it_turned_are_alike_and_differ_where_they_must(made):
     alike = made.context.read("likeness")
     row = pick(alike, one="X_own", other="X_turned", measure="debiased CKA").iloc[0]
@@ -113,12 +122,14 @@ def test_an_embedding_and_it_turned_are_alike_and_differ_where_they_must(made):
     assert values["X_own", *turned] != pytest.approx(values["X_turned", *turned], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_small_batch_is_left_out_and_said(made):
     assert made.results["expression"]["left_out"] == {"c": 12}
     page = (made.out / "report.html").read_text()
     assert "it has 12 cells, fewer than neighbourhoods need" in page
 
 
+@pytest.mark.slow
 def test_expression_keeps_its_own_neighbourhoods_and_permuted_genes_none(made):
     rows = pick(made.context.read("geometry"), measure="R_NX", scope="k = 10")
     dealt = pick(rows, source="genes permuted over cells", hook="resid_post mean")["value"]
@@ -127,6 +138,7 @@ def test_expression_keeps_its_own_neighbourhoods_and_permuted_genes_none(made):
     assert abs(pick(rows, hook="X_own")["value"].iloc[0]) < 0.05
 
 
+@pytest.mark.slow
 def test_the_opening_is_short_and_names_what_stands_beside(made):
     table = made.context.read("geometry")
     said = told(opening(table, made.results["expression"]["of"], 3))
@@ -134,6 +146,7 @@ def test_the_opening_is_short_and_names_what_stands_beside(made):
     assert [one.of for one in controls(table, made.context.passes, {})] == [3, 3, 3, 3]
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice_and_labels_pass_no_cell_again(made, settings):
     again = plan(RECIPE, make_config(GeometryConfig, **settings), made.out)
     assert {state.state for state in again.stages} == {"kept"}
@@ -142,6 +155,7 @@ def test_nothing_is_done_twice_and_labels_pass_no_cell_again(made, settings):
     assert kept["model"] == kept["untrained"] == kept["expression"] == "kept" and kept["measures"] == "to make"
 
 
+@pytest.mark.slow
 def test_no_batch_size_changes_the_table(made, settings, tmp_path):
     config = {**settings, "controls": [], "spaces": {**settings["spaces"], "batch_size": 7}}
     own = execute(RECIPE, make_config(GeometryConfig, **config), tmp_path / "out").context.read("geometry")
@@ -150,6 +164,7 @@ def test_no_batch_size_changes_the_table(made, settings, tmp_path):
     pd.testing.assert_frame_equal(after.reset_index(drop=True), before.reset_index(drop=True), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
     logged = ad.read_h5ad(settings["data"]["name"])
     logged.X = (logged.X.multiply(1e4 / logged.X.sum(1))).tocsr().log1p()
