@@ -138,7 +138,7 @@ def edge_tests(
     directed
         As in `rewired`.
     draws
-        Rewired lists, at most.
+        Rewired lists that are drawn, at most.
     min_changed
         Share of the edges that a rewired list must have lost, on average; with less there is no p.
     seed

@@ -69,8 +69,8 @@ def gene_vectors(
     labels = np.full(len(adata), "", dtype=object) if groupby is None else column(adata, groupby)
     groups = [name for name in sorted(set(labels)) if name]
     if ALL in groups or (groupby is not None and not groups):
-        found = f"calls a group '{ALL}', which stands for every cell" if groups else "names no group"
-        raise EvaluationError(f"The column '{groupby}' {found}; rename it, or take another column.")
+        wrong = f"calls a group '{ALL}', which stands for every cell" if groups else "names no group"
+        raise EvaluationError(f"The column '{groupby}' {wrong}; rename it, or take another column.")
     tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
     check_cells(tokenizer, adata.obs_names)
     genes = tokenizer.match.genes
