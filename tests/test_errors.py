@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import re
 from pathlib import Path
@@ -42,6 +43,31 @@ def test_every_error_is_a_workbench_error_with_a_sentence_of_its_own():
     assert len({kind.__doc__ for kind in kinds}) == len(kinds)
     # Callers that know nothing of the workbench can catch what is wrong with their input.
     assert issubclass(WorkbenchError, ValueError)
+
+
+def raised() -> list[tuple[str, str]]:
+    """Where an error is raised with a literal message, and that message; what is put into it is one word."""
+
+    def text(node: ast.expr) -> str:
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        if isinstance(node, ast.JoinedStr):
+            return "".join(text(part) for part in node.values)
+        return "X"
+
+    found = []
+    for path in sorted((ROOT / "workbench").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", text(node.exc.args[0])))
+    return found
+
+
+def test_sentences_of_errors_are_short():
+    every = raised()
+    assert len(every) > 300
+    long = [(at, one) for at, said in every for one in re.split(r"(?<=[.?!])\s+", said) if len(one.split()) > 30]
+    assert not long, f"more than 30 words in a sentence: {long}"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_hooks_of_places_exist(model):
 
 @pytest.mark.parametrize("label", BAD)
 def test_what_is_no_label_is_refused_with_the_right_ones(label):
-    with pytest.raises(HookError, match="no place of the model; write L2H1 for a head, L2.attention or L2.mlp"):
+    with pytest.raises(HookError, match="no place of the model. Write L2H1 for a head, L2.attention or L2.mlp"):
         site(label)
 
 

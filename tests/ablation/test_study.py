@@ -320,5 +320,5 @@ def test_the_memory_of_a_sweep_is_said_and_more_than_is_free_is_refused(study, m
     check_memory(study, grid, Backend(progress=False))
     check_memory(study, grid, Backend("dask", 2, progress=False))
     for backend in (Backend("loky", 2), Backend("threading", -1)):
-        with pytest.raises(CellsError, match="The passes would take about .* lower study.batch_size"):
+        with pytest.raises(CellsError, match="The passes would take about .* Lower study.batch_size"):
             check_memory(study, grid, backend)

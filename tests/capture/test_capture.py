@@ -161,7 +161,7 @@ def test_too_much_memory_is_refused_before_any_work(model, cells, monkeypatch):
     # Older pytest would leave the method on the model, which others share, when it is put back.
     monkeypatch.setitem(vars(model), "forward", lambda *args, **kwargs: pytest.fail("the model was run"))
     sink = Recorder()
-    with pytest.raises(CellsError, match=r"The sinks would take about 0\.0 GiB .*17 cells.*use ShardSink or GenePair"):
+    with pytest.raises(CellsError, match=r"The sinks would take about 0\.0 GiB .*17 cells.*Use ShardSink or GenePair"):
         quietly(model, cells, "blocks.*.attn.*", [sink, MemorySink()])
     assert not sink.opened
 
@@ -290,7 +290,7 @@ def test_a_hook_that_nothing_passes_or_that_is_passed_twice_is_an_error(tokenize
     with pytest.raises(HookError, match="0 tensors passed the hook 'hook_nobody' in two passes of the model"):
         quietly(model, tokenizer, "hook_nobody", MemorySink())
     twice = "blocks.0.hook_resid_post.hook_acts"
-    with pytest.raises(HookError, match=f"4 tensors passed the hook '{twice}' .* a module of its own at each place"):
+    with pytest.raises(HookError, match=f"4 tensors passed the hook '{twice}' .* give each place a module of its own"):
         quietly(model, tokenizer, [twice, CELL], MemorySink())
 
 

@@ -152,5 +152,5 @@ def test_a_sink_without_memory_is_given_less_at_a_time(cells, monkeypatch):
 
 
 def test_no_memory_for_one_cell_is_a_sentence(cells):
-    with pytest.raises(CellsError, match=r"too little memory on the device for one cell.*lower max_tokens"):
+    with pytest.raises(CellsError, match=r"too little memory on the device for one cell.*Lower max_tokens"):
         capture(without_memory(0), cells, RESIDUALS, PooledSink(), progress=False)

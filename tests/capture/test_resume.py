@@ -345,7 +345,7 @@ def test_no_state_is_kept_of_a_model_that_is_ablated_or_hooked(model, cells, tmp
             (ShardSink(tmp_path / "shards"), {}),
             ([HookFilter(GENE, ShardSink(tmp_path / "shards"))], {}),
         ):
-            with pytest.raises(HookError, match="is ablated or hooked.* capture without `state` and ShardSink"):
+            with pytest.raises(HookError, match="is ablated or hooked.* Capture without `state` and ShardSink"):
                 go(sink, **more)
         go(moved)
     assert not (tmp_path / "shards").exists()

@@ -207,7 +207,7 @@ def test_cells_come_as_a_further_map(model, cells, data):
 
 def test_a_vocabulary_too_large_to_show_asks_for_genes(model, monkeypatch):
     monkeypatch.setattr("workbench.explorer.data.MAX_PANEL", 5)
-    with pytest.raises(EvaluationError, match="name some as `genes`"):
+    with pytest.raises(EvaluationError, match="Name some as `genes`"):
         from_model(model)
     assert len(from_model(model, genes=["GENE1", "GENE2", "GENE3"]).genes) == 3
 

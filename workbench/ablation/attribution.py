@@ -86,8 +86,8 @@ def attribute(
         raise EvaluationError("Either the second-order term (draws) or the integral (steps), not both.")
     if not metric.differentiable or metric.together:
         raise EvaluationError(
-            f"Attribution needs a differentiable metric, and '{metric.name}' is none (its gradient does not exist, or is 0 "
-            "at the intact model); use the exact sweep for it, or a loss such as 'label_loss'."
+            f"Attribution needs a differentiable metric, and '{metric.name}' is none: it has no gradient, or one of 0 "
+            "at the intact model. Use the exact sweep for it, or a loss such as 'label_loss'."
         )
     if how not in ("zero", "mean", "resample"):
         raise HookError(f"Attribution estimates zero, mean and resample ablations, not '{how}'.")

@@ -88,7 +88,7 @@ class Reference:
         share = float((self.known(tokens) & genes).sum() / genes.sum().clamp(min=1))
         if share < _LEAST_KNOWN:
             raise GeneMatchError(
-                f"Only {share:.0%} of the cells' tokens are genes that the reference set has; use reference cells of the "
+                f"Only {share:.0%} of the cells' tokens are genes that the reference set has. Use reference cells of the "
                 "same tissue and gene panel, or how='zero', which needs none."
             )
 

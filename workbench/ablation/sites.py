@@ -84,7 +84,7 @@ def site(label: str | Site) -> Site:
     found = _LABEL.fullmatch(label)
     if found is None:
         raise HookError(
-            f"'{label}' is no place of the model; write L2H1 for a head, L2.attention or L2.mlp for a whole part, "
+            f"'{label}' is no place of the model. Write L2H1 for a head, L2.attention or L2.mlp for a whole part, "
             "L0.gene.CD3E for a gene's token."
         )
     layer, number, part, gene = found.groups()

@@ -237,7 +237,7 @@ def differences(
             if len(rows) < len(study.tokens):
                 raise EvaluationError(
                     f"'{metric.name}' needs all {len(study.tokens)} cells of the study together, and {len(rows)} were "
-                    "evaluated; evaluate the others too, or make a study of these cells."
+                    "evaluated. Evaluate the others too, or make a study of these cells."
                 )
             stacks = [np.stack(ordered.loc[key].loc[rows, "cell"].to_list()) for key in keys]
             values = np.array([_together(metric, stack, stacks[0], rows) for stack in stacks])

@@ -157,7 +157,7 @@ def check_memory(study: Study, grid: Sequence[Ablation], backend: Backend) -> No
     if backend.name != "dask" and study.model.device.type == "cpu" and total > 0.9 * free:
         raise CellsError(
             f"The passes would take about {total / 2**30:.1f} GiB of memory ({study.batch_size} cells a pass), but {free / 2**30:.1f} "
-            "GiB are free; lower study.batch_size, study.max_tokens or --jobs."
+            "GiB are free. Lower study.batch_size, study.max_tokens or --jobs."
         )
 
 

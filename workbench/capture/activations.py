@@ -136,8 +136,8 @@ def _shape_of(name: str, shapes: list[tuple[int, ...]], n: int) -> HookShape:
     """Axes by what passed in a pass over a cell of n tokens, and in one over two cells of n - 1."""
     if len(shapes) != 2:
         raise HookError(
-            f"{len(shapes)} tensors passed the hook '{name}' in two passes of the model, and one in each is needed; place a "
-            "hook where the pass to the cell embedding comes by, and a module of its own at each place."
+            f"{len(shapes)} tensors passed the hook '{name}' in two passes of the model, and one in each is needed. Place "
+            "the hook where the pass to the cell embedding comes by, and give each place a module of its own."
         )
     marks = {(1, 2): CELL, (n, n - 1): GENE}
     axes = [marks.get(pair, pair[0] if pair[0] == pair[1] else "?") for pair in zip(*shapes, strict=False)]
@@ -151,8 +151,8 @@ def _shape_of(name: str, shapes: list[tuple[int, ...]], n: int) -> HookShape:
         if len(axes) == 4 and axes[2:] == [GENE, GENE] and text == [CELL, GENE, GENE]:
             return HookShape(PAIR, fixed)
     raise HookError(
-        f"The hook '{name}' is passed {shapes[0]} for one cell of {n} tokens and {shapes[1]} for two of {n - 1}; what is "
-        "captured has the axes cell x ..., cell x gene x ..., or cell x head x gene x gene."
+        f"The hook '{name}' is passed {shapes[0]} for one cell of {n} tokens and {shapes[1]} for two of {n - 1}. A capture "
+        "needs the axes cell x ..., cell x gene x ..., or cell x head x gene x gene: hook another place."
     )
 
 

@@ -118,7 +118,7 @@ def capture(
     folder = Path(state) if state is not None else _shard_folder(all_sinks)
     if folder is not None and _is_changed(model):
         raise HookError(
-            f"The model is ablated or hooked, which the state in '{folder}' could not tell from the intact model; capture "
+            f"The model is ablated or hooked, which the state in '{folder}' could not tell from the intact model. Capture "
             "without `state` and ShardSink here, or leave the `with` block first."
         )
     plan = Plan(hook_shapes(model, tokenizer, names), tokenizer.lengths())
@@ -127,7 +127,7 @@ def capture(
     if estimate > 0.9 * available:
         raise CellsError(
             f"The sinks would take about {estimate / 2**30:.1f} GiB of memory for {len(tokenizer)} cells, but "
-            f"{available / 2**30:.1f} GiB are free; use ShardSink or GenePairSink, fewer hooks, or a smaller panel."
+            f"{available / 2**30:.1f} GiB are free. Use ShardSink or GenePairSink, fewer hooks, or a smaller panel."
         )
     for sink in all_sinks:
         sink.open(plan)
@@ -252,8 +252,8 @@ def _resume(folder: Path | None, identity: str, sinks: Sequence[Sink]) -> int:
     arrays, about = saved
     if about["identity"] != identity:
         raise ArtifactError(
-            f"'{folder}' holds the state of a capture of other cells, hooks, sinks or another model; "
-            "choose another folder, or remove it to start afresh."
+            f"'{folder}' holds the state of a capture of other cells, hooks, sinks or another model. "
+            "Choose another folder, or remove it to start afresh."
         )
     done = int(about["done"])
     for i, sink in enumerate(sinks):

@@ -200,7 +200,7 @@ def _text(column: pd.Series, standard: str, name: str) -> np.ndarray:
     missing = np.array([not value.strip() for value in text])
     if missing.any() and standard != "cell_type":
         raise CellsError(
-            f"'{name}' has {missing.sum()} of {len(missing)} cells without a {standard} (obs column '{column.name}'); leave "
+            f"'{name}' has {missing.sum()} of {len(missing)} cells without a {standard} (obs column '{column.name}'). Leave "
             f"these cells out, or name their {standard}: they would count as one of their own."
         )
     return np.where(missing, "", text)
@@ -212,7 +212,7 @@ def _depth(tables: Tables, mapping: CellMapping) -> np.ndarray | None:
         depth = pd.to_numeric(_column(tables, mapping.depth, "depth"), errors="coerce").to_numpy(dtype=float)
         if bad := int((~(np.isfinite(depth) & (depth > 0))).sum()):
             raise CellsError(
-                f"'{tables.name}' has {bad} cells whose depth is no number above 0 (obs column '{mapping.depth}'); name the "
+                f"'{tables.name}' has {bad} cells whose depth is no number above 0 (obs column '{mapping.depth}'). Name the "
                 "column with each cell's counts over all genes."
             )
         return depth

@@ -87,7 +87,7 @@ def open_tables(source: Path | AnnData, layer: str, backed: bool, embeddings: Se
             if isinstance(error, CellsError):
                 raise
             raise CellsError(
-                f"'{source}' is no readable file of cells ({str(error)[:120]}); give an h5ad, a zarr folder or zip, or the .h5 "
+                f"'{source}' is no readable file of cells ({str(error)[:120]}). Give an h5ad, a zarr folder or zip, or the .h5 "
                 "of 10x Genomics, and check that it is whole."
             ) from error
 

@@ -237,9 +237,8 @@ def match_genes(
         shown = ", ".join(str(name) for name in list(names)[:3])
         raise GeneMatchError(
             f"Only {match.share:.1%} of {len(match.place)} genes are in the vocabulary, under the stated {min_share:.0%} "
-            f"(first names: {shown}); {match.hint}, name the var column that holds gene symbols (data.gene_column), or lower "
-            "min_gene_share (min_share of model.tokenizer and model.to_tokens, data.min_gene_share in a configuration) if few genes are "
-            "expected to match."
+            f"(first names: {shown}). To mend it, {match.hint}, or name the var column that holds gene symbols (data.gene_column). If few "
+            "genes are expected to match, lower min_gene_share: data.min_gene_share in a configuration, min_share in model.to_tokens."
         )
     return match
 

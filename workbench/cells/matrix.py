@@ -25,8 +25,8 @@ def row_block(matrix: Any, start: int, stop: int) -> sp.csr_matrix:
     """
     if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
         raise CellsError(
-            "The backed matrix is stored by columns (csc), from which rows cannot be streamed; open the file with "
-            "workbench.load(path, backed=True), which turns it once, or rewrite it with X as a csr_matrix."
+            "The file stores its matrix by columns (csc), so that rows cannot be read one after the other. Open it with "
+            "workbench.load(path, backed=True), which turns it once, or write it again with X as a csr_matrix."
         )
     block = matrix[start:stop]
     block = block if sp.issparse(block) else np.asarray(block)

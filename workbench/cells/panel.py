@@ -36,7 +36,7 @@ def genes_left_out(exclude: Iterable[str], matches: Iterable[GeneMatch]) -> set[
     if unknown := [name for name in exclude if name not in known and name not in lost]:
         raise GeneMatchError(
             f"{unknown_name('gene', unknown[0], known)} {len(unknown)} of the genes to leave out are none of the cells' (the spelling "
-            "counts, and ids are no symbols), so they would stay in the panel; mend panel.exclude."
+            "counts, and ids are no symbols), so they would stay in the panel. Mend panel.exclude."
         )
     return {known[name] for name in exclude if name in known}
 

@@ -136,7 +136,7 @@ def _take(lock: SoftFileLease, out: Path) -> None:
     if (owner := lock.owner) is not None and owner.hostname == platform.node() and psutil.pid_exists(owner.pid):
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(psutil.Process(owner.pid).create_time()))
         raise OutputError(
-            f"Process {owner.pid} on this machine, begun at {began}, works in '{out}'; wait for its end or stop it, or choose another "
+            f"Process {owner.pid} on this machine, begun at {began}, works in '{out}'. Wait for its end or stop it, or choose another "
             "folder with --out."
         )
     who = f"process {owner.pid} of '{owner.hostname}'" if owner else "a process that has not said its name"

@@ -138,7 +138,7 @@ def first_five(
     broken = int((~np.isfinite(anchors.features)).any(1).sum())
     if broken:
         raise EvaluationError(
-            f"{broken} of {len(anchors.features)} anchors have features that are NaN or infinite; look for such values in the "
+            f"{broken} of {len(anchors.features)} anchors have features that are NaN or infinite. Look for such values in the "
             "cells and in the checkpoint's weights."
         )
     cohort, random = (

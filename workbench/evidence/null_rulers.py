@@ -111,7 +111,7 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
             return _null(ruler, what, paths / paths.max(), depths, edges)
     raise EvaluationError(
         f"The graph of the ruler '{ruler.name}' cannot be rewired into another one with the same degrees "
-        f"({len(edges)} steps, {swaps} swaps possible); use `shuffled` or `meaningless`."
+        f"({len(edges)} steps, {swaps} swaps possible). Use `shuffled` or `meaningless`."
     )
 
 

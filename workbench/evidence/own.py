@@ -67,7 +67,7 @@ def own_method(name: str, made: Any) -> Listed:
         copied(made)
     except Exception as error:
         raise EvaluationError(
-            f"{what} cannot be copied, as it has to be for every split ({type(error).__name__}: {error}); leave out of the object "
+            f"{what} cannot be copied, as it has to be for every split ({type(error).__name__}: {error}). Leave out of the object "
             "what cannot be, and make it in fit."
         ) from error
     try:

@@ -107,7 +107,7 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
     check_layout(folder)
     if not (folder / "stages" / "operators" / INDEX).is_file():
         raise ArtifactError(
-            f"'{folder}' holds no operators (stages/operators/{INDEX}), so there is no head to look at; give the folder "
+            f"'{folder}' holds no operators (stages/operators/{INDEX}), so there is no head to look at. Give the folder "
             "of a `workbench run` or `workbench extract` that came past its stage of operators."
         )
     source = StoredOperators(folder / "stages" / "operators")
@@ -215,7 +215,7 @@ def with_cells(data: ExplorerData, session: Session) -> ExplorerData:
     if shape != tuple(data.shape):
         raise ArtifactError(
             f"The model has {shape[0]} layers of {shape[1]} heads, and the operators {data.shape[0]} of {data.shape[1]}: "
-            "they are of different models; give the checkpoint of the run."
+            "they are of different models. Give the checkpoint of the run."
         )
     return replace(data, maps=(*data.maps, session.to_map()))
 
@@ -259,7 +259,7 @@ def _panel(model: CellModel, cells: AnnData | None, min_gene_share: float) -> tu
     known = model.vocabulary.genes
     if len(known) > MAX_PANEL:
         raise EvaluationError(
-            f"The vocabulary has {len(known):,} genes, too many to show all of ({MAX_PANEL:,}); name some as `genes`, or "
+            f"The vocabulary has {len(known):,} genes, too many to show all of ({MAX_PANEL:,}). Name some as `genes`, or "
             "give cells, whose most frequent genes are taken."
         )
     return tuple(known)

@@ -91,7 +91,7 @@ def _by_head(
         if not (0 <= at[0] < shape[0] and 0 <= at[1] < shape[1]):
             raise ArtifactError(
                 f"{source} has a head {at[1]} of layer {at[0]}, and the operators have {shape[0]} layers of {shape[1]} "
-                "heads: they are of different models; give the tables of the same checkpoint."
+                "heads: they are of different models. Give the tables of the same checkpoint."
             )
         if at in found:
             raise ArtifactError(f"{source} has layer {at[0]} head {at[1]} twice; make it again.")

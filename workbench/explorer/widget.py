@@ -114,7 +114,7 @@ def _model_of(run: Path, config: RunConfig, device: str | None) -> CellModel:
     if wanted and wanted != found:
         raise ArtifactError(
             f"The checkpoint that '{run / RESOLVED}' names has other weights ({found[:8]}) than the run was made with "
-            f"({wanted[:8]}); put the old checkpoint back, or run again."
+            f"({wanted[:8]}). Put the old checkpoint back, or run again."
         )
     return model
 

@@ -168,7 +168,7 @@ def usable_terms(
     if not kept.sets:
         raise EvaluationError(
             f"No term of '{sets.name}' has {min_size} to {max_size} genes on the panel of {len(panel)}, the most has "
-            f"{terms['n_panel'].max()}; take a wider panel, other gene sets or other sizes."
+            f"{terms['n_panel'].max()}. Take a wider panel, other gene sets or other sizes."
         )
     return kept, terms
 

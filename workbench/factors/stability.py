@@ -115,8 +115,8 @@ def stability(
         raise EvaluationError(f"The reference was made by '{reference.method}'; only svd_factors can be drawn again.")
     if n_groups < 2 or draws < 1 or not 1 <= n_top <= d:
         raise EvaluationError(
-            f"{n_groups} groups, {draws} draws and {n_top} top genes of {d} were given; there must be two groups, one draw "
-            "and one gene at least, and no more top genes than genes."
+            f"{n_groups} groups, {draws} draws and {n_top} top genes of {d} were given. Give two groups, one draw and one gene "
+            "at least, and no more top genes than genes."
         )
     rng = generator(seed, "stability of factors")
     weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), draws)

@@ -124,7 +124,7 @@ def _image(figure: go.Figure, path: Path) -> Path:
         said = str(error).strip().splitlines()
         raise OutputError(
             f"'{path}' cannot be made ({said[0] if said else type(error).__name__}); SVG, PNG and PDF need kaleido (pip install "
-            '"scgpt-workbench[image]") and a Chrome or Chromium; the pages in figures/*.html need neither.'
+            '"scgpt-workbench[image]") and a Chrome or Chromium. The pages in figures/*.html need neither.'
         ) from error
     part.replace(path)
     return path

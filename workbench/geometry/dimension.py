@@ -94,7 +94,7 @@ def two_nn(neighbors: Neighbors, *, discard: float = 0.1) -> float:
     if kept < 2 or ratio[kept - 1] <= 0:
         raise EvaluationError(
             f"TwoNN has {kept} of {n} ratios of second to first neighbour distance to fit, the largest "
-            f"exp({ratio[max(kept - 1, 0)]:g}); it needs two points or more that do not lie on a lattice."
+            f"exp({ratio[max(kept - 1, 0)]:g}). It needs two points or more that do not lie on a lattice."
         )
     height = -np.log1p(-np.arange(1, kept + 1) / n)
     return float(ratio[:kept] @ height / (ratio[:kept] @ ratio[:kept]))

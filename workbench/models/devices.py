@@ -181,7 +181,7 @@ class Fitting:
             torch.cuda.empty_cache()
         if cells == 1:
             raise CellsError(
-                "There is too little memory on the device for one cell at a time; lower max_tokens or the size of the panel, free the "
+                "There is too little memory on the device for one cell at a time. Lower max_tokens or the size of the panel, free the "
                 "device of other work, or run on --device cpu."
             )
         self.size = cells // 2

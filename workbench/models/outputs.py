@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.errors import CheckpointError
 
 OUTPUTS = ("cell", "expression", "mvc", "classes")
+CLS, MEAN, WEIGHTED = CELL_STYLES = ("cls", "avg-pool", "w-pool")
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,28 @@ def need_cell(outputs: Sequence[str]) -> None:
             "The checkpoint has no cell embedding, which this work needs: a perturbation fine-tune has no <cls>. Say cell_emb_style: "
             "avg-pool in its args.json for the mean over genes, or use another checkpoint."
         )
+
+
+def pool(
+    x: Float[Tensor, "cell gene d_model"],
+    values: Float[Tensor, "cell gene"],
+    padding: Bool[Tensor, "cell gene"],
+    style: str,
+) -> Float[Tensor, "cell d_model"]:
+    """Cell embedding from a residual stream.
+
+    Padding is left out, where upstream's ``avg-pool`` and ``w-pool`` count it; without padding they agree.
+
+    Parameters
+    ----------
+    x, values, padding
+        Residual stream, values and padding of the same tokens.
+    style
+        ``cls``, ``avg-pool`` or ``w-pool``, as `workbench.embed` says.
+    """
+    if style == CLS:
+        return x[:, 0]
+    keep = (~padding).to(x.dtype)
+    if style == MEAN:
+        return (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+    return torch.nn.functional.normalize((x * (values * keep)[..., None]).sum(1), dim=1)

@@ -281,14 +281,14 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         if isinstance(operator, Operator):
             if not self.genes_:
                 raise ShapeError(
-                    "The operator names its genes and the cells do not; fit on a table with genes as columns (adata.to_df()), or pass "
+                    "The operator names its genes and the cells do not. Fit on a table with genes as columns (adata.to_df()). Or pass "
                     "the operator's matrix, its rows in the order of the columns."
                 )
             operator, _ = operator.aligned(self.genes_, MIN_COVERAGE)
         operator = check_array(operator, dtype=[np.float64, np.float32])
         if len(operator) != n_genes:
             raise ShapeError(
-                f"The operator reads {len(operator)} genes and the cells have {n_genes}; pass the workbench.Operator itself, which is "
+                f"The operator reads {len(operator)} genes and the cells have {n_genes}. Pass the workbench.Operator itself, which is "
                 "aligned by name to a table with genes as columns."
             )
         return operator

@@ -89,7 +89,7 @@ class Operator:
             absent = [gene for gene in self.genes if gene not in set(names)]
             raise GeneMatchError(
                 f"{len(known)} of the operator's {len(self.genes)} genes are there, under the stated share of {min_coverage:.0%} "
-                f"(absent: {', '.join(absent[:3])}, ...); check that both are gene symbols."
+                f"(absent: {', '.join(absent[:3])}, ...). Check that both are gene symbols."
             )
         out = np.zeros((len(names), self.matrix.shape[1]), dtype=self.matrix.dtype)
         out[[gene in place for gene in names]] = self.matrix[[place[gene] for gene in known]]

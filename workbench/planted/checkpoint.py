@@ -91,7 +91,7 @@ def plant_world(
     if d_model % n_heads or d_model // n_heads < n_programs or d_model < n_marks + 8:
         raise CheckpointError(
             f"{n_programs} programs and {world.shape.n_nuisance} nuisance sets need a head width of {n_programs} and d_model of "
-            f"{n_marks + 8}; found {n_heads} heads of width {d_model / n_heads:g}, d_model {d_model}."
+            f"{n_marks + 8}. Found {n_heads} heads of width {d_model / n_heads:g}, d_model {d_model}."
         )
     rng = generator(seed, "planted world checkpoint")
     at = int(rng.integers(n_layers)), int(rng.integers(n_heads))

@@ -71,7 +71,7 @@ def check_slot(adata: AnnData, slot: str, key_added: str | None) -> None:
     about = adata.uns.get(key_added)
     if not (isinstance(about, Mapping) and about.get("made_by") == _MADE_BY):
         raise OutputError(
-            f"The cells have a {slot}['{key_added}'] already, which the workbench has not made; give another key_added, or "
+            f"The cells have a {slot}['{key_added}'] already, which the workbench has not made. Give another key_added, or "
             "leave it out for a copy of the cells."
         )
 

@@ -13,14 +13,13 @@ from torch import Tensor
 from workbench.cells.genes import MIN_SHARE
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.models import CellModel
-from workbench.models.outputs import need_cell
+from workbench.models.outputs import CELL_STYLES, CLS, need_cell, pool
 from workbench.models.tokens import Tokens
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.apply import LATENT
 from workbench.tools.common import as_cells, as_model, check_cells, check_slot, passes, put
 
 EMBEDDING = "X_scgpt"
-CLS, MEAN, WEIGHTED = CELL_STYLES = ("cls", "avg-pool", "w-pool")
 
 
 def embed(
@@ -178,9 +177,4 @@ def _place(model: CellModel, layer: int | None, cell_style: str | None) -> tuple
 def _cell(model: CellModel, batch: Tokens, style: str, after: int) -> Tensor:
     if after == model.config.n_layers and style == model.config.cell_style:
         return cast(Tensor, model(batch).cell)
-    x = model(batch, stop_at_layer=after).residual
-    if style == CLS:
-        return x[:, 0]
-    keep = (~batch.padding).to(x.dtype)
-    weight = keep if style == MEAN else batch.values * keep
-    return (x * weight[..., None]).sum(1) / (keep.sum(1, keepdim=True) if style == MEAN else 1)
+    return pool(model(batch, stop_at_layer=after).residual, batch.values, batch.padding, style)

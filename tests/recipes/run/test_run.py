@@ -429,7 +429,7 @@ def test_labels_that_no_ruler_knows_are_an_error_that_says_what_to_do(cells, che
 def test_too_few_anchors_to_hold_any_out_are_an_error_not_a_crash(cells, checkpoint, tmp_path):
     few = cells[cells.obs["label"].isin(["CD19+ B", "CD56+ NK", "CD34+", "Dendritic"])].copy()
     path = write(tmp_path, checkpoint, few, anchors={"min_cells": 2, "parts": 1})
-    with pytest.raises(EvaluationError, match="4 anchors are too few for a holdout.*raise anchors.parts"):
+    with pytest.raises(EvaluationError, match="4 anchors are too few for a holdout.*Raise anchors.parts"):
         run(read_config(path, RunConfig), tmp_path / "out")
 
 

@@ -98,10 +98,10 @@ def batch_table(labels: Sequence[str], n_batches: int, names: Sequence[str] = ()
     elif len(rows) == len(found):
         by_row = [str(row) for row in range(n_batches)]
         raise CellsError(
-            f"The batches of the cells are numbers ({_listed(found)}), and the checkpoint has {n_batches}: scGPT's scripts number batches "
-            "by the order of their names as text, so that batch 2 is not row 2. Say which is which in args.json: "
-            f'"batch_names": {_listed(sorted(by_row))} where these are the batches as the data name them, or {_listed(by_row)} where they '
-            "are rows of the checkpoint already."
+            f"The batches of the cells are numbers ({_listed(found)}), and the checkpoint has {n_batches}. scGPT's scripts number batches "
+            "by the order of their names as text, so that batch 2 is not row 2. Say in args.json which is which. Where these are "
+            f'the batches as the data name them: "batch_names": {_listed(sorted(by_row))}. Where they are rows of the checkpoint already: '
+            f"{_listed(by_row)}."
         )
     elif len(found) == n_batches:
         table = {name: row for row, name in enumerate(found)}

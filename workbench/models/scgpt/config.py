@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import CheckpointError
+from workbench.models.outputs import CELL_STYLES
 from workbench.models.protocol import ModelShape
 
 VALUE_STYLES = ("continuous", "category", "scaling")
-CELL_STYLES = ("cls", "avg-pool", "w-pool")
 _MOST_BINS = 2**16 - 1  # the tokeniser counts bins in 16 bits
 
 # scGPT's pretraining, fine-tuning and wandb configurations name the same thing differently.
@@ -185,7 +185,7 @@ def shape_from_args(args: Mapping[str, Any]) -> dict[str, Any]:
         if number is None or number <= 0 or number % 1:
             raise CheckpointError(
                 f"args.json gives no positive whole number for '{field}' (looked for {', '.join(names)}; "
-                f"found {value!r}); add it as it was when the checkpoint was trained."
+                f"found {value!r}). Add it as it was when the checkpoint was trained."
             )
         found[field] = int(number)
     if args.get("pre_norm"):

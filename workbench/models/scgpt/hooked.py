@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from workbench.errors import ShapeError, unknown_name
 from workbench.models.hooking import HookedModel
-from workbench.models.outputs import OUTPUTS, Outputs
+from workbench.models.outputs import OUTPUTS, Outputs, pool
 from workbench.models.protocol import CellTokenizer
 from workbench.models.scgpt.components import Block
 from workbench.models.scgpt.config import ModelConfig
@@ -293,19 +293,12 @@ class HookedScGPT(Matrices, HookedModel):
     ) -> Float[Tensor, "cell d_model"]:
         """Cell embedding from the last residual stream, in the checkpoint's cell style.
 
-        Padding is left out, where upstream's ``avg-pool`` and ``w-pool`` count it; without padding they agree.
-
         Parameters
         ----------
         x, values, padding
-            Last residual stream, values and padding of the same tokens.
+            As in `workbench.models.outputs.pool`.
         """
-        if self.config.cell_style == "cls":
-            return x[:, 0]
-        keep = (~padding).to(x.dtype)
-        if self.config.cell_style == "avg-pool":
-            return (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
-        return torch.nn.functional.normalize((x * (values * keep)[..., None]).sum(1), dim=1)
+        return pool(x, values, padding, self.config.cell_style)
 
     def _check_tokens(self, tokens: Tokens) -> None:
         if not tokens.gene_ids.numel():
@@ -320,7 +313,7 @@ class HookedScGPT(Matrices, HookedModel):
         if self.config.perturbation != (tokens.flags is not None):
             raise ShapeError(
                 "A perturbation fine-tune needs Tokens.flags, which say for each gene whether it is perturbed, and other checkpoints "
-                "take none; tokenise with this checkpoint's own tokeniser."
+                "take none. Tokenise with this checkpoint's own tokeniser."
             )
         if facts.starts_padded:
             raise ShapeError("A cell has padding at position 0, where <cls> belongs; put padding at the end.")

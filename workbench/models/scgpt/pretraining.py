@@ -303,7 +303,7 @@ def _resume(
     arrays, saved = found
     if saved["identity"] != identity:
         raise ArtifactError(
-            f"'{state}' is the state of a training with other settings or other cells; choose another output folder, "
+            f"'{state}' is the state of a training with other settings or other cells. Choose another output folder, "
             "or remove it to start afresh."
         )
     step = int(saved["step"])

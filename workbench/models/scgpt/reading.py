@@ -222,7 +222,7 @@ def _check_claims(
         if "pert_encoder.weight" in plain and said.get(name):
             raise CheckpointError(
                 f"args.json says {name}: {said[name]}, and perturbation fine-tunes can be read only without it, as scGPT's script trains "
-                "them; no other arithmetic is known to be right."
+                "them. No other arithmetic is known to be right."
             )
     for names, part, values in _CLAIMS:
         for name in names:

@@ -85,7 +85,7 @@ class Tokenizer:
     ) -> None:
         if config.input_style != "binned" and not config.perturbation:
             raise CheckpointError(
-                f"The checkpoint was trained on input_style '{config.input_style}'; only binned input can be tokenised, "
+                f"The checkpoint was trained on input_style '{config.input_style}'. Only binned input can be tokenised, "
                 "because feeding a model values it was not trained on gives numbers that mean nothing."
             )
         if config.zero_probability and config.include_zeros is None and not config.perturbation:

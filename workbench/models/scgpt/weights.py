@@ -91,7 +91,7 @@ def _check_sums(path: Path) -> None:
         # torch.serialization.set_crc32_options(False) writes zeros.
         if any(part.CRC for part in archive.infolist()) and (broken := archive.testzip()):
             raise CheckpointError(
-                f"'{path}' is corrupt or no PyTorch file (the checksum of its part {broken} is another than when it was saved); fetch it "
+                f"'{path}' is corrupt or no PyTorch file (the checksum of its part {broken} is another than when it was saved). Fetch it "
                 "again."
             )
 

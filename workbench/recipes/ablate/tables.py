@@ -140,8 +140,8 @@ def pairs_by(context: AblationContext) -> str:
         raise EvaluationError(f"A pair takes two heads, and sweep.pairs_of_top gives {n}; ask for more, or for 0.")
     if shape.n_layers < 2:
         raise EvaluationError(
-            "Pairs are tested across layers, because heads of one layer cannot react to each other, and the model has one layer; "
-            "set sweep.pairs_of_top to 0."
+            "Pairs are tested across layers, because heads of one layer cannot react to each other, and the model has one layer. "
+            "Set sweep.pairs_of_top to 0."
         )
     metric = settings.pairs_by or names[0]
     if metric not in names:

@@ -218,7 +218,7 @@ class Benchmark:
                 dumps(one)
             except Exception as error:
                 raise ConfigError(
-                    f"Your own method '{name}' cannot be sent to another process ({type(error).__name__}: {error}); make what "
+                    f"Your own method '{name}' cannot be sent to another process ({type(error).__name__}: {error}). Make what "
                     "cannot be sent in fit, or run without a backend."
                 ) from error
 

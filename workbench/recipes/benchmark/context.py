@@ -88,7 +88,7 @@ class BenchmarkContext(CohortsContext):
             if shared:
                 raise EvaluationError(
                     f"Cohort '{name}' shares {len(shared)} cells with the internal data (such as {', '.join(shared[:3])}), so "
-                    "nothing can be transferred to it; leave them out, or make names unique if only these are the same."
+                    "nothing can be transferred to it. Leave them out; or make names unique where only names are the same."
                 )
         return found
 
@@ -187,7 +187,7 @@ class BenchmarkContext(CohortsContext):
                 if there is None or there.shape[1] != here:
                     held = "does not name it" if there is None else f"has {there.shape[1]} columns"
                     raise EvaluationError(
-                        f"Cohort '{name}' names the embedding '{key}' of {here} columns, and the internal data's {held}; name the "
+                        f"Cohort '{name}' names the embedding '{key}' of {here} columns, and the internal data's {held}. Name the "
                         f"same embedding in both, or leave it out of transfer.{name}.data.embeddings."
                     )
         return found

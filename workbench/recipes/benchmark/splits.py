@@ -157,7 +157,7 @@ def split_of(holdout: Holdout, cells: PlacedCells, judged: PlacedCells, per_stag
     for rows, side in ((train, "training"), (test, "test")):
         if not len(rows):
             raise EvaluationError(
-                f"Split '{holdout.name}' has no cell with a place on the ruler on its {side} side; map more labels under "
+                f"Split '{holdout.name}' has no cell with a place on the ruler on its {side} side. Map more labels under "
                 "stages, or hold out another share."
             )
     train, test = (rows[np.argsort(of.names[rows], kind="stable")] for of, rows in ((cells, train), (judged, test)))

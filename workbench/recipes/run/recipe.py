@@ -165,8 +165,8 @@ def _check_side(context: RunContext, obs: pd.DataFrame, held_out: bool, where: s
         raise EvaluationError(f"{where}{error}") from error
     if held_out and n < FEWEST_ANCHORS:
         raise EvaluationError(
-            f"{where}{n} anchors are too few for a holdout, which fits on three at least and compares three others "
-            f"({FEWEST_ANCHORS} are needed); raise anchors.parts, lower anchors.min_cells, or map more labels to stages."
+            f"{where}{n} anchors are too few for a holdout, which needs {FEWEST_ANCHORS}: three to fit on and three to compare. "
+            "Raise anchors.parts, lower anchors.min_cells, or map more labels to stages."
         )
 
 
