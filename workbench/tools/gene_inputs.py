@@ -93,7 +93,7 @@ def gene_facts(
     if not (known := given.index.isin(genes)).any():
         raise EvaluationError(
             f"None of the {len(given)} rows of the table of covariates ({', '.join(given.index[:3])}, ...) is one of the {len(found)} genes "
-            f"({', '.join(list(genes)[:3])}, ...): its index has to name genes as the model's vocabulary does."
+            f"({', '.join(list(genes)[:3])}, ...). Give it an index that names genes as the model's vocabulary does."
         )
     names: dict[str, np.ndarray] = {}
     for name, values in given[known].reindex(found.index).items():

@@ -14,7 +14,7 @@ from workbench.capture import capture
 from workbench.capture.pooled import PooledSink
 from workbench.engine.config import make_config
 from workbench.engine.recipe import execute, plan
-from workbench.errors import EvaluationError, HookError
+from workbench.errors import CellsError, HookError
 from workbench.geometry.space_tables import measure_space
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.recipes.geometry.config import GeometryConfig
@@ -181,7 +181,7 @@ def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
     ("change", "error", "said"),
     [
         ({"spaces": {"layers": [7]}}, HookError, "There is no layer 7: this model has layers 0 to 1"),
-        ({"data": {"embeddings": ["X_oun"]}}, Exception, "X_own"),
+        ({"data": {"embeddings": ["X_oun"]}}, CellsError, "did you mean 'X_own'"),
     ],
 )
 def test_what_is_not_there_is_refused_before_any_pass(settings, tmp_path, change, error, said):
@@ -196,5 +196,5 @@ def test_an_embedding_without_a_number_is_refused(settings, tmp_path):
     holed.obsm["X_own"][3, 1] = np.nan
     holed.write_h5ad(tmp_path / "holed.h5ad")
     config = {**settings, "data": {**settings["data"], "name": str(tmp_path / "holed.h5ad")}}
-    with pytest.raises(EvaluationError, match=r"obsm\['X_own'\] has 1 cells without finite numbers"):
+    with pytest.raises(CellsError, match="'X_own' of 'holed.h5ad' holds NaN or infinite values in 1 of 132 cells"):
         execute(RECIPE, make_config(GeometryConfig, **config), tmp_path / "out")

@@ -16,11 +16,10 @@ from workbench.cells.matrix import row_blocks
 from workbench.cells.shuffled import permuted_genes, thinned
 from workbench.engine.config import load_cells
 from workbench.engine.context import Context
-from workbench.errors import EvaluationError, HookError, unknown_name
 from workbench.files import digest, read_arrays
 from workbench.models import CellModel, CellTokenizer
 from workbench.recipes.geometry.config import PERMUTED, THINNED, UNTRAINED, GeometryConfig
-from workbench.tools.common import rows_of
+from workbench.tools.common import layers_of, rows_of
 
 MODEL, BASELINE = "model", "baseline"
 # What each pass is called in tables.
@@ -60,12 +59,7 @@ class GeometryContext(Context[GeometryConfig]):
     @cached_property
     def layers(self) -> list[int]:
         """Layers that are looked at, without the embedding in front of them."""
-        n, asked = self.model.config.n_layers, self.config.spaces.layers
-        if asked == "all":
-            return list(range(n))
-        if wrong := [layer for layer in asked if layer >= n]:
-            raise HookError(f"There is no layer {wrong[0]}: this model has layers 0 to {n - 1}. Mend spaces.layers.")
-        return sorted(set(asked))
+        return layers_of(self.model, self.config.spaces.layers)
 
     @property
     def hooks(self) -> list[str]:
@@ -112,7 +106,7 @@ class GeometryContext(Context[GeometryConfig]):
         Parameters
         ----------
         cells
-            Cells of a pass.
+            Cells of a pass, as `cells_of` gives them.
         """
         share, most = self.config.data.min_gene_share, self.config.spaces.max_tokens
         return self.model.tokenizer(cells, seed=self.config.seed, max_tokens=most, min_share=share)
@@ -172,17 +166,8 @@ class GeometryContext(Context[GeometryConfig]):
 
     @cached_property
     def embeddings(self) -> dict[str, Float[np.ndarray, "cell feature"]]:
-        """The user's own embeddings of the cells, by their keys; what cannot be measured is refused."""
-        found = {key: np.asarray(values, dtype=np.float64) for key, values in self.cells.obsm.items()}
-        for key, values in found.items():
-            if values.ndim != 2 or not np.isfinite(values).all():
-                bad = int((~np.isfinite(values)).any(-1).sum()) if values.ndim == 2 else len(values)
-                raise EvaluationError(
-                    f"obsm['{key}'] has {bad} cells without finite numbers; leave these cells or the key out."
-                )
-        if missing := [key for key in self.config.data.embeddings if key not in found]:
-            raise EvaluationError(unknown_name("entry of obsm", missing[0], found))
-        return found
+        """The user's own embeddings of the cells, by their keys."""
+        return {key: np.asarray(values) for key, values in self.cells.obsm.items()}
 
     @property
     def content(self) -> str:

@@ -44,7 +44,7 @@ def named(stage: str, name: str) -> dict[str, object]:
     Parameters
     ----------
     stage, name
-        As `listed` gives them.
+        Stage that has left the space, and the name of the space in it, as `listed` gives them.
     """
     if stage == REFERENCE:
         return {"source": BASELINE, "layer": np.nan, "hook": name}
@@ -85,7 +85,7 @@ def measure_task(handle: Handle, stage: str, name: str) -> pd.DataFrame:
     handle
         Opens the geometry in this process.
     stage, name
-        As `listed` gives them.
+        Stage that has left the space, and the name of the space in it, as `listed` gives them.
 
     Returns
     -------
@@ -183,7 +183,7 @@ def said(space: tuple[str, str]) -> str:
     Parameters
     ----------
     space
-        As `listed` gives it.
+        Stage and name of the space, as `listed` gives them.
     """
     about = named(*space)
     if about["source"] == BASELINE:

@@ -99,7 +99,7 @@ def controls(table: pd.DataFrame, passes: Sequence[str], skipped: Mapping[str, s
     passes
         Controls that were passed through the model.
     skipped
-        Why others were not.
+        Why others were not, by their keys in the configuration.
     """
     rows, _ = faithful(table)
     own = rows[(rows["source"] == MODEL) & (rows["hook"] == STREAM)].set_index("layer")

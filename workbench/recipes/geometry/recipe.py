@@ -26,7 +26,7 @@ def stages(context: GeometryContext) -> list[Stage]:
     Parameters
     ----------
     context
-        Configuration, cells and model.
+        Configuration, cells and model of the geometry, of which nothing was done.
 
     Returns
     -------
@@ -38,9 +38,7 @@ def stages(context: GeometryContext) -> list[Stage]:
     HookError
         If the model has no such layer.
     CellsError
-        If a cell expresses none of the model's genes.
-    EvaluationError
-        If an embedding of the user's is not there or has no finite numbers.
+        If a cell expresses none of the model's genes, or an embedding is not there or has no finite numbers.
     """
     config, inputs = context.config, context.pass_inputs
     check_cells(context.tokenizer(context.cells), context.cells.obs_names)
@@ -75,7 +73,7 @@ def expects(context: GeometryContext) -> Expected:
     Parameters
     ----------
     context
-        Configuration, cells and model.
+        Configuration, cells and model of the geometry, of which nothing was done.
     """
     n, shape = len(context.cells), context.model.config
     tokens = context.tokenizer(context.cells).tokens(0, min(_FEW, n))

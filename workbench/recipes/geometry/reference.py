@@ -76,7 +76,7 @@ def write_reference(folder: Path, found: Expression | BatchNeighbors) -> None:
     Parameters
     ----------
     folder
-        Folder of the stage.
+        Folder of the stage, which the neighbours lie in.
     found
         Neighbours by expression; with residuals where the values are counts.
     """
@@ -110,7 +110,7 @@ def read_reference(folder: Path) -> Expression | BatchNeighbors:
     Parameters
     ----------
     folder
-        Folder of the stage.
+        Folder of the stage, which the neighbours lie in.
     """
     about, arrays = read_json(folder / _ABOUT), read_arrays(folder / _FILE)[0]
     near = tuple(
