@@ -44,7 +44,7 @@ Ready = tuple[Path, Sizes, Any]
 
 
 def script() -> Path | None:
-    """scFoundry's own script; None where it is not installed."""
+    """ScFoundry's own script; None where it is not installed."""
     found = importlib.util.find_spec("scfoundry")
     return Path(str(found.origin)).parent / "pipeline/bin/geometry/embedding_geometry.py" if found else None
 

@@ -123,13 +123,12 @@ def spread(x: Points, unit: Int[np.ndarray, " point"] | None = None) -> Spread:
     centre = x.mean(0)
     x = x - centre
     unit = np.zeros(len(x), dtype=int) if unit is None else unit
-    parts = [x[unit == u] for u in range(int(unit.max()) + 1)]
-    return Spread(
-        np.array([len(part) for part in parts]),
-        np.stack([part.sum(0) for part in parts]),
-        np.stack([part.T @ part for part in parts]),
-        centre,
-    )
+    n = np.bincount(unit)
+    total, products = np.zeros((len(n), x.shape[1])), np.zeros((len(n), x.shape[1], x.shape[1]))
+    for u in range(len(n)):
+        part = x if len(n) == 1 else x[unit == u]
+        total[u], products[u] = part.sum(0), part.T @ part
+    return Spread(n, total, products, centre)
 
 
 def shared_axes(covariance: Float[np.ndarray, "feature feature"]) -> float:

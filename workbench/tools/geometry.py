@@ -124,34 +124,32 @@ def measure_geometry(
     >>> import numpy as np
     >>> import workbench
     >>> from anndata import AnnData
-    >>> cells = AnnData(np.random.default_rng(0).poisson(2.0, (80, 60)).astype(np.float32))
-    >>> cells.obsm["X_mine"] = np.asarray(cells.X[:, :5])
-    >>> table = workbench.geometry(workbench.load(cells, values="counts"), "X_mine", n_draws=0)
+    >>> cells = workbench.load(AnnData(np.random.default_rng(0).poisson(2.0, (80, 60)).astype(np.float32)), values="counts")
+    >>> cells.obsm["X_mine"] = np.random.default_rng(1).normal(size=(80, 5))
+    >>> table = workbench.geometry(cells, "X_mine", n_draws=0)
     >>> table["features"].unique().tolist()
     ['given', 'expression', 'PCA']
     """
     cells = as_cells(adata)
-    embeddings = _embeddings(cells, what)
+    embeddings = _embeddings(adata, what)
     if model is None and not embeddings:
         raise CellsError("Nothing to measure: name a key of obsm, or give a model.")
     read = None if model is None else as_model(model)
-    kind, block, who = _labels(cells, cell_type, batch, donor)
+    kind, block, who = _labels(adata, cell_type, batch, donor)
     places = {} if read is None else _places(read, layers, hooks)
     expression, columns = _expression(cells, block, max(ks), seed)
     neighbors = expression.neighbors if isinstance(expression, Expression) else expression
 
     def measured(space: Space) -> pd.DataFrame:
         rows = np.arange(len(space.points)) if space.cells is None else space.cells
-        labels = {
-            name: None if value is None else value[rows]
-            for name, value in (("cell_type", kind), ("batch", block), ("donor", who))
-        }
+        own = [None if labels is None else labels[rows] for labels in (kind, block, who)]
         # Against itself expression says how much its own components keep.
         reference = expression if space.cells is None else neighbors.renumbered()
         try:
             table = measure_space(
-                space.points, expression=reference, **labels, ks=ks, n_draws=n_draws, convention=convention, seed=seed
-            )
+                space.points, expression=reference, cell_type=own[0], batch=own[1], donor=own[2], ks=ks, n_draws=n_draws, convention=convention,
+                seed=seed,
+            )  # fmt: skip
         except EvaluationError as error:
             nothing = ("not measured", "", np.nan, np.nan, np.nan, len(rows), str(error))
             table = pd.DataFrame([nothing], columns=COLUMNS)
