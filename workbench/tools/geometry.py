@@ -45,7 +45,7 @@ class Space:
     hook
         Key of ``obsm``, or hook and pool.
     points
-        One row per cell.
+        Place of each cell in the space, a row each.
     cells
         Numbers of these cells; None for all.
     """
@@ -93,7 +93,7 @@ def measure_geometry(
     cell_type, batch, donor
         Columns of ``obs``; a default that is not there is left out, and the batch is then the donor. Neighbours are searched inside batches.
     ks
-        Neighbourhood sizes of R_NX.
+        Neighbourhood sizes of R_NX, each smaller than a batch.
     n_draws, convention
         As in `geometry.space_tables.measure_space`.
     batch_size, max_tokens, seed, min_gene_share, progress
