@@ -114,4 +114,6 @@ $(PEERS)/.complete:
 	@$(PYTHON) -m venv "$(PEERS)"
 	@{ $(call requirements); $(call requirements,peers); } > "$(PEERS)/requirements.txt"
 	@"$(PEERS)/bin/python" $(PIP) -c constraints-peers.txt -r "$(PEERS)/requirements.txt" >&2
+	@# The oracle of the geometry of spaces: a script that needs no more than what is there.
+	@"$(PEERS)/bin/python" $(PIP) --no-deps scfoundry==0.2.1 >&2
 	@touch "$@"

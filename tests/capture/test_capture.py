@@ -269,7 +269,7 @@ def test_the_estimate_of_a_wide_module_counts(tokenizer, monkeypatch):
 
 def test_what_cannot_be_captured_is_a_sentence(tokenizer):
     for place, make, said in (
-        (GENE, lambda x: x.flatten(0, 1), r"is passed \(4, 16\) for one cell of 4 tokens and \(6, 16\) for two of 3; what is"),
+        (GENE, lambda x: x.flatten(0, 1), r"is passed \(4, 16\) for one cell of 4 tokens and \(6, 16\) for two of 3\. A capture needs"),
         (GENE, lambda x: x.transpose(0, 1), r"is passed \(4, 1, 16\) for one"),
         (GENE, lambda x: x[:, 1:], r"is passed \(1, 3, 16\) for one"),
         (GENE, lambda x: x.mean(), r"is passed \(\) for one"),

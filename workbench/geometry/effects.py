@@ -88,11 +88,11 @@ def effects(
     one = np.zeros(len(x), dtype=int)
     ids = np.column_stack([one if unit is None else unit, group, one if batch is None else batch])
     cells, inverse = np.unique(ids, axis=0, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
     n = np.bincount(inverse)
-    starts = np.concatenate([[0], np.cumsum(n)[:-1]])
-    x = x[order]
-    return Effects(*cells.T, n, np.add.reduceat(x, starts), np.add.reduceat(x**2, starts))
+    parts = np.split(np.argsort(inverse, kind="stable"), np.cumsum(n)[:-1])
+    # One group at a time, so that no second copy of the points is held.
+    total, squares = (np.stack([form(x[rows]).sum(0) for rows in parts]) for form in (np.positive, np.square))
+    return Effects(cells[:, 0], cells[:, 1], cells[:, 2], n, total, squares)
 
 
 def partial_eta_squared(

@@ -86,7 +86,7 @@ class Expression:
     Attributes
     ----------
     neighbors
-        Neighbours inside each batch.
+        Neighbours of each cell inside its batch.
     residuals
         Residuals of each batch, in the order of `neighbors`.
     genes
@@ -104,7 +104,7 @@ def technical_genes(names: Iterable[str]) -> Bool[np.ndarray, " gene"]:
     Parameters
     ----------
     names
-        Symbols, in any case.
+        Symbols of the genes, in capitals or not.
     """
     return np.array([str(name).upper().startswith(_TECHNICAL) for name in names], dtype=bool)
 

@@ -143,3 +143,10 @@ def leading_scores(x: Points, axes: int) -> Float[np.ndarray, "point axis"]:
         scores = scores[:, ::-1][:, :axes]
     real = values[::-1][:axes] > 1e-12 * values[-1]
     return scores[:, real] / np.linalg.norm(scores[:, real], axis=0)
+
+
+def _both(x: np.ndarray, y: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
+    if len(x) != len(y):
+        raise EvaluationError(f"One space has {len(x)} points, the other {len(y)}; give both of the same points.")
+    x, y = check_points(x, least - 1), check_points(y, least - 1)
+    return x - x.mean(0), y - y.mean(0)

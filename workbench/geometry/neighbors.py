@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import TypeAlias
 
 import numpy as np
@@ -176,11 +177,12 @@ def distinct(x: Points) -> tuple[Float[np.ndarray, "kept feature"], Int[np.ndarr
     kept, rows
         The first of each set of equal points, and where they were.
     """
-    # As bytes, rows compare in one go; adding zero makes -0.0 the same as 0.0.
-    rows = np.ascontiguousarray(x + 0.0)
-    as_bytes = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-    first = np.sort(np.unique(as_bytes, return_index=True)[1])
-    return x[first], first
+    # By digests, so that no copy of the points is sorted; adding zero makes -0.0 the same as 0.0.
+    found: dict[bytes, int] = {}
+    for i, row in enumerate(np.ascontiguousarray(x)):
+        found.setdefault(blake2b(row + 0.0, digest_size=16).digest(), i)
+    first = np.array(list(found.values()))
+    return (x if len(first) == len(x) else x[first]), first
 
 
 def check_points(x: Points, k: int) -> Points:
@@ -243,7 +245,7 @@ def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
 
     def search(algorithm: str, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         fitted = NearestNeighbors(n_neighbors=n_found, algorithm=algorithm).fit(centred)
-        found = fitted.kneighbors(centred[which], return_distance=False)
+        found = fitted.kneighbors(centred if len(which) == len(x) else centred[which], return_distance=False)
         return _nearest(x, which, _without_self(found, which), k)
 
     if x.shape[1] <= 8:

@@ -116,7 +116,7 @@ class BatchNeighbors:
     left_out
         Cells of each batch that was too small.
     n
-        Cells altogether.
+        Number of cells, those of batches that were left out among them.
     kind
         What the neighbours are of, in words.
     """
@@ -179,7 +179,7 @@ def split_batches(
     batch
         Batch of each cell, empty for a cell of none, which is left out; None where all cells are one batch.
     n
-        Number of cells.
+        Number of cells, of which `batch` has one value each.
     k
         Neighbours that are to be searched; a batch needs two cells more.
     fewest
@@ -274,7 +274,7 @@ def check_ks(ks: Sequence[int], k: int) -> tuple[int, ...]:
     ks
         Sizes that are asked for.
     k
-        Neighbours that there are.
+        Neighbours of each cell that were found.
 
     Raises
     ------

@@ -59,7 +59,7 @@ class Draws:
         Parameters
         ----------
         terms
-            One number per cell.
+            One number per cell, NaN where the cell does not count.
         """
         known = np.isfinite(terms)
         n_units = self.weights.shape[1]
@@ -76,7 +76,7 @@ def draw_units(n: int, donor: Labels | None = None, *, n_draws: int = DRAWS, see
     Parameters
     ----------
     n
-        Number of cells.
+        Number of cells that the units are made of.
     donor
         Donor of each cell; cells without one are a donor of their own.
     n_draws
@@ -106,7 +106,7 @@ class Measured:
     Attributes
     ----------
     table
-        From `measure_space`.
+        As `space_tables.measure_space` gives it.
     draws
         One row per row of the table.
     n_units

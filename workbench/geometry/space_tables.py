@@ -18,7 +18,7 @@ from workbench.geometry.neighbors import Neighbors, Points, check_points, distin
 from workbench.geometry.overlap import BatchNeighbors, area_over_log_k, check_ks, overlap
 from workbench.geometry.quality import embedding_quality
 from workbench.geometry.space_draws import DRAWS, Draws, Labels, Measured, Rows, draw_units
-from workbench.geometry.spaces import directions, first_share, numbered, shared_axes, spread, unit_variance
+from workbench.geometry.spaces import CONSTANT, directions, first_share, numbered, shared_axes, spread, unit_variance
 
 SCFOUNDRY = "scfoundry"
 CONVENTIONS = ("", SCFOUNDRY)
@@ -130,18 +130,18 @@ def measured_space(
             )
     rows = Rows(draw_units(len(points), donor, n_draws=n_draws, seed=seed))
     theirs = convention == SCFOUNDRY
-    scaled, constant = unit_variance(points)
+    constant = ~(points.std(0) > CONSTANT)
     still = f"{constant.sum()} constant coordinates left out" if constant.any() else ""
-    _axes(rows, points, scaled, theirs, still)
+    _axes(rows, points, theirs, still)
     _cosines(rows, points, cell_type, theirs)
-    _dimension(rows, points, scaled, list(estimators), scales or dimension.Scales(), theirs, still, seed)
+    _dimension(rows, points, list(estimators), scales or dimension.Scales(), theirs, still, seed)
     if expression is not None:
         _faithful(rows, points, expression, ks, None if theirs else trust_k, theirs, seed)
     _effects(rows, points, cell_type, batch, theirs)
     return rows.measured()
 
 
-def _axes(rows: Rows, points: np.ndarray, scaled: np.ndarray, theirs: bool, still: str) -> None:
+def _axes(rows: Rows, points: np.ndarray, theirs: bool, still: str) -> None:
     """Participation ratio and spectral anisotropy."""
     draws, n = rows.draws, len(points)
     own = spread(points, draws.unit)
@@ -150,12 +150,11 @@ def _axes(rows: Rows, points: np.ndarray, scaled: np.ndarray, theirs: bool, stil
             "participation ratio", "covariance", shared_axes(own.covariance()),
             draws.of(lambda w: shared_axes(own.covariance(w))), n,
         )  # fmt: skip
-    units = spread(scaled, draws.unit)
 
     def at_unit_variance(weights: np.ndarray | None) -> float:
-        covariance = units.covariance(weights)
+        covariance = own.covariance(weights)
         deviation = np.sqrt(np.maximum(np.diag(covariance), 0))
-        inverse = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+        inverse = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > CONSTANT)
         return shared_axes(covariance * inverse * inverse[:, None])
 
     drawn = draws.of(at_unit_variance)
@@ -195,7 +194,6 @@ def _cosines(rows: Rows, points: np.ndarray, cell_type: Labels | None, theirs: b
 def _dimension(
     rows: Rows,
     points: np.ndarray,
-    scaled: np.ndarray,
     names: list[str],
     scales: dimension.Scales,
     theirs: bool,
@@ -208,8 +206,9 @@ def _dimension(
             raise EvaluationError(unknown_name("estimator", name, ESTIMATORS))
     draws = rows.draws
     if theirs:
-        for scope, x in (("raw", points), ("standardised", scaled)):
-            ratio = dimension.log_ratios(near := find_neighbors(x, 2, seed=seed))
+        for scope in ("raw", "standardised"):
+            near = find_neighbors(points if scope == "raw" else unit_variance(points)[0], 2, seed=seed)
+            ratio = dimension.log_ratios(near)
             terms = np.where(ratio > 0, ratio, np.nan)
             used = int((ratio > 0).sum())
             rows.add("TwoNN", scope, dimension.two_nn_likelihood(near), 1 / draws.means(terms), used, _search(near))
@@ -225,7 +224,7 @@ def _dimension(
             continue
         if name == "TwoNN":
             rows.add(name, "raw", dimension.two_nn(near), _slopes(near, own), n, *notes)
-            apart = find_neighbors(scaled[where], 2, seed=seed)
+            apart = find_neighbors(unit_variance(points)[0][where], 2, seed=seed)
             rows.add(name, "standardised", dimension.two_nn(apart), _slopes(apart, own), n, *notes, still)
         elif name == "maximum likelihood":
             inverse = 1 / dimension.likelihood_local(near.first(scales.k))

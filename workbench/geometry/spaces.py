@@ -17,7 +17,7 @@ from workbench.errors import EvaluationError
 from workbench.geometry.neighbors import Points, check_points
 
 # A standard deviation at most this is that of a constant coordinate, as in scFoundry 0.2.1.
-_CONSTANT = 1e-8
+CONSTANT = 1e-8
 # Up to this many coordinates all eigenvalues come sooner than the first alone.
 _FEW = 16
 
@@ -53,13 +53,14 @@ def unit_variance(x: Points) -> tuple[Points, Bool[np.ndarray, " feature"]]:
     """
     x = check_points(x, 1)
     x = x - x.mean(0)
-    deviation = x.std(0)
-    constant = ~(deviation > _CONSTANT)
+    deviation = np.sqrt(np.einsum("nd,nd->d", x, x) / len(x))
+    constant = ~(deviation > CONSTANT)
     if constant.all():
         raise EvaluationError(
-            f"None of the {x.shape[1]} coordinates varies by more than {_CONSTANT:g}; scale the points up."
+            f"None of the {x.shape[1]} coordinates varies by more than {CONSTANT:g}; scale the points up."
         )
-    return x / np.where(constant, np.inf, deviation), constant
+    x /= np.where(constant, np.inf, deviation)
+    return x, constant
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Spread:
     Attributes
     ----------
     n
-        Points of each unit.
+        Number of points of each unit.
     total
         Sum of the points of each unit, less `centre`.
     products
@@ -123,13 +124,12 @@ def spread(x: Points, unit: Int[np.ndarray, " point"] | None = None) -> Spread:
     centre = x.mean(0)
     x = x - centre
     unit = np.zeros(len(x), dtype=int) if unit is None else unit
-    parts = [x[unit == u] for u in range(int(unit.max()) + 1)]
-    return Spread(
-        np.array([len(part) for part in parts]),
-        np.stack([part.sum(0) for part in parts]),
-        np.stack([part.T @ part for part in parts]),
-        centre,
-    )
+    n = np.bincount(unit)
+    total, products = np.zeros((len(n), x.shape[1])), np.zeros((len(n), x.shape[1], x.shape[1]))
+    for u in range(len(n)):
+        part = x if len(n) == 1 else x[unit == u]
+        total[u], products[u] = part.sum(0), part.T @ part
+    return Spread(n, total, products, centre)
 
 
 def shared_axes(covariance: Float[np.ndarray, "feature feature"]) -> float:

@@ -45,7 +45,7 @@ class Space:
     hook
         Key of ``obsm``, or hook and pool.
     points
-        One row per cell.
+        Place of each cell in the space, a row each.
     cells
         Numbers of these cells; None for all.
     """
@@ -93,7 +93,7 @@ def measure_geometry(
     cell_type, batch, donor
         Columns of ``obs``; a default that is not there is left out, and the batch is then the donor. Neighbours are searched inside batches.
     ks
-        Neighbourhood sizes of R_NX.
+        Neighbourhood sizes of R_NX, each smaller than a batch.
     n_draws, convention
         As in `geometry.space_tables.measure_space`.
     batch_size, max_tokens, seed, min_gene_share, progress
@@ -124,34 +124,32 @@ def measure_geometry(
     >>> import numpy as np
     >>> import workbench
     >>> from anndata import AnnData
-    >>> cells = AnnData(np.random.default_rng(0).poisson(2.0, (80, 60)).astype(np.float32))
-    >>> cells.obsm["X_mine"] = np.asarray(cells.X[:, :5])
-    >>> table = workbench.geometry(workbench.load(cells, values="counts"), "X_mine", n_draws=0)
+    >>> cells = workbench.load(AnnData(np.random.default_rng(0).poisson(2.0, (80, 60)).astype(np.float32)), values="counts")
+    >>> cells.obsm["X_mine"] = np.random.default_rng(1).normal(size=(80, 5))
+    >>> table = workbench.geometry(cells, "X_mine", n_draws=0)
     >>> table["features"].unique().tolist()
     ['given', 'expression', 'PCA']
     """
     cells = as_cells(adata)
-    embeddings = _embeddings(cells, what)
+    embeddings = _embeddings(adata, what)
     if model is None and not embeddings:
         raise CellsError("Nothing to measure: name a key of obsm, or give a model.")
     read = None if model is None else as_model(model)
-    kind, block, who = _labels(cells, cell_type, batch, donor)
+    kind, block, who = _labels(adata, cell_type, batch, donor)
     places = {} if read is None else _places(read, layers, hooks)
     expression, columns = _expression(cells, block, max(ks), seed)
     neighbors = expression.neighbors if isinstance(expression, Expression) else expression
 
     def measured(space: Space) -> pd.DataFrame:
         rows = np.arange(len(space.points)) if space.cells is None else space.cells
-        labels = {
-            name: None if value is None else value[rows]
-            for name, value in (("cell_type", kind), ("batch", block), ("donor", who))
-        }
+        own = [None if labels is None else labels[rows] for labels in (kind, block, who)]
         # Against itself expression says how much its own components keep.
         reference = expression if space.cells is None else neighbors.renumbered()
         try:
             table = measure_space(
-                space.points, expression=reference, **labels, ks=ks, n_draws=n_draws, convention=convention, seed=seed
-            )
+                space.points, expression=reference, cell_type=own[0], batch=own[1], donor=own[2], ks=ks, n_draws=n_draws, convention=convention,
+                seed=seed,
+            )  # fmt: skip
         except EvaluationError as error:
             nothing = ("not measured", "", np.nan, np.nan, np.nan, len(rows), str(error))
             table = pd.DataFrame([nothing], columns=COLUMNS)
