@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from workbench.geometry.neighbors import Points
+from workbench.errors import EvaluationError
+from workbench.geometry.neighbors import Points, check_points
 
 
 def cka(x: Points, y: Float[np.ndarray, "point other"], *, debiased: bool = True) -> float:
