@@ -105,7 +105,7 @@ def test_every_pass_has_every_layer(made):
         "baseline",
     }
     for source in set(table["source"]) - {"baseline"}:
-        assert sorted(set(pick(table, source=source, hook="resid_post mean")["layer"])) == [-1, 0, 1]
+        assert sorted(set(pick(table, source=source, hook="resid_post mean")["layer"])) == [-1, 0, 1, 2]
     assert {"expression", "PCA, 5 components", "X_own", "X_turned"} == set(pick(table, source="baseline")["hook"])
 
 
@@ -143,15 +143,17 @@ def test_the_opening_is_short_and_names_what_stands_beside(made):
     table = made.context.read("geometry")
     said = told(opening(table, made.results["expression"]["of"], 3))
     assert "random weights (" in said and "PCA" in said and "over donors" in said
-    assert [one.of for one in controls(table, made.context.passes, {})] == [3, 3, 3, 3]
+    assert [one.of for one in controls(table, made.context.passes, {})] == [4, 4, 4, 4]
 
 
 @pytest.mark.slow
 def test_nothing_is_done_twice_and_labels_pass_no_cell_again(made, settings):
     again = plan(RECIPE, make_config(GeometryConfig, **settings), made.out)
-    assert {state.state for state in again.stages} == {"kept"}
+    assert {one.state.state for one in again.stages} == {"kept"}
     other = {**settings, "data": {**settings["data"], "cell_type": None}}
-    kept = {one.name: one.state for one in plan(RECIPE, make_config(GeometryConfig, **other), made.out).stages}
+    kept = {
+        one.state.name: one.state.state for one in plan(RECIPE, make_config(GeometryConfig, **other), made.out).stages
+    }
     assert kept["model"] == kept["untrained"] == kept["expression"] == "kept" and kept["measures"] == "to make"
 
 
@@ -180,7 +182,7 @@ def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"spaces": {"layers": [7]}}, HookError, "There is no layer 7: this model has layers 0 to 1"),
+        ({"spaces": {"layers": [7]}}, HookError, "There is no layer 7: this model has layers 0 to 2"),
         ({"data": {"embeddings": ["X_oun"]}}, CellsError, "did you mean 'X_own'"),
     ],
 )

@@ -8,7 +8,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from workbench.settings import CommandConfig, EmbeddedDataConfig, Strict, named
 
-UNTRAINED, PERMUTED, THINNED = "untrained", "permuted", "thinned"
+UNTRAINED: Literal["untrained"] = "untrained"
+PERMUTED: Literal["permuted"] = "permuted"
+THINNED: Literal["thinned"] = "thinned"
 Control = Literal["untrained", "permuted", "thinned"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def listed(results: Results) -> list[tuple[str, str]]:
     return [(stage, name) for stage in (*SOURCES, REFERENCE) if stage in results for name in results[stage]["spaces"]]
 
 
-def named(stage: str, name: str) -> dict[str, object]:
+def named(stage: str, name: str) -> dict[str, Any]:
     """Source, layer and hook of a space, as tables have them.
 
     Parameters

@@ -37,7 +37,7 @@ def opening(table: pd.DataFrame, of: str, donors: int) -> Opening:
         return Opening(
             _QUESTION, "No layer could be compared with expression on these cells.", step="Give more cells a batch."
         )
-    best, last = own.loc[own["value"].idxmax()], own.loc[own["layer"].idxmax()]
+    best, last = (own.iloc[int(own[column].argmax())] for column in ("value", "layer"))
     pca = _of(rows, lambda r: r["hook"].str.startswith("PCA"))
     untrained = _of(
         rows, lambda r: (r["source"] == SOURCES[UNTRAINED]) & (r["hook"] == STREAM) & (r["layer"] == best["layer"])

@@ -41,6 +41,7 @@ def stages(context: GeometryContext) -> list[Stage]:
         If a cell expresses none of the model's genes, or an embedding is not there or has no finite numbers.
     """
     config, inputs = context.config, context.pass_inputs
+    context.model.resolve_hooks(context.hooks)
     check_cells(context.tokenizer(context.cells), context.cells.obs_names)
     measured = config.measures.model_dump(mode="json", exclude={"draws", "bootstrap"})
     weights, shape = context.model.fingerprint(), vars(context.model.config)

@@ -95,10 +95,10 @@ def write_reference(folder: Path, found: Expression | BatchNeighbors) -> None:
     if isinstance(found, Expression):
         arrays["genes"] = found.genes
         about["theta"] = [one.theta for one in found.residuals]
-        for i, one in enumerate(found.residuals):
-            parts = {"data": one.counts.data, "columns": one.counts.indices, "starts": one.counts.indptr}
+        for i, made in enumerate(found.residuals):
+            parts = {"data": made.counts.data, "columns": made.counts.indices, "starts": made.counts.indptr}
             arrays |= {
-                f"{name} {i}": part for name, part in {**parts, "library": one.library, "share": one.share}.items()
+                f"{name} {i}": part for name, part in {**parts, "library": made.library, "share": made.share}.items()
             }
     write_arrays(folder / _FILE, arrays)
     write_json(folder / _ABOUT, about)

@@ -60,7 +60,9 @@ def report(context: GeometryContext, results: Results) -> Report:
         Request("angles", "Null: the cells of one space dealt anew.", "likeness", {"measure": ANGLE}),
     ]
     skipped = [(f"Space {name}", why) for name, why in results["measures"]["skipped"].items()]
-    why = {THINNED: "needs counts"} if THINNED in context.config.controls and THINNED not in context.passes else {}
+    why: dict[str, str] = (
+        {THINNED: "needs counts"} if THINNED in context.config.controls and THINNED not in context.passes else {}
+    )
     skipped += [(f"Control {name}", f"it {reason}, and these values are none") for name, reason in why.items()]
     skipped += [
         (f"Batch '{name}'", f"it has {n} cells, fewer than neighbourhoods need")
