@@ -106,7 +106,7 @@ class Measured:
     Attributes
     ----------
     table
-        As `space_tables.measure_space` gives it.
+        Table of all rows, as `space_tables.measure_space` gives it.
     draws
         One row per row of the table.
     n_units
