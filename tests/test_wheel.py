@@ -81,6 +81,47 @@ def test_it_says_what_it_is(command, installed):
     assert "All that is required works." in said and f"workbench {workbench.__version__} in {installed}" in said
 
 
+@pytest.fixture(scope="module")
+def empty(wheel, tmp_path_factory):
+    """An environment of its own with the wheel and what it needs at the pinned versions, from wherever pip is told to look."""
+    place = tmp_path_factory.mktemp("empty")
+    python("-m", "venv", place)
+    binaries = place / ("Scripts" if os.name == "nt" else "bin")
+    pip = [binaries / "python", "-m", "pip", "install", "--no-compile", "--quiet"]
+    done = subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", wheel], capture_output=True, text=True)
+    unreached = (
+        "NewConnectionError",
+        "Could not fetch URL",
+        "No matching distribution",
+        "ReadTimeout",
+        "ConnectTimeout",
+    )
+    if done.returncode and any(one in done.stderr for one in unreached):
+        pytest.skip(f"pip reaches no index that has all packages: {done.stderr.strip().splitlines()[-1]}")
+    assert not done.returncode, done.stderr
+    return binaries
+
+
+@pytest.mark.timeout(1800)
+def test_an_empty_environment_needs_the_wheel_alone(empty, tmp_path):
+    # Nothing of this environment or checkout may help.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+
+    def go(*arguments):
+        return subprocess.run(
+            list(map(str, arguments)), capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+        ).stdout
+
+    listed = go(empty / "python", "-m", "pip", "list", "--format", "freeze").lower()
+    assert "scgpt-workbench" in listed
+    assert not [
+        one for one in ("pytest", "ruff", "mypy", "sphinx", "jupytext", "scgpt==") if f"\n{one}" in f"\n{listed}"
+    ]
+    assert go(empty / "workbench", "--version") == f"workbench {workbench.__version__}\n"
+    assert "All that is required works." in go(empty / "workbench", "doctor")
+    assert "layers" in go(empty / "workbench", "inspect", ROOT / "artifacts" / "scgpt-blood-mini")
+
+
 def test_the_demo_runs_from_it_in_its_smallest_form(command, tmp_path):
     sets = [part for one in SMALL for part in ("--set", one)]
     done = command("run", ROOT / "experiments" / "demo.yaml", "--out", "out", *sets)
