@@ -127,7 +127,7 @@ def partial_eta_squared(
     >>> import numpy as np
     >>> from workbench.geometry.effects import partial_eta_squared
     >>> x = np.array([[0.0, 0], [0, 2], [4, 0], [4, 2]])
-    >>> partial_eta_squared(x, np.array([0, 0, 1, 1]))[0].tolist()  # all of one coordinate, nothing of the other
+    >>> partial_eta_squared(x, np.array([0, 0, 1, 1]))[0].round(6).tolist()  # all of one coordinate, nothing of the other
     [0.5, 0.8]
     """
     return effects(x, group, batch).partial()

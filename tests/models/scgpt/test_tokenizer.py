@@ -279,7 +279,7 @@ def test_every_storage_gives_the_same_tokens(stored, form):
 
 
 def test_a_backed_csc_is_refused_with_the_reason(stored):
-    with pytest.raises(CellsError, match="stored by columns .csc., from which rows cannot be streamed"):
+    with pytest.raises(CellsError, match="stores its matrix by columns .csc., so that rows cannot be read"):
         tokenizer(stored["backed csc"])
 
 
@@ -380,7 +380,7 @@ def test_selections_and_settings_that_cannot_be_tokenised():
         tokenizer(cells[:0])
     with pytest.raises(CellsError, match="max_tokens is 1; at least <cls> and one gene"):
         tokenizer(cells, max_tokens=1)
-    with pytest.raises(CheckpointError, match="input_style 'log1p'; only binned"):
+    with pytest.raises(CheckpointError, match="input_style 'log1p'. Only binned"):
         tokenizer(cells, config=config(input_style="log1p"))
     with pytest.raises(GeneMatchError, match="Only 0.0% of 40 genes"):
         Tokenizer(cells, config(), Vocabulary.of_genes(["A"]))

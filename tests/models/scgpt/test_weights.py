@@ -192,7 +192,7 @@ def test_a_flipped_bit_is_found_by_the_files_own_checksum(tiny_checkpoint, tmp_p
     raw[raw.index(weight[:64]) + 5] ^= 1
     path.write_bytes(bytes(raw))
     assert isinstance(torch.load(path, weights_only=True), dict), "PyTorch does not look"
-    with pytest.raises(CheckpointError, match="is corrupt .*checksum of its part .*data/.* fetch it again"):
+    with pytest.raises(CheckpointError, match="is corrupt .*checksum of its part .*data/.* Fetch it again"):
         load_checkpoint(folder)
 
 
@@ -215,7 +215,7 @@ def test_truncated_weights_are_a_sentence(tmp_path, state, legacy, share):
     path = write_checkpoint(tmp_path, state) / "best_model.pt"
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(CheckpointError, match=r"is corrupt or no PyTorch file \(.*\); fetch it again") as caught:
+    with pytest.raises(CheckpointError, match=r"is corrupt or no PyTorch file \(.*\).*etch it again") as caught:
         load_checkpoint(tmp_path)
     assert "Errno" not in str(caught.value)
 

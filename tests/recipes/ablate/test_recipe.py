@@ -476,7 +476,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(made, first, tmp_p
     ("override", "said"),
     [
         ("sweep.sites=[L0H7]", f"HookError: There is no L0H7 in this model: it has layers 0 to {LAYERS - 1} with heads 0"),
-        ("sweep.sites=[H7]", "HookError: 'H7' is no place of the model; write L2H1"),
+        ("sweep.sites=[H7]", "HookError: 'H7' is no place of the model. Write L2H1"),
         ("sweep.sites=[L0H1]", "EvaluationError: The grid names 'L0H1 mean' twice"),
         ("contrasts=[{target: down, source: upp}]", "EvaluationError: Contrast: Unknown cell type 'upp': did you mean 'up'"),
         ("contrasts=[{target: up, source: up}]", "EvaluationError: Contrast: target and source are both 'up'"),

@@ -267,7 +267,7 @@ def test_an_edited_file_of_gene_sets_is_read_again(made, tmp_path):
 def test_a_configuration_without_either_section_is_said(made, capsys):
     more = ["--set", "compaction=null", "--set", "factors=null"]
     assert main(["factors", str(made.path), "--out", str(made.out), *more]) == 2
-    assert "neither a section 'compaction' nor" in capsys.readouterr().err
+    assert "no section 'compaction' and no section 'factors'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
