@@ -248,7 +248,7 @@ CORRUPT = {
 def test_corrupt_weights_are_refused_by_file(folder, how):
     (folder / WEIGHTS).write_bytes(CORRUPT[how]((folder / WEIGHTS).read_bytes()))
     with pytest.raises(
-        CheckpointError, match=r"best_model\.pt' is corrupt or no PyTorch file .*. Fetch it again"
+        CheckpointError, match=r"best_model\.pt' is corrupt or no PyTorch file .*[Ff]etch it again"
     ) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)

@@ -192,7 +192,7 @@ def test_a_flipped_bit_is_found_by_the_files_own_checksum(tiny_checkpoint, tmp_p
     raw[raw.index(weight[:64]) + 5] ^= 1
     path.write_bytes(bytes(raw))
     assert isinstance(torch.load(path, weights_only=True), dict), "PyTorch does not look"
-    with pytest.raises(CheckpointError, match="is corrupt .*checksum of its part .*data/.* Fetch it again"):
+    with pytest.raises(CheckpointError, match="is corrupt .*checksum of its part .*data/.* [Ff]etch it again"):
         load_checkpoint(folder)
 
 
