@@ -13,8 +13,8 @@ from workbench.figures.requests import Request
 HOLDS, PARTLY, FALLS, OPEN = "holds", "partly", "falls", "open"
 STATES = {
     HOLDS: ("\u2713", "the result stands out from this control on more than half of what was judged"),
-    PARTLY: ("~", "on some of it"),
-    FALLS: ("\u2717", "on none of it"),
+    PARTLY: ("~", "the result stands out on half of it or less"),
+    FALLS: ("\u2717", "the result does not stand out from this control"),
     OPEN: ("\u2013", "not judged"),
 }
 

@@ -69,7 +69,7 @@ def test_no_gate_judged_and_no_null():
 def test_marks():
     own, plain = gates(PASSED), beside({**PASSED, "null ruler": "not applicable", "branch holdout": "5 of 20 pass"})
     found = {one.name: one for one in marks(own, plain)}
-    assert found[f"{IDENTITY} (plain expression)"].text == "does not pass 1 of the 5 gates passed"
+    assert found[f"{IDENTITY} (plain expression)"].text == "fails 1 of the model's 5 passes"
     assert found["null ruler"].state == "holds" and found["cohorts expected to fail"].state == "open"
     assert marks(own, beside(PASSED))[0].state == "falls" and marks(gates({}), plain)[0].state == "open"
     failed = {one.name: one for one in marks(gates({**PASSED, "null ruler": "fail"}), plain)}

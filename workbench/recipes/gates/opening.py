@@ -96,7 +96,9 @@ def _stands_out(own: pd.DataFrame, controls: pd.DataFrame, name: str) -> Control
     known = own.index[own["status"] == "pass"].intersection(rows.index[rows["status"] != _OPEN])
     held = int((rows.loc[known, "status"] != "pass").sum())
     shown = f"{name} (plain expression)" if name == IDENTITY else name
-    text = f"does not pass {held} of the {len(known)} gates passed" if held else f"passes all {len(known)} gates passed"
+    text = (
+        f"fails {held} of the model's {len(known)} passes" if held else f"passes all {len(known)} that the model passes"
+    )
     return Control(shown, text if len(known) else "no gate to compare", held, len(known))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from workbench.engine.section import Report, Section
@@ -37,7 +38,7 @@ def report(context: PretrainContext, results: Results) -> Report:
         },
     )
     return Report(
-        title=f"A checkpoint trained on {context.cells.uns['workbench']['name']}",
+        title=f"A checkpoint trained on {Path(context.cells.uns['workbench']['name']).name}",
         opening=opening(evaluation, results["train"]["n_train"]),
         data=context.source,
         sections=[section],
