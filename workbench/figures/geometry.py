@@ -94,7 +94,7 @@ def space_likeness(table: pd.DataFrame, measure: str = "debiased CKA") -> go.Fig
     Parameters
     ----------
     table
-        Table ``likeness`` of ``workbench geometry``: ``one``, ``other``, ``measure``, ``value``, ``null_high``, ``n``.
+        Table ``likeness`` of ``workbench geometry``: ``one``, ``other``, ``measure``, ``value``, ``null_mean``, ``null_low``, ``null_high``, ``n``; angles are in degrees.
     measure
         ``debiased CKA`` or ``principal angle``.
 
@@ -104,7 +104,7 @@ def space_likeness(table: pd.DataFrame, measure: str = "debiased CKA") -> go.Fig
         A cell per pair; the null of dealt cells on hover.
     """
     what = "map of likeness"
-    rows = checked(table, what, ["one", "other", "measure"], ["value", "null_mean", "null_high", "n"])
+    rows = checked(table, what, ["one", "other", "measure"], ["value", "null_mean", "null_low", "null_high", "n"])
     rows = rows[rows["measure"] == measure]
     if rows.empty:
         raise refusal(what, f"its table has no '{measure}'.")
@@ -112,10 +112,10 @@ def space_likeness(table: pd.DataFrame, measure: str = "debiased CKA") -> go.Fig
     names = list(dict.fromkeys([*rows["one"], *rows["other"]]))
     cells = both.assign(row=both["one"], column=both["other"], bold=False)
     cells["hover"] = [
-        f"{label(r.one)} and {label(r.other)}<br>{label(measure)} {number(r.value)}<br>cells dealt anew: mean {number(r.null_mean)}, up to {number(r.null_high)}<br>n = {number(r.n)}"
+        f"{label(r.one)} and {label(r.other)}<br>{label(measure)} {number(r.value)}<br>cells dealt anew: mean {number(r.null_mean)}, {number(r.null_low)} to {number(r.null_high)}<br>n = {number(r.n)}"
         for r in records(both)
     ]
-    subtitle = f"Of the same cells, n = {span(rows['n'])}. Where cells are dealt anew: up to {number(rows['null_high'].max())} (95 %)."
+    subtitle = f"Of the same cells, n = {span(rows['n'])}. Where cells are dealt anew: {number(rows['null_low'].min())} to {number(rows['null_high'].max())} (95 %)."
     return heatmap(
         cells, names, names, colors_of(cells["value"], measure), "How alike the spaces are", subtitle, ("", "")
     )

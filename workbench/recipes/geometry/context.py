@@ -12,7 +12,7 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from workbench.cells.datasets import content_hash, values_hash
-from workbench.cells.matrix import row_blocks
+from workbench.cells.expression import scale_of
 from workbench.cells.shuffled import permuted_genes, thinned
 from workbench.engine.config import load_cells
 from workbench.engine.context import Context
@@ -37,7 +37,7 @@ class GeometryContext(Context[GeometryConfig]):
     """Configuration, cells and spaces of a geometry."""
 
     settings = GeometryConfig
-    shared = ("expression", MODEL, *SOURCES)
+    shared = ("expression", *SOURCES)
 
     @cached_property
     def cells(self) -> AnnData:
@@ -48,8 +48,7 @@ class GeometryContext(Context[GeometryConfig]):
         names = every.obs_names.to_numpy(dtype=str)
         rows = rows_of(np.full(len(every), ""), "", names, most, self.config.seed)
         print(f"[cells] {most} of them are looked at, drawn by seed and name (spaces.max_cells)", file=sys.stderr)
-        part = every[rows].to_memory() if every.isbacked else every[rows].copy()
-        return part
+        return every[rows].to_memory() if every.isbacked else every[rows].copy()
 
     @cached_property
     def values(self) -> str:
@@ -70,8 +69,7 @@ class GeometryContext(Context[GeometryConfig]):
     @cached_property
     def counts(self) -> bool:
         """Whether the values are counts, which residuals and thinning need."""
-        blocks = (block.data for _, block in row_blocks(self.cells.X))
-        return all(np.array_equal(data, np.rint(data)) for data in blocks)
+        return scale_of(self.cells).counts
 
     @cached_property
     def passes(self) -> tuple[str, ...]:
