@@ -107,7 +107,7 @@ def ours(ready: Ready) -> np.ndarray:
         points = np.asarray(ad.read_h5ad(folder / f"layer{layer:02}.h5ad").X)
         table = measure_space(
             points, expression=expression, cell_type=kind, batch=batch, n_draws=0, convention="scfoundry", seed=0
-        )
+        ).table
         found = table.set_index(["measure", "scope"])["value"]
         rows.append([found[key] for key in FIGURES])
     cells.file.close()

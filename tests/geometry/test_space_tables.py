@@ -18,7 +18,7 @@ from workbench.geometry.expression import expression_neighbors, technical_genes
 from workbench.geometry.neighbors import find_neighbors
 from workbench.geometry.overlap import batch_neighbors
 from workbench.geometry.space_draws import COLUMNS, draw_units
-from workbench.geometry.space_tables import measure_space, measured_space
+from workbench.geometry.space_tables import measure_space
 from workbench.geometry.spaces import cosine_of_pairs
 
 PYTHON = os.environ.get("WORKBENCH_PEERS_PYTHON")
@@ -44,7 +44,7 @@ def values(table):
 def test_the_table_is_tidy_and_full():
     x, labels = world()
     reference = batch_neighbors(x + 0.1, labels["batch"], k=50, seed=0)
-    table = measure_space(x, expression=reference, **labels, seed=0)
+    table = measure_space(x, expression=reference, **labels, seed=0).table
     assert list(table) == COLUMNS and not table.duplicated(["measure", "scope"]).any()
     assert set(table["measure"]) == {
         "participation ratio", "spectral anisotropy", "cosine", "local PCA", "TwoNN", "maximum likelihood",
@@ -60,30 +60,32 @@ def test_the_table_is_tidy_and_full():
 def test_nothing_depends_on_the_order_of_cells():
     x, labels = world()
     order = np.random.default_rng(1).permutation(len(x))
-    one = measure_space(x, **labels, expression=batch_neighbors(x[:, :5], labels["batch"], seed=0), seed=3)
+    one = measure_space(x, **labels, expression=batch_neighbors(x[:, :5], labels["batch"], seed=0), seed=3).table
     turned = {name: own[order] for name, own in labels.items()}
-    other = measure_space(x[order], **turned, expression=batch_neighbors(x[order, :5], turned["batch"], seed=0), seed=3)
+    other = measure_space(
+        x[order], **turned, expression=batch_neighbors(x[order, :5], turned["batch"], seed=0), seed=3
+    ).table
     pd.testing.assert_frame_equal(one, other, rtol=1e-8)
 
 
 def test_draws_are_the_same_for_every_space_and_pair_by_donor():
     x, labels = world()
-    one = measured_space(x, **labels, seed=0)
-    other = measured_space(x * 3 + 0.01 * np.random.default_rng(0).normal(size=x.shape), **labels, seed=0)
+    one = measure_space(x, **labels, seed=0)
+    other = measure_space(x * 3 + 0.01 * np.random.default_rng(0).normal(size=x.shape), **labels, seed=0)
     apart = one.beyond(other)
     whole = apart.set_index(["measure", "scope"]).loc[("partial eta squared", "cell type, whole space")]
     own = one.table.set_index(["measure", "scope"]).loc[("partial eta squared", "cell type, whole space")]
     assert abs(whole["value"]) < 1e-3 and whole["high"] - whole["low"] < 0.1 * (own["high"] - own["low"])
     with pytest.raises(EvaluationError, match="different draws"):
-        one.beyond(measured_space(x, seed=0))
+        one.beyond(measure_space(x, seed=0))
 
 
 def test_too_few_donors_are_said_and_cells_drawn():
     x, labels = world(donors=3)
-    table = measure_space(x, **labels, seed=0)
+    table = measure_space(x, **labels, seed=0).table
     assert table["note"].str.contains("interval over cells, as 3 donors are too few").any()
-    assert measure_space(x, seed=0)["note"].str.startswith("interval over cells").any()
-    assert measure_space(x, n_draws=0, seed=0)["low"].isna().all()
+    assert measure_space(x, seed=0).table["note"].str.startswith("interval over cells").any()
+    assert measure_space(x, n_draws=0, seed=0).table["low"].isna().all()
     assert draw_units(100, np.array(["a", ""] * 50), seed=0).weights.shape == (200, 20)
 
 
@@ -92,7 +94,7 @@ def test_intervals_over_cells_hold_the_truth_as_often_as_they_say():
     hits = 0
     for seed in range(20):
         x = np.random.default_rng(seed).normal(size=(2000, 5)) * [2, 1, 1, 1, 1]
-        row = measure_space(x, estimators=(), seed=seed).set_index("measure").loc["spectral anisotropy"]
+        row = measure_space(x, estimators=(), seed=seed).table.set_index("measure").loc["spectral anisotropy"]
         hits += row["low"] <= 0.5 <= row["high"]
     assert hits >= 17  # of a 95 % interval, 17 of 20 has a chance of .98
 
@@ -111,13 +113,13 @@ def test_bad_input_is_refused_or_said():
         measure_space(x, estimators=["Two"], seed=0)
     again = np.vstack([x, x[:30]])
     again = np.column_stack([again, np.ones(len(again))])
-    table = measure_space(again, n_draws=0, seed=0).set_index(["measure", "scope"])
+    table = measure_space(again, n_draws=0, seed=0).table.set_index(["measure", "scope"])
     assert (
         "30 repeated cells dropped" in table.loc[("TwoNN", "raw"), "note"] and table.loc[("TwoNN", "raw"), "n"] == 480
     )
     assert "1 constant coordinates left out" in table.loc[("participation ratio", "unit variance"), "note"]
     assert table.loc[("TwoNN", "raw"), "value"] == pytest.approx(
-        values(measure_space(x, n_draws=0, seed=0))["TwoNN", "raw"]
+        values(measure_space(x, n_draws=0, seed=0).table)["TwoNN", "raw"]
     )
 
 
@@ -133,7 +135,7 @@ def test_small_batches_are_left_out_and_counted():
     x, labels = world()
     batch = labels["batch"].astype(object)
     batch[:20] = "tiny"
-    table = measure_space(x, expression=batch_neighbors(x, batch, k=50, seed=0), batch=batch, seed=0)
+    table = measure_space(x, expression=batch_neighbors(x, batch, k=50, seed=0), batch=batch, seed=0).table
     row = table.set_index(["measure", "scope"]).loc[("R_NX", "k = 15")]
     assert row["n"] == 460 and "1 batches of 20 cells left out" in row["note"]
 
@@ -142,7 +144,7 @@ def test_cells_without_labels_count_where_no_label_is_needed():
     x, labels = world()
     kind = labels["cell_type"].astype(object)
     kind[:100] = ""
-    table = measure_space(x, cell_type=kind, batch=labels["batch"], seed=0).set_index(["measure", "scope"])["n"]
+    table = measure_space(x, cell_type=kind, batch=labels["batch"], seed=0).table.set_index(["measure", "scope"])["n"]
     assert table["cosine", "all"] == 480 and table["cosine", "within cell types"] == 380
     assert table["partial eta squared", "batch, whole space"] == 380
 
@@ -168,7 +170,7 @@ def test_planted_dimensions_are_found_in_19_of_20_seeds(d, band):
         rng = np.random.default_rng(seed)
         z = rng.random((1000, d))
         x = np.column_stack([z, np.sin(2 * z)]) @ rng.normal(size=(2 * d, 40))
-        found = values(measure_space(x, estimators=list(hits), n_draws=0, seed=seed))
+        found = values(measure_space(x, estimators=list(hits), n_draws=0, seed=seed).table)
         for name in hits:
             hits[name] += abs(found[name, "raw"] / d - 1) < band
     assert min(hits.values()) >= 19, hits
@@ -194,7 +196,7 @@ def theirs(combat):
     kind = cells.obs["gated_type"].to_numpy(dtype=object)
     return measure_space(
         points, expression=expression, cell_type=kind, batch=batch, donor=batch, convention="scfoundry", seed=0
-    )
+    ).table
 
 
 @pytest.mark.slow

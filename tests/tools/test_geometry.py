@@ -61,7 +61,7 @@ def test_layers_are_measured_as_their_streams(cells, model, table):
             donor=cells.obs["donor"].to_numpy(),
             n_draws=0,
             seed=0,
-        )
+        ).table
         mine = table.query(f"features == 'model' and layer == 5 and hook == 'resid {hook}'")
         both = own.merge(mine, on=["measure", "scope"], suffixes=("", "_mine"))
         assert len(both) >= 8

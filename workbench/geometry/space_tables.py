@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from workbench.errors import EvaluationError, unknown_name
@@ -38,7 +37,7 @@ def measure_space(
     n_draws: int = DRAWS,
     convention: str = "",
     seed: int,
-) -> pd.DataFrame:
+) -> Measured:
     """Everything that is measured of one space: how many dimensions, how isotropic, how faithful to expression, whose variance.
 
     Parameters
@@ -69,8 +68,8 @@ def measure_space(
 
     Returns
     -------
-    DataFrame
-        ``measure``, ``scope``, ``value``, ``low`` and ``high`` (95 %: value -+ t sd over draws of donors with replacement, neighbours as they
+    Measured
+        With ``table``: ``measure``, ``scope``, ``value``, ``low`` and ``high`` (95 %: value -+ t sd over draws of donors with replacement, neighbours as they
         were found), ``n`` (cells behind the value), ``note``.
 
     Raises
@@ -83,42 +82,9 @@ def measure_space(
     >>> import numpy as np
     >>> from workbench.geometry.space_tables import measure_space
     >>> plane = np.random.default_rng(0).normal(size=(300, 2)) @ np.eye(2, 5)
-    >>> table = measure_space(plane, n_draws=0, seed=0).set_index(["measure", "scope"])["value"]
+    >>> table = measure_space(plane, n_draws=0, seed=0).table.set_index(["measure", "scope"])["value"]
     >>> [round(float(table[name]), 1) for name in (("participation ratio", "covariance"), ("maximum likelihood", "raw"))]
     [2.0, 2.1]
-    """
-    return measured_space(
-        points, expression=expression, cell_type=cell_type, batch=batch, donor=donor, estimators=estimators, scales=scales, ks=ks,
-        trust_k=trust_k, n_draws=n_draws, convention=convention, seed=seed,
-    ).table  # fmt: skip
-
-
-def measured_space(
-    points: Points,
-    *,
-    expression: Expression | BatchNeighbors | None = None,
-    cell_type: Labels | None = None,
-    batch: Labels | None = None,
-    donor: Labels | None = None,
-    estimators: Iterable[str] = tuple(ESTIMATORS),
-    scales: dimension.Scales | None = None,
-    ks: Sequence[int] = (15, 30, 50),
-    trust_k: int | None = 15,
-    n_draws: int = DRAWS,
-    convention: str = "",
-    seed: int,
-) -> Measured:
-    """As `measure_space`, with the draws: two spaces of the same cells are then compared by `Measured.beyond`.
-
-    Parameters
-    ----------
-    points, expression, cell_type, batch, donor, estimators, scales, ks, trust_k, n_draws, convention, seed
-        As in `measure_space`.
-
-    Raises
-    ------
-    EvaluationError
-        As in `measure_space`.
     """
     if convention not in CONVENTIONS:
         raise EvaluationError(unknown_name("convention", convention, CONVENTIONS[1:]))

@@ -149,7 +149,7 @@ def measure_geometry(
             table = measure_space(
                 space.points, expression=reference, cell_type=own[0], batch=own[1], donor=own[2], ks=ks, n_draws=n_draws, convention=convention,
                 seed=seed,
-            )  # fmt: skip
+            ).table  # fmt: skip
         except EvaluationError as error:
             nothing = ("not measured", "", np.nan, np.nan, np.nan, len(rows), str(error))
             table = pd.DataFrame([nothing], columns=COLUMNS)

@@ -88,7 +88,7 @@ def test_the_table_is_what_the_measures_say_of_a_pass(made):
     points = sink.state()["average/blocks.1.hook_attn_out"]
     donor = context.cells.obs["donor"].astype(str).to_numpy()
     kind = context.cells.obs["cell_type"].astype(str).to_numpy()
-    own = measure_space(points, cell_type=kind, batch=donor, donor=donor, n_draws=8, seed=0)
+    own = measure_space(points, cell_type=kind, batch=donor, donor=donor, n_draws=8, seed=0).table
     rows = pick(table, source="model", layer=1.0, hook="attn_out mean").set_index(["measure", "scope"])
     for line in own.itertuples():
         np.testing.assert_allclose(rows.loc[(line.measure, line.scope), "value"], line.value, rtol=1e-5)

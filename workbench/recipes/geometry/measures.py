@@ -106,7 +106,7 @@ def measure_task(handle: Handle, stage: str, name: str) -> pd.DataFrame:
             trust_k=asked.trustworthiness,
             n_draws=asked.bootstrap,
             seed=context.config.seed,
-        )
+        ).table
     except EvaluationError as error:
         return pd.DataFrame([{**about, "refused": str(error)}])
     return rows.assign(**about, refused="")
