@@ -44,7 +44,7 @@ def opening(table: pd.DataFrame, of: str, donors: int) -> Opening:
     )
     compared = [(name, other) for name, other in (("random weights", untrained), ("PCA", pca)) if other is not None]
     said = [f"{_than(best, other)} {name} ({number(other, 2)})" for name, other in compared]
-    found = f"the stream's R_NX ({scope}) is {number(best['value'], 2)} at its best, {where(best['layer'])}"
+    found = f"the stream keeps a share of neighbours beyond chance (R_NX, {scope}) of {number(best['value'], 2)} at its best, {where(best['layer'])}"
     answer = f"{', '.join(said)}: {found}." if said else f"{found}; nothing stands beside it."
     answer = answer[0].upper() + answer[1:]
     sure = f"n = {number(best['n'])} cells, 95 % {number(best['low'], 2)} to {number(best['high'], 2)} over {'donors' if donors > 1 else 'cells'}; 0 is chance. Last layer: {number(last['value'], 2)}."
@@ -55,7 +55,7 @@ def opening(table: pd.DataFrame, of: str, donors: int) -> Opening:
     )
     if donors < 2:
         change = f"{change[:-1]}; with no donors, intervals say nothing of other people."
-    step = "See which layer keeps your labels with workbench.probe, and lay a column of obsm beside it with --set data.embeddings."
+    step = "See which layer keeps your labels with workbench.probe, and lay an entry of obsm beside it with --set data.embeddings."
     return Opening(_QUESTION, answer, sure, change, step)
 
 
