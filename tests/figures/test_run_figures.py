@@ -8,7 +8,15 @@ import pytest
 
 from figures import synthetic
 from workbench.errors import EvaluationError
-from workbench.figures import cohort_gates, drift, flat_and_ripple, latent_space, runtime
+from workbench.figures import (
+    cohort_gates,
+    drift,
+    flat_and_ripple,
+    latent_space,
+    masked_errors,
+    runtime,
+    training_course,
+)
 
 EVIL = "<b>evil</b>"
 
@@ -115,3 +123,36 @@ def test_runtime_has_a_bar_per_stage():
     figure = runtime(table)
     assert list(figure.data[0].x) == [1, 3] and list(figure.data[1].x) == [1, 2]
     assert "4 s in all" in figure.layout.title.text and EVIL not in text_of(figure)
+
+
+def test_masked_errors_draws_every_predictor_at_every_share_of_masked_values():
+    names = ["expression decoder", EVIL, "gene mean"]
+    rows = [
+        {
+            "mask_ratio": ratio,
+            "predictor": name,
+            "mse": 10.0 + i,
+            "low": 9.0 + i,
+            "high": 12.0 + i,
+            "gain": 0.1,
+            "n_cells": 40,
+        }
+        for ratio in (0.25, 0.5)
+        for i, name in enumerate(names)
+    ]
+    figure = masked_errors(pd.DataFrame(rows))
+    assert len(figure.data) == 2 and EVIL not in text_of(figure)
+    for trace in figure.data:
+        assert list(trace.x) == [10, 11, 12] and list(trace.marker.symbol) == ["circle", "circle-open", "circle-open"]
+        assert list(trace.error_x.array) == [2, 2, 2] and list(trace.error_x.arrayminus) == [1, 1, 1]
+    assert "n = 40 held-out cells" in figure.layout.title.text.replace("<br>", " ")
+
+
+def test_training_course_has_a_line_per_decoder_and_kind_of_cells():
+    columns = ["train_expression", "held_out_expression", "train_mvc", "held_out_mvc"]
+    table = pd.DataFrame({"step": [200, 100], **{name: [float(i), 10.0 + i] for i, name in enumerate(columns)}})
+    figure = training_course(table)
+    assert len(figure.data) == 4 and all(list(trace.x) == [100, 200] for trace in figure.data)
+    assert {trace.name for trace in figure.data} == {
+        f"{d} decoder, {c} cells" for d in ("expression", "MVC") for c in ("training", "held-out")
+    }

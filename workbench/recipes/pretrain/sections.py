@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
+from workbench.figures.requests import Request
 from workbench.recipes.pretrain.context import PretrainContext
 from workbench.recipes.pretrain.opening import BEST, MODEL, controls, opening
 
@@ -24,6 +25,10 @@ def report(context: PretrainContext, results: Results) -> Report:
     settings, evaluation = context.config.settings, context.read("evaluation")
     by_ratio = evaluation.set_index(["mask_ratio", "predictor"])
     section = Section(
+        figures=[
+            Request("masked_errors", "Every predictor sees the same visible genes of the same cells."),
+            Request("training_course", "Squared bins, by step of the training."),
+        ],
         tables={"evaluation": evaluation, "curve": context.read("curve")},
         answers=[_answer(ratio, by_ratio.loc[ratio]) for ratio in settings.mask_ratios],
         cautions=[
