@@ -12,7 +12,7 @@ from workbench.figures.checks import check_finite, checked, chosen, records, ref
 from workbench.figures.forest import Facet, forest
 from workbench.figures.heatmap import bold_heads, check_heads, colors_of, head_codes, head_name, heatmap, placed
 from workbench.figures.marks import ALPHA, NULL_KEY, Look, p_and_q, sure_keys
-from workbench.figures.style import INK, label, metric_title, number, short, span
+from workbench.figures.style import INK, counted, label, metric_title, number, short, span
 
 LABEL_PREFIX = "label_error: "
 _TEXT = ("metric", "how", "kind", "unit")
@@ -192,7 +192,7 @@ def _null_of(row: Any) -> str:
         return "no null was drawn"
     return (
         f"null {number(row.null_low)} to {number(row.null_high)}, mean {number(row.null_mean)} "
-        f"(n = {number(row.n_null)} draws)<br>size over null {number(row.ratio)}, {p_and_q(row)}"
+        f"(n = {counted(row.n_null, 'draw')})<br>size over null {number(row.ratio)}, {p_and_q(row)}"
     )
 
 
@@ -215,4 +215,4 @@ def _null(heads: pd.DataFrame, factor: float = 1) -> str:
     pooled = int(n[n > 1].groupby(heads["metric"]).sum().max() if (n > 1).any() else 0)
     if not pooled:
         return said + "a p takes two draws or more per head."
-    return said + f"smallest reachable p {number(1 / (1 + pooled), 2)} ({pooled} draws, pooled over heads)."
+    return said + f"smallest reachable p {number(1 / (1 + pooled), 2)} ({counted(pooled, 'draw')}, pooled over heads)."

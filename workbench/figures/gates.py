@@ -76,7 +76,7 @@ def gate_table(table: pd.DataFrame) -> go.Figure:
     doomed = " A cohort that is expected to fail does well to fail." if "expected to fail" in set(rows["role"]) else ""
     subtitle = (
         f"n = {len(cohorts)} cohorts; {counts.get('pass', 0)} gates pass (✓), {counts.get('fail', 0)} fail (✗), "
-        f"{counts.get('not applicable', 0)} are not applicable (–, never a pass). Numbers: trustworthiness, mean Spearman over "
+        f"not applicable: {counts.get('not applicable', 0)} (–, never a pass). Numbers: trustworthiness, mean Spearman over "
         f"splits, p, p, passing cohorts. Spec {', '.join(dict.fromkeys(rows['spec']))}.{doomed}"
     )
     dressed(figure, "The seven gates", subtitle, 54 * len(cohorts) + 10, above=56, below=20)

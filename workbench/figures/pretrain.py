@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 from workbench.figures.checks import checked, records, with_value
 from workbench.figures.facets import facets, named_rows
 from workbench.figures.marks import POINT, SERIES, interval, line_of, marks
-from workbench.figures.style import ACCENT, QUIET, dressed, label, number, span
+from workbench.figures.style import ACCENT, QUIET, dressed, label, number, span, wrapped
 
-_ROW = 30
+_ROW = 38
+_NAME = 26  # characters of a predictor's name in a line
 # Columns of the course, by how they are called.
 _COURSE = {
     "train_expression": "expression decoder, training cells",
@@ -41,7 +42,7 @@ def masked_errors(evaluation: pd.DataFrame) -> go.Figure:
     what = "figure of masked errors"
     rows = checked(evaluation, what, ["predictor"], ["mask_ratio", "mse", "low", "high", "gain", "n_cells"])
     rows = with_value(rows, "mse", what)
-    names = [label(name) for name in dict.fromkeys(rows["predictor"])]
+    names = {name: "<br>".join(wrapped(name, _NAME)) for name in dict.fromkeys(rows["predictor"])}
     ratios = sorted(rows["mask_ratio"].unique())
     figure, places, total = facets([f"{ratio:.0%} masked" for ratio in ratios], _ROW * len(names) + 20, 3, 84)
     for ratio, at in zip(ratios, places, strict=True):
@@ -54,8 +55,8 @@ def masked_errors(evaluation: pd.DataFrame) -> go.Figure:
         ours = part["predictor"].str.contains("decoder")
         look = {"marker": {**POINT, "symbol": ["circle" if one else "circle-open" for one in ours]}}
         bars = interval(part, "mse", color=ACCENT)
-        figure.add_trace(marks(part["mse"], part["predictor"].map(label), hover, error_x=bars, **look), **at)
-        named_rows(figure, names, at)
+        figure.add_trace(marks(part["mse"], part["predictor"].map(names), hover, error_x=bars, **look), **at)
+        named_rows(figure, list(names.values()), at)
         figure.update_xaxes(title="squared error (bins)", nticks=5, **at)
     subtitle = (
         f"Mean over n = {span(rows['n_cells'])} held-out cells; bars: 95 % over cells. Filled: the model; rings: predictors "

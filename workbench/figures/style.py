@@ -174,6 +174,19 @@ def wrapped(text: str, width: int = 104) -> list[str]:
     return [label(line) for line in textwrap.wrap(text, width, break_on_hyphens=False)] or [""]
 
 
+def counted(n: float, noun: str) -> str:
+    """Text of a number of things, such as ``1 draw`` and ``20 draws``.
+
+    Parameters
+    ----------
+    n
+        Whole number of things.
+    noun
+        What they are, in the singular; an s is added for all numbers but one.
+    """
+    return f"{n:,.0f} {noun}{'' if n == 1 else 's'}"
+
+
 def number(value: float, digits: int = 3) -> str:
     """Short text of a number; a dash where there is none.
 

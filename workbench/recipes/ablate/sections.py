@@ -11,7 +11,7 @@ from workbench.ablation.effects import ALPHA, top_heads
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
-from workbench.figures.style import metric_title
+from workbench.figures.style import counted, metric_title
 from workbench.recipes.ablate.context import AblationContext
 from workbench.recipes.ablate.opening import controls, opening
 from workbench.recipes.ablate.tables import heads_floor, pairs_by, pairs_floor
@@ -108,7 +108,7 @@ def _answer(rows: pd.DataFrame, name: str) -> str:
     elif best["n_null"]:
         null = (
             f"{beyond} of {len(heads)} heads are beyond the random-direction null (q <= {ALPHA}, interval without 0); the draws of "
-            f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g} of {int(best['n_pool'])} draws, "
+            f"{best.name}: {best['null_low']:.2g} to {best['null_high']:.2g}, p {best['p']:.2g} of {counted(best['n_pool'], 'draw')}, "
             f"q {best['q']:.2g}; {_detectable(heads)}"
         )
     return (

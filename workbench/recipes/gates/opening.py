@@ -11,6 +11,7 @@ from workbench.engine.section import Control, Opening
 from workbench.evidence.donor_interval import FEWEST_DONORS
 from workbench.evidence.gate_spec import DONOR, NULL_RULER, RANDOM, TO_FAIL
 from workbench.evidence.gate_table import INTERNAL
+from workbench.figures.style import counted
 from workbench.operators.controls import IDENTITY
 
 _OPEN = "not applicable"
@@ -41,20 +42,16 @@ def opening(question: str, gates: pd.DataFrame, controls: pd.DataFrame, unmet: S
         )
     own = asked[asked["role"] == INTERNAL].set_index("gate")
     worst = asked.loc[failed, "gate"].value_counts().index
-    counted = (
-        f"{passed.sum()} of {judged} gates that could be judged pass on {_count(asked['cohort'].nunique(), 'cohort')}"
+    tally = (
+        f"{passed.sum()} of {judged} gates that could be judged pass on {counted(asked['cohort'].nunique(), 'cohort')}"
     )
     named = f"{', '.join(worst[:2])}{' and more' if len(worst) > 2 else ''}"
-    lead = f"No: gate {named} {'fail' if len(worst) > 1 else 'fails'}; {counted}" if len(worst) else f"Yes: {counted}"
+    lead = f"No: gate {named} {'fail' if len(worst) > 1 else 'fails'}; {tally}" if len(worst) else f"Yes: {tally}"
     plain = _stands_out(own, controls, IDENTITY)
     same = f", {'and' if len(worst) else 'but'} plain expression passes them as well"
     answer = f"{lead}{same if plain.of and not plain.held else ''}."
     donors = int(asked["n_donors"].max()) if asked["n_donors"].notna().any() else 0
     return Opening(question, answer, _sure(own), _change(plain, donors), _step(asked, donors, unmet))
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _sure(own: pd.DataFrame) -> str:
@@ -65,7 +62,7 @@ def _sure(own: pd.DataFrame) -> str:
             spread = f", sd {row['sd']:.2f}" if pd.notna(row["sd"]) else ""
             null = "no null was drawn"
             if row["n_null"] > 0:
-                null = f"relabelled stages {row['null_mean']:.2f} (p {row['p']:.2g}, {row['n_null']:.0f} draws)"
+                null = f"relabelled stages {row['null_mean']:.2f} (p {row['p']:.2g}, {counted(row['n_null'], 'draw')})"
             return f"{gate[0].upper()}{gate[1:]} {row['value']:.2f} ({row['n']:.0f} {row['unit']}{spread}); {null}."
     return "No holdout of the internal cohort could be judged."
 
@@ -117,6 +114,6 @@ def marks(gates: pd.DataFrame, controls: pd.DataFrame) -> list[Control]:
         judged = status[status != _OPEN]
         passed = int((judged == "pass").sum())
         name = gate if gate == NULL_RULER else f"cohorts {gate}"
-        text = f"passes on {passed} of {_count(len(judged), 'cohort')}" if len(judged) else "not judged"
+        text = f"passes on {passed} of {counted(len(judged), 'cohort')}" if len(judged) else "not judged"
         found.append(Control(name, text, passed, len(judged)))
     return found

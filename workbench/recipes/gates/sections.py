@@ -12,6 +12,7 @@ from workbench.evidence.donor_interval import FEWEST_DONORS
 from workbench.evidence.gate_spec import BRANCH, DONOR, RANDOM, SPEC, TO_FAIL
 from workbench.evidence.gate_table import NOT_APPLICABLE, beside_holdouts, listing, margins, passed_by
 from workbench.figures.requests import Request
+from workbench.figures.style import counted
 from workbench.operators.controls import CODE, IDENTITY
 from workbench.recipes.gates.maps import CONTROLS, DRAWN, NEGATIVES, NOT_ASKED, WHOLE
 from workbench.recipes.gates.opening import marks, opening
@@ -113,7 +114,7 @@ def gates_section(context: GatesContext, results: Results) -> Section:
         Request(
             "cohorts",
             "Gates 1 to 4 on every cohort, beside the same adaptor on controls and on stages dealt at random; of what is drawn, the "
-            f"mean of {context.config.control_draws} draws. {' '.join(details)}",
+            f"mean of {counted(context.config.control_draws, 'draw')}. {' '.join(details)}",
         ),
     ]
     skipped = [(f"{row.cohort}: {row.gate}", str(row.note)) for row in gates.query(NOT_APPLICABLE).itertuples()]
@@ -125,7 +126,7 @@ def gates_section(context: GatesContext, results: Results) -> Section:
         "Gates": f"spec {SPEC.hash}, required: {', '.join(context.config.required)}",
         "Controls": f"{', '.join(CONTROLS)}; each through the same gates",
         "Negative panels": f"the configured feature map with {' and with '.join(NEGATIVES)}",
-        "Drawn": f"{', '.join(DRAWN)}: {context.config.control_draws} draws each",
+        "Drawn": f"{', '.join(DRAWN)}: {counted(context.config.control_draws, 'draw')} each",
         "Null ruler": NOT_ASKED,
     }
     tables = {"gates": gates, "controls": controls, "control_draws": draws}

@@ -47,6 +47,7 @@ def report(context: PretrainContext, results: Results) -> Report:
         opening=opening(evaluation, results["train"]["n_train"]),
         data=context.source,
         sections=[section],
+        shows="masked_errors",
         controls=controls(evaluation),
         n=f"{results['train']['n_train']} cells trained on, {results['train']['n_held_out']} held out, "
         f"{results['train']['n_genes']} genes",

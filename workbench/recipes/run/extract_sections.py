@@ -11,7 +11,7 @@ from workbench.cells.anchors import TECHNICAL
 from workbench.engine.section import Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
-from workbench.figures.style import assign_colors
+from workbench.figures.style import assign_colors, counted
 from workbench.operators.operator import head_name
 from workbench.recipes.run.context import ANCHOR_CONTROLS, RunContext
 from workbench.recipes.run.export import TABLES as EXPORTED
@@ -47,7 +47,7 @@ def extract_section(context: RunContext, results: Results) -> Section:
     figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
     facts = {
         "Controls": f"{len(ANCHOR_CONTROLS)}, named above; same adaptor, folds and readouts; of random ones the mean of "
-        f"{context.config.evaluation.control_draws} draws"
+        f"{counted(context.config.evaluation.control_draws, 'draw')}"
     }
     cautions = _technical_said(tables["latent_axes"])
     return Section(figures, tables, _answers(context, results, tables), skipped, cautions, facts)
@@ -64,9 +64,9 @@ def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str
         "latent_3d": f"Principal axes {picture}",
         "heads": f"Each head alone through the adaptor: rank correlation of latent angles with ruler distances on held-out anchors "
         f"({n_anchors} anchors, mean over {evaluation.holdouts} random holdouts; null: {again}, "
-        f"{evaluation.head_refits} draws per head pooled over the heads).",
+        f"{counted(evaluation.head_refits, 'draw')} per head pooled over the heads).",
         "holdouts": f"The configured feature map beside controls without the model; bars: sd over splits; null: {again}, "
-        f"{evaluation.refits} draws. Of random controls the mean of {evaluation.control_draws} draws is shown, and no null: the draws "
+        f"{counted(evaluation.refits, 'draw')}. Of random controls the mean of {counted(evaluation.control_draws, 'draw')} is shown, and no null: the draws "
         "are the operator's.",
         "distances": "Ruler distance of two stages against the latent angle (radians) of their anchors, fitted on these anchors: "
         "how far the fit went, not how far it holds.",
@@ -102,7 +102,7 @@ def _answers(context: RunContext, results: Results, tables: Tables) -> list[str]
 
 def _projections_said(found: Mapping[str, Any], n: int) -> str:
     return (
-        f"The best of {n} random projections: {found['draws_mean']:.2f} ({found['n_draws']} draws, {found['draws_low']:.2f} to "
+        f"The best of {n} random projections: {found['draws_mean']:.2f} ({counted(found['n_draws'], 'draw')}, {found['draws_low']:.2f} to "
         f"{found['draws_high']:.2f}; p of the head {found['p_draws']:.3f})."
     )
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from workbench.engine.section import Control, Opening
 from workbench.evidence.gate_spec import NULL_RULER
+from workbench.figures.style import counted
 from workbench.operators.controls import IDENTITY
 from workbench.recipes.run.context import ANCHOR_CONTROLS
 
@@ -93,7 +94,7 @@ def extract_opening(own: str, question: str, n_cells: int, donors: int, tables: 
         )
         chance = ours["p"]
         often = "often" if chance > _ALPHA else "rarely"
-        null = f"relabelled stages {often} do as well (p {chance:.2g}, {ours['n_null']:.0f} draws)"
+        null = f"relabelled stages {often} do as well (p {chance:.2g}, {counted(ours['n_null'], 'draw')})"
         sure += f" in {tables['heads']['n_anchors'].iloc[0]:.0f} anchors; {null if ours['n_null'] > 0 else 'no null was drawn'}"
     if len(sizes := plain["detectable"].dropna()):
         sure += f"; a readout must differ by about {sizes.median():.2g} to be noticed"
