@@ -76,7 +76,7 @@ def test_two_spellings_of_one_symbol_are_added_up_and_reported():
 
 def test_every_column_is_accounted_for():
     names = ["CD4", "cd8a", "NOPE", "c1orf43", "CD4", "Cd8a", "HLA-A", "NOPE", "IGJ"]
-    found = match(*names, min_share=0)
+    found = match(*names, min_gene_share=0)
     said = {*found.missing, *found.ambiguous}
     assert {name for i, name in enumerate(names) if found.place[i] < 0} == said
     counts = found.to_dict()
@@ -164,9 +164,9 @@ def test_too_few_matches_are_an_error_that_says_what_to_pass():
         GeneMatchError, match=r"Only 25.0% of 4 genes .* under the stated 30% .*CD4, a, b.*lower min_gene_share"
     ):
         match("CD4", "a", "b", "c")
-    assert match("CD4", "a", "b", "c", min_share=0.25).genes == ("CD4",)
+    assert match("CD4", "a", "b", "c", min_gene_share=0.25).genes == ("CD4",)
     with pytest.raises(GeneMatchError, match="Only 0.0% of 1 genes"):
-        match("a", min_share=0)
+        match("a", min_gene_share=0)
     with pytest.raises(GeneMatchError, match="of 0 genes"):
         match()
 

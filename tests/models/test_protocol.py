@@ -36,12 +36,14 @@ LAYERS, HEADS, WIDTH = 2, 3, 12
 class ToyTokenizer:
     """Expressed genes in the order of the matrix, with their rank in the cell as value."""
 
-    def __init__(self, cells, vocabulary, seed, max_tokens, min_share):
+    def __init__(self, cells, vocabulary, seed, max_tokens, min_gene_share):
         from workbench.cells.genes import match_genes
         from workbench.cells.values import describe_values
 
         self.cells, self.vocabulary, self.seed, self.limit = cells, vocabulary, seed, max_tokens or 20
-        self.match = match_genes(cells.var_names.to_numpy(), vocabulary.genes, 0.3 if min_share is None else min_share)
+        self.match = match_genes(
+            cells.var_names.to_numpy(), vocabulary.genes, 0.3 if min_gene_share is None else min_gene_share
+        )
         self.values = describe_values(cells.X)
 
     def __len__(self):
@@ -155,8 +157,8 @@ class ToyModel(HookedModel):
         self.hook_cell = HookPoint()
         self.setup()
 
-    def tokenizer(self, cells, *, seed=0, max_tokens=None, min_share=None):
-        return ToyTokenizer(cells, self.vocabulary, seed, max_tokens, min_share)
+    def tokenizer(self, cells, *, seed=0, max_tokens=None, min_gene_share=None):
+        return ToyTokenizer(cells, self.vocabulary, seed, max_tokens, min_gene_share)
 
     def gene_embedding(self, ids):
         return self.embedding(ids)

@@ -85,7 +85,7 @@ def prepare(
     for ablation in ablations:
         ablation.check(model.config, model.vocabulary)
     chosen = choose_cells(cells, settings.cells, seed)
-    tokenizer = model.tokenizer(chosen, seed=seed, max_tokens=settings.max_tokens, min_share=min_gene_share)
+    tokenizer = model.tokenizer(chosen, seed=seed, max_tokens=settings.max_tokens, min_gene_share=min_gene_share)
     tokens, size = tokenizer.tokens(), settings.batch_size
     cell = intact_cells(model, tokens, size)
     obs, notes = chosen.obs[[c for c in STANDARD if c in chosen.obs]].copy(), dict[str, str]()

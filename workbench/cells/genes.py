@@ -177,17 +177,17 @@ def find_ids(var: pd.DataFrame) -> Shaped[np.ndarray, " column"] | None:
     return None
 
 
-def match_cells(cells: AnnData, known: Iterable[str], min_share: float = MIN_SHARE) -> GeneMatch:
+def match_cells(cells: AnnData, known: Iterable[str], min_gene_share: float = MIN_SHARE) -> GeneMatch:
     """Match the genes of cells to a vocabulary, by their names and, where ``var`` holds such, their ids.
 
     Parameters
     ----------
     cells
         Cells, of which only ``var`` is read.
-    known, min_share
+    known, min_gene_share
         As in `match_genes`.
     """
-    return match_genes(cells.var_names.to_numpy(dtype=str), known, min_share, gene_ids(cells))
+    return match_genes(cells.var_names.to_numpy(dtype=str), known, min_gene_share, gene_ids(cells))
 
 
 @cache
@@ -201,7 +201,7 @@ def _symbols() -> tuple[dict[str, str], dict[str, list[str]], set[str]]:
 
 
 def match_genes(
-    names: Any, known: Iterable[str], min_share: float = MIN_SHARE, ids: Sequence[str] | np.ndarray | None = None
+    names: Any, known: Iterable[str], min_gene_share: float = MIN_SHARE, ids: Sequence[str] | np.ndarray | None = None
 ) -> GeneMatch:
     """Match gene names to a vocabulary, see `find_genes`, and refuse too few.
 
@@ -211,7 +211,7 @@ def match_genes(
         Gene name of each column, in matrix order; taken as text.
     known
         Gene symbols of the vocabulary, as `Vocabulary.genes` gives them.
-    min_share
+    min_gene_share
         Smallest share of columns that must match, from 0 to 1.
     ids
         Ensembl id of each column, without version; None where they are not known.
@@ -233,12 +233,12 @@ def match_genes(
     (('JCHAIN', 'CD4'), [-1, 0, 1, -1], ('cd4', 'ENSG1'), (('IGJ', 'JCHAIN'),))
     """
     match = find_genes(names, known, ids)
-    if not match.genes or match.share < min_share:
+    if not match.genes or match.share < min_gene_share:
         shown = ", ".join(str(name) for name in list(names)[:3])
         raise GeneMatchError(
-            f"Only {match.share:.1%} of {len(match.place)} genes are in the vocabulary, under the stated {min_share:.0%} "
+            f"Only {match.share:.1%} of {len(match.place)} genes are in the vocabulary, under the stated {min_gene_share:.0%} "
             f"(first names: {shown}). To mend it, {match.hint}, or name the var column that holds gene symbols (data.gene_column). If few "
-            "genes are expected to match, lower min_gene_share: data.min_gene_share in a configuration, min_share in model.to_tokens."
+            "genes are expected to match, lower min_gene_share: data.min_gene_share in a configuration, or in Python with min_gene_share=0.01, also of model.to_tokens."
         )
     return match
 

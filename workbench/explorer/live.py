@@ -169,7 +169,7 @@ def open_session(
     chosen = choose_cells(cells, n_cells, seed)
     if len(chosen) < 3:
         raise EvaluationError(f"A map of cells takes three, and {len(chosen)} are there; give more cells.")
-    tokens = model.tokenizer(chosen, seed=seed, min_share=min_gene_share).tokens().to(model.device, model.dtype)
+    tokens = model.tokenizer(chosen, seed=seed, min_gene_share=min_gene_share).tokens().to(model.device, model.dtype)
     labels = [NO_LABEL] * len(chosen)
     if "cell_type" in chosen.obs:
         labels = [str(label) or NO_LABEL for label in chosen.obs["cell_type"]]

@@ -60,7 +60,7 @@ class Familiar(HookedRootModule):
         return self.config
 
     def tokenizer(
-        self, cells: Any, *, seed: int = 0, max_tokens: int | None = None, min_share: float | None = None
+        self, cells: Any, *, seed: int = 0, max_tokens: int | None = None, min_gene_share: float | None = None
     ) -> CellTokenizer:
         """See `CellModel.tokenizer`."""
         raise NotImplementedError
@@ -71,7 +71,7 @@ class Familiar(HookedRootModule):
         *,
         seed: int = 0,
         max_tokens: int | None = None,
-        min_share: float | None = None,
+        min_gene_share: float | None = None,
     ) -> Tokens:
         """Tokens of all cells at once, on the processor; for many cells take batches of `tokenizer`.
 
@@ -79,12 +79,12 @@ class Familiar(HookedRootModule):
         ----------
         cells
             AnnData, as `workbench.load` gives it or as it was read; tokens are given back as they are.
-        seed, max_tokens, min_share
+        seed, max_tokens, min_gene_share
             As in `tokenizer`.
         """
         if isinstance(cells, Tokens):
             return cells
-        return self.tokenizer(cells, seed=seed, max_tokens=max_tokens, min_share=min_share).tokens()
+        return self.tokenizer(cells, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share).tokens()
 
     def to_str_tokens(self, cells: AnnData | Tokens, padding: str = "<pad>") -> list[list[str]]:
         """Gene symbols of all positions, a list for each cell.

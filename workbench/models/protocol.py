@@ -259,7 +259,7 @@ class CellModel(Protocol):
         """
 
     def tokenizer(
-        self, cells: AnnData, *, seed: int = 0, max_tokens: int | None = None, min_share: float | None = None
+        self, cells: AnnData, *, seed: int = 0, max_tokens: int | None = None, min_gene_share: float | None = None
     ) -> CellTokenizer:
         """Tokens of cells for this model.
 
@@ -271,7 +271,7 @@ class CellModel(Protocol):
             Of whatever is drawn, together with the cell's name.
         max_tokens
             Longest sequence with ``<cls>``; the checkpoint's own when None.
-        min_share
+        min_gene_share
             Smallest share of the cells' genes that must be in the vocabulary; the package's own, 30 %, when None.
         """
 
@@ -281,7 +281,7 @@ class CellModel(Protocol):
         *,
         seed: int = 0,
         max_tokens: int | None = None,
-        min_share: float | None = None,
+        min_gene_share: float | None = None,
     ) -> Tokens:
         """Tokens of all cells at once; tokens are given back as they are.
 
@@ -289,7 +289,7 @@ class CellModel(Protocol):
         ----------
         cells
             A few cells, as `tokenizer` takes them, or tokens.
-        seed, max_tokens, min_share
+        seed, max_tokens, min_gene_share
             As in `tokenizer`.
         """
 

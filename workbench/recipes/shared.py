@@ -55,7 +55,7 @@ class OperatorContext(Context[Any]):
             Where they are from, with the share of their genes that the vocabulary has to know.
         """
         most, share = self.config.capture.max_tokens, data.min_gene_share
-        return self.model.tokenizer(cells, seed=self.config.seed, max_tokens=most, min_share=share)
+        return self.model.tokenizer(cells, seed=self.config.seed, max_tokens=most, min_gene_share=share)
 
     def adaptor(self, **changes: Any) -> LETAdaptor:
         """Untrained adaptor with the configured settings.

@@ -89,7 +89,7 @@ def attention(
     places = _heads(model, heads)
     if key_added is not None and (groupby is not None or len(places) != 1):
         raise EvaluationError("adata.varp takes one head and all cells: leave out groupby, and name one head.")
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
     check_cells(tokenizer, adata.obs_names)
     keys = known_genes(tokenizer, choose_panel(adata, tokenizer.match, _COMMON) if source is None else source)
     queries = keys if target is None else known_genes(tokenizer, target)

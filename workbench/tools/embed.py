@@ -92,7 +92,7 @@ def embed(
     check_slot(adata, "obsm", key_added)
     model = as_model(model)
     style, after = _place(model, layer, cell_style)
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
     check_cells(tokenizer, adata.obs_names)
 
     def work(batch: Tokens) -> np.ndarray:

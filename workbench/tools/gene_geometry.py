@@ -167,7 +167,7 @@ def gene_geometry(
     model = as_model(model)
     options: dict[str, Any] = {"layers": layers, "batch_size": batch_size, "max_tokens": max_tokens, "seed": seed}
     options |= {"min_gene_share": min_gene_share, "progress": progress}
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
     match, genes = tokenizer.match, tokenizer.match.genes
     # What a user gave is read before any pass, so that it is refused at once.
     given = None if sets is None else as_sets(sets)

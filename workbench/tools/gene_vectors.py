@@ -71,7 +71,7 @@ def gene_vectors(
     if ALL in groups or (groupby is not None and not groups):
         wrong = f"calls a group '{ALL}', which stands for every cell" if groups else "names no group"
         raise EvaluationError(f"The column '{groupby}' {wrong}; rename it, or take another column.")
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
     check_cells(tokenizer, adata.obs_names)
     genes = tokenizer.match.genes
     number = {name: i for i, name in enumerate(groups)}

@@ -160,7 +160,7 @@ def measure_geometry(
 
     found = [measured(Space(GIVEN, None, name, points)) for name, points in embeddings.items()]
     if read is not None:
-        tokenizer = read.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
+        tokenizer = read.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
         check_cells(tokenizer, cells.obs_names)
         for features, one in ((MODEL, read), (UNTRAINED, read.untrained(seed))):
             streams = pooled(one, tokenizer, list(places), batch_size, progress, features)

@@ -66,7 +66,7 @@ def patch(
     if set(sides[0]) & set(sides[1]):
         raise CellsError("Source and target share cells; name labels that exclude each other.")
     model = as_model(model)
-    read: dict[str, Any] = {"seed": seed, "max_tokens": max_tokens, "min_share": min_gene_share}
+    read: dict[str, Any] = {"seed": seed, "max_tokens": max_tokens, "min_gene_share": min_gene_share}
     tokens = [model.to_tokens(adata[rows], **read) for rows in sides]
     donors = None
     if "donor" in adata.obs:

@@ -196,7 +196,7 @@ def _read(
     wanted = layers_of(model, layers)
     donors = column(adata, "donor") if "donor" in adata.obs else None
     names = adata.obs_names.to_numpy(dtype=str)
-    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_share=min_gene_share)
+    tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
     panel = choose_panel(adata, tokenizer.match, _PANEL)
     target, kind_of_folds = _target(adata, labels, names, donors, folds, seed)
     check_cells(tokenizer, adata.obs_names)

@@ -117,7 +117,7 @@ def steer(
     if not asked or not np.isfinite(asked).all():
         raise EvaluationError("No dose was given; name finite multiples of the direction, such as doses=(1, 2).")
     model = as_model(model)
-    read: dict[str, Any] = {"seed": seed, "max_tokens": max_tokens, "min_share": min_gene_share}
+    read: dict[str, Any] = {"seed": seed, "max_tokens": max_tokens, "min_gene_share": min_gene_share}
     need_cell(model.outputs)
     n = model.config.n_layers
     at = n // 2 if layer is None else layer

@@ -111,7 +111,7 @@ class HookedScGPT(Matrices, HookedModel):
             self.block(layer).attn.eager = on
 
     def tokenizer(
-        self, cells: Any, *, seed: int = 0, max_tokens: int | None = None, min_share: float | None = None
+        self, cells: Any, *, seed: int = 0, max_tokens: int | None = None, min_gene_share: float | None = None
     ) -> CellTokenizer:
         """Tokens of cells for this checkpoint.
 
@@ -124,7 +124,7 @@ class HookedScGPT(Matrices, HookedModel):
             For the ties of the binning and the sample of genes, together with the cell's name.
         max_tokens
             Longest sequence with ``<cls>``; the checkpoint's own when None.
-        min_share
+        min_gene_share
             Smallest share of the genes that must be in the vocabulary; `MIN_SHARE` when None.
 
         Returns
@@ -151,7 +151,7 @@ class HookedScGPT(Matrices, HookedModel):
             seed=seed,
             max_tokens=max_tokens,
             batch_column="batch" if "batch" in cells.obs else None,
-            min_share=MIN_SHARE if min_share is None else min_share,
+            min_gene_share=MIN_SHARE if min_gene_share is None else min_gene_share,
         )
 
     def gene_embedding(self, ids: Int[Tensor, " gene"]) -> Float[Tensor, "gene d_model"]:

@@ -50,7 +50,7 @@ class Tokenizer:
         Column of ``adata.var`` with gene symbols; None for the index.
     batch_column
         Column of ``adata.obs`` with batches, for checkpoints that need them; see `cell_rows`.
-    min_share
+    min_gene_share
         Smallest share of genes that must be in the vocabulary.
 
     Attributes
@@ -81,7 +81,7 @@ class Tokenizer:
         max_tokens: int | None = None,
         gene_column: str | None = None,
         batch_column: str | None = None,
-        min_share: float = MIN_SHARE,
+        min_gene_share: float = MIN_SHARE,
     ) -> None:
         if config.input_style != "binned" and not config.perturbation:
             raise CheckpointError(
@@ -107,7 +107,7 @@ class Tokenizer:
         if self.max_tokens < 2:
             raise CellsError(f"max_tokens is {self.max_tokens}; at least <cls> and one gene are needed.")
         self.match: GeneMatch = match_genes(
-            gene_names(adata, gene_column), vocabulary.genes, min_share, gene_ids(adata)
+            gene_names(adata, gene_column), vocabulary.genes, min_gene_share, gene_ids(adata)
         )
         self.values: ValuesReport = describe_values(adata.X)
         if config.perturbation:

@@ -107,7 +107,7 @@ class GeometryContext(Context[GeometryConfig]):
             Cells of a pass, as `cells_of` gives them.
         """
         share, most = self.config.data.min_gene_share, self.config.spaces.max_tokens
-        return self.model.tokenizer(cells, seed=self.config.seed, max_tokens=most, min_share=share)
+        return self.model.tokenizer(cells, seed=self.config.seed, max_tokens=most, min_gene_share=share)
 
     def column(self, name: str) -> np.ndarray | None:
         """A standard column of the cells as text; None where there is none.
