@@ -128,7 +128,7 @@ def test_too_few_donors_are_an_error(with_donors):
 
 
 def test_of_one_donor_no_folds_can_be_made_and_that_is_said(obs):
-    with pytest.raises(EvaluationError, match="1 donors cannot fill 2 folds of whole donors; leave data.donor out"):
+    with pytest.raises(EvaluationError, match="1 donor cannot fill 2 folds of whole donors; leave data.donor out"):
         dealt(obs.assign(donor="one"), 2)
 
 

@@ -111,7 +111,7 @@ def make_folds(
     n = len(groups)
     if n < n_folds and groups.kind == DONORS:
         fewer = f"set evaluation.folds to at most {n}" if n > 1 else "leave data.donor out"
-        raise EvaluationError(f"{n} donors cannot fill {n_folds} folds of whole donors; {fewer}.")
+        raise EvaluationError(f"{n} donor{'s' if n > 1 else ''} cannot fill {n_folds} folds of whole donors; {fewer}.")
     if n < n_folds and groups.kind == SINGLE:
         raise EvaluationError(f"{n} cells cannot fill {n_folds} folds; set evaluation.folds lower.")
     if n < n_folds:

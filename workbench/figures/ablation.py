@@ -24,7 +24,7 @@ _SIGN = {1: "above 0 is worse", -1: "below 0 is worse", 0: "neither sign is wors
 CUT = 40
 
 
-def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.Figure:
+def effect_map(table: pd.DataFrame, metric: str | None = None, how: str | None = None) -> go.Figure:
     """Heatmap of the effect of ablating each head on one metric, layer by head.
 
     Parameters
@@ -34,7 +34,7 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
         `kind` (other kinds than "head" are left out), `layer`, `head`, `unit`, `effect`, `low`, `high`, `sd`, `n_cells`,
         `null_mean`, `null_low`, `null_high`, `n_null`, `ratio`, `worse`, `p`, `q`, `heads_as_large`.
     metric
-        Metric to draw, one of the table's column `metric`.
+        Metric to draw, one of the table's column `metric`; its first when None.
     how
         Way of ablating, such as ``zero`` or ``mean``; None where the table has one.
 
@@ -50,6 +50,7 @@ def effect_map(table: pd.DataFrame, metric: str, how: str | None = None) -> go.F
         If a column is missing, the metric or way of ablating is unknown, or no head has an effect.
     """
     heads = chosen(_heads(table, "effect map", how), "metric", metric, "effect map")
+    metric = heads["metric"].iloc[0]
     cells, rows, columns = placed(heads, "effect", "effect map")
     cells["bold"] = _beyond(cells)
     first = cells.iloc[0]
@@ -71,7 +72,7 @@ def _beyond(rows: pd.DataFrame) -> pd.Series:
     return (rows["q"] <= ALPHA) & ~((rows["low"] <= 0) & (rows["high"] >= 0))
 
 
-def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top: int = 12) -> go.Figure:
+def head_intervals(table: pd.DataFrame, metric: str | None = None, how: str | None = None, top: int = 12) -> go.Figure:
     """Forest plot of the heads whose ablation matters most for one metric.
 
     Parameters
@@ -93,6 +94,7 @@ def head_intervals(table: pd.DataFrame, metric: str, how: str | None = None, top
     """
     what = "figure of head intervals"
     every = chosen(_heads(table, what, how), "metric", metric, what)
+    metric = every["metric"].iloc[0]
     placed(every, "effect", what)
     rows = every[np.isfinite(every["effect"])].sort_values("score", ascending=False, kind="stable").head(max(1, top))
     rows = rows.assign(row=head_codes(rows), value=rows["effect"], null_from=rows["null_low"], filled=_beyond(rows))

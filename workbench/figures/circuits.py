@@ -104,7 +104,7 @@ def _range(values: pd.Series) -> list[float]:
     return [low - pad, high + pad]
 
 
-def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
+def interaction_matrix(table: pd.DataFrame, metric: str | None = None) -> go.Figure:
     """Heatmap of what pairs of heads do together beyond the sum of what each does alone.
 
     Parameters
@@ -115,7 +115,7 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
         `random` (pairs drawn at random, which are not shown), `p` (against those) and `q`. Pairs of `same_layer` are not
         shown either.
     metric
-        Metric to draw, one of the table's column `metric`.
+        Metric to draw, one of the table's column `metric`; its first when None.
 
     Returns
     -------
@@ -134,6 +134,7 @@ def interaction_matrix(table: pd.DataFrame, metric: str) -> go.Figure:
     every = checked(table, what, ["metric", "first", "second"], [*numeric, *optional])
     every = every.reindex(columns=list(dict.fromkeys([*every.columns, *more])))
     here = chosen(every, "metric", metric, what)
+    metric = here["metric"].iloc[0]
     here = here[here["same_layer"] != 1]
     drawn, pairs = here[here["random"] == 1], here[here["random"] != 1]
     check_finite(pairs, "interaction", what)

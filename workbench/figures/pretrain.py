@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from workbench.figures.checks import checked, records, with_value
 from workbench.figures.facets import facets, named_rows
-from workbench.figures.marks import POINT, SERIES, interval, line_of, marks
+from workbench.figures.marks import POINT, SERIES, Look, interval, line_of, marks
 from workbench.figures.style import ACCENT, QUIET, dressed, label, number, span, wrapped
 
 _ROW = 38
@@ -53,7 +53,7 @@ def masked_errors(evaluation: pd.DataFrame) -> go.Figure:
             for r in records(part)
         ]
         ours = part["predictor"].str.contains("decoder")
-        look = {"marker": {**POINT, "symbol": ["circle" if one else "circle-open" for one in ours]}}
+        look: Look = {"marker": {**POINT, "symbol": ["circle" if one else "circle-open" for one in ours]}}
         bars = interval(part, "mse", color=ACCENT)
         figure.add_trace(marks(part["mse"], part["predictor"].map(names), hover, error_x=bars, **look), **at)
         named_rows(figure, list(names.values()), at)

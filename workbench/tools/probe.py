@@ -255,8 +255,8 @@ def _target(
     groups = make_groups(names[rows], own, None, seed)
     if donors is not None and len(groups) < folds:
         raise EvaluationError(
-            f"The cells are of {len(groups)} donors, and folds hold out whole donors: give folds={len(groups)}, or drop the column 'donor' to hold "
-            "out cells."
+            f"Folds hold out whole donors, and the cells are of {len(groups)}. Give cells of more donors"
+            f"{f', folds={len(groups)},' if len(groups) > 1 else ','} or drop the column 'donor' to hold out cells."
         )
     fold = make_folds(groups, np.zeros(len(rows)) if number else text[rows], folds, seed)
     found = values.to_numpy(dtype=float)[rows] if number else text[rows]
