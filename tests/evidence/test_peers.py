@@ -314,7 +314,7 @@ def real(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scVI-10D"])
+@pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scTOP", "scVI-10D"])
 def test_a_planted_gradient_is_found_on_cells_that_were_not_there(name, train):
     truth = planted(60, seed=1, prefix="t")
     asked, cells = tuple(endpoints(truth.stage, RULER)), truth.without_labels()
@@ -333,7 +333,7 @@ def test_a_planted_gradient_is_found_on_cells_that_were_not_there(name, train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scVI-10D"])
+@pytest.mark.parametrize("name", ["scanpy DPT", "Palantir", "CellTypist", "scTOP", "scVI-10D"])
 def test_a_peer_gives_the_same_twice(name, train):
     cells = planted(40, seed=2, prefix="t")
     method, found = real(name), []

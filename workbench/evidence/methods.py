@@ -156,6 +156,10 @@ def own_methods(config: BenchmarkConfig, n_layers: int) -> dict[str, Listed]:
     add("raw log1p, small MLP", BASELINE, f"one hidden layer of {_HIDDEN[0]}", rep.raw, _HIDDEN)
     add(f"PCA-{rep.WIDTH}", BASELINE, "principal components of the training side", rep.principal)
     add(f"SVD-{rep.WIDTH}", BASELINE, "singular vectors of the training side, not centred", rep.singular)
+    about = (
+        f"ranks in each cell, up to {rep.RANK_GENES} genes by ANOVA over the training stages, components; linear probes"
+    )
+    add(f"rank ANOVA PCA-{rep.RANK_WIDTH}", BASELINE, about, rep.ranked)
     for name in (CLS, AVERAGE):
         of = "<cls> after the last layer" if name == CLS else "mean over the gene tokens after the last layer"
         frozen = partial(rep.embedded, name)

@@ -218,6 +218,45 @@ class CellTypist:
         return {"stages": numbers, "chance": chance / chance.sum(1, keepdims=True), "latent": logits}
 
 
+class ScTOP:
+    """scTOP: rank z-scores of a cell, projected on those of the stages' means by a pseudo-inverse; nothing is tuned."""
+
+    package = "sctop"
+
+    @classmethod
+    def warm(cls) -> None:
+        """Let what scTOP compiles be compiled, as for `DPT`."""
+        noise = sp.csr_matrix(np.random.default_rng(0).random((6, 20), dtype=np.float32))
+        cls({"expression": noise, "counts": None, "stage": np.arange(6) % 2}, {"seed": 0})
+
+    def __init__(self, train: dict[str, Any], options: dict[str, Any]) -> None:
+        import pandas as pd
+        import sctop
+
+        self.top, self.stages = sctop, np.unique(train["stage"])
+        values = self.values(train)
+        means = [sctop.process(values.loc[:, train["stage"] == stage], average=True) for stage in self.stages]
+        self.basis = pd.concat(means, axis=1)
+        self.basis.columns = [str(stage) for stage in self.stages]
+        self.n_parameters = self.basis.size
+
+    def values(self, cells: dict[str, Any]) -> Any:
+        """Genes by cells on a linear scale, which its means are taken on: counts, or logged values taken back."""
+        import pandas as pd
+
+        given = cells["expression"].expm1() if cells["counts"] is None else cells["counts"]
+        dense = np.asarray(given.todense(), dtype=np.float32).T
+        return pd.DataFrame(dense, index=[f"gene{i}" for i in range(len(dense))])
+
+    def predict(self, cells: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Projections on the stages, and shares made of them: what is below 0 counts as nothing."""
+        found = self.top.score(self.basis, self.top.process(self.values(cells)))
+        # A cell that expresses none of the genes has no ranks and so no direction; every stage is as likely.
+        latent = np.nan_to_num(found.to_numpy(dtype=np.float64).T)
+        chance = np.maximum(latent, 1e-12)
+        return {"stages": self.stages, "chance": chance / chance.sum(1, keepdims=True), "latent": latent}
+
+
 class ScVI:
     """scVI: a variational autoencoder of counts; the latent is the mean of its posterior.
 
@@ -296,7 +335,7 @@ class Watch:
         self.peak = max(self.peak, self.resident() - self.before)
 
 
-METHODS = {"dpt": DPT, "palantir": Palantir, "celltypist": CellTypist, "scvi": ScVI}
+METHODS = {"dpt": DPT, "palantir": Palantir, "celltypist": CellTypist, "sctop": ScTOP, "scvi": ScVI}
 
 
 def done(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
@@ -320,7 +359,7 @@ def done(request: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
         kind: Any = METHODS[request["method"]]
         # Imports are no part of what a fit takes.
         __import__({"scvi-tools": "scvi"}.get(kind.package, kind.package))
-        if kind is DPT:
+        if hasattr(kind, "warm"):
             kind.warm()
         with Watch() as watch:
             held["fitted"] = kind(cells, request["options"])

@@ -42,9 +42,12 @@ _OPTIONS = {
     "dpt": ("components", "neighbours", "diffusion_components"),
     "palantir": ("components", "neighbours", "waypoints"),
     "scvi": ("latent", "epochs"),
+    "sctop": (),
 }
+# Those that say a stage themselves; the others give a latent, which linear probes read.
+_LABELLING = ("celltypist", "sctop")
 # Of the methods and of what they and the worker stand on; other versions may make one run that could not.
-_PACKAGES = ("celltypist", "numpy", "palantir", "safetensors", "scanpy", "scikit-learn", "scipy", "scvi-tools")
+_PACKAGES = ("celltypist", "numpy", "palantir", "safetensors", "scanpy", "scikit-learn", "scipy", "sctop", "scvi-tools")
 _PROBE = """
 import importlib.metadata, json, sys
 found = {}
@@ -114,7 +117,7 @@ class PeerMethod(Method):
             told = worker.ask({"do": "fit", "method": self.key, "side": "train", "options": options})
             seconds, peak = {"fit": told["seconds"], "predict": 0.0}, told["peak_bytes"]
             fitted = _FittedPeer(worker, train, told["n_parameters"], seconds, peak)
-            if self.key != "celltypist":
+            if self.key not in _LABELLING:
                 latent = fitted.arrays(cells)["latent"]
                 began = time.perf_counter()
                 readouts = Readouts.fit(latent, train.endpoints, LINEAR, train.seed)
@@ -138,7 +141,7 @@ def peer_methods(
         As `PeerMethod` takes them: the workbench's own interpreter and ten minutes by default.
     options
         Options by the name of the method. scanpy DPT: ``components``, ``neighbours``, ``diffusion_components``; Palantir: ``components``, ``neighbours``,
-        ``waypoints``; CellTypist: those of ``celltypist.train``; scVI-10D: ``latent``, ``epochs``. And ``threads`` of any.
+        ``waypoints``; CellTypist: those of ``celltypist.train``; scVI-10D: ``latent``, ``epochs``; scTOP: none. And ``threads`` of any.
 
     Raises
     ------
@@ -149,6 +152,7 @@ def peer_methods(
         "scanpy DPT": ("dpt", "10 diffusion components, probes on them; diffusion pseudotime from the cell amid the earliest stage"),
         "Palantir": ("palantir", "multiscale diffusion space, probes on it; its pseudotime from the cell amid the earliest stage"),
         "CellTypist": ("celltypist", "trained on the stages of the training side, its own defaults; other endpoints follow from its probabilities"),
+        "scTOP": ("sctop", "projections of rank z-scores on the means of the training stages, no parameter; they are made to sum to 1"),
         "scVI-10D": ("scvi", "variational autoencoder of the counts, donors as batches, 10 latent dimensions; linear probes"),
     }  # fmt: skip
     for name, given in (options or {}).items():
