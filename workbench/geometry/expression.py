@@ -177,6 +177,33 @@ def expression_neighbors(
     return Expression(found, tuple(residuals), genes)
 
 
+def residuals_of(
+    counts: Any, rows: Int[np.ndarray, " _"], genes: Int[np.ndarray, " gene"], theta: float = THETA
+) -> Residuals:
+    """Residuals of some cells as one batch, without a search for neighbours.
+
+    Parameters
+    ----------
+    counts
+        As in `expression_neighbors`.
+    rows
+        Numbers of the cells, ascending.
+    genes
+        Numbers of the genes to have residuals of.
+    theta
+        As in `Residuals`.
+    """
+    blocks = []
+    for start in range(0, counts.shape[0], _ROWS):
+        own = rows[(rows >= start) & (rows < start + _ROWS)] - start
+        if len(own):
+            blocks.append(row_block(counts, start, start + _ROWS)[own])
+    held = sp.vstack(blocks, format="csr").astype(np.float64)
+    library = held.sum(1).A1
+    share = held.sum(0).A1[genes] / max(library.sum(), 1)
+    return Residuals(held[:, genes].astype(np.float32), library, share, theta)
+
+
 def _sums(counts: Any, number: np.ndarray, n_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Library size of each cell, counts of each gene by batch, and cells of each gene."""
     n, n_genes = counts.shape

@@ -85,7 +85,7 @@ def test_the_table_is_what_the_measures_say_of_a_pass(made):
     sink = PooledSink()
     tokens = context.model.tokenizer(context.cells, seed=0)
     capture(context.model, tokens, "blocks.1.hook_attn_out", sink, progress=False)
-    points = sink.state()["average/blocks.1.hook_attn_out"]
+    points = sink.streams()["blocks.1.hook_attn_out", "mean"]
     donor = context.cells.obs["donor"].astype(str).to_numpy()
     kind = context.cells.obs["cell_type"].astype(str).to_numpy()
     own = measure_space(points, cell_type=kind, batch=donor, donor=donor, n_draws=8, seed=0).table
@@ -174,7 +174,7 @@ def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
     data = {"name": str(tmp_path / "logged.h5ad"), "values": "log1p:10000", "cell_type": "kind"}
     config = make_config(GeometryConfig, **{**settings, "data": data, "controls": ["thinned"]})
     done = execute(RECIPE, config, tmp_path / "out")
-    assert done.results["expression"]["of"] == "log-normalised values"
+    assert done.results["expression"]["of"] == "log-normalised values, as there are no counts"
     assert "thinned" not in done.results and "needs counts" in (done.out / "report.html").read_text()
     assert "Counts could" in " ".join(done.opening)
 
