@@ -167,10 +167,11 @@ def expression_neighbors(
         raise EvaluationError(f"None of {n_all} genes is in {_RARE} cells and holds {_RARE} counts; take more cells.")
     share = totals / totals.sum(1, keepdims=True)
     genes = _most_variable(counts, number, library, share, sizes, np.flatnonzero(candidates), detected, n_genes, theta)
-    chosen = _columns(counts, genes)
+    chosen = _columns(counts, genes, number, len(sizes))
     residuals, near = [], []
     for i, own in enumerate(rows.values()):
-        one = Residuals(chosen[own], library[own], share[i, genes], theta)
+        one = Residuals(sp.vstack(chosen[i], format="csr"), library[own], share[i, genes], theta)
+        chosen[i] = []
         residuals.append(one)
         near.append(find_neighbors(one.dense(), k, seed=seed))
     found = BatchNeighbors(tuple(rows), tuple(rows.values()), tuple(near), left_out, n, RESIDUALS)
@@ -258,10 +259,15 @@ def _most_variable(
     return candidates[order[:n_genes]]
 
 
-def _columns(counts: Any, genes: np.ndarray) -> sp.csr_matrix:
-    """Some columns of all cells, read in blocks of rows."""
-    blocks = (row_block(counts, start, start + _ROWS) for start in range(0, counts.shape[0], _ROWS))
-    return sp.vstack([block[:, genes] for block in blocks], format="csr", dtype=np.float32)
+def _columns(counts: Any, genes: np.ndarray, number: np.ndarray, n_batches: int) -> list[list[sp.csr_matrix]]:
+    """Some columns of the cells of each batch, in parts, read in blocks of rows."""
+    found: list[list[sp.csr_matrix]] = [[] for _ in range(n_batches)]
+    for start in range(0, counts.shape[0], _ROWS):
+        block = row_block(counts, start, start + _ROWS)[:, genes].astype(np.float32)
+        here = number[start : start + _ROWS]
+        for i in np.unique(here[here >= 0]):
+            found[i].append(block[here == i])
+    return found
 
 
 @njit(cache=True, nogil=True)
@@ -273,6 +279,12 @@ def _residual(x, mean, theta, limit):
 
 
 @njit(cache=True, nogil=True)
+def _of_zero(mean, theta, limit):
+    """Residual of a count of 0, cut, in single precision: one root and one division, most of the time of all."""
+    return np.float32(-min(np.sqrt(mean * theta / (theta + mean)), limit))
+
+
+@njit(cache=True, nogil=True)
 def _add_residuals(indptr, indices, data, batch, library, share, place, theta, limits, total, squares):
     """Add residuals and their squares by batch and gene; counts of 0 have one, too."""
     for i in range(len(batch)):
@@ -280,7 +292,7 @@ def _add_residuals(indptr, indices, data, batch, library, share, place, theta, l
         if b < 0:
             continue
         for g in range(share.shape[1]):
-            r = _residual(0.0, library[i] * share[b, g], theta, limits[b])
+            r = _of_zero(library[i] * share[b, g], theta, limits[b])
             total[b, g] += r
             squares[b, g] += r * r
         for at in range(indptr[i], indptr[i + 1]):
@@ -288,7 +300,7 @@ def _add_residuals(indptr, indices, data, batch, library, share, place, theta, l
             if g < 0:
                 continue
             mean = library[i] * share[b, g]
-            none, r = _residual(0.0, mean, theta, limits[b]), _residual(data[at], mean, theta, limits[b])
+            none, r = _of_zero(mean, theta, limits[b]), _residual(data[at], mean, theta, limits[b])
             total[b, g] += np.float64(r) - np.float64(none)
             squares[b, g] += np.float64(r) * r - np.float64(none) * none
 
@@ -299,7 +311,7 @@ def _fill(indptr, indices, data, library, share, theta, found):
     limit = np.sqrt(len(library))
     for i in range(len(library)):
         for g in range(len(share)):
-            found[i, g] = _residual(0.0, library[i] * share[g], theta, limit)
+            found[i, g] = _of_zero(library[i] * share[g], theta, limit)
         for at in range(indptr[i], indptr[i + 1]):
             g = indices[at]
             found[i, g] = _residual(data[at], library[i] * share[g], theta, limit)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from numba import njit
 
 from workbench.errors import EvaluationError
+from workbench.geometry.search import likely_nearest
 from workbench.seeds import generator
 
 # From here on the approximate search is the faster one, and it is the default.
@@ -19,6 +20,10 @@ _APPROXIMATE_ABOVE = 50_000
 _RECALL_SAMPLE = 500
 # Candidates beyond k, so that rounding in the search cannot push out a true neighbour.
 _MARGIN = 3
+# The same of a search in single precision, and an eighth of k more.
+_SPARE = 6
+# Up to so many dimensions a tree is faster.
+_FEW = 8
 # Brute force squares by |a|^2 + |b|^2 - 2ab; below this share of the largest square that has lost half its digits.
 _CANCELLED = 1e-9
 _BLOCK_BYTES = 64 * 2**20
@@ -79,7 +84,7 @@ class Neighbors:
 def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: int) -> Neighbors:
     """The k nearest other points of every point, by Euclidean distance in float64.
 
-    Exact: scikit-learn, a tree in up to 8 dimensions, else brute force. Approximate: nearest neighbour descent (Dong,
+    Exact: a tree in up to 8 dimensions, else all pairs in single precision, each once, and what that leaves open in double. Approximate: nearest neighbour descent (Dong,
     Moses & Li 2011, pynndescent), with its recall measured on a random sample. Either way the distances are those of
     the coordinates' differences, without the cancellation of the products that the search itself uses.
 
@@ -114,7 +119,7 @@ def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: 
     if approximate is None:
         approximate = len(x) > _APPROXIMATE_ABOVE
     if not approximate:
-        return Neighbors(*_exact(x, np.arange(len(x)), k), True, 1.0, n_duplicates)
+        return Neighbors(*_all_exact(x, k), True, 1.0, n_duplicates)
     indices, distances = _approximate(x, k, seed)
     sample = np.sort(generator(seed, "recall").permutation(len(x))[:_RECALL_SAMPLE])
     # By distance, not index: of two points equally far either is right.
@@ -236,6 +241,20 @@ def row_slices(n: int, row_bytes: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, n, step))
 
 
+def _all_exact(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of all points among each other."""
+    rows, spare = np.arange(len(x)), k + _SPARE + k // 8
+    if x.shape[1] <= _FEW or spare >= len(x):
+        return _exact(x, rows, k)
+    found, beyond = likely_nearest(x, spare)
+    indices, distances = _nearest(x, rows, found, k)
+    # A point that was left out may be as near as the last of these: they are searched in double precision.
+    unsure = np.flatnonzero(~(distances[:, -1] < beyond))
+    if len(unsure):
+        indices[unsure], distances[unsure] = _exact(x, unsure, k)
+    return indices, distances
+
+
 def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours of some points among all."""
     from sklearn.neighbors import NearestNeighbors
@@ -248,7 +267,7 @@ def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
         found = fitted.kneighbors(centred if len(which) == len(x) else centred[which], return_distance=False)
         return _nearest(x, which, _without_self(found, which), k)
 
-    if x.shape[1] <= 8:
+    if x.shape[1] <= _FEW:
         return search("kd_tree", rows)
     indices, distances = search("brute", rows)
     lost = np.flatnonzero(distances[:, -1] ** 2 < _CANCELLED * (centred**2).sum(1).max())

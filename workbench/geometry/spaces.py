@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
@@ -18,6 +19,8 @@ from workbench.geometry.neighbors import Points, check_points
 
 # A standard deviation at most this is that of a constant coordinate, as in scFoundry 0.2.1.
 CONSTANT = 1e-8
+# Points at a time, so that no second copy of all is held.
+_BLOCK = 4096
 # Up to this many coordinates all eigenvalues come sooner than the first alone.
 _FEW = 16
 
@@ -122,13 +125,15 @@ def spread(x: Points, unit: Int[np.ndarray, " point"] | None = None) -> Spread:
     """
     x = check_points(x, 1)
     centre = x.mean(0)
-    x = x - centre
     unit = np.zeros(len(x), dtype=int) if unit is None else unit
     n = np.bincount(unit)
     total, products = np.zeros((len(n), x.shape[1])), np.zeros((len(n), x.shape[1], x.shape[1]))
     for u in range(len(n)):
-        part = x if len(n) == 1 else x[unit == u]
-        total[u], products[u] = part.sum(0), part.T @ part
+        rows = np.flatnonzero(unit == u)
+        for some in np.array_split(rows, len(rows) // _BLOCK + 1):
+            part = x[some] - centre
+            total[u] += part.sum(0)
+            products[u] += part.T @ part
     return Spread(n, total, products, centre)
 
 
@@ -288,12 +293,12 @@ def directions(
     group = np.zeros(len(x), dtype=int) if group is None else group
     unit = np.zeros(len(x), dtype=int) if unit is None else unit
     shape = int(unit.max()) + 1, max(int(group.max()), 0) + 1
-    n, total = np.zeros(shape, dtype=int), np.zeros((*shape, x.shape[1]))
-    for u in range(shape[0]):
-        for g in range(shape[1]):
-            rows = np.flatnonzero((unit == u) & (group == g) & (length > 0))
-            n[u, g], total[u, g] = len(rows), (x[rows] / length[rows, None]).sum(0)
-    return Directions(n, total)
+    held = np.flatnonzero((length > 0) & (group >= 0))
+    place = unit[held] * shape[1] + group[held]
+    # A product with a sparse matrix, so that no second copy of the points is held.
+    weights = sp.csr_array((1 / length[held], (place, held)), shape=(shape[0] * shape[1], len(x)))
+    n = np.bincount(place, minlength=len(weights.indptr) - 1)
+    return Directions(n.reshape(shape), (weights @ x).reshape(*shape, x.shape[1]))
 
 
 def cosine_anisotropy(
