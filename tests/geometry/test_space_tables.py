@@ -13,13 +13,13 @@ import pytest
 import scanpy as sc
 
 from workbench.errors import EvaluationError
+from workbench.geometry.cosines import cosine_of_pairs
 from workbench.geometry.dimension import two_nn, two_nn_likelihood
 from workbench.geometry.expression import expression_neighbors, technical_genes
 from workbench.geometry.neighbors import find_neighbors
 from workbench.geometry.overlap import batch_neighbors
 from workbench.geometry.space_draws import COLUMNS, draw_units
 from workbench.geometry.space_tables import measure_space
-from workbench.geometry.spaces import cosine_of_pairs
 
 PYTHON = os.environ.get("WORKBENCH_PEERS_PYTHON")
 COMBAT = "combat_pbmc_6donors.h5ad"

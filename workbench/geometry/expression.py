@@ -160,18 +160,18 @@ def expression_neighbors(
         number[own] = i
     sizes = np.array([len(own) for own in rows.values()])
     library, totals, detected = _sums(counts, number, len(sizes))
-    candidates = (detected >= _RARE) & (totals.sum(0) >= _RARE)
+    candidates = (detected.sum(0) >= _RARE) & (totals.sum(0) >= _RARE)
     if leave_out is not None:
         candidates &= ~leave_out
     if not candidates.any():
         raise EvaluationError(f"None of {n_all} genes is in {_RARE} cells and holds {_RARE} counts; take more cells.")
     share = totals / totals.sum(1, keepdims=True)
-    genes = _most_variable(counts, number, library, share, sizes, np.flatnonzero(candidates), detected, n_genes, theta)
-    chosen = _columns(counts, genes, number, len(sizes))
+    which = np.flatnonzero(candidates)
+    genes = _most_variable(counts, number, library, share, sizes, which, detected.sum(0)[which], n_genes, theta)
+    chosen = _columns(counts, genes, number, detected[:-1, genes].sum(1))
     residuals, near = [], []
     for i, own in enumerate(rows.values()):
-        one = Residuals(sp.vstack(chosen[i], format="csr"), library[own], share[i, genes], theta)
-        chosen[i] = []
+        one = Residuals(chosen[i], library[own], share[i, genes], theta)
         residuals.append(one)
         near.append(find_neighbors(one.dense(), k, seed=seed))
     found = BatchNeighbors(tuple(rows), tuple(rows.values()), tuple(near), left_out, n, RESIDUALS)
@@ -206,9 +206,10 @@ def residuals_of(
 
 
 def _sums(counts: Any, number: np.ndarray, n_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Library size of each cell, counts of each gene by batch, and cells of each gene."""
+    """Library size of each cell, counts of each gene by batch, and cells of each gene by batch, those of none in a last row."""
     n, n_genes = counts.shape
-    library, totals, detected = np.zeros(n), np.zeros((n_batches, n_genes)), np.zeros(n_genes, dtype=np.int64)
+    library, totals = np.zeros(n), np.zeros((n_batches, n_genes))
+    detected = np.zeros((n_batches + 1, n_genes), dtype=np.int64)
     for start in range(0, n, _ROWS):
         block = row_block(counts, start, start + _ROWS)
         if not np.isfinite(block.data).all() or (block.data < 0).any() or (block.data != np.rint(block.data)).any():
@@ -218,7 +219,7 @@ def _sums(counts: Any, number: np.ndarray, n_batches: int) -> tuple[np.ndarray, 
             )
         here = number[start : start + _ROWS]
         library[start : start + _ROWS] = block.sum(1, dtype=np.float64).A1
-        detected += np.bincount(block.indices, minlength=n_genes)
+        _count_cells(block.indptr, block.indices, here, detected)
         kept = np.flatnonzero(here >= 0)
         by_batch = sp.csr_matrix((np.ones(len(kept)), (here[kept], kept)), shape=(n_batches, block.shape[0]))
         totals += (by_batch @ block.astype(np.float64)).toarray()
@@ -239,7 +240,7 @@ def _most_variable(
     n_genes: int,
     theta: float,
 ) -> Int[np.ndarray, " gene"]:
-    """The candidates of the highest residual variance, by the median over batches of their ranks."""
+    """The candidates of the highest residual variance, by the median over batches of their ranks; `detected` is of the candidates."""
     total, squares = (np.zeros((len(sizes), len(candidates))) for _ in range(2))
     place = np.full(counts.shape[1], -1)
     place[candidates] = np.arange(len(candidates))
@@ -255,19 +256,42 @@ def _most_variable(
     variance = (squares - total**2 / n) / (n - 1)
     ranks = np.stack([rankdata(row) for row in variance]) / len(candidates)
     # Ties by the mean rank, then by cells, then by place in the matrix.
-    order = np.lexsort((np.arange(len(candidates)), -detected[candidates], -ranks.mean(0), -np.median(ranks, 0)))
+    order = np.lexsort((np.arange(len(candidates)), -detected, -ranks.mean(0), -np.median(ranks, 0)))
     return candidates[order[:n_genes]]
 
 
-def _columns(counts: Any, genes: np.ndarray, number: np.ndarray, n_batches: int) -> list[list[sp.csr_matrix]]:
-    """Some columns of the cells of each batch, in parts, read in blocks of rows."""
-    found: list[list[sp.csr_matrix]] = [[] for _ in range(n_batches)]
+def _columns(
+    counts: Any, genes: np.ndarray, number: np.ndarray, entries: Int[np.ndarray, " batch"]
+) -> list[sp.csr_matrix]:
+    """Some columns of the cells of each batch, whose entries are counted, read in blocks of rows."""
+    # One array of each kind, so that the memory of all of them goes back at once.
+    ends = np.cumsum(entries)
+    data, columns = np.empty(ends[-1], dtype=np.float32), np.empty(ends[-1], dtype=np.int32)
+    lengths = np.zeros(len(number), dtype=np.int64)
+    free = ends - entries
     for start in range(0, counts.shape[0], _ROWS):
-        block = row_block(counts, start, start + _ROWS)[:, genes].astype(np.float32)
-        here = number[start : start + _ROWS]
+        block = row_block(counts, start, start + _ROWS)[:, genes]
+        here, own = number[start : start + _ROWS], np.diff(block.indptr)
+        lengths[start : start + _ROWS] = own
+        of_entry = np.repeat(here, own)
         for i in np.unique(here[here >= 0]):
-            found[i].append(block[here == i])
+            mine = slice(free[i], free[i] + own[here == i].sum())
+            data[mine], columns[mine] = block.data[of_entry == i], block.indices[of_entry == i]
+            free[i] = mine.stop
+    found = []
+    for i, (end, length) in enumerate(zip(ends, entries, strict=True)):
+        starts = np.concatenate([[0], np.cumsum(lengths[number == i])]).astype(np.int32)
+        mine = slice(end - length, end)
+        found.append(sp.csr_matrix((data[mine], columns[mine], starts), shape=(len(starts) - 1, len(genes))))
     return found
+
+
+@njit(cache=True, nogil=True)
+def _count_cells(indptr, indices, batch, detected):
+    """Add the entries of each gene by batch; cells of none, -1, count in the last row."""
+    for i in range(len(batch)):
+        for at in range(indptr[i], indptr[i + 1]):
+            detected[batch[i], indices[at]] += 1
 
 
 @njit(cache=True, nogil=True)
