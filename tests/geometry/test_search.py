@@ -33,8 +33,7 @@ CLOUDS = {
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(search, "_ROWS", 70)
-    monkeypatch.setattr(search, "_COLUMNS", 110)
+    monkeypatch.setattr(search, "_BLOCK", 70)
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)

@@ -8,7 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from workbench.geometry.neighbors import Points, check_points
+from workbench.geometry.neighbors import Points, as_they_are, check_points
+
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def lengths(x: Points) -> Float[np.ndarray, " point"]:
     x
         Points, one row each.
     """
-    return np.sqrt(np.einsum("nd,nd->n", x, x))
+    return np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))
 
 
 def directions(
@@ -88,17 +90,19 @@ def directions(
     EvaluationError
         If points are unusable.
     """
-    x = check_points(x, 1)
+    x = as_they_are(x, 1)
     length = lengths(x)
     group = np.zeros(len(x), dtype=int) if group is None else group
     unit = np.zeros(len(x), dtype=int) if unit is None else unit
     shape = int(unit.max()) + 1, max(int(group.max()), 0) + 1
     held = np.flatnonzero((length > 0) & (group >= 0))
     place = unit[held] * shape[1] + group[held]
-    # A product with a sparse matrix, so that no second copy of the points is held.
-    weights = sp.csr_array((1 / length[held], (place, held)), shape=(shape[0] * shape[1], len(x)))
-    n = np.bincount(place, minlength=len(weights.indptr) - 1)
-    return Directions(n.reshape(shape), (weights @ x).reshape(*shape, x.shape[1]))
+    n, total = np.bincount(place, minlength=shape[0] * shape[1]), np.zeros((shape[0] * shape[1], x.shape[1]))
+    # Some points at a time, so that no second copy of all is held.
+    for rows, own in zip(*(np.array_split(a, len(held) // _BLOCK + 1) for a in (held, place)), strict=True):
+        weights = sp.csr_array((1 / length[rows], (own, np.arange(len(rows)))), shape=(len(total), len(rows)))
+        total += weights @ x[rows]
+    return Directions(n.reshape(shape), total.reshape(*shape, x.shape[1]))
 
 
 def cosine_anisotropy(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from workbench.geometry.neighbors import Points, check_points
+from workbench.geometry.neighbors import Points, as_they_are
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def effects(
     EvaluationError
         If points are unusable.
     """
-    x = check_points(x, 1)
-    mean = x.mean(0)
+    x = as_they_are(x, 1)
+    mean = x.mean(0, dtype=np.float64)
     one = np.zeros(len(x), dtype=int)
     ids = np.column_stack([one if unit is None else unit, group, one if batch is None else batch])
     cells, inverse = np.unique(ids, axis=0, return_inverse=True)

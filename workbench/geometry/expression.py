@@ -28,7 +28,7 @@ RESIDUALS = "Pearson residuals of counts"
 THETA = 100.0
 AXES = 20
 _GENES = 2000
-_ROWS = 1024
+_ROWS = 512
 # Genes of cells' own machinery and of controls, and genes that too few cells or counts speak for.
 _TECHNICAL = ("MT-", "ERCC-", "RPL", "RPS")
 _RARE = 10
@@ -206,9 +206,9 @@ def residuals_of(
 
 
 def _sums(counts: Any, number: np.ndarray, n_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Library size of each cell, counts of each gene by batch, and cells of each gene by batch, those of none in a last row."""
+    """Library size of each cell; counts of each gene by batch; and cells that have it, with those of no batch in a last row."""
     n, n_genes = counts.shape
-    library, totals = np.zeros(n), np.zeros((n_batches, n_genes))
+    library, totals = np.zeros(n), np.zeros((n_batches + 1, n_genes))
     detected = np.zeros((n_batches + 1, n_genes), dtype=np.int64)
     for start in range(0, n, _ROWS):
         block = row_block(counts, start, start + _ROWS)
@@ -218,15 +218,11 @@ def _sums(counts: Any, number: np.ndarray, n_batches: int) -> tuple[np.ndarray, 
                 "the values that there are (`batch_neighbors`)."
             )
         here = number[start : start + _ROWS]
-        library[start : start + _ROWS] = block.sum(1, dtype=np.float64).A1
-        _count_cells(block.indptr, block.indices, here, detected)
-        kept = np.flatnonzero(here >= 0)
-        by_batch = sp.csr_matrix((np.ones(len(kept)), (here[kept], kept)), shape=(n_batches, block.shape[0]))
-        totals += (by_batch @ block.astype(np.float64)).toarray()
+        _add_counts(block.indptr, block.indices, block.data, here, library[start : start + _ROWS], totals, detected)
     empty = np.flatnonzero((library <= 0) & (number >= 0))
     if len(empty):
         raise EvaluationError(f"{len(empty)} cells hold no count (first: row {empty[0]}); leave them out.")
-    return library, totals, detected
+    return library, totals[:-1], detected
 
 
 def _most_variable(
@@ -287,10 +283,12 @@ def _columns(
 
 
 @njit(cache=True, nogil=True)
-def _count_cells(indptr, indices, batch, detected):
-    """Add the entries of each gene by batch; cells of none, -1, count in the last row."""
+def _add_counts(indptr, indices, data, batch, library, totals, detected):
+    """Add counts by cell, and by batch and gene; those of cells of no batch, -1, in the last row."""
     for i in range(len(batch)):
         for at in range(indptr[i], indptr[i + 1]):
+            library[i] += data[at]
+            totals[batch[i], indices[at]] += data[at]
             detected[batch[i], indices[at]] += 1
 
 

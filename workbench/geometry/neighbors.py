@@ -114,7 +114,7 @@ def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: 
     >>> near.distances[:, 0].tolist()
     [1.0, 1.0, 2.0, 4.0]
     """
-    x = check_points(x, k)
+    x = as_they_are(x, k)
     n_duplicates = len(x) - len(distinct(x)[0])
     if approximate is None:
         approximate = len(x) > _APPROXIMATE_ABOVE
@@ -195,6 +195,22 @@ def check_points(x: Points, k: int) -> Points:
 
     Parameters
     ----------
+    x, k
+        As in `as_they_are`.
+
+    Raises
+    ------
+    EvaluationError
+        As `find_neighbors`.
+    """
+    return as_they_are(x, k).astype(np.float64, copy=False)
+
+
+def as_they_are(x: Points, k: int) -> Points:
+    """Points as float64, or as float32 if they come so, if k neighbours can be found among them: for what widens some at a time.
+
+    Parameters
+    ----------
     x
         Points of any number type, a row each.
     k
@@ -215,7 +231,7 @@ def check_points(x: Points, k: int) -> Points:
             f"{bad.sum()} of {len(x)} points hold NaN or infinite values (first: row {np.flatnonzero(bad)[0]}); "
             "leave them out."
         )
-    x = np.ascontiguousarray(x, dtype=np.float64)
+    x = np.ascontiguousarray(x, dtype=np.float32 if x.dtype == np.float32 else np.float64)
     if (x == x[0]).all():
         raise EvaluationError(f"All {len(x)} points are the same; they have neither neighbours nor a shape.")
     return x
@@ -259,7 +275,7 @@ def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
     """Neighbours of some points among all."""
     from sklearn.neighbors import NearestNeighbors
 
-    centred = x - x.mean(0)
+    centred = x - x.mean(0, dtype=np.float64)
     n_found = min(k + 1 + _MARGIN, len(x))
 
     def search(algorithm: str, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +298,7 @@ def _approximate(x: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
     rows = np.arange(len(x))
     state = int(generator(seed, "neighbors").integers(2**31))
-    found = NNDescent(x - x.mean(0), n_neighbors=min(k + 1 + _MARGIN, len(x)), random_state=state).neighbor_graph[0]
+    found = NNDescent((x - x.mean(0, dtype=np.float64)).astype(np.float32), n_neighbors=min(k + 1 + _MARGIN, len(x)), random_state=state).neighbor_graph[0]
     open_ = np.flatnonzero((found < 0).any(1))
     indices, distances = _nearest(x, rows, _without_self(np.maximum(found, 0).astype(np.int64), rows), k)
     if len(open_):
@@ -312,5 +328,5 @@ def _by_differences(x, rows, found, distances):
         for c in range(found.shape[1]):
             total = 0.0
             for d in range(x.shape[1]):
-                total += (x[rows[i], d] - x[found[i, c], d]) ** 2
+                total += (np.float64(x[rows[i], d]) - np.float64(x[found[i, c], d])) ** 2
             distances[i, c] = np.sqrt(total)

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numba import njit
 
-# Points on either side of a block: 16 MiB of products, whatever the number of points.
-_ROWS, _COLUMNS = 1024, 4096
+# Points on either side of a block: 4 MiB of products, whatever the number of points.
+_BLOCK = 1024
 # Half the distance from 1 to the next number in single precision.
 _UNIT = 2.0**-24
 # Products of points this near the mean, in units of the largest coordinate, may be lost in single precision.
@@ -25,7 +25,7 @@ def likely_nearest(
     Parameters
     ----------
     x
-        Points as float64, finite and not all the same.
+        Points, finite and not all the same.
     n_found
         Candidates of each point, fewer than the points.
 
@@ -35,8 +35,8 @@ def likely_nearest(
         Numbers of other points, in no order; and a distance that no point left out is nearer than.
     """
     n, d = x.shape
-    mean = x.mean(0)
-    parts = [slice(start, start + _ROWS) for start in range(0, n, _ROWS)]
+    mean = x.mean(0, dtype=np.float64)
+    parts = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
     scale = 1 / max(float(np.abs(x[part] - mean).max()) for part in parts)
     points, lower = np.empty(x.shape, dtype=np.float32), np.empty(n, dtype=np.float32)
     for part in parts:
@@ -46,9 +46,9 @@ def likely_nearest(
         lower[part] = (1 - (d + 16) * _UNIT) * squares - _SMALLEST
     found, bounds = np.zeros((n, n_found), dtype=np.int32), np.full((n, n_found), np.inf, dtype=np.float32)
     worst = bounds[:, -1].copy()
-    for row in range(0, n, _ROWS):
-        for column in range(row, n, _COLUMNS):
-            products = points[row : row + _ROWS] @ points[column : column + _COLUMNS].T
+    for row in range(0, n, _BLOCK):
+        for column in range(row, n, _BLOCK):
+            products = points[row : row + _BLOCK] @ points[column : column + _BLOCK].T
             _take(products, row, column, lower, found, bounds, worst)
     return found.astype(np.int64), np.sqrt(np.maximum(worst.astype(np.float64), 0)) / scale
 

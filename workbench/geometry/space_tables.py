@@ -14,7 +14,7 @@ from workbench.geometry.dimension_tables import ESTIMATORS
 from workbench.geometry.effects import effects
 from workbench.geometry.expression import Expression
 from workbench.geometry.likeness import angle_between, cka_of, hsic, leading_scores
-from workbench.geometry.neighbors import Neighbors, Points, check_points, distinct, find_neighbors
+from workbench.geometry.neighbors import Neighbors, Points, as_they_are, distinct, find_neighbors
 from workbench.geometry.overlap import BatchNeighbors, area_over_log_k, check_ks, overlap
 from workbench.geometry.quality import embedding_quality
 from workbench.geometry.space_draws import DRAWS, Draws, Labels, Measured, Rows, draw_units
@@ -89,7 +89,7 @@ def measure_space(
     """
     if convention not in CONVENTIONS:
         raise EvaluationError(unknown_name("convention", convention, CONVENTIONS[1:]))
-    points = check_points(points, 2)
+    points = as_they_are(points, 2)
     for name, labels in (("cell_type", cell_type), ("batch", batch)):
         if labels is not None and len(labels) != len(points):
             raise EvaluationError(
@@ -262,7 +262,7 @@ def _against_residuals(
     alike = []
     for i, mine in enumerate(reference.rows):
         residuals = expression.residuals[i]
-        dense, here = residuals.centred(), points[mine] - points[mine].mean(0)
+        dense, here = residuals.centred(), points[mine] - points[mine].mean(0, dtype=np.float64)
         if trust_k is not None:
             near = {"near_x": reference.near[i], "near_y": own.near[i]}
             found = embedding_quality(dense, here, (trust_k,), **near)

@@ -14,7 +14,7 @@ from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 
 from workbench.errors import EvaluationError
-from workbench.geometry.neighbors import Points, check_points
+from workbench.geometry.neighbors import Points, as_they_are
 
 # A standard deviation at most this is that of a constant coordinate, as in scFoundry 0.2.1.
 CONSTANT = 1e-8
@@ -53,14 +53,14 @@ def unit_variance(x: Points) -> tuple[Points, Bool[np.ndarray, " feature"]]:
     >>> scaled.tolist(), constant.tolist()
     ([[-1.0, 0.0], [1.0, 0.0]], [False, True])
     """
-    x = check_points(x, 1)
+    x = as_they_are(x, 1)
     deviation = deviations(x)
     constant = ~(deviation > CONSTANT)
     if constant.all():
         raise EvaluationError(
             f"None of the {x.shape[1]} coordinates varies by more than {CONSTANT:g}; scale the points up."
         )
-    x = x - x.mean(0)
+    x = x - x.mean(0, dtype=np.float64)
     x /= np.where(constant, np.inf, deviation)
     return x, constant
 
@@ -71,9 +71,9 @@ def deviations(x: Points) -> Float[np.ndarray, " feature"]:
     Parameters
     ----------
     x
-        Points as float64; no second copy of them is held.
+        Points, finite; no second copy of them is held.
     """
-    mean, squares = x.mean(0), np.zeros(x.shape[1])
+    mean, squares = x.mean(0, dtype=np.float64), np.zeros(x.shape[1])
     for start in range(0, len(x), _BLOCK):
         part = x[start : start + _BLOCK] - mean
         squares += np.einsum("nd,nd->d", part, part)
@@ -137,8 +137,8 @@ def spread(x: Points, unit: Int[np.ndarray, " point"] | None = None) -> Spread:
     EvaluationError
         If points are unusable.
     """
-    x = check_points(x, 1)
-    centre = x.mean(0)
+    x = as_they_are(x, 1)
+    centre = x.mean(0, dtype=np.float64)
     unit = np.zeros(len(x), dtype=int) if unit is None else unit
     n = np.bincount(unit)
     total, products = np.zeros((len(n), x.shape[1])), np.zeros((len(n), x.shape[1], x.shape[1]))
