@@ -65,7 +65,8 @@ class Residuals:
     def centred(self) -> Float[np.ndarray, "cell gene"]:
         """The residuals less their mean over the batch, as float64."""
         dense = self.dense().astype(np.float64)
-        return dense - dense.mean(0)
+        dense -= dense.mean(0)
+        return dense
 
     @cached_property
     def own_hsic(self) -> tuple[float, float]:

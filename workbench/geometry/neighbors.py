@@ -16,7 +16,7 @@ from workbench.geometry.search import likely_nearest
 from workbench.seeds import generator
 
 # From here on the approximate search is the faster one, and it is the default.
-_APPROXIMATE_ABOVE = 50_000
+APPROXIMATE_ABOVE = 50_000
 _RECALL_SAMPLE = 500
 # Candidates beyond k, so that rounding in the search cannot push out a true neighbour.
 _MARGIN = 3
@@ -117,7 +117,7 @@ def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: 
     x = as_they_are(x, k)
     n_duplicates = len(x) - len(distinct(x)[0])
     if approximate is None:
-        approximate = len(x) > _APPROXIMATE_ABOVE
+        approximate = len(x) > APPROXIMATE_ABOVE
     if not approximate:
         return Neighbors(*_all_exact(x, k), True, 1.0, n_duplicates)
     indices, distances = _approximate(x, k, seed)
@@ -275,7 +275,7 @@ def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
     """Neighbours of some points among all."""
     from sklearn.neighbors import NearestNeighbors
 
-    centred = x - x.mean(0, dtype=np.float64)
+    centred = _centred(x)
     n_found = min(k + 1 + _MARGIN, len(x))
 
     def search(algorithm: str, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -286,7 +286,7 @@ def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
     if x.shape[1] <= _FEW:
         return search("kd_tree", rows)
     indices, distances = search("brute", rows)
-    lost = np.flatnonzero(distances[:, -1] ** 2 < _CANCELLED * (centred**2).sum(1).max())
+    lost = np.flatnonzero(distances[:, -1] ** 2 < _CANCELLED * np.einsum("nd,nd->n", centred, centred, dtype=np.float64).max())
     if len(lost):
         indices[lost], distances[lost] = search("ball_tree", rows[lost])
     return indices, distances
@@ -298,12 +298,21 @@ def _approximate(x: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
     rows = np.arange(len(x))
     state = int(generator(seed, "neighbors").integers(2**31))
-    found = NNDescent((x - x.mean(0, dtype=np.float64)).astype(np.float32), n_neighbors=min(k + 1 + _MARGIN, len(x)), random_state=state).neighbor_graph[0]
+    points, n_found = _centred(x).astype(np.float32, copy=False), min(k + 1 + _MARGIN, len(x))
+    found = NNDescent(points, n_neighbors=n_found, random_state=state).neighbor_graph[0]
     open_ = np.flatnonzero((found < 0).any(1))
     indices, distances = _nearest(x, rows, _without_self(np.maximum(found, 0).astype(np.int64), rows), k)
     if len(open_):
         indices[open_], distances[open_] = _exact(x, open_, k)
     return indices, distances
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    """Points less their mean in their own precision, without a wider copy of all of them."""
+    mean, found = x.mean(0, dtype=np.float64), np.empty_like(x)
+    for part in row_slices(len(x), 8 * x.shape[1]):
+        found[part] = x[part] - mean
+    return found
 
 
 def _without_self(found: np.ndarray, rows: np.ndarray) -> np.ndarray:

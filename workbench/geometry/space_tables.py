@@ -14,7 +14,7 @@ from workbench.geometry.dimension_tables import ESTIMATORS
 from workbench.geometry.effects import effects
 from workbench.geometry.expression import Expression
 from workbench.geometry.likeness import angle_between, cka_of, hsic, leading_scores
-from workbench.geometry.neighbors import Neighbors, Points, as_they_are, distinct, find_neighbors
+from workbench.geometry.neighbors import APPROXIMATE_ABOVE, Neighbors, Points, as_they_are, distinct, find_neighbors
 from workbench.geometry.overlap import BatchNeighbors, area_over_log_k, check_ks, overlap
 from workbench.geometry.quality import embedding_quality
 from workbench.geometry.space_draws import DRAWS, Draws, Labels, Measured, Rows, draw_units
@@ -59,7 +59,8 @@ def measure_space(
     ks
         Neighbourhood sizes of R_NX, for which `expression` has neighbours.
     trust_k
-        Neighbourhood size of trustworthiness and continuity against the residuals, the slowest of all; None leaves them out.
+        Neighbourhood size of trustworthiness and continuity against the residuals, the slowest of all; None leaves them out, as are
+        batches of more than 50,000 cells.
     n_draws
         Draws of donors behind the intervals; with fewer than 2 there are none.
     convention
@@ -263,7 +264,7 @@ def _against_residuals(
     for i, mine in enumerate(reference.rows):
         residuals = expression.residuals[i]
         dense, here = residuals.centred(), points[mine] - points[mine].mean(0, dtype=np.float64)
-        if trust_k is not None:
+        if trust_k is not None and len(mine) <= APPROXIMATE_ABOVE:
             near = {"near_x": reference.near[i], "near_y": own.near[i]}
             found = embedding_quality(dense, here, (trust_k,), **near)
             trust[mine], continuity[mine] = found.trustworthiness[0], found.continuity[0]
@@ -271,8 +272,12 @@ def _against_residuals(
         scores = residuals.scores
         alike.append((debiased, plain, angle_between(scores, leading_scores(here, scores.shape[1]))))
     if trust_k is not None:
-        rows.mean("trustworthiness", f"k = {trust_k}", trust, *notes)
-        rows.mean("continuity", f"k = {trust_k}", continuity, *notes)
+        large = sum(len(mine) > APPROXIMATE_ABOVE for mine in reference.rows)
+        why = f"{large} batches of more than {APPROXIMATE_ABOVE:,} cells left out, as all pairs are needed" if large else ""
+        for measure, terms in (("trustworthiness", trust), ("continuity", continuity)):
+            if large == len(reference.rows):
+                rows.add(measure, f"k = {trust_k}", np.nan, None, 0, *notes, why)
+            rows.mean(measure, f"k = {trust_k}", terms, *notes, why)
     sizes = np.array([len(mine) for mine in reference.rows], dtype=float)
     for name, values in zip(("debiased CKA", "plain CKA", "principal angle"), np.array(alike).T, strict=True):
         known = np.isfinite(values)
