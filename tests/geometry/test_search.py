@@ -48,7 +48,9 @@ def test_nothing_left_out_is_nearer_than_it_says(cloud):
     assert (distances.min(1) >= beyond / scale * (1 - 1e-9)).all()
 
 
-@pytest.mark.parametrize("cloud", [name for name in CLOUDS if name not in ("huge", "tiny")])  # no room for their squares
+@pytest.mark.parametrize(
+    "cloud", [name for name in CLOUDS if name not in ("huge", "tiny")]
+)  # no room for their squares
 def test_neighbours_are_those_of_all_distances(cloud):
     x = CLOUDS[cloud]
     distances = cdist(x, x)

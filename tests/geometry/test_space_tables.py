@@ -240,7 +240,9 @@ def test_planted_neighbourhoods_are_shared_as_planted_in_19_of_20_seeds(kept):
         rng = np.random.default_rng(seed)
         one, other = (1000 * rng.normal(size=(64, 12))[own] + rng.normal(size=(n, 12)) for own in (group, dealt))
         table = values(
-            measure_space(other, expression=batch_neighbors(one, k=k, seed=0), ks=(k,), estimators=(), n_draws=0, seed=0).table
+            measure_space(
+                other, expression=batch_neighbors(one, k=k, seed=0), ks=(k,), estimators=(), n_draws=0, seed=0
+            ).table
         )
         hits += abs(table["R_NX", "k = 15"] - planted) < 1e-9
     assert hits >= 19
@@ -251,7 +253,9 @@ def test_spaces_that_share_nothing_share_as_many_neighbours_as_chance_in_19_of_2
     for seed in range(20):
         one, other = np.random.default_rng(seed).normal(size=(2, 1000, 10))
         table = values(
-            measure_space(other, expression=batch_neighbors(one, k=30, seed=0), ks=(15, 30), estimators=(), n_draws=0, seed=0).table
+            measure_space(
+                other, expression=batch_neighbors(one, k=30, seed=0), ks=(15, 30), estimators=(), n_draws=0, seed=0
+            ).table
         )
         hits += max(abs(table["R_NX", f"k = {k}"]) for k in (15, 30)) < 0.006
     assert hits >= 19
@@ -277,7 +281,9 @@ def test_batches_too_large_for_all_pairs_have_no_trustworthiness_and_say_so(monk
     x = np.random.default_rng(1).normal(size=(160, 4))
     for limit, n in ((80, 60), (50, 0)):
         monkeypatch.setattr(space_tables, "APPROXIMATE_ABOVE", limit)
-        rows = measure_space(x, expression=expression, ks=(10,), trust_k=5, n_draws=0, seed=0).table.set_index("measure")
+        rows = measure_space(x, expression=expression, ks=(10,), trust_k=5, n_draws=0, seed=0).table.set_index(
+            "measure"
+        )
         assert rows.loc["trustworthiness", "n"] == n == rows.loc["continuity", "n"]
         assert f"batches of more than {limit} cells left out" in rows.loc["trustworthiness", "note"]
 

@@ -286,7 +286,9 @@ def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
     if x.shape[1] <= _FEW:
         return search("kd_tree", rows)
     indices, distances = search("brute", rows)
-    lost = np.flatnonzero(distances[:, -1] ** 2 < _CANCELLED * np.einsum("nd,nd->n", centred, centred, dtype=np.float64).max())
+    lost = np.flatnonzero(
+        distances[:, -1] ** 2 < _CANCELLED * np.einsum("nd,nd->n", centred, centred, dtype=np.float64).max()
+    )
     if len(lost):
         indices[lost], distances[lost] = search("ball_tree", rows[lost])
     return indices, distances

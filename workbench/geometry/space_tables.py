@@ -273,7 +273,11 @@ def _against_residuals(
         alike.append((debiased, plain, angle_between(scores, leading_scores(here, scores.shape[1]))))
     if trust_k is not None:
         large = sum(len(mine) > APPROXIMATE_ABOVE for mine in reference.rows)
-        why = f"{large} batches of more than {APPROXIMATE_ABOVE:,} cells left out, as all pairs are needed" if large else ""
+        why = (
+            f"{large} batches of more than {APPROXIMATE_ABOVE:,} cells left out, as all pairs are needed"
+            if large
+            else ""
+        )
         for measure, terms in (("trustworthiness", trust), ("continuity", continuity)):
             if large == len(reference.rows):
                 rows.add(measure, f"k = {trust_k}", np.nan, None, 0, *notes, why)

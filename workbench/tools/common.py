@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from anndata import AnnData
 from tqdm import tqdm
 

@@ -123,6 +123,24 @@ def test_an_embedding_and_it_turned_are_alike_and_differ_where_they_must(made):
 
 
 @pytest.mark.slow
+def test_layers_are_laid_beside_each_other_by_the_same_draws(made):
+    apart, table = made.context.read("differences"), made.context.read("geometry")
+    own = pick(apart, source="model", hook="resid_post mean")
+    assert sorted(set(zip(own["layer"], own["beside"], strict=True))) == [(0, -1), (1, 0), (2, -1), (2, 1)]
+    assert "baseline" not in set(apart["source"])
+    # The differences of single layers add up to that of the last from the first, and are those of the values.
+    for (measure, scope), part in own.groupby(["measure", "scope"]):
+        value = part.set_index(["layer", "beside"])["value"]
+        assert value[0, -1] + value[1, 0] + value[2, 1] == pytest.approx(value[2, -1], abs=1e-9)
+        rows = pick(table, source="model", hook="resid_post mean", measure=measure, scope=scope).set_index("layer")[
+            "value"
+        ]
+        assert value[1, 0] == pytest.approx(rows[1] - rows[0], abs=1e-9)
+    assert own["note"].str.startswith("interval over cells, as 3 donors are too few to draw").any()
+    assert "over the same groups of cells" in (made.out / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_a_small_batch_is_left_out_and_said(made):
     assert made.results["expression"]["left_out"] == {"c": 12}
     page = (made.out / "report.html").read_text()

@@ -44,7 +44,9 @@ def pass_stage(context: GeometryContext, name: str, folder: Path, _: Results) ->
     return {"spaces": list(found), "n_cells": len(tokenizer)}
 
 
-def spaces_of(streams: dict[tuple[str, str], Float[np.ndarray, "cell ..."]]) -> dict[str, Float[np.ndarray, "cell feature"]]:
+def spaces_of(
+    streams: dict[tuple[str, str], Float[np.ndarray, "cell ..."]],
+) -> dict[str, Float[np.ndarray, "cell feature"]]:
     """Spaces by the names that tables have for them: layer, hook and how tokens were pooled, heads one by one.
 
     Parameters
