@@ -184,6 +184,30 @@ def test_manifold_says_how_to_install_its_peer(script, monkeypatch, capsys):
     assert stop.value.code == 2 and "pip install scikit-dimension==0.5.0" in capsys.readouterr().err
 
 
+def test_geometry_compares_equal_work(script):
+    pytest.importorskip("scfoundry")
+    geometry = script("geometry")
+    sizes = {**geometry.TOY, "layers": 2, "threads": 1}
+    figures, results = measured(geometry, sizes, geometry.TOY)
+    report = geometry.report(figures, results, {**sizes, "repetitions": 1})
+    check_report(report, "more", "greatest_difference")
+    assert report["greatest_difference"] < 1e-5 and results["ours"]["values"].shape == (2, len(geometry.FIGURES))
+    results["peer"]["values"][1, list(geometry.FIGURES.values()).index("pr")] *= 1.001
+    with pytest.raises(SystemExit, match="differ in pr by a share of 0.000999"):
+        geometry.report(figures, results, {**sizes, "repetitions": 1})
+
+
+def test_geometry_runs_by_itself_and_says_how_to_install_its_peer(script, monkeypatch, capsys):
+    geometry = script("geometry")
+    monkeypatch.setattr(geometry, "script", lambda: None)
+    ready = geometry.prepare({**geometry.TOY, "threads": 1})
+    values = geometry.finish(ready, geometry.ours(ready))["values"]
+    assert values.shape == (1, len(geometry.FIGURES)) and np.isfinite(values).all() and not ready[0].exists()
+    with pytest.raises(SystemExit) as stop:
+        geometry.require_peer()
+    assert stop.value.code == 2 and "pip install --no-deps scfoundry==0.2.1" in capsys.readouterr().err
+
+
 def test_apply_is_checked_on_both_sides(script):
     apply = script("apply")
     sizes = {**apply.SIZES, **apply.TOY, "threads": 1}

@@ -146,7 +146,7 @@ def test_many_points_are_searched_approximately_unless_told_otherwise(monkeypatc
         found = by_hand(x, k + 1)
         return found[0][:, 1:], found[1][:, 1:]  # the nearest one is missed
 
-    monkeypatch.setattr(neighbors, "_APPROXIMATE_ABOVE", 100)
+    monkeypatch.setattr(neighbors, "APPROXIMATE_ABOVE", 100)
     monkeypatch.setattr(neighbors, "_approximate", coarse)
     near = find_neighbors(points(), 5, seed=0)
     assert not near.exact and near.recall == pytest.approx(0.8) and near.first(3).recall == near.recall

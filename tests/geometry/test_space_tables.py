@@ -13,13 +13,14 @@ import pytest
 import scanpy as sc
 
 from workbench.errors import EvaluationError
+from workbench.geometry import neighbors, space_tables
+from workbench.geometry.cosines import cosine_of_pairs
 from workbench.geometry.dimension import two_nn, two_nn_likelihood
 from workbench.geometry.expression import expression_neighbors, technical_genes
 from workbench.geometry.neighbors import find_neighbors
 from workbench.geometry.overlap import batch_neighbors
 from workbench.geometry.space_draws import COLUMNS, draw_units
 from workbench.geometry.space_tables import measure_space
-from workbench.geometry.spaces import cosine_of_pairs
 
 PYTHON = os.environ.get("WORKBENCH_PEERS_PYTHON")
 COMBAT = "combat_pbmc_6donors.h5ad"
@@ -174,6 +175,117 @@ def test_planted_dimensions_are_found_in_19_of_20_seeds(d, band):
         for name in hits:
             hits[name] += abs(found[name, "raw"] / d - 1) < band
     assert min(hits.values()) >= 19, hits
+
+
+@pytest.mark.parametrize("d", [2, 5])
+def test_noise_well_below_the_nearest_neighbours_adds_no_dimension_and_noise_as_large_does(d):
+    still, moved = 0, 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = np.column_stack([(z := rng.random((1000, d))), np.sin(2 * z)]) @ rng.normal(size=(2 * d, 40))
+        nearest = np.median(find_neighbors(x, 1, seed=0).distances)
+        few, much = (x + share * nearest * rng.normal(size=x.shape) / np.sqrt(40) for share in (0.05, 1))
+        still += abs(two_nn(find_neighbors(few, 2, seed=0)) / d - 1) < 0.15
+        moved += two_nn(find_neighbors(much, 2, seed=0)) > 1.3 * d
+    assert still >= 19 and moved >= 19
+
+
+@pytest.mark.slow
+def test_planted_axes_with_noise_are_shared_as_in_closed_form_in_19_of_20_seeds():
+    hits, variance, noise, wide = 0, np.array([4.0, 1, 1, 1, 1]), 0.3, 40
+    planted = np.pad(variance, (0, wide - 5)) + noise**2
+    ratio, first = planted.sum() ** 2 / (planted**2).sum(), planted[0] / planted.sum()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(3000, 5)) * np.sqrt(variance) @ np.linalg.qr(rng.normal(size=(wide, 5)))[0].T
+        table = values(measure_space(x + noise * rng.normal(size=x.shape), estimators=(), n_draws=0, seed=0).table)
+        hits += (
+            abs(table["participation ratio", "covariance"] / ratio - 1) < 0.06
+            and abs(table["spectral anisotropy", "covariance"] - first) < 0.03
+        )
+    assert hits >= 19
+
+
+@pytest.mark.slow
+def test_planted_cosines_are_found_in_19_of_20_seeds():
+    # Mean m, type means of length a at right angles to it and to each other, noise of variance s in each of d coordinates: within a
+    # type (m^2 + a^2) / (m^2 + a^2 + d s), between types m^2 over the same.
+    hits, d, mean, apart, noise = 0, 300, 4.0, 3.0, 0.05
+    length = mean**2 + apart**2 + d * noise
+    kind = np.arange(1200) % 4
+    pairs = np.array([299, 900]) / 1199
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        axes = np.linalg.qr(rng.normal(size=(d, 5)))[0].T
+        x = mean * axes[4] + apart * axes[kind] + np.sqrt(noise) * rng.normal(size=(1200, d))
+        table = values(measure_space(x, cell_type=np.array(list("abcd"))[kind], estimators=(), n_draws=0, seed=0).table)
+        planted = np.array([mean**2 + apart**2, mean**2]) / length
+        found = np.array([table["cosine", f"{scope} cell types"] for scope in ("within", "between")])
+        hits += (np.abs(found - planted) < 0.01).all() and abs(table["cosine", "all"] - pairs @ planted) < 0.01
+    assert hits >= 19
+
+
+@pytest.mark.parametrize("kept", [15, 7, 3, 0])
+def test_planted_neighbourhoods_are_shared_as_planted_in_19_of_20_seeds(kept):
+    # Groups of 16 cells, far from each other, are the neighbourhoods at k = 15. The other space deals them anew, so that kept + 1 of a group stay
+    # together and nobody else meets again: kept of 15 neighbours are shared.
+    n, k, hits = 1024, 15, 0
+    share = kept / k
+    planted = ((n - 1) * share - k) / (n - 1 - k)
+    size, number = kept + 1, np.arange(n)
+    group, part, parts = number // 16, number % 16 // (kept + 1), 16 // (kept + 1)
+    dealt = (group - group % parts) + (group % parts - part) % parts if kept else (group + 4 * part) % 64
+    assert np.bincount(dealt).tolist() == [16] * 64 and size * parts == 16
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        one, other = (1000 * rng.normal(size=(64, 12))[own] + rng.normal(size=(n, 12)) for own in (group, dealt))
+        table = values(
+            measure_space(
+                other, expression=batch_neighbors(one, k=k, seed=0), ks=(k,), estimators=(), n_draws=0, seed=0
+            ).table
+        )
+        hits += abs(table["R_NX", "k = 15"] - planted) < 1e-9
+    assert hits >= 19
+
+
+def test_spaces_that_share_nothing_share_as_many_neighbours_as_chance_in_19_of_20_seeds():
+    hits = 0
+    for seed in range(20):
+        one, other = np.random.default_rng(seed).normal(size=(2, 1000, 10))
+        table = values(
+            measure_space(
+                other, expression=batch_neighbors(one, k=30, seed=0), ks=(15, 30), estimators=(), n_draws=0, seed=0
+            ).table
+        )
+        hits += max(abs(table["R_NX", f"k = {k}"]) for k in (15, 30)) < 0.006
+    assert hits >= 19
+
+
+@pytest.mark.slow
+def test_many_cells_are_searched_approximately_and_the_table_says_with_which_recall(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(1500, 30))
+    right = [set(row) for row in find_neighbors(x, 20, seed=0).indices.tolist()]
+    reference = batch_neighbors(x[:, :10], k=50, seed=0)
+    monkeypatch.setattr(neighbors, "APPROXIMATE_ABOVE", 1000)
+    near = find_neighbors(x, 20, seed=3)
+    recall = np.mean([len(set(row) & own) / 20 for row, own in zip(near.indices.tolist(), right, strict=True)])
+    table = measure_space(x, expression=reference, n_draws=0, seed=3).table.set_index(["measure", "scope"])["note"]
+    said = table["maximum likelihood", "raw"]
+    assert float(said.split("approximate neighbours, recall ")[1]) == pytest.approx(recall, abs=0.02) and recall < 1
+    assert "approximate neighbours, recall " in table["R_NX", "k = 30"]
+
+
+def test_batches_too_large_for_all_pairs_have_no_trustworthiness_and_say_so(monkeypatch):
+    counts = np.random.default_rng(0).poisson(3.0, (160, 60))
+    expression = expression_neighbors(counts, np.array(["a"] * 100 + ["b"] * 60), k=10, seed=0)
+    x = np.random.default_rng(1).normal(size=(160, 4))
+    for limit, n in ((80, 60), (50, 0)):
+        monkeypatch.setattr(space_tables, "APPROXIMATE_ABOVE", limit)
+        rows = measure_space(x, expression=expression, ks=(10,), trust_k=5, n_draws=0, seed=0).table.set_index(
+            "measure"
+        )
+        assert rows.loc["trustworthiness", "n"] == n == rows.loc["continuity", "n"]
+        assert f"batches of more than {limit} cells left out" in rows.loc["trustworthiness", "note"]
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,11 @@ import pytest
 from scipy.stats import ortho_group
 
 from workbench.errors import EvaluationError
+from workbench.geometry.cosines import cosine_anisotropy, cosine_of_pairs, directions
 from workbench.geometry.dimension import participation_ratio
 from workbench.geometry.effects import effects, partial_eta_squared
 from workbench.geometry.likeness import cka, principal_angle
 from workbench.geometry.spaces import (
-    cosine_anisotropy,
-    cosine_of_pairs,
-    directions,
     numbered,
     participation_ratio_unit_variance,
     shared_axes,

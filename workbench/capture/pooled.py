@@ -16,11 +16,19 @@ from workbench.errors import HookError
 from workbench.models.tokens import Tokens
 
 RESIDUALS = "blocks.*.hook_resid_post"
-CLS, AVERAGE = "cls", "average"
+# In front of the first layer <cls> is the same in every cell.
+FRONT = "blocks.0.hook_resid_pre"
+CLS, MEAN = "cls", "mean"
 
 
 class PooledSink:
-    """Two vectors a cell from each hook with a row per gene: that of ``<cls>``, and the mean over its genes, padding left out."""
+    """Two vectors a cell from each hook with a row per gene: that of ``<cls>``, and the mean over its genes, padding left out.
+
+    The mean alone in front of the first layer, where ``<cls>`` is the same in every cell, and where cells carry flags of the
+    architecture's own and have no ``<cls>``.
+    """
+
+    identity = (CLS, MEAN)
 
     def __init__(self) -> None:
         self._parts: dict[str, list[np.ndarray]] = {}
@@ -31,7 +39,7 @@ class PooledSink:
         wrong = [name for name, shape in plan.shapes.items() if shape.kind != GENE]
         if wrong:
             raise HookError(f"'{wrong[0]}' has no row per gene to average over; capture '{RESIDUALS}' for this sink.")
-        self._parts = {f"{kind}/{name}": [] for name in plan.shapes for kind in (CLS, AVERAGE)}
+        self._parts, self._fresh = {}, {}
 
     def memory(self, plan: Plan) -> int:
         """See `Sink`."""
@@ -39,20 +47,19 @@ class PooledSink:
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""
-        if tokens.flags is not None:
-            raise HookError("Cells of a perturbation fine-tune have no <cls> to keep; use another sink.")
         x, keep = activation.float(), tokens.genes.float()
         inner = (1,) * (x.ndim - 2)
         mean = (x * keep.reshape(*keep.shape, *inner)).sum(1)
         mean = mean / keep.sum(1).clamp(min=1).reshape(-1, *inner)
-        # A copy, or the whole stream would stay; on its device, or the pass would wait.
-        self._fresh.setdefault(f"{CLS}/{hook}", []).append(x[:, 0].clone())
-        self._fresh.setdefault(f"{AVERAGE}/{hook}", []).append(mean)
+        if hook != FRONT and tokens.flags is None:
+            # A copy, or the whole stream would stay; on its device, or the pass would wait.
+            self._fresh.setdefault(f"{CLS}/{hook}", []).append(x[:, 0].clone())
+        self._fresh.setdefault(f"{MEAN}/{hook}", []).append(mean)
 
     def flush(self, n_cells: int) -> None:
         """Fetch what has come since the last flush from the device."""
         for name, fresh in self._fresh.items():
-            self._parts[name].append(torch.cat(fresh).cpu().numpy())
+            self._parts.setdefault(name, []).append(torch.cat(fresh).cpu().numpy())
         self._fresh = {}
 
     def state(self) -> dict[str, np.ndarray]:
@@ -64,12 +71,18 @@ class PooledSink:
         """See `Sink`."""
         self._parts, self._fresh = {name: [array] for name, array in arrays.items()}, {}
 
+    def streams(self) -> dict[tuple[str, str], Float[np.ndarray, "cell ..."]]:
+        """Vectors of all cells by hook and pool, ``cls`` or ``mean``."""
+        return {(name.split("/", 1)[1], name.split("/", 1)[0]): array for name, array in self.state().items()}
+
     def result(self) -> dict[str, Float[np.ndarray, "cell width"]]:
         """``average 0`` and so on, after each layer, and ``cls`` and ``average``, after the last."""
-        arrays = self.state()
-        hooks = sorted({name.split("/")[1] for name in arrays}, key=lambda hook: int(hook.split(".")[1]))
-        found = {f"{AVERAGE} {layer}": arrays[f"{AVERAGE}/{hook}"] for layer, hook in enumerate(hooks)}
-        return {**found, CLS: arrays[f"{CLS}/{hooks[-1]}"], AVERAGE: arrays[f"{AVERAGE}/{hooks[-1]}"]}
+        arrays = self.streams()
+        hooks = sorted({hook for hook, _ in arrays}, key=lambda hook: int(hook.split(".")[1]))
+        found = {f"average {layer}": arrays[hook, MEAN] for layer, hook in enumerate(hooks)}
+        if (hooks[-1], CLS) not in arrays:
+            raise HookError("Cells of a perturbation fine-tune have no <cls>, of which their embedding is made.")
+        return {**found, CLS: arrays[hooks[-1], CLS], "average": found[f"average {len(hooks) - 1}"]}
 
 
 class Clock:

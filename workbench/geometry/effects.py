@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from workbench.geometry.neighbors import Points, check_points
+from workbench.geometry.neighbors import Points, as_they_are
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,18 @@ def effects(
     EvaluationError
         If points are unusable.
     """
-    x = check_points(x, 1)
-    x = x - x.mean(0)
+    x = as_they_are(x, 1)
+    mean = x.mean(0, dtype=np.float64)
     one = np.zeros(len(x), dtype=int)
     ids = np.column_stack([one if unit is None else unit, group, one if batch is None else batch])
     cells, inverse = np.unique(ids, axis=0, return_inverse=True)
     n = np.bincount(inverse)
     parts = np.split(np.argsort(inverse, kind="stable"), np.cumsum(n)[:-1])
+    total, squares = (np.empty((len(n), x.shape[1])) for _ in range(2))
     # One group at a time, so that no second copy of the points is held.
-    total, squares = (np.stack([form(x[rows]).sum(0) for rows in parts]) for form in (np.positive, np.square))
+    for at, rows in enumerate(parts):
+        part = x[rows] - mean
+        total[at], squares[at] = part.sum(0), np.einsum("nd,nd->d", part, part)
     return Effects(cells[:, 0], cells[:, 1], cells[:, 2], n, total, squares)
 
 

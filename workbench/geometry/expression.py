@@ -28,7 +28,7 @@ RESIDUALS = "Pearson residuals of counts"
 THETA = 100.0
 AXES = 20
 _GENES = 2000
-_ROWS = 1024
+_ROWS = 512
 # Genes of cells' own machinery and of controls, and genes that too few cells or counts speak for.
 _TECHNICAL = ("MT-", "ERCC-", "RPL", "RPS")
 _RARE = 10
@@ -65,7 +65,8 @@ class Residuals:
     def centred(self) -> Float[np.ndarray, "cell gene"]:
         """The residuals less their mean over the batch, as float64."""
         dense = self.dense().astype(np.float64)
-        return dense - dense.mean(0)
+        dense -= dense.mean(0)
+        return dense
 
     @cached_property
     def own_hsic(self) -> tuple[float, float]:
@@ -160,27 +161,56 @@ def expression_neighbors(
         number[own] = i
     sizes = np.array([len(own) for own in rows.values()])
     library, totals, detected = _sums(counts, number, len(sizes))
-    candidates = (detected >= _RARE) & (totals.sum(0) >= _RARE)
+    candidates = (detected.sum(0) >= _RARE) & (totals.sum(0) >= _RARE)
     if leave_out is not None:
         candidates &= ~leave_out
     if not candidates.any():
         raise EvaluationError(f"None of {n_all} genes is in {_RARE} cells and holds {_RARE} counts; take more cells.")
     share = totals / totals.sum(1, keepdims=True)
-    genes = _most_variable(counts, number, library, share, sizes, np.flatnonzero(candidates), detected, n_genes, theta)
-    chosen = _columns(counts, genes)
+    which = np.flatnonzero(candidates)
+    genes = _most_variable(counts, number, library, share, sizes, which, detected.sum(0)[which], n_genes, theta)
+    chosen = _columns(counts, genes, number, detected[:-1, genes].sum(1))
     residuals, near = [], []
     for i, own in enumerate(rows.values()):
-        one = Residuals(chosen[own], library[own], share[i, genes], theta)
+        one = Residuals(chosen[i], library[own], share[i, genes], theta)
         residuals.append(one)
         near.append(find_neighbors(one.dense(), k, seed=seed))
     found = BatchNeighbors(tuple(rows), tuple(rows.values()), tuple(near), left_out, n, RESIDUALS)
     return Expression(found, tuple(residuals), genes)
 
 
+def residuals_of(
+    counts: Any, rows: Int[np.ndarray, " _"], genes: Int[np.ndarray, " gene"], theta: float = THETA
+) -> Residuals:
+    """Residuals of some cells as one batch, without a search for neighbours.
+
+    Parameters
+    ----------
+    counts
+        As in `expression_neighbors`.
+    rows
+        Numbers of the cells, ascending.
+    genes
+        Numbers of the genes to have residuals of.
+    theta
+        As in `Residuals`.
+    """
+    blocks = []
+    for start in range(0, counts.shape[0], _ROWS):
+        own = rows[(rows >= start) & (rows < start + _ROWS)] - start
+        if len(own):
+            blocks.append(row_block(counts, start, start + _ROWS)[own])
+    held = sp.vstack(blocks, format="csr").astype(np.float64)
+    library = held.sum(1).A1
+    share = held.sum(0).A1[genes] / max(library.sum(), 1)
+    return Residuals(held[:, genes].astype(np.float32), library, share, theta)
+
+
 def _sums(counts: Any, number: np.ndarray, n_batches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Library size of each cell, counts of each gene by batch, and cells of each gene."""
+    """Library size of each cell; counts of each gene by batch; and cells that have it, with those of no batch in a last row."""
     n, n_genes = counts.shape
-    library, totals, detected = np.zeros(n), np.zeros((n_batches, n_genes)), np.zeros(n_genes, dtype=np.int64)
+    library, totals = np.zeros(n), np.zeros((n_batches + 1, n_genes))
+    detected = np.zeros((n_batches + 1, n_genes), dtype=np.int64)
     for start in range(0, n, _ROWS):
         block = row_block(counts, start, start + _ROWS)
         if not np.isfinite(block.data).all() or (block.data < 0).any() or (block.data != np.rint(block.data)).any():
@@ -189,15 +219,11 @@ def _sums(counts: Any, number: np.ndarray, n_batches: int) -> tuple[np.ndarray, 
                 "the values that there are (`batch_neighbors`)."
             )
         here = number[start : start + _ROWS]
-        library[start : start + _ROWS] = block.sum(1, dtype=np.float64).A1
-        detected += np.bincount(block.indices, minlength=n_genes)
-        kept = np.flatnonzero(here >= 0)
-        by_batch = sp.csr_matrix((np.ones(len(kept)), (here[kept], kept)), shape=(n_batches, block.shape[0]))
-        totals += (by_batch @ block.astype(np.float64)).toarray()
+        _add_counts(block.indptr, block.indices, block.data, here, library[start : start + _ROWS], totals, detected)
     empty = np.flatnonzero((library <= 0) & (number >= 0))
     if len(empty):
         raise EvaluationError(f"{len(empty)} cells hold no count (first: row {empty[0]}); leave them out.")
-    return library, totals, detected
+    return library, totals[:-1], detected
 
 
 def _most_variable(
@@ -211,7 +237,7 @@ def _most_variable(
     n_genes: int,
     theta: float,
 ) -> Int[np.ndarray, " gene"]:
-    """The candidates of the highest residual variance, by the median over batches of their ranks."""
+    """The candidates of the highest residual variance, by the median over batches of their ranks; `detected` is of the candidates."""
     total, squares = (np.zeros((len(sizes), len(candidates))) for _ in range(2))
     place = np.full(counts.shape[1], -1)
     place[candidates] = np.arange(len(candidates))
@@ -227,14 +253,44 @@ def _most_variable(
     variance = (squares - total**2 / n) / (n - 1)
     ranks = np.stack([rankdata(row) for row in variance]) / len(candidates)
     # Ties by the mean rank, then by cells, then by place in the matrix.
-    order = np.lexsort((np.arange(len(candidates)), -detected[candidates], -ranks.mean(0), -np.median(ranks, 0)))
+    order = np.lexsort((np.arange(len(candidates)), -detected, -ranks.mean(0), -np.median(ranks, 0)))
     return candidates[order[:n_genes]]
 
 
-def _columns(counts: Any, genes: np.ndarray) -> sp.csr_matrix:
-    """Some columns of all cells, read in blocks of rows."""
-    blocks = (row_block(counts, start, start + _ROWS) for start in range(0, counts.shape[0], _ROWS))
-    return sp.vstack([block[:, genes] for block in blocks], format="csr", dtype=np.float32)
+def _columns(
+    counts: Any, genes: np.ndarray, number: np.ndarray, entries: Int[np.ndarray, " batch"]
+) -> list[sp.csr_matrix]:
+    """Some columns of the cells of each batch, whose entries are counted, read in blocks of rows."""
+    # One array of each kind, so that the memory of all of them goes back at once.
+    ends = np.cumsum(entries)
+    data, columns = np.empty(ends[-1], dtype=np.float32), np.empty(ends[-1], dtype=np.int32)
+    lengths = np.zeros(len(number), dtype=np.int64)
+    free = ends - entries
+    for start in range(0, counts.shape[0], _ROWS):
+        block = row_block(counts, start, start + _ROWS)[:, genes]
+        here, own = number[start : start + _ROWS], np.diff(block.indptr)
+        lengths[start : start + _ROWS] = own
+        of_entry = np.repeat(here, own)
+        for i in np.unique(here[here >= 0]):
+            mine = slice(free[i], free[i] + own[here == i].sum())
+            data[mine], columns[mine] = block.data[of_entry == i], block.indices[of_entry == i]
+            free[i] = mine.stop
+    found = []
+    for i, (end, length) in enumerate(zip(ends, entries, strict=True)):
+        starts = np.concatenate([[0], np.cumsum(lengths[number == i])]).astype(np.int32)
+        mine = slice(end - length, end)
+        found.append(sp.csr_matrix((data[mine], columns[mine], starts), shape=(len(starts) - 1, len(genes))))
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _add_counts(indptr, indices, data, batch, library, totals, detected):
+    """Add counts by cell, and by batch and gene; those of cells of no batch, -1, in the last row."""
+    for i in range(len(batch)):
+        for at in range(indptr[i], indptr[i + 1]):
+            library[i] += data[at]
+            totals[batch[i], indices[at]] += data[at]
+            detected[batch[i], indices[at]] += 1
 
 
 @njit(cache=True, nogil=True)
@@ -246,6 +302,12 @@ def _residual(x, mean, theta, limit):
 
 
 @njit(cache=True, nogil=True)
+def _of_zero(mean, theta, limit):
+    """Residual of a count of 0, cut, in single precision: one root and one division, most of the time of all."""
+    return np.float32(-min(np.sqrt(mean * theta / (theta + mean)), limit))
+
+
+@njit(cache=True, nogil=True)
 def _add_residuals(indptr, indices, data, batch, library, share, place, theta, limits, total, squares):
     """Add residuals and their squares by batch and gene; counts of 0 have one, too."""
     for i in range(len(batch)):
@@ -253,7 +315,7 @@ def _add_residuals(indptr, indices, data, batch, library, share, place, theta, l
         if b < 0:
             continue
         for g in range(share.shape[1]):
-            r = _residual(0.0, library[i] * share[b, g], theta, limits[b])
+            r = _of_zero(library[i] * share[b, g], theta, limits[b])
             total[b, g] += r
             squares[b, g] += r * r
         for at in range(indptr[i], indptr[i + 1]):
@@ -261,7 +323,7 @@ def _add_residuals(indptr, indices, data, batch, library, share, place, theta, l
             if g < 0:
                 continue
             mean = library[i] * share[b, g]
-            none, r = _residual(0.0, mean, theta, limits[b]), _residual(data[at], mean, theta, limits[b])
+            none, r = _of_zero(mean, theta, limits[b]), _residual(data[at], mean, theta, limits[b])
             total[b, g] += np.float64(r) - np.float64(none)
             squares[b, g] += np.float64(r) * r - np.float64(none) * none
 
@@ -272,7 +334,7 @@ def _fill(indptr, indices, data, library, share, theta, found):
     limit = np.sqrt(len(library))
     for i in range(len(library)):
         for g in range(len(share)):
-            found[i, g] = _residual(0.0, library[i] * share[g], theta, limit)
+            found[i, g] = _of_zero(library[i] * share[g], theta, limit)
         for at in range(indptr[i], indptr[i + 1]):
             g = indices[at]
             found[i, g] = _residual(data[at], library[i] * share[g], theta, limit)

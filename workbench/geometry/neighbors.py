@@ -12,13 +12,18 @@ from jaxtyping import Float, Int
 from numba import njit
 
 from workbench.errors import EvaluationError
+from workbench.geometry.search import likely_nearest
 from workbench.seeds import generator
 
 # From here on the approximate search is the faster one, and it is the default.
-_APPROXIMATE_ABOVE = 50_000
+APPROXIMATE_ABOVE = 50_000
 _RECALL_SAMPLE = 500
 # Candidates beyond k, so that rounding in the search cannot push out a true neighbour.
 _MARGIN = 3
+# The same of a search in single precision, and an eighth of k more.
+_SPARE = 6
+# Up to so many dimensions a tree is faster.
+_FEW = 8
 # Brute force squares by |a|^2 + |b|^2 - 2ab; below this share of the largest square that has lost half its digits.
 _CANCELLED = 1e-9
 _BLOCK_BYTES = 64 * 2**20
@@ -79,7 +84,7 @@ class Neighbors:
 def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: int) -> Neighbors:
     """The k nearest other points of every point, by Euclidean distance in float64.
 
-    Exact: scikit-learn, a tree in up to 8 dimensions, else brute force. Approximate: nearest neighbour descent (Dong,
+    Exact: a tree in up to 8 dimensions, else all pairs in single precision, each once, and what that leaves open in double. Approximate: nearest neighbour descent (Dong,
     Moses & Li 2011, pynndescent), with its recall measured on a random sample. Either way the distances are those of
     the coordinates' differences, without the cancellation of the products that the search itself uses.
 
@@ -109,12 +114,12 @@ def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: 
     >>> near.distances[:, 0].tolist()
     [1.0, 1.0, 2.0, 4.0]
     """
-    x = check_points(x, k)
+    x = as_they_are(x, k)
     n_duplicates = len(x) - len(distinct(x)[0])
     if approximate is None:
-        approximate = len(x) > _APPROXIMATE_ABOVE
+        approximate = len(x) > APPROXIMATE_ABOVE
     if not approximate:
-        return Neighbors(*_exact(x, np.arange(len(x)), k), True, 1.0, n_duplicates)
+        return Neighbors(*_all_exact(x, k), True, 1.0, n_duplicates)
     indices, distances = _approximate(x, k, seed)
     sample = np.sort(generator(seed, "recall").permutation(len(x))[:_RECALL_SAMPLE])
     # By distance, not index: of two points equally far either is right.
@@ -190,6 +195,22 @@ def check_points(x: Points, k: int) -> Points:
 
     Parameters
     ----------
+    x, k
+        As in `as_they_are`.
+
+    Raises
+    ------
+    EvaluationError
+        As `find_neighbors`.
+    """
+    return as_they_are(x, k).astype(np.float64, copy=False)
+
+
+def as_they_are(x: Points, k: int) -> Points:
+    """Points as float64, or as float32 if they come so, if k neighbours can be found among them: for what widens some at a time.
+
+    Parameters
+    ----------
     x
         Points of any number type, a row each.
     k
@@ -210,7 +231,7 @@ def check_points(x: Points, k: int) -> Points:
             f"{bad.sum()} of {len(x)} points hold NaN or infinite values (first: row {np.flatnonzero(bad)[0]}); "
             "leave them out."
         )
-    x = np.ascontiguousarray(x, dtype=np.float64)
+    x = np.ascontiguousarray(x, dtype=np.float32 if x.dtype == np.float32 else np.float64)
     if (x == x[0]).all():
         raise EvaluationError(f"All {len(x)} points are the same; they have neither neighbours nor a shape.")
     return x
@@ -236,11 +257,25 @@ def row_slices(n: int, row_bytes: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, n, step))
 
 
+def _all_exact(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of all points among each other."""
+    rows, spare = np.arange(len(x)), k + _SPARE + k // 8
+    if x.shape[1] <= _FEW or spare >= len(x):
+        return _exact(x, rows, k)
+    found, beyond = likely_nearest(x, spare)
+    indices, distances = _nearest(x, rows, found, k)
+    # A point that was left out may be as near as the last of these: they are searched in double precision.
+    unsure = np.flatnonzero(~(distances[:, -1] < beyond))
+    if len(unsure):
+        indices[unsure], distances[unsure] = _exact(x, unsure, k)
+    return indices, distances
+
+
 def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours of some points among all."""
     from sklearn.neighbors import NearestNeighbors
 
-    centred = x - x.mean(0)
+    centred = _centred(x)
     n_found = min(k + 1 + _MARGIN, len(x))
 
     def search(algorithm: str, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -248,10 +283,12 @@ def _exact(x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndar
         found = fitted.kneighbors(centred if len(which) == len(x) else centred[which], return_distance=False)
         return _nearest(x, which, _without_self(found, which), k)
 
-    if x.shape[1] <= 8:
+    if x.shape[1] <= _FEW:
         return search("kd_tree", rows)
     indices, distances = search("brute", rows)
-    lost = np.flatnonzero(distances[:, -1] ** 2 < _CANCELLED * (centred**2).sum(1).max())
+    lost = np.flatnonzero(
+        distances[:, -1] ** 2 < _CANCELLED * np.einsum("nd,nd->n", centred, centred, dtype=np.float64).max()
+    )
     if len(lost):
         indices[lost], distances[lost] = search("ball_tree", rows[lost])
     return indices, distances
@@ -263,12 +300,21 @@ def _approximate(x: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarr
 
     rows = np.arange(len(x))
     state = int(generator(seed, "neighbors").integers(2**31))
-    found = NNDescent(x - x.mean(0), n_neighbors=min(k + 1 + _MARGIN, len(x)), random_state=state).neighbor_graph[0]
+    points, n_found = _centred(x).astype(np.float32, copy=False), min(k + 1 + _MARGIN, len(x))
+    found = NNDescent(points, n_neighbors=n_found, random_state=state).neighbor_graph[0]
     open_ = np.flatnonzero((found < 0).any(1))
     indices, distances = _nearest(x, rows, _without_self(np.maximum(found, 0).astype(np.int64), rows), k)
     if len(open_):
         indices[open_], distances[open_] = _exact(x, open_, k)
     return indices, distances
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    """Points less their mean in their own precision, without a wider copy of all of them."""
+    mean, found = x.mean(0, dtype=np.float64), np.empty_like(x)
+    for part in row_slices(len(x), 8 * x.shape[1]):
+        found[part] = x[part] - mean
+    return found
 
 
 def _without_self(found: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -293,5 +339,5 @@ def _by_differences(x, rows, found, distances):
         for c in range(found.shape[1]):
             total = 0.0
             for d in range(x.shape[1]):
-                total += (x[rows[i], d] - x[found[i, c], d]) ** 2
+                total += (np.float64(x[rows[i], d]) - np.float64(x[found[i, c], d])) ** 2
             distances[i, c] = np.sqrt(total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -161,12 +161,6 @@ class BatchNeighbors:
             )
         near = tuple(find_neighbors(points[rows], self.k, seed=seed) for rows in self.rows)
         return BatchNeighbors(self.names, self.rows, near, self.left_out, self.n, kind)
-
-    def renumbered(self) -> BatchNeighbors:
-        """The same for the cells of these batches alone, numbered in their order."""
-        kept = np.sort(np.concatenate(self.rows))
-        rows = tuple(np.searchsorted(kept, own) for own in self.rows)
-        return replace(self, rows=rows, n=len(kept))
 
 
 def split_batches(

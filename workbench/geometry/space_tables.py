@@ -9,15 +9,16 @@ from jaxtyping import Bool, Float, Int
 
 from workbench.errors import EvaluationError, unknown_name
 from workbench.geometry import dimension
+from workbench.geometry.cosines import directions, lengths
 from workbench.geometry.dimension_tables import ESTIMATORS
 from workbench.geometry.effects import effects
 from workbench.geometry.expression import Expression
 from workbench.geometry.likeness import angle_between, cka_of, hsic, leading_scores
-from workbench.geometry.neighbors import Neighbors, Points, check_points, distinct, find_neighbors
+from workbench.geometry.neighbors import APPROXIMATE_ABOVE, Neighbors, Points, as_they_are, distinct, find_neighbors
 from workbench.geometry.overlap import BatchNeighbors, area_over_log_k, check_ks, overlap
 from workbench.geometry.quality import embedding_quality
 from workbench.geometry.space_draws import DRAWS, Draws, Labels, Measured, Rows, draw_units
-from workbench.geometry.spaces import CONSTANT, directions, first_share, numbered, shared_axes, spread, unit_variance
+from workbench.geometry.spaces import CONSTANT, deviations, first_share, numbered, shared_axes, spread, unit_variance
 
 SCFOUNDRY = "scfoundry"
 CONVENTIONS = ("", SCFOUNDRY)
@@ -58,7 +59,8 @@ def measure_space(
     ks
         Neighbourhood sizes of R_NX, for which `expression` has neighbours.
     trust_k
-        Neighbourhood size of trustworthiness and continuity against the residuals, the slowest of all; None leaves them out.
+        Neighbourhood size of trustworthiness and continuity against the residuals, the slowest of all; None leaves them out, as are
+        batches of more than 50,000 cells.
     n_draws
         Draws of donors behind the intervals; with fewer than 2 there are none.
     convention
@@ -88,7 +90,7 @@ def measure_space(
     """
     if convention not in CONVENTIONS:
         raise EvaluationError(unknown_name("convention", convention, CONVENTIONS[1:]))
-    points = check_points(points, 2)
+    points = as_they_are(points, 2)
     for name, labels in (("cell_type", cell_type), ("batch", batch)):
         if labels is not None and len(labels) != len(points):
             raise EvaluationError(
@@ -96,7 +98,7 @@ def measure_space(
             )
     rows = Rows(draw_units(len(points), donor, n_draws=n_draws, seed=seed))
     theirs = convention == SCFOUNDRY
-    constant = ~(points.std(0) > CONSTANT)
+    constant = ~(deviations(points) > CONSTANT)
     still = f"{constant.sum()} constant coordinates left out" if constant.any() else ""
     _axes(rows, points, theirs, still)
     _cosines(rows, points, cell_type, theirs)
@@ -140,7 +142,7 @@ def _axes(rows: Rows, points: np.ndarray, theirs: bool, still: str) -> None:
 
 def _cosines(rows: Rows, points: np.ndarray, cell_type: Labels | None, theirs: bool) -> None:
     draws = rows.draws
-    held = np.linalg.norm(points, axis=1) > 0
+    held = lengths(points) > 0
     absent = f"{(~held).sum()} cells at the origin left out" if not held.all() else ""
     every = directions(points, None, draws.unit)
     rows.add("cosine", "all", every.cosines()[0], draws.of(lambda w: every.cosines(w)[0]), int(held.sum()), absent)
@@ -150,9 +152,8 @@ def _cosines(rows: Rows, points: np.ndarray, cell_type: Labels | None, theirs: b
     known = group >= 0
     if not known.any():
         return
-    # One more row of units than the labelled cells may have, so that weights fit.
-    own = directions(points[known], group[known], draws.unit[known])
-    drawn = draws.of(lambda w: own.cosines(w[: len(own.n)], balanced=theirs)).reshape(-1, 3)
+    own = directions(points, group, draws.unit)
+    drawn = draws.of(lambda w: own.cosines(w, balanced=theirs)).reshape(-1, 3)
     for i, scope in ((1, "within cell types"), (2, "between cell types")):
         rows.add("cosine", scope, own.cosines(balanced=theirs)[i], drawn[:, i], int((known & held).sum()), absent)
 
@@ -262,8 +263,8 @@ def _against_residuals(
     alike = []
     for i, mine in enumerate(reference.rows):
         residuals = expression.residuals[i]
-        dense, here = residuals.centred(), points[mine] - points[mine].mean(0)
-        if trust_k is not None:
+        dense, here = residuals.centred(), points[mine] - points[mine].mean(0, dtype=np.float64)
+        if trust_k is not None and len(mine) <= APPROXIMATE_ABOVE:
             near = {"near_x": reference.near[i], "near_y": own.near[i]}
             found = embedding_quality(dense, here, (trust_k,), **near)
             trust[mine], continuity[mine] = found.trustworthiness[0], found.continuity[0]
@@ -271,8 +272,16 @@ def _against_residuals(
         scores = residuals.scores
         alike.append((debiased, plain, angle_between(scores, leading_scores(here, scores.shape[1]))))
     if trust_k is not None:
-        rows.mean("trustworthiness", f"k = {trust_k}", trust, *notes)
-        rows.mean("continuity", f"k = {trust_k}", continuity, *notes)
+        large = sum(len(mine) > APPROXIMATE_ABOVE for mine in reference.rows)
+        why = (
+            f"{large} batches of more than {APPROXIMATE_ABOVE:,} cells left out, as all pairs are needed"
+            if large
+            else ""
+        )
+        for measure, terms in (("trustworthiness", trust), ("continuity", continuity)):
+            if large == len(reference.rows):
+                rows.add(measure, f"k = {trust_k}", np.nan, None, 0, *notes, why)
+            rows.mean(measure, f"k = {trust_k}", terms, *notes, why)
     sizes = np.array([len(mine) for mine in reference.rows], dtype=float)
     for name, values in zip(("debiased CKA", "plain CKA", "principal angle"), np.array(alike).T, strict=True):
         known = np.isfinite(values)
@@ -286,10 +295,11 @@ def _effects(rows: Rows, points: np.ndarray, cell_type: Labels | None, batch: La
     none: Int[np.ndarray, " cell"] = np.zeros(len(points), dtype=int)
     group, block = (none if labels is None else numbered(labels)[0] for labels in (cell_type, batch))
     known: Bool[np.ndarray, " cell"] = (group >= 0) & (block >= 0)
-    if known.sum() < 3 or (points[known] == points[known][0]).all():
+    kept = points if known.all() else points[known]
+    if len(kept) < 3 or (kept == kept[0]).all():
         return
     draws = rows.draws
-    sums = effects(points[known], group[known], block[known], draws.unit[known])
+    sums = effects(kept, group[known], block[known], draws.unit[known])
     value = sums.partial()
     drawn = draws.of(lambda w: sums.partial(w)).reshape(-1, 2, 2)
     forms = ((0, "per coordinate"),) if theirs else ((0, "per coordinate"), (1, "whole space"))

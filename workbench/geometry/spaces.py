@@ -14,10 +14,12 @@ from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 
 from workbench.errors import EvaluationError
-from workbench.geometry.neighbors import Points, check_points
+from workbench.geometry.neighbors import Points, as_they_are
 
 # A standard deviation at most this is that of a constant coordinate, as in scFoundry 0.2.1.
 CONSTANT = 1e-8
+# Points at a time, so that no second copy of all is held.
+_BLOCK = 4096
 # Up to this many coordinates all eigenvalues come sooner than the first alone.
 _FEW = 16
 
@@ -51,16 +53,31 @@ def unit_variance(x: Points) -> tuple[Points, Bool[np.ndarray, " feature"]]:
     >>> scaled.tolist(), constant.tolist()
     ([[-1.0, 0.0], [1.0, 0.0]], [False, True])
     """
-    x = check_points(x, 1)
-    x = x - x.mean(0)
-    deviation = np.sqrt(np.einsum("nd,nd->d", x, x) / len(x))
+    x = as_they_are(x, 1)
+    deviation = deviations(x)
     constant = ~(deviation > CONSTANT)
     if constant.all():
         raise EvaluationError(
             f"None of the {x.shape[1]} coordinates varies by more than {CONSTANT:g}; scale the points up."
         )
+    x = x - x.mean(0, dtype=np.float64)
     x /= np.where(constant, np.inf, deviation)
     return x, constant
+
+
+def deviations(x: Points) -> Float[np.ndarray, " feature"]:
+    """Standard deviation of each coordinate, over all points.
+
+    Parameters
+    ----------
+    x
+        Points, finite; no second copy of them is held.
+    """
+    mean, squares = x.mean(0, dtype=np.float64), np.zeros(x.shape[1])
+    for start in range(0, len(x), _BLOCK):
+        part = x[start : start + _BLOCK] - mean
+        squares += np.einsum("nd,nd->d", part, part)
+    return np.sqrt(squares / len(x))
 
 
 @dataclass(frozen=True)
@@ -120,15 +137,17 @@ def spread(x: Points, unit: Int[np.ndarray, " point"] | None = None) -> Spread:
     EvaluationError
         If points are unusable.
     """
-    x = check_points(x, 1)
-    centre = x.mean(0)
-    x = x - centre
+    x = as_they_are(x, 1)
+    centre = x.mean(0, dtype=np.float64)
     unit = np.zeros(len(x), dtype=int) if unit is None else unit
     n = np.bincount(unit)
     total, products = np.zeros((len(n), x.shape[1])), np.zeros((len(n), x.shape[1], x.shape[1]))
     for u in range(len(n)):
-        part = x if len(n) == 1 else x[unit == u]
-        total[u], products[u] = part.sum(0), part.T @ part
+        rows = np.flatnonzero(unit == u)
+        for some in np.array_split(rows, len(rows) // _BLOCK + 1):
+            part = x[some] - centre
+            total[u] += part.sum(0)
+            products[u] += part.T @ part
     return Spread(n, total, products, centre)
 
 
@@ -217,146 +236,6 @@ def spectral_anisotropy(x: Points, *, centred: bool = True) -> float:
     return first_share(spread(x).covariance(centred=centred))
 
 
-@dataclass(frozen=True)
-class Directions:
-    """Sums of the directions of points by unit and group.
-
-    Attributes
-    ----------
-    n
-        Points that have a direction, by unit and group.
-    total
-        Sum of their unit vectors.
-    """
-
-    n: Int[np.ndarray, "unit group"]
-    total: Float[np.ndarray, "unit group feature"]
-
-    def cosines(
-        self, weights: Float[np.ndarray, " unit"] | None = None, *, balanced: bool = False
-    ) -> tuple[float, float, float]:
-        """Mean cosine over all pairs, over those within and those between groups, as `cosine_anisotropy`.
-
-        A point and its own copy, where a unit counts twice, are no pair.
-
-        Parameters
-        ----------
-        weights
-            How often each unit counts; once each when None.
-        balanced
-            Whether groups count alike instead of pairs.
-        """
-        weights = np.ones(len(self.n)) if weights is None else weights
-        total = np.tensordot(weights, self.total, 1)
-        n, copies = weights @ self.n, weights**2 @ self.n
-        own, own_pairs = (total**2).sum(1) - copies, n**2 - copies
-        everything = total.sum(0)
-        whole, pairs = float(everything @ everything - copies.sum()), float(n.sum() ** 2 - copies.sum())
-        every = _ratio(whole, pairs)
-        if not balanced:
-            across = whole - own.sum(), pairs - own_pairs.sum()
-            return every, _ratio(own.sum(), own_pairs.sum()), _ratio(*across)
-        held, paired = n > 0, own_pairs > 0
-        means = total[held] / n[held, None]
-        summed = means.sum(0)
-        apart = float(summed @ summed - (means**2).sum())
-        within = float((own[paired] / own_pairs[paired]).mean()) if paired.any() else float("nan")
-        return every, within, _ratio(apart, float(held.sum() * (held.sum() - 1)))
-
-
-def directions(
-    x: Points, group: Int[np.ndarray, " point"] | None = None, unit: Int[np.ndarray, " point"] | None = None
-) -> Directions:
-    """Sums of directions by unit and group.
-
-    Parameters
-    ----------
-    x
-        Points, finite; those at the origin have no direction and are left out.
-    group
-        Number of each point's group from 0, -1 for a point of none, which then counts among all pairs only. One group when None.
-    unit
-        As in `spread`.
-
-    Raises
-    ------
-    EvaluationError
-        If points are unusable.
-    """
-    x = check_points(x, 1)
-    length = np.linalg.norm(x, axis=1)
-    group = np.zeros(len(x), dtype=int) if group is None else group
-    unit = np.zeros(len(x), dtype=int) if unit is None else unit
-    shape = int(unit.max()) + 1, max(int(group.max()), 0) + 1
-    n, total = np.zeros(shape, dtype=int), np.zeros((*shape, x.shape[1]))
-    for u in range(shape[0]):
-        for g in range(shape[1]):
-            rows = np.flatnonzero((unit == u) & (group == g) & (length > 0))
-            n[u, g], total[u, g] = len(rows), (x[rows] / length[rows, None]).sum(0)
-    return Directions(n, total)
-
-
-def cosine_anisotropy(
-    x: Points, group: Int[np.ndarray, " point"] | None = None, *, balanced: bool = False
-) -> tuple[float, float, float]:
-    """Mean cosine of all pairs of points, of those within groups, and of those between: exact, from sums of unit vectors.
-
-    0 where directions are even, 1 where all points lie one way from the origin. Unchanged by turning, by the scale of each
-    point, and by their order; **not by shifts**, as angles are seen from the origin. Repeating all points adds pairs of a point with its
-    copy, of cosine 1.
-
-    Parameters
-    ----------
-    x
-        Points, finite; those at the origin have no direction and are left out.
-    group
-        As in `directions`: the second and third figure need it.
-    balanced
-        Whether groups, and pairs of groups, count alike instead of pairs of points: what the pairs of scFoundry 0.2.1 are drawn for.
-
-    Returns
-    -------
-    all, within, between
-        NaN where there is no such pair.
-
-    Raises
-    ------
-    EvaluationError
-        If points are unusable.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from workbench.geometry.spaces import cosine_anisotropy
-    >>> x = np.array([[1.0, 0], [2, 0], [0, 1], [0, 5]])
-    >>> [round(value, 2) for value in cosine_anisotropy(x, np.array([0, 0, 1, 1]))]
-    [0.33, 1.0, 0.0]
-    """
-    known = slice(None) if group is None else group >= 0
-    every = directions(x).cosines()[0]
-    if group is None or not group[known].size:
-        return every, float("nan"), float("nan")
-    return (every, *directions(x[known], group[known]).cosines(balanced=balanced)[1:])
-
-
-def cosine_of_pairs(x: Points, pairs: Int[np.ndarray, "pair two"]) -> float:
-    """Mean cosine of chosen pairs, such as those that another program has drawn.
-
-    Parameters
-    ----------
-    x
-        Points, finite; a pair with a point at the origin is left out.
-    pairs
-        Numbers of the two points of each pair.
-    """
-    x = check_points(x, 1)
-    length = np.linalg.norm(x, axis=1)
-    pairs = pairs[(length[pairs] > 0).all(1)]
-    unit = x / np.where(length > 0, length, 1)[:, None]
-    parts = np.array_split(pairs, max(1, len(pairs) // 20_000))
-    return float(np.concatenate([np.einsum("pd,pd->p", unit[p[:, 0]], unit[p[:, 1]]) for p in parts]).mean())
-
-
 def numbered(labels: Shaped[np.ndarray, " point"]) -> tuple[Int[np.ndarray, " point"], tuple[str, ...]]:
     """Labels as numbers from 0, in the order of their names; -1 where there is none.
 
@@ -374,7 +253,3 @@ def numbered(labels: Shaped[np.ndarray, " point"]) -> tuple[Int[np.ndarray, " po
     names = sorted(set(text.tolist()) - {""})
     place = {name: i for i, name in enumerate(names)} | {"": -1}
     return np.array([place[value] for value in text], dtype=int), tuple(names)
-
-
-def _ratio(total: float, pairs: float) -> float:
-    return float(total / pairs) if pairs > 0 else float("nan")

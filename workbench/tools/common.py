@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from anndata import AnnData
 from tqdm import tqdm
 
@@ -23,7 +22,6 @@ from workbench.seeds import key
 
 Found = TypeVar("Found")
 BATCH = 16
-CLS, MEAN = POOLS = ("cls", "mean")
 _MADE_BY = "workbench"
 
 
@@ -246,46 +244,6 @@ def layers_of(model: CellModel, layers: str | Sequence[int]) -> list[int]:
         if not -n <= layer < n:
             raise HookError(f"There is no layer {layer}: this model has layers 0 to {n - 1}.")
     return sorted({layer % n for layer in layers})
-
-
-def pooled(
-    model: CellModel,
-    tokenizer: CellTokenizer,
-    names: Sequence[str],
-    batch_size: int | None = None,
-    progress: bool = True,
-    what: str = "cells",
-) -> dict[tuple[str, str], np.ndarray]:
-    """Activations of each cell: that of ``<cls>``, and the mean over its genes.
-
-    Parameters
-    ----------
-    model, tokenizer, batch_size, progress, what
-        As in `passes`.
-    names
-        Hook points of shape (cell, position, d_model).
-
-    Returns
-    -------
-    dict
-        (cell, d_model) by hook and pool. In front of the first layer ``<cls>`` is the same in every cell, and left out; so it is everywhere
-        where cells carry flags of the architecture's own.
-    """
-    first = "blocks.0.hook_resid_pre"
-
-    def work(batch: Tokens) -> dict[tuple[str, str], np.ndarray]:
-        _, cache = model.run_with_cache(batch, names_filter=list(names), outputs=(), return_cache_object=False)
-        keep, found = batch.genes.float(), {}
-        for name in names:
-            stream = cache[name].float()
-            found[name, MEAN] = (stream * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
-            if name != first and batch.flags is None:
-                found[name, CLS] = stream[:, 0]
-        return {key: value.cpu().numpy() for key, value in found.items()}
-
-    with torch.no_grad():
-        parts = list(passes(model, tokenizer, work, batch_size, progress, what))
-    return {key: np.concatenate([part.pop(key) for part in parts]) for key in list(parts[0])}
 
 
 def known_genes(tokenizer: CellTokenizer, genes: str | Sequence[str]) -> dict[str, str]:

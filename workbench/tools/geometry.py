@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,21 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from jaxtyping import Float, Int
-from sklearn.decomposition import PCA
+from jaxtyping import Float
 
-from workbench.cells.expression import scale_of
+from workbench.capture import capture
+from workbench.capture.pooled import FRONT, PooledSink
 from workbench.cells.genes import MIN_SHARE
-from workbench.cells.matrix import row_blocks
 from workbench.errors import CellsError, EvaluationError, HookError, unknown_name
-from workbench.geometry.expression import Expression, expression_neighbors, technical_genes
-from workbench.geometry.overlap import BatchNeighbors, batch_neighbors
+from workbench.geometry.reference import EXPRESSION, make_reference
 from workbench.geometry.space_draws import COLUMNS
 from workbench.geometry.space_tables import measure_space
 from workbench.models import CellModel
-from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of, pooled
+from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of
 
-GIVEN, MODEL, UNTRAINED, EXPRESSION, COMPONENTS = "given", "model", "untrained model", "expression", "PCA"
+GIVEN, MODEL, UNTRAINED, COMPONENTS = "given", "model", "untrained model", "PCA"
 HOOKS = ("resid", "attn_out", "mlp_out")
 _PLACES = {"resid": "hook_resid_post", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}
-_LOGGED = "log-normalised values, as there are no counts"
-_GENES, _COMPONENTS, _WIDTH = 2000, 50, 512
 
 
 @dataclass(frozen=True)
@@ -46,15 +42,12 @@ class Space:
         Key of ``obsm``, or hook and pool.
     points
         Place of each cell in the space, a row each.
-    cells
-        Numbers of these cells; None for all.
     """
 
     features: str
     layer: int | None
     hook: str
     points: Float[np.ndarray, "cell feature"]
-    cells: Int[np.ndarray, " cell"] | None = None
 
 
 def measure_geometry(
@@ -116,8 +109,8 @@ def measure_geometry(
 
     Notes
     -----
-    Expression is the leading principal components of the Pearson residuals of 2,000 genes, as many as the model is wide (512 without one); PCA is
-    50 components of their log-normalised values. Where there are no counts, both are of log-normalised values.
+    Expression is the leading 512 principal components of the Pearson residuals of 2,000 genes, and PCA the first 50 of them; where there are no counts,
+    both are of log-normalised values.
 
     Examples
     --------
@@ -137,21 +130,16 @@ def measure_geometry(
     read = None if model is None else as_model(model)
     kind, block, who = _labels(adata, cell_type, batch, donor)
     places = {} if read is None else _places(read, layers, hooks)
-    expression, columns = _expression(cells, block, max(ks), seed)
-    neighbors = expression.neighbors if isinstance(expression, Expression) else expression
+    reference = make_reference(cells, block, k=max(ks), seed=seed)
 
     def measured(space: Space) -> pd.DataFrame:
-        rows = np.arange(len(space.points)) if space.cells is None else space.cells
-        own = [None if labels is None else labels[rows] for labels in (kind, block, who)]
-        # Against itself expression says how much its own components keep.
-        reference = expression if space.cells is None else neighbors.renumbered()
         try:
             table = measure_space(
-                space.points, expression=reference, cell_type=own[0], batch=own[1], donor=own[2], ks=ks, n_draws=n_draws, convention=convention,
+                space.points, expression=reference.expression, cell_type=kind, batch=block, donor=who, ks=ks, n_draws=n_draws, convention=convention,
                 seed=seed,
             ).table  # fmt: skip
         except EvaluationError as error:
-            nothing = ("not measured", "", np.nan, np.nan, np.nan, len(rows), str(error))
+            nothing = ("not measured", "", np.nan, np.nan, np.nan, len(space.points), str(error))
             table = pd.DataFrame([nothing], columns=COLUMNS)
         place = (space.features, space.layer, space.hook)
         for at, (name, value) in enumerate(zip(("features", "layer", "hook"), place, strict=True)):
@@ -163,12 +151,17 @@ def measure_geometry(
         tokenizer = read.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
         check_cells(tokenizer, cells.obs_names)
         for features, one in ((MODEL, read), (UNTRAINED, read.untrained(seed))):
-            streams = pooled(one, tokenizer, list(places), batch_size, progress, features)
+            sink = PooledSink()
+            capture(one, tokenizer, list(places), sink, batch_size=batch_size, progress=progress)
+            streams = sink.streams()
             for name, pool in sorted(streams, key=lambda key: (places[key[0]], key)):
                 layer, hook = places[name]
                 found.append(measured(Space(features, layer, f"{hook} {pool}", streams.pop((name, pool)))))
-    width = _WIDTH if read is None else read.config.d_model
-    found += [measured(space) for space in _baselines(cells, expression, columns, width)]
+    baselines = reference.baselines().values()
+    found += [
+        measured(Space(name, None, name, points))
+        for name, points in zip((EXPRESSION, COMPONENTS), baselines, strict=True)
+    ]
     return pd.concat(found, ignore_index=True)
 
 
@@ -229,50 +222,4 @@ def _places(model: CellModel, layers: str | Sequence[int], hooks: Sequence[str])
         if hook not in HOOKS:
             raise HookError(unknown_name("hook", hook, HOOKS))
     places = {f"blocks.{layer}.{_PLACES[hook]}": (layer, hook) for layer in layers_of(model, layers) for hook in hooks}
-    return places | ({"blocks.0.hook_resid_pre": (-1, "resid")} if "resid" in hooks else {})
-
-
-def _expression(
-    cells: AnnData, batch: np.ndarray | None, k: int, seed: int
-) -> tuple[Expression | BatchNeighbors, np.ndarray]:
-    """Neighbours of expression, once for all spaces, and the genes that they are of."""
-    if scale_of(cells).counts:
-        leave_out = technical_genes(cells.var_names)
-        found = expression_neighbors(cells.X, batch, leave_out=leave_out, k=k, n_genes=_GENES, seed=seed)
-        return found, found.genes
-    n, total, squares = cells.n_obs, np.zeros(cells.n_vars), np.zeros(cells.n_vars)
-    for part in _logged(cells, None):
-        total += np.asarray(part.sum(0)).ravel()
-        squares += np.asarray(part.multiply(part).sum(0)).ravel()
-    columns = np.sort(np.argsort(-(squares / n - (total / n) ** 2), kind="stable")[:_GENES])
-    values = sp.vstack(list(_logged(cells, columns))).toarray()
-    return batch_neighbors(values, batch, k=k, kind=_LOGGED, seed=seed), columns
-
-
-def _logged(cells: AnnData, columns: np.ndarray | None) -> Iterator[sp.csr_matrix]:
-    """Log-normalised expression of all genes or some, block by block."""
-    scale = scale_of(cells)
-    depth = cells.obs["depth"].to_numpy(dtype=float) if scale.by_depth else None
-    for start, block in row_blocks(cells.X):
-        own = slice(start, start + block.shape[0])
-        totals = scale.totals(block, cells.obs_names[own], None if depth is None else depth[own])
-        yield scale.expression(block if columns is None else block[:, columns], totals)
-
-
-def _baselines(
-    cells: AnnData, expression: Expression | BatchNeighbors, columns: np.ndarray, width: int
-) -> Iterator[Space]:
-    """Expression itself, by its leading components, and PCA as it is usually made."""
-    logged = sp.vstack(list(_logged(cells, columns))).toarray()
-    if isinstance(expression, Expression):
-        rows = np.concatenate(expression.neighbors.rows)
-        order = np.argsort(rows)
-        residuals = np.concatenate([one.dense() for one in expression.residuals])[order]
-        yield Space(EXPRESSION, None, EXPRESSION, _components(residuals, width), rows[order])
-    else:
-        yield Space(EXPRESSION, None, EXPRESSION, _components(logged, width))
-    yield Space(COMPONENTS, None, COMPONENTS, _components(logged, _COMPONENTS))
-
-
-def _components(x: np.ndarray, n: int) -> np.ndarray:
-    return PCA(min(n, *x.shape), svd_solver="covariance_eigh").fit_transform(x)
+    return places | ({FRONT: (-1, "resid")} if "resid" in hooks else {})

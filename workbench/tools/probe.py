@@ -16,6 +16,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 
+from workbench.capture import capture
+from workbench.capture.pooled import FRONT, PooledSink
 from workbench.cells.expression import panel_expression
 from workbench.cells.genes import MIN_SHARE
 from workbench.cells.groups import make_folds, make_groups
@@ -26,7 +28,7 @@ from workbench.operators.readout import DoubleScaler, score, score_many
 from workbench.operators.readout import probe as untrained_readout
 from workbench.seeds import generator
 from workbench.stats import corrected_difference, null_summary
-from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of, pooled
+from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of
 
 MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
 _DRAWS = 1000
@@ -208,7 +210,7 @@ def _read(
         fold = make_folds(make_groups(names, donors, folds, seed), np.zeros(len(adata)), folds, seed)
         targets.append(_Target("expression", "expression", x[:, most], fold, every))
     streams = {
-        who: _streams(one, tokenizer, wanted, batch_size, progress, who)
+        who: _streams(one, tokenizer, wanted, batch_size, progress)
         for who, one in ((MODEL, model), (UNTRAINED, model.untrained(seed)))
     }
     rows = []
@@ -271,12 +273,13 @@ def _target(
 
 
 def _streams(
-    model: CellModel, tokenizer: Any, layers: Sequence[int], batch_size: int | None, progress: bool, who: str
+    model: CellModel, tokenizer: Any, layers: Sequence[int], batch_size: int | None, progress: bool
 ) -> dict[tuple[int, str], np.ndarray]:
     """Residual stream in front of the first layer and after others: that of ``<cls>``, and the mean over genes."""
-    names = {"blocks.0.hook_resid_pre": -1, **{f"blocks.{layer}.hook_resid_post": layer for layer in layers}}
-    found = pooled(model, tokenizer, list(names), batch_size, progress, who)
-    return {(names[name], pool): stream for (name, pool), stream in found.items()}
+    names = {FRONT: -1, **{f"blocks.{layer}.hook_resid_post": layer for layer in layers}}
+    sink = PooledSink()
+    capture(model, tokenizer, list(names), sink, batch_size=batch_size, progress=progress)
+    return {(names[name], pool): stream for (name, pool), stream in sink.streams().items()}
 
 
 def _scores(

@@ -160,8 +160,11 @@ def test_what_it_has_no_place_for_is_refused(cells):
     for wrong, given in ((model, make_tokens()), (plain, tokens)):
         with pytest.raises(ShapeError, match="needs Tokens.flags"):
             wrong(given, outputs=("expression",))
-    with pytest.raises(HookError, match="no <cls> to keep"):
-        capture(model, model.tokenizer(cells), ["blocks.*.hook_resid_post"], [PooledSink()], progress=False)
+    sink = PooledSink()
+    capture(model, model.tokenizer(cells), ["blocks.*.hook_resid_post"], [sink], progress=False)
+    assert {pool for _, pool in sink.streams()} == {"mean"}
+    with pytest.raises(HookError, match="have no <cls>, of which"):
+        sink.result()
 
 
 def test_it_is_written_and_read_and_settings_of_another_arithmetic_are_refused(tmp_path, cells):

@@ -85,7 +85,7 @@ def test_the_table_is_what_the_measures_say_of_a_pass(made):
     sink = PooledSink()
     tokens = context.model.tokenizer(context.cells, seed=0)
     capture(context.model, tokens, "blocks.1.hook_attn_out", sink, progress=False)
-    points = sink.state()["average/blocks.1.hook_attn_out"]
+    points = sink.streams()["blocks.1.hook_attn_out", "mean"]
     donor = context.cells.obs["donor"].astype(str).to_numpy()
     kind = context.cells.obs["cell_type"].astype(str).to_numpy()
     own = measure_space(points, cell_type=kind, batch=donor, donor=donor, n_draws=8, seed=0).table
@@ -120,6 +120,24 @@ def test_an_embedding_and_it_turned_are_alike_and_differ_where_they_must(made):
         assert values["X_own", *measure] == pytest.approx(values["X_turned", *measure])
     turned = ("partial eta squared", "cell type, per coordinate")
     assert values["X_own", *turned] != pytest.approx(values["X_turned", *turned], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_layers_are_laid_beside_each_other_by_the_same_draws(made):
+    apart, table = made.context.read("differences"), made.context.read("geometry")
+    own = pick(apart, source="model", hook="resid_post mean")
+    assert sorted(set(zip(own["layer"], own["beside"], strict=True))) == [(0, -1), (1, 0), (2, -1), (2, 1)]
+    assert "baseline" not in set(apart["source"])
+    # The differences of single layers add up to that of the last from the first, and are those of the values.
+    for (measure, scope), part in own.groupby(["measure", "scope"]):
+        value = part.set_index(["layer", "beside"])["value"]
+        assert value[0, -1] + value[1, 0] + value[2, 1] == pytest.approx(value[2, -1], abs=1e-9)
+        rows = pick(table, source="model", hook="resid_post mean", measure=measure, scope=scope).set_index("layer")[
+            "value"
+        ]
+        assert value[1, 0] == pytest.approx(rows[1] - rows[0], abs=1e-9)
+    assert own["note"].str.startswith("interval over cells, as 3 donors are too few to draw").any()
+    assert "over the same groups of cells" in (made.out / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -174,7 +192,7 @@ def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
     data = {"name": str(tmp_path / "logged.h5ad"), "values": "log1p:10000", "cell_type": "kind"}
     config = make_config(GeometryConfig, **{**settings, "data": data, "controls": ["thinned"]})
     done = execute(RECIPE, config, tmp_path / "out")
-    assert done.results["expression"]["of"] == "log-normalised values"
+    assert done.results["expression"]["of"] == "log-normalised values, as there are no counts"
     assert "thinned" not in done.results and "needs counts" in (done.out / "report.html").read_text()
     assert "Counts could" in " ".join(done.opening)
 

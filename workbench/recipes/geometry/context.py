@@ -11,6 +11,7 @@ import numpy as np
 from anndata import AnnData
 from jaxtyping import Float
 
+from workbench.capture.pooled import FRONT
 from workbench.cells.datasets import content_hash, values_hash
 from workbench.cells.expression import scale_of
 from workbench.cells.shuffled import permuted_genes, thinned
@@ -64,7 +65,7 @@ class GeometryContext(Context[GeometryConfig]):
     def hooks(self) -> list[str]:
         """Names of the hooks that a pass captures."""
         asked = [f"hook_{name}" for name in self.config.spaces.hooks] + ([_HEADS] if self.config.spaces.heads else [])
-        return ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.{hook}" for layer in self.layers for hook in asked)]
+        return [FRONT, *(f"blocks.{layer}.{hook}" for layer in self.layers for hook in asked)]
 
     @cached_property
     def counts(self) -> bool:

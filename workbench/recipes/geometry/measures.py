@@ -17,6 +17,7 @@ from workbench.errors import EvaluationError
 from workbench.geometry.expression import Expression
 from workbench.geometry.likeness import cka, principal_angle
 from workbench.geometry.overlap import BatchNeighbors
+from workbench.geometry.space_draws import COLUMNS, Measured
 from workbench.geometry.space_tables import measure_space
 from workbench.recipes.geometry.context import BASELINE, MODEL, SOURCES, GeometryContext
 from workbench.recipes.geometry.reference import read_reference
@@ -74,8 +75,43 @@ def measures_stage(context: GeometryContext, folder: Path, results: Results) -> 
     tasks = [Task(f"{stage}/{name}", (context.handle, stage, name)) for stage, name in spaces]
     rows = run_sweep(folder / "sweep", {"spaces": len(tasks)}, tasks, measure_task, context.backend)
     refused = rows["refused"].astype(str) != ""
-    context.write({"geometry": rows[~refused].drop(columns="refused").reset_index(drop=True)})
+    held = rows[~refused].reset_index(drop=True)
+    context.write({"geometry": held.drop(columns=["refused", "drawn", "n_units"]), "differences": differences(held)})
     return {"skipped": dict(zip(rows.loc[refused, "space"], rows.loc[refused, "refused"], strict=True))}
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each layer has more than the one before it, and the last than the first, paired by donor: each draw is of the same donors.
+
+    Parameters
+    ----------
+    rows
+        Rows of all spaces with their draws, as `measure_task` gives them; baselines have no layer and are left out.
+
+    Returns
+    -------
+    DataFrame
+        ``source``, ``hook``, ``layer``, ``beside`` (the layer that is taken away; -1 in front of the first), and the columns of a measured space.
+        The note says whether donors or groups of cells were drawn.
+    """
+    found = []
+    for (source, hook), own in rows[rows["source"] != BASELINE].groupby(["source", "hook"], sort=False):
+        spaces = {
+            layer: Measured(part[COLUMNS], np.stack(part["drawn"]), int(part["n_units"].iloc[0]))
+            for layer, part in own.groupby("layer")
+        }
+        layers = sorted(spaces)
+        pairs = dict.fromkeys([*zip(layers[1:], layers[:-1], strict=True), (layers[-1], layers[0])])
+        for layer, beside in pairs:
+            if layer != beside:
+                about = {"source": source, "hook": hook, "layer": layer, "beside": beside}
+                more = spaces[layer].beyond(spaces[beside])
+                found.append(more[COLUMNS].assign(**about)[[*about, *COLUMNS]])
+    return (
+        pd.concat(found, ignore_index=True)
+        if found
+        else pd.DataFrame(columns=["source", "hook", "layer", "beside", *COLUMNS])
+    )
 
 
 def measure_task(handle: Handle, stage: str, name: str) -> pd.DataFrame:
@@ -91,12 +127,13 @@ def measure_task(handle: Handle, stage: str, name: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row per measure and scope; one row with the reason where the space cannot be measured.
+        A row per measure and scope, with its value in each draw (``drawn``) of ``n_units`` donors or groups of cells; one row with the reason where the
+        space cannot be measured.
     """
     context = handle.open()
     asked, about = context.config.measures, {"space": f"{stage}/{name}", **named(stage, name)}
     try:
-        rows = measure_space(
+        found = measure_space(
             context.space(stage, name),
             expression=_reference(handle),
             cell_type=context.column("cell_type"),
@@ -106,10 +143,10 @@ def measure_task(handle: Handle, stage: str, name: str) -> pd.DataFrame:
             trust_k=asked.trustworthiness,
             n_draws=asked.bootstrap,
             seed=context.config.seed,
-        ).table
+        )
     except EvaluationError as error:
         return pd.DataFrame([{**about, "refused": str(error)}])
-    return rows.assign(**about, refused="")
+    return found.table.assign(drawn=list(found.draws), n_units=found.n_units, **about, refused="")
 
 
 @lru_cache(maxsize=1)

@@ -51,7 +51,7 @@ def opening(table: pd.DataFrame, of: str, donors: int) -> Opening:
     change = (
         "Other cells could: all figures depend on their number, so compare spaces of the same cells alone."
         if of.startswith("Pearson")
-        else f"Counts could: the neighbours are of {of}, as these cells have no counts."
+        else f"Counts could: the neighbours are of {of}."
     )
     if donors < 2:
         change = f"{change[:-1]}; with no donors, intervals say nothing of other people."

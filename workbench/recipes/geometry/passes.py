@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench.capture import capture
-from workbench.capture.pooled import AVERAGE, CLS, PooledSink
+from workbench.capture.pooled import FRONT, PooledSink
 from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays
 from workbench.recipes.geometry.context import SPACES, GeometryContext
 
-FRONT = -1
-_BEFORE = "blocks.0.hook_resid_pre"
+BEFORE = -1
 
 
 def pass_stage(context: GeometryContext, name: str, folder: Path, _: Results) -> Result:
@@ -40,31 +39,30 @@ def pass_stage(context: GeometryContext, name: str, folder: Path, _: Results) ->
     sink, tokenizer = PooledSink(), context.tokenizer(context.cells_of(name))
     model, spaces = context.model_of(name), context.config.spaces
     capture(model, tokenizer, context.hooks, sink, batch_size=spaces.batch_size, state=folder / "state")
-    found = spaces_of(sink.state())
+    found = spaces_of(sink.streams())
     write_arrays(folder / SPACES, found)
     return {"spaces": list(found), "n_cells": len(tokenizer)}
 
 
-def spaces_of(arrays: dict[str, Float[np.ndarray, "cell ..."]]) -> dict[str, Float[np.ndarray, "cell feature"]]:
+def spaces_of(
+    streams: dict[tuple[str, str], Float[np.ndarray, "cell ..."]],
+) -> dict[str, Float[np.ndarray, "cell feature"]]:
     """Spaces by the names that tables have for them: layer, hook and how tokens were pooled, heads one by one.
 
     Parameters
     ----------
-    arrays
-        State of a `PooledSink`, by way of pooling and name of the hook.
+    streams
+        What a `PooledSink` has of all cells, by name of the hook and way of pooling.
 
     Returns
     -------
     dict
-        ``LAYER/HOOK/POOL`` -> points. In front of the first layer ``<cls>`` is the same in every cell, and is left out.
+        ``LAYER/HOOK/POOL`` -> points; layer -1 in front of the first.
     """
     found: dict[str, np.ndarray] = {}
-    for name, points in arrays.items():
-        pool, hook = name.split("/", 1)
-        way = "mean" if pool == AVERAGE else CLS
-        if hook == _BEFORE:
-            if pool == AVERAGE:
-                found[f"{FRONT}/resid_post/{way}"] = points
+    for (hook, way), points in streams.items():
+        if hook == FRONT:
+            found[f"{BEFORE}/resid_post/{way}"] = points
             continue
         layer, part = re.fullmatch(r"blocks\.(\d+)\.(?:attn\.)?hook_(\w+)", hook).groups()  # type: ignore[union-attr]
         if points.ndim == 2:

@@ -62,7 +62,7 @@ def stages(context: GeometryContext) -> list[Stage]:
         name: digest(None if (own := context.column(name)) is None else own.tolist()) for name in ("cell_type", "donor")
     }
     how = {"bootstrap": config.measures.bootstrap, "seed": config.seed, **labels}
-    listed.append(Stage("measures", partial(measures_stage, context), how, before, ("geometry",)))
+    listed.append(Stage("measures", partial(measures_stage, context), how, before, ("geometry", "differences")))
     alike = {"draws": config.measures.draws, "seed": config.seed}
     listed.append(Stage("likeness", partial(likeness_stage, context), alike, (REFERENCE, "model"), ("likeness",)))
     return listed

@@ -6,22 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.decomposition import PCA
 
-from workbench.cells.expression import panel_expression
-from workbench.cells.genes import match_cells
-from workbench.cells.panel import choose_panel
 from workbench.engine.stages import Result, Results
 from workbench.files import read_arrays, read_json, write_arrays, write_json
-from workbench.geometry.expression import Expression, Residuals, expression_neighbors, technical_genes
+from workbench.geometry.expression import Expression, Residuals
 from workbench.geometry.neighbors import Neighbors
-from workbench.geometry.overlap import BatchNeighbors, batch_neighbors
+from workbench.geometry.overlap import BatchNeighbors
+from workbench.geometry.reference import make_reference
 from workbench.recipes.geometry.context import SPACES, GeometryContext
 
-LOGGED = "log-normalised values"
-EXPRESSION = "expression"
 _FILE, _ABOUT = "reference.safetensors", "reference.json"
-_GENES = 2000
 
 
 def reference_stage(context: GeometryContext, folder: Path, _: Results) -> Result:
@@ -42,30 +36,19 @@ def reference_stage(context: GeometryContext, folder: Path, _: Results) -> Resul
         ``of``, what the neighbours are of; ``batches``, cells of each; ``left_out``, cells of batches that are too small; ``recall``;
         ``genes``, how many the baselines have; and ``spaces``, their names.
     """
-    cells, asked, seed = context.cells, context.config.measures, context.config.seed
-    match = match_cells(cells, context.model.vocabulary.genes, context.config.data.min_gene_share)
-    panel = choose_panel(cells, match, _GENES)
-    logged = panel_expression(cells, panel).toarray()
-    batches, k = context.batches, max(asked.neighbours)
-    if context.counts:
-        aside = technical_genes(cells.var_names)
-        found: Expression | BatchNeighbors = expression_neighbors(
-            cells.X, batches, leave_out=aside, k=k, fewest=asked.min_batch, seed=seed
-        )
-    else:
-        found = batch_neighbors(logged, batches, k=k, fewest=asked.min_batch, kind=LOGGED, seed=seed)
-    write_reference(folder, found)
-    near = found.neighbors if isinstance(found, Expression) else found
-    most = min(asked.components, *(side - 1 for side in logged.shape))
-    components = PCA(most, svd_solver="covariance_eigh" if logged.shape[1] <= _GENES else "arpack", random_state=0)
-    spaces = {EXPRESSION: logged, f"PCA, {most} components": components.fit_transform(logged).astype(np.float32)}
+    asked = context.config.measures
+    found = make_reference(
+        context.cells, context.batches, k=max(asked.neighbours), fewest=asked.min_batch, seed=context.config.seed
+    )
+    write_reference(folder, found.expression)
+    near, spaces = found.neighbors, found.baselines(asked.components)
     write_arrays(folder / SPACES, {**spaces, **context.embeddings})
     return {
         "of": near.kind,
         "batches": {name: len(rows) for name, rows in zip(near.names, near.rows, strict=True)},
         "left_out": dict(near.left_out),
         "recall": near.recall,
-        "genes": len(panel),
+        "genes": len(found.genes),
         "spaces": [*spaces, *context.embeddings],
     }
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.figures.style import number
+from workbench.geometry.space_draws import FEWEST_DONORS
 from workbench.recipes.geometry.config import THINNED
 from workbench.recipes.geometry.context import GeometryContext
 from workbench.recipes.geometry.measures import ANGLE, CKA, REFERENCE, STREAM
-from workbench.recipes.geometry.opening import controls, faithful, opening
+from workbench.recipes.geometry.opening import FAITHFUL, controls, faithful, opening
 
 # What answers which question, in the order of a page.
 MEASURES = (
@@ -35,7 +38,7 @@ def report(context: GeometryContext, results: Results) -> Report:
     results
         Results of its stages by name.
     """
-    about, table = results[REFERENCE], context.read("geometry")
+    about, table, apart = results[REFERENCE], context.read("geometry"), context.read("differences")
     donors = 0 if (donor := context.column("donor")) is None else len(set(donor.tolist()) - {""})
     rows, scope = faithful(table)
     drawn = [*([("R_NX", scope)] if scope else []), *MEASURES]
@@ -71,8 +74,8 @@ def report(context: GeometryContext, results: Results) -> Report:
     notes = sorted(set(table["note"].dropna().astype(str)) - {""})
     section = Section(
         figures=figures,
-        tables={"geometry": table, "likeness": context.read("likeness")},
-        answers=_answers(table, context),
+        tables={"geometry": table, "differences": apart, "likeness": context.read("likeness")},
+        answers=[*_answers(table), *_changes(apart, (FAITHFUL, scope), donors)],
         skipped=skipped,
         cautions=[
             "A dimension at one number of cells is none: it grows with the cells, and estimators disagree; compare spaces of the same cells.",
@@ -96,10 +99,9 @@ def report(context: GeometryContext, results: Results) -> Report:
     )
 
 
-def _answers(table: object, context: GeometryContext) -> list[str]:
+def _answers(table: pd.DataFrame) -> list[str]:
     """A sentence per question: the last layer's stream beside the embedding in front of the first."""
-    rows = context.read("geometry")
-    own = rows[(rows["source"] == "model") & (rows["hook"] == STREAM)]
+    own = table[(table["source"] == "model") & (table["hook"] == STREAM)]
     found = []
     for measure, scope in MEASURES:
         part = own[(own["measure"] == measure) & (own["scope"] == scope)].sort_values("layer")
@@ -111,4 +113,24 @@ def _answers(table: object, context: GeometryContext) -> list[str]:
             f"{measure[0].upper()}{measure[1:]}, {scope}: {number(first['value'])} in front of layer {max(first['layer'], 0):.0f}, "
             f"{number(last['value'])}{interval} after layer {last['layer']:.0f}; n = {number(last['n'])}."
         )
+    return found
+
+
+def _changes(apart: pd.DataFrame, faithful: tuple[str, str], donors: int) -> list[str]:
+    """A sentence per question on the last layer's stream less the first's, paired by donor."""
+    own = apart[(apart["source"] == "model") & (apart["hook"] == STREAM)]
+    if own.empty:
+        return []
+    own = own[(own["layer"] == own["layer"].max()) & (own["beside"] == own["beside"].min())]
+    drawn = "donors" if donors >= FEWEST_DONORS else "groups of cells"
+    found = []
+    for measure, scope in (faithful, *MEASURES):
+        for row in own[(own["measure"] == measure) & (own["scope"] == scope)].itertuples():
+            interval = (
+                f" (95 % {number(row.low)} to {number(row.high)}, over the same {drawn})" if row.low == row.low else ""
+            )
+            found.append(
+                f"{measure[0].upper()}{measure[1:]}, {scope}: the last layer less {'the embedding' if row.beside < 0 else 'the first'} is "
+                f"{number(row.value)}{interval}."
+            )
     return found
