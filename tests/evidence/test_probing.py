@@ -12,7 +12,7 @@ import workbench
 from workbench.cells.groups import make_folds, make_groups
 from workbench.errors import EvaluationError
 
-probe = importlib.import_module("workbench.tools.probe")
+probe = importlib.import_module("workbench.evidence.probing")
 N, DONORS, WIDTH, RUNS = 200, 8, 12, 200
 
 
@@ -33,8 +33,8 @@ def planted(seed, kind, folds, effect=0.0):
     y = yes if number else np.where(yes, "yes", "no")
     names = np.array([f"cell {i}" for i in range(N)])
     fold = make_folds(make_groups(names, donor, None, 0), np.zeros(N) if number else y, folds, 0)
-    target = probe._Target("label", "depth" if number else "classes", y, fold, np.arange(N), donor)
-    return probe._described(probe._scores(x, target, None, 0), None, target, folds)
+    target = probe.ProbeTarget("label", "depth" if number else "classes", y, fold, np.arange(N), donor)
+    return probe.describe_probe(probe.probe_scores(x, target, None, 0), None, target, folds)
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_an_effect_is_found_and_no_p_is_below_what_relabelling_allows(kind, leas
 
 def target(values, donor, fold=(0, 0, 0, 1, 1, 1)):
     every = [np.array(side) for side in (values, fold, range(6))]
-    return probe._Target("label", "classes", *every, None if donor is None else np.array(donor))
+    return probe.ProbeTarget("label", "classes", *every, None if donor is None else np.array(donor))
 
 
 def test_different_relabellings_are_counted():
