@@ -66,7 +66,7 @@ def lengths(x: Points) -> Float[np.ndarray, " point"]:
     Parameters
     ----------
     x
-        Points, one row each.
+        Points, finite, one row each, in any precision.
     """
     return np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))
 
