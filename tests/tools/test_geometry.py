@@ -35,17 +35,23 @@ def quiet(*args, **options):
 
 @pytest.fixture(scope="module")
 def table(cells, model):
-    return quiet(cells, "X_mine", model=model, layers=[0, -1], hooks=["resid"])
+    return quiet(cells, "X_mine", model=model, layers=[0, -1], hooks=["resid_post"])
 
 
 def test_every_space_is_in_the_table(table):
-    assert list(table)[:7] == ["features", "layer", "hook", "measure", "scope", "value", "low"]
-    spaces = table[["features", "layer", "hook"]].drop_duplicates().fillna(-9).itertuples(index=False)
-    streams = [(-1, "resid mean"), (0, "resid cls"), (0, "resid mean"), (5, "resid cls"), (5, "resid mean")]
-    wanted = [("given", -9, "X_mine")]
-    wanted += [(who, *stream) for who in ("model", "untrained model") for stream in streams]
-    assert [tuple(space) for space in spaces] == [*wanted, ("expression", -9, "expression"), ("PCA", -9, "PCA")]
-    assert not table.duplicated(["features", "layer", "hook", "measure", "scope"]).any()
+    assert list(table)[:7] == ["source", "layer", "hook", "measure", "scope", "value", "low"]
+    spaces = table[["source", "layer", "hook"]].drop_duplicates().fillna(-9).itertuples(index=False)
+    streams = [
+        (-1, "resid_post mean"),
+        (0, "resid_post cls"),
+        (0, "resid_post mean"),
+        (5, "resid_post cls"),
+        (5, "resid_post mean"),
+    ]
+    wanted = [(who, *stream) for who in ("model", "random weights") for stream in streams]
+    wanted += [("baseline", -9, name) for name in ("X_mine", "expression", "PCA, 50 components")]
+    assert [tuple(space) for space in spaces] == wanted
+    assert not table.duplicated(["source", "layer", "hook", "measure", "scope"]).any()
 
 
 @pytest.mark.slow
@@ -62,7 +68,7 @@ def test_layers_are_measured_as_their_streams(cells, model, table):
             n_draws=0,
             seed=0,
         ).table
-        mine = table.query(f"features == 'model' and layer == 5 and hook == 'resid {hook}'")
+        mine = table.query(f"source == 'model' and layer == 5 and hook == 'resid_post {hook}'")
         both = own.merge(mine, on=["measure", "scope"], suffixes=("", "_mine"))
         assert len(both) >= 8
         np.testing.assert_allclose(both["value_mine"], both["value"], rtol=2e-4)
@@ -70,7 +76,7 @@ def test_layers_are_measured_as_their_streams(cells, model, table):
 
 @pytest.mark.slow
 def test_nothing_depends_on_the_batch_or_the_order_of_cells(cells, model, table):
-    options = {"model": model, "layers": [0, -1], "hooks": ["resid"]}
+    options = {"model": model, "layers": [0, -1], "hooks": ["resid_post"]}
     other = quiet(cells, "X_mine", batch_size=7, **options)
     np.testing.assert_allclose(other["value"], table["value"], rtol=1e-3, atol=1e-4)
     turned = quiet(cells[::-1].copy(), "X_mine", **options)
@@ -78,10 +84,18 @@ def test_nothing_depends_on_the_batch_or_the_order_of_cells(cells, model, table)
 
 
 def test_noise_says_nothing_of_expression_and_the_model_more_than_untrained(table):
-    found = table.query("measure == 'R_NX' and scope == 'k = 10'").set_index(["features", "layer", "hook"])["value"]
-    assert abs(found.loc["given"].iloc[0]) < 0.05 < found["model", 5, "resid cls"]
-    assert found["model", 5, "resid cls"] > found["untrained model", 5, "resid cls"]
-    assert found.loc["expression"].iloc[0] > found["model", 5, "resid cls"]
+    found = table.query("measure == 'R_NX' and scope == 'k = 10'").set_index(["source", "layer", "hook"])["value"]
+    assert abs(found["baseline", :, "X_mine"].iloc[0]) < 0.05 < found["model", 5, "resid_post cls"]
+    assert found["model", 5, "resid_post cls"] > found["random weights", 5, "resid_post cls"]
+    assert found["baseline", :, "expression"].iloc[0] > found["model", 5, "resid_post cls"]
+
+
+def test_the_model_may_come_second_and_the_table_is_drawn(cells, model, table):
+    found = quiet(cells, model, layers=[0, -1], hooks=["resid_post"])
+    own = table[table["hook"] != "X_mine"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, own, rtol=1e-6)
+    figure = workbench.figures.geometry_layers(table, measures=[("R_NX", "k = 10")])
+    assert [trace.name for trace in figure.data] == ["model", "random weights"]
 
 
 def test_logged_values_are_said_to_be_no_counts(cells, table):
@@ -118,6 +132,8 @@ def test_what_is_not_there_is_refused_before_any_pass(cells, model):
         quiet(cells, "X_mine", cell_type="cel_type")
     with pytest.raises(HookError, match="no layer 6"):
         quiet(cells, model=model, layers=[6])
+    with pytest.raises(CellsError, match="Two models"):
+        quiet(cells, model, model=model)
     with pytest.raises(HookError, match="hook 'residual'"):
         quiet(cells, model=model, hooks=["residual"])
     with pytest.raises(EvaluationError, match="None of 1 batches has the 202 cells"):
@@ -144,9 +160,9 @@ def test_small_batches_are_left_out_of_expression(cells):
     few.obs["batch"] = ["big"] * 100 + ["small"] * 30
     table = quiet(few, "X_mine", batch="batch")
     assert (table.query("measure == 'R_NX'")["n"] == 100).all()
-    ours = table.set_index(["features", "measure", "scope"])
-    assert (ours.loc[(["expression", "PCA"], "participation ratio", "covariance"), "n"] == 130).all()
-    assert "1 batches of 30 cells left out" in ours.loc[("given", "R_NX", "k = 5"), "note"]
+    ours = table.set_index(["hook", "measure", "scope"])
+    assert (ours.loc[(["expression", "PCA, 50 components"], "participation ratio", "covariance"), "n"] == 130).all()
+    assert "1 batches of 30 cells left out" in ours.loc[("X_mine", "R_NX", "k = 5"), "note"]
 
 
 def test_the_room_is_the_function(cells):

@@ -13,6 +13,7 @@ from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
 from workbench.figures.geometry import geometry_layers, space_likeness
 from workbench.figures.heatmap import head_map
 from workbench.figures.latent import latent_map, latent_space
+from workbench.figures.layer_maps import gene_layers, space_maps
 from workbench.figures.manifold import dimension_agreement, let_elbow, ruler_against_latent, trust_curve
 from workbench.figures.pretrain import masked_errors, training_course
 from workbench.figures.runtime import runtime
@@ -25,7 +26,7 @@ __all__ = [
     "added_value", "assign_colors", "attention_map", "attribution_scatter", "benchmark_costs", "benchmark_differences",
     "benchmark_endpoints", "benchmark_ranks", "benchmark_tally", "cohort_gates", "compaction_pareto",
     "dimension_agreement", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "flat_and_ripple",
-    "gate_table", "geometry_layers", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
+    "gate_table", "gene_layers", "geometry_layers", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
     "latent_map", "latent_space", "layer_probes", "let_elbow", "masked_errors", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
-    "sensitivity", "space_likeness", "subset_interactions", "trajectories", "training_course", "transfer_map", "trust_curve",
+    "sensitivity", "space_likeness", "space_maps", "subset_interactions", "trajectories", "training_course", "transfer_map", "trust_curve",
 ]  # fmt: skip

@@ -13,8 +13,8 @@ from workbench.figures.facets import facets
 from workbench.figures.heatmap import colors_of, heatmap
 from workbench.figures.marks import SERIES, interval, line_of
 from workbench.figures.style import NULL_EDGE, QUIET, dressed, label, number, span
+from workbench.geometry.space_draws import BASELINE, MODEL
 
-MODEL, BASELINE = "model", "baseline"
 _DASHES = ("dash", "dot", "longdash")
 
 

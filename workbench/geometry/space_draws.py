@@ -16,6 +16,8 @@ from workbench.errors import EvaluationError
 from workbench.geometry.spaces import numbered
 from workbench.seeds import generator
 
+# Where a space comes from, as tables have it; controls of a recipe have names of their own.
+MODEL, RANDOM, BASELINE = "model", "random weights", "baseline"
 COLUMNS = ["measure", "scope", "value", "low", "high", "n", "note"]
 # Fewer donors can be drawn again in too few ways; cells are drawn instead, and the note says so.
 FEWEST_DONORS = 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +10,23 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from jaxtyping import Float
 
 from workbench.capture import capture
 from workbench.capture.pooled import FRONT, PooledSink
 from workbench.cells.genes import MIN_SHARE
 from workbench.errors import CellsError, EvaluationError, HookError, unknown_name
-from workbench.geometry.reference import EXPRESSION, make_reference
-from workbench.geometry.space_draws import COLUMNS
+from workbench.geometry.reference import make_reference
+from workbench.geometry.space_draws import BASELINE, COLUMNS, MODEL, RANDOM
 from workbench.geometry.space_tables import measure_space
 from workbench.models import CellModel
 from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of
 
-GIVEN, MODEL, UNTRAINED, COMPONENTS = "given", "model", "untrained model", "PCA"
-HOOKS = ("resid", "attn_out", "mlp_out")
-_PLACES = {"resid": "hook_resid_post", "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}
-
-
-@dataclass(frozen=True)
-class Space:
-    """A space that cells lie in.
-
-    Attributes
-    ----------
-    features
-        ``given``, ``model``, ``untrained model``, ``expression`` or ``PCA``.
-    layer
-        Layer after which it was read, -1 in front of the first; None where it is of no layer.
-    hook
-        Key of ``obsm``, or hook and pool.
-    points
-        Place of each cell in the space, a row each.
-    """
-
-    features: str
-    layer: int | None
-    hook: str
-    points: Float[np.ndarray, "cell feature"]
+HOOKS = ("resid_post", "attn_out", "mlp_out")
 
 
 def measure_geometry(
     adata: AnnData,
-    what: str | Sequence[str] | Mapping[str, Any] = (),
+    what: str | Sequence[str] | Mapping[str, Any] | CellModel = (),
     *,
     model: CellModel | str | Path | None = None,
     layers: str | Sequence[int] = "all",
@@ -76,13 +50,13 @@ def measure_geometry(
     adata
         Cells, as `workbench.load` gives them or as they were read; counts, or normalised values, which are then said to be no counts.
     what
-        Key or keys of ``obsm``; or embeddings by name: a table of which the index names cells is put in the cells' order.
+        Key or keys of ``obsm``; or embeddings by name: a table of which the index names cells is put in the cells' order. Or the model.
     model
         Model, or the path of its checkpoint folder, whose layers are read; none when None.
     layers
         ``all``, or numbers of layers from 0.
     hooks
-        What is read of each: ``resid`` (residual stream behind it), ``attn_out``, ``mlp_out``; each for ``<cls>`` and as mean over genes.
+        What is read of each: ``resid_post`` (residual stream behind it), ``attn_out``, ``mlp_out``; each for ``<cls>`` and as mean over genes.
     cell_type, batch, donor
         Columns of ``obs``; a default that is not there is left out, and the batch is then the donor. Neighbours are searched inside batches.
     ks
@@ -95,7 +69,8 @@ def measure_geometry(
     Returns
     -------
     pandas.DataFrame
-        ``features``, ``layer``, ``hook``, and the columns of `geometry.space_tables.measure_space`: ``measure``, ``scope``, ``value``, ``low``,
+        ``source`` (``model``, ``random weights`` or ``baseline``), ``layer`` (-1 in front of the first), ``hook`` (and how tokens were pooled; or the
+        name of an embedding), and the columns of `geometry.space_tables.measure_space`: ``measure``, ``scope``, ``value``, ``low``,
         ``high``, ``n``, ``note``. A space that cannot be measured has one row, ``not measured``, whose note says why.
 
     Raises
@@ -120,10 +95,14 @@ def measure_geometry(
     >>> cells = workbench.load(AnnData(np.random.default_rng(0).poisson(2.0, (80, 60)).astype(np.float32)), values="counts")
     >>> cells.obsm["X_mine"] = np.random.default_rng(1).normal(size=(80, 5))
     >>> table = workbench.geometry(cells, "X_mine", n_draws=0)
-    >>> table["features"].unique().tolist()
-    ['given', 'expression', 'PCA']
+    >>> table["hook"].unique().tolist()
+    ['X_mine', 'expression', 'PCA, 50 components']
     """
     cells = as_cells(adata)
+    if isinstance(what, CellModel):
+        if model is not None:
+            raise CellsError("Two models are given, one in the place of keys of obsm; give one.")
+        model, what = what, ()
     embeddings = _embeddings(adata, what)
     if model is None and not embeddings:
         raise CellsError("Nothing to measure: name a key of obsm, or give a model.")
@@ -132,36 +111,30 @@ def measure_geometry(
     places = {} if read is None else _places(read, layers, hooks)
     reference = make_reference(cells, block, k=max(ks), seed=seed)
 
-    def measured(space: Space) -> pd.DataFrame:
+    def measured(source: str, layer: float, hook: str, points: np.ndarray) -> pd.DataFrame:
         try:
             table = measure_space(
-                space.points, expression=reference.expression, cell_type=kind, batch=block, donor=who, ks=ks, n_draws=n_draws, convention=convention,
+                points, expression=reference.expression, cell_type=kind, batch=block, donor=who, ks=ks, n_draws=n_draws, convention=convention,
                 seed=seed,
             ).table  # fmt: skip
         except EvaluationError as error:
-            nothing = ("not measured", "", np.nan, np.nan, np.nan, len(space.points), str(error))
+            nothing = ("not measured", "", np.nan, np.nan, np.nan, len(points), str(error))
             table = pd.DataFrame([nothing], columns=COLUMNS)
-        place = (space.features, space.layer, space.hook)
-        for at, (name, value) in enumerate(zip(("features", "layer", "hook"), place, strict=True)):
-            table.insert(at, name, np.nan if value is None else value)
-        return table
+        return table.assign(source=source, layer=layer, hook=hook)[["source", "layer", "hook", *table.columns]]
 
-    found = [measured(Space(GIVEN, None, name, points)) for name, points in embeddings.items()]
+    found = []
     if read is not None:
         tokenizer = read.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
         check_cells(tokenizer, cells.obs_names)
-        for features, one in ((MODEL, read), (UNTRAINED, read.untrained(seed))):
+        for source, one in ((MODEL, read), (RANDOM, read.untrained(seed))):
             sink = PooledSink()
             capture(one, tokenizer, list(places), sink, batch_size=batch_size, progress=progress)
             streams = sink.streams()
             for name, pool in sorted(streams, key=lambda key: (places[key[0]], key)):
                 layer, hook = places[name]
-                found.append(measured(Space(features, layer, f"{hook} {pool}", streams.pop((name, pool)))))
-    baselines = reference.baselines().values()
-    found += [
-        measured(Space(name, None, name, points))
-        for name, points in zip((EXPRESSION, COMPONENTS), baselines, strict=True)
-    ]
+                found.append(measured(source, layer, f"{hook} {pool}", streams.pop((name, pool))))
+    baselines = {**embeddings, **reference.baselines()}
+    found += [measured(BASELINE, np.nan, name, points) for name, points in baselines.items()]
     return pd.concat(found, ignore_index=True)
 
 
@@ -221,5 +194,5 @@ def _places(model: CellModel, layers: str | Sequence[int], hooks: Sequence[str])
     for hook in hooks:
         if hook not in HOOKS:
             raise HookError(unknown_name("hook", hook, HOOKS))
-    places = {f"blocks.{layer}.{_PLACES[hook]}": (layer, hook) for layer in layers_of(model, layers) for hook in hooks}
-    return places | ({FRONT: (-1, "resid")} if "resid" in hooks else {})
+    places = {f"blocks.{layer}.hook_{hook}": (layer, hook) for layer in layers_of(model, layers) for hook in hooks}
+    return places | ({FRONT: (-1, "resid_post")} if "resid_post" in hooks else {})

@@ -21,7 +21,7 @@ from workbench.models import CellModel
 from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of
 
 MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
-_PANEL = 1200
+PANEL = 1200
 _READ = 200
 
 
@@ -155,7 +155,7 @@ def _read(
     donors = column(adata, "donor") if "donor" in adata.obs else None
     names = adata.obs_names.to_numpy(dtype=str)
     tokenizer = model.tokenizer(adata, seed=seed, max_tokens=max_tokens, min_gene_share=min_gene_share)
-    panel = choose_panel(adata, tokenizer.match, _PANEL)
+    panel = choose_panel(adata, tokenizer.match, PANEL)
     target = label_target(_values(adata, labels), labels, names, donors, folds, seed)
     check_cells(tokenizer, adata.obs_names)
     x = panel_expression(as_cells(adata), panel).toarray()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from workbench.settings import CommandConfig, EmbeddedDataConfig, Strict, named
+from workbench.settings import CommandConfig, EmbeddedDataConfig, NameOrPath, Strict, named
 
 UNTRAINED: Literal["untrained"] = "untrained"
 PERMUTED: Literal["permuted"] = "permuted"
@@ -61,6 +62,49 @@ class MeasuresConfig(Strict):
         default=200, description="Draws of each interval: donors, or cells where there are none."
     )
     draws: PositiveInt = Field(default=20, description="Draws of the null of the agreement between spaces.")
+    probe_folds: int = Field(
+        default=5,
+        ge=2,
+        description="Folds of the linear probe that reads the cell type; whole donors, of which there may be fewer.",
+    )
+    probe_cells: PositiveInt | None = Field(
+        default=5000, description="Cells that are probed, drawn by seed and name where there are more; null for all."
+    )
+    maps: bool = Field(
+        default=False,
+        description="Draw a UMAP of each residual stream, with its trustworthiness; slow with many cells.",
+    )
+
+
+class EdgesConfig(Strict):
+    """A network of genes."""
+
+    path: Path = Field(
+        description="Table with the columns source and target, or with two columns in all: commas, or tabs in .tsv and .txt."
+    )
+
+
+class GenesConfig(Strict):
+    """What the axes of the genes' mean residual vectors go with, beyond expression level."""
+
+    sets: NameOrPath | None = Field(
+        default="hematopoiesis",
+        description="A collection of gene sets that ships, or the path of a GMT file; null for none.",
+    )
+    edges: dict[str, EdgesConfig] = Field(
+        default={}, description="Networks by name, such as STRING or CollecTRI; none by default."
+    )
+    covariates: Path | None = Field(
+        default=None,
+        description="Table with commas, a row per gene, named by its first column: numbers are regressed out beside expression, family and "
+        "chromosome are names.",
+    )
+    axes: PositiveInt = Field(default=10, description="First singular axes of each layer that are looked at.")
+    min_cells: PositiveInt = Field(default=10, description="Genes that are a token in fewer cells are left out.")
+    null_draws: PositiveInt | None = Field(
+        default=None,
+        description="Draws of each null, at most; by default as many as let a single hit be found among all tests.",
+    )
 
 
 class GeometryConfig(CommandConfig):
@@ -73,6 +117,9 @@ class GeometryConfig(CommandConfig):
     )
     spaces: SpacesConfig = Field(default=SpacesConfig(), description="Which activations are looked at.")
     measures: MeasuresConfig = Field(default=MeasuresConfig(), description="How they are measured.")
+    genes: GenesConfig | None = Field(
+        default=None, description="Geometry of genes as well; two more passes. Left out unless the section is there."
+    )
     controls: Annotated[tuple[Control, ...], Field()] = Field(
         default=(UNTRAINED, PERMUTED, THINNED),
         description="Passes beside the model's own: the same network with random weights, the model on cells whose genes were "

@@ -18,15 +18,15 @@ from workbench.cells.shuffled import permuted_genes, thinned
 from workbench.engine.config import load_cells
 from workbench.engine.context import Context
 from workbench.files import digest, read_arrays
+from workbench.geometry.space_draws import MODEL, RANDOM
 from workbench.models import CellModel, CellTokenizer
 from workbench.recipes.geometry.config import PERMUTED, THINNED, UNTRAINED, GeometryConfig
 from workbench.tools.common import layers_of, rows_of
 
-MODEL, BASELINE = "model", "baseline"
 # What each pass is called in tables.
 SOURCES = {
-    MODEL: "model",
-    UNTRAINED: "random weights",
+    MODEL: MODEL,
+    UNTRAINED: RANDOM,
     PERMUTED: "genes permuted over cells",
     THINNED: "one library size",
 }

@@ -17,9 +17,9 @@ from workbench.errors import EvaluationError
 from workbench.geometry.expression import Expression
 from workbench.geometry.likeness import cka, principal_angle
 from workbench.geometry.overlap import BatchNeighbors
-from workbench.geometry.space_draws import COLUMNS, Measured
+from workbench.geometry.space_draws import BASELINE, COLUMNS, MODEL, Measured
 from workbench.geometry.space_tables import measure_space
-from workbench.recipes.geometry.context import BASELINE, MODEL, SOURCES, GeometryContext
+from workbench.recipes.geometry.context import SOURCES, GeometryContext
 from workbench.recipes.geometry.reference import read_reference
 from workbench.seeds import generator
 
@@ -97,14 +97,14 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (source, hook), own in rows[rows["source"] != BASELINE].groupby(["source", "hook"], sort=False):
         spaces = {
-            layer: Measured(part[COLUMNS], np.stack(part["drawn"]), int(part["n_units"].iloc[0]))
+            float(str(layer)): Measured(part[COLUMNS], np.stack(part["drawn"].to_list()), int(part["n_units"].iloc[0]))
             for layer, part in own.groupby("layer")
         }
         layers = sorted(spaces)
         pairs = dict.fromkeys([*zip(layers[1:], layers[:-1], strict=True), (layers[-1], layers[0])])
         for layer, beside in pairs:
             if layer != beside:
-                about = {"source": source, "hook": hook, "layer": layer, "beside": beside}
+                about: dict[str, Any] = {"source": source, "hook": hook, "layer": layer, "beside": beside}
                 more = spaces[layer].beyond(spaces[beside])
                 found.append(more[COLUMNS].assign(**about)[[*about, *COLUMNS]])
     return (

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.engine.section import Control, Opening
-from workbench.figures.geometry import BASELINE, MODEL
 from workbench.figures.style import number
+from workbench.geometry.space_draws import BASELINE, MODEL
 from workbench.recipes.geometry.config import PERMUTED, THINNED, UNTRAINED
 from workbench.recipes.geometry.context import SOURCES
 from workbench.recipes.geometry.measures import STREAM

@@ -8,10 +8,14 @@ from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage
 from workbench.files import digest
+from workbench.geometry.space_draws import MODEL
 from workbench.recipes.geometry.config import UNTRAINED
 from workbench.recipes.geometry.context import GeometryContext
+from workbench.recipes.geometry.genes import TABLES, gene_inputs, genes_stage
+from workbench.recipes.geometry.maps import maps_stage
 from workbench.recipes.geometry.measures import REFERENCE, likeness_stage, measures_stage
 from workbench.recipes.geometry.passes import pass_stage
+from workbench.recipes.geometry.probes import probe_stage
 from workbench.recipes.geometry.reference import reference_stage
 from workbench.recipes.geometry.sections import report
 from workbench.recipes.loads import AT_LEAST, seconds_per_cell
@@ -31,7 +35,7 @@ def stages(context: GeometryContext) -> list[Stage]:
     Returns
     -------
     list of Stage
-        ``expression``, one for each pass, ``measures`` and ``likeness``.
+        ``expression``, one for each pass, ``measures``, ``likeness``, ``probe``, and ``maps`` and ``genes`` where they are asked for.
 
     Raises
     ------
@@ -43,7 +47,9 @@ def stages(context: GeometryContext) -> list[Stage]:
     config, inputs = context.config, context.pass_inputs
     context.model.resolve_hooks(context.hooks)
     check_cells(context.tokenizer(context.cells), context.cells.obs_names)
-    measured = config.measures.model_dump(mode="json", exclude={"draws", "bootstrap"})
+    measured = config.measures.model_dump(
+        mode="json", include={"neighbours", "min_batch", "trustworthiness", "components"}
+    )
     weights, shape = context.model.fingerprint(), vars(context.model.config)
     embedded = {key: digest(values) for key, values in context.embeddings.items()}
     batches = None if context.batches is None else digest(context.batches.tolist())
@@ -65,6 +71,15 @@ def stages(context: GeometryContext) -> list[Stage]:
     listed.append(Stage("measures", partial(measures_stage, context), how, before, ("geometry", "differences")))
     alike = {"draws": config.measures.draws, "seed": config.seed}
     listed.append(Stage("likeness", partial(likeness_stage, context), alike, (REFERENCE, "model"), ("likeness",)))
+    probed = {**config.measures.model_dump(mode="json", include={"probe_folds", "probe_cells"}), "seed": config.seed}
+    streams = tuple(name for name in (MODEL, UNTRAINED) if name in context.passes)
+    listed.append(Stage("probe", partial(probe_stage, context), {**probed, **inputs, **labels}, streams, ("probe",)))
+    if config.measures.maps:
+        drawn = {"seed": config.seed, "cell_type": labels["cell_type"]}
+        listed.append(Stage("maps", partial(maps_stage, context), drawn, (MODEL,), ("maps",)))
+    if config.genes is not None:
+        given = {**inputs, "weights": weights, "genes": gene_inputs(context, config.genes)}
+        listed.append(Stage("genes", partial(genes_stage, context), given, (), TABLES))
     return listed
 
 
@@ -82,7 +97,17 @@ def expects(context: GeometryContext) -> Expected:
     kept = 2 * 4 * n * shape.d_model * len(context.hooks)
     one = Load(n, n, memory=kept, disk=kept, seconds=seconds, basis=AT_LEAST)
     spaces = 2 * len(context.hooks) * len(context.passes)
-    return Expected({REFERENCE: Load(n), **dict.fromkeys(context.passes, one), "measures": Load(n, tasks=spaces)})
+    streams = 2 * (1 + len(context.layers))
+    found = {REFERENCE: Load(n), **dict.fromkeys(context.passes, one), "measures": Load(n, tasks=spaces)}
+    found["probe"] = Load(n, tasks=1 + streams * (1 + (UNTRAINED in context.passes)))
+    if context.config.measures.maps:
+        found["maps"] = Load(n, tasks=streams)
+    if context.config.genes is not None:
+        genes, wide = len(context.tokenizer(context.cells).match.genes), 8 * shape.d_model
+        found["genes"] = Load(
+            n, 2 * n, memory=2 * genes * wide * (1 + len(context.layers)), seconds=2 * seconds, basis=AT_LEAST
+        )
+    return Expected(found)
 
 
 RECIPE = Recipe("geometry", GeometryContext, stages, report, expects=expects)

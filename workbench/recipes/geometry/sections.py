@@ -11,6 +11,7 @@ from workbench.figures.style import number
 from workbench.geometry.space_draws import FEWEST_DONORS
 from workbench.recipes.geometry.config import THINNED
 from workbench.recipes.geometry.context import GeometryContext
+from workbench.recipes.geometry.genes import TABLES
 from workbench.recipes.geometry.measures import ANGLE, CKA, REFERENCE, STREAM
 from workbench.recipes.geometry.opening import FAITHFUL, controls, faithful, opening
 
@@ -59,6 +60,7 @@ def report(context: GeometryContext, results: Results) -> Report:
             for hook in hooks
             if hook != STREAM
         ),
+        *_more(context, results),
         Request("likeness", "Null: the cells of one space dealt anew.", options={"measure": CKA}),
         Request("angles", "Null: the cells of one space dealt anew.", "likeness", {"measure": ANGLE}),
     ]
@@ -71,16 +73,26 @@ def report(context: GeometryContext, results: Results) -> Report:
         (f"Batch '{name}'", f"it has {n} cells, fewer than neighbourhoods need")
         for name, n in about["left_out"].items()
     ]
+    if why_not := results["probe"]["skipped"]:
+        skipped.append(("Linear probe of the cell type", why_not))
+    names = ["geometry", "differences", "likeness"] + ([] if why_not else ["probe"])
+    if "genes" in results:
+        names += [name for name in TABLES if len(context.read(name))]
     notes = sorted(set(table["note"].dropna().astype(str)) - {""})
     section = Section(
         figures=figures,
-        tables={"geometry": table, "differences": apart, "likeness": context.read("likeness")},
-        answers=[*_answers(table), *_changes(apart, (FAITHFUL, scope), donors)],
+        tables={name: context.read(name) for name in names},
+        answers=[
+            *_answers(table),
+            *_changes(apart, (FAITHFUL, scope), donors),
+            *(_genes(context) if "genes" in results else []),
+        ],
         skipped=skipped,
         cautions=[
             "A dimension at one number of cells is none: it grows with the cells, and estimators disagree; compare spaces of the same cells.",
             "Measures per coordinate and at unit variance change when a space is turned; those of the covariance and the whole space do not.",
             *notes,
+            *(results["genes"]["notes"] if "genes" in results else []),
         ],
         facts={
             "Neighbours of expression": f"{about['of']}, {number(about['genes'])} genes for the baselines, recall {number(about['recall'])}",
@@ -97,6 +109,34 @@ def report(context: GeometryContext, results: Results) -> Report:
         shows="geometry",
         n=f"{number(len(context.cells))} cells",
     )
+
+
+def _more(context: GeometryContext, results: Results) -> list[Request]:
+    """Figures of what was asked for, or could be made, beside the measures."""
+    found = []
+    if not results["probe"]["skipped"]:
+        probed = "A logistic regression on each stream, judged on held-out cells, or donors where they are named."
+        found.append(Request("probe", probed, "layer_probes"))
+    if "maps" in results:
+        found.append(Request("maps", "A picture, no evidence.", "space_maps", {"hook": STREAM}))
+    if "genes" in results:
+        found.append(Request("genes", "Sets against genes that are alike in level; q over all tests.", "gene_layers"))
+    return found
+
+
+def _genes(context: GeometryContext) -> list[str]:
+    """What came out for genes, in two sentences."""
+    spectrum, axes = context.read("gene_spectrum"), context.read("gene_axes")
+    first = spectrum[(spectrum["axis"] == 1) & (spectrum["group"] == "all cells") & (spectrum["source"] == "model")]
+    said = [
+        f"Genes: expression level explains {number(first['level_r2'].min(), 2)} to {number(first['level_r2'].max(), 2)} of the first axis over the "
+        f"layers; n = {number(first['n'].max())} genes."
+    ]
+    if len(axes):
+        beyond = axes[axes["called"] == "beyond level"].groupby("source")["set"].nunique()
+        counts = ", ".join(f"{name} {int(beyond.get(name, 0))}" for name in ("model", "gene table", "random weights"))
+        said.append(f"Genes: sets beyond expression level at q 0.05, of {axes['set'].nunique()}: {counts}.")
+    return said
 
 
 def _answers(table: pd.DataFrame) -> list[str]:
