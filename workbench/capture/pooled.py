@@ -19,6 +19,8 @@ RESIDUALS = "blocks.*.hook_resid_post"
 # In front of the first layer <cls> is the same in every cell.
 FRONT = "blocks.0.hook_resid_pre"
 CLS, MEAN = "cls", "mean"
+# What the mean is called as an embedding of cells.
+AVERAGE = "average"
 
 
 class PooledSink:
@@ -79,10 +81,10 @@ class PooledSink:
         """``average 0`` and so on, after each layer, and ``cls`` and ``average``, after the last."""
         arrays = self.streams()
         hooks = sorted({hook for hook, _ in arrays}, key=lambda hook: int(hook.split(".")[1]))
-        found = {f"average {layer}": arrays[hook, MEAN] for layer, hook in enumerate(hooks)}
+        found = {f"{AVERAGE} {layer}": arrays[hook, MEAN] for layer, hook in enumerate(hooks)}
         if (hooks[-1], CLS) not in arrays:
             raise HookError("Cells of a perturbation fine-tune have no <cls>, of which their embedding is made.")
-        return {**found, CLS: arrays[hooks[-1], CLS], "average": found[f"average {len(hooks) - 1}"]}
+        return {**found, CLS: arrays[hooks[-1], CLS], AVERAGE: found[f"{AVERAGE} {len(hooks) - 1}"]}
 
 
 class Clock:

@@ -96,15 +96,15 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for (source, hook), own in rows[rows["source"] != BASELINE].groupby(["source", "hook"], sort=False):
-        spaces = {
-            layer: Measured(part[COLUMNS], np.stack(part["drawn"]), int(part["n_units"].iloc[0]))
+        spaces: dict[Any, Measured] = {
+            layer: Measured(part[COLUMNS], np.stack(part["drawn"].tolist()), int(part["n_units"].iloc[0]))
             for layer, part in own.groupby("layer")
         }
-        layers = sorted(spaces)
+        layers: list[Any] = sorted(spaces, key=float)
         pairs = dict.fromkeys([*zip(layers[1:], layers[:-1], strict=True), (layers[-1], layers[0])])
         for layer, beside in pairs:
             if layer != beside:
-                about = {"source": source, "hook": hook, "layer": layer, "beside": beside}
+                about: dict[str, Any] = {"source": source, "hook": hook, "layer": layer, "beside": beside}
                 more = spaces[layer].beyond(spaces[beside])
                 found.append(more[COLUMNS].assign(**about)[[*about, *COLUMNS]])
     return (
