@@ -37,8 +37,13 @@ OPTIONAL: tuple[tuple[str, tuple[str, ...], str | tuple[str, ...]], ...] = (
     ("notebooks", ("ipykernel>=6", "jupytext>=1.16", "nbclient>=0.10"), "notebook"),
     ("figures as SVG or PNG", ("kaleido>=1.0",), "image"),
     ("peers of the benchmark", ("celltypist>=1.7", "igraph>=0.11", "palantir>=1.4", "scvi-tools>=1.3"), "peers"),
+    ("training of sparse dictionaries", ("sae-lens>=6.54",), "dictionaries"),
     ("documentation", ("furo>=2025.1", "myst-parser>=4", "sphinx>=8"), "docs"),
-    ("tests and checks", ("beartype>=0.19", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "scikit-dimension>=0.5"), "dev"),
+    (
+        "tests and checks",
+        ("beartype>=0.19", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "sae-lens>=6.54", "scikit-dimension>=0.5"),
+        "dev",
+    ),
     ("tests in a browser", ("playwright",), ("playwright",)),
 )
 # Modules of distributions that are named otherwise.

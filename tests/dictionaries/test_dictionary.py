@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from dictionaries.conftest import HOOK, NEXT, random_dictionary
+from fixtures_dictionaries import HOOK, NEXT, random_dictionary
 from helpers import tiny_model
 from safetensors.torch import load_file, save_file
 
@@ -76,7 +76,9 @@ def test_another_hook_or_checkpoint_is_refused_by_name(model):
     with pytest.raises(HookError, match=f"of '{HOOK}', but is asked for at '{NEXT}'"):
         ours.check(model, NEXT)
     other = tiny_model(seed=9)
-    with pytest.raises(HookError, match=rf"checkpoint {model.fingerprint()[:8]}, but this model has {other.fingerprint()[:8]}"):
+    with pytest.raises(
+        HookError, match=rf"checkpoint {model.fingerprint()[:8]}, but this model has {other.fingerprint()[:8]}"
+    ):
         ours.check(other)
 
 
@@ -106,7 +108,9 @@ def test_damaged_or_unknown_files_are_refused(model, tmp_path):
         Dictionary.from_pretrained(edited(fresh("f"), metadata={}))
     assert Dictionary.from_pretrained(tmp_path / "f", hook=NEXT).hook == NEXT
     with pytest.raises(ArtifactError, match="heads"):
-        Dictionary.from_pretrained(edited(fresh("z"), metadata={}, reshape_activations="hook_z"), hook="blocks.0.attn.hook_z")
+        Dictionary.from_pretrained(
+            edited(fresh("z"), metadata={}, reshape_activations="hook_z"), hook="blocks.0.attn.hook_z"
+        )
     weights = load_file(fresh("g") / "sae_weights.safetensors")
     del weights["b_enc"]
     save_file(weights, tmp_path / "g" / "sae_weights.safetensors")

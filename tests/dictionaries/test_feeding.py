@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from dictionaries.conftest import HOOK, NEXT
+from fixtures_dictionaries import HOOK, NEXT
 from helpers import tiny_cells
 
 from workbench.capture import MemorySink, capture

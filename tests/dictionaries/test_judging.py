@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from dictionaries.conftest import HOOK, random_dictionary
+from fixtures_dictionaries import HOOK, random_dictionary
 from helpers import tiny_model
 from sklearn.decomposition import PCA
 
@@ -134,7 +134,12 @@ def test_losses_lie_between_intact_and_ablated(judged):
 def test_a_dictionary_that_keeps_everything_loses_nothing(model, cells):
     d = model.config.d_model
     eye, zeros = torch.eye(d), torch.zeros(d)
-    both = {"W_enc": torch.cat([eye, -eye], 1), "b_enc": torch.zeros(2 * d), "W_dec": torch.cat([eye, -eye]), "b_dec": zeros}
+    both = {
+        "W_enc": torch.cat([eye, -eye], 1),
+        "b_enc": torch.zeros(2 * d),
+        "W_dec": torch.cat([eye, -eye]),
+        "b_dec": zeros,
+    }
     whole = Dictionary("standard", both, Origin(HOOK, HOOK, inner=(d,)))
     found = judge(model, cells[40:], whole, cells[:40], progress=False)
     assert found.summary["variance_explained"] == pytest.approx(1) and found.summary["within_genes"] == pytest.approx(1)
@@ -145,7 +150,12 @@ def test_a_dictionary_that_keeps_everything_loses_nothing(model, cells):
 def test_a_hook_of_cells_has_no_gene(model, cells):
     found = judge(model, cells[40:], random_dictionary(model, "hook_cell"), cells[:40], progress=False)
     assert ONE_HOT not in set(found.codes["code"]) and np.isnan(found.summary["within_genes"])
-    assert found.features["top_share"].isna().all() and set(found.losses["replaced_by"]) == {"intact", OWN, "mean", "zero"}
+    assert found.features["top_share"].isna().all() and set(found.losses["replaced_by"]) == {
+        "intact",
+        OWN,
+        "mean",
+        "zero",
+    }
 
 
 def test_a_dictionary_of_another_model_is_refused(model, cells):

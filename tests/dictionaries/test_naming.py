@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from dictionaries.conftest import random_dictionary
+from fixtures_dictionaries import random_dictionary
 
 from workbench.dictionaries.naming import leading_label, name_features, name_lists, top_genes
 from workbench.errors import EvaluationError, HookError
@@ -47,7 +47,9 @@ def world():
 
 def test_planted_programs_are_named_and_permuted_ones_are_not(world):
     rng, strata, members, terms = world
-    planted = [np.concatenate([rng.permutation(np.flatnonzero(row))[:8], rng.permutation(N_GENES)[:12]]) for row in members]
+    planted = [
+        np.concatenate([rng.permutation(np.flatnonzero(row))[:8], rng.permutation(N_GENES)[:12]]) for row in members
+    ]
     planted = [np.unique(one) for one in planted]
     table, summary = name_lists(planted, members, terms, strata, draws=1000, seed=0)
     assert (table["named"] & (table["program"] == terms)).mean() >= 0.9 and summary["named"] >= 0.9
@@ -63,7 +65,9 @@ def test_names_of_a_dictionary(model, cells):
     cells = cells.copy()
     cells.obs["donor"] = [f"d{i % 3}" for i in range(60)]
     sets = GeneSets("mine", {"P": tuple(f"GENE{i}" for i in range(6))}, {"P": ""})
-    found = name_features(model, cells, random_dictionary(model), sets, cell_type="cell_type", donor="donor", n_top=5, draws=50)
+    found = name_features(
+        model, cells, random_dictionary(model), sets, cell_type="cell_type", donor="donor", n_top=5, draws=50
+    )
     assert len(found.features) == 24 and set(found.features["donor"]) <= {"d0", "d1", "d2", ""}
     assert not found.features["one_donor"].any() and found.terms["kept"].all()
     assert found.genes.groupby("feature")["rank"].max().max() <= 5 and (found.genes["lift"] > 1).all()

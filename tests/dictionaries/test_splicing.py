@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dictionaries.conftest import HOOK, NEXT, random_dictionary
+from fixtures_dictionaries import HOOK, NEXT, random_dictionary
 from helpers import make_tokens, tiny_model
 
 from workbench.ablation import Ablation, ablated
@@ -48,7 +48,9 @@ def test_with_the_error_term_nothing_changes(model, dictionary, tokens):
         same = model(tokens, outputs=outputs)
     with model.spliced({HOOK: dictionary}):
         other = model(tokens, outputs=outputs)
-    assert torch.allclose(same.cell, intact.cell, atol=1e-5) and torch.allclose(same.expression, intact.expression, atol=1e-4)
+    assert torch.allclose(same.cell, intact.cell, atol=1e-5) and torch.allclose(
+        same.expression, intact.expression, atol=1e-4
+    )
     assert not torch.allclose(other.cell, intact.cell, atol=1e-2)
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from dictionaries.conftest import HOOK, NEXT, settings
+from fixtures_dictionaries import HOOK, NEXT, settings
 from helpers import tiny_cells, tiny_model
 from processes import kill_once
 
@@ -84,7 +84,10 @@ def test_every_architecture_learns_and_comes_back(model, cells, architecture, tm
     assert one.architecture == known.get(architecture, JUMPRELU) and one.origin.trained_as == architecture
     assert torch.allclose(one.W_dec.norm(dim=1), torch.ones(32), atol=1e-4)
     again = Dictionary.from_pretrained(one.save_pretrained(tmp_path))
-    assert explained(again, model, cells) == pytest.approx(explained(one, model, cells)) and explained(one, model, cells) > 0.3
+    assert (
+        explained(again, model, cells) == pytest.approx(explained(one, model, cells))
+        and explained(one, model, cells) > 0.3
+    )
 
 
 def test_a_transcoder_learns_what_the_mlp_does(model, cells, tmp_path):
@@ -101,8 +104,20 @@ def test_a_transcoder_learns_what_the_mlp_does(model, cells, tmp_path):
 
 
 def test_the_cell_embedding_has_a_dictionary(model, cells):
-    one = train_dictionaries(model, cells, "hook_cell", settings(width=20, rows=16, epochs=60, buffer=64), **QUIET)["hook_cell"]
+    one = train_dictionaries(model, cells, "hook_cell", settings(width=20, rows=16, epochs=60, buffer=64), **QUIET)[
+        "hook_cell"
+    ]
     assert explained(one, model, cells) > 0.5
+
+
+def test_a_share_of_the_rows_takes_a_share_of_the_steps(model, cells):
+    whole, half = (train_dictionaries(model, cells, HOOK, settings(share=share), **QUIET)[HOOK] for share in (1, 0.5))
+    assert half.origin.steps == pytest.approx(whole.origin.steps / 2, abs=1)
+    balanced = train_dictionaries(model, cells, HOOK, settings(share=0.5, balance=True), **QUIET)[HOOK]
+    assert balanced.origin.steps < half.origin.steps
+    for more in ({"share": 0.5}, {"balance": True}):
+        with pytest.raises(HookError, match="of which none is left out"):
+            train_dictionaries(model, cells, "hook_cell", settings(width=20, **more), **QUIET)
 
 
 def test_saelens_trains_to_the_same(sae_lens, model, cells):
@@ -128,7 +143,9 @@ def test_saelens_trains_to_the_same(sae_lens, model, cells):
     x = rows.values[HOOK]
     with torch.no_grad():
         found = theirs(x * ours.origin.scale) / ours.origin.scale
-    assert variance_explained(x.numpy(), found.numpy(), x.mean(0).numpy()) == pytest.approx(explained(ours, model, cells), abs=0.001)
+    assert variance_explained(x.numpy(), found.numpy(), x.mean(0).numpy()) == pytest.approx(
+        explained(ours, model, cells), abs=0.001
+    )
 
 
 def test_it_goes_on_to_the_same_weights_bit_for_bit(model, cells, monkeypatch, tmp_path):

@@ -31,7 +31,15 @@ def share_found(seed: int, architecture: str) -> float:
     require_sae_lens()
     torch.set_num_threads(1)
     world = plant_dictionary(seed)
-    settings = {"width": 96, "k": 3, "rows": 512, "buffer": 20000, "epochs": 15, "learning_rate": 5e-3, "dead_after": 30}
+    settings = {
+        "width": 96,
+        "k": 3,
+        "rows": 512,
+        "buffer": 20000,
+        "epochs": 15,
+        "learning_rate": 5e-3,
+        "dead_after": 30,
+    }
     found = Dictionary.train(
         world.model, world.cells, world.hook, seed=seed, architecture=architecture, progress=False, **settings
     )

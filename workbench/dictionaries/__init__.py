@@ -15,6 +15,9 @@ __getattr__, __dir__ = lazily(
     __name__,
     dictionary="Dictionary",
     feeding="split_cells",
+    judging="match_features",
+    naming="name_features",
     settings="DictionaryConfig",
+    splicing="edit_features spliced",
     training="train_dictionaries",
 )

@@ -45,11 +45,11 @@ def baselines(
     train, train_genes
         Activations to learn from, and their token ids; -1 for hooks with a row per cell, of which no gene's mean is taken.
     test, test_genes
-        Held-out activations.
+        Activations of held-out cells, and their token ids.
     width, k
         Features of the dictionary, and how many of them are active on average.
     n_tokens
-        Number of token ids.
+        Number of token ids that the model has.
     seed
         Seed of starts, draws and directions.
 

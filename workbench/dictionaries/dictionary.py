@@ -74,7 +74,7 @@ class Dictionary:
     Parameters
     ----------
     architecture
-        One of `KNOWN`.
+        What is computed, one of the names in `KNOWN`.
     weights
         ``W_enc`` (d_in, width), ``b_enc`` (width), ``W_dec`` (width, d_out), ``b_dec`` (d_out) and, with a threshold, ``threshold`` (width).
     origin
@@ -271,19 +271,19 @@ class Dictionary:
             raise HookError(f"'{hook}' names {len(found)} hooks; name one, or use train_dictionaries for all of them.")
         return next(iter(found.values()))
 
-    def judge(self, model: CellModel, cells: AnnData, **options: Any) -> Judgement:
-        """See `workbench.dictionaries.judge.judge`.
+    def judge(self, model: CellModel, cells: AnnData, train: AnnData, **options: Any) -> Judgement:
+        """What it is worth on held-out cells, beside simpler codes; see `workbench.dictionaries.judge.judge`.
 
         Parameters
         ----------
-        model, cells
-            The model, and cells that were held out.
+        model, cells, train
+            The model, cells that were held out, and those that it was trained on.
         **options
-            As there.
+            Further arguments of that function, by their names.
         """
         from workbench.dictionaries.judge import judge
 
-        return judge(model, cells, self, **options)
+        return judge(model, cells, self, train, **options)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write it in SAELens's format: ``cfg.json`` and ``sae_weights.safetensors``.

@@ -87,7 +87,7 @@ class Reader:
     model
         Model in evaluation mode; what is spliced into it or hooked takes part.
     tokenizer
-        Tokens of the cells.
+        Tokens of the cells, from ``model.tokenizer``.
     hooks
         Full names of hooks that have a row per gene, or of hooks that have one per cell; not both.
     cells_at_once
@@ -201,7 +201,7 @@ class Feed:
     reader
         Where the rows come from.
     rows
-        Rows of a batch.
+        Number of rows in a batch.
     buffer
         Rows that are held at once, at most.
     seed

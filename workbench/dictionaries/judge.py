@@ -71,7 +71,7 @@ def judge(
     model
         The model that it was trained on.
     cells
-        Held-out cells.
+        Cells that were held out of the training.
     dictionary
         Dictionary of one hook, or a transcoder; that is judged by what it decodes to.
     train
@@ -83,7 +83,7 @@ def judge(
     mask_share
         Share of a cell's values that are masked for the masked-expression error.
     min_gene_share
-        As in `CellModel.tokenizer`.
+        Smallest share of genes in the vocabulary, as in `CellModel.tokenizer`.
     progress
         Show cells a second on stderr.
 
@@ -141,7 +141,7 @@ def gather(
     cells
         As many as fit into memory.
     seed, min_gene_share
-        Of the tokeniser.
+        Seed and smallest share of genes that the tokeniser takes.
     """
     tokenizer = model.tokenizer(cells, seed=seed, min_share=min_gene_share)
     hooks = list(dict.fromkeys((dictionary.hook, dictionary.origin.target)))
@@ -189,11 +189,11 @@ def loss_recovered(
     model, cells, dictionary
         As in `judge`.
     mean
-        Mean activation.
+        Mean activation over all rows of the cells trained on.
     means
         Mean activation of each token id; None for hooks with a row per cell.
     mask_share, seed, min_gene_share, progress
-        As in `judge`.
+        The same as `judge` takes them.
 
     Returns
     -------

@@ -47,7 +47,7 @@ def gene_means(
     x, genes
         Activations to learn from, and the token id of each row.
     n_tokens
-        Number of token ids.
+        Number of token ids that the model has.
     """
     one_hot = sp.csr_matrix((np.ones(len(x)), (genes, np.arange(len(x)))), shape=(n_tokens, len(x)))
     sums, counts = one_hot @ x.astype(np.float64), np.asarray(one_hot.sum(1)).ravel()
@@ -68,7 +68,7 @@ def by_gene(
     genes
         Token id of each row.
     n_tokens
-        Number of token ids.
+        Number of token ids that the model has.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def describe_features(
     Parameters
     ----------
     features, genes, n_tokens
-        As in `by_gene`.
+        Features, token ids and their number, as in `by_gene`.
     levels
         Value of each row's gene, as the model reads it.
 
@@ -143,7 +143,7 @@ def summarise(features: pd.DataFrame, explained: float, within: float) -> dict[s
     Parameters
     ----------
     features
-        From `describe_features`.
+        Table of features that `describe_features` made.
     explained, within
         Variance explained around the mean, and around each gene's mean.
 

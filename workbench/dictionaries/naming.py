@@ -92,7 +92,7 @@ def name_features(
     seed
         Seed of the tokeniser and of the lists.
     min_gene_share
-        As in `CellModel.tokenizer`.
+        Smallest share of genes in the vocabulary, as in `CellModel.tokenizer`.
 
     Raises
     ------

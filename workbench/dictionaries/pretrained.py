@@ -40,7 +40,7 @@ def read_dictionary(folder: Path, hook: str | None = None) -> Dictionary:
     Parameters
     ----------
     folder, hook
-        As there.
+        Where the two files are, and the hook where they do not say it.
     """
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict) or not {"architecture", "d_in", "d_sae"} <= set(config):
@@ -69,9 +69,7 @@ def read_dictionary(folder: Path, hook: str | None = None) -> Dictionary:
         weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norm, weights["b_enc"] * norm
         weights["W_dec"] = weights["W_dec"] / norm[:, None]
     centred = bool(config.get("apply_b_dec_to_input", True))
-    made = Dictionary(
-        config["architecture"], weights, origin, k=int(config.get("k", 0)), centred=centred
-    )
+    made = Dictionary(config["architecture"], weights, origin, k=int(config.get("k", 0)), centred=centred)
     if (made.W_enc.shape[0], made.width) != (config["d_in"], config["d_sae"]):
         raise ArtifactError(f"'{folder}' has weights of another size than its {CONFIG_FILE} says; save it again.")
     return made

@@ -52,7 +52,7 @@ def make_trainer(config: DictionaryConfig, d_in: int, d_out: int | None, steps: 
     Parameters
     ----------
     config
-        Architecture, width, rates.
+        Settings of the dictionary: architecture, width, rates.
     d_in, d_out
         Numbers of an activation, and of what a transcoder decodes to; None for a dictionary of one hook. A transcoder's batches hold
         both, side by side.
@@ -61,7 +61,7 @@ def make_trainer(config: DictionaryConfig, d_in: int, d_out: int | None, steps: 
     seed
         Seed of the first weights; the caller's random numbers stay as they were.
     device
-        Where it is trained.
+        Name of the device that it is trained on.
     """
     lens = sae_lens()
     from sae_lens.config import SAETrainerConfig
@@ -153,7 +153,7 @@ def finished(trainer: Any, config: DictionaryConfig, scale: float, scale_out: fl
     trainer
         From `make_trainer`; it stays as it is, so that a training can go on.
     config
-        As there.
+        Settings that the trainer was made with.
     scale, scale_out
         Numbers that activations were multiplied by, and those that a transcoder decodes to; None for a dictionary of one hook.
 
@@ -189,7 +189,7 @@ def trainer_state(trainer: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Parameters
     ----------
     trainer
-        From `make_trainer`.
+        Trainer that `make_trainer` made, at any step.
     """
     arrays = {f"weight/{name}": value for name, value in trainer.sae.state_dict().items()}
     adam = trainer.optimizer.state_dict()

@@ -52,6 +52,13 @@ class DictionaryConfig(Strict):
         default=False,
         description="Leave out activations of genes that more cells express than the median gene, so that each of them counts as much.",
     )
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the activations of each pass that is used, drawn anew in each: a step costs several times what the passes cost that "
+        "feed it, and a share of many cells says more than all of a few.",
+    )
     cells_at_once: PositiveInt = Field(
         default=16, description="Cells per forward pass; results differ by rounding only."
     )

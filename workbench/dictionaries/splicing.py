@@ -96,7 +96,7 @@ def spliced(model: Model, dictionaries: Mapping[str, Dictionary], *, error: bool
     Parameters
     ----------
     model
-        The intact model.
+        The intact model, without dictionaries in it.
     dictionaries
         Dictionary of each hook, which must be one of that hook and of this model. A transcoder stands under the hook that it reads; its
         features are at the hook that it writes.
@@ -163,7 +163,7 @@ def edit_features(
     Parameters
     ----------
     features
-        Numbers of the features.
+        Numbers of the features that are changed.
     scale
         Factor of each feature's activation.
     value

@@ -95,10 +95,15 @@ def train_dictionaries(
     tokenizer = model.tokenizer(cells, seed=seed, min_share=min_gene_share)
     reader = Reader(model, tokenizer, list(dict.fromkeys((*names, *to.values()))), config.cells_at_once)
     keep, n_rows = None, int(reader.n_rows.sum())
+    if reader.of_cells and (config.balance or config.share < 1):
+        raise HookError(
+            f"Rows of '{names[0]}' are cells, of which none is left out; leave balance and share as they are."
+        )
     if config.balance:
-        if reader.of_cells:
-            raise HookError(f"Rows of '{names[0]}' are cells and have no gene to balance by; leave balance out.")
         keep, n_rows = balancing(tokenizer, model.config.n_tokens)
+    if config.share < 1:
+        keep = config.share * (np.ones(model.config.n_tokens) if keep is None else keep)
+        n_rows = round(config.share * n_rows)
     for name in names:
         _check_width(name, config.width, reader.width(name), n_rows)
     steps = max(1, round(config.epochs * n_rows / config.rows))
@@ -170,7 +175,9 @@ def _begin(trainers: Mapping[str, Any], batches: Sequence[Rows], to: Mapping[str
         x = torch.cat([batch.values[hook] for batch in batches])
         norm = float(x.norm(dim=1).double().mean())
         if norm == 0:
-            raise HookError(f"All activations at '{hook}' are zero, and nothing can be learnt of them; name another hook.")
+            raise HookError(
+                f"All activations at '{hook}' are zero, and nothing can be learnt of them; name another hook."
+            )
         scales[hook] = x.shape[1] ** 0.5 / norm
         for name, trainer in trainers.items():
             if to.get(name, name) == hook:

@@ -67,7 +67,7 @@ def plant_dictionary(
     n_features, active
         Planted features, and how many of them a gene has.
     d_model
-        Width of the stream.
+        Width of the residual stream, a multiple of four.
     genes_per_cell
         Genes that a cell expresses.
 
@@ -113,4 +113,6 @@ def plant_dictionary(
     cells = ad.AnnData(sp.csr_matrix(matrix), obs=obs, var=pd.DataFrame(index=names))
     cells.uns["workbench"] = {"values": "counts"}
     model = model.requires_grad_(False).eval()
-    return PlantedDictionary(model, cells, "blocks.0.hook_resid_pre", directions.astype(np.float32), codes.astype(np.float32))
+    return PlantedDictionary(
+        model, cells, "blocks.0.hook_resid_pre", directions.astype(np.float32), codes.astype(np.float32)
+    )
