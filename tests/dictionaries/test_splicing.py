@@ -8,6 +8,9 @@ from fixtures_dictionaries import HOOK, NEXT, random_dictionary
 from helpers import make_tokens, tiny_model
 
 from workbench.ablation import Ablation, ablated
+from workbench.ablation.edits import Edits
+from workbench.ablation.exact import exact_sweep
+from workbench.ablation.reference import build_reference, needed_hooks
 from workbench.capture import MemorySink, capture
 from workbench.dictionaries.splicing import edit_features, spliced
 from workbench.errors import HookError, ShapeError
@@ -109,6 +112,19 @@ def test_ablations_work_in_a_spliced_model(model, dictionary, cells):
             found = model(tokens).cell
         with ablated(model, ablation, reference):
             assert torch.allclose(found, model(tokens).cell, atol=1e-4)
+
+
+def test_an_exact_sweep_of_a_spliced_model_is_that_of_its_hooks(model, dictionary, cells):
+    """It runs the layers one by one, behind passes of other cells that ablated values are taken from."""
+    tokens, others = model.tokenizer(cells).tokens(0, 3), model.tokenizer(cells).tokens(3, 9)
+    ablations = [Ablation("L0H1", "resample"), Ablation("L2H1", "zero")]
+    with model.spliced({HOOK: dictionary}):
+        reference = build_reference(model, others, needed_hooks(ablations))
+        swept = dict(exact_sweep(model, tokens, ablations, Edits(model, tokens, ablations, reference)))
+        for number, ablation in enumerate(ablations):
+            with ablated(model, ablation, reference):
+                assert torch.allclose(swept[number].cell, model(tokens).cell, atol=1e-4)
+    assert not torch.allclose(swept[None].cell, model(tokens).cell, atol=1e-2)
 
 
 def test_gradients_reach_features(model, dictionary, tokens):

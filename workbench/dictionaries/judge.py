@@ -19,7 +19,7 @@ from workbench.dictionaries.baselines import baselines
 from workbench.dictionaries.dictionary import Dictionary
 from workbench.dictionaries.feeding import Reader, Rows, together
 from workbench.dictionaries.judging import describe_features, gene_means, recovered, summarise, variance_explained
-from workbench.dictionaries.splicing import spliced
+from workbench.dictionaries.splicing import in_place
 from workbench.models import CellModel
 from workbench.models.tokens import Tokens
 from workbench.seeds import key
@@ -207,11 +207,11 @@ def loss_recovered(
     needs = tuple(dict.fromkeys(name for metric in metrics for name in metric.needs))
     put: dict[str, Callable[[Tokens], Tensor]] = {}
     if means is not None:
-        there = torch.as_tensor(means, device=model.device, dtype=model.dtype)
-        put["gene id alone"] = lambda tokens: there[tokens.gene_ids]
+        by_token = torch.as_tensor(means, device=model.device, dtype=model.dtype)
+        put["gene id alone"] = lambda tokens: by_token[tokens.gene_ids]
     flat = torch.as_tensor(mean, device=model.device, dtype=model.dtype)
     put |= {"mean": lambda tokens: flat, "zero": lambda tokens: torch.zeros_like(flat)}
-    names = ("intact", OWN, *put)
+    names, there = ("intact", OWN, *put), dictionary.to(model.device)
 
     def work(batch: Tokens) -> np.ndarray:
         found = np.full((len(names), len(metrics), len(batch)), np.nan)
@@ -224,7 +224,7 @@ def loss_recovered(
             for i, name in enumerate(names):
                 outputs = intact
                 if name == OWN:
-                    with spliced(model, {dictionary.hook: dictionary}):
+                    with in_place(model, {dictionary.hook: there}, error=False):
                         outputs = model(shown, outputs=needs)
                 elif name in put:
                     with model.hooks([(target, _replacing(put[name](shown), shown))]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -16,8 +17,17 @@ from transformer_lens.hook_points import HookPoint
 
 from workbench.dictionaries.dictionary import Dictionary
 from workbench.errors import HookError, ShapeError
+from workbench.models.tokens import Tokens
 
 Model = TypeVar("Model", bound=Any)
+
+
+@dataclass
+class Running:
+    """The batch that a spliced model runs on, and how many calls of the model are under way, one in the other."""
+
+    tokens: Tokens | None = None
+    depth: int = 0
 
 
 class Spliced(HookPoint):
@@ -28,7 +38,7 @@ class Spliced(HookPoint):
     """
 
     def __init__(
-        self, before: HookPoint, dictionary: Dictionary, error: bool, model: Any, source: list[Tensor] | None
+        self, before: HookPoint, dictionary: Dictionary, error: bool, running: Running, source: list[Tensor] | None
     ) -> None:
         super().__init__()
         self.hook_in, self.hook_features = before, HookPoint()
@@ -37,8 +47,7 @@ class Spliced(HookPoint):
         for name, value in dictionary.weights.items():
             self.register_buffer(name, value)
         self.dictionary = dictionary
-        # Not registered: it is the whole of which this is a part.
-        vars(self).update(_model=model, _source=source)
+        vars(self).update(_running=running, _source=source)
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction at genes (of a hook with a row per cell: of cells); ``<cls>`` and padding as they came.
@@ -63,7 +72,7 @@ class Spliced(HookPoint):
         inner = 1 if vars(self)["_source"] is not None else max(len(self.dictionary.origin.inner), 1)
         if x.ndim == 1 + inner:
             return None
-        tokens = vars(vars(self)["_model"])["running"]
+        tokens = vars(self)["_running"].tokens
         if tokens is None or len(tokens) != len(x) or tokens.gene_ids.shape[1] < x.shape[1]:
             raise ShapeError(
                 f"What passes '{self.name}' has shape {tuple(x.shape)}, which is no batch that the model was called with. Call the model with "
@@ -121,8 +130,23 @@ def spliced(model: Model, dictionaries: Mapping[str, Dictionary], *, error: bool
         hook = model.resolve_hooks(name)[0]
         dictionary.check(model, hook)
         wanted[hook] = dictionary.to(model.device)
-    targets = [one.origin.target for one in wanted.values()]
-    if len(set(targets)) < len(targets) or any(one.transcodes and hook in targets for hook, one in wanted.items()):
+    with in_place(model, wanted, error=error):
+        yield model
+
+
+@contextmanager
+def in_place(model: Any, dictionaries: Mapping[str, Dictionary], *, error: bool) -> Iterator[None]:
+    """The same with dictionaries that are known to be of these hooks and this model, whose weights are not hashed again.
+
+    Parameters
+    ----------
+    model, dictionaries, error
+        Model, dictionaries on its device by full names of hooks, and whether the error term is kept.
+    """
+    targets = [one.origin.target for one in dictionaries.values()]
+    if len(set(targets)) < len(targets) or any(
+        one.transcodes and hook in targets for hook, one in dictionaries.items()
+    ):
         raise HookError(
             "Two dictionaries stand at one hook, or a transcoder reads where another writes; splice them one after the other."
         )
@@ -134,19 +158,19 @@ def spliced(model: Model, dictionaries: Mapping[str, Dictionary], *, error: bool
         before[hook] = getattr(owner, name)
         setattr(owner, name, make(before[hook]))
 
-    vars(model)["running"] = None
+    running = vars(model)["running"] = Running()
     try:
-        for hook, dictionary in wanted.items():
+        for hook, dictionary in dictionaries.items():
             source: list[Tensor] | None = None
             if dictionary.transcodes:
                 source = []
                 place(hook, lambda point, kept=source: _Tap(point, kept))  # type: ignore[misc]
             place(
                 dictionary.origin.target,
-                lambda point, one=dictionary, kept=source: Spliced(point, one, error, model, kept),  # type: ignore[misc]
+                lambda point, one=dictionary, kept=source: Spliced(point, one, error, running, kept),  # type: ignore[misc]
             )
         model.setup()
-        yield model
+        yield
     finally:
         for hook, point in before.items():
             parent, _, name = hook.rpartition(".")

@@ -70,13 +70,16 @@ class HookedModel(Familiar):
         if "running" not in vars(self):
             return super().__call__(*args, **options)
         tokens, *rest = args if args else (options.pop("tokens"),)
-        before, vars(self)["running"] = vars(self)["running"], self.to_tokens(tokens)
+        running, tokens = vars(self)["running"], self.to_tokens(tokens)
+        before, running.tokens = running.tokens, tokens
+        running.depth += 1
         try:
-            return super().__call__(vars(self)["running"], *rest, **options)
+            return super().__call__(tokens, *rest, **options)
         finally:
+            running.depth -= 1
             # That of the outermost call stays, for whoever goes on with the layers one by one.
-            if before is not None:
-                vars(self)["running"] = before
+            if running.depth:
+                running.tokens = before
 
     @property
     def device(self) -> torch.device:

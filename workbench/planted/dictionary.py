@@ -103,9 +103,8 @@ def plant_dictionary(
         model.embed.gene.embedding.weight[:n_genes] = torch.as_tensor(rows, dtype=torch.float32)
         model.embed.gene.enc_norm.weight.fill_(1)
         model.embed.gene.enc_norm.bias.zero_()
-        for name, value in model.embed.value.named_parameters():
-            if name.startswith("norm."):
-                value.zero_()
+        for name in ("weight", "bias"):
+            model.get_parameter(f"embed.value.norm.{name}").zero_()
     matrix = np.zeros((n_cells, n_genes), dtype=np.float32)
     for cell in range(n_cells):
         matrix[cell, rng.permutation(n_genes)[:genes_per_cell]] = rng.integers(1, 20, genes_per_cell)
