@@ -35,7 +35,10 @@ def _njit_of_plain_functions(njit):
 # Both before workbench is imported: shapes are checked in tests and cost nothing elsewhere.
 numba.njit = _njit_of_plain_functions(numba.njit)
 shape_checks.install(
-    [f"workbench.{room}" for room in ("models", "capture", "ablation", "geometry", "operators", "factors")]
+    [
+        f"workbench.{room}"
+        for room in ("models", "capture", "ablation", "geometry", "operators", "factors", "dictionaries")
+    ]
 )
 torch.set_num_threads(1)
 

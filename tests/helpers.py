@@ -286,6 +286,16 @@ def require_upstream(module: str) -> types.ModuleType:
             del sys.modules[name]
 
 
+def require_sae_lens() -> types.ModuleType:
+    """The installed ``sae_lens``; a skip with the reason where it is not, and a failure where CI is set."""
+    if importlib.util.find_spec("sae_lens") is None:
+        reason = "sae-lens, which trains dictionaries, is not installed: pip install sae-lens"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return importlib.import_module("sae_lens")
+
+
 def load_script(name: str) -> types.ModuleType:
     """A file of experiments/ as a module."""
     path = Path(__file__).resolve().parents[1] / "experiments" / f"{name}.py"

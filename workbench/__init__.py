@@ -44,6 +44,8 @@ _WHERE = {
     "Operator": "workbench.operators.saved_operator",
     "Extractor": "workbench.operators.estimator",
     "CellAdaptor": "workbench.operators.cell_adaptor",
+    "Dictionary": "workbench.dictionaries.dictionary",
+    "train_dictionaries": "workbench.dictionaries.training",
     "svd_factors": "workbench.factors.factorise",
     **{
         name: "workbench.tools"
@@ -56,7 +58,7 @@ _WHERE = {
 
 # Rooms of the package, so that `workbench.figures.effect_map` needs no import of its own.
 _PACKAGES = (
-    "ablation", "capture", "cells", "engine", "errors", "evidence", "explorer", "factors", "figures", "geometry", "models", "operators", "planted",
+    "ablation", "capture", "cells", "dictionaries", "engine", "errors", "evidence", "explorer", "factors", "figures", "geometry", "models", "operators", "planted",
     "recipes", "seeds", "stats", "tools",
 )  # fmt: skip
 

@@ -41,8 +41,13 @@ OPTIONAL: tuple[tuple[str, tuple[str, ...], str | tuple[str, ...]], ...] = (
         ("celltypist>=1.7", "igraph>=0.11", "palantir>=1.4", "sctop>=2.0.3", "scvi-tools>=1.3"),
         "peers",
     ),
+    ("training of sparse dictionaries", ("sae-lens>=6.54",), "dictionaries"),
     ("documentation", ("furo>=2025.1", "myst-parser>=4", "sphinx>=8"), "docs"),
-    ("tests and checks", ("beartype>=0.19", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "scikit-dimension>=0.5"), "dev"),
+    (
+        "tests and checks",
+        ("beartype>=0.19", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "sae-lens>=6.54", "scikit-dimension>=0.5"),
+        "dev",
+    ),
     ("tests in a browser", ("playwright",), ("playwright",)),
 )
 # Modules of distributions that are named otherwise.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,7 @@ from workbench.seeds import key
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from workbench.dictionaries.dictionary import Dictionary
     from workbench.models.cache import CellCache
     from workbench.models.load import LoadReport
 
@@ -63,6 +64,22 @@ class HookedModel(Familiar):
                 if isinstance(child, HookPlace):
                     setattr(part, name, HookPoint())
         super().setup()
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the model; options as of `forward`. While dictionaries are spliced into it, it knows the batch that it runs on."""
+        if "running" not in vars(self):
+            return super().__call__(*args, **options)
+        tokens, *rest = args if args else (options.pop("tokens"),)
+        running, tokens = vars(self)["running"], self.to_tokens(tokens)
+        before, running.tokens = running.tokens, tokens
+        running.depth += 1
+        try:
+            return super().__call__(tokens, *rest, **options)
+        finally:
+            running.depth -= 1
+            # That of the outermost call stays, for whoever goes on with the layers one by one.
+            if running.depth:
+                running.tokens = before
 
     @property
     def device(self) -> torch.device:
@@ -135,6 +152,27 @@ class HookedModel(Familiar):
                 raise HookError(unknown_name("hook", name, self.hook_dict))
             wanted.update(hits)
         return tuple(known for known in self.hook_dict if known in wanted)
+
+    def spliced(
+        self: Model, dictionaries: Mapping[str, Dictionary], *, error: bool = False
+    ) -> AbstractContextManager[Model]:
+        """The model with activations replaced by what sparse dictionaries make of them, see `workbench.dictionaries.splicing.spliced`.
+
+        Parameters
+        ----------
+        dictionaries
+            Dictionary of each hook that is replaced.
+        error
+            Add what the dictionary leaves out; features can be changed then without any other change.
+
+        Examples
+        --------
+        >>> with model.spliced({dictionary.hook: dictionary}):  # doctest: +SKIP
+        ...     model(cells[:8]).cell
+        """
+        from workbench.dictionaries.splicing import spliced
+
+        return spliced(self, dictionaries, error=error)
 
     def _names(self, names: Any) -> list[str]:
         """Names that a filter, a pattern or a predicate of transformer-lens stands for; an error when there are none."""

@@ -19,5 +19,5 @@ def is_listened(hook: nn.Module) -> bool:
     """
     from transformer_lens.hook_points import HookPoint
 
-    placed = not isinstance(hook, HookPoint | HookPlace)
+    placed = type(hook) not in (HookPoint, HookPlace)
     return placed or bool(hook._forward_hooks or hook._forward_pre_hooks or hook._backward_hooks)

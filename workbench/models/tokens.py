@@ -161,3 +161,31 @@ class Tokens:
         """
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Cells of several batches as one, padded to the longest of all.
+
+    Parameters
+    ----------
+    parts
+        One batch or more, all with batch labels or flags, or none.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    length = max(part.gene_ids.shape[1] for part in parts)
+
+    def padded(name: str, fill: bool | None = None) -> Tensor:
+        """One array of all parts; <cls> has the value that padding has, and nothing reads an id at padding."""
+        wide = []
+        for part in parts:
+            x = getattr(part, name)
+            more = x[:, :1].expand(-1, length - x.shape[1])
+            wide.append(torch.cat([x, more if fill is None else torch.full_like(more, fill)], dim=1))
+        return torch.cat(wide)
+
+    first = parts[0]
+    labels = None if first.batch_labels is None else torch.cat([part.batch_labels for part in parts])  # type: ignore[misc]
+    flags = None if first.flags is None else padded("flags")
+    names = tuple(name for part in parts for name in part.cell_ids)
+    return Tokens(padded("gene_ids"), padded("values"), padded("padding", True), names, labels, flags)

@@ -9,6 +9,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     cells="WorldShape make_world planted_cells",
     checkpoint="plant_world",
+    dictionary="plant_dictionary",
     folder="write_world",
     proof="placed_cells",
 )
