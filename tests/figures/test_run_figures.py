@@ -12,9 +12,11 @@ from workbench.figures import (
     cohort_gates,
     drift,
     flat_and_ripple,
+    gene_layers,
     latent_space,
     masked_errors,
     runtime,
+    space_maps,
     training_course,
 )
 
@@ -146,6 +148,34 @@ def test_masked_errors_draws_every_predictor_at_every_share_of_masked_values():
         assert list(trace.x) == [10, 11, 12] and list(trace.marker.symbol) == ["circle", "circle-open", "circle-open"]
         assert list(trace.error_x.array) == [2, 2, 2] and list(trace.error_x.arrayminus) == [1, 1, 1]
     assert "n = 40 held-out cells" in figure.layout.title.text.replace("<br>", " ")
+
+
+def test_maps_of_layers_have_a_dot_per_cell_and_say_their_trustworthiness():
+    about = {"hook": "resid_post mean", "k": 15, "trustworthiness": 0.9}
+    rows = [
+        {**about, "layer": layer, "cell_id": f"c{i}", "cell_type": ["B", EVIL][i % 2], "umap_1": i, "umap_2": layer}
+        for layer in (-1, 0)
+        for i in range(6)
+    ]
+    figure = space_maps(pd.DataFrame(rows))
+    assert len(figure.data) == 4 and sum(len(trace.x) for trace in figure.data) == 12 and EVIL not in text_of(figure)
+    assert [note.text for note in figure.layout.annotations] == ["in front of layer 0: 0.9", "after layer 0: 0.9"]
+
+
+def test_genes_by_layer_count_each_set_once_and_draw_the_gene_table_as_a_line():
+    places = [("model", -1), ("model", 0), ("gene table", np.nan), ("random weights", -1), ("random weights", 0)]
+    about = {"group": "all cells", "axis": 1, "participation_ratio": 5.0, "level_r2": 0.8, "n": 90}
+    spectrum = pd.DataFrame([{**about, "source": source, "layer": layer} for source, layer in places])
+    found = [
+        (0, 1, "a", "beyond level"),
+        (0, 2, "a", "beyond level"),
+        (0, 2, "b", "beyond level"),
+        (-1, 1, "a", "not beyond level"),
+    ]
+    axes = pd.DataFrame(found, columns=["layer", "axis", "set", "called"]).assign(source="model")
+    figure = gene_layers(spectrum, axes)
+    assert list(figure.data[4].y) == [0, 2] and list(figure.data[5].y) == [0, 0]
+    assert len(figure.layout.shapes) == 3
 
 
 def test_training_course_has_a_line_per_decoder_and_kind_of_cells():

@@ -32,7 +32,7 @@ class ProbeTarget:
     Attributes
     ----------
     name
-        Name of the label.
+        Name of the label that is read, as tables have it.
     kind
         ``classes``, ``depth`` (a number) or ``expression`` (several numbers).
     values, fold, rows
@@ -138,7 +138,7 @@ def probe_scores(
     components
         Principal components of the training cells that are read; the features themselves when None.
     seed
-        Seed of the probe.
+        Seed that the probe is fitted with.
 
     Returns
     -------
@@ -178,9 +178,9 @@ def describe_probe(
     found, base
         What `probe_scores` gave of these features, and of those that they are laid beside; None for none.
     target
-        What was read.
+        What was read, with folds and donors.
     folds
-        Number of folds.
+        Number of folds, which sets how much training cells overlap.
 
     Returns
     -------

@@ -62,7 +62,10 @@ def space_maps(table: pd.DataFrame, hook: str = "") -> go.Figure:
         f"{hook}, n = {span(n)} cells. Heading: trustworthiness of the map at k = {k} (1: no cell has a neighbour on the map that it lacks in the "
         "space). Only neighbourhoods can be read from a UMAP, not distances."
     )
-    return dressed(figure, "The cells after each layer", subtitle, total, above=60, legend=True)
+    dressed(figure, "The cells after each layer", subtitle, total, above=32, below=20)
+    # As many entries as there are cell types: at the side, where they have the height of the figure.
+    beside = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top", "itemsizing": "constant"}
+    return figure.update_layout(showlegend=True, legend=beside)
 
 
 def gene_layers(spectrum: pd.DataFrame, axes: pd.DataFrame) -> go.Figure:

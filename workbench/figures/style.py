@@ -180,7 +180,7 @@ def counted(n: float, noun: str) -> str:
     Parameters
     ----------
     n
-        Whole number of things.
+        Whole number of things, of any numeric type.
     noun
         What they are, in the singular; an s is added for all numbers but one.
     """

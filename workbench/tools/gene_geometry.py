@@ -174,7 +174,10 @@ def gene_geometry(
     if edges is not None:
         read_edges(edges, genes)
     level = measured_level(as_cells(adata), match, genes)
-    gene_facts(genes, level, np.zeros(len(genes), dtype=int), covariates)
+    before = gene_facts(genes, level, np.zeros(len(genes), dtype=int), covariates)
+    # No more genes than these can be left, so that too few of them are refused before the passes.
+    whole = np.isfinite(before.table.to_numpy()).all(1)
+    make_design(before.table.to_numpy()[whole], None if before.family is None else before.family[whole])
     by_group = gene_vectors(adata, model, groupby=groupby, what=MODEL, **options)
     other = gene_vectors(adata, model.untrained(seed), what=RANDOM, **options)[ALL]
     vectors = by_group.pop(ALL)

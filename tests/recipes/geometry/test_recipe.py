@@ -10,11 +10,12 @@ import scipy.sparse as sp
 from helpers import tiny_model
 from openings import told
 
+import workbench
 from workbench.capture import capture
 from workbench.capture.pooled import PooledSink
 from workbench.engine.config import make_config
 from workbench.engine.recipe import execute, plan
-from workbench.errors import CellsError, HookError
+from workbench.errors import CellsError, ConfigError, HookError
 from workbench.geometry.space_tables import measure_space
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.recipes.geometry.config import GeometryConfig
@@ -52,8 +53,30 @@ def cells(tmp_path_factory, checkpoint):
 
 
 @pytest.fixture(scope="module")
-def settings(checkpoint, cells):
+def network(tmp_path_factory, checkpoint):
+    """Two sets and a network of the genes of the tiny model."""
+    from workbench.models import load_model
+
+    names = load_model(checkpoint).vocabulary.genes
+    folder = tmp_path_factory.mktemp("genes")
+    (folder / "sets.gmt").write_text(
+        "".join(f"{n}\t\t" + "\t".join(names[i::3]) + "\n" for i, n in enumerate(("odd", "even")))
+    )
+    (folder / "net.csv").write_text(
+        "source,target\n" + "".join(f"{a},{b}\n" for a, b in zip(names, names[2:], strict=False))
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(checkpoint, cells, network):
     return {
+        "genes": {
+            "sets": str(network / "sets.gmt"),
+            "edges": {"net": {"path": str(network / "net.csv")}},
+            "null_draws": 50,
+            "axes": 2,
+        },
         "checkpoint": checkpoint,
         "data": {
             "name": str(cells),
@@ -62,7 +85,14 @@ def settings(checkpoint, cells):
             "donor": "donor",
             "embeddings": ["X_own", "X_turned"],
         },
-        "measures": {"neighbours": [5, 10], "bootstrap": 8, "draws": 4, "trustworthiness": 5, "components": 5},
+        "measures": {
+            "neighbours": [5, 10],
+            "bootstrap": 8,
+            "draws": 4,
+            "trustworthiness": 5,
+            "components": 5,
+            "maps": True,
+        },
         "spaces": {"hooks": ["resid_post", "attn_out"]},
         "device": "cpu",
     }
@@ -141,6 +171,38 @@ def test_layers_are_laid_beside_each_other_by_the_same_draws(made):
 
 
 @pytest.mark.slow
+def test_the_probe_is_that_of_the_function_and_reads_the_type(made):
+    context, table = made.context, made.context.read("probe")
+    own = workbench.probe(context.cells, context.model, folds=3, progress=False)
+    wanted = own.set_index(["features", "layer", "pool"]).sort_index()
+    found = table.set_index(["features", "layer", "pool"]).sort_index()
+    assert (found["folds_of"] == "donors").all() and found["n_folds"].max() == 3
+    for column in ("value", "null_high", "difference", "p"):
+        np.testing.assert_allclose(found[column], wanted[column], atol=0.02)
+
+
+@pytest.mark.slow
+def test_every_stream_has_a_map_and_its_trustworthiness(made):
+    maps = made.context.read("maps")
+    assert maps.groupby(["layer", "hook"]).size().eq(N).all() and set(maps["layer"]) == {-1, 0, 1, 2}
+    assert maps["trustworthiness"].between(0.5, 1).all()
+    assert (made.out / "figures" / "maps.html").is_file() and (made.out / "figures" / "probe.html").is_file()
+
+
+@pytest.mark.slow
+def test_genes_are_tested_as_by_the_function(made, network):
+    context = made.context
+    found = workbench.gene_geometry(
+        context.cells, context.model, sets=str(network / "sets.gmt"), edges={"net": network / "net.csv"},
+        n_axes=2, draws=50, progress=False,
+    )  # fmt: skip
+    for name, table in (("gene_axes", found.axes), ("gene_edges", found.edges), ("gene_spectrum", found.spectrum)):
+        np.testing.assert_allclose(context.read(name).select_dtypes(float), table.select_dtypes(float), rtol=1e-6)
+    page = (made.out / "report.html").read_text()
+    assert "Genes: expression level explains" in page and "sets beyond expression level" in page
+
+
+@pytest.mark.slow
 def test_a_small_batch_is_left_out_and_said(made):
     assert made.results["expression"]["left_out"] == {"c": 12}
     page = (made.out / "report.html").read_text()
@@ -172,12 +234,18 @@ def test_nothing_is_done_twice_and_labels_pass_no_cell_again(made, settings):
     kept = {
         one.state.name: one.state.state for one in plan(RECIPE, make_config(GeometryConfig, **other), made.out).stages
     }
-    assert kept["model"] == kept["untrained"] == kept["expression"] == "kept" and kept["measures"] == "to make"
+    assert kept["model"] == kept["untrained"] == kept["expression"] == kept["genes"] == "kept"
+    assert kept["measures"] == kept["probe"] == "to make"
+    other = {**settings, "genes": {**settings["genes"], "axes": 3}}
+    kept = {
+        one.state.name: one.state.state for one in plan(RECIPE, make_config(GeometryConfig, **other), made.out).stages
+    }
+    assert {name for name, state in kept.items() if state != "kept"} == {"genes"}
 
 
 @pytest.mark.slow
 def test_no_batch_size_changes_the_table(made, settings, tmp_path):
-    config = {**settings, "controls": [], "spaces": {**settings["spaces"], "batch_size": 7}}
+    config = {**settings, "controls": [], "genes": None, "spaces": {**settings["spaces"], "batch_size": 7}}
     own = execute(RECIPE, make_config(GeometryConfig, **config), tmp_path / "out").context.read("geometry")
     before = pick(made.context.read("geometry"), source="model")
     after = pick(own, source="model")
@@ -190,7 +258,7 @@ def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
     logged.X = (logged.X.multiply(1e4 / logged.X.sum(1))).tocsr().log1p()
     logged.write_h5ad(tmp_path / "logged.h5ad")
     data = {"name": str(tmp_path / "logged.h5ad"), "values": "log1p:10000", "cell_type": "kind"}
-    config = make_config(GeometryConfig, **{**settings, "data": data, "controls": ["thinned"]})
+    config = make_config(GeometryConfig, **{**settings, "data": data, "controls": ["thinned"], "genes": None})
     done = execute(RECIPE, config, tmp_path / "out")
     assert done.results["expression"]["of"] == "log-normalised values, as there are no counts"
     assert "thinned" not in done.results and "needs counts" in (done.out / "report.html").read_text()
@@ -201,6 +269,9 @@ def test_values_that_are_no_counts_are_compared_as_they_are(settings, tmp_path):
     ("change", "error", "said"),
     [
         ({"spaces": {"layers": [7]}}, HookError, "There is no layer 7: this model has layers 0 to 2"),
+        ({"genes": {"edges": {"net": {"path": "nothing.csv"}}}}, ConfigError, "'nothing.csv' does not exist"),
+        ({"genes": {"covariates": "nothing.csv"}}, ConfigError, "'nothing.csv' does not exist"),
+        ({"genes": {"sets": "hematopoesis"}}, ConfigError, "did you mean 'hematopoiesis'"),
         ({"data": {"embeddings": ["X_oun"]}}, CellsError, "did you mean 'X_own'"),
     ],
 )

@@ -30,7 +30,7 @@ def maps_stage(context: GeometryContext, folder: Path, results: Results) -> Resu
     folder
         Folder of the stage; finished tasks in it are kept.
     results
-        Results of the passes.
+        Results of the passes, which name their spaces.
     """
     spaces = [name for stage, name in streams_of(results) if stage == MODEL]
     tasks = [Task(name, (context.handle, name)) for name in spaces]
@@ -46,7 +46,7 @@ def map_task(handle: Handle, name: str) -> pd.DataFrame:
     handle
         Opens the geometry in this process.
     name
-        Name of the space.
+        Name of the space among those of the model.
 
     Returns
     -------

@@ -55,7 +55,7 @@ def opening(table: pd.DataFrame, of: str, donors: int) -> Opening:
     )
     if donors < 2:
         change = f"{change[:-1]}; with no donors, intervals say nothing of other people."
-    step = "See which layer keeps your labels with workbench.probe, and lay an entry of obsm beside it with --set data.embeddings."
+    step = "Lay an embedding of your own beside it with --set data.embeddings=[X_scVI]; the linear probe below says which layer keeps the cell types."
     return Opening(_QUESTION, answer, sure, change, step)
 
 

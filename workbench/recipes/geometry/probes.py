@@ -36,7 +36,7 @@ def streams_of(results: Results) -> list[tuple[str, str]]:
     Parameters
     ----------
     results
-        Results of the passes.
+        Results of the passes, which name their spaces.
     """
     every = [(stage, name) for stage in _FEATURES if stage in results for name in results[stage]["spaces"]]
     return [(stage, name) for stage, name in every if name.split("/")[1] == "resid_post"]
@@ -52,7 +52,7 @@ def probe_stage(context: GeometryContext, folder: Path, results: Results) -> Res
     folder
         Folder of the stage; finished tasks in it are kept.
     results
-        Results of the passes.
+        Results of the passes, which name their spaces.
 
     Returns
     -------

@@ -14,6 +14,7 @@ from workbench.recipes.geometry.context import GeometryContext
 from workbench.recipes.geometry.genes import TABLES
 from workbench.recipes.geometry.measures import ANGLE, CKA, REFERENCE, STREAM
 from workbench.recipes.geometry.opening import FAITHFUL, controls, faithful, opening
+from workbench.tools.probe import EXPRESSION
 
 # What answers which question, in the order of a page.
 MEASURES = (
@@ -85,6 +86,7 @@ def report(context: GeometryContext, results: Results) -> Report:
         answers=[
             *_answers(table),
             *_changes(apart, (FAITHFUL, scope), donors),
+            *([] if why_not else [_probed(context)]),
             *(_genes(context) if "genes" in results else []),
         ],
         skipped=skipped,
@@ -122,6 +124,20 @@ def _more(context: GeometryContext, results: Results) -> list[Request]:
     if "genes" in results:
         found.append(Request("genes", "Sets against genes that are alike in level; q over all tests.", "gene_layers"))
     return found
+
+
+def _probed(context: GeometryContext) -> str:
+    """What a linear probe reads after the last layer, in a sentence."""
+    rows = context.read("probe")
+    base = rows[rows["features"] == EXPRESSION].iloc[0]
+    last = rows[(rows["layer"] == rows["layer"].max()) & (rows["pool"] == "mean")].set_index("features")
+    own = last.loc["model"]
+    beside = [f"principal components of expression {number(base['value'], 2)}"]
+    beside += [f"{name} {number(last.loc[name, 'value'], 2)}" for name in last.index if name != "model"]
+    return (
+        f"A linear probe reads the cell type after layer {own['layer']:.0f} with {own['metric']} {number(own['value'], 2)} (sd {number(own['sd'], 2)} over "
+        f"{own['n_folds']:.0f} folds of {own['folds_of']}, n = {number(own['n_cells'])} cells); {', '.join(beside)}; relabelled up to {number(own['null_high'], 2)}."
+    )
 
 
 def _genes(context: GeometryContext) -> list[str]:
