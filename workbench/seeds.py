@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,6 +34,26 @@ def key(seed: int, *names: str) -> int:
         encoded = part.encode()
         digest.update(len(encoded).to_bytes(4, "little") + encoded)
     return int.from_bytes(digest.digest(), "little")
+
+
+def order_of(seed: int, names: Sequence[str] | np.ndarray, *what: str) -> np.ndarray:
+    """Order of named things that their own order does not change: numbers of them, by a key of seed and name.
+
+    Parameters
+    ----------
+    seed
+        The run's one seed, any whole number.
+    names
+        Name of each thing, such as a cell.
+    *what
+        What the order is for, as in `key`.
+
+    Returns
+    -------
+    ndarray
+        Place of each of them among the names, whole numbers.
+    """
+    return np.array(sorted(range(len(names)), key=lambda i: key(seed, *what, str(names[i]))), dtype=np.int64)
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from workbench.figures.checks import checked, records, refusal
 from workbench.figures.facets import facets
@@ -127,3 +128,54 @@ def _tick(layer: float) -> str:
 
 def _layer(layer: float) -> str:
     return "in front of the first layer" if layer < 0 else f"after layer {layer:.0f}"
+
+
+def dimension_curves(table: pd.DataFrame, hook: str = "") -> go.Figure:
+    """Dimension of ever more of the same cells, a line per layer: one that still rises at the right end is not known.
+
+    Parameters
+    ----------
+    table
+        Table of ``workbench geometry`` or `workbench.geometry`, as `geometry_layers` takes it.
+    hook
+        Hook that is drawn, such as ``resid_post mean``; the first of the model when empty.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        A facet per estimator, cells on a logarithmic axis; baselines dashed.
+
+    Raises
+    ------
+    EvaluationError
+        If the table holds no dimension of fewer cells.
+    """
+    what = "figure of dimension by cells"
+    rows = checked(table, what, ["source", "hook", "measure", "scope"], ["layer", "value", "n"])
+    if not hook:
+        hook = next(iter(rows.loc[rows["source"] == MODEL, "hook"]), "")
+    rows = rows[((rows["source"] == MODEL) & (rows["hook"] == hook)) | (rows["source"] == BASELINE)]
+    parts = rows["scope"].str.fullmatch(r"1/\d+ of the cells")
+    names = list(dict.fromkeys(rows.loc[parts, "measure"]))
+    if not names:
+        raise refusal(what, "its table has no dimension of a part of the cells; too few cells, or an older table.")
+    rows = rows[rows["measure"].isin(names) & (parts | (rows["scope"] == "raw")) & rows["value"].notna()]
+    figure, places, total = facets([label(name) for name in names], 300, 2, 84, spacing=0.1, shared_rows=False)
+    layers = sorted(rows["layer"].dropna().unique())
+    shades = sample_colorscale("Viridis", np.linspace(0, 0.85, max(len(layers), 2)))
+    for i, (name, at) in enumerate(zip(names, places, strict=True)):
+        own = rows[rows["measure"] == name]
+        lines = [(_layer(layer), own[own["layer"] == layer], shades[j], "solid") for j, layer in enumerate(layers)]
+        lines += [
+            (key, part, QUIET, _DASHES[j % len(_DASHES)])
+            for j, (key, part) in enumerate(own[own["layer"].isna()].groupby("hook", sort=False))
+        ]
+        for key, part, color, dash in lines:
+            part = part.sort_values("n")
+            hover = [f"{label(key)}<br>{number(r.value)} dimensions<br>n = {number(r.n)} cells" for r in records(part)]
+            line = line_of(part["n"], part["value"], hover, (color, "circle"), name=str(key), legend=i == 0)
+            figure.add_trace(line.update(line={"dash": dash}, marker={"size": 6}), **at)
+        figure.update_xaxes(title="cells", type="log", dtick="D2", **at)
+        figure.update_yaxes(title="dimension", rangemode="tozero", **at)
+    subtitle = f"{hook}, and baselines dashed. The same order of cells in every space; all n = {span(rows.groupby(['source', 'hook', 'layer'], dropna=False)['n'].max())} cells at the right. No intervals."
+    return dressed(figure, "Dimension grows with the cells", subtitle, total, above=56, legend=True)

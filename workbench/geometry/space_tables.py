@@ -22,6 +22,8 @@ from workbench.geometry.spaces import CONSTANT, deviations, first_share, numbere
 
 SCFOUNDRY = "scfoundry"
 CONVENTIONS = ("", SCFOUNDRY)
+# Shares of the cells that dimension is measured on as well, and how many cells that takes.
+_PARTS, _FEWEST = (2, 4, 8), 50
 
 
 def measure_space(
@@ -35,6 +37,7 @@ def measure_space(
     scales: dimension.Scales | None = None,
     ks: Sequence[int] = (15, 30, 50),
     trust_k: int | None = 15,
+    order: Int[np.ndarray, " cell"] | None = None,
     n_draws: int = DRAWS,
     convention: str = "",
     seed: int,
@@ -61,6 +64,9 @@ def measure_space(
     trust_k
         Neighbourhood size of trustworthiness and continuity against the residuals, the slowest of all; None leaves them out, as are
         batches of more than 50,000 cells.
+    order
+        Order of the cells, such as that of a hash of their names: dimension is measured on its first half, quarter and eighth as well, so that it
+        is seen to grow with the cells. None leaves that out.
     n_draws
         Draws of donors behind the intervals; with fewer than 2 there are none.
     convention
@@ -103,6 +109,8 @@ def measure_space(
     _axes(rows, points, theirs, still)
     _cosines(rows, points, cell_type, theirs)
     _dimension(rows, points, list(estimators), scales or dimension.Scales(), theirs, still, seed)
+    if order is not None and not theirs:
+        _curve(rows, points, list(estimators), scales or dimension.Scales(), order, seed)
     if expression is not None:
         _faithful(rows, points, expression, ks, None if theirs else trust_k, theirs, seed)
     _effects(rows, points, cell_type, batch, theirs)
@@ -196,11 +204,31 @@ def _dimension(
         elif name == "maximum likelihood":
             inverse = 1 / dimension.likelihood_local(near.first(scales.k))
             rows.add(name, "raw", 1 / inverse.mean(), 1 / own.means(inverse), n, *notes)
+            for k in sorted({max(3, scales.k // 4), max(3, scales.k // 2)} - {scales.k}):
+                closer = (1 / dimension.likelihood_local(near.first(k))).mean()
+                rows.add(name, f"k = {k}", 1 / closer, None, n, *notes)
         elif name == "local PCA":
             local = dimension.pca_local(kept, near.first(scales.k))
             rows.add(name, "raw", local.mean(), own.means(local), n, *notes)
         else:
             rows.add(name, "raw", ESTIMATORS[name](kept, near, scales), None, n, *notes)
+
+
+def _curve(
+    rows: Rows, points: np.ndarray, names: list[str], scales: dimension.Scales, order: np.ndarray, seed: int
+) -> None:
+    """Dimension of ever fewer cells: a figure at one number of cells is no dimension."""
+    asked = [name for name in ("TwoNN", "maximum likelihood") if name in names]
+    if not asked:
+        return
+    for part in _PARTS:
+        kept, _ = distinct(points[np.sort(order[: len(order) // part])])
+        if len(kept) < max(_FEWEST, scales.k + 1):
+            break
+        near = find_neighbors(kept, scales.k, seed=seed)
+        for name in asked:
+            value = dimension.two_nn(near) if name == "TwoNN" else 1 / (1 / dimension.likelihood_local(near)).mean()
+            rows.add(name, f"1/{part} of the cells", value, None, len(kept), _search(near))
 
 
 def _slopes(near: Neighbors, draws: Draws, discard: float = 0.1) -> Float[np.ndarray, " draw"]:

@@ -19,6 +19,7 @@ from workbench.geometry.reference import make_reference
 from workbench.geometry.space_draws import BASELINE, COLUMNS, MODEL, RANDOM
 from workbench.geometry.space_tables import measure_space
 from workbench.models import CellModel
+from workbench.seeds import order_of
 from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of
 
 HOOKS = ("resid_post", "attn_out", "mlp_out")
@@ -109,13 +110,14 @@ def measure_geometry(
     read = None if model is None else as_model(model)
     kind, block, who = _labels(adata, cell_type, batch, donor)
     places = {} if read is None else _places(read, layers, hooks)
+    order = order_of(seed, cells.obs_names, "part of cells")
     reference = make_reference(cells, block, k=max(ks), seed=seed)
 
     def measured(source: str, layer: float, hook: str, points: np.ndarray) -> pd.DataFrame:
         try:
             table = measure_space(
                 points, expression=reference.expression, cell_type=kind, batch=block, donor=who, ks=ks, n_draws=n_draws, convention=convention,
-                seed=seed,
+                order=order, seed=seed,
             ).table  # fmt: skip
         except EvaluationError as error:
             nothing = ("not measured", "", np.nan, np.nan, np.nan, len(points), str(error))

@@ -21,7 +21,7 @@ from workbench.geometry.space_draws import BASELINE, COLUMNS, MODEL, Measured
 from workbench.geometry.space_tables import measure_space
 from workbench.recipes.geometry.context import SOURCES, GeometryContext
 from workbench.recipes.geometry.reference import read_reference
-from workbench.seeds import generator
+from workbench.seeds import generator, order_of
 
 REFERENCE = "expression"
 CKA, ANGLE = "debiased CKA", "principal angle"
@@ -141,6 +141,7 @@ def measure_task(handle: Handle, stage: str, name: str) -> pd.DataFrame:
             donor=context.column("donor"),
             ks=asked.neighbours,
             trust_k=asked.trustworthiness,
+            order=order_of(context.config.seed, context.cells.obs_names, "part of cells"),
             n_draws=asked.bootstrap,
             seed=context.config.seed,
         )

@@ -116,6 +116,15 @@ def report(context: GeometryContext, results: Results) -> Report:
 def _more(context: GeometryContext, results: Results) -> list[Request]:
     """Figures of what was asked for, or could be made, beside the measures."""
     found = []
+    if context.read("geometry")["scope"].str.endswith("of the cells").any():
+        found.append(
+            Request(
+                "dimension_by_cells",
+                "One figure at one number of cells is no dimension.",
+                "dimension_curves",
+                {"hook": STREAM},
+            )
+        )
     if not results["probe"]["skipped"]:
         probed = "A logistic regression on each stream, judged on held-out cells, or donors where they are named."
         found.append(Request("probe", probed, "layer_probes"))
