@@ -39,8 +39,10 @@ class PooledSink:
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""
-        if tokens.flags is not None:
-            raise HookError("Cells of a perturbation fine-tune have no <cls> to keep; use another sink.")
+        if not tokens.has_cls:
+            raise HookError(
+                "These cells have no <cls> to keep, as those of a perturbation fine-tune or of the convention 'paper'; use another sink."
+            )
         x, keep = activation.float(), tokens.genes.float()
         inner = (1,) * (x.ndim - 2)
         mean = (x * keep.reshape(*keep.shape, *inner)).sum(1)

@@ -259,7 +259,13 @@ class CellModel(Protocol):
         """
 
     def tokenizer(
-        self, cells: AnnData, *, seed: int = 0, max_tokens: int | None = None, min_share: float | None = None
+        self,
+        cells: AnnData,
+        *,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        min_share: float | None = None,
+        panel: Sequence[str] | None = None,
     ) -> CellTokenizer:
         """Tokens of cells for this model.
 
@@ -273,6 +279,9 @@ class CellModel(Protocol):
             Longest sequence with ``<cls>``; the checkpoint's own when None.
         min_share
             Smallest share of the cells' genes that must be in the vocabulary; the package's own, 30 %, when None.
+        panel
+            Genes of the convention ``paper`` (docs/conventions.md); a model that has no such input refuses any. None for the
+            model's own input.
         """
 
     def to_tokens(

@@ -279,7 +279,7 @@ def pooled(
         for name in names:
             stream = cache[name].float()
             found[name, MEAN] = (stream * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
-            if name != first and batch.flags is None:
+            if name != first and batch.has_cls:
                 found[name, CLS] = stream[:, 0]
         return {key: value.cpu().numpy() for key, value in found.items()}
 
