@@ -85,7 +85,7 @@ def conventions(table: pd.DataFrame, heads: pd.DataFrame) -> go.Figure:
     ]
     legend_keys(figure, keys)
     n = f"n = {points['head'].nunique()} heads, {points['n_splits'].max():.0f} splits"
-    subtitle = f"{n}. On the right: rank correlation ρ of the head scores with those of scGPT's own input, and how many of its five best heads are shared."
+    subtitle = f"{n}. On the right: rank correlation ρ of the head scores with those of scGPT's own input, and how many of its five best heads are shared. Controls: sd over splits, of random ones over draws."
     return dressed(
         figure,
         "The same heads under other conventions",
