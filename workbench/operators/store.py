@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -138,7 +139,7 @@ class StoredOperators:
         """Convention that they were made under; the default for those of weights."""
         return Convention.read(self._index.get("convention"))
 
-    def check(self, convention: Convention) -> StoredOperators:
+    def check(self, convention: Convention) -> Self:
         """These operators, if they are of a convention.
 
         Parameters

@@ -53,7 +53,7 @@ FIELDS = {
     "stages": ("{NA: NK}", {"cells", *ANCHORS}, ()),
     "panel.size": (30, EVERY, ()),
     "panel.exclude": ("A_GENE", EVERY, ()),
-    "panel.by": ("variable", EVERY, ("panel.size=20",)),
+    "panel.by": ("variable", EVERY, ("panel.size=30",)),
     "panel.file": ("GENES", EVERY, ()),
     "capture.convention": ("paper", {*PASSES, *ANCHORS}, ()),
     "capture.over_cells": ("sum", {*PASSES, *ANCHORS}, ()),

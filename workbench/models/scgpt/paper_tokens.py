@@ -111,9 +111,9 @@ class PaperTokenizer(Tokenizer):
             order = np.lexsort((columns, -own))[: shape[1]]
             ids[row, : len(order)], values[row, : len(order)] = self._ids[columns[order]], own[order]
             padding[row, : len(order)] = False
-        arrays = (torch.from_numpy(array) for array in (ids, values, padding))
+        gene_ids, shown, absent = (torch.from_numpy(array) for array in (ids, values, padding))
         labels = None if self._labels is None else torch.from_numpy(self._labels[start:stop].copy())
-        return Tokens(*arrays, tuple(names.tolist()), labels, without_cls=True)
+        return Tokens(gene_ids, shown, absent, tuple(names.tolist()), labels, without_cls=True)
 
     def fingerprint(self) -> str:
         """Hash of what decides the tokens, which no other convention has.

@@ -276,12 +276,12 @@ class BenchmarkContext(CohortsContext):
     @cached_property
     def operators(self) -> StoredOperators:
         """Operators of every head by group of the internal cells."""
-        return StoredOperators(self.folder("operators"))
+        return StoredOperators(self.folder("operators")).check(self.config.capture.of_operators)
 
     @cached_property
     def untrained(self) -> StoredOperators:
         """The same of a model that was never trained."""
-        return StoredOperators(self.folder("untrained"))
+        return StoredOperators(self.folder("untrained")).check(self.config.capture.of_operators)
 
     @cached_property
     def present(self) -> frozenset[int]:

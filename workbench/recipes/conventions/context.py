@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -36,8 +36,8 @@ OURS = "scgpt"
 class ConventionsContext(RunContext):
     """Configuration, cells and panels of the command."""
 
-    settings = ConventionsConfig
-    shared = PASSES
+    settings = ConventionsConfig  # type: ignore[assignment]
+    shared: ClassVar[tuple[str, ...]] = PASSES
 
     @property
     def most_groups(self) -> int:

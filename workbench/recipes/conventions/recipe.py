@@ -60,14 +60,14 @@ def report(context: ConventionsContext, results: Results) -> Report:
     table, about = context.read("conventions"), results["scores"]
     rows, controls = (table[table["kind"] == kind] for kind in ("convention", "control"))
     others = rows[rows["name"] != OURS]
-    most, own = others.loc[others["rank_correlation"].idxmin()], rows.iloc[0]
+    most, own = others.sort_values("rank_correlation", kind="stable").iloc[0], rows.iloc[0]
     n = f"n = {number(about['n_heads'])} heads, {number(about['n_anchors'])} anchors of {number(about['n_cells'])} cells, {number(about['n_splits'])} splits"
     marks = []
-    for row in controls.itertuples():
+    for row in controls.to_dict("records"):
         of = context.read("convention_heads").query("name == @OURS")
-        held = int((of["spearman"] > row.score).sum())
-        marks.append(Control(row.name, f"{held} of {len(of)} heads score higher", held, len(of)))
-    counts = controls.loc[controls["name"] == CODETECTION, "score"].iloc[0]
+        held = int((of["spearman"] > row["score"]).sum())
+        marks.append(Control(row["name"], f"{held} of {len(of)} heads score higher", held, len(of)))
+    counts = float(controls.loc[controls["name"] == CODETECTION, "score"].iloc[0])
     opening = Opening(
         "Does it matter by which convention a head's operator is made?",
         f"Most for '{most['name']}': its ranking of heads correlates with scGPT's own by {number(most['rank_correlation'], 2)}, and {most['shared']:.0f} of the best {BEST} heads are shared.",
@@ -76,9 +76,9 @@ def report(context: ConventionsContext, results: Results) -> Report:
         "Name the convention beside any best head: capture.convention, over_cells and orientation of workbench run.",
     )
     answers = [
-        f"{row.name}: rank correlation {number(row.rank_correlation, 2)} (95 % {number(row.low, 2)} to {number(row.high, 2)}, n = {row.n_heads:.0f} heads), "
-        f"{row.shared:.0f} of {BEST} best heads shared ({row.best})."
-        for row in others.itertuples()
+        f"{row['name']}: rank correlation {number(row['rank_correlation'], 2)} (95 % {number(row['low'], 2)} to {number(row['high'], 2)}, "
+        f"n = {number(row['n_heads'])} heads), {number(row['shared'])} of {BEST} best heads shared ({row['best']})."
+        for row in others.to_dict("records")
     ]
     skipped = [(f"Convention '{name}'", why) for name, why in context.left_out.items()]
     section = Section(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ class RunContext(OperatorContext):
     """Configuration, folder, cells and operators of a run; what is not needed is not loaded."""
 
     settings = RunConfig
-    shared = ("cells", "operators")
+    shared: ClassVar[tuple[str, ...]] = ("cells", "operators")
     unlabelled = ("cells",)
 
     def __init__(self, config: RunConfig, out: Path, backend: Backend | None = None) -> None:
