@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -139,8 +138,8 @@ class StoredOperators:
         """Convention that they were made under; the default for those of weights."""
         return Convention.read(self._index.get("convention"))
 
-    def check(self, convention: Convention) -> Self:
-        """These operators, if they are of a convention.
+    def check(self, convention: Convention) -> None:
+        """Refuse operators that are not of a convention.
 
         Parameters
         ----------
@@ -153,7 +152,6 @@ class StoredOperators:
             If they are of another.
         """
         convention.check(self.convention, f"What '{self.folder}' holds")
-        return self
 
     @property
     def genes(self) -> tuple[str, ...]:

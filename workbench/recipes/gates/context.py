@@ -123,7 +123,9 @@ class GatesContext(CohortsContext):
     @cached_property
     def operators(self) -> MeansOfHeads:
         """Operators of every head, as the stage `operators` kept them."""
-        return MeansOfHeads(self.folder("operators")).check(self.config.capture.of_operators)
+        found = MeansOfHeads(self.folder("operators"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def feature_map(self) -> Float[np.ndarray, "gene feature"]:

@@ -137,12 +137,16 @@ class RunContext(OperatorContext):
     @cached_property
     def operators(self) -> StoredOperators:
         """Operators of every head, by group of the cells."""
-        return StoredOperators(self.folder("operators")).check(self.config.capture.of_operators)
+        found = StoredOperators(self.folder("operators"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def untrained_operators(self) -> StoredOperators:
         """The same of a model of the same shape that was never trained."""
-        return StoredOperators(self.folder("untrained")).check(self.config.capture.of_operators)
+        found = StoredOperators(self.folder("untrained"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def endpoints(self) -> list[Endpoint]:
