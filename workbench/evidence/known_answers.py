@@ -36,7 +36,7 @@ class KnownAnswers:
     Attributes
     ----------
     name
-        Name of the release.
+        Name of the release that they are of.
     weights, vocabulary
         sha256 of its file of weights and of its ``vocab.json``.
     answers
@@ -138,7 +138,7 @@ def check_answers(
     Parameters
     ----------
     path
-        Folder of the checkpoint.
+        Folder of the checkpoint that is asked.
     cells
         Cells of the immune system, as `workbench.load` gives them; of more than 600 a draw by seed and name is read.
     annotation
@@ -299,7 +299,7 @@ def answers_text(checked: Checked, path: str | Path) -> str:
     Parameters
     ----------
     checked
-        What `check_answers` returned.
+        What `check_answers` returned for a folder.
     path
         Folder that it was asked of, for the first line.
     """

@@ -32,7 +32,7 @@ def of_cells(model: CellModel, cells: AnnData, pairs: pd.DataFrame, seed: int) -
     Parameters
     ----------
     model
-        Checkpoint, on any device.
+        Checkpoint that is asked, on any device.
     cells
         Cells as `workbench.load` gives them.
     pairs
@@ -121,7 +121,7 @@ def first_component(model: CellModel, tokens: CellTokenizer) -> float:
     Parameters
     ----------
     model
-        Checkpoint, on any device.
+        Checkpoint that is asked, on any device.
     tokens
         Tokens of two cells or more.
     """

@@ -62,7 +62,7 @@ def scores_stage(context: ConventionsContext, _: Path, results: Results) -> Resu
     _
         Folder of the stage, of which nothing is needed.
     results
-        Results of the passes.
+        Results of the passes, by the name of each.
 
     Returns
     -------
