@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,25 @@ def test_inspect_as_json(tiny_checkpoint, capsys):
     assert said["vocabulary"]["special"] == ["<pad>", "<cls>", "<eoc>"] and said["release"] is None
     assert said["hooks"] == len(load_model(tiny_checkpoint).hook_dict)
     assert said["report"]["layout"] == "in_proj_" and not said["report"]["mismatched"]
+
+
+def test_inspect_says_what_is_done_about_settings_of_the_input(tiny_checkpoint, tmp_path, capsys):
+    said = {"trunc_by_sample": True, "no_cls": True, "include_zero_gene": False, "append_cls": False, "n_hvg": 3000}
+    for file in tiny_checkpoint.iterdir():
+        shutil.copy(file, tmp_path)
+    args = {**json.loads((tmp_path / "args.json").read_text()), **said}
+    (tmp_path / "args.json").write_text(json.dumps(args))
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    found = {name: (value, done) for name, value, done in json.loads(capsys.readouterr().out)["report"]["input"]}
+    assert {"input_style", "n_bins", "max_seq_len", *said} <= set(found)
+    assert all(json.loads(found[name][0]) == value for name, value in said.items())
+    assert (
+        "a sample is read, by seed and name" in found["trunc_by_sample"][1]
+        and "<cls> has the value 0" in found["include_zero_gene"][1]
+    )
+    assert "all the same" in found["append_cls"][1] and "not followed" in found["n_hvg"][1]
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "no_cls: true - no input" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_needs_no_model_imports_nothing_for_it(tiny_checkpoint):

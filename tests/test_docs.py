@@ -104,7 +104,7 @@ def test_the_commands_that_pages_name_exist():
     from workbench.table import COMMANDS
 
     for page in PAGES:
-        for command in re.findall(r"^ {4,}workbench ([a-z]\w+)", page.read_text(encoding="utf-8"), re.M):
+        for command in re.findall(r"^ {4,}workbench ([a-z][\w-]+)", page.read_text(encoding="utf-8"), re.M):
             assert command in COMMANDS, f"{page.name} names 'workbench {command}', which is no command"
 
 

@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when all went well; 1 when a required gate did not pass, something required is broken or a figure that was asked for
-        cannot be drawn; 2 when the input was at fault or the disk is full; 3 when the workbench is at fault; 130 when
+        0 when all went well; 1 when a required gate did not pass, something required is broken, a known answer of the release is
+        missed or a figure that was asked for cannot be drawn; 2 when the input was at fault or the disk is full; 3 when the workbench is at fault; 130 when
         interrupted, 143 when terminated. With `argv` given, a fault of the workbench is raised.
     """
     given = list(sys.argv[1:] if argv is None else argv)

@@ -126,6 +126,22 @@ def inspect(arguments: Arguments) -> int:
     return 0
 
 
+def known_answers(arguments: Arguments) -> int:
+    """Compare a checkpoint with what is known of the release; 1 where it is the release and an answer is missed."""
+    from workbench.cells.datasets import load
+    from workbench.evidence.known_answers import answers_text, check_answers
+
+    cells = None if arguments.cells is None else load(arguments.cells)
+    print(f"[known-answers] reading {arguments.checkpoint} ...", file=sys.stderr)
+    checked = check_answers(
+        arguments.checkpoint, cells, arguments.annotation, device=arguments.device, seed=arguments.seed
+    )
+    rows = json.loads(checked.table.to_json(orient="records"))
+    told = {"verdict": checked.verdict, "missed": checked.missed, "answers": rows, "left_out": dict(checked.left_out)}
+    _answer(arguments, lambda: told, lambda: answers_text(checked, arguments.checkpoint))
+    return 1 if checked.missed else 0
+
+
 def config(arguments: Arguments) -> int:
     """Print the configuration of a command: every key with its meaning and default, or its JSON schema."""
     from workbench.engine.keys import commented_yaml, schema_text

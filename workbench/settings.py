@@ -19,8 +19,10 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
+from workbench.operators.convention import Convention, Input, Orientation, Pooling, Precision
 from workbench.operators.operator import FeatureMapSpec, Head
 
 # As the JSON schema calls the name of something that ships, or a path: it is one where it holds a slash or such a file
@@ -124,11 +126,25 @@ class PanelConfig(Strict):
 
     size: PositiveInt | None = Field(
         default=None,
-        description="Number of genes, those seen in most cells; all by default. Memory grows with its square.",
+        description="Number of genes, chosen as `by` says; all by default. Memory grows with its square.",
+    )
+    by: Literal["cells", "variable"] = Field(
+        default="cells",
+        description="Which genes are taken where there are more than `size`: those seen in most cells, or the highly variable genes of "
+        "scanpy (flavor seurat, on log1p of counts per 10,000), for which all matched genes are held in memory.",
+    )
+    file: Path | None = Field(
+        default=None,
+        description="File with one gene symbol a line, which are the panel, in their order; none by default. Each has to be measured and "
+        "in the vocabulary.",
     )
     exclude: tuple[str, ...] = Field(
         default=(), description="Symbols of genes to leave out, such as those by which the cells were labelled."
     )
+
+    def chosen(self) -> dict[str, Any]:
+        """Arguments of `choose_panel` by name."""
+        return self.model_dump()
 
 
 class AnchorConfig(Strict):
@@ -201,7 +217,25 @@ class AdaptorConfig(Strict):
 
 
 class CaptureConfig(Strict):
-    """The forward passes over all cells."""
+    """The forward passes over all cells, and by which convention operators are made of them (docs/conventions.md)."""
+
+    convention: Input = Field(
+        default="scgpt",
+        description="What cells are fed as. scgpt: bins and <cls>, as scGPT was trained. paper, for operators only: the genes of the panel, "
+        "log1p of counts per 10,000 without bins, no <cls>; no embedding of the cell is read of it.",
+    )
+    over_cells: Pooling = Field(
+        default="mean",
+        description="Of each pair of genes the mean attention over the cells in which both are tokens, or the plain sum.",
+    )
+    orientation: Orientation = Field(
+        default="query x key",
+        description="Rows of an operator are query genes and columns key genes, or its transpose.",
+    )
+    sums: Precision = Field(
+        default="float32",
+        description="Float type in which attention is added up over cells; float64 takes twice the memory.",
+    )
 
     batch_size: PositiveInt | None = Field(
         default=None, description="Cells per pass; by default as many as keep a layer's attention maps small."
@@ -216,6 +250,11 @@ class CaptureConfig(Strict):
         "and splits are made of them without another pass. By default 10 for run, 1 for gates; for benchmark every "
         "donor, and 16 where there are no donors.",
     )
+
+    @property
+    def of_operators(self) -> Convention:
+        """Convention of the operators."""
+        return Convention(self.convention, self.over_cells, self.orientation, self.sums)
 
 
 class ReadoutConfig(Strict):
@@ -356,3 +395,16 @@ class OperatorConfig(RulerConfig, CommandConfig):
         description="Mean attention patterns over the cells, or qk and ov from the checkpoint alone.",
     )
     adaptor: AdaptorConfig = Field(default=AdaptorConfig(), description="The adaptor and the feature map under it.")
+
+    @model_validator(mode="after")
+    def _convention_of_cells(self) -> OperatorConfig:
+        if self.operator != "attention" and not self.capture.of_operators.is_default:
+            raise ValueError(
+                f"operator {self.operator} comes from the weights alone, and capture.convention, over_cells, orientation and sums say how "
+                "attention is averaged over cells; leave them out, or set operator to attention"
+            )
+        if self.panel.file is not None and self.panel.size is not None:
+            raise ValueError(
+                "panel.file names every gene of the panel, and panel.size how many are chosen; give one of them"
+            )
+        return self

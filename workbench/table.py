@@ -114,6 +114,16 @@ _WORKING = (
         Work("workbench.recipes.geometry.config:GeometryConfig", "workbench.recipes.geometry.recipe:RECIPE"),
     ),
     Command(
+        "conventions",
+        "say what the conventions by which operators are made change on a model",
+        "Score every head under scGPT's own input and the paper's, mean and sum over cells, both orientations and two panels, beside "
+        "co-detection counts and random matrices: one table of what differs.",
+        commands.carry_out,
+        _takes_config(_RUN_FOLDER),
+        ("workbench conventions experiments/conventions_blood_mini.yaml --out artifacts/conventions",),
+        Work("workbench.recipes.conventions.config:ConventionsConfig", "workbench.recipes.conventions.recipe:RECIPE"),
+    ),
+    Command(
         "benchmark",
         "the extracted algorithm against what else one could use, on repeated splits",
         "Methods x splits x endpoints: the extracted heads, controls, baselines, frozen scGPT and other packages, on "
@@ -154,6 +164,26 @@ _TABLE = (
         commands.inspect,
         (argument("path", completes=FOLDER, help="folder with args.json, vocab.json and best_model.pt"), _JSON),
         ("workbench inspect artifacts/scgpt-blood-mini",),
+    ),
+    Command(
+        "known-answers",
+        "compare a checkpoint with what others measured on the released one",
+        "Compare a checkpoint with figures that others measured on scGPT's released whole-human checkpoint: files, vocabulary, gene table "
+        "and, with cells, attention of gene pairs. Exits with 1 where it is the release and an answer is missed; of any other checkpoint "
+        "the answers are shown and none is asserted.",
+        commands.known_answers,
+        (
+            argument("checkpoint", completes=FOLDER, help="folder with args.json, vocab.json and best_model.pt"),
+            argument("--cells", completes=CELLS, help="file of cells of the immune system; none is read without it"),
+            argument("--annotation", help="table (CSV, TSV) with gene symbols and chromosomes"),
+            argument("--device", default="auto", help="auto, cpu, cuda:1 or mps, for the passes over cells"),
+            argument("--seed", type=int, default=0, help="seed of the draw of cells and of the folds"),
+            _JSON,
+        ),
+        (
+            "workbench known-answers path/to/scGPT_human",
+            "workbench known-answers path/to/scGPT_human --cells my_blood_cells.h5ad --annotation genes.tsv",
+        ),
     ),
     Command(
         "config",

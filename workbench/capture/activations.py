@@ -127,7 +127,7 @@ def _observed(
             few = whole.take([0] * rows)
             parts = (few.gene_ids[:, :length], few.values[:, :length], few.padding[:, :length])
             flags = None if few.flags is None else few.flags[:, :length]
-            few = Tokens(*parts, few.cell_ids, few.batch_labels, flags)
+            few = Tokens(*parts, few.cell_ids, few.batch_labels, flags, few.without_cls)
             run_to(model, few.to(model.device, model.dtype), stop_at)
     return {name: _shape_of(name, shapes, n) for name, shapes in passed.items()}
 

@@ -80,7 +80,7 @@ class _Away:
         self.place = torch.as_tensor(np.where(place < 0, self.d, place), device=device)
         # One row and one column more: what is no gene of the panel goes there, and is never looked at.
         wide = (self.d + 1, self.d + 1)
-        self.sums = torch.zeros(*sums.shape[:3], *wide, device=device)
+        self.sums = torch.zeros(*sums.shape[:3], *wide, device=device, dtype=getattr(torch, sums.dtype.name))
         self.counts = torch.zeros(len(counts), *wide, dtype=torch.long, device=device)
         self.sums[..., : self.d, : self.d] = torch.as_tensor(sums, device=device)
         self.counts[..., : self.d, : self.d] = torch.as_tensor(counts, device=device)
@@ -89,7 +89,7 @@ class _Away:
         places = torch.where(tokens.genes, self.place[tokens.gene_ids], self.d)
         for cell, group in enumerate(groups):
             pairs = (places[cell, :, None] * (self.d + 1) + places[cell]).flatten()
-            self.sums[group, which].flatten(1).index_add_(1, pairs, maps[cell].float().flatten(1))
+            self.sums[group, which].flatten(1).index_add_(1, pairs, maps[cell].to(self.sums.dtype).flatten(1))
             if which == 0:
                 self.counts[group].view(-1).index_add_(0, pairs, torch.ones_like(pairs))
 
@@ -102,7 +102,7 @@ class _Away:
 class GenePairSink:
     """Sum and count per ordered gene pair, of attention patterns or scores, by gene id.
 
-    Memory is (groups x hooks x heads x genes x genes) float32 whatever the number of cells. Padding and ``<cls>`` are
+    Memory is (groups x hooks x heads x genes x genes) numbers whatever the number of cells. Padding and ``<cls>`` are
     left out. A float32 sum over n cells has a relative rounding error of about 6e-8 x sqrt(n), far under the sampling
     error of the mean.
 
@@ -115,9 +115,17 @@ class GenePairSink:
     groups
         Group of each cell by its name, 0 to n - 1, to keep sums apart (for cross-validation: the sums of all other
         folds are the total minus a fold's own). None for one group.
+    precision
+        Float type of the sums, ``float32`` or ``float64``; a device without double precision has the first alone.
     """
 
-    def __init__(self, genes: Sequence[str], vocabulary: Vocabulary, groups: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        genes: Sequence[str],
+        vocabulary: Vocabulary,
+        groups: Mapping[str, int] | None = None,
+        precision: str = "float32",
+    ) -> None:
         ids = vocabulary.encode(genes)
         if (ids < 0).any():
             unknown = [gene for gene, i in zip(genes, ids, strict=True) if i < 0]
@@ -129,12 +137,13 @@ class GenePairSink:
             twice = next(gene for gene in genes if list(genes).count(gene) > 1)
             raise GeneMatchError(f"The panel names '{twice}' more than once; make the panel with choose_panel.")
         self.genes, self.groups = tuple(genes), groups
-        self.identity = [list(genes), None if groups is None else dict(groups)]
+        self.precision = np.dtype(precision)
+        self.identity = [list(genes), None if groups is None else dict(groups), self.precision.name]
         self.n_groups = 1 if groups is None else max(groups.values()) + 1
         self._place = np.full(max(vocabulary.ids.values()) + 1, -1, dtype=np.int64)
         self._place[ids] = np.arange(len(ids))
         self._hooks: tuple[str, ...] = ()
-        self._sums = np.zeros((0, 0, 0, 0, 0), dtype=np.float32)
+        self._sums = np.zeros((0, 0, 0, 0, 0), dtype=self.precision)
         self._counts = np.zeros((0, 0, 0), dtype=np.int64)
         self._away: _Away | None = None
 
@@ -147,14 +156,14 @@ class GenePairSink:
             )
         self._hooks = tuple(plan.shapes)
         d, heads = len(self.genes), next(iter(plan.shapes.values())).inner[0]
-        self._sums = np.zeros((self.n_groups, len(self._hooks), heads, d, d), dtype=np.float32)
+        self._sums = np.zeros((self.n_groups, len(self._hooks), heads, d, d), dtype=self.precision)
         self._counts = np.zeros((self.n_groups, d, d), dtype=np.int64)
         self._away = None
 
     def memory(self, plan: Plan) -> int:
         """See `Sink`."""
         heads = sum(shape.inner[0] for shape in plan.shapes.values())
-        return self.n_groups * len(self.genes) ** 2 * (4 * heads + 8)
+        return self.n_groups * len(self.genes) ** 2 * (self.precision.itemsize * heads + 8)
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""

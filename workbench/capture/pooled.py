@@ -26,8 +26,8 @@ AVERAGE = "average"
 class PooledSink:
     """Two vectors a cell from each hook with a row per gene: that of ``<cls>``, and the mean over its genes, padding left out.
 
-    The mean alone in front of the first layer, where ``<cls>`` is the same in every cell, and where cells carry flags of the
-    architecture's own and have no ``<cls>``.
+    The mean alone in front of the first layer, where ``<cls>`` is the same in every cell, and where cells have no
+    ``<cls>``, as those of a perturbation fine-tune.
     """
 
     identity = (CLS, MEAN)
@@ -53,7 +53,7 @@ class PooledSink:
         inner = (1,) * (x.ndim - 2)
         mean = (x * keep.reshape(*keep.shape, *inner)).sum(1)
         mean = mean / keep.sum(1).clamp(min=1).reshape(-1, *inner)
-        if hook != FRONT and tokens.flags is None:
+        if hook != FRONT and tokens.has_cls:
             # A copy, or the whole stream would stay; on its device, or the pass would wait.
             self._fresh.setdefault(f"{CLS}/{hook}", []).append(x[:, 0].clone())
         self._fresh.setdefault(f"{MEAN}/{hook}", []).append(mean)
@@ -83,7 +83,9 @@ class PooledSink:
         hooks = sorted({hook for hook, _ in arrays}, key=lambda hook: int(hook.split(".")[1]))
         found = {f"{AVERAGE} {layer}": arrays[hook, MEAN] for layer, hook in enumerate(hooks)}
         if (hooks[-1], CLS) not in arrays:
-            raise HookError("Cells of a perturbation fine-tune have no <cls>, of which their embedding is made.")
+            raise HookError(
+                "These cells have no <cls> to keep, as those of a perturbation fine-tune or of the convention 'paper'; use another sink."
+            )
         return {**found, CLS: arrays[hooks[-1], CLS], AVERAGE: found[f"{AVERAGE} {len(hooks) - 1}"]}
 
 

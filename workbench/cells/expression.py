@@ -144,22 +144,53 @@ def expression_blocks(
         If values are negative, NaN or infinite, or cells are on different scales.
     """
     scale, place, n = scale_of(cells), match.onto(genes), len(genes)
-    twice = scale if len(np.unique(place[place >= 0])) < (place >= 0).sum() else None
-    depth = cells.obs["depth"].to_numpy(dtype=float) if scale.by_depth else None
     first = 0
     for start in range(0, cells.shape[0], size):
         stop = min(start + size, cells.shape[0])
         mine = np.arange(start, stop) if rows is None else rows[(rows >= start) & (rows < stop)]
         if not len(mine):
             continue
-        block = row_block(cells.X, start, stop)
-        block = block if len(mine) == stop - start else block[mine - start]
-        names = cells.obs_names[mine]
-        check_values(block, names)
-        totals = scale.totals(block, names, None if depth is None else depth[mine])
-        part = on_genes(block, place, n, twice)
-        yield first, scale.expression(part, totals), part if scale.counts else None
+        yield first, *_logged(cells, mine, scale, place, n)
         first += len(mine)
+
+
+class Logged:
+    """Log-normalised expression of any rows of cells on a panel, whose scale is found once.
+
+    Parameters
+    ----------
+    cells, match, genes
+        As in `expression_blocks`.
+    """
+
+    def __init__(self, cells: AnnData, match: GeneMatch, genes: Sequence[str]) -> None:
+        self.cells, self.scale, self.place, self.n = cells, scale_of(cells), match.onto(genes), len(genes)
+
+    def rows(self, start: int, stop: int) -> sp.csr_matrix:
+        """Expression of consecutive cells, float32, columns of a row in any order.
+
+        Parameters
+        ----------
+        start, stop
+            Row range, the second not included.
+        """
+        return _logged(self.cells, np.arange(start, stop), self.scale, self.place, self.n)[0]
+
+
+def _logged(
+    cells: AnnData, rows: Int[np.ndarray, " row"], scale: Scale, place: Int[np.ndarray, " column"], n: int
+) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
+    """Expression, and counts where there are any, of ascending rows that lie close to each other."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    block = row_block(cells.X, start, stop)
+    block = block if len(rows) == stop - start else block[rows - start]
+    names = cells.obs_names[rows]
+    check_values(block, names)
+    depth = cells.obs["depth"].to_numpy(dtype=float)[rows] if scale.by_depth else None
+    totals = scale.totals(block, names, depth)
+    twice = scale if len(np.unique(place[place >= 0])) < (place >= 0).sum() else None
+    part = on_genes(block, place, n, twice)
+    return scale.expression(part, totals), part if scale.counts else None
 
 
 def expression_on(

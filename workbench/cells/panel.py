@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from workbench.cells.expression import expression_on
 from workbench.cells.genes import GeneMatch
 from workbench.cells.matrix import row_blocks
-from workbench.errors import GeneMatchError, unknown_name
+from workbench.errors import ConfigError, GeneMatchError, unknown_name
 
 
 def genes_left_out(exclude: Iterable[str], matches: Iterable[GeneMatch]) -> set[str]:
@@ -42,7 +46,13 @@ def genes_left_out(exclude: Iterable[str], matches: Iterable[GeneMatch]) -> set[
 
 
 def choose_panel(
-    adata: AnnData, match: GeneMatch, size: int | None = None, exclude: Iterable[str] = ()
+    adata: AnnData,
+    match: GeneMatch,
+    size: int | None = None,
+    exclude: Iterable[str] = (),
+    *,
+    by: Literal["cells", "variable"] = "cells",
+    file: str | Path | None = None,
 ) -> tuple[str, ...]:
     """Gene panel: the matched genes seen in most cells, in alphabetical order.
 
@@ -59,6 +69,11 @@ def choose_panel(
     exclude
         Genes to leave out, such as those that labels were made from: keeping these would be circular. Names as the cells or
         the vocabulary spell them.
+    by
+        ``cells``: those seen in most cells. ``variable``: the highly variable genes of scanpy (flavor ``seurat``, its default), on log1p
+        of counts per 10,000; all matched genes are then held in memory.
+    file
+        Text file with one gene symbol a line, which are the panel in their order, less `exclude`; None: they are chosen.
 
     Returns
     -------
@@ -68,14 +83,21 @@ def choose_panel(
     Raises
     ------
     GeneMatchError
-        If no gene is left, or a name to leave out is none of the genes'.
+        If no gene is left, a name to leave out is none of the genes', or a gene of the file is not measured, not in the
+        vocabulary or given twice.
+    ConfigError
+        If the file cannot be read.
     """
+    if file is not None:
+        return _from_file(Path(file), match, genes_left_out(exclude, [match]))
     left_out = genes_left_out(exclude, [match])
     genes = tuple(gene for gene in match.genes if gene not in left_out)
     if not genes:
         raise GeneMatchError(f"All {len(match.genes)} matched genes are left out of the panel; exclude fewer.")
     if size is None or size >= len(genes):
         return tuple(sorted(genes))
+    if by == "variable":
+        return _variable(adata, match, genes, size)
     seen, place = np.zeros(len(genes)), match.onto(genes)
     for _, block in row_blocks(adata.X):
         numbers = place[block.indices]
@@ -85,3 +107,45 @@ def choose_panel(
     frame = pd.DataFrame({"gene": genes, "cells": seen})
     frame = frame.sort_values(["cells", "gene"], ascending=[False, True], kind="stable")
     return tuple(sorted(frame["gene"].head(size)))
+
+
+def _variable(adata: AnnData, match: GeneMatch, genes: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """Highly variable genes, in alphabetical order."""
+    import scanpy as sc
+
+    logged = AnnData(expression_on(adata, match, genes)[0], var=pd.DataFrame(index=list(genes)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pandas and of bins that hold one gene
+        found = sc.pp.highly_variable_genes(logged, n_top_genes=size, flavor="seurat", inplace=False)
+    # In ties scanpy may mark more genes than it was asked for; then names decide.
+    frame = pd.DataFrame({"gene": genes, "spread": found["dispersions_norm"].to_numpy(dtype=float)})
+    frame["spread"] = frame["spread"].fillna(-np.inf)
+    frame = frame.sort_values(["spread", "gene"], ascending=[False, True], kind="stable")
+    return tuple(sorted(frame["gene"].head(size)))
+
+
+def _from_file(file: Path, match: GeneMatch, left_out: set[str]) -> tuple[str, ...]:
+    """Genes that a file names, as the vocabulary spells them."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The panel '{file}' cannot be read as text ({error}); give a file with one gene a line."
+        ) from error
+    names = [name for line in lines if (name := line.strip())]
+    known = {gene: gene for gene in match.genes}
+    known |= {
+        name: gene for pairs in (match.recased, match.renamed, match.by_id) for name, gene in pairs if gene in known
+    }
+    if absent := [name for name in names if name not in known]:
+        raise GeneMatchError(
+            f"{len(absent)} of the {len(names)} genes of the panel '{file}' are not measured or not in the vocabulary (first: "
+            f"{', '.join(absent[:3])}); take them out of the file."
+        )
+    genes = [known[name] for name in names]
+    if len(set(genes)) < len(genes):
+        twice = next(gene for i, gene in enumerate(genes) if gene in genes[:i])
+        raise GeneMatchError(f"The panel '{file}' names '{twice}' more than once; leave one of them out.")
+    if not (kept := tuple(gene for gene in genes if gene not in left_out)):
+        raise GeneMatchError(f"No gene of the panel '{file}' is left; name genes, and exclude fewer.")
+    return kept

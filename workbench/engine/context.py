@@ -138,6 +138,11 @@ class Context(Generic[Settings]):
         return f"Model: {describe_model(self.model, self.checkpoint)}. Data: {self.data_name}."
 
     @property
+    def cautions(self) -> list[str]:
+        """Sentences that stand before a report's own cautions; none by default."""
+        return []
+
+    @property
     def handle(self) -> Handle:
         """What a task takes to a worker in place of this context."""
         config = self.settings.model_validate(absolute(self.config)).model_dump_json()

@@ -204,7 +204,7 @@ def write_results(recipe: Recipe, context: Context, runner: StageRunner) -> tupl
         "data": report.data,
         "n": report.n,
         "skipped": skipped,
-        "cautions": whole.cautions,
+        "cautions": [*context.cautions, *whole.cautions],
         "facts": whole.facts,
         "algorithm": report.algorithm,
         "command": shlex.join(["workbench", recipe.name, str(out / RESOLVED), "--out", str(out)]),

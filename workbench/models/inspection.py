@@ -59,6 +59,10 @@ def describe_text(description: dict[str, Any]) -> str:
         f"  heads       {heads['layers']} layers x {heads['per_layer']} heads = {heads['total']}, width {config['d_model']}, "
         f"feed-forward {config['d_mlp']}",
         *(f"  {name:<11} {said}" for name, said in description["facts"].items()),
+        *(
+            f"  {'args.json' if i == 0 else '':<11} {name}: {value} - {done}"
+            for i, (name, value, done) in enumerate(report["input"])
+        ),
         f"  vocabulary  {vocabulary['genes']} genes and {', '.join(vocabulary['special'])}",
         f"  weights     {report['n_parameters']:,} numbers in {len(report['loaded'])} tensors, layout {report['layout']}"
         + (f", peeled {peeled}" if peeled else ""),

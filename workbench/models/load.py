@@ -44,6 +44,8 @@ class LoadReport:
         Published release that the weights' hash is known of; None for others.
     n_parameters
         Numbers in the loaded tensors.
+    input
+        Settings of the checkpoint that change what cells are fed as: name, value, and what is done about it.
     """
 
     source: str
@@ -58,6 +60,7 @@ class LoadReport:
     sha256: Mapping[str, str]
     release: str | None
     n_parameters: int
+    input: tuple[tuple[str, str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, for JSON."""

@@ -35,8 +35,7 @@ class ModelShape:
     d_model, n_layers, n_heads, d_mlp
         Width, depth, heads per layer and feed-forward width.
     cell_style
-        How the cell embedding is made. ``cls`` says that it is position 0 of the last residual stream, so that every
-        output but ``expression`` can be decoded from that position alone.
+        How the cell embedding is made; ``cls``: position 0 of the last stream, from which all but ``expression`` is decoded.
     mask_value
         Value that stands for a masked gene.
     """
@@ -259,7 +258,13 @@ class CellModel(Protocol):
         """
 
     def tokenizer(
-        self, cells: AnnData, *, seed: int = 0, max_tokens: int | None = None, min_gene_share: float | None = None
+        self,
+        cells: AnnData,
+        *,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        min_gene_share: float | None = None,
+        panel: Sequence[str] | None = None,
     ) -> CellTokenizer:
         """Tokens of cells for this model.
 
@@ -272,7 +277,9 @@ class CellModel(Protocol):
         max_tokens
             Longest sequence with ``<cls>``; the checkpoint's own when None.
         min_gene_share
-            Smallest share of the cells' genes that must be in the vocabulary; the package's own, 30 %, when None.
+            Smallest share of the cells' genes that must be in the vocabulary; 30 % when None.
+        panel
+            Genes of the convention ``paper`` (docs/conventions.md); None for the model's own input.
         """
 
     def to_tokens(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -55,6 +55,9 @@ class Tokens:
     flags
         For perturbation fine-tunes, whose cells have no ``<cls>``: 1 where a gene is perturbed, 0 elsewhere. None for all
         other checkpoints.
+    without_cls
+        Whether position 0 is a gene as all others, as in the convention ``paper`` (docs/conventions.md): such cells have
+        no embedding.
     """
 
     gene_ids: Int[Tensor, "cell gene"]
@@ -63,6 +66,7 @@ class Tokens:
     cell_ids: tuple[str, ...] = ()
     batch_labels: Int[Tensor, " cell"] | None = None
     flags: Int[Tensor, "cell gene"] | None = None
+    without_cls: bool = False
 
     def __post_init__(self) -> None:
         if self.gene_ids.ndim != 2 or not self.gene_ids.shape == self.values.shape == self.padding.shape:
@@ -78,8 +82,13 @@ class Tokens:
     def genes(self) -> Bool[Tensor, "cell gene"]:
         """True where a position holds a gene: neither padding nor ``<cls>``."""
         genes = ~self.padding
-        genes[:, :1] &= self.flags is not None
+        genes[:, :1] &= not self.has_cls
         return genes
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether position 0 holds ``<cls>``."""
+        return self.flags is None and not self.without_cls
 
     @cached_property
     def facts(self) -> Facts:
@@ -92,7 +101,7 @@ class Tokens:
         """Copy in memory that a CUDA card reads while the processor goes on."""
         parts = (self.gene_ids, self.values, self.padding, self.batch_labels, self.flags)
         ids, values, padding, labels, flags = (None if part is None else part.pin_memory() for part in parts)
-        return Tokens(ids, values, padding, self.cell_ids, labels, flags)  # type: ignore[arg-type]
+        return self._with(ids, values, padding, labels, flags)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tokens:
         """Copy on another device, with values of another float type.
@@ -108,7 +117,7 @@ class Tokens:
         ids, values, padding, labels, flags = (
             None if part is None else part.to(device, non_blocking=later) for part in parts
         )
-        moved = Tokens(ids, values.to(dtype), padding, self.cell_ids, labels, flags)  # type: ignore[arg-type, union-attr]
+        moved = self._with(ids, values.to(dtype), padding, labels, flags)  # type: ignore[union-attr]
         if self.gene_ids.numel() and device.type != self.gene_ids.device.type:
             vars(moved)["facts"] = self.facts  # looked at here, on the side where it costs nothing
         return moved
@@ -118,13 +127,14 @@ class Tokens:
         padding = self.padding[rows]
         length = int((~padding).sum(1).max()) if len(padding) else 0
         labels = None if self.batch_labels is None else self.batch_labels[rows]
-        return Tokens(
-            self.gene_ids[rows, :length],
-            self.values[rows, :length],
-            padding[:, :length],
-            self.cell_ids[rows],
-            labels,
-            None if self.flags is None else self.flags[rows, :length],
+        return replace(
+            self,
+            gene_ids=self.gene_ids[rows, :length],
+            values=self.values[rows, :length],
+            padding=padding[:, :length],
+            cell_ids=self.cell_ids[rows],
+            batch_labels=labels,
+            flags=None if self.flags is None else self.flags[rows, :length],
         )
 
     def take(self, rows: Sequence[int]) -> Tokens:
@@ -149,7 +159,12 @@ class Tokens:
         parts = (self.gene_ids, self.values, self.padding, self.batch_labels, self.flags)
         ids, values, padding, labels, flags = (None if part is None else part[at] for part in parts)
         names = tuple(self.cell_ids[row] for row in rows) if self.cell_ids else ()
-        return Tokens(ids, values, padding, names, labels, flags)  # type: ignore[arg-type]
+        return replace(self._with(ids, values, padding, labels, flags), cell_ids=names)
+
+    def _with(self, *parts: Tensor | None) -> Tokens:
+        """The same cells with other arrays."""
+        names = ("gene_ids", "values", "padding", "batch_labels", "flags")
+        return replace(self, **dict(zip(names, parts, strict=True)))  # type: ignore[arg-type]
 
     def batches(self, size: int) -> Iterator[Tokens]:
         """Consecutive batches of at most `size` cells.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from workbench.operators.convention import Convention
 from workbench.operators.readout_weights import Readout
 
 
@@ -53,12 +54,18 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
         "Hash of its weights": card.get("weights"),
         **{f"sha256 of {name}": sha for name, sha in sums.items() if not name.endswith(".json")},
         "Operator": operator and f"{operator.get('kind')}, feature map {operator.get('feature_map')}",
+        "Convention of the operator": "convention" in card and _convention(card),
         "Ruler": card.get("ruler"),
         "Cells, anchors": card.get("n_cells") and f"{card['n_cells']}, {card.get('n_anchors')}",
         "Seed": card.get("seed"),
         "Versions": card.get("versions") and ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
     }
-    return [f"- {name}: {value}" for name, value in known.items() if value not in (None, "", {})]
+    return [f"- {name}: {value}" for name, value in known.items() if value not in (None, "", {}, False)]
+
+
+def _convention(card: Mapping[str, Any]) -> str:
+    known = Convention.read(card["convention"])
+    return known.label if known.is_default else f"{known.label}; comparable with no other (docs/conventions.md)"
 
 
 def _evidence(card: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from workbench.errors import EvaluationError, ShapeError
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import Algorithm, fold
 from workbench.operators.calibration import fit_readout, inner_folds, inner_latents
+from workbench.operators.convention import Convention
 from workbench.operators.readout import Endpoint
 from workbench.operators.saved_operator import Operator
 
@@ -61,6 +62,9 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         Width of the readout's hidden layer; 0: linear.
     seed
         Seed of parts of anchors, cell heads, hidden layers and inner folds.
+    convention
+        `Convention` that the operator has to be of, which is refused where it is of another; None: an `Operator`'s own. Of a
+        table or an array nothing is known but what is said here.
 
     Attributes
     ----------
@@ -70,6 +74,8 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         Latent z = x @ matrix_ + offset_.
     readout_ : Readout
         Readout of the labels from the latent, its probabilities calibrated.
+    convention_ : Convention or None
+        Convention of the operator; None where there is none, or nobody said. It goes into the card of the algorithm.
     genes_ : tuple of str
         Names of the columns, where they were given.
     n_features_in_ : int
@@ -97,6 +103,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
     min_cells: int = 1
     hidden: int = 0
     seed: int = 0
+    convention: Any = None
 
     def fit(self, X: Any, y: Any, groups: Any = None, names: Any = None) -> Extractor:
         """Fit adaptor and readout; the operator stays as it is.
@@ -123,7 +130,14 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
             the cells in another order than the table.
         GeneMatchError
             If fewer than half of the operator's named genes are among the columns.
+        ArtifactError
+            If the operator is of another convention than the one that was asked for.
         """
+        self.convention_ = self.convention
+        if isinstance(self.operator, Operator):
+            if self.convention is not None:
+                self.convention.check(self.operator.convention, "The operator")
+            self.convention_ = self.operator.convention
         for what, given in (("labels", y), ("groups", groups), ("names", names)):
             _check_order(X, given, what)
         X, y = validate_data(self, X, y, **_ACCEPTED)
@@ -217,7 +231,11 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
                 "or pass genes."
             )
         readout = replace(self.readout_, classes=tuple(str(name) for name in self.classes_))
-        return Algorithm(named, self.matrix_, self.offset_, {LABEL: readout}, dict(card or {}))
+        about = dict(card or {})
+        if self.convention_ is not None:
+            Convention.read(about.get("convention", self.convention_.told())).check(self.convention_, "The extractor")
+            about["convention"] = self.convention_.told()
+        return Algorithm(named, self.matrix_, self.offset_, {LABEL: readout}, about)
 
     def save_pretrained(
         self, folder: str | Path, genes: Sequence[str] = (), card: Mapping[str, Any] | None = None
@@ -258,6 +276,8 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
             )
         made = cls(k=known.matrix.shape[1])
         made.matrix_, made.offset_, made.readout_ = known.matrix, known.offset, known.readouts[LABEL]
+        told = known.card.get("convention")
+        made.convention_ = None if told is None else Convention.read(told)
         made.classes_, made.genes_ = np.array(made.readout_.classes), known.genes
         made.n_features_in_ = len(known.genes)
         # A table with its genes in another order is then refused, as it is before saving.

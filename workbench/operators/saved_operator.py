@@ -15,6 +15,7 @@ from workbench.cells.expression import coverage, panel_expression
 from workbench.errors import EvaluationError, GeneMatchError
 from workbench.operators.algorithm import check_rows
 from workbench.operators.artifact import read_artifact, write_artifact
+from workbench.operators.convention import Convention
 
 CARD, WEIGHTS = "operator.json", "operator.safetensors"
 
@@ -35,6 +36,8 @@ class Operator:
         What it is made of: ``L2H5``, ``drift``, ``top 5 heads``.
     checkpoint
         Hash of the weights that it comes from (`CellModel.fingerprint`).
+    convention
+        Under which convention it was averaged over cells; the default for operators of weights.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class Operator:
     kind: str
     feature_map: str
     checkpoint: str
+    convention: Convention = Convention()
 
     def __post_init__(self) -> None:
         check_rows(self.genes, self.matrix)
@@ -113,19 +117,25 @@ class Operator:
         x: sp.csr_matrix = panel_expression(cells, self.genes, min_coverage)
         return np.asarray(x @ self.matrix), coverage(cells, self.genes)
 
-    def check(self, checkpoint: str) -> None:
-        """Make sure that the operator comes from a checkpoint.
+    def check(self, checkpoint: str, convention: Convention | None = None) -> None:
+        """Make sure that the operator comes from a checkpoint, and is of a convention.
 
         Parameters
         ----------
         checkpoint
             `CellModel.fingerprint` of the one that is expected.
+        convention
+            Convention that is expected; any when None.
 
         Raises
         ------
         EvaluationError
-            If it comes from another.
+            If it comes from another checkpoint.
+        ArtifactError
+            If it is of another convention.
         """
+        if convention is not None:
+            convention.check(self.convention, "The operator")
         if checkpoint != self.checkpoint:
             raise EvaluationError(
                 f"The operator was made from a checkpoint with hash {self.checkpoint[:12]}, not from {checkpoint[:12]}; export it "
@@ -146,6 +156,7 @@ class Operator:
             If it holds files of these names that are of no operator.
         """
         folder, about = Path(folder), {key: getattr(self, key) for key in ("kind", "feature_map", "checkpoint")}
+        about["convention"] = self.convention.told()
         write_artifact(folder / CARD, folder / WEIGHTS, {"genes": list(self.genes), **about}, {"matrix": self.matrix})
         return folder
 
@@ -165,4 +176,5 @@ class Operator:
         """
         card, arrays = read_artifact(Path(folder) / CARD, Path(folder) / WEIGHTS, "holds no operator")
         (matrix,) = arrays.values()
-        return cls(tuple(card["genes"]), matrix, card["kind"], card["feature_map"], card["checkpoint"])
+        convention = Convention.read(card.get("convention"))
+        return cls(tuple(card["genes"]), matrix, card["kind"], card["feature_map"], card["checkpoint"], convention)

@@ -12,11 +12,12 @@ from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 
 from workbench.capture.pairs import GenePairSink
 from workbench.errors import EvaluationError
 from workbench.files import read_arrays, read_json, write_arrays, write_json
+from workbench.operators.convention import KEY_QUERY, SUM, Convention
 from workbench.operators.operator import Head, check_head, head_name
 from workbench.operators.weight_operators import WeightOperators
 
@@ -24,7 +25,29 @@ INDEX = "operators.json"
 _COUNTS = "counts"
 
 
-def write_pairs(folder: Path, sink: GenePairSink, kind: str = "attention") -> None:
+def check_folder(folder: Path, convention: Convention) -> None:
+    """Refuse a folder that holds operators of another convention.
+
+    Parameters
+    ----------
+    folder
+        Folder that operators are about to be written into; it need not be there.
+    convention
+        Convention that they are made under.
+
+    Raises
+    ------
+    ArtifactError
+        If it holds operators of another one.
+    """
+    if (folder / INDEX).is_file():
+        found = Convention.read(read_json(folder / INDEX).get("convention"))
+        convention.check(found, f"What '{folder}' holds")
+
+
+def write_pairs(
+    folder: Path, sink: GenePairSink, kind: str = "attention", convention: Convention | None = None
+) -> None:
     """Write the sums of a capture, one file per group.
 
     Parameters
@@ -35,7 +58,16 @@ def write_pairs(folder: Path, sink: GenePairSink, kind: str = "attention") -> No
         Sums of all groups, after the capture.
     kind
         Kind of operator, by which `StoredOperators.kind` says what was summed.
+    convention
+        Convention of the operators, which `StoredOperators` reads the sums under; the default when None.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds operators of another convention.
     """
+    convention = convention or Convention()
+    check_folder(folder, convention)
     for group in range(sink.n_groups):
         own = sink.group(group)
         arrays = {_COUNTS: own.counts.astype(np.int32)}
@@ -44,7 +76,8 @@ def write_pairs(folder: Path, sink: GenePairSink, kind: str = "attention") -> No
             arrays |= {head_name(layer, head): matrix for head, matrix in enumerate(sums)}
         write_arrays(folder / _file(group), arrays)
     shape = list(own.sums.shape[:2])
-    write_json(folder / INDEX, {"kind": kind, "shape": shape, "groups": sink.n_groups, "genes": list(sink.genes)})
+    index = {"kind": kind, "shape": shape, "groups": sink.n_groups, "genes": list(sink.genes)}
+    write_json(folder / INDEX, {**index, "convention": convention.told()})
 
 
 def write_weights(folder: Path, operators: WeightOperators) -> None:
@@ -100,6 +133,26 @@ class StoredOperators:
         """``attention``, ``qk`` or ``ov``."""
         return self._index["kind"]
 
+    @cached_property
+    def convention(self) -> Convention:
+        """Convention that they were made under; the default for those of weights."""
+        return Convention.read(self._index.get("convention"))
+
+    def check(self, convention: Convention) -> None:
+        """Refuse operators that are not of a convention.
+
+        Parameters
+        ----------
+        convention
+            The convention that is wanted.
+
+        Raises
+        ------
+        ArtifactError
+            If they are of another.
+        """
+        convention.check(self.convention, f"What '{self.folder}' holds")
+
     @property
     def genes(self) -> tuple[str, ...]:
         """The panel."""
@@ -118,8 +171,10 @@ class StoredOperators:
 
     def of_group(
         self, group: int, layer: int, head: int
-    ) -> tuple[Float[np.ndarray, "gene gene"], Int[np.ndarray, "gene gene"]]:
-        """Sums of one head over one group of cells, float32, and in how many of them both genes are tokens.
+    ) -> tuple[Float[np.ndarray, "gene gene"], Real[np.ndarray, "gene gene"]]:
+        """Sums of one head over one group of cells, and what they are divided by once groups are added up.
+
+        That is the number of cells in which both genes are tokens; for the plain sum it is 1 / groups everywhere.
 
         Parameters
         ----------
@@ -131,7 +186,9 @@ class StoredOperators:
         check_head(self.shape, layer, head)
         name = head_name(layer, head)
         found = read_arrays(self.folder / _file(group), [name, _COUNTS])[0]
-        return found[name], found[_COUNTS]
+        plain = self.convention.over_cells == SUM
+        counts = np.full(found[_COUNTS].shape, 1 / self.n_groups) if plain else found[_COUNTS]
+        return self._turned(found[name]), counts
 
     @cached_property
     def counts(self) -> Float[np.ndarray, "gene gene"]:
@@ -153,7 +210,7 @@ class StoredOperators:
         if not self._groups:
             parts = read_arrays(self.folder / _file(0), [f"{name}/left", f"{name}/right"])[0]
             return parts[f"{name}/left"] @ parts[f"{name}/right"]
-        return (self._sum(name) / np.maximum(self.counts, 1)).astype(np.float32)
+        return self._turned((self._sum(name) / self._divisor).astype(np.float32))
 
     def mean(self, layers: Sequence[int]) -> Float[np.ndarray, "gene gene"]:
         """Mean operator over all heads of some layers.
@@ -168,8 +225,17 @@ class StoredOperators:
             heads = [self.head(layer, head).astype(np.float64) for layer in layers for head in range(n_heads)]
             return (sum(heads[1:], heads[0]) / len(heads)).astype(np.float32)
         parts = [self._sum(f"L{layer}") for layer in layers]
-        scale = np.maximum(self.counts, 1) * len(parts) * n_heads
-        return (sum(parts[1:], parts[0]) / scale).astype(np.float32)
+        scale = self._divisor * len(parts) * n_heads
+        return self._turned((sum(parts[1:], parts[0]) / scale).astype(np.float32))
+
+    @property
+    def _divisor(self) -> Float[np.ndarray, "gene gene"] | float:
+        """What sums over cells are divided by."""
+        return 1.0 if self.convention.over_cells == SUM else np.maximum(self.counts, 1)
+
+    def _turned(self, matrix: Float[np.ndarray, "gene gene"]) -> Float[np.ndarray, "gene gene"]:
+        """A matrix in rows of queries, in the orientation of the convention."""
+        return np.ascontiguousarray(matrix.T) if self.convention.orientation == KEY_QUERY else matrix
 
     @cached_property
     def _groups(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 
 from workbench.engine.plan import Load
@@ -27,9 +28,9 @@ def seconds_per_cell(model: CellModel, tokens: Tokens) -> float:
     """
     few = tokens.to(model.device, model.dtype)
     with torch.no_grad():
-        model(few)
+        model(few, outputs=())
         began = time.perf_counter()
-        model(few).residual.sum().item()  # a GPU has ended when its numbers are here
+        model(few, outputs=()).residual.sum().item()  # a GPU has ended when its numbers are here
     return (time.perf_counter() - began) / len(few)
 
 
@@ -51,7 +52,7 @@ def passes_load(context: OperatorContext, tokenizer: CellTokenizer, genes: int |
     passed, heads, memory, disk = always or attention, shape.n_layers * shape.n_heads, None, None
     if genes is not None and attention:
         # Of each group the sum of every head, those of its layers, and the counts; as `write_pairs` leaves them.
-        sums, each = len(context.groups), 4 * genes**2
+        sums, each = len(context.groups), np.dtype(context.config.capture.sums).itemsize * genes**2
         memory, disk = sums * heads * each, sums * (heads + shape.n_layers + 1) * each
     elif genes is not None:
         disk = 2 * 4 * heads * genes * shape.d_head

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from anndata import AnnData
@@ -15,6 +15,7 @@ from workbench.engine.context import Context
 from workbench.files import digest
 from workbench.models import CellTokenizer
 from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.convention import PAPER
 from workbench.settings import DataConfig
 
 
@@ -42,9 +43,11 @@ class OperatorContext(Context[Any]):
     def reading(self) -> dict[str, Any]:
         """Arguments of `read_operators` that are the same for every model and cohort."""
         groups = dict(zip(self.read_obs.index.astype(str), self.groups.of_cell.tolist(), strict=True))
-        return {"kind": self.config.operator, "groups": groups, "batch_size": self.config.capture.batch_size}
+        capture = self.config.capture
+        known = {"kind": self.config.operator, "groups": groups, "batch_size": capture.batch_size}
+        return {**known, "convention": capture.of_operators}
 
-    def tokens_of(self, cells: AnnData, data: DataConfig) -> CellTokenizer:
+    def tokens_of(self, cells: AnnData, data: DataConfig, panel: Sequence[str] | None = None) -> CellTokenizer:
         """Tokens of cells, as the settings of the capture ask for them.
 
         Parameters
@@ -53,9 +56,66 @@ class OperatorContext(Context[Any]):
             Cells as `datasets.load` gives them.
         data
             Where they are from, with the share of their genes that the vocabulary has to know.
+        panel
+            Genes of the convention ``paper``; None for the model's own input.
         """
         most, share = self.config.capture.max_tokens, data.min_gene_share
-        return self.model.tokenizer(cells, seed=self.config.seed, max_tokens=most, min_gene_share=share)
+        more = {} if panel is None else {"panel": panel}
+        return self.model.tokenizer(cells, seed=self.config.seed, max_tokens=most, min_gene_share=share, **more)
+
+    def fed(self, cells: AnnData, data: DataConfig, genes: Sequence[str]) -> CellTokenizer:
+        """Tokens of cells that operators are averaged over, under the configured convention.
+
+        Parameters
+        ----------
+        cells, data
+            As in `tokens_of`.
+        genes
+            Genes of the operators, which the convention ``paper`` restricts cells to.
+        """
+        return self.tokens_of(cells, data, genes if self.config.capture.convention == PAPER else None)
+
+    # What is not the default is said wherever operators appear.
+
+    # Tables that no operator has a part in: they stay as they are when the convention changes.
+    unlabelled: ClassVar[tuple[str, ...]] = ()
+
+    def write(self, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Write tables of a stage, with the convention of the operators as a column where it is not the default.
+
+        Parameters
+        ----------
+        tables
+            Tables by name, without ending.
+        """
+        convention = self.config.capture.of_operators
+        if not convention.is_default:
+            tables = {
+                name: table if name in self.unlabelled else table.assign(convention=convention.label)
+                for name, table in tables.items()
+            }
+        super().write(tables)
+
+    @property
+    def setting(self) -> str:
+        """Model, data and a convention that is not the default, for captions."""
+        convention = self.config.capture.of_operators
+        return super().setting + ("" if convention.is_default else f" Convention of the operators: {convention.label}.")
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a convention that is not the default means for whatever is said of its operators."""
+        convention = self.config.capture.of_operators
+        if convention.is_default:
+            return []
+        said = [
+            f"The operators are of the convention '{convention.label}' (docs/conventions.md), and comparable with no other."
+        ]
+        if convention.convention == PAPER:
+            said.append(
+                "Its input (genes of the panel, log1p without bins, no <cls>) is not what scGPT was trained on."
+            )
+        return said
 
     def adaptor(self, **changes: Any) -> LETAdaptor:
         """Untrained adaptor with the configured settings.
@@ -89,12 +149,15 @@ class OperatorContext(Context[Any]):
         grouped
             Whether sums over groups are made in it.
         """
+        convention = self.config.capture.of_operators
         return {
             "values": values,
             "cells": digest(obs.index.tolist()),
             "batch": digest(obs["batch"].tolist()) if "batch" in obs else None,
             "groups": digest(self.groups.of_cell) if grouped and self.config.operator == "attention" else None,
-            "capture": self.config.capture.model_dump(mode="json", exclude={"groups"}),
+            "capture": self.config.capture.model_dump(mode="json", exclude={"groups", *convention.told()}),
+            # Of the default nothing is said: what was made before there were conventions stays.
+            **({"convention": convention.told()} if grouped and not convention.is_default else {}),
             "seed": self.config.seed,
         }
 

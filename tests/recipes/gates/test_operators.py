@@ -39,6 +39,7 @@ def folder(tmp_path_factory):
     shutil.copytree(place / "planted-checkpoint-3", place / "same-weights")
     text = (resources.files("workbench.evidence") / "rulers" / "hematopoiesis.yaml").read_text(encoding="utf-8")
     (place / "ruler.yaml").write_text(text, encoding="utf-8")
+    (place / "genes.txt").write_text("\n".join(cells.var_names[5:25]) + "\n", encoding="utf-8")
     (place / "another.yaml").write_text(text.replace("name: ", "name: another ", 1), encoding="utf-8")
     return place
 
@@ -78,6 +79,12 @@ CASES = {
     "dtype=bfloat16": READ,
     "panel.size=20": EVERY,
     "panel.exclude=[PLANTED-T-00]": EVERY,
+    "panel.by=variable": set(),  # every gene is taken
+    "panel.file={folder}/genes.txt": EVERY,
+    "capture.convention=paper": READ,
+    "capture.over_cells=sum": READ,
+    "capture.orientation=key x query": READ,
+    "capture.sums=float64": READ,
     "capture.batch_size=3": READ,
     "capture.max_tokens=12": READ,
     "capture.groups=1": set(),

@@ -53,6 +53,12 @@ FIELDS = {
     "stages": ("{NA: NK}", {"cells", *ANCHORS}, ()),
     "panel.size": (30, EVERY, ()),
     "panel.exclude": ("A_GENE", EVERY, ()),
+    "panel.by": ("variable", EVERY, ("panel.size=30",)),
+    "panel.file": ("GENES", EVERY, ()),
+    "capture.convention": ("paper", {*PASSES, *ANCHORS}, ()),
+    "capture.over_cells": ("sum", {*PASSES, *ANCHORS}, ()),
+    "capture.orientation": ("key x query", {*PASSES, *ANCHORS}, ()),
+    "capture.sums": ("float64", {*PASSES, *ANCHORS}, ()),
     "capture.batch_size": (8, {*PASSES, *ANCHORS}, ()),
     "capture.max_tokens": (20, {*PASSES, *ANCHORS}, ()),
     "capture.groups": (6, EVERY, ()),
@@ -133,11 +139,12 @@ def planned(cells, checkpoint, tmp_path_factory):
     (folder / "own.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     (folder / "own.gmt").write_text("one\t\t" + "\t".join(cells.var_names[:5]) + "\n")
     (folder / "figures.yaml").write_text(yaml.safe_dump({"source": "a paper", "figures": []}))
+    (folder / "genes.txt").write_text("\n".join(cells.var_names[7:27]) + "\n")
     (folder / "copy.h5ad").write_bytes((folder / "cells.h5ad").read_bytes())
     save_checkpoint(randomise(load_model(checkpoint), seed=9), folder / "other")
     files = {
         **{"OTHER_WEIGHTS": "other", "COPY": "copy.h5ad", "OWN_RULER": "own.yaml", "OWN_SETS": "own.gmt"},
-        **{"FIGURES": "figures.yaml", "RENAMED_RULER": "renamed.yaml"},
+        **{"GENES": "genes.txt", "FIGURES": "figures.yaml", "RENAMED_RULER": "renamed.yaml"},
     }
     values = {name: str(folder / file) for name, file in files.items()} | {"A_GENE": f"[{cells.var_names[0]}]"}
     return SimpleNamespace(path=path, values=values, known={})

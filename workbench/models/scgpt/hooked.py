@@ -111,7 +111,13 @@ class HookedScGPT(Matrices, HookedModel):
             self.block(layer).attn.eager = on
 
     def tokenizer(
-        self, cells: Any, *, seed: int = 0, max_tokens: int | None = None, min_gene_share: float | None = None
+        self,
+        cells: Any,
+        *,
+        seed: int = 0,
+        max_tokens: int | None = None,
+        min_gene_share: float | None = None,
+        panel: Sequence[str] | None = None,
     ) -> CellTokenizer:
         """Tokens of cells for this checkpoint.
 
@@ -126,6 +132,8 @@ class HookedScGPT(Matrices, HookedModel):
             Longest sequence with ``<cls>``; the checkpoint's own when None.
         min_gene_share
             Smallest share of the genes that must be in the vocabulary; `MIN_SHARE` when None.
+        panel
+            Genes of the convention ``paper``, which restricts cells to them (`PaperTokenizer`); None for scGPT's own input.
 
         Returns
         -------
@@ -142,17 +150,18 @@ class HookedScGPT(Matrices, HookedModel):
             If the checkpoint was not trained on binned values.
         """
         # A checkpoint can be read where anndata and numba cannot be imported, as `workbench doctor` does.
+        from workbench.models.scgpt.paper_tokens import PaperTokenizer
         from workbench.models.scgpt.tokenizer import MIN_SHARE, Tokenizer
 
-        return Tokenizer(
-            cells,
-            self.config,
-            self.vocabulary,
-            seed=seed,
-            max_tokens=max_tokens,
-            batch_column="batch" if "batch" in cells.obs else None,
-            min_gene_share=MIN_SHARE if min_gene_share is None else min_gene_share,
-        )
+        given: dict[str, Any] = {
+            "seed": seed,
+            "max_tokens": max_tokens,
+            "batch_column": "batch" if "batch" in cells.obs else None,
+            "min_gene_share": MIN_SHARE if min_gene_share is None else min_gene_share,
+        }
+        if panel is not None:
+            return PaperTokenizer(cells, self.config, self.vocabulary, panel, **given)
+        return Tokenizer(cells, self.config, self.vocabulary, **given)
 
     def gene_embedding(self, ids: Int[Tensor, " gene"]) -> Float[Tensor, "gene d_model"]:
         """Embedding of genes after the gene encoder's LayerNorm.
@@ -259,6 +268,11 @@ class HookedScGPT(Matrices, HookedModel):
         found: dict[str, Tensor | None] = {}
         cell = x[:, 0]
         if wanted & {"cell", "mvc", "classes"}:
+            if tokens.without_cls:
+                raise ShapeError(
+                    "These tokens are of the convention 'paper', which is for operators only: unbinned values and no <cls>, so that there is "
+                    "no embedding of the cell as scGPT was trained to make it. Use scGPT's own input (capture.convention: scgpt)."
+                )
             if self._without_cell:
                 raise ShapeError(
                     "A perturbation fine-tune has no <cls> and so no cell embedding; ask for outputs=('expression',), or say "

@@ -14,6 +14,7 @@ from workbench.errors import CheckpointError, VocabularyError
 from workbench.models.load import Contents, LoadReport
 from workbench.models.places import HookPlace
 from workbench.models.scgpt.config import ModelConfig, plain_args, shape_from_args
+from workbench.models.scgpt.input_keys import input_keys
 from workbench.models.scgpt.layout import (
     DECODERS,
     IGNORED,
@@ -179,6 +180,7 @@ def read_state(
         sha256=dict(hashes),
         release=RELEASES.get(hashes.get(WEIGHTS, "")),
         n_parameters=sum(tensor.numel() for tensor in wanted.values()),
+        input=input_keys(args, config),
     )
     n_hooks = sum(isinstance(part, HookPlace) for part in model.modules())
     return ScGPTContents(config, vocabulary, report, wanted, n_hooks)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, WithJsonSchema
+from pydantic import Field, PositiveInt, WithJsonSchema, model_validator
 
+from workbench.operators.convention import SCGPT
 from workbench.settings import NAME_OR_PATH, CellHeadsConfig, EmbeddedDataConfig, OperatorConfig, Strict, named
 
 
@@ -90,3 +91,16 @@ class BenchmarkConfig(OperatorConfig):
         default=None,
         description="File of published figures that the report prints beside what was found; none by default.",
     )
+
+    @model_validator(mode="after")
+    def _own_input(self) -> BenchmarkConfig:
+        if self.capture.convention != SCGPT:
+            raise ValueError(
+                "capture.convention: paper is for operators only, and the benchmark reads scGPT's own embedding in the same pass, which has "
+                "no place in it; use run or gates for such operators"
+            )
+        if self.panel.by != "cells" or self.panel.file is not None:
+            raise ValueError(
+                "the benchmark chooses a panel for each split by the cells of its training side; leave panel.by and panel.file out"
+            )
+        return self

@@ -276,12 +276,16 @@ class BenchmarkContext(CohortsContext):
     @cached_property
     def operators(self) -> StoredOperators:
         """Operators of every head by group of the internal cells."""
-        return StoredOperators(self.folder("operators"))
+        found = StoredOperators(self.folder("operators"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def untrained(self) -> StoredOperators:
         """The same of a model that was never trained."""
-        return StoredOperators(self.folder("untrained"))
+        found = StoredOperators(self.folder("untrained"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def present(self) -> frozenset[int]:

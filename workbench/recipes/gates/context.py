@@ -29,6 +29,7 @@ class GatesContext(CohortsContext):
 
     settings = GatesConfig
     shared = ("cohorts", "operators")
+    unlabelled = ("cohorts",)
 
     # What is configured.
 
@@ -82,9 +83,8 @@ class GatesContext(CohortsContext):
 
     @cached_property
     def genes(self) -> tuple[str, ...]:
-        """Genes of the operators: those of the internal cohort seen in most of its cells; no label is looked at."""
-        panel = self.config.panel
-        return choose_panel(self.cells[self.internal], self.matches[self.internal], panel.size, panel.exclude)
+        """Genes of the operators, chosen on the internal cohort; no label is looked at."""
+        return choose_panel(self.cells[self.internal], self.matches[self.internal], **self.config.panel.chosen())
 
     @property
     def read_obs(self) -> pd.DataFrame:
@@ -123,7 +123,9 @@ class GatesContext(CohortsContext):
     @cached_property
     def operators(self) -> MeansOfHeads:
         """Operators of every head, as the stage `operators` kept them."""
-        return MeansOfHeads(self.folder("operators"))
+        found = MeansOfHeads(self.folder("operators"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def feature_map(self) -> Float[np.ndarray, "gene feature"]:

@@ -29,7 +29,7 @@ def operators_stage(context: GatesContext, folder: Path, results: Results) -> Re
     dict
         As `read_operators` gives it.
     """
-    tokens = context.tokens_of(context.cells[context.internal], context.data_of(context.internal))
+    tokens = context.fed(context.cells[context.internal], context.data_of(context.internal), context.genes)
     found = read_operators(folder, context.model, tokens, context.genes, **context.reading)
     clear_state(folder)
     return found

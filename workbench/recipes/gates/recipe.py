@@ -164,7 +164,7 @@ def expects(context: GatesContext) -> Expected:
     """
     config, shape = context.config, context.model.config
     n = sum(map(len, context.cells.values()))
-    tokens = context.tokens_of(context.cells[context.internal], context.data_of(context.internal))
+    tokens = context.fed(context.cells[context.internal], context.data_of(context.internal), context.genes)
     tasks = len(config.cohorts) * len((MODEL, *CONTROLS, *NEGATIVES))
     loads = {
         "cohorts": Load(n),

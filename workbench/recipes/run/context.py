@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,8 @@ class RunContext(OperatorContext):
     """Configuration, folder, cells and operators of a run; what is not needed is not loaded."""
 
     settings = RunConfig
-    shared = ("cells", "operators")
+    shared: ClassVar[tuple[str, ...]] = ("cells", "operators")
+    unlabelled = ("cells",)
 
     def __init__(self, config: RunConfig, out: Path, backend: Backend | None = None) -> None:
         super().__init__(config, out, backend)
@@ -79,9 +80,13 @@ class RunContext(OperatorContext):
 
     @cached_property
     def panel(self) -> tuple[str, ...]:
-        """Genes of the operators, those seen in most cells; no label is looked at."""
-        settings = self.config.panel
-        return choose_panel(self.adata, self.tokenizer.match, settings.size, settings.exclude)
+        """Genes of the operators, as the configuration chooses them; no label is looked at."""
+        return choose_panel(self.adata, self.tokenizer.match, **self.config.panel.chosen())
+
+    @cached_property
+    def fed_cells(self) -> CellTokenizer:
+        """Tokens of the cells that operators are averaged over, under the configured convention."""
+        return self.fed(self.adata, self.config.data, self.panel)
 
     @property
     def read_obs(self) -> pd.DataFrame:
@@ -132,12 +137,16 @@ class RunContext(OperatorContext):
     @cached_property
     def operators(self) -> StoredOperators:
         """Operators of every head, by group of the cells."""
-        return StoredOperators(self.folder("operators"))
+        found = StoredOperators(self.folder("operators"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def untrained_operators(self) -> StoredOperators:
         """The same of a model of the same shape that was never trained."""
-        return StoredOperators(self.folder("untrained"))
+        found = StoredOperators(self.folder("untrained"))
+        found.check(self.config.capture.of_operators)
+        return found
 
     @cached_property
     def endpoints(self) -> list[Endpoint]:

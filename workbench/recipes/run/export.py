@@ -72,7 +72,8 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     }
     folded, offset = fold(matrix, fitted.encoder_, fitted.bias_)
     weights = context.model.fingerprint()
-    saved_operator.Operator(cells.genes, matrix, config.operator, config.adaptor.name, weights).save(context.out / MAP)
+    about, of = (config.operator, config.adaptor.name), config.capture.of_operators
+    saved_operator.Operator(cells.genes, matrix, *about, weights, of).save(context.out / MAP)
     place, card = context.out / FOLDER, _card(context, fitted, "gates" in results)
     Algorithm(cells.genes, folded, offset, readouts, card).save_pretrained(place)
     again = Algorithm.from_pretrained(place).transform(context.adata)
@@ -113,6 +114,7 @@ def _card(context: RunContext, fitted: LETAdaptor, gated: bool) -> dict[str, Any
         **card_inputs(context),
         "weights": context.model.fingerprint(),
         "operator": {"kind": config.operator, "feature_map": config.adaptor.name},
+        "convention": config.capture.of_operators.told(),
         "ruler": context.ruler.name,
         "n_cells": len(context.cells),
         "n_anchors": len(context.anchors()),

@@ -11,6 +11,7 @@ from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays, write_json, write_text
 from workbench.models import CellModel
 from workbench.operators.capturing import clear_state, read_operators
+from workbench.operators.convention import PAPER
 
 if TYPE_CHECKING:
     from workbench.recipes.run.context import RunContext
@@ -50,7 +51,7 @@ def panel_stage(context: RunContext, folder: Path, _: Results) -> Result:
 
 
 def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
-    """Read the operators of every head and the cells' embeddings, in one pass over the cells.
+    """Read the operators of every head and, of scGPT's own input, the cells' embeddings, in one pass over the cells.
 
     Parameters
     ----------
@@ -66,6 +67,10 @@ def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
     dict
         As `read_operators` gives it.
     """
+    if context.config.capture.convention == PAPER:  # an input without <cls>, so that there is no embedding to keep
+        found = _read(context, folder, context.model)
+        clear_state(folder)
+        return found
     memory = MemorySink()
     found = _read(context, folder, context.model, HookFilter(_CELL, memory))
     write_arrays(folder / EMBEDDING, {"cell": memory.result().values[_CELL]})
@@ -96,4 +101,4 @@ def untrained_stage(context: RunContext, folder: Path, _: Results) -> Result:
 
 
 def _read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter) -> dict[str, Any]:
-    return read_operators(folder, model, context.tokenizer, context.panel, more=more, **context.reading)
+    return read_operators(folder, model, context.fed_cells, context.panel, more=more, **context.reading)

@@ -179,7 +179,7 @@ def expects(context: RunContext) -> Expected:
         Run whose cells, panel and model are read for this.
     """
     config, n = context.config, len(context.adata)
-    read = passes_load(context, context.tokenizer, len(context.panel), always=True)
+    read = passes_load(context, context.fed_cells, len(context.panel), always=True)
     # Of the untrained model nothing but the operators is wanted.
     again = read if config.operator == "attention" else Load(n, 0, disk=read.disk)
     loads = {"panel": Load(n), "cells": Load(n), "operators": read, "untrained": again}

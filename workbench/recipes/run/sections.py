@@ -10,6 +10,7 @@ from workbench.evidence.expected import expected_table
 from workbench.evidence.gate_spec import SPEC
 from workbench.evidence.gate_table import NOT_APPLICABLE, passed_by
 from workbench.figures.requests import Request
+from workbench.operators.convention import PAPER
 from workbench.recipes.run import cells, compaction, drift, export, factors, gates, heads, readouts
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.explorer import FRAGMENT
@@ -103,6 +104,9 @@ def _cells_section(context: RunContext, result: Result) -> Section:
         skipped.append(("Donor holdout", why))
     if "tissue" not in obs:
         skipped.append(("Tissue as a grouping of anchors", "the data name no tissue"))
+    if context.config.capture.convention == PAPER:
+        why = "the convention 'paper' is for operators only: without <cls> and bins there is no embedding as scGPT was trained to make it"
+        skipped.append(("Readouts of scGPT's own embedding", why))
     return Section(skipped=skipped + without_place(result["unplaced_labels"]), cautions=_cautions(context))
 
 
