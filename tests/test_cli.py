@@ -378,7 +378,9 @@ def test_a_commented_configuration_reads_back_to_the_defaults(tmp_path, capsys, 
         if key.required and key.name in ("checkpoint", "out"):
             assert value == tmp_path / "PATH"
         elif key.form == "section":
-            assert value == type(value)()
+            # Sections by a name of the user's own are there, too.
+            named = {one.name for one in key.keys if one.keys and one.form != "section"}
+            assert value.model_dump(exclude=named) == type(value)().model_dump(exclude=named)
         elif not key.keys:
             assert value == getattr(own, key.name)
 

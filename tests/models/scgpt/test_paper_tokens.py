@@ -82,8 +82,9 @@ def test_no_embedding_of_a_cell_is_read_of_it():
         model(tokens.tokens())
     with pytest.raises(ShapeError, match="for operators only"):
         capture(model, tokens, "hook_cell", MemorySink(), progress=False)
+    capture(model, tokens, RESIDUALS, sink := PooledSink(), progress=False)
     with pytest.raises(HookError, match="no <cls>"):
-        capture(model, tokens, RESIDUALS, PooledSink(), progress=False)
+        sink.result()
 
 
 def test_what_cannot_be_fed_is_refused():

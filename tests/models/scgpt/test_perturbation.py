@@ -163,7 +163,7 @@ def test_what_it_has_no_place_for_is_refused(cells):
     sink = PooledSink()
     capture(model, model.tokenizer(cells), ["blocks.*.hook_resid_post"], [sink], progress=False)
     assert {pool for _, pool in sink.streams()} == {"mean"}
-    with pytest.raises(HookError, match="have no <cls>, of which"):
+    with pytest.raises(HookError, match="have no <cls> to keep"):
         sink.result()
 
 

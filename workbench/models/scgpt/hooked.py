@@ -270,8 +270,8 @@ class HookedScGPT(Matrices, HookedModel):
         if wanted & {"cell", "mvc", "classes"}:
             if tokens.without_cls:
                 raise ShapeError(
-                    "These tokens are of the convention 'paper', which is for operators only: unbinned values and no <cls>, so that there is "
-                    "no embedding of the cell as scGPT was trained to make it. Use scGPT's own input (capture.convention: scgpt)."
+                    "These tokens are of the convention 'paper', which is for operators only: unbinned values and no <cls>. scGPT was not "
+                    "trained to embed such cells. Use scGPT's own input (capture.convention: scgpt)."
                 )
             if self._without_cell:
                 raise ShapeError(
