@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from jaxtyping import Float, Shaped
 
 from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError, unknown_name
@@ -34,6 +35,7 @@ from workbench.evidence.protocol import (
 )
 from workbench.evidence.readouts import LINEAR, Readouts, from_stages
 from workbench.files import read_arrays, write_arrays
+from workbench.seeds import key
 
 # Imported, not only found: what the worker does is part of what a campaign depends on.
 WORKER = Path(peer_worker.__file__)
@@ -112,7 +114,7 @@ class PeerMethod(Method):
             extra["donor"] = np.unique(cells.donor.astype(str), return_inverse=True)[1].astype(np.int64)
         worker = _Worker(self)
         try:
-            worker.write(cells, "train", extra)
+            worker.write(cells.expression, cells.counts, "train", extra)
             options = {**self.options, "seed": train.seed}
             told = worker.ask({"do": "fit", "method": self.key, "side": "train", "options": options})
             seconds, peak = {"fit": told["seconds"], "predict": 0.0}, told["peak_bytes"]
@@ -163,11 +165,57 @@ def peer_methods(
             if able is not None and option not in (*able, "threads"):
                 raise ConfigError(unknown_name(f"option of {name}", option, (*able, "threads")))
     found = {}
-    for name, (key, about) in known.items():
+    for name, (kind, about) in known.items():
         given = dict((options or {}).get(name, {}))
         threads = int(given.pop("threads", 1))
-        found[name] = PeerMethod(name, key, about, python, seconds, given, threads)
+        found[name] = PeerMethod(name, kind, about, python, seconds, given, threads)
     return found
+
+
+def scvi_latent(
+    counts: sp.csr_matrix,
+    batch: Shaped[np.ndarray, " cell"] | None = None,
+    *,
+    python: Path | None = None,
+    seconds: float = 3600,
+    epochs: int = 100,
+    latent: int = 10,
+    seed: int = 0,
+) -> Float[np.ndarray, "cell latent"]:
+    """Latent of cells by scVI, trained on these cells in a process of its own.
+
+    Parameters
+    ----------
+    counts
+        Counts, cell by gene.
+    batch
+        Batch of each cell, which the model takes out; None for one batch.
+    python, seconds
+        As in `PeerMethod`.
+    epochs, latent
+        Passes over the cells, at most, and width of the latent.
+    seed
+        Seed of weights and batches.
+
+    Raises
+    ------
+    NotRunError
+        If scvi-tools is not there.
+    OutOfTimeError
+        If it takes longer than its budget.
+    """
+    options = {"epochs": epochs, "latent": latent, "seed": key(seed, "scvi") % 2**31}
+    worker = _Worker(PeerMethod("scVI", "scvi", "", python, seconds))
+    try:
+        donor = (
+            {} if batch is None else {"donor": np.unique(batch.astype(str), return_inverse=True)[1].astype(np.int64)}
+        )
+        worker.write(counts, counts, "train", donor)
+        worker.ask({"do": "fit", "method": "scvi", "side": "train", "options": options})
+        worker.ask({"do": "predict", "side": "train"})
+        return read_arrays(worker.folder / "train.predicted.safetensors")[0]["latent"]
+    finally:
+        worker.close()
 
 
 def peer_versions(python: Path | None = None) -> dict[str, str]:
@@ -197,7 +245,7 @@ class _FittedPeer:
     readouts: Readouts | None = None
 
     def arrays(self, cells: PlacedCells) -> dict[str, np.ndarray]:
-        side = self.worker.write(cells, f"cells{self.worker.asked}", {})
+        side = self.worker.write(cells.expression, cells.counts, f"cells{self.worker.asked}", {})
         told = self.worker.ask({"do": "predict", "side": side})
         self.seconds["predict"] = told["seconds"]
         self.peak_bytes = max(self.peak_bytes, told["peak_bytes"])
@@ -256,9 +304,9 @@ class _Worker:
                 f"the interpreter '{python}' cannot be started ({error.strerror}); check peers.python"
             ) from error
 
-    def write(self, cells: PlacedCells, side: str, extra: dict[str, np.ndarray]) -> str:
-        arrays = {"shape": np.array(cells.expression.shape, dtype=np.int64), **extra}
-        for name, matrix in (("expression", cells.expression), ("counts", cells.counts)):
+    def write(self, expression: Any, counts: Any, side: str, extra: dict[str, np.ndarray]) -> str:
+        arrays = {"shape": np.array(expression.shape, dtype=np.int64), **extra}
+        for name, matrix in (("expression", expression), ("counts", counts)):
             if matrix is not None:
                 matrix = sp.csr_matrix(matrix)
                 arrays[f"{name}/data"] = matrix.data.astype(np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -168,6 +171,24 @@ def test_layers_are_laid_beside_each_other_by_the_same_draws(made):
         assert value[1, 0] == pytest.approx(rows[1] - rows[0], abs=1e-9)
     assert own["note"].str.startswith("interval over cells, as 3 donors are too few to draw").any()
     assert "over the same groups of cells" in (made.out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_scvi_stands_beside_the_model_or_says_why_it_does_not(settings, tmp_path):
+    small = {**settings, "controls": [], "genes": None, "measures": {**settings["measures"], "maps": False}}
+    python = os.environ.get("WORKBENCH_PEERS_PYTHON") or None
+    done = execute(
+        RECIPE,
+        make_config(GeometryConfig, **small, scvi={"python": python, "epochs": 3, "latent": 4}),
+        tmp_path / "out",
+    )
+    there = set(pick(done.context.read("geometry"), source="baseline")["hook"])
+    if python or importlib.util.find_spec("scvi"):
+        assert "scVI, 4 dimensions" in there and not done.results["scvi"]["skipped"]
+        assert "scVI, 4 dimensions" in set(done.context.read("likeness")["other"])
+    else:
+        assert "No module named 'scvi'" in done.results["scvi"]["skipped"]
+        assert "scVI" in (done.out / "report.html").read_text() and not any("scVI" in name for name in there)
 
 
 @pytest.mark.slow

@@ -107,6 +107,20 @@ class GenesConfig(Strict):
     )
 
 
+class ScviConfig(Strict):
+    """scVI as a baseline: an autoencoder of the counts, trained on the very cells that are looked at."""
+
+    python: Path | None = Field(
+        default=None,
+        description="Interpreter that has scvi-tools, such as that of make peers; the workbench's own by default.",
+    )
+    epochs: PositiveInt = Field(default=100, description="Passes over the cells, at most.")
+    latent: PositiveInt = Field(default=10, description="Width of the latent.")
+    seconds: PositiveInt = Field(
+        default=3600, description="So long may it take; the space is skipped where it does not end."
+    )
+
+
 class GeometryConfig(CommandConfig):
     """``workbench geometry``: dimension, isotropy, faithfulness and whose variance, of every layer beside its baselines."""
 
@@ -119,6 +133,9 @@ class GeometryConfig(CommandConfig):
     measures: MeasuresConfig = Field(default=MeasuresConfig(), description="How they are measured.")
     genes: GenesConfig | None = Field(
         default=None, description="Geometry of genes as well; two more passes. Left out unless the section is there."
+    )
+    scvi: ScviConfig | None = Field(
+        default=None, description="scVI beside the model, where counts are there. Left out unless the section is there."
     )
     controls: Annotated[tuple[Control, ...], Field()] = Field(
         default=(UNTRAINED, PERMUTED, THINNED),

@@ -31,6 +31,8 @@ SOURCES = {
     THINNED: "one library size",
 }
 SPACES = "spaces.safetensors"
+# Stages that no model has a part in.
+REFERENCE, SCVI = "expression", "scvi"
 _HEADS = "attn.hook_z"
 
 
@@ -38,7 +40,7 @@ class GeometryContext(Context[GeometryConfig]):
     """Configuration, cells and spaces of a geometry."""
 
     settings = GeometryConfig
-    shared = ("expression", *SOURCES)
+    shared = (REFERENCE, SCVI, *SOURCES)
 
     @cached_property
     def cells(self) -> AnnData:

@@ -19,11 +19,10 @@ from workbench.geometry.likeness import cka, principal_angle
 from workbench.geometry.overlap import BatchNeighbors
 from workbench.geometry.space_draws import BASELINE, COLUMNS, MODEL, Measured
 from workbench.geometry.space_tables import measure_space
-from workbench.recipes.geometry.context import SOURCES, GeometryContext
+from workbench.recipes.geometry.context import REFERENCE, SCVI, SOURCES, GeometryContext
 from workbench.recipes.geometry.reference import read_reference
 from workbench.seeds import generator, order_of
 
-REFERENCE = "expression"
 CKA, ANGLE = "debiased CKA", "principal angle"
 # The residual stream that a model is read from as a whole.
 STREAM = "resid_post mean"
@@ -37,7 +36,9 @@ def listed(results: Results) -> list[tuple[str, str]]:
     results
         Results of the reference and the passes.
     """
-    return [(stage, name) for stage in (*SOURCES, REFERENCE) if stage in results for name in results[stage]["spaces"]]
+    return [
+        (stage, name) for stage in (*SOURCES, REFERENCE, SCVI) if stage in results for name in results[stage]["spaces"]
+    ]
 
 
 def named(stage: str, name: str) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def named(stage: str, name: str) -> dict[str, Any]:
     stage, name
         Stage that has left the space, and the name of the space in it, as `listed` gives them.
     """
-    if stage == REFERENCE:
+    if stage in (REFERENCE, SCVI):
         return {"source": BASELINE, "layer": np.nan, "hook": name}
     layer, hook, pool = name.split("/")
     return {"source": SOURCES[stage], "layer": float(layer), "hook": f"{hook} {pool}"}
@@ -172,7 +173,9 @@ def likeness_stage(context: GeometryContext, folder: Path, results: Results) -> 
     dict
         ``n_pairs``.
     """
-    spaces = [one for one in listed(results) if one[0] == REFERENCE or (one[0] == MODEL and _hook(one) == STREAM)]
+    spaces = [
+        one for one in listed(results) if one[0] in (REFERENCE, SCVI) or (one[0] == MODEL and _hook(one) == STREAM)
+    ]
     pairs = [Task(f"{one} {other}", (context.handle, one, other)) for one, other in combinations(spaces, 2)]
     rows = run_sweep(folder / "sweep", {"pairs": len(pairs)}, pairs, likeness_task, context.backend)
     context.write({"likeness": rows})

@@ -7,16 +7,18 @@ from functools import partial
 from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Recipe
 from workbench.engine.stages import Stage
+from workbench.evidence.peers import peer_versions
 from workbench.files import digest
 from workbench.geometry.space_draws import MODEL
 from workbench.recipes.geometry.config import UNTRAINED
-from workbench.recipes.geometry.context import GeometryContext
+from workbench.recipes.geometry.context import REFERENCE, SCVI, GeometryContext
 from workbench.recipes.geometry.genes import TABLES, gene_inputs, genes_stage
 from workbench.recipes.geometry.maps import maps_stage
-from workbench.recipes.geometry.measures import REFERENCE, likeness_stage, measures_stage
+from workbench.recipes.geometry.measures import likeness_stage, measures_stage
 from workbench.recipes.geometry.passes import pass_stage
 from workbench.recipes.geometry.probes import probe_stage
 from workbench.recipes.geometry.reference import reference_stage
+from workbench.recipes.geometry.scvi import scvi_stage
 from workbench.recipes.geometry.sections import report
 from workbench.recipes.loads import AT_LEAST, seconds_per_cell
 from workbench.tools.common import check_cells
@@ -63,14 +65,27 @@ def stages(context: GeometryContext) -> list[Stage]:
     for name in context.passes:
         of = {"shape": str(shape)} if name == UNTRAINED else {"weights": weights}
         listed.append(Stage(name, partial(pass_stage, context, name), {**inputs, **of}))
-    before = (REFERENCE, *context.passes)
+    before: tuple[str, ...] = (REFERENCE, *context.passes)
+    other: tuple[str, ...] = (REFERENCE, MODEL)
+    if config.scvi is not None:
+        trained = config.scvi.model_dump(mode="json", include={"epochs", "latent"})
+        installed = peer_versions(config.scvi.python)
+        listed.append(
+            Stage(
+                SCVI,
+                partial(scvi_stage, context),
+                {"scvi": trained, "peers": installed, "seed": config.seed},
+                (REFERENCE,),
+            )
+        )
+        before, other = (*before, SCVI), (*other, SCVI)
     labels = {
         name: digest(None if (own := context.column(name)) is None else own.tolist()) for name in ("cell_type", "donor")
     }
     how = {"bootstrap": config.measures.bootstrap, "seed": config.seed, **labels}
     listed.append(Stage("measures", partial(measures_stage, context), how, before, ("geometry", "differences")))
     alike = {"draws": config.measures.draws, "seed": config.seed}
-    listed.append(Stage("likeness", partial(likeness_stage, context), alike, (REFERENCE, "model"), ("likeness",)))
+    listed.append(Stage("likeness", partial(likeness_stage, context), alike, other, ("likeness",)))
     probed = {**config.measures.model_dump(mode="json", include={"probe_folds", "probe_cells"}), "seed": config.seed}
     streams = tuple(name for name in (MODEL, UNTRAINED) if name in context.passes)
     listed.append(Stage("probe", partial(probe_stage, context), {**probed, **inputs, **labels}, streams, ("probe",)))

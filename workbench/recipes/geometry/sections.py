@@ -10,9 +10,9 @@ from workbench.figures.requests import Request
 from workbench.figures.style import number
 from workbench.geometry.space_draws import FEWEST_DONORS
 from workbench.recipes.geometry.config import THINNED
-from workbench.recipes.geometry.context import GeometryContext
+from workbench.recipes.geometry.context import REFERENCE, SCVI, GeometryContext
 from workbench.recipes.geometry.genes import TABLES
-from workbench.recipes.geometry.measures import ANGLE, CKA, REFERENCE, STREAM
+from workbench.recipes.geometry.measures import ANGLE, CKA, STREAM
 from workbench.recipes.geometry.opening import FAITHFUL, controls, faithful, opening
 from workbench.tools.probe import EXPRESSION
 
@@ -74,6 +74,8 @@ def report(context: GeometryContext, results: Results) -> Report:
         (f"Batch '{name}'", f"it has {n} cells, fewer than neighbourhoods need")
         for name, n in about["left_out"].items()
     ]
+    if SCVI in results and results[SCVI]["skipped"]:
+        skipped.append(("scVI", results[SCVI]["skipped"]))
     if why_not := results["probe"]["skipped"]:
         skipped.append(("Linear probe of the cell type", why_not))
     names = ["geometry", "differences", "likeness"] + ([] if why_not else ["probe"])
