@@ -29,6 +29,7 @@ from workbench.operators.operator import FeatureMapSpec, Head
 # exists.
 NAME_OR_PATH = "name or path"
 NameOrPath = Annotated[str, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})]
+Interpreter = Annotated[Path, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})]
 # Of every configuration with a checkpoint.
 DeviceName = Annotated[
     str | tuple[str, ...],

@@ -135,5 +135,5 @@ def test_matrices_of_a_backed_atlas_are_read_block_by_block(tmp_path, monkeypatc
     assert np.array_equal(held.toarray(), counts[rows][:, [2, 0]])
     logged = np.log1p(counts[rows] / counts[rows].sum(1, keepdims=True) * 1e4)[:, [2, 0]]
     np.testing.assert_allclose(expression.toarray(), logged, rtol=1e-5)
-    # The block of which no cell is wanted is left where it is.
-    assert read == [(0, 2048), (4096, 5000)]
+    # Of a block no more is read than lies between the cells that are wanted, and nothing of one without any.
+    assert read == [(5, 6), (4100, 4101)]

@@ -16,6 +16,7 @@ from workbench.errors import CellsError, ConfigError
 from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.benchmark.config import BenchmarkConfig
 from workbench.recipes.gates.config import GatesConfig
+from workbench.recipes.geometry.config import GeometryConfig
 from workbench.recipes.pretrain.config import PretrainConfig
 from workbench.recipes.run.config import RunConfig
 from workbench.settings import NAME_OR_PATH, AdaptorConfig, DataConfig
@@ -50,14 +51,15 @@ data: {name: pbmc68k, backed: true, layer: raw, values: counts, depth: n, gene_c
 ruler: hematopoiesis
 stages: {"cluster 1": B}
 panel: {size: 30}
-capture: {batch_size: 4, max_tokens: 100, groups: 7}
+capture: {batch_size: 4, max_tokens: 100, groups: 7, convention: paper, over_cells: sum, orientation: key x query, sums: float64}
 anchors: {min_cells: 3, parts: 2}
 adaptor: {k: 3, alpha: 0, beta: 0.5, steps: 9, feature_map: single, layer: 2, head: 1}
 evaluation: {folds: 2, holdouts: 1, permutations: 5}
 """
     config = read_config(written(text), RunConfig)
     assert config.seed == 3 and config.stages == {"cluster 1": "B"} and config.adaptor.feature_map == "single"
-    assert config.capture.model_dump() == {"batch_size": 4, "max_tokens": 100, "groups": 7}
+    kept = {"convention": "paper", "over_cells": "sum", "orientation": "key x query", "sums": "float64"}
+    assert config.capture.model_dump() == {"batch_size": 4, "max_tokens": 100, "groups": 7, **kept}
     assert config.data.backed and config.data.tissue == "t"
 
 
@@ -299,12 +301,14 @@ def paths_of(kind, before=""):
 
 def test_the_keys_that_are_paths_are_told_by_the_models():
     common = {"checkpoint": "path", "data.name": NAME_OR_PATH}
-    operators = {**common, "ruler": NAME_OR_PATH}
+    operators = {**common, "ruler": NAME_OR_PATH, "panel.file": "path"}
     assert paths_of(RunConfig) == {**operators, "factors.gene_sets": NAME_OR_PATH, "expected": "path"}
     assert paths_of(GatesConfig) == {**operators, "cohorts.*.data.name": NAME_OR_PATH}
     more = {"transfer.*.data.name": NAME_OR_PATH, "peers.python": NAME_OR_PATH, "expected": "path"}
     assert paths_of(BenchmarkConfig) == {**operators, **more}
     assert paths_of(AblationConfig) == {**common, "study.ruler": NAME_OR_PATH}
+    genes = {"genes.sets": NAME_OR_PATH, "genes.edges.*.path": "path", "genes.covariates": "path"}
+    assert paths_of(GeometryConfig) == {**common, **genes, "scvi.python": NAME_OR_PATH}
     assert paths_of(PretrainConfig) == {"out": "path", "data.name": NAME_OR_PATH}
 
 

@@ -193,7 +193,7 @@ def test_every_fact_that_ships_says_where_it_is_from():
     assert any("random gene lists" in why for why in known.left_out.values())
 
 
-@pytest.mark.shared_data
+@pytest.mark.shared_data("real_scgpt/vocab.json")
 def test_the_vocabulary_of_the_release_has_the_facts(shared_data):
     from workbench.models.vocabulary import Vocabulary
 

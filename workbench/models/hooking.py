@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -170,9 +171,9 @@ class HookedModel(Familiar):
         >>> with model.spliced({dictionary.hook: dictionary}):  # doctest: +SKIP
         ...     model(cells[:8]).cell
         """
-        from workbench.dictionaries.splicing import spliced
-
-        return spliced(self, dictionaries, error=error)
+        # By name: what a model can be made to do is no part of it. An import would let every stage with a model depend on the code of dictionaries.
+        splicing = importlib.import_module("workbench.dictionaries.splicing")
+        return splicing.spliced(self, dictionaries, error=error)
 
     def _names(self, names: Any) -> list[str]:
         """Names that a filter, a pattern or a predicate of transformer-lens stands for; an error when there are none."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, PositiveInt, WithJsonSchema, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from workbench.operators.convention import SCGPT
-from workbench.settings import NAME_OR_PATH, CellHeadsConfig, EmbeddedDataConfig, OperatorConfig, Strict, named
+from workbench.settings import (
+    CellHeadsConfig,
+    EmbeddedDataConfig,
+    Interpreter,
+    OperatorConfig,
+    Strict,
+    named,
+)
 
 
 class SplitsConfig(Strict):
@@ -44,7 +51,7 @@ class TransferConfig(Strict):
 class PeersConfig(Strict):
     """Methods of other packages, which run in processes of their own."""
 
-    python: Annotated[Path, WithJsonSchema({"type": "string", "format": NAME_OR_PATH})] | None = Field(
+    python: Interpreter | None = Field(
         default=None,
         description="Interpreter of the environment that they are installed in (`make peers` prints one); by default "
         "the one that runs the workbench.",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from workbench.settings import CommandConfig, EmbeddedDataConfig, NameOrPath, Strict, named
+from workbench.settings import CommandConfig, EmbeddedDataConfig, Interpreter, NameOrPath, Strict, named
 
 UNTRAINED: Literal["untrained"] = "untrained"
 PERMUTED: Literal["permuted"] = "permuted"
@@ -110,7 +110,7 @@ class GenesConfig(Strict):
 class ScviConfig(Strict):
     """scVI as a baseline: an autoencoder of the counts, trained on the very cells that are looked at."""
 
-    python: Path | None = Field(
+    python: Interpreter | None = Field(
         default=None,
         description="Interpreter that has scvi-tools, such as that of make peers; the workbench's own by default.",
     )
