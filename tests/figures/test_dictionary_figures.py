@@ -93,7 +93,7 @@ def test_gene_identity_is_a_line_at_zero_where_it_is_the_yardstick():
     figure = figures.dictionary_variance(summary(), codes())
     assert len(figure.layout.annotations) == 4  # two kinds, two measures
     names = named(figure.data)
-    assert {"dictionary", "gene id alone", "PCA", "other seeds", "dictionary of random weights"} <= names
+    assert {"dictionary", "gene id alone", "PCA", "other seeds", "dictionary, random weights"} <= names
     assert "&lt;/b&gt;own" in names and "</b>own" not in names
     assert sum(shape.y0 == 0 and shape.y1 == 0 for shape in figure.layout.shapes) == 2
     own = [trace for trace in figure.data if trace.name == "dictionary" and trace.error_y.array is not None]

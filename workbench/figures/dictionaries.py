@@ -68,13 +68,13 @@ def dictionary_variance(summary: pd.DataFrame, codes: pd.DataFrame) -> go.Figure
         mine, beside = ours[ours["kind"] == kind], others[(others["kind"] == kind) & (others["code"] != OWN)]
         for j, (code, part) in enumerate(beside.groupby("code", sort=False)):
             if code == GENE and column == "within_genes":
-                figure.add_hline(y=0, line={"color": INK, "width": 2, "dash": "dot"}, **at)
                 continue
             look = (INK, "circle") if code == GENE else _LOOKS[(j - 1) % len(_LOOKS)]
             line = _line(part, column, title, str(code), look, i == 0, "dot" if code == GENE else "solid")
-            figure.add_trace(line.update(line={"width": 2.4 if code == GENE else 1}), **at)
+            rank, width = (2, 2.4) if code == GENE else (1000, 1)
+            figure.add_trace(line.update(line={"width": width}, legendrank=rank), **at)
         for j, (source, part) in enumerate(mine[mine["source"] != "model"].groupby("source", sort=False)):
-            name = f"dictionary of {_CONTROLS.get(str(source), str(source))}"
+            name = f"dictionary, {_CONTROLS.get(str(source), str(source))}"
             figure.add_trace(
                 _line(
                     part,
@@ -105,7 +105,9 @@ def dictionary_variance(summary: pd.DataFrame, codes: pd.DataFrame) -> go.Figure
         if column == "within_genes":
             bars = {"error_y": interval(part.rename(columns={"within_low": "low", "within_high": "high"}), column)}
         own = _line(part, column, title, OWN, SERIES[0], i == 0, "solid")
-        figure.add_trace(own.update(line={"width": 3}, **bars), **at)
+        figure.add_trace(own.update(line={"width": 3}, legendrank=1, **bars), **at)
+        if column == "within_genes" and GENE in set(beside["code"]):
+            figure.add_hline(y=0, line={"color": INK, "width": 2, "dash": "dot"}, **at)
         _layers(figure, mine, at)
         lowest = min(float(np.nanmin(mine[column])), 0)
         figure.update_yaxes(range=[max(lowest - 0.08, _LOWEST), 1.04], **at)
@@ -114,7 +116,7 @@ def dictionary_variance(summary: pd.DataFrame, codes: pd.DataFrame) -> go.Figure
         f"({number(others.loc[others['code'] == OWN, 'l0'].median())}). Beyond each gene's mean: 0 is what a gene's name alone explains; bars: 95 % over cells; nothing under "
         f"{_LOWEST} is shown."
     )
-    return dressed(figure, "What a dictionary explains, beside a gene's name", subtitle, total, above=92, legend=True)
+    return dressed(figure, "What a dictionary explains, beside a gene's name", subtitle, total, above=112, legend=True)
 
 
 def dictionary_losses(losses: pd.DataFrame) -> go.Figure:

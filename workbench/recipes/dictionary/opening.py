@@ -46,12 +46,12 @@ def opening(tables: Tables, held_out: str) -> Opening:
         )
     best, sure = judged.loc[judged["within_genes"].idxmax()], judged["within_low"] > 0
     of = f"{int(sure.sum())} of {len(judged)}"
-    most = f"at most {number(best['within_genes'], 2)} of what the name leaves, at {best['hook']}"
+    most = f"the share of what the name leaves is at most {number(best['within_genes'], 2)}, at {best['hook']}"
     if not sure.any():
         answer = f"No: at none of {len(judged)} hooks do they explain more than each gene's mean does; {most}."
     elif sure.all():
         least = judged.loc[judged["within_genes"].idxmin()]
-        answer = f"Yes, at all of {len(judged)} hooks: {most}, at least {number(least['within_genes'], 2)}, at {least['hook']}."
+        answer = f"Yes, at all of {len(judged)} hooks: {most}, and at least {number(least['within_genes'], 2)}, at {least['hook']}."
     else:
         answer = f"At {of} hooks they do: {most}. At the others a table of one mean per gene does as well or better."
     how = (

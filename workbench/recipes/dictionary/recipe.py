@@ -64,7 +64,8 @@ def stages(context: DictionaryContext) -> list[Stage]:
     listed = []
 
     def given(one: Training) -> dict[str, object]:
-        of = {"shape": shape, "weights": seed} if one.source == UNTRAINED else {"weights": weights}
+        random = {"shape": shape, "weights": seed, "dtype": config.dtype}
+        of = random if one.source == UNTRAINED else {"weights": weights}
         # The tokeniser may draw genes of long cells by the seed of the training.
         return {**passed, **of, "dictionary": settings, "seed": one.seed}
 

@@ -140,7 +140,7 @@ def _answers(tables: dict[str, pd.DataFrame]) -> list[str]:
         for row in tables["dictionary_stability"].to_dict("records"):
             said.append(
                 f"{row['hook']}, seed {row['other']}: {number(100 * row['above_0.9'], 2)} % of features are found again with a cosine above 0.9; the median is "
-                f"{number(row['median'], 2)}, of random directions {number(row['null_median'], 2)}; n = {row['n']}."
+                f"{number(row['median'], 2)}, of random directions {number(row['null_median'], 2)}; n = {number(row['n'])}."
             )
     if "dictionary_naming" in tables:
         for row in tables["dictionary_naming"].query("source == 'model'").itertuples():
