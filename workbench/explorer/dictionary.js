@@ -75,7 +75,8 @@
     found = matches();
     shown = STEP;
     list();
-    const there = new Set(found), all = found.length === n;
+    const there = new Set(found);
+    const all = !at("search").value.trim() && !document.querySelector("#filters input:checked:not(#only-alive)");
     dots.forEach((dot, i) => dot.classList.toggle("found", !all && there.has(i)));
   }
 
@@ -173,7 +174,7 @@
     put(right, make("h3", "Neighbours, by cosine of their directions"), near, make("h3", "Where it lies"), map,
       make("p", "UMAP of all directions: only neighbourhoods can be read from it. Blue: what the search found.", { className: "hint" }));
     dots.forEach((dot) => dot.classList.remove("here", "near"));
-    card.n.forEach(([other]) => dots[other].classList.add("near"));
+    card.n.forEach(([other]) => { dots[other].classList.add("near"); map.append(dots[other]); });
     dots[i].classList.add("here");
     map.append(dots[i]);
     at("card").replaceChildren(make("h2", `Feature ${i}`, { id: "feature" }), put(make("div", undefined, { className: "columns" }), left, right));

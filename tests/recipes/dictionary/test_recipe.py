@@ -146,7 +146,7 @@ def test_a_part_does_what_comes_before_it_and_no_more(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_dictionaries(tiny, tmp_path):
     path = tmp_path / "tiny.yaml"
-    more = {"controls": [], "trainings": 1, "dictionary": {**tiny["dictionary"], "epochs": 150}}
+    more = {"controls": [], "trainings": 1, "dictionary": {**tiny["dictionary"], "epochs": 12}}
     path.write_text(yaml.safe_dump({**tiny, **more, "checkpoint": str(tiny["checkpoint"])}))
     command = ["dictionary", "train", str(path), "--out"]
     killed = tmp_path / "killed"
