@@ -95,6 +95,7 @@ def test_a_page_without_names_or_types_is_made():
     assert listed["words"] == {} and listed["types"] == [] and cards[0]["g"] == [] and cards[0]["t"] == {}
 
 
+@pytest.mark.slow
 def test_twelve_dictionaries_of_the_released_size_stay_under_ten_megabytes(tmp_path):
     written = write_dictionary_page(made_up(2048, 3000, 12, 60, 512), tmp_path)
     assert [path.name for path in written] == page_files(2048) and len(written) == 1 + 2048 // EACH

@@ -49,8 +49,13 @@
     const wanted = at("search").value.trim().toLowerCase();
     const kept = [...Array(n).keys()].filter((i) => Object.values(filters).every((holds) => holds(i)));
     const by = orders.find(([name]) => name === order.value)[2];
-    const rank = (i) => (!wanted ? 0 : texts[i].includes(wanted) ? 0 : texts[i].some((one) => one.startsWith(wanted)) ? 1 : texts[i].some((one) => one.includes(wanted)) ? 2 : 3);
-    return kept.map((i) => [rank(i), by(i), i]).filter(([r]) => r < 3).sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]).map(([, , i]) => i);
+    const rank = (i) => {
+      if (!wanted || texts[i].includes(wanted)) return 0;
+      if (texts[i].some((one) => one.startsWith(wanted))) return 1;
+      return texts[i].some((one) => one.includes(wanted)) ? 2 : 3;
+    };
+    const ranked = kept.map((i) => [rank(i), by(i), i]).filter(([r]) => r < 3);
+    return ranked.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]).map(([, , i]) => i);
   };
 
   let found = [], shown = STEP, current = -1, asked = 0;
@@ -121,7 +126,8 @@
     heads.forEach((text, i) => put(head, make("th", text, { scope: "col", className: i ? "number" : "" })));
     return put(made, put(make("thead"), head), put(make("tbody"), ...rows));
   };
-  const row = (...cells) => put(make("tr"), ...cells.map((cell, i) => (cell instanceof Node ? cell : make("td", cell, { className: i ? "number" : "" }))));
+  const cell = (text, i) => (text instanceof Node ? text : make("td", text, { className: i ? "number" : "" }));
+  const row = (...cells) => put(make("tr"), ...cells.map(cell));
   const bars = (kinds) => {
     const most = Math.max(...kinds.m.map((one) => one ?? 0), 1e-12);
     const rows = data.types.map((name, i) => [name, kinds.m[i] ?? 0, kinds.d[i] ?? 0]).sort((a, b) => b[1] - a[1]);
@@ -146,12 +152,15 @@
     const more = Object.fromEntries(data.card.map((name, k) => [name, card.v[k]]));
     const facts = make("dl"), fact = (name, text) => text && put(facts, make("dt", name), make("dd", text));
     const density = value("density", i);
-    fact("Fires", density === 0 ? "never on held-out cells (dead)" : `at ${percent(density)} of rows${density > 0.5 ? " (dense)" : ""}, mean ${number(more.mean)} where it does`);
-    if (value("top_share", i) !== null) fact("One gene?", `${percent(value("top_share", i))} of its activation is on one gene; as if spread evenly over ${number(more.n_genes)}`);
+    const often = `at ${percent(density)} of rows${density > 0.5 ? " (dense)" : ""}, mean ${number(more.mean)} where it does`;
+    fact("Fires", density === 0 ? "never on held-out cells (dead)" : often);
+    const share = value("top_share", i);
+    if (share !== null) fact("One gene?", `${percent(share)} of its activation is on one gene; as if spread evenly over ${number(more.n_genes)}`);
     if (more.level_r !== null) fact("Expression level", `correlation ${number(more.level_r)} where it fires`);
     if (value("found_again", i) !== null) fact("Another seed", `finds it with cosine ${number(value("found_again", i))}`);
     if (word("cell_type", i)) fact("Cell type", `${word("cell_type", i)}, ${number(more.cell_type_lift)} x its share of rows`);
-    if (word("donor", i)) fact("Donor", `${percent(more.donor_share)} of its activation is in ${word("donor", i)}${flag("one_donor", i) ? ": a feature of one donor" : ""}`);
+    const alone = flag("one_donor", i) ? ": a feature of one donor" : "";
+    if (word("donor", i)) fact("Donor", `${percent(more.donor_share)} of its activation is in ${word("donor", i)}${alone}`);
     const near = put(make("p", undefined, { className: "near" }));
     for (const [other, cosine] of card.n) {
       const button = make("button", `${other} (${(cosine / 100).toFixed(2)})`, { type: "button" });
@@ -165,11 +174,13 @@
       put(left, make("h3", "Program"));
       if (word("program", i)) {
         const sure = flag("named", i) ? "named beyond random lists" : "not beyond random lists";
-        put(left, put(make("p", undefined, { id: "program" }), make("b", word("program", i)), `: ${number(more.overlap)} of its ${number(more.n_list)} top genes, odds ${number(more.odds)}; q ${number(value("q", i))}, ${sure}. `,
-          make("span", `Of matched random lists ${percent(more.p)} do as well.`, { className: "hint" })));
+        const of = `: ${number(more.overlap)} of its ${number(more.n_list)} top genes, odds ${number(more.odds)}; q ${number(value("q", i))}, ${sure}. `;
+        const beside = make("span", `Of matched random lists ${percent(more.p)} do as well.`, { className: "hint" });
+        put(left, put(make("p", undefined, { id: "program" }), make("b", word("program", i)), of, beside));
       } else put(left, make("p", "None of its top genes is in a gene set.", { id: "program" }));
     }
-    if (card.g.length) put(left, make("h3", "Top genes"), table(["gene", "mean where it fires", "lift", "firings"], card.g.map(([gene, mean, lift, firings]) => row(data.genes[gene], number(mean), number(lift), number(firings)))));
+    const tops = card.g.map(([gene, mean, lift, firings]) => row(data.genes[gene], number(mean), number(lift), number(firings)));
+    if (tops.length) put(left, make("h3", "Top genes"), table(["gene", "mean where it fires", "lift", "firings"], tops));
     if (data.types.length && card.t.m) put(left, make("h3", "Activation by cell type"), bars(card.t));
     put(right, make("h3", "Neighbours, by cosine of their directions"), near, make("h3", "Where it lies"), map,
       make("p", "UMAP of all directions: only neighbourhoods can be read from it. Blue: what the search found.", { className: "hint" }));

@@ -123,9 +123,13 @@ def page_data(shown: Browsed) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     genes = list(dict.fromkeys(shown.genes["gene"].astype(str))) if len(shown.genes) else []
     number = {gene: i for i, gene in enumerate(genes)}
     tops: list[list[list[Any]]] = [[] for _ in range(n)]
-    for row in shown.genes.itertuples():
-        if len(tops[row.feature]) < N_GENES:
-            tops[row.feature].append([number[str(row.gene)], _short(row.mean), _short(row.lift), int(row.firings)])
+    columns = (
+        shown.genes[name].tolist() if len(shown.genes) else []
+        for name in ("feature", "gene", "mean", "lift", "firings")
+    )
+    for feature, gene, mean, lift, firings in zip(*columns, strict=True):
+        if len(tops[feature]) < N_GENES:
+            tops[feature].append([number[str(gene)], _short(mean), _short(lift), int(firings)])
     words = {name: _numbered(features[name]) for name in _WORDS if name in features}
     listed: dict[str, Any] = {
         "title": shown.title,
