@@ -201,8 +201,8 @@ def dictionary_density(activity: pd.DataFrame) -> go.Figure:
         dead, dense = int((own["density"] == 0).sum()), int((own["density"] > 0.5).sum())
         titles.append(f"{label(_short(own.iloc[0], several))}: {dead} dead, {dense} dense")
         counts.append(np.histogram(np.log10(own.loc[own["density"] > 0, "density"]), edges)[0])
-    figure, places, total = facets(titles, 150, 4, 70, spacing=0.045, shared_rows=False)
-    ticks = np.arange(low, 0.5)
+    figure, places, total = facets(titles, 150, 4, 96, spacing=0.045, shared_rows=False)
+    ticks = np.arange(0, low - 0.5, -2)
     for found, at in zip(counts, places, strict=True):
         ends = 10**edges
         hover = [
@@ -219,7 +219,14 @@ def dictionary_density(activity: pd.DataFrame) -> go.Figure:
             showlegend=False,
         )
         figure.add_trace(bar, **at)
-        figure.update_xaxes(tickvals=ticks, ticktext=[f"{10.0**t:g}" for t in ticks], title="share of rows", **at)
+        figure.update_xaxes(
+            tickvals=ticks,
+            ticktext=[f"{10.0**t:.6f}".rstrip("0").rstrip(".") for t in ticks],
+            tickangle=0,
+            title="share of rows",
+            range=[low - 0.1, 0.1],
+            **at,
+        )
         figure.update_yaxes(range=[0, max(int(max(c.max() for c in counts)), 1) * 1.06], nticks=4, **at)
     figure.update_layout(bargap=0.05)
     subtitle = (
