@@ -308,7 +308,7 @@ def drawn_cells(cells: AnnData, most: int, seed: int) -> AnnData:
     Parameters
     ----------
     cells
-        Cells to draw from.
+        Cells that are drawn from, in any order.
     most, seed
         Number of cells at most, and the seed of the draw.
     """

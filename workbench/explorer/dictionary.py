@@ -85,7 +85,7 @@ def write_dictionary_page(shown: Browsed, folder: Path) -> list[Path]:
     Parameters
     ----------
     shown
-        What it shows.
+        What the page shows of one dictionary.
     folder
         Where the files of `page_files` go; files of these names are replaced.
 
@@ -112,7 +112,7 @@ def page_data(shown: Browsed) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Parameters
     ----------
     shown
-        What it shows.
+        What the page shows of one dictionary.
 
     Returns
     -------
@@ -215,6 +215,6 @@ def titled(about: Sequence[tuple[str, Any]]) -> dict[str, str]:
     Parameters
     ----------
     about
-        Names and values.
+        Names and values, in the order of the page.
     """
     return {name: str(value) for name, value in about if value not in (None, "")}

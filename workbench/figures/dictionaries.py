@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from workbench.figures.checks import checked, records, refusal
 from workbench.figures.facets import Place, facets
 from workbench.figures.marks import SERIES, interval, line_of, marks
-from workbench.figures.style import ACCENT, INK, NULL, NULL_EDGE, QUIET, dressed, label, number, span
+from workbench.figures.style import ACCENT, INK, NULL, NULL_EDGE, QUIET, counted, dressed, label, number, span
 
 OWN, GENE = "dictionary", "gene id alone"
 _PLACE = ("hook", "kind")
@@ -298,7 +298,7 @@ def dictionary_stability(matches: pd.DataFrame, stability: pd.DataFrame) -> go.F
         figure.update_yaxes(range=[0, 1.03], **at)
     each = rows.groupby(["hook", "other"])["cosine"].size()
     subtitle = (
-        f"Each feature beside its partner in the dictionary of another seed ({counted(rows['other'].nunique())}), n = {span(each)} pairs; box: quartiles, whiskers: 5 and 95 %. "
+        f"Each feature beside its partner in the dictionary of another seed ({counted(rows['other'].nunique(), 'other seed')}), n = {span(each)} pairs; box: quartiles, whiskers: 5 and 95 %. "
         "Grey: dictionaries of random directions with the same second moments. 1: the same feature is found again."
     )
     return dressed(figure, "Whether another seed finds the same features", subtitle, total, above=56, legend=True)
@@ -348,17 +348,6 @@ def dictionary_naming(naming: pd.DataFrame) -> go.Figure:
         "expression. Beyond: better than such lists, q over features."
     )
     return dressed(figure, "How many features have a name", subtitle, total, above=56, legend=True)
-
-
-def counted(n: int) -> str:
-    """Words for a number of other seeds.
-
-    Parameters
-    ----------
-    n
-        Number of seeds beside the first.
-    """
-    return "one other" if n == 1 else f"{n} others"
 
 
 def _on_axis(rows: pd.DataFrame) -> pd.DataFrame:

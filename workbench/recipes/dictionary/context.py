@@ -37,7 +37,7 @@ class Training:
     source
         ``model``, or the control whose activations are trained on.
     seed
-        Seed of the training.
+        Seed of its weights, draws and order of cells.
     """
 
     stage: str
@@ -114,7 +114,7 @@ class DictionaryContext(Context[DictionaryRunConfig]):
         Parameters
         ----------
         stage
-            Stage of the training.
+            Name of the stage that trained it.
         hook
             Full name of the hook.
         """

@@ -39,7 +39,7 @@ def together(tables: Mapping[str, pd.DataFrame], **about: object) -> pd.DataFram
     Parameters
     ----------
     tables
-        Tables by name.
+        Tables by name, of any columns.
     **about
         Columns that are the same in all of their rows.
     """
@@ -52,7 +52,7 @@ def apart(rows: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> dict[str,
     Parameters
     ----------
     rows
-        Rows of all tasks.
+        Rows of all tasks, as a sweep gives them.
     columns
         Columns of each table; one that no row has is left out.
     """

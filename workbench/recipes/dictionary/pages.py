@@ -89,7 +89,7 @@ def features_table(
     Parameters
     ----------
     activity
-        Table ``dictionary_activity``.
+        Table ``dictionary_activity``, a row per hook and feature.
     names, genes, matches
         Tables ``dictionary_names``, ``dictionary_genes`` and ``dictionary_matches``; without rows where features were not named or matched.
 
