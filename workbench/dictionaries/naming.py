@@ -127,7 +127,7 @@ def name_features(
         programs["cell_type"], _, programs["cell_type_lift"] = leading_label(features, labels)
     if donor is not None:
         of_donors = leading_donor(features, column(cells, donor)[of_cell])
-        programs[list(of_donors)] = of_donors
+        programs = programs.join(of_donors)
     return Names(programs, by_rank, terms, summary)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ JUDGED = tuple(_COLUMNS)
 MATCHED = ("dictionary_stability", "dictionary_matches")
 
 
-def together(tables: Mapping[str, pd.DataFrame], **about: object) -> pd.DataFrame:
+def together(tables: Mapping[str, pd.DataFrame], **about: Any) -> pd.DataFrame:
     """Tables of one task as one, with the name of each in ``table``.
 
     Parameters
@@ -43,7 +44,8 @@ def together(tables: Mapping[str, pd.DataFrame], **about: object) -> pd.DataFram
     **about
         Columns that are the same in all of their rows.
     """
-    return pd.concat([table.assign(table=name, **about) for name, table in tables.items()], ignore_index=True)
+    parts: list[pd.DataFrame] = [table.assign(table=name, **about) for name, table in tables.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def apart(rows: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> dict[str, pd.DataFrame]:

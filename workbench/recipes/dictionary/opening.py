@@ -44,13 +44,13 @@ def opening(tables: Tables, held_out: str) -> Opening:
             f"n = {number(own['n_rows'].min())} held-out cells.",
             step="Take hooks with a row per gene, such as hooks=[blocks.*.hook_resid_post].",
         )
-    best, sure = judged.loc[judged["within_genes"].idxmax()], judged["within_low"] > 0
+    best, sure = judged.iloc[int(judged["within_genes"].argmax())], judged["within_low"] > 0
     of = f"{int(sure.sum())} of {len(judged)}"
     most = f"the share of what the name leaves is at most {number(best['within_genes'], 2)}, at {best['hook']}"
     if not sure.any():
         answer = f"No: at none of {len(judged)} hooks do they explain more than each gene's mean does; {most}."
     elif sure.all():
-        least = judged.loc[judged["within_genes"].idxmin()]
+        least = judged.iloc[int(judged["within_genes"].argmin())]
         answer = f"Yes, at all of {len(judged)} hooks: {most}, and at least {number(least['within_genes'], 2)}, at {least['hook']}."
     else:
         answer = f"At {of} hooks they do: {most}. At the others a table of one mean per gene does as well or better."

@@ -77,7 +77,7 @@ def stages(context: DictionaryContext) -> list[Stage]:
     judged = {**config.judge.model_dump(mode="json"), "seed": seed}
     listed.append(Stage("judge", partial(judge_stage, context), judged, every, JUDGED, part=JUDGES))
     own = tuple(one.stage for one in context.trainings if one.source == MODEL)
-    before = ("judge",)
+    before: tuple[str, ...] = ("judge",)
     if len(own) > 1:
         listed.append(Stage("stability", partial(stability_stage, context), {"seed": seed}, own, MATCHED, part=JUDGES))
         before = (*before, "stability")

@@ -10,6 +10,7 @@ from workbench.dictionaries.baselines import ONE_HOT
 from workbench.dictionaries.judge import OWN
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
+from workbench.figures.checks import records
 from workbench.figures.requests import Request
 from workbench.figures.style import number
 from workbench.recipes.dictionary.context import FOLDER, DictionaryContext
@@ -117,9 +118,9 @@ def _answers(tables: dict[str, pd.DataFrame]) -> list[str]:
     said = []
     own, codes = first(tables["dictionary_summary"]), tables["dictionary_codes"]
     simple = codes[~codes["code"].isin((OWN, ONE_HOT))]
-    for row in own.itertuples():
+    for row in records(own):
         beside = simple[simple["hook"] == row.hook]
-        best = beside.loc[beside["variance_explained"].idxmax()]
+        best = beside.iloc[int(beside["variance_explained"].argmax())]
         name = "" if row.gene_id != row.gene_id else f"gene id alone {number(row.gene_id)}, "
         beyond = (
             ""
@@ -137,13 +138,13 @@ def _answers(tables: dict[str, pd.DataFrame]) -> list[str]:
             f"most {number(100 * own['dead'].max(), 2)} %; dense: at most {number(100 * own['dense'].max(), 2)} %."
         )
     if "dictionary_stability" in tables:
-        for row in tables["dictionary_stability"].to_dict("records"):
+        for row in records(tables["dictionary_stability"].rename(columns={"above_0.9": "again"})):
             said.append(
-                f"{row['hook']}, seed {row['other']}: {number(100 * row['above_0.9'], 2)} % of features are found again with a cosine above 0.9; the median is "
-                f"{number(row['median'], 2)}, of random directions {number(row['null_median'], 2)}; n = {number(row['n'])}."
+                f"{row.hook}, seed {row.other}: {number(100 * row.again, 2)} % of features are found again with a cosine above 0.9; the median is "
+                f"{number(row.median, 2)}, of random directions {number(row.null_median, 2)}; n = {number(row.n)}."
             )
     if "dictionary_naming" in tables:
-        for row in tables["dictionary_naming"].query("source == 'model'").itertuples():
+        for row in records(tables["dictionary_naming"].query("source == 'model'")):
             said.append(
                 f"{row.hook}: the usual rule names {number(100 * row.rule, 2)} % of features and {number(100 * row.rule_random, 2)} % of matched random lists; "
                 f"{number(100 * row.named, 2)} % have a name beyond such lists (q at most 0.05); n = {number(row.features)} features with a list."
