@@ -61,7 +61,10 @@ def _with_recipe(arguments: Arguments, config: Any, what: str) -> Any:
     backend, work = _backend(arguments), arguments.table[arguments.command].work
     from workbench.engine import recipe
 
-    return getattr(recipe, what)(work.load_recipe(), config, out, backend, work.parts, arguments.trust)
+    only = vars(arguments).get("only")
+    return getattr(recipe, what)(
+        work.load_recipe(), config, out, backend, (only,) if only else work.parts, arguments.trust
+    )
 
 
 Carries = Callable[[Arguments, Any], int]

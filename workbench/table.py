@@ -124,6 +124,28 @@ _WORKING = (
         Work("workbench.recipes.conventions.config:ConventionsConfig", "workbench.recipes.conventions.recipe:RECIPE"),
     ),
     Command(
+        "dictionary",
+        "train sparse dictionaries of activations, judge them beside a gene's name alone, name their features, and browse them",
+        "Train a sparse dictionary of each hook, judge it beside gene identity, simpler codes and controls, name its features beside "
+        "random gene lists, and write pages to browse. Options come last. Finished stages whose inputs are unchanged are not run again.",
+        commands.carry_out,
+        (
+            argument(
+                "only",
+                nargs="?",
+                choices=("train", "judge", "name", "page"),
+                help="do this part, and what comes before it; all when absent",
+            ),
+            *_takes_config(_RUN_FOLDER),
+            *_BACKEND,
+        ),
+        (
+            "workbench dictionary experiments/dictionary_blood_mini.yaml --out artifacts/dictionary",
+            "workbench dictionary judge experiments/dictionary_blood_mini.yaml --out artifacts/dictionary --set dictionary.k=8",
+        ),
+        Work("workbench.recipes.dictionary.config:DictionaryRunConfig", "workbench.recipes.dictionary.recipe:RECIPE"),
+    ),
+    Command(
         "benchmark",
         "the extracted algorithm against what else one could use, on repeated splits",
         "Methods x splits x endpoints: the extracted heads, controls, baselines, frozen scGPT and other packages, on "

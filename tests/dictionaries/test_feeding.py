@@ -11,7 +11,7 @@ from fixtures_dictionaries import HOOK, NEXT
 from helpers import tiny_cells
 
 from workbench.capture import MemorySink, capture
-from workbench.dictionaries.feeding import Feed, Reader, balancing, split_cells, together
+from workbench.dictionaries.feeding import Feed, Reader, balancing, dealt_anew, split_cells, together
 from workbench.errors import CellsError, HookError
 
 ROWS, BUFFER = 64, 400
@@ -133,3 +133,23 @@ def test_whole_donors_are_held_out(cells):
     donors = cells.obs["donor"].to_numpy()
     assert not set(donors[split.train]) & set(donors[split.test])
     assert split_cells(cells, donor=None).name == "cells"
+
+
+def test_rows_dealt_anew_keep_each_gene_s_values_and_nothing_else(model, reader):
+    rows = together(list(reader.read(range(60))))
+    dealt = dealt_anew(rows, 3, "one")
+    assert torch.equal(dealt.genes, rows.genes) and torch.equal(dealt.cells, rows.cells)
+    gene = int(rows.genes.mode().values)
+    at = rows.genes == gene
+    for hook in (HOOK, NEXT):
+        before, after = rows.values[hook], dealt.values[hook]
+        assert torch.equal(after[at].sort(0).values, before[at].sort(0).values) and not torch.equal(after, before)
+        # What went together within a gene does no longer.
+        own = before - torch.stack([before[rows.genes == g].mean(0) for g in rows.genes])
+        new = after - torch.stack([after[rows.genes == g].mean(0) for g in rows.genes])
+        correlation = [torch.corrcoef(x.T).abs().triu(1).sum() for x in (own, new)]
+        assert correlation[1] < 0.3 * correlation[0]
+    again, other = dealt_anew(rows, 3, "one"), dealt_anew(rows, 4, "one")
+    assert torch.equal(again.values[HOOK], dealt.values[HOOK]) and not torch.equal(
+        other.values[HOOK], dealt.values[HOOK]
+    )

@@ -16,8 +16,10 @@ from workbench.dictionaries.judge import OWN, encoded, gather, judge
 from workbench.dictionaries.judging import (
     by_gene,
     describe_features,
+    explained_interval,
     gene_means,
     match_features,
+    random_matches,
     recovered,
     variance_explained,
 )
@@ -161,3 +163,35 @@ def test_a_hook_of_cells_has_no_gene(model, cells):
 def test_a_dictionary_of_another_model_is_refused(model, cells):
     with pytest.raises(HookError, match="this model has"):
         judge(tiny_model(seed=7), cells, random_dictionary(model), cells)
+
+
+def test_the_interval_over_cells_holds_the_value_and_widens_with_fewer_cells():
+    rng = np.random.default_rng(0)
+    cells = np.repeat(np.arange(200), 20)
+    x = rng.normal(size=(4000, 3)) * np.repeat(rng.uniform(0.5, 2, 200), 20)[:, None]
+    found = x + 0.5 * rng.normal(size=x.shape)
+    ends = []
+    for most in (200, 20):
+        own = cells < most
+        low, high = explained_interval(x[own], found[own], np.zeros(3), cells[own], draws=400, seed=1)
+        assert low < variance_explained(x[own], found[own], np.zeros(3)) < high
+        ends.append(high - low)
+    assert ends[0] < ends[1]
+    # Where all cells are alike there is nothing to draw.
+    alike = np.tile(x[:20], (10, 1)), np.tile(found[:20], (10, 1))
+    low, high = explained_interval(*alike, np.zeros(3), np.repeat(np.arange(10), 20), draws=50, seed=1)
+    assert low == pytest.approx(high)
+    assert np.isnan(explained_interval(x[:5], found[:5], np.zeros(3), np.zeros(5, dtype=int), draws=5, seed=1)).all()
+
+
+def test_random_matches_are_those_of_directions_with_the_same_moments():
+    rng = np.random.default_rng(0)
+    # All features lie near one axis: random ones that lie so, too, match well, and say that matches are no wonder.
+    narrow = rng.normal(size=(40, 16)) * 0.05 + np.eye(16)[0]
+    wide = rng.normal(size=(40, 16))
+    assert np.median(random_matches(narrow, narrow, 0)) > 0.95
+    null = random_matches(wide, wide, 0)
+    assert len(null) == 40 and 0.2 < np.median(null) < 0.8
+    assert match_features(wide, wide)[2].min() == pytest.approx(1) and np.array_equal(
+        null, random_matches(wide, wide, 0)
+    )

@@ -7,7 +7,14 @@ import pytest
 import scipy.sparse as sp
 from fixtures_dictionaries import random_dictionary
 
-from workbench.dictionaries.naming import leading_label, name_features, name_lists, top_genes
+from workbench.dictionaries.naming import (
+    activity_by_label,
+    leading_donor,
+    leading_label,
+    name_features,
+    name_lists,
+    top_genes,
+)
 from workbench.errors import EvaluationError, HookError
 from workbench.factors.gene_sets import GeneSets
 
@@ -28,6 +35,24 @@ def test_labels_are_by_lift_and_silent_features_have_none():
     features = sp.csr_matrix(np.array([[1.0, 0], [1, 0], [0, 0], [2, 0], [9, 0]]))
     label, share, lift = leading_label(features, labels)
     assert label.tolist() == ["b", ""] and share[0] == 0.5 and lift[0] == 2 and np.isnan(lift[1])
+
+
+def test_activity_counts_silent_rows_and_leaves_out_those_without_a_label():
+    features = sp.csr_matrix(np.array([[1.0, 0], [3, 0], [0, 0], [2, 4], [9, 9]]))
+    table = activity_by_label(features, np.array(["a", "a", "a", "b", ""])).set_index(["feature", "label"])
+    assert table.loc[(0, "a")].tolist() == pytest.approx([4 / 3, 2 / 3]) and table.loc[(1, "b")].tolist() == [4, 1]
+    assert table.loc[(1, "a"), "density"] == 0 and len(table) == 4
+
+
+def test_a_feature_is_of_one_donor_where_it_fires_often_and_nearly_only_there():
+    donors = np.array(["x"] * 12 + ["y"] * 12)
+    often, seldom, both = np.zeros(24), np.zeros(24), np.ones(24)
+    often[:12], seldom[:3] = 1, 1
+    features = sp.csr_matrix(np.column_stack([often, seldom, both]))
+    table = leading_donor(features, donors)
+    assert table["one_donor"].tolist() == [True, False, False] and table["donor"].tolist()[:2] == ["x", "x"]
+    # With one donor every feature is of that one, which says nothing.
+    assert not leading_donor(features, np.array(["x"] * 24))["one_donor"].any()
 
 
 N_GENES, TERMS = 600, 12

@@ -14,7 +14,7 @@ import pytest
 
 from workbench.engine import stages
 from workbench.engine.record import key_of, stands_on
-from workbench.engine.stages import Stage, StageRunner, run_all
+from workbench.engine.stages import Stage, StageRunner, run_all, wanted
 from workbench.engine.tables import read_table, table_path, types_path, write_table
 from workbench.files import read_json, write_json, write_text
 
@@ -149,6 +149,21 @@ def test_inputs_can_be_made_of_results(tmp_path):
     write_json(tmp_path / "stages" / "first" / "done.json", {"key": "another"})
     assert go(1) == {"first": False, "later": True}
     assert go(2) == {"first": False, "later": False}
+
+
+def test_a_part_takes_what_it_comes_after_with_it():
+    def stage(name, part, *after):
+        return Stage(name, lambda folder, results: {}, after=after, part=part)
+
+    listed = [
+        stage("base", ""),
+        stage("train", "one", "base"),
+        stage("judge", "two", "train"),
+        stage("page", "three", "judge"),
+        stage("other", "four"),
+    ]
+    assert [one.name for one in wanted(listed, ("two",))] == ["base", "train", "judge"]
+    assert [one.name for one in wanted(listed, ("four",))] == ["base", "other"] and wanted(listed, ()) == listed
 
 
 def test_parts_that_are_not_asked_for_are_kept_or_left_out(tmp_path):
@@ -334,7 +349,7 @@ def test_a_killed_process_is_gone_on_with(tmp_path):
         f"""
         import os, signal
         from pathlib import Path
-        from workbench.engine.stages import Stage, StageRunner, run_all
+        from workbench.engine.stages import Stage, StageRunner, run_all, wanted
 
         def first(folder, results):
             (Path({str(tmp_path)!r}) / "calls").open("a").write("first\\n")

@@ -79,6 +79,31 @@ def together(parts: Sequence[Rows]) -> Rows:
     return Rows(values, *others)
 
 
+def dealt_anew(rows: Rows, seed: int, *names: str) -> Rows:
+    """Rows of which each coordinate is dealt anew among the rows of the same gene: means and spreads of genes stay, nothing goes together.
+
+    Parameters
+    ----------
+    rows
+        Activations; whole cells count as one gene.
+    seed
+        Seed of the deal, together with the hook.
+    *names
+        What the deal is for, such as the number of a round; other names give another deal.
+    """
+    genes = rows.genes.cpu().numpy()
+    device = rows.genes.device
+    home = torch.as_tensor(np.argsort(genes, kind="stable"), device=device)
+    rank = np.unique(genes, return_inverse=True)[1]
+    new = {}
+    for hook, x in rows.values.items():
+        new[hook] = torch.empty_like(x)
+        for j in range(x.shape[1]):
+            drawn = generator(seed, "dealt anew", hook, str(j), *names).random(len(rank))
+            new[hook][home, j] = x[torch.as_tensor(np.argsort(rank + drawn), device=device), j]
+    return Rows(new, rows.genes, rows.levels, rows.cells)
+
+
 class Reader:
     """Activations of some hooks, of any cells of a data set.
 
@@ -208,6 +233,8 @@ class Feed:
         Seed of the order of cells and of rows, and of what is left out.
     keep
         Share of the rows of each token id that is kept, (token,); None keeps all.
+    shuffled
+        Whether coordinates are dealt anew among the rows of each gene that are held at once, see `dealt_anew`.
 
     Raises
     ------
@@ -216,9 +243,15 @@ class Feed:
     """
 
     def __init__(
-        self, reader: Reader, rows: int, buffer: int, seed: int, keep: Float[np.ndarray, " token"] | None = None
+        self,
+        reader: Reader,
+        rows: int,
+        buffer: int,
+        seed: int,
+        keep: Float[np.ndarray, " token"] | None = None,
+        shuffled: bool = False,
     ) -> None:
-        self.reader, self.rows, self.seed, self.keep = reader, rows, seed, keep
+        self.reader, self.rows, self.seed, self.keep, self.shuffled = reader, rows, seed, keep, shuffled
         units = np.arange(len(reader.n_rows)) // _UNIT
         self._unit_rows = np.bincount(units, weights=reader.n_rows).astype(np.int64)
         # Rows left over from the round before need room, too.
@@ -240,6 +273,8 @@ class Feed:
                 rows = self._fill(units[self.round])
                 order = generator(self.seed, "shuffle", *number).permutation(len(rows))
                 rows = rows.take(torch.as_tensor(order, device=rows.genes.device))
+                if self.shuffled:
+                    rows = dealt_anew(rows, self.seed, *number)
                 whole = len(rows) // self.rows * self.rows
                 self.left = rows.take(slice(whole, None))
                 self.round += 1

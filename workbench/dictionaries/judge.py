@@ -18,7 +18,14 @@ from workbench.ablation.metrics import Run, cell_shift, mask_values, masked_erro
 from workbench.dictionaries.baselines import baselines
 from workbench.dictionaries.dictionary import Dictionary
 from workbench.dictionaries.feeding import Reader, Rows, together
-from workbench.dictionaries.judging import describe_features, gene_means, recovered, summarise, variance_explained
+from workbench.dictionaries.judging import (
+    describe_features,
+    explained_interval,
+    gene_means,
+    recovered,
+    summarise,
+    variance_explained,
+)
 from workbench.dictionaries.splicing import in_place
 from workbench.models import CellModel
 from workbench.models.tokens import Tokens
@@ -36,7 +43,8 @@ class Judgement:
     Attributes
     ----------
     summary
-        As `summarise` gives it, with ``n_rows`` and ``n_cells``.
+        As `summarise` gives it, with ``within_low`` and ``within_high`` (95 % interval of ``within_genes`` over cells), ``gene_id`` (variance
+        explained by each gene's mean), ``n_rows`` and ``n_cells``.
     codes
         The dictionary beside codes of as many numbers, see `baselines`: ``code``, ``l0``, ``variance_explained``, ``within_genes``.
     features
@@ -61,6 +69,7 @@ def judge(
     n_cells: int = 200,
     seed: int = 0,
     mask_share: float = 0.25,
+    draws: int = 200,
     min_gene_share: float | None = None,
     progress: bool = True,
 ) -> Judgement:
@@ -82,6 +91,8 @@ def judge(
         Seed of draws, masks and starts.
     mask_share
         Share of a cell's values that are masked for the masked-expression error.
+    draws
+        Draws of cells of the interval of ``within_genes``.
     min_gene_share
         Smallest share of genes in the vocabulary, as in `CellModel.tokenizer`.
     progress
@@ -93,26 +104,18 @@ def judge(
         If the dictionary is of another model.
     """
     dictionary.check(model)
-    held, known = _drawn(cells, n_cells, seed), _drawn(train, n_cells, seed)
+    held, known = drawn_cells(cells, n_cells, seed), drawn_cells(train, n_cells, seed)
     rows, fitted = (gather(model, dictionary, one, seed, min_gene_share) for one in (held, known))
-    target = dictionary.origin.target
-    x, before = (one.values[target].cpu().numpy() for one in (rows, fitted))
-    features, found = encoded(dictionary, rows)
-    genes, fitted_genes = rows.genes.cpu().numpy(), fitted.genes.cpu().numpy()
+    summary, table = describe(dictionary, rows, fitted, model, draws=draws, seed=seed)
+    target, l0 = dictionary.origin.target, max(1, round(summary["l0"]))
+    (x, before), (genes, fitted_genes) = (
+        [one.values[target].cpu().numpy() for one in (rows, fitted)],
+        [one.genes.cpu().numpy() for one in (rows, fitted)],
+    )
     n_tokens, mean = model.config.n_tokens, before.mean(0)
-    of_genes = genes.min(initial=0) >= 0
-    means = gene_means(before, fitted_genes, n_tokens) if of_genes else None
-    explained = variance_explained(x, found, mean)
-    within = float("nan") if means is None else variance_explained(x, found, means[genes])
-    table = describe_features(features, np.maximum(genes, 0), rows.levels.cpu().numpy(), n_tokens)
-    if of_genes:
-        table["gene"] = [model.vocabulary.token(int(i)) if i >= 0 else "" for i in table["top_gene"]]
-    else:
-        table[["top_gene", "top_share", "n_genes", "level_r"]], table["gene"] = np.nan, ""
-    summary = {**summarise(table, explained, within), "n_rows": len(rows), "n_cells": held.n_obs}
-    l0 = max(1, round(summary["l0"]))
+    means = gene_means(before, fitted_genes, n_tokens) if genes.min(initial=0) >= 0 else None
     own = pd.DataFrame(
-        [(OWN, summary["l0"], explained, within)], columns=["code", "l0", "variance_explained", "within_genes"]
+        [{"code": OWN, **{name: summary[name] for name in ("l0", "variance_explained", "within_genes")}}]
     )
     simple = baselines(before, fitted_genes, x, genes, width=dictionary.width, k=l0, n_tokens=n_tokens, seed=seed)
     losses = loss_recovered(
@@ -127,6 +130,49 @@ def judge(
         progress=progress,
     )
     return Judgement(summary, pd.concat([own, simple], ignore_index=True), table, losses)
+
+
+def describe(
+    dictionary: Dictionary, rows: Rows, fitted: Rows, model: CellModel, *, draws: int = 200, seed: int = 0
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What a dictionary explains of held-out rows, and what its features are: the first half of `judge`, without other codes.
+
+    Parameters
+    ----------
+    dictionary
+        Dictionary of one of the hooks of the rows.
+    rows, fitted
+        Activations of held-out cells, and of those trained on, from which means are taken.
+    model
+        Model that they are of, for its tokens.
+    draws, seed
+        Draws of cells of the interval, and their seed.
+
+    Returns
+    -------
+    tuple
+        ``summary`` and ``features`` of a `Judgement`.
+    """
+    target, n_tokens = dictionary.origin.target, model.config.n_tokens
+    x, before = (one.values[target].cpu().numpy() for one in (rows, fitted))
+    features, found = encoded(dictionary, rows)
+    genes, mean = rows.genes.cpu().numpy(), before.mean(0)
+    explained = variance_explained(x, found, mean)
+    within = alone = low = high = float("nan")
+    table = describe_features(features, np.maximum(genes, 0), rows.levels.cpu().numpy(), n_tokens)
+    if genes.min(initial=0) >= 0:
+        named = gene_means(before, fitted.genes.cpu().numpy(), n_tokens)[genes]
+        within, alone = variance_explained(x, found, named), variance_explained(x, named, mean)
+        low, high = explained_interval(x, found, named, rows.cells.cpu().numpy(), draws=draws, seed=seed)
+        table["gene"] = [model.vocabulary.token(int(i)) if i >= 0 else "" for i in table["top_gene"]]
+    else:
+        table[["top_gene", "top_share", "n_genes", "level_r"]], table["gene"] = np.nan, ""
+    summary = {
+        **summarise(table, explained, within),
+        **{"within_low": low, "within_high": high, "gene_id": alone},
+        **{"n_rows": len(rows), "n_cells": len(np.unique(rows.cells.cpu().numpy()))},
+    }
+    return summary, table
 
 
 def gather(
@@ -256,7 +302,16 @@ def _replacing(new: Tensor, tokens: Tokens) -> Callable[..., Tensor]:
     return hook
 
 
-def _drawn(cells: AnnData, most: int, seed: int) -> AnnData:
+def drawn_cells(cells: AnnData, most: int, seed: int) -> AnnData:
+    """As many of the cells as are wanted, by seed and name; all of them where there are no more.
+
+    Parameters
+    ----------
+    cells
+        Cells that are drawn from, in any order.
+    most, seed
+        Number of cells at most, and the seed of the draw.
+    """
     if cells.n_obs <= most:
         return cells
     names: Sequence[str] = cells.obs_names.astype(str)

@@ -10,6 +10,8 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from workbench.seeds import generator
+
 # A feature that fires at more than this share of activations tells little about any.
 DENSE = 0.5
 
@@ -35,6 +37,43 @@ def variance_explained(
     """
     left, total = ((x - found).astype(np.float64) ** 2).sum(), ((x - around).astype(np.float64) ** 2).sum()
     return float(1 - left / total) if total > 0 else float("nan")
+
+
+def explained_interval(
+    x: Float[np.ndarray, "row width"],
+    found: Float[np.ndarray, "row width"],
+    around: Float[np.ndarray, "*row width"],
+    cells: Int[np.ndarray, " row"],
+    *,
+    draws: int,
+    seed: int,
+) -> tuple[float, float]:
+    """95 % interval of `variance_explained` over cells, which are drawn with replacement.
+
+    Parameters
+    ----------
+    x, found, around
+        As in `variance_explained`.
+    cells
+        Number of each row's cell.
+    draws, seed
+        Draws of as many cells as there are, and their seed.
+
+    Returns
+    -------
+    tuple of float
+        Both ends; NaN where there is one cell, or nothing to explain.
+    """
+    _, at = np.unique(cells, return_inverse=True)
+    n = int(at.max(initial=-1)) + 1
+    left, total = (
+        np.bincount(at, weights=((x - other).astype(np.float64) ** 2).sum(1), minlength=n) for other in (found, around)
+    )
+    if n < 2 or not total.sum() > 0:
+        return float("nan"), float("nan")
+    drawn = generator(seed, "cells of an interval").multinomial(n, np.full(n, 1 / n), size=draws)
+    low, high = np.quantile(1 - (drawn @ left) / np.maximum(drawn @ total, 1e-300), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def gene_means(
@@ -194,6 +233,26 @@ def match_features(
     cosine = unit(np.asarray(one, dtype=np.float64)) @ unit(np.asarray(other, dtype=np.float64)).T
     rows, columns = linear_sum_assignment(-cosine)
     return rows, columns, cosine[rows, columns]
+
+
+def random_matches(
+    one: Float[np.ndarray, "feature width"], other: Float[np.ndarray, "other width"], seed: int
+) -> Float[np.ndarray, " matched"]:
+    """Cosines of `match_features` where both dictionaries are drawn at random, each with the second moments of its own directions.
+
+    Parameters
+    ----------
+    one, other
+        Directions of features, from which the moments are taken.
+    seed
+        Seed of the directions that are drawn.
+    """
+    drawn = []
+    for name, x in (("one", one), ("other", other)):
+        values, vectors = np.linalg.eigh(np.cov(x.T.astype(np.float64)) if len(x) > 1 else np.eye(x.shape[1]))
+        noise = generator(seed, "random directions", name).standard_normal(x.shape)
+        drawn.append(noise * np.sqrt(np.maximum(values, 0)) @ vectors.T + x.mean(0))
+    return match_features(*drawn)[2]
 
 
 def recovered(intact: float, replaced: float, ablated: float) -> float:

@@ -122,20 +122,63 @@ def name_features(
     programs, summary = name_lists(lists, members, list(kept.sets), strata, draws=draws, seed=seed)
     shown = by_rank[by_rank["rank"] <= 5].groupby("feature")["gene"].agg(";".join)
     programs.insert(1, "genes", programs["feature"].map(shown).fillna(""))
-    for name, wanted in (("cell_type", cell_type), ("donor", donor)):
-        if wanted is None:
-            continue
-        labels = column(cells, wanted)[of_cell]
-        top, share, lift = leading_label(features, labels)
-        programs[name] = top
-        if name == "donor":
-            programs["donor_share"] = share
-            several = len(set(labels) - {""}) > 1
-            often = np.diff(features.tocsc().indptr) >= _OF_FIRINGS
-            programs["one_donor"] = (share >= _ONE_DONOR) & often & several
-        else:
-            programs["cell_type_lift"] = lift
+    if cell_type is not None:
+        labels = column(cells, cell_type)[of_cell]
+        programs["cell_type"], _, programs["cell_type_lift"] = leading_label(features, labels)
+    if donor is not None:
+        of_donors = leading_donor(features, column(cells, donor)[of_cell])
+        programs = programs.join(of_donors)
     return Names(programs, by_rank, terms, summary)
+
+
+def leading_donor(features: sp.csr_matrix, donors: Shaped[np.ndarray, " row"]) -> pd.DataFrame:
+    """The donor of each feature, and whether it is of that one alone.
+
+    Parameters
+    ----------
+    features
+        Features of each row, zeros left out.
+    donors
+        Donor of each row's cell; rows with an empty one count as none's.
+
+    Returns
+    -------
+    DataFrame
+        A row per feature: ``donor``, ``donor_share``, ``one_donor``, see `Names`.
+    """
+    top, share, _ = leading_label(features, donors)
+    several = len(set(donors.tolist()) - {""}) > 1
+    often = np.diff(features.tocsc().indptr) >= _OF_FIRINGS
+    return pd.DataFrame({"donor": top, "donor_share": share, "one_donor": (share >= _ONE_DONOR) & often & several})
+
+
+def activity_by_label(features: sp.csr_matrix, labels: Shaped[np.ndarray, " row"]) -> pd.DataFrame:
+    """How strongly and how often each feature fires at the rows of each label.
+
+    Parameters
+    ----------
+    features
+        Features of each row, zeros left out.
+    labels
+        Label of each row's cell; rows with an empty one are left out.
+
+    Returns
+    -------
+    DataFrame
+        A row per feature and label: ``feature``, ``label``, ``mean`` (activation over all rows of the label, zeros among them), ``density`` (share
+        of these rows where it fires).
+    """
+    known = sorted(set(labels.tolist()) - {""})
+    fires = features.copy()
+    fires.data = np.ones_like(fires.data)
+    n = features.shape[1]
+    found = []
+    for name in known:
+        rows = np.flatnonzero(labels == name)
+        mean, density = (np.asarray(x[rows].mean(0)).ravel() for x in (features, fires))
+        found.append(pd.DataFrame({"feature": np.arange(n), "label": name, "mean": mean, "density": density}))
+    columns = ["feature", "label", "mean", "density"]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
 def top_genes(

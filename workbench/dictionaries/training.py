@@ -27,7 +27,7 @@ from workbench.models import CellModel
 from workbench.seeds import key
 
 STATE = "dictionaries-state.safetensors"
-_ALL_STEPS = "all steps were done"
+_ALL_STEPS, _DEALT = "all steps were done", ", on activations that were dealt anew within genes"
 
 
 def train_dictionaries(
@@ -41,6 +41,7 @@ def train_dictionaries(
     folder: str | Path | None = None,
     save_every: float = 60.0,
     min_gene_share: float | None = None,
+    shuffled: bool = False,
     progress: bool = True,
 ) -> dict[str, Dictionary]:
     """Train a dictionary of each hook, all of them on the same passes over the cells.
@@ -65,6 +66,9 @@ def train_dictionaries(
         Seconds between saves, at least. It has no part in the result.
     min_gene_share
         Smallest share of the cells' genes that must be in the vocabulary, as in `CellModel.tokenizer`.
+    shuffled
+        A control: coordinates of activations are dealt anew among the rows of each gene, so that nothing but the gene is left to be learnt.
+        The dictionaries say so in their ``reason``.
     progress
         Show steps, the time left and the error on stderr.
 
@@ -118,13 +122,15 @@ def train_dictionaries(
         )
         for name in names
     }
-    feed = Feed(reader, config.rows, config.buffer, seed, keep)
+    feed = Feed(reader, config.rows, config.buffer, seed, keep, shuffled)
     checkpoint = model.fingerprint()
     identity = ""
     if folder is not None:
         # All values are read for it, so only where there is a state that it tells from others.
         settings = config.model_dump(exclude={"cells_at_once"})
-        identity = digest(settings, checkpoint, tokenizer.fingerprint(), list(names), sorted(to.items()), seed)
+        identity = digest(
+            settings, checkpoint, tokenizer.fingerprint(), list(names), sorted(to.items()), seed, shuffled
+        )
     scales = _resume(folder, identity, trainers, feed)
     done = next(iter(trainers.values())).n_training_steps
     saved = time.monotonic()
@@ -157,7 +163,7 @@ def train_dictionaries(
             scale=scales[name],
             seed=seed,
             steps=done,
-            reason=_ALL_STEPS,
+            reason=_ALL_STEPS + (_DEALT if shuffled else ""),
             trained_as=config.architecture,
         )
         scale_out = scales[target] if name in to else None

@@ -323,14 +323,19 @@ def run_all(runner: StageRunner, stages: Sequence[Stage], parts: Sequence[str] =
 
 
 def wanted(stages: Sequence[Stage], parts: Sequence[str]) -> list[Stage]:
-    """Stages of the parts that are asked for, and those that belong to no part.
+    """Stages of the parts that are asked for, those that belong to no part, and all that they come after.
 
     Parameters
     ----------
     stages, parts
         As in `run_all`.
     """
-    return [stage for stage in stages if not parts or not stage.part or stage.part in parts]
+    if not parts:
+        return list(stages)
+    names = {stage.name for stage in stages if not stage.part or stage.part in parts}
+    for stage in reversed(stages):
+        names |= set(stage.after) if stage.name in names else set()
+    return [stage for stage in stages if stage.name in names]
 
 
 def _parts(given: Any) -> dict[str, str]:

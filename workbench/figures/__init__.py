@@ -7,6 +7,13 @@ from workbench.figures.benchmark_maps import benchmark_ranks, benchmark_tally
 from workbench.figures.circuits import attribution_scatter, interaction_matrix, transfer_map
 from workbench.figures.compaction import compaction_pareto
 from workbench.figures.conventions import conventions
+from workbench.figures.dictionaries import (
+    dictionary_density,
+    dictionary_losses,
+    dictionary_naming,
+    dictionary_stability,
+    dictionary_variance,
+)
 from workbench.figures.drift import drift
 from workbench.figures.evidence import added_value, cohort_gates, flat_and_ripple, holdouts, readouts, trajectories
 from workbench.figures.factors import factor_drops, factor_effects, factor_genes
@@ -26,6 +33,7 @@ from workbench.figures.tools import attention_map, dose_curves, layer_probes
 __all__ = [
     "added_value", "assign_colors", "attention_map", "attribution_scatter", "benchmark_costs", "benchmark_differences",
     "benchmark_endpoints", "benchmark_ranks", "benchmark_tally", "cohort_gates", "compaction_pareto", "conventions",
+    "dictionary_density", "dictionary_losses", "dictionary_naming", "dictionary_stability", "dictionary_variance",
     "dimension_agreement", "dimension_curves", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "flat_and_ripple",
     "gate_table", "gene_layers", "geometry_layers", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
     "latent_map", "latent_space", "layer_probes", "let_elbow", "masked_errors", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",

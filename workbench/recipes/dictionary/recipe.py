@@ -1,0 +1,167 @@
+"""``workbench dictionary`` as a recipe: train, judge, name, and pages to browse."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from workbench.dictionaries.feeding import Reader
+from workbench.dictionaries.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from workbench.dictionaries.saelens import sae_lens
+from workbench.engine.plan import Expected, Load
+from workbench.engine.recipe import Recipe
+from workbench.engine.stages import Stage
+from workbench.errors import CellsError, ConfigError, HookError, ShapeError
+from workbench.explorer.dictionary import page_files
+from workbench.factors.gene_sets import load_gene_sets, usable_terms
+from workbench.files import digest
+from workbench.recipes.dictionary.config import UNTRAINED
+from workbench.recipes.dictionary.context import FOLDER, MODEL, TRAIN, DictionaryContext, Training
+from workbench.recipes.dictionary.judge import JUDGED, MATCHED, judge_stage, stability_stage
+from workbench.recipes.dictionary.name import NAMED, name_stage
+from workbench.recipes.dictionary.pages import FEATURES, pages_stage
+from workbench.recipes.dictionary.sections import report
+from workbench.recipes.dictionary.train import train_stage
+from workbench.recipes.loads import seconds_per_cell
+
+_FEW = 8
+# What the parts of the command do; each also does what comes before it.
+PARTS = TRAINS, JUDGES, NAMES, PAGES = ("train", "judge", "name", "page")
+_BASIS = "passes alone; the steps of a dictionary take several times as long"
+
+
+def stages(context: DictionaryContext) -> list[Stage]:
+    """Stages of a run; what can be refused is refused here.
+
+    Parameters
+    ----------
+    context
+        Configuration, cells and model, of which nothing was done.
+
+    Returns
+    -------
+    list of Stage
+        ``train``, one for each other seed and each control, ``judge``, ``stability`` with two seeds or more, ``name`` where names are asked
+        for, and ``pages``.
+
+    Raises
+    ------
+    ConfigError
+        If SAELens is not installed, or gene sets cannot be read.
+    HookError
+        If a hook or target does not exist, has no rows, or has no genes where names are asked for.
+    ShapeError
+        If there are fewer features than numbers of an activation.
+    CellsError
+        If a cell expresses none of the model's genes, or none is left to train or to judge on.
+    EvaluationError
+        If no gene set is left on the panel.
+    """
+    sae_lens()
+    _check(context)
+    config, passed, seed = context.config, context.passed, context.config.seed
+    weights, shape = context.model.fingerprint(), str(vars(context.model.config))
+    settings = config.dictionary.model_dump(mode="json", exclude={"cells_at_once"})
+    listed = []
+
+    def given(one: Training) -> dict[str, object]:
+        random = {"shape": shape, "weights": seed, "dtype": config.dtype}
+        of = random if one.source == UNTRAINED else {"weights": weights}
+        # The tokeniser may draw genes of long cells by the seed of the training.
+        return {**passed, **of, "dictionary": settings, "seed": one.seed}
+
+    for one in context.trainings:
+        files = tuple(f"{FOLDER}/{hook}/{file}" for hook in context.hooks for file in (CONFIG_FILE, WEIGHTS_FILE))
+        work = partial(train_stage, context, one)
+        listed.append(Stage(one.stage, work, given(one), files=files if one.stage == TRAIN else (), part=TRAINS))
+    every = tuple(one.stage for one in context.trainings)
+    judged = {**config.judge.model_dump(mode="json"), "seed": seed}
+    listed.append(Stage("judge", partial(judge_stage, context), judged, every, JUDGED, part=JUDGES))
+    own = tuple(one.stage for one in context.trainings if one.source == MODEL)
+    before: tuple[str, ...] = ("judge",)
+    if len(own) > 1:
+        listed.append(Stage("stability", partial(stability_stage, context), {"seed": seed}, own, MATCHED, part=JUDGES))
+        before = (*before, "stability")
+    labels = {name: context.labels(name) for name in ("cell_type", "donor")}
+    if config.names is not None:
+        sets = load_gene_sets(config.names.sets)
+        asked = {
+            **config.names.model_dump(mode="json", exclude={"sets"}),
+            "n_cells": config.judge.n_cells,
+            "seed": seed,
+        }
+        asked |= {"sets": digest(sets.name, sets.sets, sets.sources), **labels}
+        named = (TRAIN, *(one.stage for one in context.trainings if one.source == UNTRAINED))
+        listed.append(Stage("name", partial(name_stage, context), asked, named, NAMED, part=NAMES))
+        before = (*before, "name")
+    drawn = {"seed": seed, "hooks": list(context.hooks)}
+    files = tuple(f"{FOLDER}/{hook}/{file}" for hook in context.hooks for file in page_files(config.dictionary.width))
+    pages = partial(pages_stage, context)
+    listed.append(Stage("pages", pages, drawn, (TRAIN, *before), (FEATURES,), files=files, part=PAGES))
+    return listed
+
+
+def _check(context: DictionaryContext) -> None:
+    """Refuse what cannot be, before any work."""
+    config, model = context.config, context.model
+    for one, other in config.targets.items():
+        if model.resolve_hooks(one)[0] not in context.hooks:
+            raise HookError(f"A target is given for '{one}', which is not among the hooks; name it there, too.")
+        model.resolve_hooks(other)
+    for name, split in (("train on", context.split.train), ("judge on", context.split.test)):
+        if len(split) < 2:
+            raise CellsError(
+                f"{len(split)} of {len(context.cells)} cells are left to {name}; give more cells or donors, or other held_out.folds."
+            )
+    tokenizer = model.tokenizer(context.cells, seed=config.seed, min_gene_share=config.data.min_gene_share)
+    targets = [model.resolve_hooks(other)[0] for other in config.targets.values()]
+    reader = Reader(model, tokenizer, list(dict.fromkeys((*context.hooks, *targets))), config.dictionary.cells_at_once)
+    if reader.of_cells and config.names is not None:
+        raise HookError(
+            f"Rows of '{context.hooks[0]}' are cells, which have no gene to name a feature by; set names to null, or take hooks with a row per gene."
+        )
+    for hook in context.hooks:
+        if config.dictionary.width < reader.width(hook):
+            raise ShapeError(
+                f"{config.dictionary.width} features are fewer than the {reader.width(hook)} numbers of an activation at '{hook}'; set "
+                f"dictionary.width to {reader.width(hook)} or more."
+            )
+    if config.names is not None:
+        usable_terms(load_gene_sets(config.names.sets), tokenizer.match.genes)
+    if config.dictionary.architecture != "batchtopk" and config.targets:
+        raise ConfigError(
+            "A transcoder is trained as batchtopk; set dictionary.architecture to that, or take targets out."
+        )
+
+
+def expects(context: DictionaryContext) -> Expected:
+    """What a run has to do: passes of each training, and the dictionaries that are judged, matched and named.
+
+    Parameters
+    ----------
+    context
+        Configuration, cells and model, of which nothing was done.
+    """
+    config, n, hooks = context.config, len(context.split.train), len(context.hooks)
+    tokenizer = context.model.tokenizer(context.cells, seed=config.seed, min_gene_share=config.data.min_gene_share)
+    tokens = tokenizer.tokens(0, min(_FEW, len(context.cells)))
+    passes = max(1, round(config.dictionary.epochs * n))
+    seconds = seconds_per_cell(context.model, tokens) * passes
+    d = context.model.config.d_model
+    wide, kept = config.dictionary.width, 4 * hooks * (2 * config.dictionary.width * d)
+    memory = 4 * hooks * d * config.dictionary.buffer + 4 * kept
+    train = Load(n, passes, memory=memory, disk=kept, seconds=seconds, basis=_BASIS)
+    looked = min(config.judge.n_cells, len(context.split.test))
+    found = {one.stage: train for one in context.trainings}
+    found["judge"] = Load(looked, tasks=hooks * len(context.trainings))
+    own = sum(one.source == MODEL for one in context.trainings)
+    if own > 1:
+        found["stability"] = Load(tasks=hooks * (own - 1))
+    if config.names is not None:
+        found["name"] = Load(looked, tasks=hooks * (1 + (UNTRAINED in config.controls)))
+    rows = float(tokenizer.lengths().sum() - len(tokenizer)) * n / len(context.cells)
+    steps = max(1, round(config.dictionary.share * config.dictionary.epochs * rows / config.dictionary.rows))
+    said = f"About {steps:,} steps of each of {len(context.trainings)} x {hooks} dictionaries with {wide:,} features."
+    return Expected(found, said)
+
+
+RECIPE = Recipe("dictionary", DictionaryContext, stages, report, files=(FOLDER,), expects=expects)
