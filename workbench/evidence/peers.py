@@ -187,7 +187,7 @@ def scvi_latent(
     Parameters
     ----------
     counts
-        Counts, cell by gene.
+        Counts of molecules, cell by gene, such as those of variable genes.
     batch
         Batch of each cell, which the model takes out; None for one batch.
     python, seconds
