@@ -70,6 +70,16 @@ def test_it_depends_on_the_seed_alone(model, cells):
     assert same(one, train(0)) and not same(one, train(1))
 
 
+def test_activations_that_are_dealt_anew_are_another_training_and_say_so(model, cells, tmp_path):
+    own, dealt = (
+        train_dictionaries(model, cells, HOOK, settings(), folder=tmp_path / name, shuffled=name == "dealt", **QUIET)
+        for name in ("own", "dealt")
+    )
+    assert not same(own, dealt) and "dealt anew within genes" in dealt[HOOK].origin.reason
+    with pytest.raises(ArtifactError, match="holds the state of a training of other cells"):
+        train_dictionaries(model, cells, HOOK, settings(), folder=tmp_path / "dealt", **QUIET)
+
+
 def test_a_hook_is_trained_alike_alone_and_beside_others(model, cells):
     both = train_dictionaries(model, cells, [HOOK, NEXT], settings(), **QUIET)
     alone = Dictionary.train(model, cells, NEXT, **settings().model_dump(), **QUIET)
