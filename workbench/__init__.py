@@ -46,6 +46,9 @@ _WHERE = {
     "CellAdaptor": "workbench.operators.cell_adaptor",
     "Dictionary": "workbench.dictionaries.dictionary",
     "train_dictionaries": "workbench.dictionaries.training",
+    "feature_effects": "workbench.dictionaries.causing",
+    "feature_attribution": "workbench.dictionaries.causing",
+    "feature_circuit": "workbench.dictionaries.circuits",
     "svd_factors": "workbench.factors.factorise",
     **{
         name: "workbench.tools"

@@ -161,7 +161,7 @@ def test_no_place_is_refused():
         Ablation([])
 
 
-@pytest.mark.parametrize(("how", "near"), [("means", "did you mean 'mean'"), ("shuffle", "known: zero, mean")])
+@pytest.mark.parametrize(("how", "near"), [("means", "did you mean 'mean'"), ("nothing", "known: zero, mean")])
 def test_an_unknown_way_is_refused_with_the_known_ones(how, near):
     with pytest.raises(HookError, match=f"Unknown way to ablate '{how}': {near}"):
         Ablation("L2H1", how)

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from fixtures_dictionaries import random_dictionary
 
 import workbench
+from workbench.dictionaries import Dictionary
 from workbench.errors import CellsError, EvaluationError, GeneMatchError, HookError, OutputError, ShapeError
 from workbench.operators.algorithm import Algorithm
 
@@ -198,6 +200,34 @@ def test_steering_along_a_difference_goes_further_than_random_directions(model, 
         cells[::-1], model, source="CD14+ Monocyte", target="Dendritic", doses=(2.0,), null_draws=0, n_cells=20
     )
     near(again.query("dose == 2")["value"], table.query("dose == 2")["value"], 1e-4)
+
+
+def test_steering_along_a_feature_is_along_what_it_writes_on_average_where_it_fires(model, cells):
+    at, groups = "blocks.2.hook_resid_post", {"source": "CD14+ Monocyte", "target": "Dendritic"}
+    dictionary = random_dictionary(model, at, width=96)
+    given = {**groups, "doses": (1.0,), "null_draws": 3, "n_cells": None}
+    table = workbench.steer(cells, model, direction=(dictionary, 5), **given)
+    assert (table["layer"] == 2).all()
+    # The length is the mean activation where it fires in the half of the cells that nothing is judged by.
+    along = dictionary.directions[5].numpy() * table["norm"].iloc[0]
+    near(workbench.steer(cells, model, layer=2, direction=along, **given)["value"], table["value"], 1e-4)
+    kept = cells[cells.obs["cell_type"].isin(groups.values())]
+    tokens = model.to_tokens(kept)
+    _, cache = model.run_with_cache(tokens, names_filter=at, return_cache_object=False)
+    fired = dictionary.encode(cache[at])[tokens.genes][:, 5]
+    assert table["norm"].iloc[0] == pytest.approx(float(fired[fired > 0].mean()), rel=0.2)
+    for other, number, layer, says in (
+        (dictionary, 96, None, "features 0 to 95, but 96"),
+        (dictionary, 5, 3, "layer 3 was asked for"),
+        (random_dictionary(model, "blocks.2.attn.hook_z", inner=(4, 16), width=96), 5, None, "in heads"),
+        (random_dictionary(model.untrained(0), at, width=96), 5, None, "this model has"),
+        (random_dictionary(model, "hook_cell", width=96), 5, None, "in no block"),
+    ):
+        with pytest.raises(HookError, match=says):
+            workbench.steer(cells, model, direction=(other, number), layer=layer, **given)
+    silent = Dictionary("standard", {**dictionary.weights, "b_enc": torch.full((96,), -1e6)}, dictionary.origin)
+    with pytest.raises(EvaluationError, match="fires at no gene"):
+        workbench.steer(cells, model, direction=(silent, 5), **given)
 
 
 def test_no_dose_is_the_intact_model(model, cells):

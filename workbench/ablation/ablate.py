@@ -92,29 +92,60 @@ def ablate(
     --------
     >>> ablate(model, cells, n_cells=100).sort_values("ratio").tail()  # doctest: +SKIP
     """
-    wanted_metrics = _DEFAULT if metrics is None else metrics
-    named = tuple(m for m in wanted_metrics if isinstance(m, str))
-    own = [m for m in wanted_metrics if isinstance(m, Metric)]
-    asked = make_config(StudyConfig, metrics=named, cells=n_cells, **settings)
     every = isinstance(sites, str) and sites == "heads"
     wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
     swept = make_config(SweepConfig, how=(how,), heads=every, sites=wanted, null_draws=null_draws if every else 0)
     grid = make_grid(model, swept, seed)
+    study, asked = make_study(
+        model, cells, grid, metrics=metrics, n_cells=n_cells, seed=seed, min_gene_share=min_gene_share, **settings
+    )
+    backend = backend or Backend()
+    made_from = {"workbench": __version__, **identity(study, grid, swept.block)}
+    with tempfile.TemporaryDirectory() as temporary:
+        found = sweep(study, grid, swept.block, Path(folder or temporary), backend, made_from)
+    return effects_of(study, grid, found, asked.bootstrap, backend.progress)
+
+
+def make_study(
+    model: CellModel,
+    cells: AnnData,
+    grid: Sequence[Ablation],
+    *,
+    metrics: Sequence[str | Metric] | None,
+    n_cells: int | None,
+    seed: int,
+    min_gene_share: float,
+    default: Sequence[str] = _DEFAULT,
+    **settings: Any,
+) -> tuple[Study, StudyConfig]:
+    """Study of what was asked for in Python; what is left out of it is said on stderr.
+
+    Parameters
+    ----------
+    model, cells, metrics, n_cells, seed, min_gene_share
+        As in `ablate`.
+    grid
+        What will be ablated; decides which references are needed.
+    default
+        Metrics when none are named; the ones after the first are left out where the cells do not allow them.
+    **settings
+        Further settings of `StudyConfig`, by their keys there.
+    """
+    wanted = default if metrics is None else metrics
+    named = tuple(m for m in wanted if isinstance(m, str))
+    own = [m for m in wanted if isinstance(m, Metric)]
+    asked = make_config(StudyConfig, metrics=named, cells=n_cells, **settings)
     given: dict[str, Any] = {"seed": seed, "min_gene_share": min_gene_share, "extra": own}
     try:
         study = prepare(model, cells, asked, grid, **given)
     except EvaluationError as error:
         if metrics is not None:
             raise
-        print(f"[ablate] {_DEFAULT[1]} is left out: {error}", file=sys.stderr)
-        study = prepare(model, cells, asked.model_copy(update={"metrics": _DEFAULT[:1]}), grid, **given)
+        print(f"[ablate] {', '.join(default[1:])} is left out: {error}", file=sys.stderr)
+        study = prepare(model, cells, asked.model_copy(update={"metrics": tuple(default[:1])}), grid, **given)
     for name, why in study.notes.items():
         print(f"[ablate] {name} is left out: {why}", file=sys.stderr)
-    backend = backend or Backend()
-    made_from = {"workbench": __version__, **identity(study, grid, swept.block)}
-    with tempfile.TemporaryDirectory() as temporary:
-        found = sweep(study, grid, swept.block, Path(folder or temporary), backend, made_from)
-    return effects_of(study, grid, found, asked.bootstrap, backend.progress)
+    return study, asked
 
 
 def effects_of(

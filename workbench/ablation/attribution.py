@@ -84,11 +84,7 @@ def attribute(
     """
     if draws and steps:
         raise EvaluationError("Either the second-order term (draws) or the integral (steps), not both.")
-    if not metric.differentiable or metric.together:
-        raise EvaluationError(
-            f"Attribution needs a differentiable metric, and '{metric.name}' is none: it has no gradient, or one of 0 "
-            "at the intact model. Use the exact sweep for it, or a loss such as 'label_loss'."
-        )
+    check_metric(metric)
     if how not in ("zero", "mean", "resample"):
         raise HookError(f"Attribution estimates zero, mean and resample ablations, not '{how}'.")
     model, fitting = study.model, study.fitting if batch_size is None else Fitting(batch_size)
@@ -98,14 +94,7 @@ def attribute(
         part = np.asarray(rows[start:stop])
         tokens, target, mask, edits = study.batch(part, ablations, masked=metric.masked)
         defined: list[Tensor] = []
-
-        def score(out: Outputs, tokens=tokens, part=part, target=target, mask=mask, defined=defined) -> Tensor:
-            # The intact outputs are the ones that the gradient is taken at, held fixed.
-            fixed = replace(out, **{k: x.detach() for k, x in vars(out).items() if x is not None})
-            values = metric.function(Run(out, fixed, part, tokens, target, mask))
-            defined.append(values.detach().isfinite())
-            return torch.where(defined[-1], values, 0).sum()
-
+        score = scoring(metric, part, tokens, target, mask, defined)
         estimate = _gradients(model, tokens, edits, ablations, metric.needs, score, _signs(study, tokens, draws), steps)
         return estimate.masked_fill_(~defined[0], torch.nan).cpu().numpy()
 
@@ -115,6 +104,51 @@ def attribute(
         if bar is not None:
             bar.update(part.shape[2])
     return np.concatenate(parts, axis=2)
+
+
+def check_metric(metric: Metric) -> None:
+    """Refuse a metric whose gradient at the intact model says nothing.
+
+    Parameters
+    ----------
+    metric
+        Metric that is to be attributed.
+
+    Raises
+    ------
+    EvaluationError
+        If it is not differentiable, or needs all cells at once.
+    """
+    if not metric.differentiable or metric.together:
+        raise EvaluationError(
+            f"Attribution needs a differentiable metric, and '{metric.name}' is none: it has no gradient, or one of 0 "
+            "at the intact model. Use the exact sweep for it, or a loss such as 'label_loss'."
+        )
+
+
+def scoring(
+    metric: Metric, rows: np.ndarray, tokens: Tokens, target: Tensor | None, mask: Tensor | None, defined: list[Tensor]
+) -> Callable[[Outputs], Tensor]:
+    """A metric as one number whose gradient is taken: its sum over the cells that have it.
+
+    Parameters
+    ----------
+    metric, rows
+        Metric, and numbers of the cells in the study.
+    tokens, target, mask
+        Batch of these cells, as `Study.batch` gives it.
+    defined
+        Takes whether each cell has the metric, at each call.
+    """
+
+    def score(out: Outputs) -> Tensor:
+        # The intact outputs are the ones that the gradient is taken at, held fixed.
+        fixed = replace(out, **{k: x.detach() for k, x in vars(out).items() if x is not None})
+        values = metric.function(Run(out, fixed, rows, tokens, target, mask))
+        defined.append(values.detach().isfinite())
+        return torch.where(defined[-1], values, 0).sum()
+
+    return score
 
 
 def _gradients(

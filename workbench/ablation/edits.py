@@ -22,8 +22,8 @@ from workbench.ablation.reference import (
     needs_reference,
     run_partners,
 )
-from workbench.ablation.sites import DRAWN, GENE, HEAD, Ablation, Site
-from workbench.errors import CellsError
+from workbench.ablation.sites import DRAWN, FEATURE, GENE, HEAD, Ablation, Site
+from workbench.errors import CellsError, HookError
 from workbench.models import CellModel
 from workbench.models.outputs import Outputs
 from workbench.models.tokens import Tokens
@@ -58,6 +58,8 @@ class Edits:
         self._partners: dict[int, Partners] = {}
         if needs_reference(ablations):
             _ = self.reference  # said now rather than in the middle
+        for place in {s for a in ablations for s in a.sites if s.kind == FEATURE}:
+            self._check_feature(place)
         for seed in {a.seed for a in ablations if a.how in DRAWN}:
             hooks = list(dict.fromkeys(s.hook for a in ablations if a.how in DRAWN for s in a.sites))
             self._partners[seed] = run_partners(model, self.reference, self.tokens, hooks, seed)
@@ -77,10 +79,15 @@ class Edits:
         Parameters
         ----------
         x
-            ``hook_z`` of the head, or the site's hook; possibly the first positions only.
+            ``hook_z`` of the head, or the site's hook (all features of a dictionary); possibly the first positions only.
         ablation, place
             What is ablated, and where.
         """
+        if place.kind == FEATURE:
+            # What is no gene is left alone by the splice itself.
+            new = x.clone()
+            new[..., place.feature] = self.amount(x[..., place.feature], ablation)
+            return new
         n = x.shape[1]
         if ablation.how == "zero":
             new = torch.zeros_like(x)
@@ -98,6 +105,49 @@ class Edits:
         if place.kind == GENE:
             where = where & (self.tokens.gene_ids[:, :n] == self.model.vocabulary.ids[place.gene])
         return torch.where(where[..., None], new, x)
+
+    @staticmethod
+    def amount(x: Tensor, ablation: Ablation) -> Tensor:
+        """What a feature is set to.
+
+        Parameters
+        ----------
+        x
+            How much of it there is.
+        ablation
+            Ablation of a feature, which has a way and an amount.
+        """
+        amount = ablation.amount or 0.0
+        return x * amount if ablation.how == "scale" else torch.full_like(x, amount)
+
+    def without(self, x: Tensor, features: Tensor, ablation: Ablation, place: Site) -> Tensor:
+        """What a dictionary's hook gives once one of its features is changed: the rest, its error term included, stays.
+
+        Parameters
+        ----------
+        x
+            What the hook gives in the intact model, (cell, gene, d_model); possibly the first positions only.
+        features
+            Features of the same positions.
+        ablation, place
+            What is ablated, and where.
+        """
+        own = features[..., place.feature]
+        move = (self.amount(own, ablation) - own) * self.tokens.genes[:, : x.shape[1]]
+        return x + move[..., None] * self._dictionary(place).directions[place.feature]
+
+    def _dictionary(self, place: Site) -> Any:
+        """What is spliced in at the place of a feature."""
+        return self.model.hook_dict[place.at].dictionary
+
+    def _check_feature(self, place: Site) -> None:
+        if place.hook not in self.model.hook_dict:
+            raise HookError(
+                f"No dictionary is spliced in at '{place.at}', so there is no {place}; ablate it within model.spliced({{...}}, error=True)."
+            )
+        width = self._dictionary(place).width
+        if not place.feature < width:
+            raise HookError(f"'{place.at}' has features 0 to {width - 1}, but {place.feature} was asked for.")
 
     def along(self, x: Tensor, ablation: Ablation) -> Tensor:
         """Part of a d_model vector that lies in the ablation's subspace.

@@ -123,7 +123,7 @@ def effect_table(
     weights = bootstrap_weights(len(next(iter(differences.values()))[0]), draws, seed, groups)
     parts = []
     for metric, values in differences.items():
-        mean = _means(values)
+        mean = cell_means(values)
         for how in dict.fromkeys(ablations["how"]):
             here = ablations["how"] == how
             rows = []
@@ -159,7 +159,14 @@ def effect_table(
     return pd.concat(parts, ignore_index=True)
 
 
-def _means(values: np.ndarray) -> np.ndarray:
+def cell_means(values: Float[np.ndarray, "ablation cell"]) -> Float[np.ndarray, " ablation"]:
+    """Mean over the cells that have a value; NaN where none has.
+
+    Parameters
+    ----------
+    values
+        A value for each ablation and cell, NaN where undefined.
+    """
     known = np.isfinite(values)
     n = known.sum(1)
     return np.where(n > 0, np.where(known, values, 0).sum(1) / np.maximum(n, 1), np.nan)
@@ -359,8 +366,8 @@ def interactions(
     for (a, b), both in pairs.items():
         difference = both - singles[a] - singles[b]
         low, high = interval(difference, weights)
-        means: Sequence[float] = [float(_means(v[None])[0]) for v in (singles[a], singles[b], both, difference)]
-        squares = [float(_means(v[None] ** 2)[0]) for v in (singles[a], singles[b])]
+        means: Sequence[float] = [float(cell_means(v[None])[0]) for v in (singles[a], singles[b], both, difference)]
+        squares = [float(cell_means(v[None] ** 2)[0]) for v in (singles[a], singles[b])]
         rows.append(
             {
                 "first": a,

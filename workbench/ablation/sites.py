@@ -14,10 +14,11 @@ from workbench.files import digest
 from workbench.models import ModelShape
 from workbench.models.vocabulary import Vocabulary
 
-HEAD, ATTENTION, MLP, GENE = "head", "attention", "mlp", "gene"
+HEAD, ATTENTION, MLP, GENE, FEATURE = "head", "attention", "mlp", "gene", "feature"
 HOWS = ("zero", "mean", "resample", "patch", "direction")
-DRAWN = ("resample", "patch")
+DRAWN, SET = ("resample", "patch"), ("clamp", "scale")
 _LABEL = re.compile(r"L(\d+)(?:H(\d+)|\.(attention|mlp)|\.gene\.(.+))")
+_FEATURE = re.compile(r"(blocks\.(\d+)\..+)\.F(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -30,20 +31,27 @@ class Site:
         Number of the block, counted from 0.
     kind
         ``head`` (its result, in front of W_O and the sum over heads: ``attn.hook_z``), ``attention`` (the layer's
-        ``hook_attn_out``, with the output bias), ``mlp`` (``hook_mlp_out``) or ``gene`` (one gene's position of
-        ``hook_resid_pre``; in layer 0 that is its embedding). The ablated gene stays a key for the others.
+        ``hook_attn_out``, with the output bias), ``mlp`` (``hook_mlp_out``), ``gene`` (one gene's position of
+        ``hook_resid_pre``; in layer 0 that is its embedding; the ablated gene stays a key for the others) or ``feature`` (of the
+        dictionary that is spliced into the model).
     head
         Head, from 0, when `kind` is ``head``.
     gene
         Gene symbol, when `kind` is ``gene``.
+    at, feature
+        Hook that the dictionary writes, and number of its feature, when `kind` is ``feature``.
     """
 
     layer: int
     kind: str
     head: int = -1
     gene: str = ""
+    at: str = ""
+    feature: int = -1
 
     def __str__(self) -> str:
+        if self.kind == FEATURE:
+            return f"{self.at}.F{self.feature}"
         if self.kind == HEAD:
             return f"L{self.layer}H{self.head}"
         return f"L{self.layer}.{self.kind}" + (f".{self.gene}" if self.kind == GENE else "")
@@ -51,6 +59,8 @@ class Site:
     @property
     def hook(self) -> str:
         """Hook point whose activation the site is part of."""
+        if self.kind == FEATURE:
+            return f"{self.at}.hook_features"
         part = {HEAD: "attn.hook_z", ATTENTION: "hook_attn_out", MLP: "hook_mlp_out", GENE: "hook_resid_pre"}[self.kind]
         return f"blocks.{self.layer}.{part}"
 
@@ -67,7 +77,7 @@ def head(layer: int, head: int) -> Site:
 
 
 def site(label: str | Site) -> Site:
-    """Site of a label: ``L2H1``, ``L2.attention``, ``L2.mlp`` or ``L0.gene.CD3E``.
+    """Site of a label: ``L2H1``, ``L2.attention``, ``L2.mlp``, ``L0.gene.CD3E`` or ``blocks.2.hook_resid_post.F17``.
 
     Parameters
     ----------
@@ -81,11 +91,13 @@ def site(label: str | Site) -> Site:
     """
     if isinstance(label, Site):
         return label
+    if feature := _FEATURE.fullmatch(label):
+        return Site(int(feature[2]), FEATURE, at=feature[1], feature=int(feature[3]))
     found = _LABEL.fullmatch(label)
     if found is None:
         raise HookError(
             f"'{label}' is no place of the model. Write L2H1 for a head, L2.attention or L2.mlp for a whole part, "
-            "L0.gene.CD3E for a gene's token."
+            "L0.gene.CD3E for a gene's token, blocks.2.hook_resid_post.F17 for a dictionary's feature."
         )
     layer, number, part, gene = found.groups()
     if number is not None:
@@ -106,7 +118,8 @@ class Ablation:
         activation in one other cell of the reference set, drawn by `seed` and the cell's name; genes that this cell
         does not express get their mean, and are counted); ``patch`` (the same, but such genes keep their own value:
         activation patching, with the other group of cells as reference set); ``direction`` (`subspace` is projected out of what the site
-        adds to the residual stream).
+        adds to the residual stream); ``clamp`` and ``scale`` (a feature is set to `amount` at every gene, or multiplied by it). A feature
+        takes these two and ``zero``; what its dictionary leaves out of the activation stays.
     subspace
         Directions to project out, (direction, d_model), when `how` is ``direction``; need not be orthonormal.
     seed
@@ -116,6 +129,8 @@ class Ablation:
         orthogonal matrix before it is added, one matrix per draw for all cells and genes. Norms and all angles between
         cells and genes stay; only what the direction means to the rest of the model is lost. None for the ablation
         itself.
+    amount
+        What a feature is set to or multiplied by, when `how` is ``clamp`` or ``scale``.
     """
 
     sites: tuple[Site, ...]
@@ -123,6 +138,7 @@ class Ablation:
     subspace: Float[np.ndarray, "direction d_model"] | None = None
     seed: int = 0
     rotation: int | None = None
+    amount: float | None = None
 
     def __init__(
         self,
@@ -131,18 +147,33 @@ class Ablation:
         subspace: Float[np.ndarray, "direction d_model"] | None = None,
         seed: int = 0,
         rotation: int | None = None,
+        amount: float | None = None,
     ) -> None:
         given = (sites,) if isinstance(sites, str | Site) else sites
         places = tuple(sorted({site(label) for label in given}))
-        vars(self).update(sites=places, how=how, subspace=subspace, seed=seed, rotation=rotation)
+        vars(self).update(sites=places, how=how, subspace=subspace, seed=seed, rotation=rotation, amount=amount)
         if not places:
             raise HookError("The ablation names no place; give at least one, for example Ablation('L2H1').")
-        if how not in HOWS:
-            raise HookError(unknown_name("way to ablate", how, HOWS))
+        if how not in (known := (*HOWS, *SET)):
+            raise HookError(unknown_name("way to ablate", how, known))
         if (how == "direction") != (subspace is not None):
             raise HookError("A subspace is given for how='direction', and for no other; pass both or neither.")
         if rotation is not None and any(s.kind != HEAD for s in places):
             raise HookError("The random-direction null is for heads only; leave out rotation for other places.")
+        if (how in SET) != (amount is not None):
+            raise HookError(
+                "An amount is given for how='clamp' and how='scale', and for no other; pass both or neither."
+            )
+        features = [s.kind == FEATURE for s in places]
+        if (
+            any(features) != all(features)
+            or (any(features) and how not in ("zero", *SET))
+            or (how in SET and not all(features))
+        ):
+            raise HookError(
+                f"'{self}' cannot be ablated by '{how}': features go by themselves, by 'zero', 'clamp' or 'scale', and the last two are "
+                "for features alone."
+            )
 
     def __str__(self) -> str:
         return "+".join(map(str, self.sites))
@@ -151,7 +182,7 @@ class Ablation:
     def key(self) -> str:
         """Name of this ablation and no other: places, way, seed and null draw."""
         null = "" if self.rotation is None else f" null {self.rotation}"
-        detail = f" seed {self.seed}" if self.how in DRAWN else ""
+        detail = f" seed {self.seed}" if self.how in DRAWN else "" if self.amount is None else f" {self.amount:g}"
         if self.subspace is not None:
             detail = f" {digest(np.asarray(self.subspace, dtype=np.float64))[:8]}"
         return f"{self} {self.how}{detail}{null}"

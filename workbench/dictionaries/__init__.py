@@ -1,4 +1,4 @@
-"""Sparse dictionaries of a model's activations: trained, judged beside what is simpler, named, and spliced into the model.
+"""Sparse dictionaries of a model's activations: trained, judged, named, spliced into the model, and asked what they cause.
 
 >>> from workbench.dictionaries import Dictionary, split_cells
 >>> split = split_cells(cells)  # doctest: +SKIP
@@ -13,6 +13,9 @@ from workbench.lazy import lazily
 
 __getattr__, __dir__ = lazily(
     __name__,
+    alike="feature_usage",
+    causing="Attribution feature_attribution feature_effects",
+    circuits="Circuit feature_circuit",
     dictionary="Dictionary",
     feeding="split_cells",
     judging="match_features",

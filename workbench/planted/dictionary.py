@@ -1,7 +1,11 @@
-"""A planted dictionary: a checkpoint whose residual stream is a sparse code that is known, and cells to run through it."""
+"""A planted dictionary: a checkpoint whose residual stream is a sparse code that is known, and cells to run through it.
+
+On it, causes are planted: one feature that all outputs depend on (`plant_cause`), and one that makes another (`plant_chain`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import anndata as ad
@@ -11,6 +15,7 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Float
 
+from workbench.dictionaries.dictionary import Dictionary, Origin, vocabulary_hash
 from workbench.errors import CheckpointError
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
@@ -115,3 +120,117 @@ def plant_dictionary(
     return PlantedDictionary(
         model, cells, "blocks.0.hook_resid_pre", directions.astype(np.float32), codes.astype(np.float32)
     )
+
+
+@dataclass(frozen=True)
+class PlantedCause:
+    """A planted code of which one feature does something.
+
+    Attributes
+    ----------
+    planted
+        Checkpoint and cells, with the code that its stream is in front of the first block.
+    feature
+        Number of the feature that does it.
+    dictionaries
+        Dictionaries that know the code: of the stream in front of the first block, and for a chain of that behind it, whose last feature is
+        the one that is made.
+    """
+
+    planted: PlantedDictionary
+    feature: int
+    dictionaries: tuple[Dictionary, ...]
+
+
+def plant_cause(seed: int, *, gain: float = 4.0, **shape: int) -> PlantedCause:
+    """Make a checkpoint whose cell embedding depends on one planted feature, and otherwise on nothing.
+
+    The first block attends evenly to all genes, reads one feature's direction of them and writes it into another direction; all else in
+    the blocks is zero.
+
+    Parameters
+    ----------
+    seed
+        Seed of the code, of the feature that is chosen, and of the direction it is written into.
+    gain
+        What is written, over what is read; 0 for a world in which no feature does anything.
+    **shape
+        As `plant_dictionary` takes them; of features there are 48 by default, fewer than the stream is wide, so that an encoder of one layer
+        reads the code without error.
+    """
+    planted, feature, rng = _still(seed, "planted cause", shape)
+    block, d = planted.model.block(0), planted.model.config.d_model
+    written = _unit(rng, d)
+    with torch.no_grad():
+        block.attn.qkv.weight[2 * d] = torch.as_tensor(planted.directions[feature])  # type: ignore[attr-defined]
+        block.attn.out.weight[:, 0] = gain * torch.as_tensor(written, dtype=torch.float32)  # type: ignore[attr-defined]
+    known = _knowing(planted, planted.hook, planted.directions)
+    return PlantedCause(planted, feature, (known,))
+
+
+def plant_chain(seed: int, *, gain: float = 1.0, **shape: int) -> PlantedCause:
+    """Make a checkpoint in which one planted feature makes another behind the first block, gene by gene.
+
+    The first block's MLP reads one feature's direction and writes a direction that the code in front of it does not have. All other
+    features pass as they are, but for what the LayerNorm takes off them.
+
+    Parameters
+    ----------
+    seed
+        Seed of the code, of the feature that is chosen, and of the new direction.
+    gain
+        What is written, over what is read; 0 for a world in which the new feature never fires.
+    **shape
+        Numbers of genes, cells and features, as `plant_cause` takes them.
+    """
+    planted, feature, rng = _still(seed, "planted chain", shape)
+    block, d = planted.model.block(0), planted.model.config.d_model
+    made = _unit(rng, d)
+    # None of it lies in the code, or it would be there before it is made.
+    basis = np.linalg.qr(planted.directions.T.astype(np.float64))[0]
+    made -= basis @ (basis.T @ made)
+    made /= np.linalg.norm(made)
+    reads = np.linalg.pinv(planted.directions.astype(np.float64))[:, feature]
+    with torch.no_grad():
+        block.mlp.linear1.weight[0] = torch.as_tensor(reads, dtype=torch.float32)  # type: ignore[attr-defined]
+        block.mlp.linear2.weight[:, 0] = gain * torch.as_tensor(made, dtype=torch.float32)  # type: ignore[attr-defined]
+    after = np.concatenate([planted.directions, made[None].astype(np.float32)])
+    known = _knowing(planted, planted.hook, planted.directions), _knowing(planted, "blocks.0.hook_resid_post", after)
+    return PlantedCause(planted, feature, known)
+
+
+def _still(seed: int, what: str, shape: Mapping[str, int]) -> tuple[PlantedDictionary, int, np.random.Generator]:
+    """A planted code that passes all blocks as it is, and a feature of it drawn at random."""
+    given = {"n_features": 48, "n_genes": 600, "n_cells": 40, "genes_per_cell": 100, **shape}
+    planted, rng = plant_dictionary(seed, **given), generator(seed, what)
+    with torch.no_grad():
+        for name, value in planted.model.named_parameters():
+            if name.startswith("blocks.") and "norm" not in name:
+                value.zero_()
+    return planted, int(rng.integers(given["n_features"])), rng
+
+
+def _unit(rng: np.random.Generator, d: int) -> Float[np.ndarray, " d_model"]:
+    """A random direction without the mean that a LayerNorm takes off."""
+    one = rng.standard_normal(d)
+    one -= one.mean()
+    return one / np.linalg.norm(one)
+
+
+def _knowing(planted: PlantedDictionary, hook: str, directions: np.ndarray) -> Dictionary:
+    """The dictionary that reads a code of fewer features than the stream is wide without error."""
+    if len(directions) >= planted.model.config.d_model:
+        raise CheckpointError(
+            f"{len(directions)} features of a stream of {planted.model.config.d_model} numbers have no encoder of one layer that knows them; ask for fewer."
+        )
+    encoder = np.linalg.pinv(directions.astype(np.float64))
+    weights = {
+        "W_enc": torch.as_tensor(encoder, dtype=torch.float32),
+        # Rounding is no firing.
+        "b_enc": torch.full((len(directions),), -1e-3),
+        "W_dec": torch.as_tensor(directions, dtype=torch.float32),
+        "b_dec": torch.zeros(directions.shape[1]),
+    }
+    model = planted.model
+    origin = Origin(hook, hook, model.fingerprint(), vocabulary_hash(model), (model.config.d_model,))
+    return Dictionary("standard", weights, origin)

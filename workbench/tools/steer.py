@@ -1,10 +1,10 @@
-"""Steering: push cells along a direction of the residual stream, and see where they go, at what cost."""
+"""Steering: push cells along a direction of the residual stream, or a feature's, and see where they go, at what cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,9 @@ from workbench.seeds import generator, key
 from workbench.stats import permutation_p
 from workbench.tools.common import as_model, column, rows_of
 
+if TYPE_CHECKING:
+    from workbench.dictionaries.dictionary import Dictionary
+
 MOVED, PROBABILITY, OTHERS, ERROR, DISTANCE = (
     "moved",
     "probability of source",
@@ -47,7 +50,7 @@ def steer(
     target: str | Sequence[str],
     groupby: str = "cell_type",
     layer: int | None = None,
-    direction: Float[np.ndarray, " d_model"] | None = None,
+    direction: Float[np.ndarray, " d_model"] | tuple[Dictionary, int] | None = None,
     doses: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     null_draws: int = 20,
     n_cells: int | None = 50,
@@ -65,11 +68,14 @@ def steer(
     source, target, groupby
         Label or labels of the cells that are steered to, and of those that are steered; the column of ``obs`` that holds them.
     layer
-        Layer behind which the direction is added, from 0; the middle one when None.
+        Layer behind which the direction is added, from 0; the middle one when None, and that of its hook for a feature.
     direction
-        Direction of the residual stream; the difference between the mean streams over genes of source and target cells when None.
+        Direction of the residual stream; the difference between the mean streams over genes of source and target cells when None. Or a
+        dictionary and the number of a feature: what it writes, times its mean activation where it fires in the cells that directions are made
+        from, is added at the hook that the dictionary writes.
     doses
-        Multiples of the direction that are added. At 1 a difference of means takes one mean to the other, in this layer.
+        Multiples of the direction that are added. At 1 a difference of means takes one mean to the other, in this layer, and a feature is as
+        active everywhere as it is on average where it fires, beside what it is already.
     null_draws
         Random directions of the same length, the null.
     n_cells
@@ -91,9 +97,11 @@ def steer(
     CellsError
         If a label does not exist, both sides share cells, or a side has fewer than 10.
     HookError
-        If the layer does not exist.
+        If the layer does not exist, or the dictionary is of another model, layer or width, or has no such feature.
     ShapeError
         If the direction has another length than the stream.
+    EvaluationError
+        If the feature never fires in these cells, or no dose was given.
 
     Notes
     -----
@@ -123,7 +131,9 @@ def steer(
     at = n // 2 if layer is None else layer
     if not -n <= at < n:
         raise HookError(f"There is no layer {layer}: this model has layers 0 to {n - 1}.")
-    hook = f"blocks.{at % n}.hook_resid_post"
+    at, hook = at % n, f"blocks.{at % n}.hook_resid_post"
+    if isinstance(direction, tuple):
+        at, hook = _place(model, *direction, layer)
     # Halves by name, so that the order of the file means nothing.
     names = adata.obs_names
     halves = [sorted(rows, key=lambda i: key(seed, "half", str(names[i]))) for rows in sides]
@@ -136,7 +146,9 @@ def steer(
     others = sorted(sorted(others, key=lambda i: key(seed, "cell", str(names[i])))[: 4 * len(make_source)])
     run = _Run(model, hook, batch_size)
     made = [run.intact(model.to_tokens(adata[rows], **read)) for rows in (make_source, make_target)]
-    if direction is None:
+    if isinstance(direction, tuple):
+        along = run.written(model.to_tokens(adata[[*make_source, *make_target]], **read), *direction)
+    elif direction is None:
         along = made[0]["stream"].mean(0) - made[1]["stream"].mean(0)
     else:
         along = np.asarray(direction, dtype=np.float64)
@@ -168,9 +180,30 @@ def steer(
             measured.append(
                 {"dose": dose, "measure": measure, "value": float(value.mean()), "low": low, "high": high}
                 | dict(zip(("null_mean", "null_low", "null_high"), map(float, ends), strict=True))
-                | {"p": p, "n_cells": len(tokens), "n_null": len(drawn), "layer": at % n, "norm": norm}
+                | {"p": p, "n_cells": len(tokens), "n_null": len(drawn), "layer": at, "norm": norm}
             )
     return pd.DataFrame(measured)
+
+
+def _place(model: CellModel, dictionary: Dictionary, feature: int, layer: int | None) -> tuple[int, str]:
+    """Layer and hook that a feature is written to."""
+    from workbench.dictionaries.causing import check_dictionary
+
+    check_dictionary(model, dictionary)
+    hook, width = dictionary.origin.target, dictionary.directions.shape[1]
+    at = int(hook.split(".")[1])
+    if layer is not None and layer % model.config.n_layers != at:
+        raise HookError(f"The dictionary is of '{hook}', but layer {layer} was asked for; leave layer out.")
+    if width != model.config.d_model or (len(dictionary.origin.inner) > 1 and not dictionary.transcodes):
+        raise HookError(
+            f"A direction at '{hook}' has {width} numbers, in heads where it has them, and the stream has {model.config.d_model}; take a dictionary "
+            "of the stream, or of what is added to it."
+        )
+    if not 0 <= feature < dictionary.width:
+        raise HookError(
+            f"The dictionary of '{hook}' has features 0 to {dictionary.width - 1}, but {feature} was asked for."
+        )
+    return at, hook
 
 
 class _Run:
@@ -195,6 +228,25 @@ class _Run:
                 for side in zip(*Fitting(self.batch_size).batches(tokens, work), strict=True)
             )
         return {"cell": cell, "stream": stream}
+
+    def written(self, tokens: Tokens, dictionary: Dictionary, feature: int) -> Float[np.ndarray, " d_model"]:
+        """What a feature writes on average where it fires."""
+        own = dictionary.to(self.model.device)
+
+        def work(batch: Tokens) -> tuple[float, int]:
+            names = {"names_filter": dictionary.hook, "return_cache_object": False}
+            _, cache = self.model.run_with_cache(batch, outputs=(), **names)
+            fired = own.encode(cache[dictionary.hook])[batch.genes.to(self.model.device)][:, feature].double()
+            return float(fired.sum()), int((fired > 0).sum())
+
+        with torch.no_grad():
+            total, times = map(sum, zip(*Fitting(self.batch_size).batches(tokens, work), strict=True))
+        if not times:
+            raise EvaluationError(
+                f"Feature {feature} fires at no gene of the {len(tokens)} cells that directions are made from, so it has no size to steer by; take "
+                "another feature, or other cells."
+            )
+        return own.directions[feature].double().cpu().numpy() * total / times
 
     def steered(self, tokens: Tokens, along: Float[np.ndarray, " d_model"]) -> dict[str, np.ndarray]:
         """Cell embedding, and error of the predicted values, with something added to every token behind the layer."""
