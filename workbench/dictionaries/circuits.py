@@ -81,6 +81,9 @@ def feature_circuit(
     The strength of a pair is sum(a * db/da) over genes, with a the source's activation and b the sum of the target's over the genes of a
     cell, at the intact model; one backward pass per target and batch serves all sources.
 
+    An edge is a lead: of planted codes that have nothing to do with each other some edge has q at most 0.05 in 9 of 100 seeds, where 5 would
+    be right. Ablation of the source (``check``) measures it.
+
     Parameters
     ----------
     model, cells
