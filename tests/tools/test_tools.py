@@ -219,7 +219,7 @@ def test_steering_along_a_feature_is_along_what_it_writes_on_average_where_it_fi
     for other, number, layer, says in (
         (dictionary, 96, None, "features 0 to 95, but 96"),
         (dictionary, 5, 3, "layer 3 was asked for"),
-        (random_dictionary(model, "blocks.2.attn.hook_z", inner=(4, 16), width=96), 5, None, "in heads"),
+        (random_dictionary(model, "blocks.2.attn.hook_z", inner=(4, 16), width=96), 5, None, "has the shape"),
         (random_dictionary(model.untrained(0), at, width=96), 5, None, "this model has"),
         (random_dictionary(model, "hook_cell", width=96), 5, None, "in no block"),
     ):

@@ -196,7 +196,7 @@ def _place(model: CellModel, dictionary: Dictionary, feature: int, layer: int | 
         raise HookError(f"The dictionary is of '{hook}', but layer {layer} was asked for; leave layer out.")
     if width != model.config.d_model or (len(dictionary.origin.inner) > 1 and not dictionary.transcodes):
         raise HookError(
-            f"A direction at '{hook}' has {width} numbers and the stream has {model.config.d_model}; take a dictionary "
+            f"A direction at '{hook}' has the shape {dictionary.origin.inner}, and one of the stream has {model.config.d_model} numbers; take a dictionary "
             "of the stream, or of what is added to it."
         )
     if not 0 <= feature < dictionary.width:
