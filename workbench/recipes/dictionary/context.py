@@ -27,7 +27,7 @@ _PLACE = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
-class Training:
+class PlannedTraining:
     """One training of a dictionary of each hook.
 
     Attributes
@@ -88,11 +88,13 @@ class DictionaryContext(Context[DictionaryRunConfig]):
         return self.model.resolve_hooks(self.config.hooks)
 
     @cached_property
-    def trainings(self) -> tuple[Training, ...]:
+    def trainings(self) -> tuple[PlannedTraining, ...]:
         """The model's own trainings, the first of which is judged in full, and those of the controls."""
         first = self.config.seed
-        own = [Training(f"{TRAIN}_{i + 1}" if i else TRAIN, MODEL, first + i) for i in range(self.config.trainings)]
-        return (*own, *(Training(name, name, first) for name in dict.fromkeys(self.config.controls)))
+        own = [
+            PlannedTraining(f"{TRAIN}_{i + 1}" if i else TRAIN, MODEL, first + i) for i in range(self.config.trainings)
+        ]
+        return (*own, *(PlannedTraining(name, name, first) for name in dict.fromkeys(self.config.controls)))
 
     def model_of(self, source: str) -> CellModel:
         """Model of a training.
@@ -100,7 +102,7 @@ class DictionaryContext(Context[DictionaryRunConfig]):
         Parameters
         ----------
         source
-            ``model`` or a control, as `Training.source` has it.
+            ``model`` or a control, as `PlannedTraining.source` has it.
         """
         return self._untrained if source == UNTRAINED else self.model
 

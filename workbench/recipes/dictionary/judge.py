@@ -16,7 +16,7 @@ from workbench.engine.context import Handle
 from workbench.engine.stages import Result, Results
 from workbench.engine.sweep import Task, run_sweep
 from workbench.recipes.dictionary.config import SHUFFLED
-from workbench.recipes.dictionary.context import MODEL, TRAIN, DictionaryContext, Training, where
+from workbench.recipes.dictionary.context import MODEL, TRAIN, DictionaryContext, PlannedTraining, where
 
 # Columns of each table that a task leaves, those of the hook in front; whole numbers by name.
 _PLACE = ("hook", "kind", "layer")
@@ -91,7 +91,7 @@ def judge_stage(context: DictionaryContext, folder: Path, _: Results) -> Result:
     return {"n_tasks": len(tasks)}
 
 
-def judge_task(handle: Handle, one: Training, hook: str) -> pd.DataFrame:
+def judge_task(handle: Handle, one: PlannedTraining, hook: str) -> pd.DataFrame:
     """What one dictionary is worth on held-out cells.
 
     Parameters
@@ -163,7 +163,7 @@ def stability_stage(context: DictionaryContext, folder: Path, _: Results) -> Res
     return {"seeds": [one.seed for one in others]}
 
 
-def match_task(handle: Handle, one: Training, hook: str) -> pd.DataFrame:
+def match_task(handle: Handle, one: PlannedTraining, hook: str) -> pd.DataFrame:
     """Features of the first training matched one to one with those of another seed, beside random directions of the same moments.
 
     Parameters

@@ -15,7 +15,7 @@ from workbench.explorer.dictionary import page_files
 from workbench.factors.gene_sets import load_gene_sets, usable_terms
 from workbench.files import digest
 from workbench.recipes.dictionary.config import UNTRAINED
-from workbench.recipes.dictionary.context import FOLDER, MODEL, TRAIN, DictionaryContext, Training
+from workbench.recipes.dictionary.context import FOLDER, MODEL, TRAIN, DictionaryContext, PlannedTraining
 from workbench.recipes.dictionary.judge import JUDGED, MATCHED, judge_stage, stability_stage
 from workbench.recipes.dictionary.name import NAMED, name_stage
 from workbench.recipes.dictionary.pages import FEATURES, pages_stage
@@ -63,7 +63,7 @@ def stages(context: DictionaryContext) -> list[Stage]:
     settings = config.dictionary.model_dump(mode="json", exclude={"cells_at_once"})
     listed = []
 
-    def given(one: Training) -> dict[str, object]:
+    def given(one: PlannedTraining) -> dict[str, object]:
         random = {"shape": shape, "weights": seed, "dtype": config.dtype}
         of = random if one.source == UNTRAINED else {"weights": weights}
         # The tokeniser may draw genes of long cells by the seed of the training.

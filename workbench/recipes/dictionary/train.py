@@ -8,12 +8,12 @@ from pathlib import Path
 from workbench.dictionaries.training import train_dictionaries
 from workbench.engine.stages import Result, Results
 from workbench.recipes.dictionary.config import SHUFFLED
-from workbench.recipes.dictionary.context import DictionaryContext, Training
+from workbench.recipes.dictionary.context import DictionaryContext, PlannedTraining
 
 _STATE = "state"
 
 
-def train_stage(context: DictionaryContext, one: Training, folder: Path, _: Results) -> Result:
+def train_stage(context: DictionaryContext, one: PlannedTraining, folder: Path, _: Results) -> Result:
     """Train a dictionary of each hook, or go on from the last state that an interrupted training saved.
 
     Parameters
