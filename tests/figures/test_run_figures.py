@@ -10,6 +10,7 @@ from figures import synthetic
 from workbench.errors import EvaluationError
 from workbench.figures import (
     cohort_gates,
+    dimension_curves,
     drift,
     flat_and_ripple,
     gene_layers,
@@ -160,6 +161,20 @@ def test_maps_of_layers_have_a_dot_per_cell_and_say_their_trustworthiness():
     figure = space_maps(pd.DataFrame(rows))
     assert len(figure.data) == 4 and sum(len(trace.x) for trace in figure.data) == 12 and EVIL not in text_of(figure)
     assert [note.text for note in figure.layout.annotations] == ["in front of layer 0: 0.9", "after layer 0: 0.9"]
+
+
+def test_dimension_by_cells_has_a_line_per_layer_and_baseline_from_few_cells_to_all():
+    places = [("model", 0.0, "resid_post mean"), ("model", 1.0, "resid_post mean"), ("model", 1.0, "attn_out mean")]
+    rows = [
+        {"source": source, "layer": layer, "hook": hook, "measure": "TwoNN", "scope": scope, "value": n / 10, "n": n}
+        for source, layer, hook in [*places, ("baseline", np.nan, EVIL)]
+        for scope, n in (("raw", 400), ("standardised", 400), ("1/2 of the cells", 200), ("1/4 of the cells", 100))
+    ]
+    figure = dimension_curves(pd.DataFrame(rows))
+    assert len(figure.data) == 3 and EVIL not in text_of(figure)
+    assert all(list(trace.x) == [100, 200, 400] and list(trace.y) == [10, 20, 40] for trace in figure.data)
+    with pytest.raises(EvaluationError, match="no dimension of a part of the cells"):
+        dimension_curves(pd.DataFrame(rows).query("scope == 'raw'"))
 
 
 def test_genes_by_layer_count_each_set_once_and_draw_the_gene_table_as_a_line():

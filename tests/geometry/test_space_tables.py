@@ -383,3 +383,22 @@ def test_scfoundrys_own_script_gives_the_same(combat, theirs, tmp_path):
             assert cosine_of_pairs(points, pairs[name]) == pytest.approx(row[own], rel=1e-5), name
             scope = {"mixed": "all", "within_ct": "within cell types", "between_ct": "between cell types"}[name]
             assert found["cosine", scope] == pytest.approx(row[own], abs=0.004)
+
+
+def test_dimension_of_a_part_of_the_cells_is_that_of_its_cells_alone():
+    x, _ = world()
+    order = np.random.default_rng(3).permutation(len(x))
+    table = values(measure_space(x, order=order, n_draws=0, seed=0).table)
+    for part in (2, 4, 8):
+        few = x[order[: len(x) // part]]
+        assert table["TwoNN", f"1/{part} of the cells"] == pytest.approx(two_nn(find_neighbors(few, 2, seed=0)))
+        alone = values(measure_space(few, n_draws=0, seed=0).table)
+        assert table["maximum likelihood", f"1/{part} of the cells"] == pytest.approx(
+            alone["maximum likelihood", "raw"]
+        )
+    turned = values(measure_space(x[order], order=np.arange(len(x)), n_draws=0, seed=0).table)
+    for row in (name for name in table.index if name[1].endswith("of the cells")):
+        assert turned[row] == pytest.approx(table[row])
+    assert not any(
+        scope.endswith("of the cells") for _, scope in values(measure_space(x, n_draws=0, seed=0).table).index
+    )

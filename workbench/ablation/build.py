@@ -31,7 +31,7 @@ from workbench.errors import CellsError, EvaluationError, unknown_name
 from workbench.evidence.ruler import load_ruler
 from workbench.models import CellModel
 from workbench.models.outputs import need_cell
-from workbench.seeds import key
+from workbench.seeds import order_of
 
 METRICS = ("cell_shift", "masked_error", "mvc_error", "label_loss", "label_error", "trustworthiness", "ruler")
 NEED_LABELS = ("label_loss", "label_error", "ruler")
@@ -179,7 +179,7 @@ def choose_rows(names: Sequence[str], n: int | None, seed: int) -> list[int]:
     """
     if n is None or n >= len(names):
         return list(range(len(names)))
-    return sorted(sorted(range(len(names)), key=lambda i: key(seed, "choose", names[i]))[:n])
+    return np.sort(order_of(seed, names, "choose")[:n]).tolist()
 
 
 def expression_components(cells: AnnData, match: GeneMatch) -> Float[np.ndarray, "cell component"]:

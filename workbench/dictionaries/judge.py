@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from workbench.dictionaries.judging import (
 from workbench.dictionaries.splicing import in_place
 from workbench.models import CellModel
 from workbench.models.tokens import Tokens
-from workbench.seeds import key
+from workbench.seeds import order_of
 from workbench.tools.common import passes
 
 _CHUNK = 8192
@@ -314,6 +314,4 @@ def drawn_cells(cells: AnnData, most: int, seed: int) -> AnnData:
     """
     if cells.n_obs <= most:
         return cells
-    names: Sequence[str] = cells.obs_names.astype(str)
-    rows = sorted(sorted(range(cells.n_obs), key=lambda i: key(seed, "cell", names[i]))[:most])
-    return cells[rows]
+    return cells[np.sort(order_of(seed, cells.obs_names, "cell")[:most])]

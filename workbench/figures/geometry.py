@@ -175,7 +175,10 @@ def dimension_curves(table: pd.DataFrame, hook: str = "") -> go.Figure:
             hover = [f"{label(key)}<br>{number(r.value)} dimensions<br>n = {number(r.n)} cells" for r in records(part)]
             line = line_of(part["n"], part["value"], hover, (color, "circle"), name=str(key), legend=i == 0)
             figure.add_trace(line.update(line={"dash": dash}, marker={"size": 6}), **at)
-        figure.update_xaxes(title="cells", type="log", dtick="D2", **at)
+        numbers = np.sort(own["n"].unique())
+        # Numbers that differ by a few repeated cells would be written over each other.
+        ticks = numbers[np.append(True, np.diff(np.log(numbers)) > 0.2)]
+        figure.update_xaxes(title="cells", type="log", tickvals=ticks, ticktext=[f"{n:,.0f}" for n in ticks], **at)
         figure.update_yaxes(title="dimension", rangemode="tozero", **at)
     subtitle = f"{hook}, and baselines dashed. The same order of cells in every space; all n = {span(rows.groupby(['source', 'hook', 'layer'], dropna=False)['n'].max())} cells at the right. No intervals."
     return dressed(figure, "Dimension grows with the cells", subtitle, total, above=56, legend=True)

@@ -18,7 +18,7 @@ from workbench.models import CellModel, CellTokenizer
 from workbench.models.devices import Fitting, prefetched
 from workbench.models.load import load_model
 from workbench.models.tokens import Tokens
-from workbench.seeds import key
+from workbench.seeds import order_of
 
 Found = TypeVar("Found")
 BATCH = 16
@@ -156,7 +156,7 @@ def rows_of(
             raise CellsError(unknown_name("label", one, sorted(set(labels) - {""})))
     rows = np.flatnonzero(np.isin(labels, wanted))
     if most is not None and len(rows) > most:
-        rows = np.array(sorted(sorted(rows, key=lambda i: key(seed, "cell", str(names[i])))[:most]))
+        rows = np.sort(rows[order_of(seed, names[rows], "cell")[:most]])
     return rows
 
 
