@@ -225,22 +225,17 @@ def clean(arguments: Arguments) -> int:
 
 
 def apply(arguments: Arguments) -> int:
-    """Apply an exported algorithm to a file of cells."""
+    """Apply an exported algorithm to a file of cells; with --strict 3 where it is not fit for them."""
     from workbench.cells.datasets import CellMapping
-    from workbench.operators.apply import apply_file
+    from workbench.files import plain
+    from workbench.operators.apply import apply_file, summary
 
     mapping = CellMapping(arguments.layer, arguments.values, arguments.gene_column, arguments.depth)
-    done = apply_file(
-        arguments.algorithm, arguments.cells, arguments.out, mapping=mapping, min_coverage=arguments.min_coverage
-    )
-    told = {**asdict(done), "out": str(done.out)}
-    bare = f"; {done.unlabelled} cells express none of them and have no label" if done.unlabelled else ""
-    text = (
-        f"Values: {done.values}\nGenes: {done.genes}\n{done.n_cells} cells, {done.coverage:.0%} of the genes measured{bare}, "
-        f"{done.seconds:.1f} s: {done.out}"
-    )
-    _answer(arguments, lambda: told, lambda: text)
-    return 0
+    chosen = {"min_coverage": arguments.min_coverage, "align": not arguments.no_align}
+    done = apply_file(arguments.algorithm, arguments.cells, arguments.out, mapping=mapping, **chosen)
+    told = plain({**asdict(done), "out": str(done.out), "coverage": done.coverage, "fit": done.fitness.fit})
+    _answer(arguments, lambda: told, lambda: summary(done))
+    return 3 if arguments.strict and not done.fitness.fit else 0
 
 
 def completion(arguments: Arguments) -> int:

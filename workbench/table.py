@@ -285,7 +285,15 @@ _TABLE = (
             ),
             argument("--gene-column", help="column of var with gene symbols (the index when absent)"),
             argument(
-                "--min-coverage", type=float, default=0.5, help="smallest share of the genes that must be measured"
+                "--min-coverage",
+                type=float,
+                help="smallest share of the genes that must be measured (by default the least with which held-out training cells were still read)",
+            ),
+            argument("--no-align", action="store_true", help="leave the cells where they lie beside those of training"),
+            argument(
+                "--strict",
+                action="store_true",
+                help="exit with 3 where the algorithm is not fit for these cells, which are written all the same",
             ),
             _JSON,
         ),

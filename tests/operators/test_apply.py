@@ -13,6 +13,8 @@ import pytest
 import scipy.sparse as sp
 from cells.test_scale import made_counts
 from helpers import genes, tiny_cells
+from transfer_world import algorithm as transfer_algorithm
+from transfer_world import world
 
 from workbench.cells.datasets import CellMapping, load
 from workbench.cli import main
@@ -58,7 +60,9 @@ def test_the_file_holds_what_memory_gives(folder, cells):
         chance = readout.probabilities(z)
         np.testing.assert_allclose(found.obsm[column], chance, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found.obs[f"{column}_probability"], chance.max(1), rtol=1e-4)
-    assert found.obs["workbench_stage"].tolist() == algorithm.readouts["stage"].predict(z).tolist()
+    sure = algorithm.readouts["stage"].probabilities(z).max(1) >= 0.5
+    said = np.where(sure, algorithm.readouts["stage"].predict(z), "unassigned")
+    assert found.obs["workbench_stage"].tolist() == said.tolist()
     yes = algorithm.readouts["CD4 against CD8"].predict(z) == "True"
     assert (found.obs["workbench_CD4_against_CD8"] == np.where(yes, "CD4", "CD8")).all()
     np.testing.assert_allclose(found.obs["workbench_pseudotime"], algorithm.readouts["depth"].predict(z), rtol=1e-5)
@@ -105,13 +109,13 @@ def test_an_output_is_never_overwritten(folder, cells):
 
 
 def test_an_output_that_appears_meanwhile_is_not_overwritten_either(folder, cells, tmp_path, monkeypatch):
-    out, stream = tmp_path / "labels.h5ad", apply._stream
+    out, own = tmp_path / "labels.h5ad", apply.predict
 
-    def slowly(*args):
+    def slowly(*args, **options):
         out.write_text("of another process")
-        return stream(*args)
+        return own(*args, **options)
 
-    monkeypatch.setattr(apply, "_stream", slowly)
+    monkeypatch.setattr(apply, "predict", slowly)
     with pytest.raises(OutputError, match="was written by another process meanwhile and is not overwritten"):
         apply_file(folder, cells, out, progress=False)
     assert out.read_text() == "of another process" and not list(tmp_path.glob(".*.part"))
@@ -295,3 +299,51 @@ sys.exit(main(["apply", {str(folder)!r}, {str(cells)!r}, "--out", {str(tmp_path 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def planted(tmp_path, **options):
+    (tmp_path / "cells").mkdir()
+    file = tmp_path / "cells" / "x.h5ad"
+    world(200, 3, **options).write_h5ad(file)
+    return str(transfer_algorithm().save_pretrained(tmp_path / "a")), str(file)
+
+
+def test_the_console_says_how_the_cells_lie_and_what_they_are(tmp_path, capsys):
+    folder, file = planted(tmp_path)
+    assert main(["apply", folder, file, "--values", "counts", "--strict"]) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "Beside training: median library size",
+        "standard deviations inside classes",
+        "out of range",
+        "stage: ",
+        "Expected: balanced accuracy",
+    ):
+        assert part in " ".join(said.split())
+    assert "Not fit" not in said
+    found = ad.read_h5ad(tmp_path / "cells" / "x.workbench.h5ad")
+    about = found.uns["workbench"]
+    assert about["fit"] and about["aligned"] and about["shift"].shape == (4,) and len(about["reasons"]) == 0
+    assert found.obs["workbench_in_range"].mean() > 0.9 and (found.obs["workbench_distance"] > 0).all()
+    b_cells = found.obs["workbench_stage"] == "B"
+    assert (found.obs.loc[b_cells, "workbench_T4_against_T8"] == "unassigned").all()
+
+
+def test_strict_ends_with_3_where_the_algorithm_is_not_fit_and_the_file_is_written(tmp_path, capsys):
+    folder, file = planted(tmp_path, library=40)
+    command = ["apply", folder, file, "--values", "counts"]
+    assert main([*command, "--out", str(tmp_path / "one.h5ad")]) == 0
+    assert main([*command, "--out", str(tmp_path / "two.h5ad"), "--strict", "--json"]) == 3
+    assert "Not fit for this file: The cells express" in " ".join(capsys.readouterr().out.split())
+    assert len(ad.read_h5ad(tmp_path / "two.h5ad").uns["workbench"]["reasons"]) > 0
+
+
+def test_json_holds_no_nan(tmp_path, capsys):
+    folder, file = planted(tmp_path)
+    assert main(["apply", folder, file, "--values", "counts", "--json", "--no-align"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert (
+        told["fit"] is True
+        and told["fitness"]["shift"]["n_cells"] == 200
+        and sum(told["labels"]["stage"].values()) == 200
+    )

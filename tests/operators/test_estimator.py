@@ -224,3 +224,27 @@ def test_what_is_wrong_is_said(cells, operator, tmp_path):
     with pytest.raises(EvaluationError, match="readouts stage, not the one of an Extractor"):
         Extractor.from_pretrained(tmp_path / "z")
     assert LABEL == "label"
+
+
+def test_the_file_takes_along_what_is_known_of_the_training_cells(cells, operator, tmp_path):
+    x, label = cells
+    made = Extractor(operator, DISTANCES, k=3, thin=(0.5,)).fit(pd.DataFrame(x, columns=GENES), label)
+    made.save_pretrained(tmp_path / "a")
+    known, again = Algorithm.from_pretrained(tmp_path / "a"), Extractor.from_pretrained(tmp_path / "a")
+    assert known.reference.classes.names == tuple(sorted(LABELS)) and known.reference.levels[0].accuracy > 0.8
+    assert {level.kind for level in known.reference.levels} == {"share of genes", "share of counts"}
+    # Saved again, it is the same.
+    again.save_pretrained(tmp_path / "b")
+    assert Algorithm.from_pretrained(tmp_path / "b").reference.told() == known.reference.told()
+    measured = np.arange(30) >= 6
+    matrix, offset = known.given(measured)
+    filled = (x * measured) @ matrix + offset
+    assert np.abs(filled - made.transform(pd.DataFrame(x, columns=GENES))).mean() < np.abs(
+        np.asarray((x * measured) @ made.matrix_ + made.offset_) - made.transform(pd.DataFrame(x, columns=GENES))
+    ).mean()
+
+
+def test_values_below_zero_cannot_be_thinned(cells, operator):
+    x, label = cells
+    with pytest.raises(EvaluationError, match="some values are below 0; leave thin out"):
+        Extractor(operator, DISTANCES, k=3, thin=(0.5,)).fit(x - 1, label)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers import genes, tiny_cells
@@ -42,6 +44,19 @@ def test_missing_genes_count_as_not_expressed_and_the_coverage_says_so(operator)
     x = np.asarray(panel_expression(fewer, PANEL).todense())
     assert (x[:, :4] == 0).all()
     np.testing.assert_allclose(features, x @ operator.matrix, atol=1e-5)
+
+
+def test_missing_genes_count_with_their_means_where_the_operator_has_any(operator, tmp_path):
+    means = np.random.default_rng(3).uniform(0, 2, 20)
+    known = dataclasses.replace(operator, means=means)
+    again = Operator.load(known.save(tmp_path / "operator"))
+    cells = tiny_cells(9)
+    fewer = cells[:, ~cells.var_names.isin(PANEL[:4])].copy()
+    x = np.asarray(panel_expression(fewer, PANEL).todense(), dtype=float)
+    x[:, :4] = means[:4]
+    for one in (known, again):
+        np.testing.assert_allclose(one.apply(fewer)[0], x @ operator.matrix, atol=1e-5)
+    np.testing.assert_allclose(known.apply(cells)[0], operator.apply(cells)[0])
 
 
 def test_aligned_rows_are_those_of_the_named_genes(operator):

@@ -274,14 +274,3 @@ def panel_expression(cells: AnnData, genes: tuple[str, ...], min_coverage: float
         float32, columns of a row in order.
     """
     return expression_on(cells, match_panel(cells, genes, min_coverage), genes)[0]
-
-
-def coverage(cells: AnnData, genes: tuple[str, ...]) -> float:
-    """Share of a panel that cells measure.
-
-    Parameters
-    ----------
-    cells, genes
-        As in `match_panel`.
-    """
-    return len(find_genes(cells.var_names.to_numpy(dtype=str), genes, gene_ids(cells)).genes) / len(genes)

@@ -30,13 +30,14 @@ from workbench.figures.sensitivity import sensitivity
 from workbench.figures.style import assign_colors
 from workbench.figures.subsets import subset_interactions
 from workbench.figures.tools import attention_map, dose_curves, layer_probes
+from workbench.figures.transfers import held_levels, study_transfers
 
 __all__ = [
     "added_value", "assign_colors", "attention_map", "attribution_scatter", "benchmark_costs", "benchmark_differences",
     "benchmark_endpoints", "benchmark_ranks", "benchmark_tally", "cohort_gates", "compaction_pareto", "conventions",
     "dictionary_density", "dictionary_losses", "dictionary_naming", "dictionary_stability", "dictionary_variance",
     "dimension_agreement", "dimension_curves", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "feature_graph", "feature_intervals", "flat_and_ripple",
-    "gate_table", "gene_layers", "geometry_layers", "head_intervals", "head_map", "head_screen", "holdouts", "interaction_matrix", "label_effects",
+    "gate_table", "gene_layers", "geometry_layers", "head_intervals", "head_map", "head_screen", "held_levels", "holdouts", "interaction_matrix", "label_effects",
     "latent_map", "latent_space", "layer_probes", "let_elbow", "masked_errors", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
-    "sensitivity", "space_likeness", "space_maps", "subset_interactions", "trajectories", "training_course", "transfer_map", "trust_curve",
+    "sensitivity", "space_likeness", "space_maps", "study_transfers", "subset_interactions", "trajectories", "training_course", "transfer_map", "trust_curve",
 ]  # fmt: skip

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from workbench.cells.expression import expression_blocks, match_panel
 from workbench.errors import ShapeError
 from workbench.files import write_text
 from workbench.operators.artifact import read_artifact, write_artifact
 from workbench.operators.card import model_card
+from workbench.operators.predict import LEAST_COVERAGE, Predictions, encoded, predict
 from workbench.operators.readout_weights import ARRAYS, Readout
+from workbench.operators.reference import GENES, TrainingReference
 
 CARD, WEIGHTS, README = "config.json", "weights.safetensors", "README.md"
 
@@ -40,6 +41,9 @@ class Algorithm:
         Fitted readout of each endpoint, by the endpoint's name; may be empty.
     card
         Where it comes from: data, checkpoint, settings, evidence. JSON-ready.
+    reference
+        What it knows of its training cells: by it genes that a file lacks are filled in, and cells that are not like them
+        noticed. None: absent genes count as not expressed, and nothing is noticed.
 
     Examples
     --------
@@ -60,15 +64,33 @@ class Algorithm:
     offset: Float[np.ndarray, " k"]
     readouts: Mapping[str, Readout]
     card: Mapping[str, Any]
+    reference: TrainingReference | None = None
 
     def __post_init__(self) -> None:
         check_rows(self.genes, self.matrix)
 
-    def transform(self, cells: AnnData, min_coverage: float = 0.5) -> Float[np.ndarray, "cell k"]:
-        """Latent of cells; genes are matched by name as `match_genes` does, absent ones count as not expressed.
+    @property
+    def least_coverage(self) -> float:
+        """Share of the genes that cells have to measure: the least with which the readouts held on held-out training cells."""
+        return LEAST_COVERAGE if self.reference is None else self.reference.least(GENES)
+
+    def given(self, measured: Bool[np.ndarray, " gene"]) -> tuple[Float[np.ndarray, "gene k"], Float[np.ndarray, " k"]]:
+        """Matrix and offset for cells that measure some of the genes: the others are what is to be expected from these.
+
+        Parameters
+        ----------
+        measured
+            Whether each gene is measured. Without a reference, the others count as not expressed.
+        """
+        if self.reference is None:
+            return self.matrix, self.offset
+        return self.reference.expression.folded(self.matrix, self.offset, measured)
+
+    def transform(self, cells: AnnData, min_coverage: float | None = None) -> Float[np.ndarray, "cell k"]:
+        """Latent of cells, each by itself; genes are matched by name as `match_genes` does, and absent ones filled in, see `given`.
 
         Values are brought to log1p of counts per 10,000 first, see `workbench.cells.scale.find_scale`. A cell that expresses none
-        of the genes has NaN.
+        of the genes has NaN. `predict` brings the cells over those of training as well.
 
         Parameters
         ----------
@@ -76,7 +98,7 @@ class Algorithm:
             Cells with gene symbols as ``var_names``, as `workbench.load` gives them where the scale of the values has to be said;
             read row by row.
         min_coverage
-            Smallest share of the panel that must be measured.
+            Smallest share of the panel that must be measured; `least_coverage` when None.
 
         Raises
         ------
@@ -86,22 +108,30 @@ class Algorithm:
             If values are negative, NaN or infinite, or their scale cannot be known.
         """
         z = np.empty((cells.shape[0], self.matrix.shape[1]))
-        match = match_panel(cells, self.genes, min_coverage)
+        match = match_panel(cells, self.genes, self.least_coverage if min_coverage is None else min_coverage)
+        matrix, offset = self.given(np.isin(np.array(self.genes), list(match.genes)))
         for start, block, _ in expression_blocks(cells, match, self.genes):
-            z[start : start + block.shape[0]] = self.encode_panel(block)
+            z[start : start + block.shape[0]] = encoded(block, matrix, offset)
         return z
 
-    def encode_panel(self, x: sp.csr_matrix) -> Float[np.ndarray, "cell k"]:
-        """Latent of expression that is already aligned to the panel; NaN for cells that express none of its genes.
+    def predict(self, cells: AnnData, min_coverage: float | None = None, *, align: bool = True) -> Predictions:
+        """What the algorithm says of cells, how far they lie from training, and whether it is fit for them.
 
         Parameters
         ----------
-        x
-            Cells by panel genes, log-normalised.
+        cells, min_coverage
+            As in `transform`.
+        align
+            Take off the displacement that all cells have from those of training, see `workbench.operators.predict.predict`.
+
+        Raises
+        ------
+        GeneMatchError
+            If fewer panel genes are measured.
+        CellsError
+            As `transform`.
         """
-        z = np.asarray(x.astype(np.float64) @ self.matrix) + self.offset
-        z[np.diff(x.indptr) == 0] = np.nan
-        return z
+        return predict(self, cells, min_coverage=min_coverage, align=align)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write ``weights.safetensors``, ``config.json`` and, for people, a model card in ``README.md``.
@@ -122,8 +152,13 @@ class Algorithm:
             arrays |= {f"readout/{name}/{part}": array for part, array in readout.arrays().items()}
         classes = {name: {"classes": list(readout.classes)} for name, readout in self.readouts.items()}
         about = {"genes": list(self.genes), "k": self.matrix.shape[1], "readouts": classes, "card": dict(self.card)}
+        if self.reference is not None:
+            arrays |= self.reference.arrays()
+            about["reference"] = self.reference.told()
         write_artifact(folder / CARD, folder / WEIGHTS, about, arrays, (README,))
-        write_text(folder / README, model_card(self.card, self.genes, self.matrix.shape[1], self.readouts))
+        write_text(
+            folder / README, model_card(self.card, self.genes, self.matrix.shape[1], self.readouts, self.reference)
+        )
         return folder
 
     @classmethod
@@ -145,7 +180,9 @@ class Algorithm:
         for name, entry in card["readouts"].items():
             parts = {part: arrays[at] for part in ARRAYS if (at := f"readout/{name}/{part}") in arrays}
             readouts[name] = Readout(classes=tuple(entry["classes"]), **parts)
-        return cls(tuple(card["genes"]), arrays["matrix"], arrays["offset"], readouts, card["card"])
+        told = card.get("reference")
+        reference = None if told is None else TrainingReference.read(told, arrays)
+        return cls(tuple(card["genes"]), arrays["matrix"], arrays["offset"], readouts, card["card"], reference)
 
 
 def check_rows(genes: Sequence[str], matrix: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from tqdm import tqdm
 
 from workbench.cells.datasets import CellMapping, cells_of
-from workbench.cells.expression import expression_blocks, match_panel, scale_of
+from workbench.cells.expression import match_panel, scale_of
 from workbench.cells.formats import open_tables, plain_text
 from workbench.errors import CellsError, OutputError
 from workbench.files import atomically, digest
 from workbench.operators.algorithm import CARD, Algorithm
-from workbench.operators.readout_weights import Readout
+from workbench.operators.predict import UNASSIGNED, Fitness, Predictions, predict
 
 LATENT = "X_workbench"
 _PREFIX = "workbench_"
@@ -37,25 +36,33 @@ class Applied:
         The new h5ad that was written.
     n_cells
         Cells in it, which are those of the input.
-    coverage
-        Share of the algorithm's genes that the cells measure.
     values
         What the values were found or said to be, and what was done about it.
     genes
         How many of the algorithm's genes the cells measure, and by which other names.
     unlabelled
         Cells that express none of the algorithm's genes: their labels, probabilities and latents are missing.
+    labels
+        By readout of classes, number of cells by label, most frequent first, those without one under ``unassigned``.
+    fitness
+        How the cells lie beside those of training, and why the algorithm is not fit for them, where it is not.
     seconds
         Time that the whole took, reading and writing included.
     """
 
     out: Path
     n_cells: int
-    coverage: float
     values: str
     genes: str
     unlabelled: int
+    labels: Mapping[str, Mapping[str, int]]
+    fitness: Fitness
     seconds: float
+
+    @property
+    def coverage(self) -> float:
+        """Share of the algorithm's genes that the cells measure."""
+        return self.fitness.coverage
 
 
 def apply_file(
@@ -64,13 +71,14 @@ def apply_file(
     out: str | Path | None = None,
     *,
     mapping: CellMapping | None = None,
-    min_coverage: float = 0.5,
+    min_coverage: float | None = None,
+    align: bool = True,
     block: int = 1024,
     progress: bool = True,
 ) -> Applied:
     """Apply an algorithm to an h5ad and write a new h5ad without its matrix.
 
-    Memory does not grow with the matrix; the columns of ``obs``, which are copied, are held whole.
+    Memory does not grow with the matrix; the columns of ``obs``, which are copied, latents and probabilities are held whole.
 
     Parameters
     ----------
@@ -83,9 +91,13 @@ def apply_file(
     mapping
         Where values and gene symbols are and what the values are, as in `datasets.load`.
     min_coverage
-        Smallest share of the algorithm's genes that must be measured, above 0.
+        Smallest share of the algorithm's genes that must be measured, above 0; when None the least with which the readouts held on
+        held-out training cells.
+    align
+        Take off the displacement that all cells of the file have from those of training. Then what is said of a cell depends on
+        the others.
     block
-        Cells that are read, encoded and written at a time; memory grows with it.
+        Cells that are read and encoded at a time; memory grows with it.
     progress
         Show a progress bar of cells on stderr.
 
@@ -94,9 +106,10 @@ def apply_file(
     Applied
         The file has ``obsm["X_workbench"]`` (latent), ``obsm["workbench_NAME"]`` (probabilities; classes in
         ``uns["workbench"]``) and, in ``obs``, all columns of the input and ``workbench_NAME``,
-        ``workbench_NAME_probability`` for each readout, ``workbench_pseudotime`` for a depth, and
-        ``workbench_genes_expressed`` (share of the algorithm's genes that a cell expresses). A cell that expresses none
-        of them has no label and NaN for the numbers.
+        ``workbench_NAME_probability`` for each readout, ``workbench_pseudotime`` for a depth,
+        ``workbench_genes_expressed`` (share of the algorithm's genes that a cell expresses), ``workbench_distance`` and
+        ``workbench_in_range`` (see `Predictions`). A label is ``unassigned`` where the cell is out of range or no class has a
+        probability of `LEAST_PROBABILITY`. A cell that expresses none of the genes has no label and NaN for the numbers.
 
     Raises
     ------
@@ -112,7 +125,7 @@ def apply_file(
     start = time.perf_counter()
     source = Path(cells).expanduser()
     stem = source.name.removesuffix(".gz").rsplit(".", 1)[0]
-    if not 0 < min_coverage <= 1:
+    if min_coverage is not None and not 0 < min_coverage <= 1:
         raise CellsError(
             f"The smallest coverage is {min_coverage}; --min-coverage takes a share of the genes above 0, and 1 at most."
         )
@@ -126,66 +139,114 @@ def apply_file(
     tables = open_tables(source, mapping.layer, backed=True)
     obs = tables.obs.drop(columns=[name for name in tables.obs if str(name).startswith(_PREFIX)])  # of an earlier run
     data = cells_of(tables, mapping, str(source))
-    match, scale, n = match_panel(data, known.genes, min_coverage), scale_of(data), data.shape[0]
-    share = len(match.genes) / len(known.genes)
-    found = f"{len(match.genes)} of the algorithm's {len(known.genes)} are measured"
-    genes = "; ".join(part for part in (found, match.changes, *match.hints) if part)
-
-    unlabelled: list[int] = []
+    scale, n = scale_of(data), data.shape[0]
+    with tqdm(total=n, unit="cell", disable=not progress, desc="apply") as bar:
+        found = predict(known, data, min_coverage=min_coverage, align=align, block=block, bar=bar)
+    match = match_panel(data, known.genes)
+    measured = f"{len(match.genes)} of the algorithm's {len(known.genes)} are measured"
+    genes = "; ".join(part for part in (measured, match.changes, *match.hints) if part)
+    unlabelled = int((found.expressed == 0).sum())
+    columns = _columns(found)
+    labels = {name: _counted(columns[_PREFIX + column_of(name)]) for name in found.probabilities}
+    told = {"values": scale.said, "genes_matched": genes, "unlabelled": unlabelled, **_told(found, align)}
 
     def write(part: Path) -> None:
         from anndata.io import write_elem
 
-        with h5py.File(part, "w") as handle, tqdm(total=n, unit="cell", disable=not progress, desc="apply") as bar:
-            write_elem(handle, "obsm", {})
-            blocks = expression_blocks(data, match, known.genes, size=block)
-            columns, classes = _stream(handle, known, blocks, n, bar)
-            unlabelled.append(int((columns[_EXPRESSED] == 0).sum()))
+        with h5py.File(part, "w") as handle:
+            of = {_PREFIX + column_of(name): array for name, array in found.probabilities.items()}
+            write_elem(handle, "obsm", {LATENT: found.latent.astype(np.float32), **of})
             write_elem(handle, "obs", plain_text(obs).assign(**columns))
             write_elem(handle, "var", pd.DataFrame(index=pd.Index([], dtype=str)))
-            told = {"coverage": share, "values": scale.said, "genes_matched": genes, "unlabelled": unlabelled[0]}
+            classes = {column_of(name): np.array(names) for name, names in found.classes.items()}
             about = {**told, **_origin(algorithm, known), "source": str(source), "classes": classes}
             write_elem(handle, "uns", {"workbench": about})
             handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
     atomically(target, write, new=True)
-    return Applied(target, n, share, scale.said, genes, unlabelled[0], time.perf_counter() - start)
+    return Applied(target, n, scale.said, genes, unlabelled, labels, found.fitness, time.perf_counter() - start)
 
 
-def _stream(
-    handle: h5py.File, algorithm: Algorithm, blocks: Iterator[tuple[int, sp.csr_matrix, Any]], n: int, bar: tqdm
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Write latent and probabilities block by block; columns of `obs`, and classes by readout, are given back."""
-    latent = _array(handle, LATENT, (n, algorithm.matrix.shape[1]))
-    keys = {name: column_of(name) for name in algorithm.readouts}
-    classes = {keys[name]: np.array(class_names(name, r)) for name, r in algorithm.readouts.items() if r.classes}
-    chances = {key: _array(handle, _PREFIX + key, (n, len(names))) for key, names in classes.items()}
-    # Numbers of classes until the end, which take the least memory.
+def _columns(found: Predictions) -> dict[str, Any]:
+    """Columns of ``obs``: labels, their probabilities, numbers, and how a cell lies."""
     columns: dict[str, Any] = {}
-    for key in keys.values():
-        columns[_PREFIX + key] = np.zeros(n, np.int16 if key in classes else np.float32)
-        if key in classes:
-            columns[f"{_PREFIX}{key}_probability"] = np.zeros(n, np.float32)
-    columns[_EXPRESSED] = np.zeros(n, np.float32)
-    for first, x, _ in blocks:
-        rows = slice(first, first + x.shape[0])
-        z = algorithm.encode_panel(x)
-        latent[rows], bare = z, np.diff(x.indptr) == 0
-        z[bare] = 0.0  # so that readouts can be asked; their answers are taken out again
-        columns[_EXPRESSED][rows] = np.diff(x.indptr) / len(algorithm.genes)
-        for name, readout in algorithm.readouts.items():
-            column = _PREFIX + keys[name]
-            if not readout.classes:
-                columns[column][rows] = np.where(bare, np.nan, readout.predict(z))
-                continue
-            chance = readout.probabilities(z)
-            columns[column][rows] = np.where(bare, -1, chance.argmax(1))
-            chance[bare] = np.nan
-            chances[keys[name]][rows], columns[f"{column}_probability"][rows] = chance, chance.max(1)
-        bar.update(x.shape[0])
-    for key, names in classes.items():
-        columns[_PREFIX + key] = pd.Categorical.from_codes(columns[_PREFIX + key], pd.Index(names))
-    return columns, classes
+    bare = found.expressed == 0
+    for name, chance in found.probabilities.items():
+        column, numbers = _PREFIX + column_of(name), found.labels(name)
+        kinds = pd.Index([*found.classes[name], UNASSIGNED])
+        codes = np.where(bare, -1, np.where(numbers < 0, len(kinds) - 1, numbers)).astype(int)
+        columns[column] = pd.Categorical.from_codes(codes, kinds)
+        columns[f"{column}_probability"] = chance.max(1)
+    for name, values in found.numbers.items():
+        columns[_PREFIX + column_of(name)] = values
+    columns[_EXPRESSED] = found.expressed.astype(np.float32)
+    if found.distance is not None:
+        columns[f"{_PREFIX}distance"] = found.distance.astype(np.float32)
+        columns[f"{_PREFIX}in_range"] = found.in_range
+    return columns
+
+
+def _counted(labels: pd.Categorical) -> dict[str, int]:
+    counts = pd.Series(labels).value_counts()
+    return {str(name): int(count) for name, count in counts[counts > 0].items()}
+
+
+def _told(found: Predictions, align: bool) -> dict[str, Any]:
+    """What `uns` says of the file as a whole."""
+    fitness = found.fitness
+    told: dict[str, Any] = {"coverage": fitness.coverage, "fit": fitness.fit, "notices": list(fitness.notices)}
+    if (shift := fitness.shift) is None:
+        return told
+    numbers = ("detected", "library_size", "training_library_size", "outside", "probability", "accuracy", "whole")
+    return {
+        **told,
+        **{name: getattr(fitness, name) for name in numbers},
+        "aligned": align,
+        "shift": shift.offset,
+        "shift_size": shift.size,
+        "latent_mean": np.array(fitness.before),
+        "latent_spread": np.array(fitness.spread),
+        "reasons": list(fitness.reasons),
+    }
+
+
+def summary(done: Applied) -> str:
+    """What `apply_file` did, for people: values, genes, how the cells lie, what they are, and whether to believe it.
+
+    Parameters
+    ----------
+    done
+        What it gave back.
+    """
+    fitness, shift = done.fitness, done.fitness.shift
+    lines = [f"Values: {done.values}", f"Genes: {done.genes}"]
+    if shift is not None:
+        worst = int(np.argmax(np.abs(fitness.before)))
+        library = (
+            f"median library size {fitness.library_size:,.0f} (training {fitness.training_library_size:,.0f}), "
+            if fitness.training_library_size == fitness.training_library_size
+            else ""
+        )
+        lines.append(
+            f"Beside training: {library}{fitness.detected:.2f} of the genes expressed that are to be expected; latent axis {worst + 1} is off most, by "
+            f"{fitness.before[worst]:+.1f} standard deviations, its spread {fitness.spread[worst]:.2f} of training's; displaced by {shift.size:.1f} "
+            f"standard deviations inside classes; {fitness.outside:.1%} out of range"
+        )
+        lines.append(
+            f"Expected: balanced accuracy {fitness.accuracy:.2f} on held-out training cells with as few genes and counts ({fitness.whole:.2f} with all); "
+            f"mean probability of the labels {fitness.probability:.2f}"
+        )
+    for name, counts in done.labels.items():
+        total = max(sum(counts.values()), 1)
+        shown = ", ".join(f"{label} {count / total:.0%}" for label, count in counts.items())
+        lines.append(f"{name}: {shown}")
+    bare = f"; {done.unlabelled} cells express none of them and have no label" if done.unlabelled else ""
+    lines.append(
+        f"{done.n_cells} cells, {done.coverage:.0%} of the genes measured{bare}, {done.seconds:.1f} s: {done.out}"
+    )
+    lines += [f"Note: {notice}" for notice in fitness.notices]
+    lines += [f"Not fit for this file: {reason}" for reason in fitness.reasons]
+    return "\n".join(lines)
 
 
 def column_of(readout: str) -> str:
@@ -203,26 +264,6 @@ def column_of(readout: str) -> str:
     ('CD4_against_CD8', 'pseudotime')
     """
     return "pseudotime" if readout == "depth" else readout.replace(" ", "_").replace("/", "_")
-
-
-def class_names(name: str, readout: Readout) -> list[str]:
-    """Classes of a readout; yes and no of "A against B" are A and B.
-
-    Parameters
-    ----------
-    name
-        Name of the readout, that of its endpoint.
-    readout
-        Readout with two classes or more.
-    """
-    yes, against, no = name.partition(" against ")
-    return [no, yes] if against and readout.classes == ("False", "True") else list(readout.classes)
-
-
-def _array(handle: h5py.File, name: str, shape: tuple[int, int]) -> h5py.Dataset:
-    made = handle.create_dataset(f"obsm/{name}", shape, np.float32)
-    made.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    return made
 
 
 def _origin(folder: str | Path, algorithm: Algorithm) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from workbench.errors import EvaluationError
 from workbench.operators.readout import Endpoint, probe, sides
-from workbench.operators.readout_weights import Readout, softmax
+from workbench.operators.readout_weights import Readout, cooled, softmax
 from workbench.seeds import key
 
 INNER = 5
@@ -86,28 +86,6 @@ def exported(model: Pipeline, kind: str) -> Readout:
     return Readout(last.coefs_[1], last.intercepts_[1], classes, weights, offset)
 
 
-def cooled(readout: Readout, temperature: float) -> Readout:
-    """The readout with its logits divided by a temperature.
-
-    Parameters
-    ----------
-    readout
-        Readout of classes, linear or with a hidden layer; not changed.
-    temperature
-        Temperature above 0; above 1 it makes probabilities less sure, and at 1 nothing changes.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from workbench.operators.calibration import cooled
-    >>> from workbench.operators.readout_weights import Readout
-    >>> sure = Readout(np.array([[4.0]]), np.array([0.0]), ("no", "yes"))
-    >>> cooled(sure, 4.0).probabilities(np.array([[1.0]])).round(2).tolist()
-    [[0.27, 0.73]]
-    """
-    return replace(readout, weights=readout.weights / temperature, offset=readout.offset / temperature)
-
-
 def temperature(endpoint: Endpoint, inner: Inner, *, hidden: int = 0, seed: int = 0) -> tuple[float, int]:
     """Temperature that minimises the log loss, classes weighted equally, of cells that nothing inside was fitted on.
 
@@ -140,14 +118,25 @@ def temperature(endpoint: Endpoint, inner: Inner, *, hidden: int = 0, seed: int 
         truth.append(_numbers(endpoint.target[test], readout.classes))
     if not logits:
         return 1.0, 0
-    stacked, right = np.concatenate(logits), np.concatenate(truth)
+    return fitted_temperature(np.concatenate(logits), np.concatenate(truth)), len(logits)
+
+
+def fitted_temperature(logits: Float[np.ndarray, "cell output"], truth: Numbers) -> float:
+    """Temperature that minimises the log loss of cells, classes weighted equally.
+
+    Parameters
+    ----------
+    logits, truth
+        What a readout says of cells that it was not fitted on, as `Readout.output` gives it, and the number of each cell's true class.
+    """
+
+    weights = compute_sample_weight("balanced", truth)
 
     def loss(log_temperature: float) -> float:
         # By its logarithm, along which twice and half as sure are equally far.
-        return log_loss(softmax(stacked / np.exp(log_temperature)), right)
+        return _loss(softmax(logits / np.exp(log_temperature)), truth, weights)
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(50)), method="bounded").x
-    return float(np.exp(found)), len(logits)
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(50)), method="bounded").x))
 
 
 def inner_latents(make: Callable[[Bool[np.ndarray, " cell"]], Features], fold: Numbers) -> Inner:
@@ -185,7 +174,10 @@ def log_loss(chance: Chances, truth: Numbers) -> float:
     >>> round(log_loss(np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([0, 1])), 3)  # ln 2
     0.693
     """
-    weights = compute_sample_weight("balanced", truth)
+    return _loss(chance, truth, compute_sample_weight("balanced", truth))
+
+
+def _loss(chance: Chances, truth: Numbers, weights: Float[np.ndarray, " cell"]) -> float:
     right = np.maximum(chance[np.arange(len(truth)), truth], _LEAST)
     return float(-(weights @ np.log(right)) / weights.sum())
 

@@ -7,9 +7,16 @@ from typing import Any
 
 from workbench.operators.convention import Convention
 from workbench.operators.readout_weights import Readout
+from workbench.operators.reference import GENES, LOSS, TrainingReference
 
 
-def model_card(card: Mapping[str, Any], genes: Sequence[str], k: int, readouts: Mapping[str, Readout]) -> str:
+def model_card(
+    card: Mapping[str, Any],
+    genes: Sequence[str],
+    k: int,
+    readouts: Mapping[str, Readout],
+    reference: TrainingReference | None = None,
+) -> str:
     """Markdown that says what an algorithm is, what it was made from, how well it did beside controls, and its limits.
 
     Parameters
@@ -22,6 +29,8 @@ def model_card(card: Mapping[str, Any], genes: Sequence[str], k: int, readouts: 
         Width of the latent, in coordinates.
     readouts
         Readout of each endpoint; classes and number of parameters are shown.
+    reference
+        What the algorithm knows of its training cells: how the readouts held with fewer genes and counts.
     """
     sizes = [(name, len(readout.classes) or "a number", readout.n_parameters) for name, readout in readouts.items()]
     lines = [
@@ -37,6 +46,8 @@ def model_card(card: Mapping[str, Any], genes: Sequence[str], k: int, readouts: 
         "",
         *_section("Readouts", "endpoint | classes | parameters", sizes),
         *_evidence(card),
+        *_levels(reference),
+        *_transfers(card.get("transfers", [])),
         "## Limits",
         "",
         str(card.get("limits", "None were written down.")),
@@ -87,6 +98,49 @@ def _evidence(card: Mapping[str, Any]) -> list[str]:
         rows = [(r["control"], r["endpoint"], r["metric"], _interval(r), _number(r["q"])) for r in controls]
         out += _section("What it adds to each control", columns, rows)
     return out
+
+
+def _levels(reference: TrainingReference | None) -> list[str]:
+    if reference is None:
+        return []
+    rows = [
+        (
+            f"{level.share:.0%} of the {level.kind.removeprefix('share of ')}",
+            _spread({"value": level.accuracy, "sd": level.sd}),
+            _number(level.probability),
+        )
+        for level in reference.levels
+    ]
+    title = f"With fewer genes and counts: {reference.endpoint} of held-out training cells"
+    columns = "left | balanced accuracy (sd over folds and draws) | mean probability"
+    limits = (
+        f"Files with under {reference.least(GENES):.0%} of the genes are refused unless --min-coverage says otherwise, and cells that express under "
+        f"{reference.fewest_detected():.2f} of the genes that are to be expected are said to be too shallow: more than {LOSS} of the accuracy is lost "
+        "there. Probabilities are calibrated at each level."
+    )
+    return [*_section(title, columns, rows), limits, ""]
+
+
+def _transfers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return ["## On cells of other studies", "", "None was tried.", ""]
+    columns = (
+        "study | method | cells | genes measured | right | unassigned | right of the others | fit, by its own word"
+    )
+    table = [
+        (
+            row["study"],
+            row["method"],
+            row["n_cells"],
+            f"{row['coverage']:.0%}",
+            _number(row["accuracy"]),
+            _number(row["unassigned"]),
+            _number(row["assigned_accuracy"]),
+            "-" if row["fit"] is None else "yes" if row["fit"] else "no",
+        )
+        for row in rows
+    ]
+    return _section("On cells of other studies", columns, table)
 
 
 def _section(title: str, columns: str, rows: Iterable[Sequence[object]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -82,6 +82,27 @@ class Readout:
         if not self.classes:
             return self.output(z)[:, 0]
         return np.array(self.classes)[self.probabilities(z).argmax(1)]
+
+
+def cooled(readout: Readout, temperature: float) -> Readout:
+    """The readout with its logits divided by a temperature.
+
+    Parameters
+    ----------
+    readout
+        Readout of classes, linear or with a hidden layer; not changed.
+    temperature
+        Temperature above 0; above 1 it makes probabilities less sure, and at 1 nothing changes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.readout_weights import Readout, cooled
+    >>> sure = Readout(np.array([[4.0]]), np.array([0.0]), ("no", "yes"))
+    >>> cooled(sure, 4.0).probabilities(np.array([[1.0]])).round(2).tolist()
+    [[0.27, 0.73]]
+    """
+    return replace(readout, weights=readout.weights / temperature, offset=readout.offset / temperature)
 
 
 def softmax(logits: Float[np.ndarray, "cell output"]) -> Float[np.ndarray, "cell class"]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float
 
-from workbench.cells.expression import coverage, panel_expression
+from workbench.cells.expression import expression_on, match_panel
 from workbench.errors import EvaluationError, GeneMatchError
 from workbench.operators.algorithm import check_rows
 from workbench.operators.artifact import read_artifact, write_artifact
@@ -38,6 +37,9 @@ class Operator:
         Hash of the weights that it comes from (`CellModel.fingerprint`).
     convention
         Under which convention it was averaged over cells; the default for operators of weights.
+    means
+        Mean log-normalised expression of the genes in the cells that it was made from: what cells that lack a gene are held to
+        express. None: nothing.
 
     Examples
     --------
@@ -56,6 +58,7 @@ class Operator:
     feature_map: str
     checkpoint: str
     convention: Convention = Convention()
+    means: Float[np.ndarray, " gene"] | None = None
 
     def __post_init__(self) -> None:
         check_rows(self.genes, self.matrix)
@@ -102,6 +105,8 @@ class Operator:
     def apply(self, cells: AnnData, min_coverage: float = 0.5) -> tuple[Float[np.ndarray, "cell feature"], float]:
         """Features of cells, matched by gene name and normalised as the algorithm does it, and the coverage.
 
+        Genes that the cells lack count with their means, where the operator has any, else as not expressed.
+
         Parameters
         ----------
         cells
@@ -114,8 +119,12 @@ class Operator:
         GeneMatchError
             If fewer are measured.
         """
-        x: sp.csr_matrix = panel_expression(cells, self.genes, min_coverage)
-        return np.asarray(x @ self.matrix), coverage(cells, self.genes)
+        match = match_panel(cells, self.genes, min_coverage)
+        features = np.asarray(expression_on(cells, match, self.genes)[0] @ self.matrix)
+        absent = ~np.isin(np.array(self.genes), list(match.genes))
+        if self.means is not None and absent.any():
+            features = features + self.means[absent] @ self.matrix[absent]
+        return features, float(1 - absent.mean())
 
     def check(self, checkpoint: str, convention: Convention | None = None) -> None:
         """Make sure that the operator comes from a checkpoint, and is of a convention.
@@ -157,7 +166,8 @@ class Operator:
         """
         folder, about = Path(folder), {key: getattr(self, key) for key in ("kind", "feature_map", "checkpoint")}
         about["convention"] = self.convention.told()
-        write_artifact(folder / CARD, folder / WEIGHTS, {"genes": list(self.genes), **about}, {"matrix": self.matrix})
+        arrays = {"matrix": self.matrix, **({} if self.means is None else {"means": self.means})}
+        write_artifact(folder / CARD, folder / WEIGHTS, {"genes": list(self.genes), **about}, arrays)
         return folder
 
     @classmethod
@@ -175,6 +185,9 @@ class Operator:
             If a file is missing, truncated, changed or of another format.
         """
         card, arrays = read_artifact(Path(folder) / CARD, Path(folder) / WEIGHTS, "holds no operator")
+        means = arrays.pop("means", None)
         (matrix,) = arrays.values()
         convention = Convention.read(card.get("convention"))
-        return cls(tuple(card["genes"]), matrix, card["kind"], card["feature_map"], card["checkpoint"], convention)
+        return cls(
+            tuple(card["genes"]), matrix, card["kind"], card["feature_map"], card["checkpoint"], convention, means
+        )

@@ -112,7 +112,11 @@ def embed(
 
 
 def latent(
-    adata: AnnData, algorithm: Algorithm | str | Path, *, min_coverage: float = 0.5, key_added: str | None = None
+    adata: AnnData,
+    algorithm: Algorithm | str | Path,
+    *,
+    min_coverage: float | None = None,
+    key_added: str | None = None,
 ) -> AnnData | None:
     """Latent of each cell by an exported algorithm; neither torch nor the model is needed.
 
@@ -123,7 +127,7 @@ def latent(
     algorithm
         Algorithm, or the folder that a run has left it in.
     min_coverage
-        Smallest share of the algorithm's genes that must be measured, above 0.
+        Smallest share of the algorithm's genes that must be measured, above 0; the algorithm's own limit when None.
     key_added
         As in `embed`.
 

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from workbench.settings import (
     CellHeadsConfig,
+    DataConfig,
     EvaluationConfig,
     NameOrPath,
     OperatorConfig,
@@ -94,6 +95,15 @@ class FactorsConfig(Strict):
     )
 
 
+class StudyConfig(Strict):
+    """Labelled cells of another study, on which the exported algorithm is tried; nothing is fitted on them."""
+
+    data: DataConfig = Field(description="The cells, as under data of the run itself.")
+    stages: dict[str, str] = Field(
+        default={}, description="Stage of each label that the ruler does not know by itself; none by default."
+    )
+
+
 class RunConfig(OperatorConfig):
     """``workbench run``: from cells to an exported algorithm, its factors and a report; absent sections are skipped."""
 
@@ -116,6 +126,11 @@ class RunConfig(OperatorConfig):
     )
     factors: FactorsConfig | None = Field(
         default=None, description="Take one head's operator apart; done by run and factors, not by extract."
+    )
+    transfer: dict[str, StudyConfig] = Field(
+        default={},
+        description="Other studies by name, on whose labelled cells the exported algorithm is tried beside logistic regression and "
+        "principal components; the card lists what came out.",
     )
     expected: Path | None = Field(
         default=None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from workbench.cells.anchors import Anchors
 from workbench.cells.datasets import content_hash, values_hash
@@ -126,6 +126,20 @@ class RunContext(OperatorContext):
     def ours(self) -> str:
         """Name of the representation that the run is about: the adaptor on the configured feature map."""
         return f"latent (LET on {self.config.adaptor.name})"
+
+    @cached_property
+    def studies(self) -> dict[str, tuple[AnnData, Int[np.ndarray, " cell"]]]:
+        """Cells of each other study that the algorithm is tried on, and the stage of each; -1 without one."""
+        found = {}
+        for name, one in self.config.transfer.items():
+            cells = load_cells(one.data)
+            stage = place_cells(cells, self.ruler, one.stages)[0]["stage"].to_numpy(dtype=int)
+            if (stage < 0).all():
+                raise EvaluationError(
+                    f"No cell of '{name}' has a label that the ruler knows; map its labels under transfer.{name}.stages."
+                )
+            found[name] = (cells, stage)
+        return found
 
     # What the stages have left.
 

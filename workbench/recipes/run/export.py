@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,21 @@ from tqdm import tqdm
 
 from workbench.engine.provenance import versions
 from workbench.engine.stages import Result, Results
+from workbench.errors import EvaluationError
 from workbench.evidence.contrasts import OFF_RULER
 from workbench.evidence.technical import technical_axes
+from workbench.evidence.transfers import COLUMNS, transfer
 from workbench.geometry.shape import stage_distances
 from workbench.operators import saved_operator
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.algorithm import CARD, README, WEIGHTS, Algorithm, fold
-from workbench.operators.calibration import fit_readout, inner_latents
+from workbench.operators.exporting import Encoder, TrainingCells, export_readouts
+from workbench.operators.reference import LEVEL_COLUMNS, levels_table
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.gates import TABLES as GATES
-from workbench.recipes.run.readouts import latent_without
 from workbench.seeds import key
 
-TABLES = ("latent", "distances", "latent_axes")
+TABLES = ("latent", "distances", "latent_axes", "levels", "transfers")
 FOLDER, MAP = "algorithm", "operator"
 FILES = (
     *(f"{FOLDER}/{name}" for name in (WEIGHTS, CARD, README)),
@@ -63,22 +67,41 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     # The long way, feature map and adaptor one after the other, for the folded one to be held against.
     blocks = (cells.expression[row : row + 1024] @ matrix for row in rows)
     z = np.concatenate([fitted.transform(np.asarray(block, dtype=np.float64)) for block in blocks])
-    of_fold, without = cells.obs["fold"].to_numpy(), latent_without(context, context.feature_map)
-    inner = inner_latents(lambda held: without(*set(of_fold[held].tolist())), of_fold)
-    readouts = {
-        endpoint.name: fit_readout(z, endpoint, inner, hidden=config.readout.hidden, seed=config.seed)
-        for endpoint in tqdm(context.endpoints, unit="readout", desc="algorithm", disable=not context.backend.progress)
-        if len(set(endpoint.target[endpoint.cells].tolist())) > 1
-    }
     folded, offset = fold(matrix, fitted.encoder_, fitted.bias_)
+    wanted = [one for one in context.endpoints if len(set(one.target[one.cells].tolist())) > 1]
+    training = TrainingCells(
+        cells.expression, cells.names, cells.genes, wanted, hidden=config.readout.hidden, seed=config.seed
+    )
+    with tqdm(
+        unit="fold", total=config.evaluation.folds, desc="algorithm", disable=not context.backend.progress
+    ) as bar:
+        readouts, reference = export_readouts(training, folded, offset, list(_encoders(context, bar)))
     weights = context.model.fingerprint()
     about, of = (config.operator, config.adaptor.name), config.capture.of_operators
-    saved_operator.Operator(cells.genes, matrix, *about, weights, of).save(context.out / MAP)
+    means = np.asarray(cells.expression.astype(np.float64).mean(0)).ravel()
+    saved_operator.Operator(cells.genes, matrix, *about, weights, of, means).save(context.out / MAP)
     place, card = context.out / FOLDER, _card(context, fitted, "gates" in results)
-    Algorithm(cells.genes, folded, offset, readouts, card).save_pretrained(place)
+    made = Algorithm(cells.genes, folded, offset, readouts, card, reference)
+    tried = [
+        row
+        for name, (other, stage) in context.studies.items()
+        for row in transfer(made, cells, other, stage, name, seed=config.seed)
+    ]
+    made = replace(made, card={**card, "transfers": tried})
+    made.save_pretrained(place)
     again = Algorithm.from_pretrained(place).transform(context.adata)
     distances = stage_distances(angles(fitted.transform(anchors.centroids @ matrix)), anchors.stage, context.ruler)
-    context.write({"latent": _latent(context, z), "distances": distances, "latent_axes": technical_axes(z, cells.obs)})
+    levels = pd.DataFrame(levels_table(reference.levels if reference is not None else ()), columns=LEVEL_COLUMNS)
+    axes = technical_axes(z, cells.obs)
+    context.write(
+        {
+            "latent": _latent(context, z),
+            "distances": distances,
+            "latent_axes": axes,
+            "levels": levels,
+            "transfers": pd.DataFrame(tried, columns=COLUMNS),
+        }
+    )
     return {
         "relative_difference_from_file": float(np.abs(again - z).max() / np.abs(z).max()),
         "bytes": sum((place / name).stat().st_size for name in (WEIGHTS, CARD, README)),
@@ -88,6 +111,20 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
         "stress": fitted.stress_,
         "readouts": {name: len(readout.classes) for name, readout in readouts.items()},
     }
+
+
+def _encoders(context: RunContext, bar: tqdm) -> Iterator[Encoder]:
+    """Folded latents without the cells of one fold, as far as anchors are left for them."""
+    of_fold = context.cells.obs["fold"].to_numpy()
+    for one in sorted(set(of_fold.tolist())):
+        try:
+            matrix = context.feature_map((one,))
+            fitted = context.fitted(matrix, (one,))
+        except EvaluationError:  # too few anchors without them
+            continue
+        finally:
+            bar.update()
+        yield Encoder(*fold(matrix, fitted.encoder_, fitted.bias_), of_fold == one)
 
 
 def card_inputs(context: RunContext) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 from workbench.cells.anchors import TECHNICAL
 from workbench.engine.section import Section
 from workbench.engine.stages import Results
+from workbench.evidence.transfers import LOGISTIC, OURS
 from workbench.figures.requests import Request
 from workbench.figures.style import assign_colors, counted
 from workbench.operators.operator import head_name
@@ -43,7 +44,7 @@ def extract_section(context: RunContext, results: Results) -> Section:
     own = {"own": context.config.adaptor.name}
     options: dict[str, dict[str, Any]] = {"heads": own, "holdouts": own, "readouts": {"own": context.ours}}
     options |= {name: {"colors": colors} for name in ("latent", "latent_3d")}
-    captions = _captions(context, results, int(tables["heads"]["n_anchors"].iloc[0]))
+    captions = _captions(context, results, int(tables["heads"]["n_anchors"].iloc[0]), len(tables["levels"]))
     figures = [Request(name, caption, options=options.get(name, {})) for name, caption in captions.items()]
     facts = {
         "Controls": f"{len(ANCHOR_CONTROLS)}, named above; same adaptor, folds and readouts; of random ones the mean of "
@@ -53,7 +54,7 @@ def extract_section(context: RunContext, results: Results) -> Section:
     return Section(figures, tables, _answers(context, results, tables), skipped, cautions, facts)
 
 
-def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str, str]:
+def _captions(context: RunContext, results: Results, n_anchors: int, n_levels: int) -> dict[str, str]:
     """Captions of the figures, in their order."""
     evaluation = context.config.evaluation
     again = "stages relabelled at random and the adaptor fitted again, its upper bound the 97.5 % quantile"
@@ -74,6 +75,14 @@ def _captions(context: RunContext, results: Results, n_anchors: int) -> dict[str
         f"groups, {results['panel']['n_groups']} groups: {results['panel']['groups']}; bars: sd over folds; {null} inside folds).",
         "added": "Ours less each other representation on the same folds; 95 % intervals corrected for shared training cells.",
     }
+    if n_levels:
+        captions["levels"] = (
+            "The exported readouts on held-out training cells from which genes or counts were taken; what `apply` refuses is set by it."
+        )
+    if context.config.transfer:
+        captions["transfers"] = (
+            "The exported algorithm on labelled cells of other studies, beside methods fitted on the same training cells."
+        )
     if SENSITIVITY in results:
         captions["sensitivity"] = "Holdouts of the configured feature map under other settings of the adaptor."
     if context.config.adaptor.k < 3:
@@ -97,7 +106,22 @@ def _answers(context: RunContext, results: Results, tables: Tables) -> list[str]
         f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by it, so biased upward. "
         f"{_projections_said(results['heads']['best_projections'], len(tables['heads']))}"
     )
+    answers.append(_transfers_said(tables["transfers"]))
     return answers
+
+
+def _transfers_said(rows: pd.DataFrame) -> str:
+    """How the exported algorithm did on each other study, beside logistic regression."""
+    if rows.empty:
+        return "On cells of another study the algorithm was not tried: name some under transfer in the configuration."
+    wide = rows.pivot_table(index="study", columns="method", values="accuracy", sort=False)
+    own = dict(rows.loc[rows["method"] == OURS, ["study", "fit"]].itertuples(index=False, name=None))
+    said = [
+        f"{study} {ours[OURS]:.2f} (logistic regression {ours[LOGISTIC]:.2f}; {'fit' if str(own[study]) == 'True' else 'not fit'} by its "
+        "own word)"
+        for study, ours in wide.iterrows()
+    ]
+    return f"On cells of other studies, share right: {'; '.join(said)}."
 
 
 def _projections_said(found: Mapping[str, Any], n: int) -> str:

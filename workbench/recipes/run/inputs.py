@@ -10,6 +10,8 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+from workbench.cells.datasets import values_hash
+from workbench.cells.expression import expression_hash
 from workbench.files import digest
 from workbench.recipes.run.context import RunContext
 
@@ -117,6 +119,20 @@ def fold_inputs(context: RunContext) -> str:
         Run whose cells are placed for this.
     """
     return digest(context.places[0]["fold"].to_numpy())
+
+
+def study_inputs(context: RunContext) -> Inputs:
+    """What the trials on other studies depend on: their values, names and stages.
+
+    Parameters
+    ----------
+    context
+        Run whose other studies are read for this.
+    """
+    return {
+        name: [expression_hash(cells, values_hash(cells)), digest(stage), cells.var_names.tolist()]
+        for name, (cells, stage) in context.studies.items()
+    }
 
 
 def explorer_inputs(context: RunContext) -> Inputs:

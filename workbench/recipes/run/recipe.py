@@ -96,6 +96,8 @@ def stages(context: RunContext) -> list[Stage]:
         given = {**mapped, "holdouts": evaluation.holdouts, **swept.model_dump(mode="json")}
         add("sensitivity", partial(sensitivity_stage, context, swept), given, "operators")
     given = {**mapped, "fold": fold, "hidden": hidden, "card": card_inputs(context)}
+    if config.transfer:
+        given["transfer"] = inputs.study_inputs(context)
     below = ("operators", "heads", "readouts", *(["gates"] if gates else []))
     add("algorithm", partial(algorithm_stage, context), given, *below)
     add("explorer", partial(explorer_stage, context), shown, "operators", "heads", "algorithm")
