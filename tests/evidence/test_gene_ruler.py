@@ -100,6 +100,12 @@ def test_rewiring_keeps_degrees_and_lengths_and_moves():
     assert np.isfinite(shuffled(ruler, 0).distances).all() and np.isfinite(meaningless(ruler).distances).all()
 
 
+def test_rewiring_of_a_small_graph_ends():
+    """Marks of removed pairs once filled the set of a short list, and the search in it did not end."""
+    ruler = random_ruler(1, n=30, m=20)
+    assert len({rewired_links(ruler, 0, draw) for draw in range(30)}) == 30
+
+
 def test_a_graph_that_cannot_be_rewired_is_refused():
     star = build_gene_ruler("star", [("HUB", f"G{i}", 1.0) for i in range(9)])
     with pytest.raises(EvaluationError, match="Rewiring changed 0% of the 9 edges of the ruler 'star'"):

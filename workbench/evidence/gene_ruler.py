@@ -227,6 +227,17 @@ def gene_paths(
     return dijkstra(_graph(edges, n), directed=False, indices=rows)
 
 
+def degrees(ruler: Ruler) -> Int[np.ndarray, " gene"]:
+    """Number of edges of each gene.
+
+    Parameters
+    ----------
+    ruler
+        Ruler whose nodes are genes, with its edges.
+    """
+    return np.bincount(np.array([edge[:2] for edge in ruler.edges]).ravel(), minlength=len(ruler.stages))
+
+
 def on_genes(ruler: Ruler, genes: Sequence[str], least: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Which genes of a ruler are among others, such as those of a panel; case is ignored.
 

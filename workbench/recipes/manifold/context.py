@@ -15,11 +15,13 @@ from workbench.errors import EvaluationError
 from workbench.evidence.gene_ruler import on_genes
 from workbench.evidence.ruler import GENES, Ruler
 from workbench.evidence.signalling import signal_strength, signalling_ruler
-from workbench.geometry.ruler_fit import FEWEST_GROUPS
+from workbench.geometry.ruler_fit import lay_out
 from workbench.operators.operator import feature_map
 from workbench.recipes.manifold.config import ManifoldConfig
 from workbench.recipes.run.context import NOBODY, RunContext
 
+# Ten for each of level, detection and degree, which are regressed out, and for the mean.
+FEWEST_GENES = 40
 _NODE = ("donor", "tissue", "cell_type")
 
 
@@ -43,7 +45,11 @@ class ManifoldContext(RunContext):
                 f"The ruler '{self.ruler.name}' lies over cells; workbench manifold takes one over genes: communication, an edge list, or YAML with "
                 "`over: genes`. Of one over cells workbench run and workbench gates are the commands."
             )
-        return on_genes(self.ruler, self.panel, FEWEST_GROUPS, "genes of the panel")
+        nodes, places = on_genes(self.ruler, self.panel, FEWEST_GENES, "genes of the panel")
+        # Too few families are refused before any pass; what they are matched for is not known yet.
+        between, groups = self.ruler.distances[np.ix_(nodes, nodes)], np.array(self.ruler.branches)[nodes]
+        lay_out(between, groups, np.zeros((len(nodes), 1)), folds=self.config.fits.folds, seed=self.config.seed)
+        return nodes, places
 
     def feature_map(
         self, folds: Collection[int] = NOBODY, *, trained: bool = True

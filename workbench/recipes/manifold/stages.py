@@ -17,15 +17,17 @@ from tqdm import tqdm
 from workbench.cells.anchors import Anchors, make_anchors
 from workbench.cells.expression import expression_on
 from workbench.engine.stages import Result, Results
-from workbench.evidence.gene_ruler import gene_paths
+from workbench.evidence.gene_ruler import degrees, gene_paths
 from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
 from workbench.evidence.null_rulers import bounded, rewired_links
 from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.factors.gene_sets import load_gene_sets
 from workbench.files import read_arrays, write_arrays
+from workbench.geometry.gene_covariates import make_design
 from workbench.geometry.gene_vectors import ENTRY
 from workbench.geometry.ruler_axis import axis_rows
-from workbench.geometry.ruler_fit import LET, follow_rows, lay_out, reduced
+from workbench.geometry.ruler_embeddings import reduced
+from workbench.geometry.ruler_fit import LET, follow_rows, lay_out
 from workbench.operators.capturing import clear_state, read_operators
 from workbench.recipes.manifold.context import ManifoldContext
 from workbench.seeds import generator
@@ -35,7 +37,12 @@ from workbench.tools.gene_vectors import ALL, gene_vectors
 
 GENE_TABLES, CELL_TABLES = ("manifold_genes",), ("manifold_cells", "manifold_axis")
 MODEL, CONTROL = "model", "control"
-CODE, LEVEL, EXPRESSION, UNTRAINED = "a random code", "expression level", "expression over cells", "untrained: "
+CODE, LEVEL, EXPRESSION, UNTRAINED = (
+    "a random code",
+    "expression level and degree",
+    "expression over cells",
+    "untrained: ",
+)
 _FILE = "vectors.safetensors"
 
 
@@ -100,6 +107,8 @@ def vectors_stage(context: ManifoldContext, folder: Path, _: Results) -> Result:
 def genes_stage(context: ManifoldContext, _: Path, results: Results) -> Result:
     """Measure how the genes of the ruler follow it in each representation, beside controls.
 
+    Expression level, detection and degree on the graph are regressed out of every representation first, and families are matched for them.
+
     Parameters
     ----------
     context
@@ -121,16 +130,18 @@ def genes_stage(context: ManifoldContext, _: Path, results: Results) -> Result:
     seen = arrays["n"] > 0
     nodes, places, level = nodes[seen], places[seen], level[seen]
     notes = [] if seen.all() else [f"{int((~seen).sum())} genes of the ruler are a token in no cell and were left out."]
-    groups = np.array(ruler.branches)[nodes]
-    layout = lay_out(ruler.distances[np.ix_(nodes, nodes)], groups, level, folds=settings.folds, seed=seed)
+    # A gene with many edges is near to all on a graph, and is often one that is much studied, or much expressed.
+    known = np.column_stack([level, np.log(degrees(ruler)[nodes])])
+    groups, design = np.array(ruler.branches)[nodes], make_design(known)
+    layout = lay_out(ruler.distances[np.ix_(nodes, nodes)], groups, known, folds=settings.folds, seed=seed)
     rewired = rewired_distances(ruler, nodes, seed)
-    found = representations(context, arrays, seen, places, level, results["vectors"]["layers"])
+    found = representations(context, arrays, seen, places, known, results["vectors"]["layers"])
     rows: list[dict[str, Any]] = []
     for name, kind, x in tqdm(found, unit="representation", desc="genes", disable=not context.backend.progress):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             own = follow_rows(
-                reduced(x, settings.components),
+                x if name == LEVEL else design.residuals(reduced(x, settings.components)),
                 layout,
                 context.adaptor(),
                 neighbours=settings.neighbours,
@@ -155,7 +166,7 @@ def representations(
     arrays: dict[str, np.ndarray],
     seen: np.ndarray,
     places: np.ndarray,
-    level: np.ndarray,
+    known: np.ndarray,
     layers: list[int],
 ) -> list[tuple[str, str, Float[np.ndarray, "gene feature"]]]:
     """What genes of the ruler are represented by: name, whether it is the model's or a control, and a row per gene.
@@ -170,8 +181,8 @@ def representations(
         Genes of the ruler that are a token in some cell.
     places
         Their places on the panel.
-    level
-        Expression level and detection of each.
+    known
+        Expression level, detection and logarithm of the degree of each.
     layers
         Layers of the vectors, -1 in front of the first.
     """
@@ -184,7 +195,7 @@ def representations(
     out.append((f"{UNTRAINED}operator rows ({spec})", CONTROL, other))
     out.append((f"{UNTRAINED}residual stream, {_layer(layers[-1])}", CONTROL, arrays[f"untrained/{layers[-1]}"][seen]))
     out.append((EXPRESSION, CONTROL, np.asarray(cells[:, places].todense(), dtype=np.float64).T))
-    out.append((LEVEL, CONTROL, (level - level.mean(0)) / np.maximum(level.std(0), 1e-12)))
+    out.append((LEVEL, CONTROL, (known - known.mean(0)) / np.maximum(known.std(0), 1e-12)))
     out.append(
         (CODE, CONTROL, generator(context.config.seed, "random code of genes").standard_normal((len(places), 64)))
     )
