@@ -16,7 +16,9 @@ def test_a_complex_is_its_least_subunit_and_pairs_that_are_not_measured_do_not_c
     strength, n = signal_strength(EXPRESSION, GENES, [(("l1",), ("R1", "R2")), (("L1",), ("R9",))])
     assert n == 1
     np.testing.assert_allclose(strength, np.outer([2, 0, 1], [0, 1, 1]))
-    with pytest.raises(EvaluationError, match="Of 1 pairs of senders and receivers none has all of its genes among the 3 genes"):
+    with pytest.raises(
+        EvaluationError, match="Of 1 pairs of senders and receivers none has all of its genes among the 3 genes"
+    ):
         signal_strength(EXPRESSION, GENES, [(("L1",), ("R9",))])
 
 

@@ -31,7 +31,9 @@ def test_groups_are_held_out_whole_and_in_folds_of_like_size():
     assert all(len(set(layout.group[groups == name])) == 1 for name in set(groups))
     sizes = np.bincount(layout.fold[layout.group])
     assert sizes.max() - sizes.min() <= 1 and np.bincount(layout.stratum).min() >= 10
-    with pytest.raises(EvaluationError, match="48 points on the ruler are of 3 groups; 16 groups are needed for 4 folds"):
+    with pytest.raises(
+        EvaluationError, match="48 points on the ruler are of 3 groups; 16 groups are needed for 4 folds"
+    ):
         lay_out(distances, np.repeat(["a", "b", "c"], 16), level, folds=4, seed=1)
 
 

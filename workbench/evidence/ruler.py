@@ -34,7 +34,10 @@ _ONTOLOGY_ID = re.compile(r"[A-Za-z]+[:_][0-9]+")
 CELLS, GENES = "cells", "genes"
 # A pair of who sends and who receives: the genes of either, several where it is a complex.
 Signal = tuple[tuple[str, ...], tuple[str, ...]]
-_STAGE_KEYS, _MORE_KEYS = ("from", "branch", "source", "ontology", "labels"), ("endpoints", "lineages", "colors")
+_STAGE_KEYS, _MORE_KEYS = (
+    ("from", "branch", "source", "ontology", "labels"),
+    ("endpoints", "lineages", "colors", "phases"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Ruler:
         ``cells``, whose labels are stages, or ``genes``.
     about
         Where a graph of genes is from, and what was done with it, in sentences.
+    phases
+        Genes of the phases ``S`` and ``G2M`` that cells are scored by where their labels are no stages; empty: labels alone place cells.
     signals
         Senders and receivers of a graph of genes, complexes whole; empty where it is of no communication.
     """
@@ -90,6 +95,7 @@ class Ruler:
     colors: Mapping[str, str] = field(default_factory=dict)
     over: str = CELLS
     about: str = ""
+    phases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     signals: tuple[Signal, ...] = ()
 
     def fingerprint(self) -> str:
@@ -227,6 +233,7 @@ def build_ruler(
     endpoints: Mapping[str, Any] | None = None,
     lineages: Sequence[str] = (),
     colors: Mapping[str, str] | None = None,
+    phases: Mapping[str, Sequence[str]] | None = None,
 ) -> Ruler:
     """Ruler of a stage graph.
 
@@ -241,6 +248,8 @@ def build_ruler(
         Source key -> reference; a source without an entry stands for itself.
     endpoints, lineages, colors
         As `read_contrasts`, `read_lineages` and `read_colors` take them; none by default.
+    phases
+        Genes of ``S`` and of ``G2M``, by which cells are scored; ``G1`` has to be a stage as well. None by default.
 
     Raises
     ------
@@ -287,7 +296,17 @@ def build_ruler(
         endpoints=read_contrasts(endpoints or {}, names, branches),
         lineages=read_lineages(lineages, branches),
         colors=read_colors(colors or {}, branches),
+        phases=_read_phases(phases or {}, names),
     )
+
+
+def _read_phases(phases: Mapping[str, Sequence[str]], stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    if phases and (set(phases) != {"S", "G2M"} or not {"G1", "S", "G2M"} <= set(stages)):
+        raise EvaluationError(
+            f"`phases` names genes of {', '.join(map(str, phases))} for the stages {', '.join(stages)}; it takes genes of S and of G2M, and G1, S and "
+            "G2M as stages."
+        )
+    return {phase: tuple(map(str, genes)) for phase, genes in phases.items()}
 
 
 def path_lengths(
