@@ -64,7 +64,7 @@ def signalling_ruler(name: str, groups: Sequence[str], strength: Float[np.ndarra
     groups
         Names of the groups, each once.
     strength
-        As `signal_strength` gives it.
+        From the group of the row to that of the column, as `signal_strength` gives it.
 
     Raises
     ------

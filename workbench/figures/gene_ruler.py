@@ -73,8 +73,8 @@ def genes_on_ruler(table: pd.DataFrame) -> go.Figure:
     one = next(records(held))
     subtitle = (
         f"n = {one.n_points:.0f} genes of {one.n_groups:.0f} families, {one.n_pairs:.0f} pairs within folds. Grey bars: families that change places "
-        f"with others of like expression, mean to 97.5 % of {held['n_null'].max():.0f} draws."
+        f"with others of like expression and degree, mean to 97.5 % of {held['n_null'].max():.0f} draws."
     )
     return dressed(
-        figure, "Genes on a ruler over genes", subtitle, ROW * len(order) + 40, above=40, below=62, legend=True
+        figure, "Genes on a ruler over genes", subtitle, ROW * len(order) + 40, above=62, below=62, legend=True
     )

@@ -47,7 +47,7 @@ def embedded(x: Float[np.ndarray, "point axis"], method: str, k: int, seed: int)
     Parameters
     ----------
     x
-        Representation of the points.
+        Representation of the points, one row each.
     method
         ``geodesic MDS`` (metric MDS of shortest paths over the neighbour graph, from a random start), ``Isomap`` (the same paths,
         classical scaling) or ``two principal components``.

@@ -130,7 +130,7 @@ def cross_fitted(
     Parameters
     ----------
     x
-        Representation of the points.
+        Representation of the points, one row each.
     layout
         Their places on the ruler, groups and folds.
     adaptor

@@ -176,7 +176,7 @@ def representations(
     context
         Command whose operators lie on the disk.
     arrays
-        Vectors that `vectors_stage` left.
+        Vectors by name, as `vectors_stage` left them.
     seen
         Genes of the ruler that are a token in some cell.
     places
@@ -210,9 +210,9 @@ def rewired_distances(ruler: Ruler, nodes: np.ndarray, seed: int) -> Callable[[i
     ruler
         Ruler over genes, which is rewired.
     nodes
-        Numbers of the genes.
+        Numbers of the genes that distances are wanted of.
     seed
-        Seed of the swaps.
+        Seed of the swaps, with the number of the draw.
     """
 
     @cache
