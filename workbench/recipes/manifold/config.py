@@ -41,6 +41,16 @@ class FitsConfig(Strict):
     )
 
 
+class GeneAdaptorConfig(AdaptorConfig):
+    """The LET adaptor on genes: narrower, and ended earlier, since it is fitted to every rewired graph."""
+
+    k: PositiveInt = Field(default=5, description="Width of the latent.")
+    steps: PositiveInt = Field(default=1000, description="Most iterations of a fit (L-BFGS).")
+    tol: float = Field(
+        default=0.01, gt=0, lt=1, description="A fit ends at this share of the gradient's norm at its start."
+    )
+
+
 class ManifoldConfig(OperatorConfig):
     """``workbench manifold``: how a model's genes, and cells, follow a graph of genes, beside controls."""
 
@@ -49,8 +59,8 @@ class ManifoldConfig(OperatorConfig):
         default="communication",
         description="A ruler over genes: communication (needs the package liana), or the path of an edge list or YAML file of one's own.",
     )
-    adaptor: AdaptorConfig = Field(
-        default=AdaptorConfig(k=5, steps=1000, tol=0.01), description="The adaptor and the feature map under it."
+    adaptor: GeneAdaptorConfig = Field(
+        default=GeneAdaptorConfig(), description="The adaptor and the feature map under it."
     )
     fits: FitsConfig = Field(default=FitsConfig(), description="How representations are fitted and judged.")
 

@@ -30,7 +30,7 @@ class ManifoldContext(RunContext):
 
     settings = ManifoldConfig  # type: ignore[assignment]
     shared: ClassVar[tuple[str, ...]] = ("operators", "untrained", "vectors")
-    unlabelled = ()
+    unlabelled: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment]
 
     @property
     def most_groups(self) -> int:

@@ -131,7 +131,7 @@ def report(context: ManifoldContext, results: Results) -> Report:
     )
     facts = {"Ruler": ruler.about, "Largest family": f"{about['largest_group']} genes, held out together"}
     tables: dict[str, pd.DataFrame] = {"manifold_genes": table}
-    answers = [_told(row) for row in held.to_dict("records")]
+    answers = [_told({str(key): value for key, value in row.items()}) for row in held.to_dict("records")]
     margins = table[(table["kind"] == MODEL) & table["margin"].notna()]
     for method, rows in margins.groupby("method", sort=False):
         top = rows.sort_values("margin", ascending=False, kind="stable").iloc[0]

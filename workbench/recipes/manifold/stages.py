@@ -153,9 +153,9 @@ def genes_stage(context: ManifoldContext, _: Path, results: Results) -> Result:
             )
         rows += [{"ruler": ruler.name, "representation": name, "kind": kind, **row} for row in own]
     table = pd.DataFrame(rows)
-    tested = ((table["kind"] == MODEL) & (table["method"] == LET)).to_numpy()
-    table["q"] = np.nan
-    table.loc[tested, "q"] = benjamini_hochberg(np.fmax(table["p"], table["rewired_p"])[tested].to_numpy())
+    tested = (table["kind"] == MODEL) & (table["method"] == LET)
+    worse = np.where(tested, np.fmax(table["p"].to_numpy(), table["rewired_p"].to_numpy()), np.nan)
+    table["q"] = benjamini_hochberg(worse)
     context.write({"manifold_genes": table})
     n = {"n_genes": len(nodes), "n_groups": layout.n_groups, "n_strata": int(layout.stratum.max()) + 1}
     return {**n, "notes": notes, "largest_group": int(np.bincount(layout.group).max())}
@@ -252,6 +252,7 @@ def cells_stage(context: ManifoldContext, _: Path, __: Results) -> Result:
         "a random matrix": (CONTROL, generator(seed, "random map").standard_normal((len(context.panel), 64))),
     }
     kind, branch = anchors.column("cell_type"), _broad(context, anchors)
+    assert kind is not None
     folds = {"random": lambda _: list(random_splits(len(anchors), settings.holdouts, seed))}
     folds["whole cell types"] = lambda _: list(group_splits(kind, against_rest=True))
     if (donor := anchors.column("donor")) is not None and len(set(donor)) > 1:
