@@ -29,6 +29,8 @@ REQUIRED = (
     "pynndescent>=0.5.13", "pyyaml>=6.0.1", "safetensors>=0.4", "scanpy>=1.10", "scikit-learn>=1.7", "scipy>=1.15", "shtab>=1.13",
     "threadpoolctl>=3.1", "torch>=2.6", "tqdm>=4.66", "transformer-lens>=3.9", "umap-learn>=0.5.6", "zarr>=3.1",
 )  # fmt: skip
+# Its data alone are read, and what it asks for holds pandas back.
+LIANA = ("--no-deps", "liana>=1.10")
 # Feature, its packages, and what brings them: an extra of pyproject.toml, or arguments of pip.
 OPTIONAL: tuple[tuple[str, tuple[str, ...], str | tuple[str, ...]], ...] = (
     ("parity with upstream scGPT", ("scgpt==0.2.4",), ("--no-deps", "scgpt==0.2.4")),
@@ -42,6 +44,7 @@ OPTIONAL: tuple[tuple[str, tuple[str, ...], str | tuple[str, ...]], ...] = (
         "peers",
     ),
     ("training of sparse dictionaries", ("sae-lens>=6.54",), "dictionaries"),
+    ("ruler of communication between cells", LIANA[1:], LIANA),
     ("documentation", ("furo>=2025.1", "myst-parser>=4", "sphinx>=8"), "docs"),
     (
         "tests and checks",

@@ -124,6 +124,20 @@ _WORKING = (
         Work("workbench.recipes.conventions.config:ConventionsConfig", "workbench.recipes.conventions.recipe:RECIPE"),
     ),
     Command(
+        "manifold",
+        "say how a model's genes, and groups of cells, follow a graph of genes",
+        "Measure how genes follow a ruler over genes, such as that of intercellular communication, in operators, gene table and residual "
+        "streams: on held-out families, by LET, geodesic MDS and Isomap, beside matched genes, rewired graphs and controls; and how groups of "
+        "cells follow who can signal to whom.",
+        commands.carry_out,
+        _takes_config(_RUN_FOLDER),
+        (
+            "workbench manifold experiments/second_manifold_blood_mini.yaml --out artifacts/second_manifold",
+            "workbench manifold experiments/second_manifold_blood_mini.yaml --set ruler=my_edges.csv",
+        ),
+        Work("workbench.recipes.manifold.config:ManifoldConfig", "workbench.recipes.manifold.recipe:RECIPE"),
+    ),
+    Command(
         "dictionary",
         "train sparse dictionaries of activations, judge them beside a gene's name alone, name their features, and browse them",
         "Train a sparse dictionary of each hook, judge it beside gene identity, simpler codes and controls, name its features beside "

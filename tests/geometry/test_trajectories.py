@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from workbench.errors import EvaluationError
-from workbench.evidence.ruler import build_ruler, load_ruler, read_matrix
+from workbench.evidence.ruler import build_ruler, load_ruler
+from workbench.evidence.ruler_matrix import read_matrix
 from workbench.geometry.trajectories import lineage, progression, trajectories_of, trajectory_table
 from workbench.operators.adaptor import LETAdaptor
 

@@ -271,6 +271,8 @@ def place_cells(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Table of cells with the stage of each, and the labels that the ruler does not know.
 
+    Where a ruler names genes of phases and no label is one of its stages, the phase that is scored places a cell.
+
     Parameters
     ----------
     cells
@@ -300,6 +302,12 @@ def place_cells(
     # What a cell's counts add up to is a matter of its values, not of its place.
     obs = (cells.obs if rows is None else cells.obs.iloc[rows]).drop(columns="depth", errors="ignore")
     obs["stage"], unknown = ruler.place(obs["cell_type"], labels)
+    if ruler.phases and (obs["stage"] < 0).all():
+        # Scanpy takes a while to import, and only this needs it.
+        from workbench.cells.cycle import scored_phases
+
+        scored = scored_phases(cells, ruler.phases)
+        obs["stage"], unknown = ruler.place(scored if rows is None else scored[rows])
     return obs, {label: ruler.hint(label) for label in unknown}
 
 

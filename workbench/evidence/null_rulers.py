@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from workbench.errors import EvaluationError, unknown_name
-from workbench.evidence.ruler import Edge, Ruler, path_lengths
+from workbench.evidence.gene_ruler import gene_paths
+from workbench.evidence.ruler import GENES, Edge, Ruler, path_lengths
+from workbench.geometry.gene_edges import rewired as rewired_edges
+from workbench.geometry.gene_edges import share_changed
 from workbench.seeds import generator, key
 
 _SWAPS_PER_EDGE = 10
+# Share of the edges of genes that a rewired graph must not have any more.
+LEAST_MOVED = 0.5
 _TRIES_PER_SWAP = 100
 
 
@@ -72,7 +77,7 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
 
     Two steps a to b and c to d become a to d and c to b, if that makes no loop, no second step between two stages, and
     leaves the graph connected and without circles. So every stage keeps its numbers of parents and children, and roots
-    and leaves stay what they are. Ten swaps per step (Maslov & Sneppen, Science 296:910, 2002).
+    and leaves stay what they are. Ten swaps per step (Maslov & Sneppen, Science 296:910, 2002). Of genes see `rewired_links`.
 
     Parameters
     ----------
@@ -91,6 +96,10 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
     EvaluationError
         If the ruler has no edges (a matrix), or no swap leads to other distances (a star, a chain).
     """
+    if ruler.over == GENES:
+        links = rewired_links(ruler, seed, 0)
+        paths = bounded(gene_paths(links, len(ruler.stages)))
+        return _null(ruler, f"rewired, seed {seed}", paths / paths.max(), ruler.depths, links, signals=())
     if not ruler.edges:
         raise EvaluationError(
             f"The ruler '{ruler.name}' has no edges to rewire (it comes from a matrix); use `shuffled` or `meaningless`."
@@ -113,6 +122,45 @@ def rewired(ruler: Ruler, seed: int) -> Ruler:
         f"The graph of the ruler '{ruler.name}' cannot be rewired into another one with the same degrees "
         f"({len(edges)} steps, {swaps} swaps possible). Use `shuffled` or `meaningless`."
     )
+
+
+def rewired_links(ruler: Ruler, seed: int, draw: int) -> tuple[Edge, ...]:
+    """Edges of a random graph of genes with the same degrees, seen to have moved.
+
+    Ten tries of a swap per edge, without regard to direction. An edge keeps its length, and the graph may fall into parts.
+
+    Parameters
+    ----------
+    ruler
+        Ruler over genes, with its edges.
+    seed, draw
+        Seed, and number of the draw from 0.
+
+    Raises
+    ------
+    EvaluationError
+        If more than half of the edges are what they were: then the graph has hardly another form with these degrees.
+    """
+    ends, n = np.array([edge[:2] for edge in ruler.edges], dtype=np.int64), len(ruler.stages)
+    rng = generator(seed, "rewired genes", str(draw))
+    found = rewired_edges(ends, np.zeros(n, dtype=np.int64), _SWAPS_PER_EDGE * len(ends), rng)
+    if (moved := share_changed(found, ends, n)) < LEAST_MOVED:
+        raise EvaluationError(
+            f"Rewiring changed {moved:.0%} of the {len(ends)} edges of the ruler '{ruler.name}'; a null needs {LEAST_MOVED:.0%}. Its degrees "
+            "leave it hardly another form (a star, a clique): give a graph with more edges, or one that is less complete."
+        )
+    return tuple((int(a), int(b), edge[2]) for (a, b), edge in zip(found, ruler.edges, strict=True))
+
+
+def bounded(paths: Float[np.ndarray, "row gene"]) -> Float[np.ndarray, "row gene"]:
+    """Shortest paths, pairs without any at the longest of the others: a rewired graph may fall into parts.
+
+    Parameters
+    ----------
+    paths
+        Lengths of paths, infinite where there is none.
+    """
+    return np.where(np.isfinite(paths), paths, paths[np.isfinite(paths)].max())
 
 
 def meaningless(ruler: Ruler) -> Ruler:

@@ -1,13 +1,11 @@
-"""The ruler: distances between developmental stages, from curated biology only.
+"""The ruler: distances between developmental stages, or between genes, from curated biology only.
 
-A ruler is a stage graph (YAML, see ``rulers/hematopoiesis.yaml``) or a matrix of distances (CSV).
+A ruler is a stage graph (YAML, see ``rulers/hematopoiesis.yaml``), a matrix of distances (CSV), or a graph of genes (see `gene_ruler`).
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +19,7 @@ import yaml
 from jaxtyping import Float
 from scipy.sparse.csgraph import connected_components, shortest_path
 
-from workbench.errors import EvaluationError, near_matches, unknown_name
+from workbench.errors import EvaluationError, unknown_name
 from workbench.evidence.contrasts import Contrast, check_keys, listed, read_colors, read_contrasts, read_lineages
 from workbench.files import digest
 from workbench.yaml_once import read_yaml
@@ -32,26 +30,33 @@ _GREEK = str.maketrans({"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta
 _DROPPED = re.compile("((?<=[a-z0-9])(?:[-\u2010-\u2015](?![a-z0-9])|\u2212))|[^a-z0-9+]")
 _BRACKETS = re.compile("\\s*[([]\\s*([-+\u2010-\u2015\u2212])\\s*[])]")
 _ONTOLOGY_ID = re.compile(r"[A-Za-z]+[:_][0-9]+")
-_STAGE_KEYS, _MORE_KEYS = ("from", "branch", "source", "ontology", "labels"), ("endpoints", "lineages", "colors")
+# What a ruler lies over.
+CELLS, GENES = "cells", "genes"
+# A pair of who sends and who receives: the genes of either, several where it is a complex.
+Signal = tuple[tuple[str, ...], tuple[str, ...]]
+_STAGE_KEYS, _MORE_KEYS = (
+    ("from", "branch", "source", "ontology", "labels"),
+    ("endpoints", "lineages", "colors", "phases"),
+)
 
 
 @dataclass(frozen=True)
 class Ruler:
-    """Stages and the distances between them.
+    """Stages, or genes, and the distances between them.
 
     Attributes
     ----------
     name
         Name of the graph, or of the matrix file.
     stages
-        Stage names, in the order of the file.
+        Stage names, in the order of the file; of a graph of genes their symbols.
     branches
-        Branch of each stage, in the order of the stages.
+        Branch of each stage, in the order of the stages; of a gene the group that it is held out with.
     distances
         Shortest path between stages along the graph, direction ignored, divided by the longest of them; or a matrix
         of one's own, divided by its largest value.
     depths
-        Length of the shortest path from a root, in steps; of a matrix see `read_matrix`.
+        Length of the shortest path from a root, in steps; of a matrix see `read_matrix`; of genes 0.
     labels
         Normalised label or ontology id -> stage.
     literature
@@ -66,6 +71,14 @@ class Ruler:
         Branches that trajectories follow where a configuration names none.
     colors
         Branch -> ``#RRGGBB`` in every figure; figures find colours for the other branches.
+    over
+        ``cells``, whose labels are stages, or ``genes``.
+    about
+        Where a graph of genes is from, and what was done with it, in sentences.
+    phases
+        Genes of the phases ``S`` and ``G2M`` that cells are scored by where their labels are no stages; empty: labels alone place cells.
+    signals
+        Senders and receivers of a graph of genes, complexes whole; empty where it is of no communication.
     """
 
     name: str
@@ -80,6 +93,10 @@ class Ruler:
     endpoints: tuple[Contrast, ...] = ()
     lineages: tuple[str, ...] = ()
     colors: Mapping[str, str] = field(default_factory=dict)
+    over: str = CELLS
+    about: str = ""
+    phases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    signals: tuple[Signal, ...] = ()
 
     def fingerprint(self) -> str:
         """Hash of everything that numbers depend on, the same on every machine.
@@ -114,8 +131,13 @@ class Ruler:
         Raises
         ------
         EvaluationError
-            If `extra` names a stage that does not exist.
+            If `extra` names a stage that does not exist, or the ruler lies over genes.
         """
+        if self.over == GENES:
+            raise EvaluationError(
+                f"The ruler '{self.name}' lies over {len(self.stages)} genes, and cells have no place on it. Name a ruler over cells, such as "
+                "hematopoiesis, or measure this one by workbench manifold."
+            )
         known = dict(self.labels)
         for label, stage in (extra or {}).items():
             if stage not in self.stages:
@@ -168,24 +190,33 @@ def load_ruler(name: str | Path) -> Ruler:
     Parameters
     ----------
     name
-        ``"hematopoiesis"``, or a path: a matrix where it ends in ``.csv`` or ``.tsv`` (see `read_matrix`), otherwise a
-        stage graph in YAML.
+        Name of one that ships, such as ``"hematopoiesis"``, or a path. A table (``.csv``, ``.tsv``) with a column ``source`` is an edge list of
+        genes (see `read_edge_list`), and any other a matrix (see `read_matrix`). YAML is a graph of genes where it says ``over: genes``
+        (see `gene_ruler_of`), otherwise a stage graph.
 
     Raises
     ------
     EvaluationError
         If it does not exist, has a key that means nothing or a name that it does not define, two stages claim one label, the
         graph is not connected or goes in a circle, a colour is none, or the matrix is none of distances.
+    ConfigError
+        If a graph of genes needs a package that is not installed.
     """
+    # They make rulers, and so import this module.
+    from workbench.evidence.gene_ruler import gene_ruler_of, is_edge_list, read_edge_list
+    from workbench.evidence.ruler_matrix import read_matrix
+
     folder = resources.files("workbench.evidence") / "rulers"
     shipped = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
     file = shipped.get(str(name), Path(name))
     if not file.is_file():
         raise EvaluationError(f"{unknown_name('ruler', str(name), shipped)} No file of that name exists either.")
     if file.name.lower().endswith((".csv", ".tsv")):
-        return read_matrix(Path(name))
+        return (read_edge_list if is_edge_list(Path(name)) else read_matrix)(Path(name))
     try:
         raw = read_yaml(file.read_text(encoding="utf-8"))
+        if "over" in raw:
+            return gene_ruler_of(raw, f"The ruler '{name}'", Path(name).parent)
         title, stages = raw["name"], raw["stages"]
         check_keys(f"The ruler '{name}'", raw, ("name", "stages", "literature", *_MORE_KEYS))
         more = {key: raw[key] for key in _MORE_KEYS if raw.get(key) is not None}
@@ -202,6 +233,7 @@ def build_ruler(
     endpoints: Mapping[str, Any] | None = None,
     lineages: Sequence[str] = (),
     colors: Mapping[str, str] | None = None,
+    phases: Mapping[str, Sequence[str]] | None = None,
 ) -> Ruler:
     """Ruler of a stage graph.
 
@@ -216,6 +248,8 @@ def build_ruler(
         Source key -> reference; a source without an entry stands for itself.
     endpoints, lineages, colors
         As `read_contrasts`, `read_lineages` and `read_colors` take them; none by default.
+    phases
+        Genes of ``S`` and of ``G2M``, by which cells are scored; ``G1`` has to be a stage as well. None by default.
 
     Raises
     ------
@@ -255,14 +289,24 @@ def build_ruler(
         branches=branches,
         distances=paths / paths.max(),
         depths=depths,
-        labels=_labels(names, synonyms),
+        labels=label_map(names, synonyms),
         literature={s: "; ".join(str(literature.get(key, key)) for key in sources[s]) for s in names},
         edges=tuple(edges),
         ontology={s: ids for s, ids in ontology.items() if ids},
         endpoints=read_contrasts(endpoints or {}, names, branches),
         lineages=read_lineages(lineages, branches),
         colors=read_colors(colors or {}, branches),
+        phases=_read_phases(phases or {}, names),
     )
+
+
+def _read_phases(phases: Mapping[str, Sequence[str]], stages: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    if phases and (set(phases) != {"S", "G2M"} or not {"G1", "S", "G2M"} <= set(stages)):
+        raise EvaluationError(
+            f"`phases` names genes of {', '.join(map(str, phases))} for the stages {', '.join(stages)}; it takes genes of S and of G2M, and G1, S and "
+            "G2M as stages."
+        )
+    return {phase: tuple(map(str, genes)) for phase, genes in phases.items()}
 
 
 def path_lengths(
@@ -310,88 +354,21 @@ def path_lengths(
     return paths, depths
 
 
-def read_matrix(path: Path) -> Ruler:
-    """Ruler of a matrix of distances.
+def label_map(stages: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Normalised label -> stage.
 
     Parameters
     ----------
-    path
-        CSV (or tab-separated, ``.tsv``): stages in the header and in the first column, distances between them. Columns
-        called ``branch`` and ``depth`` may stand among them; without them each stage is its own branch, and its depth
-        is its distance from the first stage, so put the earliest first.
-
-    Returns
-    -------
-    Ruler
-        Called as the file. It has no edges. Triangles may be broken: dissimilarities are no metric as a rule.
+    stages
+        Names of the stages, which are labels themselves.
+    synonyms
+        Other labels of a stage, by its name.
 
     Raises
     ------
     EvaluationError
-        If rows and columns differ, a value is no finite number, a distance is negative, the two of a pair differ, a
-        stage is away from itself, or all distances are zero.
+        If two stages claim one label.
     """
-
-    def refuse(said: str) -> EvaluationError:
-        return EvaluationError(f"The ruler '{path}' is no matrix of distances: {said}")
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        raw = list(csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise refuse(f"it cannot be read ({error}).") from error
-    rows = [[cell.strip() for cell in row] for row in raw if any(cell.strip() for cell in row)]
-    header, names = (rows[0][1:], tuple(row[0] for row in rows[1:])) if rows else ([], ())
-    if len(names) < 2:
-        raise refuse(f"it has {len(names)} stage(s); at least two are needed.")
-    extra = {c for c in ("branch", "depth") if c in header and c not in names}
-    columns = [c for c in header if c not in extra]
-    for where, found in (("first column", names), ("header", columns)):
-        doubled = sorted({stage for stage in found if found.count(stage) > 1 or not stage})
-        if doubled:
-            raise refuse(f"its {where} has {', '.join(map(repr, doubled[:4]))} more than once, or empty.")
-    if set(columns) != set(names):
-        one = next(stage for stage in (*names, *columns) if (stage in names) != (stage in columns))
-        hint = near_matches(one, columns if one in names else names) or "rows and columns need the same stages."
-        raise refuse(f"'{one}' is a {'row' if one in names else 'column'} only; {hint}")
-    if uneven := [row[0] for row in rows[1:] if len(row) != len(header) + 1]:
-        raise refuse(f"the row '{uneven[0]}' has another number of values than the header.")
-    table = {row[0]: dict(zip(header, row[1:], strict=True)) for row in rows[1:]}
-
-    def value(row: str, column: str) -> float:
-        try:
-            found = float(table[row][column])
-        except ValueError:
-            found = np.nan
-        if not np.isfinite(found):
-            raise refuse(f"row '{row}', column '{column}' holds '{table[row][column]}', which is no finite number.")
-        return found
-
-    matrix = np.array([[value(a, b) for b in names] for a in names])
-    for wrong, said in (
-        (matrix < 0, "is {0:g}, which is negative"),
-        (np.eye(len(names), dtype=bool) & (matrix != 0), "is {0:g}; a stage is at distance zero from itself"),
-        (~np.isclose(matrix, matrix.T, rtol=1e-6, atol=0), "is {0:g} one way and {1:g} the other"),
-    ):
-        if wrong.any():
-            a, b = np.argwhere(wrong)[0]
-            raise refuse(f"from '{names[a]}' to '{names[b]}' it {said.format(matrix[a, b], matrix[b, a])}.")
-    if not matrix.any():
-        raise refuse("every distance is zero.")
-    matrix = (matrix + matrix.T) / 2
-    return Ruler(
-        name=path.stem,
-        stages=names,
-        branches=tuple(table[stage]["branch"] if "branch" in extra else stage for stage in names),
-        distances=matrix / matrix.max(),
-        depths=np.array([value(stage, "depth") for stage in names]) if "depth" in extra else matrix[0],
-        labels=_labels(names, {}),
-        literature=dict.fromkeys(names, f"the matrix {path.name}"),
-    )
-
-
-def _labels(stages: Sequence[str], synonyms: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Normalised label -> stage; a label of two stages is an error."""
     labels: dict[str, str] = {}
     for stage in stages:
         for label in (stage, *synonyms.get(stage, ())):

@@ -204,11 +204,20 @@ def _keys(edges: np.ndarray, n: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _swap(edges: np.ndarray, n: int, first: np.ndarray, second: np.ndarray) -> None:
+def _pairs(edges: np.ndarray, n: int) -> set:
     there = set()
     for e in range(len(edges)):
         there.add(min(edges[e, 0], edges[e, 1]) * n + max(edges[e, 0], edges[e, 1]))
+    return there
+
+
+@njit(cache=True, nogil=True)
+def _swap(edges: np.ndarray, n: int, first: np.ndarray, second: np.ndarray) -> None:
+    there, since = _pairs(edges, n), 0
     for t in range(len(first)):
+        # Numba's sets keep a mark in the place of what was removed, and search for ever once marks fill a small one.
+        if since > len(edges) // 8:
+            there, since = _pairs(edges, n), 0
         i, j = first[t] // 2, second[t] // 2
         side, other_side = first[t] % 2, second[t] % 2
         b, d = edges[i, side], edges[j, other_side]
@@ -222,3 +231,4 @@ def _swap(edges: np.ndarray, n: int, first: np.ndarray, second: np.ndarray) -> N
         there.add(one)
         there.add(other)
         edges[i, side], edges[j, other_side] = d, b
+        since += 1

@@ -125,7 +125,7 @@ def plant_world(
         for i in range(n_layers):
             block = model.block(i)
             own = head if planted and i == layer else None
-            _heads(block.attn, rng, marks[:, :n_programs] @ core, free, own, strength)
+            set_heads(block.attn, rng, marks[:, :n_programs] @ core, free, own, strength)
             into, back = rng.standard_normal((2, d_model, d_model)) * d_model**-0.5
             put(block.mlp.linear1.weight, into)
             put(block.mlp.linear1.bias, np.zeros(d_model))
@@ -145,10 +145,26 @@ def _root(positive: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
 
 
-def _heads(
+def set_heads(
     attn: Attention, rng: np.random.Generator, graph: np.ndarray, free: np.ndarray, planted: int | None, strength: float
 ) -> None:
-    """Random heads, one of them replaced by the graph; W_Q, W_K, W_V, W_O of all have the same norms."""
+    """Random heads, one of them replaced by the graph; W_Q, W_K, W_V, W_O of all have the same norms.
+
+    Parameters
+    ----------
+    attn
+        Attention of a layer, whose weights are set.
+    rng
+        Generator of the random heads.
+    graph
+        What the planted head reads and writes: width of the stream by some directions, no more than the width of a head.
+    free
+        Projection that keeps what heads write off directions that are set aside.
+    planted
+        Number of the planted head; None where the layer has none.
+    strength
+        Factor of W_Q and W_K, which sets how large scores are.
+    """
     d, n, e = len(graph), attn.n_heads, attn.d_head
     size = np.linalg.norm(graph)
     q, k, v, o = (rng.standard_normal((n, d, e)) for _ in range(4))

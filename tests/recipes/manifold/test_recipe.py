@@ -1,0 +1,144 @@
+"""``workbench manifold`` on a tiny checkpoint and a graph of its genes: tables against numbers of their own making, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from fixtures_run import by_label
+from helpers import randomise
+
+from workbench.engine.config import make_config, read_config
+from workbench.engine.recipe import execute, plan
+from workbench.errors import ConfigError, EvaluationError
+from workbench.evidence.ruler import load_ruler
+from workbench.figures import genes_on_ruler
+from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.vocabulary import Vocabulary
+from workbench.recipes.manifold.config import ManifoldConfig
+from workbench.recipes.manifold.recipe import RECIPE
+from workbench.recipes.manifold.stages import CODE, EXPRESSION, LEVEL
+from workbench.stats import benjamini_hochberg
+
+
+@pytest.fixture(scope="module")
+def settings(pbmc68k, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("manifold")
+    mean = np.asarray(pbmc68k.X.mean(0)).ravel()
+    genes = np.sort(np.argsort(-mean, kind="stable")[:60])
+    rows = np.concatenate([np.flatnonzero(group)[:8] for _, group in by_label(pbmc68k)])
+    cells = pbmc68k[rows, genes].copy()
+    cells.uns = {}
+    cells.obs = pd.DataFrame(
+        {"label": cells.obs["cell_type"].astype(str).to_numpy()}, index=[f"c{i}" for i in range(len(rows))]
+    )
+    cells.write_h5ad(folder / "cells.h5ad")
+    names = list(cells.var_names)
+    vocabulary = Vocabulary.of_genes(names)
+    shape = ModelConfig(n_tokens=len(vocabulary), d_model=8, n_layers=3, n_heads=2, d_mlp=8, max_tokens=70)
+    model = save_checkpoint(randomise(HookedScGPT(shape, vocabulary), seed=0), folder / "tiny")
+    rng = np.random.default_rng(0)
+    links = [(names[i], names[i - 1 - int(rng.integers(min(i, 4)))]) for i in range(1, 56)]
+    links += [(names[a], names[b]) for a, b in rng.integers(0, 56, (40, 2)) if a != b]
+    pd.DataFrame(links, columns=["source", "target"]).to_csv(folder / "edges.csv", index=False)
+    data = {"name": str(folder / "cells.h5ad"), "cell_type": "label", "values": "log1p:10000"}
+    fits = {"folds": 4, "neighbours": [10], "starts": [0], "draws": 19, "rewirings": 5, "cell_refits": 2, "holdouts": 2}
+    ruler, anchors = str(folder / "edges.csv"), {"min_cells": 2, "parts": 2}
+    return {"checkpoint": model, "data": data, "ruler": ruler, "anchors": anchors, "fits": fits, "adaptor": {"k": 2, "steps": 50, "tol": 0.1}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(settings, tmp_path_factory):
+    return execute(RECIPE, make_config(ManifoldConfig, **settings), tmp_path_factory.mktemp("out") / "manifold")
+
+
+def test_every_representation_stands_beside_controls_and_both_nulls(done):
+    table = done.context.read("manifold_genes")
+    assert set(table["ruler"]) == {"edges"} and set(table["status"]) == {"ok"}
+    held = table[table["method"] == "LET, held-out groups"]
+    assert {EXPRESSION, LEVEL, CODE} < set(held.loc[held["kind"] == "control", "representation"])
+    assert {"operator rows (drift)", "operator columns (drift)", "gene table"} < set(
+        held.loc[held["kind"] == "model", "representation"]
+    )
+    assert len(table) == len(held) * 4 and set(held["n_null"]) == {19} and set(held["n_rewired"]) == {5}
+    own = held[held["kind"] == "model"]
+    expected = benjamini_hochberg(np.fmax(own["p"], own["rewired_p"]).to_numpy())
+    np.testing.assert_allclose(own["q"], expected)
+    assert held.loc[held["kind"] == "control", "q"].isna().all()
+    plane = table[table["method"] == "two principal components"].set_index("representation")["spearman"]
+    mds = table[table["method"] == "geodesic MDS"].set_index("representation")
+    np.testing.assert_allclose(mds["margin"], mds["spearman"] - plane[mds.index])
+
+
+def test_a_graph_without_signals_says_what_is_left_out(done):
+    page = (done.out / "report.html").read_text()
+    assert "the ruler has no senders and receivers" in page and "Do the model&#x27;s genes follow" in page.replace(
+        "'", "&#x27;"
+    )
+    figure = genes_on_ruler(done.context.read("manifold_genes"))
+    assert len(figure.data) >= 4
+
+
+def test_nothing_is_done_twice(done, settings):
+    again = execute(RECIPE, make_config(ManifoldConfig, **settings), done.out)
+    assert again.seconds == done.seconds
+
+
+def test_signals_bring_groups_of_cells(settings, tmp_path, monkeypatch):
+    """A package of liana's name whose resource links genes of these cells."""
+    genes = load_ruler(settings["ruler"]).stages
+    edges = pd.read_csv(settings["ruler"])
+    site = tmp_path / "site"
+    (site / "liana" / "resource").mkdir(parents=True)
+    (site / "liana" / "__init__.py").write_text("")
+    (site / "liana-1.0.dist-info").mkdir()
+    (site / "liana-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: liana\nVersion: 1.0\n")
+    columns = {"source_genesymbol": edges["source"], "target_genesymbol": edges["target"], "resource": "consensus"}
+    pd.DataFrame(columns).to_csv(site / "liana" / "resource" / "omni_resource.csv")
+    monkeypatch.syspath_prepend(site)
+    config = make_config(ManifoldConfig, **{**settings, "ruler": "communication"})
+    done = execute(RECIPE, config, tmp_path / "out")
+    cells, axis = (done.context.read(name) for name in ("manifold_cells", "manifold_axis"))
+    assert set(cells["holdout"]) == {"random", "whole cell types"} and cells["spearman"].notna().all()
+    assert set(cells.loc[cells["kind"] == "control", "representation"]) == {
+        "expression",
+        "a random matrix",
+        "untrained: operators",
+    }
+    assert set(axis["n"]) == {10} and "broad classes" in set(axis["of"])
+    assert done.results["cells"]["n_pairs"] == len(edges.drop_duplicates()) and len(genes) >= 50
+    assert "made of their expression" in (done.out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"ruler": "hematopoiesis"}, EvaluationError, "lies over cells; workbench manifold takes one over genes"),
+        ({"panel": {"size": 30}}, EvaluationError, "of the 56 genes of the ruler 'edges' .* 40 are needed"),
+        ({"fits": {"folds": 15}}, EvaluationError, "groups are needed for 15 folds"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_pass(settings, tmp_path, change, error, said):
+    with pytest.raises(error, match=said):
+        plan(RECIPE, make_config(ManifoldConfig, **{**settings, **change}), tmp_path / "out")
+
+
+def test_a_ruler_of_which_no_gene_is_in_the_vocabulary_is_refused(settings, tmp_path):
+    (tmp_path / "mouse.csv").write_text("source,target\nCd4x,Cd8x\nCd8x,Cd3x\n")
+    with pytest.raises(
+        EvaluationError, match="0 of the 3 genes of the ruler 'mouse' .* are among the 60 genes of the panel"
+    ):
+        plan(
+            RECIPE, make_config(ManifoldConfig, **{**settings, "ruler": str(tmp_path / "mouse.csv")}), tmp_path / "out"
+        )
+
+
+def test_topk_is_refused(settings):
+    with pytest.raises(ConfigError, match="topk screens heads by a ruler over cells"):
+        make_config(ManifoldConfig, **{**settings, "adaptor": {"feature_map": "topk"}})
+
+
+def test_the_configuration_that_ships_is_read():
+    assert read_config("experiments/second_manifold_blood_mini.yaml", ManifoldConfig).ruler == "communication"

@@ -1,0 +1,1 @@
+"""``workbench manifold``: rulers over genes, and groups of cells by who can signal to whom."""
