@@ -51,7 +51,8 @@ def test_every_method_is_right_on_cells_like_those_of_training(made):
     ours = rows[OURS]
     assert ours["n_cells"] == 300 and ours["n_left_out"] == 0 and ours["fit"] and ours["coverage"] == 1
     assert (
-        ours["assigned_accuracy"] > ours["accuracy"] - 0.01 and ours["loss"] == rows[LOGISTIC]["accuracy"] - ours["accuracy"]
+        ours["assigned_accuracy"] > ours["accuracy"] - 0.01
+        and ours["loss"] == rows[LOGISTIC]["accuracy"] - ours["accuracy"]
     )
 
 

@@ -239,9 +239,12 @@ def test_the_file_takes_along_what_is_known_of_the_training_cells(cells, operato
     measured = np.arange(30) >= 6
     matrix, offset = known.given(measured)
     filled = (x * measured) @ matrix + offset
-    assert np.abs(filled - made.transform(pd.DataFrame(x, columns=GENES))).mean() < np.abs(
-        np.asarray((x * measured) @ made.matrix_ + made.offset_) - made.transform(pd.DataFrame(x, columns=GENES))
-    ).mean()
+    assert (
+        np.abs(filled - made.transform(pd.DataFrame(x, columns=GENES))).mean()
+        < np.abs(
+            np.asarray((x * measured) @ made.matrix_ + made.offset_) - made.transform(pd.DataFrame(x, columns=GENES))
+        ).mean()
+    )
 
 
 def test_values_below_zero_cannot_be_thinned(cells, operator):

@@ -129,7 +129,6 @@ def fitted_temperature(logits: Float[np.ndarray, "cell output"], truth: Numbers)
     logits, truth
         What a readout says of cells that it was not fitted on, as `Readout.output` gives it, and the number of each cell's true class.
     """
-
     weights = compute_sample_weight("balanced", truth)
 
     def loss(log_temperature: float) -> float:
