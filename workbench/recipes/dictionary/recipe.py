@@ -14,18 +14,20 @@ from workbench.errors import CellsError, ConfigError, HookError, ShapeError
 from workbench.explorer.dictionary import page_files
 from workbench.factors.gene_sets import load_gene_sets, usable_terms
 from workbench.files import digest
-from workbench.recipes.dictionary.config import UNTRAINED
+from workbench.recipes.dictionary.config import UNTRAINED, FeatureSweepConfig
 from workbench.recipes.dictionary.context import FOLDER, MODEL, TRAIN, DictionaryContext, PlannedTraining
 from workbench.recipes.dictionary.judge import JUDGED, MATCHED, judge_stage, stability_stage
 from workbench.recipes.dictionary.name import NAMED, name_stage
 from workbench.recipes.dictionary.pages import FEATURES, pages_stage
 from workbench.recipes.dictionary.sections import report
+from workbench.recipes.dictionary.sweep import EDGES, EFFECTS, ESTIMATES, STAGES, STEERING, SWEPT, inputs_of
+from workbench.recipes.dictionary.swept import check_sweep, pairs_of_hooks, swept_hooks
 from workbench.recipes.dictionary.train import train_stage
 from workbench.recipes.loads import seconds_per_cell
 
 _FEW = 8
 # What the parts of the command do; each also does what comes before it.
-PARTS = TRAINS, JUDGES, NAMES, PAGES = ("train", "judge", "name", "page")
+PARTS = TRAINS, JUDGES, NAMES, SWEEPS, PAGES = ("train", "judge", "name", "sweep", "page")
 _BASIS = "passes alone; the steps of a dictionary take several times as long"
 
 
@@ -41,7 +43,7 @@ def stages(context: DictionaryContext) -> list[Stage]:
     -------
     list of Stage
         ``train``, one for each other seed and each control, ``judge``, ``stability`` with two seeds or more, ``name`` where names are asked
-        for, and ``pages``.
+        for, ``feature_effects``, ``feature_attribution``, ``feature_circuits`` and ``feature_steering`` where causes are, and ``pages``.
 
     Raises
     ------
@@ -93,6 +95,13 @@ def stages(context: DictionaryContext) -> list[Stage]:
         named = (TRAIN, *(one.stage for one in context.trainings if one.source == UNTRAINED))
         listed.append(Stage("name", partial(name_stage, context), asked, named, NAMED, part=NAMES))
         before = (*before, "name")
+    if config.sweep is not None:
+        for name, (work, _) in STAGES.items():
+            if (name == EDGES and not pairs_of_hooks(context)) or (name == STEERING and not config.sweep.steering):
+                continue
+            after = (TRAIN, EFFECTS) if name == STEERING else (TRAIN,)
+            given_to = inputs_of(context, name)
+            listed.append(Stage(name, partial(work, context), given_to, after, SWEPT[name], part=SWEEPS))
     drawn = {"seed": seed, "hooks": list(context.hooks)}
     files = tuple(f"{FOLDER}/{hook}/{file}" for hook in context.hooks for file in page_files(config.dictionary.width))
     pages = partial(pages_stage, context)
@@ -125,6 +134,8 @@ def _check(context: DictionaryContext) -> None:
                 f"{config.dictionary.width} features are fewer than the {reader.width(hook)} numbers of an activation at '{hook}'; set "
                 f"dictionary.width to {reader.width(hook)} or more."
             )
+    if config.sweep is not None:
+        check_sweep(context)
     if config.names is not None:
         usable_terms(load_gene_sets(config.names.sets), tokenizer.match.genes)
     if config.dictionary.architecture != "batchtopk" and config.targets:
@@ -158,10 +169,31 @@ def expects(context: DictionaryContext) -> Expected:
         found["stability"] = Load(tasks=hooks * (own - 1))
     if config.names is not None:
         found["name"] = Load(looked, tasks=hooks * (1 + (UNTRAINED in config.controls)))
+    if config.sweep is not None:
+        found |= _swept(context, config.sweep, seconds_per_cell(context.model, tokens))
     rows = float(tokenizer.lengths().sum() - len(tokenizer)) * n / len(context.cells)
     steps = max(1, round(config.dictionary.share * config.dictionary.epochs * rows / config.dictionary.rows))
     said = f"About {steps:,} steps of each of {len(context.trainings)} x {hooks} dictionaries with {wide:,} features."
     return Expected(found, said)
+
+
+def _swept(context: DictionaryContext, asked: FeatureSweepConfig, seconds: float) -> dict[str, Load]:
+    """What the stages of causes have to do at most; time is that of the passes alone."""
+    hooks, n = len(swept_hooks(context)), min(asked.n_cells, len(context.split.test))
+    each = asked.features if isinstance(asked.features, int) else max(map(len, asked.features.values()))
+    changed = min(context.config.dictionary.width, each * (1 + asked.alike))
+
+    def load(passes: int, **more: int) -> Load:
+        return Load(n, passes, seconds=passes * seconds, basis="at most: passes alone", **more)
+
+    pairs = len(pairs_of_hooks(context))
+    doses = sum(1 + len(one.doses) * (1 + one.draws) for one in asked.steering)
+    return {
+        EFFECTS: load(hooks * n * (2 + changed)),
+        ESTIMATES: load(hooks * n * (4 + asked.check)),
+        EDGES: load(pairs * n * (3 + asked.check + 2 * asked.targets), tasks=pairs),
+        STEERING: load(hooks * (1 + each) * n * doses),
+    }
 
 
 RECIPE = Recipe("dictionary", DictionaryContext, stages, report, files=(FOLDER,), expects=expects)

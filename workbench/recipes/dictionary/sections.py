@@ -13,11 +13,13 @@ from workbench.engine.stages import Results
 from workbench.figures.checks import records
 from workbench.figures.requests import Request
 from workbench.figures.style import number
+from workbench.recipes.dictionary.causes import cause_controls, causes
 from workbench.recipes.dictionary.context import FOLDER, DictionaryContext
 from workbench.recipes.dictionary.judge import JUDGED, MATCHED
 from workbench.recipes.dictionary.name import NAMED
 from workbench.recipes.dictionary.opening import controls, first, opening
 from workbench.recipes.dictionary.pages import FEATURES, PAGE
+from workbench.recipes.dictionary.sweep import ESTIMATES
 
 _STAGES = {"judge": JUDGED, "stability": MATCHED, "name": NAMED, "pages": (FEATURES,)}
 _SHOWN = (
@@ -86,16 +88,17 @@ def report(context: DictionaryContext, results: Results) -> Report:
         if "train" in results
         else {},
     )
+    caused = causes(context, results)
     return Report(
         title="Sparse dictionaries, beside a gene's name alone",
         opening=opening(tables, context.split.name),
         data=context.cells.uns["workbench"]["source"],
-        sections=[section],
-        controls=controls(tables),
+        sections=[section, caused],
+        controls=[*controls(tables), *cause_controls(caused.tables)],
         shows="dictionary_variance" if "judge" in results else "",
         n=f"{len(context.split.train)} cells trained on, {len(context.split.test)} held out",
         explorer=_links(results["pages"]["hooks"]) if "pages" in results else "",
-        left_out=(FEATURES,),
+        left_out=(FEATURES, ESTIMATES, "feature_edges"),
     )
 
 
