@@ -119,9 +119,9 @@ def feature_estimates(table: pd.DataFrame) -> go.Figure:
     text = ["metric", *(["hook"] if "hook" in table else [])]
     rows = checked(table, what, text, ["feature", "rate", "estimated", "n_cells", "exact"])
     rows = rows if "hook" in rows else rows.assign(hook="")
-    parts = [
-        (place, part) for place, part in rows.groupby(["hook", "metric"], sort=False) if part["exact"].notna().any()
-    ]
+    places_of = rows[["hook", "metric"]].drop_duplicates().itertuples(index=False, name=None)
+    every = [(place, rows[(rows["hook"] == place[0]) & (rows["metric"] == place[1])]) for place in places_of]
+    parts = [(place, part) for place, part in every if part["exact"].notna().any()]
     if not parts:
         raise refusal(what, "no feature has an exact effect; ask for a check of some.")
     titles = [

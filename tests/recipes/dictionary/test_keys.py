@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import yaml
-from helpers import leaves, tiny_model
+from helpers import genes, leaves, tiny_model
 
 from workbench.engine.config import read_config
 from workbench.models.scgpt.checkpoint import save_checkpoint
@@ -69,6 +69,8 @@ FIELDS = {
     "names.sets": ("hematopoiesis", {"name", "pages"}),
     "names.n_top": (5, {"name", "pages"}),
     "names.draws": (9, {"name", "pages"}),
+    "names.ranked_draws": (9, {"name", "pages"}),
+    "names.network": ("NETWORK", {"name", "pages"}),
     "sweep.hooks": ("[blocks.1.hook_resid_post]", LABELLED),
     "sweep.features": (3, {"feature_effects", "feature_steering"}),
     "sweep.how": ("clamp", {"feature_effects", "feature_attribution"}),
@@ -128,6 +130,10 @@ def test_a_field_makes_anew_what_depends_on_it_and_nothing_else(planned, before,
         "COPY": str(folder / "copy.h5ad"),
         "TARGETS": "{blocks.1.hook_resid_post: blocks.1.hook_mlp_out}",
     }
+    if field == "names.network":
+        edges = "".join(f"{a},{b}\n" for a, b in zip(genes(), [*genes()[1:], genes()[0]], strict=True))
+        (folder / "network.csv").write_text(f"source,target\n{edges}")
+        value = str(folder / "network.csv")
     more = ["dictionary.architecture=batchtopk"] if field == "targets" else []
     # An amount goes with a way that takes one.
     with_it = {"sweep.how": ["sweep.amount=1.0"], "sweep.amount": ["sweep.how=scale"]}.get(field, [])

@@ -14,7 +14,7 @@ from processes import kill_once
 from workbench.cells.splits import Split
 from workbench.cli import main
 from workbench.dictionaries import Dictionary, feature_attribution, feature_circuit, feature_effects
-from workbench.dictionaries.judge import describe, gather
+from workbench.dictionaries.judge import describe, donors_of, gather
 from workbench.dictionaries.training import STATE, train_dictionaries
 from workbench.engine.config import make_config
 from workbench.engine.plan import plan_text
@@ -61,7 +61,12 @@ def test_the_tables_have_a_row_for_each_hook_source_and_seed(made):
     rows, fitted = (
         gather(context.model, dictionary, cells, 0, 0.3) for cells in (context.held_cells, context.train_cells)
     )
-    own, _ = describe(dictionary, rows, fitted, context.model, draws=20)
+    donors = donors_of(context.held_cells)
+    own, _ = describe(dictionary, rows, fitted, context.model, donors=donors, draws=20)
+    assert row["n_donors"] == len(set(context.held_cells.obs["donor"])) >= 2
+    assert (row["within_low"], row["within_high"]) == pytest.approx((own["within_low"], own["within_high"]))
+    over_cells, _ = describe(dictionary, rows, fitted, context.model, draws=20)
+    assert over_cells["n_donors"] == 0 and over_cells["within_low"] != own["within_low"]
     assert row["variance_explained"] == pytest.approx(own["variance_explained"]) and row["l0"] == pytest.approx(4)
     codes = context.read("dictionary_codes").set_index(["hook", "code"])
     assert codes.loc[(HOOKS[0], "gene id alone"), "variance_explained"] == pytest.approx(row["gene_id"])

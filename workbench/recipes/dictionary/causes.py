@@ -19,8 +19,7 @@ from workbench.tools.steer import MOVED
 
 _CAUTIONS = (
     "Of the features that are tested the null is other features of the same dictionary: it asks whether a feature does more than its like, not whether it does anything.",
-    "An edge is a lead: of planted codes that have nothing to do with each other some edge has q at most 0.05 more often than it should; ablation (the column "
-    "exact) measures it.",
+    "An edge is a lead, to first order: ablation (the column exact) measures it, and in a residual stream a feature that is only passed on has an edge to its like.",
 )
 
 
@@ -122,10 +121,10 @@ def _slug(name: str) -> str:
 
 def _of_effects(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     said = []
-    for (hook, metric), rows in tables.get(EFFECTS, pd.DataFrame(columns=["hook", "metric"])).groupby(
-        ["hook", "metric"], sort=False
-    ):
-        most = rows.loc[rows["effect"].abs().idxmax()]
+    table = tables.get(EFFECTS, pd.DataFrame(columns=["hook", "metric"]))
+    for hook, metric in table[["hook", "metric"]].drop_duplicates().itertuples(index=False, name=None):
+        rows = table[(table["hook"] == hook) & (table["metric"] == metric)]
+        most = rows.iloc[int(rows["effect"].abs().argmax())]
         null = f"{number(most['null_low'], 2)} to {number(most['null_high'], 2)}, n = {int(most['n_null'])}"
         q = "no q" if rows["q"].isna().all() else f"smallest q {number(rows['q'].min(), 2)}"
         said.append(
@@ -164,7 +163,7 @@ def _of_steering(tables: Mapping[str, pd.DataFrame]) -> list[str]:
             one = means.iloc[0]
             text += f" along the difference of means cells go {number(100 * one['value'], 2)} % of the way (p = {number(one['p'], 2)}, {int(one['n_null'])} random directions);"
         if len(features):
-            best = features.loc[features["value"].idxmax()]
+            best = features.iloc[int(features["value"].argmax())]
             text += (
                 f" of {len(features)} features {int((features['q'] <= ALPHA).sum())} move them further than random directions do, {best['along']} the furthest with "
                 f"{number(100 * best['value'], 2)} % (q = {number(best['q'], 2)});"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -39,7 +40,8 @@ class JudgeConfig(Strict):
         description="Share of a cell's values that are masked for the masked-expression error.",
     )
     bootstrap: PositiveInt = Field(
-        default=200, description="Draws of held-out cells for the interval of what is explained beyond a gene's name."
+        default=200,
+        description="Draws of held-out donors, or of cells where fewer than two donors are held out, for the interval of what is explained beyond a gene's name.",
     )
 
 
@@ -52,7 +54,15 @@ class NamesConfig(Strict):
     n_top: PositiveInt = Field(default=20, description="Genes of a feature's list, at most.")
     draws: PositiveInt = Field(
         default=2000,
-        description="Random gene lists of each feature, matched in length and expression. The smallest p is 1 / (1 + draws).",
+        description="Random gene lists of each feature, matched in length and expression, and rewired networks. The smallest p is 1 / (1 + draws).",
+    )
+    ranked_draws: NonNegativeInt = Field(
+        default=500,
+        description="Random rankings of each feature for pre-ranked enrichment, genes alike in expression exchanged; 0 for none. Time grows with features, sets and draws.",
+    )
+    network: Path | None = Field(
+        default=None,
+        description="Known regulation: a table with the columns source and target, such as CollecTRI or DoRothEA written by decoupler; none by default.",
     )
 
 

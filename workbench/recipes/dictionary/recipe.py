@@ -13,7 +13,7 @@ from workbench.engine.stages import Stage
 from workbench.errors import CellsError, ConfigError, HookError, ShapeError
 from workbench.explorer.dictionary import page_files
 from workbench.factors.gene_sets import load_gene_sets, usable_terms
-from workbench.files import digest
+from workbench.files import digest, hash_file
 from workbench.recipes.dictionary.config import UNTRAINED, FeatureSweepConfig
 from workbench.recipes.dictionary.context import FOLDER, MODEL, TRAIN, DictionaryContext, PlannedTraining
 from workbench.recipes.dictionary.judge import JUDGED, MATCHED, judge_stage, stability_stage
@@ -24,6 +24,7 @@ from workbench.recipes.dictionary.sweep import EDGES, EFFECTS, ESTIMATES, STAGES
 from workbench.recipes.dictionary.swept import check_sweep, pairs_of_hooks, swept_hooks
 from workbench.recipes.dictionary.train import train_stage
 from workbench.recipes.loads import seconds_per_cell
+from workbench.tools.gene_inputs import read_edges
 
 _FEW = 8
 # What the parts of the command do; each also does what comes before it.
@@ -76,7 +77,7 @@ def stages(context: DictionaryContext) -> list[Stage]:
         work = partial(train_stage, context, one)
         listed.append(Stage(one.stage, work, given(one), files=files if one.stage == TRAIN else (), part=TRAINS))
     every = tuple(one.stage for one in context.trainings)
-    judged = {**config.judge.model_dump(mode="json"), "seed": seed}
+    judged = {**config.judge.model_dump(mode="json"), "seed": seed, "donor": context.labels("donor")}
     listed.append(Stage("judge", partial(judge_stage, context), judged, every, JUDGED, part=JUDGES))
     own = tuple(one.stage for one in context.trainings if one.source == MODEL)
     before: tuple[str, ...] = ("judge",)
@@ -87,21 +88,22 @@ def stages(context: DictionaryContext) -> list[Stage]:
     if config.names is not None:
         sets = load_gene_sets(config.names.sets)
         asked = {
-            **config.names.model_dump(mode="json", exclude={"sets"}),
+            **config.names.model_dump(mode="json", exclude={"sets", "network"}),
             "n_cells": config.judge.n_cells,
             "seed": seed,
         }
-        asked |= {"sets": digest(sets.name, sets.sets, sets.sources), **labels}
+        network = None if config.names.network is None else hash_file(config.names.network)
+        asked |= {"sets": digest(sets.name, sets.sets, sets.sources), "network": network, **labels}
         named = (TRAIN, *(one.stage for one in context.trainings if one.source == UNTRAINED))
         listed.append(Stage("name", partial(name_stage, context), asked, named, NAMED, part=NAMES))
         before = (*before, "name")
     if config.sweep is not None:
-        for name, (work, _) in STAGES.items():
+        for name, (asks, _) in STAGES.items():
             if (name == EDGES and not pairs_of_hooks(context)) or (name == STEERING and not config.sweep.steering):
                 continue
             after = (TRAIN, EFFECTS) if name == STEERING else (TRAIN,)
             given_to = inputs_of(context, name)
-            listed.append(Stage(name, partial(work, context), given_to, after, SWEPT[name], part=SWEEPS))
+            listed.append(Stage(name, partial(asks, context), given_to, after, SWEPT[name], part=SWEEPS))
     drawn = {"seed": seed, "hooks": list(context.hooks)}
     files = tuple(f"{FOLDER}/{hook}/{file}" for hook in context.hooks for file in page_files(config.dictionary.width))
     pages = partial(pages_stage, context)
@@ -138,6 +140,8 @@ def _check(context: DictionaryContext) -> None:
         check_sweep(context)
     if config.names is not None:
         usable_terms(load_gene_sets(config.names.sets), tokenizer.match.genes)
+        if config.names.network is not None:
+            read_edges(config.names.network, tokenizer.match.genes)
     if config.dictionary.architecture != "batchtopk" and config.targets:
         raise ConfigError(
             "A transcoder is trained as batchtopk; set dictionary.architecture to that, or take targets out."
