@@ -238,6 +238,11 @@ def test_the_plan_says_tasks_and_steps(tiny, tmp_path):
     assert loads["train"].passes == 3 * loads["train"].cells and "steps of each of 4 x 2 dictionaries" in plan_text(
         found
     )
+    assert "a step of all 2 takes about" in plan_text(found) and "one step of each size" in loads["train"].basis
+    more = {**tiny["dictionary"], "epochs": 300}
+    longer = plan(RECIPE, config(tiny, dictionary=more), tmp_path / "out")
+    seconds = [one.load.seconds for one in (found.stages[0], longer.stages[0])]
+    assert seconds[1] > 20 * seconds[0] > 0
     assert not (tmp_path / "out").exists()
 
 

@@ -21,7 +21,8 @@ from workbench.recipes.dictionary.name import NAMED, name_stage
 from workbench.recipes.dictionary.pages import FEATURES, pages_stage
 from workbench.recipes.dictionary.sections import report
 from workbench.recipes.dictionary.sweep import EDGES, EFFECTS, ESTIMATES, STAGES, STEERING, SWEPT, inputs_of
-from workbench.recipes.dictionary.swept import check_sweep, pairs_of_hooks, swept_hooks
+from workbench.recipes.dictionary.swept import check_sweep, pairs_of_hooks, swept_hooks, target_of
+from workbench.recipes.dictionary.timing import BASIS, seconds_of_steps
 from workbench.recipes.dictionary.train import train_stage
 from workbench.recipes.loads import seconds_per_cell
 from workbench.tools.gene_inputs import read_edges
@@ -29,7 +30,6 @@ from workbench.tools.gene_inputs import read_edges
 _FEW = 8
 # What the parts of the command do; each also does what comes before it.
 PARTS = TRAINS, JUDGES, NAMES, SWEEPS, PAGES = ("train", "judge", "name", "sweep", "page")
-_BASIS = "passes alone; the steps of a dictionary take several times as long"
 
 
 def stages(context: DictionaryContext) -> list[Stage]:
@@ -124,8 +124,7 @@ def _check(context: DictionaryContext) -> None:
                 f"{len(split)} of {len(context.cells)} cells are left to {name}; give more cells or donors, or other held_out.folds."
             )
     tokenizer = model.tokenizer(context.cells, seed=config.seed, min_gene_share=config.data.min_gene_share)
-    targets = [model.resolve_hooks(other)[0] for other in config.targets.values()]
-    reader = Reader(model, tokenizer, list(dict.fromkeys((*context.hooks, *targets))), config.dictionary.cells_at_once)
+    reader = _reader(context)
     if reader.of_cells and config.names is not None:
         raise HookError(
             f"Rows of '{context.hooks[0]}' are cells, which have no gene to name a feature by; set names to null, or take hooks with a row per gene."
@@ -148,6 +147,14 @@ def _check(context: DictionaryContext) -> None:
         )
 
 
+def _reader(context: DictionaryContext) -> Reader:
+    """Reader of all hooks, and of those that transcoders are decoded to."""
+    config, model = context.config, context.model
+    tokenizer = model.tokenizer(context.cells, seed=config.seed, min_gene_share=config.data.min_gene_share)
+    targets = [target_of(context, hook) for hook in context.hooks]
+    return Reader(model, tokenizer, list(dict.fromkeys((*context.hooks, *targets))), config.dictionary.cells_at_once)
+
+
 def expects(context: DictionaryContext) -> Expected:
     """What a run has to do: passes of each training, and the dictionaries that are judged, matched and named.
 
@@ -160,11 +167,16 @@ def expects(context: DictionaryContext) -> Expected:
     tokenizer = context.model.tokenizer(context.cells, seed=config.seed, min_gene_share=config.data.min_gene_share)
     tokens = tokenizer.tokens(0, min(_FEW, len(context.cells)))
     passes = max(1, round(config.dictionary.epochs * n))
-    seconds = seconds_per_cell(context.model, tokens) * passes
     d = context.model.config.d_model
     wide, kept = config.dictionary.width, 4 * hooks * (2 * config.dictionary.width * d)
     memory = 4 * hooks * d * config.dictionary.buffer + 4 * kept
-    train = Load(n, passes, memory=memory, disk=kept, seconds=seconds, basis=_BASIS)
+    rows = float(tokenizer.lengths().sum() - len(tokenizer)) * n / len(context.cells)
+    steps = max(1, round(config.dictionary.share * config.dictionary.epochs * rows / config.dictionary.rows))
+    targets = {hook: to for hook in context.hooks if (to := target_of(context, hook)) != hook}
+    each = seconds_of_steps(config.dictionary, _reader(context), targets, context.device)
+    per_cell = seconds_per_cell(context.model, tokens)
+    seconds = per_cell * passes + each * steps
+    train = Load(n, passes, memory=memory, disk=kept, seconds=seconds, basis=BASIS)
     looked = min(config.judge.n_cells, len(context.split.test))
     found = {one.stage: train for one in context.trainings}
     found["judge"] = Load(looked, tasks=hooks * len(context.trainings))
@@ -174,10 +186,8 @@ def expects(context: DictionaryContext) -> Expected:
     if config.names is not None:
         found["name"] = Load(looked, tasks=hooks * (1 + (UNTRAINED in config.controls)))
     if config.sweep is not None:
-        found |= _swept(context, config.sweep, seconds_per_cell(context.model, tokens))
-    rows = float(tokenizer.lengths().sum() - len(tokenizer)) * n / len(context.cells)
-    steps = max(1, round(config.dictionary.share * config.dictionary.epochs * rows / config.dictionary.rows))
-    said = f"About {steps:,} steps of each of {len(context.trainings)} x {hooks} dictionaries with {wide:,} features."
+        found |= _swept(context, config.sweep, per_cell)
+    said = f"About {steps:,} steps of each of {len(context.trainings)} x {hooks} dictionaries with {wide:,} features; a step of all {hooks} takes about {each:.2g} s beside the passes."
     return Expected(found, said)
 
 
