@@ -193,7 +193,7 @@ def dealt(strata: Int[np.ndarray, " gene"], seed: int, draw: int) -> Int[np.ndar
     strata
         Stratum of each gene, numbered from 0.
     seed, draw
-        Seed of all draws, and the number of this one.
+        Seed that all draws are keyed by, and the number of this one among them.
     """
     moved = np.arange(len(strata))
     rng = generator(seed, "random lists", str(draw))
@@ -221,7 +221,7 @@ class Tails:
     Parameters
     ----------
     lengths
-        Length of each list.
+        How many genes each list has, in the order of the lists.
     members
         Whether each gene is in each term.
     """

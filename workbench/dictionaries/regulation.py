@@ -43,7 +43,7 @@ def name_regulators(
     genes
         Names of the panel's genes.
     strata
-        Stratum of each gene.
+        Stratum of expression of each gene of the panel, numbered from 0.
     draws, seed
         Rewired networks along one chain of swaps, and their seed.
 

@@ -77,7 +77,7 @@ def over(row: Any) -> str:
     Parameters
     ----------
     row
-        Row of ``dictionary_summary``.
+        A row of the table ``dictionary_summary``, with its column ``n_donors``.
     """
     return f"over {int(row.n_donors)} donors" if row.n_donors else "over cells"
 

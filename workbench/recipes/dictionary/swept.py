@@ -45,7 +45,7 @@ def target_of(context: DictionaryContext, hook: str) -> str:
     Parameters
     ----------
     context
-        Run that trains dictionaries.
+        Run whose configuration may name targets of transcoders.
     hook
         Full name of a hook.
     """

@@ -19,13 +19,13 @@ def seconds_of_steps(config: DictionaryConfig, reader: Reader, targets: dict[str
     Parameters
     ----------
     config
-        Settings of the dictionaries.
+        Architecture, width and rows of a step of the dictionaries.
     reader
         Reader of all hooks and targets, which knows how wide their activations are.
     targets
         For transcoders, the hook that each of the hooks is decoded to.
     device
-        Where dictionaries are trained.
+        Device that the dictionaries are trained on.
     """
     hooks = [hook for hook in reader.hooks if hook not in targets.values() or hook in targets]
     sizes = [(reader.width(hook), reader.width(targets[hook]) if hook in targets else None) for hook in hooks]
