@@ -125,7 +125,8 @@ def controls(tables: Tables) -> list[Control]:
         n, again = int(table["n"].sum()), round(float((table["n"] * table["above_0.9"]).sum()))
         found.append(Control("another seed", f"finds {again} of {n} features again (cosine above 0.9)", again, n))
     if "dictionary_naming" in tables:
-        rows = tables["dictionary_naming"].query("source == 'model' and method == @LISTS")
+        table = tables["dictionary_naming"]
+        rows = table[(table["source"] == MODEL) & (table["method"] == LISTS)]
         n, named = int(rows["features"].sum()), round(float((rows["features"] * rows["named"]).sum()))
         found.append(Control("random gene lists", f"{named} of {n} features have a name beyond them", named, n))
     return found
