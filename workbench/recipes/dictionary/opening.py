@@ -9,6 +9,7 @@ import pandas as pd
 
 from workbench.dictionaries.baselines import ONE_HOT
 from workbench.dictionaries.judge import OWN
+from workbench.dictionaries.lists import LISTS
 from workbench.engine.section import Control, Opening
 from workbench.figures.style import number
 from workbench.recipes.dictionary.config import SHUFFLED, UNTRAINED
