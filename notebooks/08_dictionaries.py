@@ -51,7 +51,9 @@ train, held_out = cells[split.train], cells[split.test]
 hook = f"blocks.{model.config.n_layers // 2}.hook_resid_post"
 asked = dictionaries.DictionaryConfig(width=256, k=16, rows=1024, epochs=3)
 dictionary = workbench.train_dictionaries(model, train, hook, asked, seed=seed, progress=False)[hook]
-print(f"{dictionary.width} features of {hook}, {asked.k} active; {len(split.train)} cells trained on, {len(split.test)} held out")
+print(
+    f"{dictionary.width} features of {hook}, {asked.k} active; {len(split.train)} cells trained on, {len(split.test)} held out"
+)
 
 # %% [markdown]
 # ## Judge: does it know more than the gene's name?
@@ -99,7 +101,9 @@ with torch.no_grad():
         same = model(few).cell
         with model.hooks([(f"{dictionary.hook}.hook_features", dictionaries.edit_features([feature], scale=0))]):
             without = model(few).cell
-print(f"largest change of the cell embedding: {float((same - intact).abs().max()):.0e} spliced, {float((without - intact).abs().max()):.0e} without F{feature}")
+print(
+    f"largest change of the cell embedding: {float((same - intact).abs().max()):.0e} spliced, {float((without - intact).abs().max()):.0e} without F{feature}"
+)
 
 # %% [markdown]
 # ## What features cause, beside features that are alike
