@@ -66,14 +66,14 @@ def cause_controls(tables: Mapping[str, pd.DataFrame]) -> list[Control]:
     if EFFECTS in tables:
         table = tables[EFFECTS]
         beyond, n = int(table["beyond"].sum()), int(table["q"].notna().sum())
-        text = f"do less than {beyond} of {n} tested features (by metric and hook)"
+        text = f"{beyond} of {n} tested features do more (by metric and hook)"
         found.append(Control("features that are alike", text, beyond, n))
     if STEERING in tables:
         rows = _furthest(tables[STEERING])
         rows = rows[rows["along"] != DIFFERENCE]
         held = int((rows["q"] <= ALPHA).sum())
         found.append(
-            Control("random directions", f"move cells less than {held} of {len(rows)} features", held, len(rows))
+            Control("random directions", f"{held} of {len(rows)} features move cells further", held, len(rows))
         )
     return found
 
@@ -161,12 +161,12 @@ def _of_steering(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         text = f"{hook}, {target} towards {source} at dose {number(rows['dose'].max())}:"
         if len(means):
             one = means.iloc[0]
-            text += f" along the difference of means cells go {number(100 * one['value'], 2)} % of the way (p = {number(one['p'], 2)}, {int(one['n_null'])} random directions);"
+            text += f" along the difference of means cells go {number(100 * one['value'])} % of the way (p = {number(one['p'], 2)}, {int(one['n_null'])} random directions);"
         if len(features):
             best = features.iloc[int(features["value"].argmax())]
             text += (
                 f" of {len(features)} features {int((features['q'] <= ALPHA).sum())} move them further than random directions do, {best['along']} the furthest with "
-                f"{number(100 * best['value'], 2)} % (q = {number(best['q'], 2)});"
+                f"{number(100 * best['value'])} % (q = {number(best['q'], 2)});"
             )
         said.append(f"{text} n = {int(rows['n_cells'].max())} cells.")
     return said
