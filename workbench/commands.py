@@ -137,7 +137,12 @@ def known_answers(arguments: Arguments) -> int:
     cells = None if arguments.cells is None else load(arguments.cells)
     print(f"[known-answers] reading {arguments.checkpoint} ...", file=sys.stderr)
     checked = check_answers(
-        arguments.checkpoint, cells, arguments.annotation, device=arguments.device, seed=arguments.seed
+        arguments.checkpoint,
+        cells,
+        arguments.annotation,
+        dictionaries=arguments.dictionaries,
+        device=arguments.device,
+        seed=arguments.seed,
     )
     rows = json.loads(checked.table.to_json(orient="records"))
     told = {"verdict": checked.verdict, "missed": checked.missed, "answers": rows, "left_out": dict(checked.left_out)}

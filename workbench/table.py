@@ -139,15 +139,15 @@ _WORKING = (
     ),
     Command(
         "dictionary",
-        "train sparse dictionaries of activations, judge them beside a gene's name alone, name their features, and browse them",
+        "train sparse dictionaries of activations, judge them beside a gene's name alone, name their features, ask what they cause, and browse them",
         "Train a sparse dictionary of each hook, judge it beside gene identity, simpler codes and controls, name its features beside "
-        "random gene lists, and write pages to browse. Options come last. Finished stages whose inputs are unchanged are not run again.",
+        "random gene lists, ask what they cause beside features that are alike, and write pages to browse. Options come last. Finished stages whose inputs are unchanged are not run again.",
         commands.carry_out,
         (
             argument(
                 "only",
                 nargs="?",
-                choices=("train", "judge", "name", "page"),
+                choices=("train", "judge", "name", "sweep", "page"),
                 help="do this part, and what comes before it; all when absent",
             ),
             *_takes_config(_RUN_FOLDER),
@@ -212,6 +212,9 @@ _TABLE = (
             argument("checkpoint", completes=FOLDER, help="folder with args.json, vocab.json and best_model.pt"),
             argument("--cells", completes=CELLS, help="file of cells of the immune system; none is read without it"),
             argument("--annotation", help="table (CSV, TSV) with gene symbols and chromosomes"),
+            argument(
+                "--dictionaries", completes=FOLDER, help="folder of a run of workbench dictionary on this checkpoint"
+            ),
             argument("--device", default="auto", help="auto, cpu, cuda:1 or mps, for the passes over cells"),
             argument("--seed", type=int, default=0, help="seed of the draw of cells and of the folds"),
             _JSON,

@@ -126,18 +126,14 @@ def test_a_planted_chain_is_found_in_nineteen_of_twenty_seeds():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="2 of these 20 seeds have an edge: the level that was asked for is missed, as the documentation says",
-)
 def test_unrelated_codes_have_edges_in_at_most_one_of_twenty_seeds():
     assert sum(check_null(seed) for seed in range(20)) <= 1
 
 
 @pytest.mark.slow
 def test_unrelated_codes_have_edges_as_often_as_the_documentation_says():
-    # Measured on seeds 1000 to 1099, which nothing was chosen on: 9 of 100, and 4 to 16 as the documentation says.
-    assert sum(check_null(seed) for seed in range(1000, 1100)) <= 16
+    # Measured on seeds 3000 to 3099, which nothing was chosen on: 5 of 100, and 2 to 11 as the documentation says.
+    assert sum(check_null(seed) for seed in range(3000, 3100)) <= 11
 
 
 def test_a_feature_that_is_held_is_put_in_again_at_every_layer(model, pair):

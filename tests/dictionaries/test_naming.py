@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from fixtures_dictionaries import random_dictionary
 
+from workbench.dictionaries.lists import name_lists, name_rankings
 from workbench.dictionaries.naming import (
     activity_by_label,
     leading_donor,
     leading_label,
     name_features,
-    name_lists,
+    top_cells,
     top_genes,
 )
+from workbench.dictionaries.regulation import name_regulators
 from workbench.errors import EvaluationError, HookError
 from workbench.factors.gene_sets import GeneSets
 
@@ -86,17 +89,91 @@ def test_planted_programs_are_named_and_permuted_ones_are_not(world):
     assert 0.4 < table["p"].mean() < 0.75  # overlaps are whole numbers, and ties count against a list
 
 
+def test_planted_rankings_are_named_and_permuted_ones_are_not(world):
+    (_, strata, members, terms), rng = world, np.random.default_rng(5)
+    # Not too strong: where a few genes have most of a score, any set that is dealt one of them has as large a score.
+    planted = rng.gamma(4, 0.25, (TERMS, N_GENES))
+    planted[members] *= 3
+    table, summary = name_rankings(planted, members, terms, strata, draws=400, seed=0)
+    assert ((table["ranked_q"] <= 0.05) & (table["ranked_program"] == terms)).mean() >= 0.9 and summary["named"] >= 0.9
+    # Scores that follow expression, of which the sets have more: the usual rule names them, the matched one does not.
+    random = rng.gamma(1, 0.2, (120, N_GENES)) * (1 + strata) ** 2
+    random[:, ::3] = 0
+    table, summary = name_rankings(random, members, terms, strata, draws=200, seed=0)
+    assert summary["named"] <= 0.05 and 0.4 < table["ranked_p"].mean() < 0.6
+    assert summary["rule"] == pytest.approx(summary["rule_random"], abs=0.08) and summary["rule_random"] > 0.05
+    assert name_rankings(np.zeros((2, N_GENES)), members, terms, strata, draws=9, seed=0)[0]["ranked_p"].isna().all()
+
+
+def test_scores_of_rankings_are_those_of_the_library(world):
+    from workbench.factors.programs import preranked
+
+    (_, _, members, terms), rng = world, np.random.default_rng(6)
+    own = np.where(rng.random(N_GENES) < 0.5, rng.gamma(1, 1, N_GENES), 0)
+    # Of one draw that counts with the observed one, the score is over the mean of both.
+    table, _ = name_rankings(own[None], members[:1], terms[:1], np.arange(N_GENES), draws=1, seed=0)
+    es = preranked(own, members[:1])["es"].iloc[0]
+    assert table["ranked_score"].iloc[0] == pytest.approx(1 if es > 0 else 0) and table["ranked_p"].iloc[0] == 1
+
+
+def network(rng, n=30, targets=20):
+    """Regulators 0 to n, each with random targets, of which some genes have more than others."""
+    often = rng.gamma(1, 1, N_GENES - n)
+    return np.array(
+        [(r, n + g) for r in range(n) for g in rng.choice(N_GENES - n, targets, replace=False, p=often / often.sum())]
+    )
+
+
+def test_planted_regulators_are_found_and_those_of_rewired_networks_are_not(world):
+    rng = np.random.default_rng(3)
+    strata, names = world[1], [f"G{i}" for i in range(N_GENES)]
+    edges = network(rng)
+    lists = [
+        np.concatenate([rng.permutation(edges[edges[:, 0] == r, 1])[:10], rng.permutation(N_GENES)[:10]])
+        for r in range(20)
+    ]
+    lists = [np.unique(one) for one in lists]
+    table, summary = name_regulators(lists, edges, names, strata, draws=400, seed=0)
+    assert (table["regulated"] & (table["regulator"] == [f"G{r}" for r in range(20)])).mean() >= 0.9
+    # Genes with many regulators: any network with the same degrees has them together.
+    degree = np.bincount(edges[:, 1], minlength=N_GENES) + 0.01
+    often = [rng.choice(N_GENES, 20, replace=False, p=degree / degree.sum()) for _ in range(150)]
+    table, summary = name_regulators(
+        [*often, np.zeros(0, dtype=int)], edges, names, np.zeros(N_GENES, dtype=int), draws=200, seed=0
+    )
+    assert summary["named"] <= 0.05 and summary["features"] == 150 and np.isnan(table["regulator_p"].iloc[-1])
+    assert summary["rule"] == pytest.approx(summary["rule_random"], abs=0.06)
+    with pytest.raises(EvaluationError, match="0 edges of the network"):
+        name_regulators(often, edges[:2], names, strata, draws=9, seed=0)
+    full = np.array([(a, b) for a in range(4) for b in range(4, N_GENES)])
+    with pytest.raises(EvaluationError, match="Rewiring changes 0 %"):
+        name_regulators(often, full, names, strata, draws=2, seed=0)
+
+
+def test_top_cells_are_by_mean_over_their_genes_and_ties_by_name():
+    features = sp.csr_matrix(np.array([[2.0, 0], [0, 0], [3, 0], [1, 0], [1, 0]]))
+    table = top_cells(features, np.array([0, 0, 1, 2, 2]), np.array(["b", "c", "a"]))
+    assert table["cell"].tolist() == ["c", "a", "b"] and table["mean"].tolist() == [3, 1, 1]
+    assert table["firings"].tolist() == [1, 2, 1] and set(table["feature"]) == {0}
+
+
 def test_names_of_a_dictionary(model, cells):
     cells = cells.copy()
     cells.obs["donor"] = [f"d{i % 3}" for i in range(60)]
     sets = GeneSets("mine", {"P": tuple(f"GENE{i}" for i in range(6))}, {"P": ""})
     found = name_features(
-        model, cells, random_dictionary(model), sets, cell_type="cell_type", donor="donor", n_top=5, draws=50
-    )
+        model, cells, random_dictionary(model), sets, cell_type="cell_type", donor="donor", n_top=5, draws=50, ranked_draws=20,
+        network=pd.DataFrame({"source": [f"GENE{i % 8}" for i in range(40)], "target": [f"GENE{8 + i * 7 % 30}" for i in range(40)]}),
+    )  # fmt: skip
+    assert found.summary["method"].tolist() == ["top genes", "ranking", "regulators"]
+    assert {"ranked_program", "ranked_q", "regulator", "regulated"} <= set(found.features) and found.cells[
+        "rank"
+    ].max() == 5
     assert len(found.features) == 24 and set(found.features["donor"]) <= {"d0", "d1", "d2", ""}
     assert not found.features["one_donor"].any() and found.terms["kept"].all()
     assert found.genes.groupby("feature")["rank"].max().max() <= 5 and (found.genes["lift"] > 1).all()
-    again = name_features(model, cells[::-1], random_dictionary(model), sets, n_top=5, draws=50)
+    again = name_features(model, cells[::-1], random_dictionary(model), sets, n_top=5, draws=50, ranked_draws=20)
+    assert again.cells.equals(found.cells) and again.features["ranked_p"].equals(found.features["ranked_p"])
     assert again.features["p"].equals(found.features["p"]) and again.features["genes"].equals(found.features["genes"])
 
 
@@ -118,7 +195,7 @@ def test_a_feature_of_one_donor_is_marked(model, cells):
     one.W_enc[:, 0] = direction
     one.b_enc[0] = -float(others[torch.arange(40) != 7].max())
     sets = GeneSets("mine", {"P": tuple(f"GENE{i}" for i in range(6))}, {"P": ""})
-    table = name_features(model, cells, one, sets, donor="donor", draws=9).features
+    table = name_features(model, cells, one, sets, donor="donor", draws=9, ranked_draws=0).features
     assert table["one_donor"].tolist() == [True] + [False] * 15 and table["genes"][0] == "GENE7"
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fixtures_dictionaries import random_dictionary
 from helpers import genes, tiny_cells, tiny_model
 
 from workbench.capture.pairs import PATTERNS, GenePairSink
 from workbench.capture.record import capture
 from workbench.cli import main
-from workbench.errors import ConfigError
+from workbench.engine.tables import table_path, write_table
+from workbench.errors import ConfigError, HookError
 from workbench.evidence import known_answers
 from workbench.evidence.known_answers import (
     MET,
@@ -27,7 +29,7 @@ from workbench.evidence.known_answers import (
     read_answers,
 )
 from workbench.evidence.known_cells import compared, first_component
-from workbench.models.load import read_model
+from workbench.models.load import load_model, read_model
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.operators.operator import head_name
 
@@ -85,7 +87,9 @@ def test_what_is_true_by_construction_is_met_and_what_was_not_given_is_not_asked
     checked = check_answers(folder / "model", annotation=folder / "genes.csv", answers=known)
     needs = [answer["what"] for answer in known.answers.values() if answer.get("needs") == "cells"]
     found = status(checked)
-    assert checked.release and not checked.missed and len(needs) == 4
+    dictionaries = [answer["what"] for answer in known.answers.values() if answer.get("needs") == "dictionaries"]
+    assert checked.release and not checked.missed and len(needs) == 4 and len(dictionaries) == 2
+    assert all(found.pop(name) == f"{NOT_ASKED}: give --dictionaries" for name in dictionaries)
     assert all(found[name] == f"{NOT_ASKED}: give --cells" for name in needs)
     assert {found[name] for name in found if name not in needs} == {MET}
     row = checked.table[checked.table["answer"].str.startswith("chromosome")].iloc[0]
@@ -205,3 +209,34 @@ def test_the_vocabulary_of_the_release_has_the_facts(shared_data):
     )
     for name in ("pad", "cls", "eoc"):
         assert ids[f"<{name}>"] == known[f"{name}_id"]["expected"]
+
+
+def test_dictionaries_of_the_published_size_are_compared_and_others_refused(planted, tmp_path):
+    folder, known = planted
+    model = load_model(folder / "model")
+    hooks = [f"blocks.{i}.hook_resid_post" for i in range(3)]
+    rows = {
+        "hook": hooks,
+        "source": "model",
+        "seed": 0,
+        "variance_explained": [0.9, 0.8, 0.85],
+        "gene_id": 0.7,
+        "l0": 32.0,
+    }
+    write_table(table_path(tmp_path, "dictionary_summary"), pd.DataFrame({**rows, "dead": [0.0, 0.1, 0.05]}))
+    for hook in hooks:
+        random_dictionary(model, hook, width=2048, k=32).save_pretrained(tmp_path / "dictionaries" / hook)
+    table = check_answers(folder / "model", dictionaries=tmp_path, answers=known).table.set_index("answer")
+    own = [table.loc[known.answers[name]["what"]] for name in ("dictionary_variance", "dictionary_alive")]
+    assert [row["found"] for row in own] == pytest.approx([0.85, 0.95]) and {row["status"] for row in own} == {MET}
+    assert own[0]["beside"] == "0.800 to 0.900 by layer; each gene's mean alone explains 0.700"
+    random_dictionary(model, hooks[0], width=64, k=32).save_pretrained(tmp_path / "dictionaries" / hooks[0])
+    with pytest.raises(ConfigError, match="has 64 features, 32 of them active, and the published ones have 2048"):
+        check_answers(folder / "model", dictionaries=tmp_path, answers=known)
+    with pytest.raises(ConfigError, match="holds no tables/dictionary_summary.csv"):
+        check_answers(folder / "model", dictionaries=tmp_path / "none", answers=known)
+    random_dictionary(tiny_model(seed=3), hooks[0], width=2048, k=32).save_pretrained(
+        tmp_path / "dictionaries" / hooks[0]
+    )
+    with pytest.raises(HookError):
+        check_answers(folder / "model", dictionaries=tmp_path, answers=known)

@@ -30,6 +30,14 @@ def made_up(n=40, n_genes=30, n_types=3, n_programs=4, width=16, seed=0):
                 "cell_type": [f"type {i % n_types}" for i in at],
                 "cell_type_lift": rng.uniform(1, 5, n),
             },
+            **{
+                "ranked_program": "program 1",
+                "ranked_score": 2.0,
+                "ranked_p": 0.01,
+                "ranked_q": 0.2,
+                "regulator": "GENE3",
+            },
+            **{"regulator_overlap": 2, "regulator_p": 0.5, "regulator_q": 0.9},
             **{"donor": "donor1", "donor_share": rng.uniform(0, 1, n), "one_donor": at == 5},
         }
     )
@@ -61,6 +69,9 @@ def made_up(n=40, n_genes=30, n_types=3, n_programs=4, width=16, seed=0):
         {"Data": EVIL},
         features,
         table,
+        pd.DataFrame(
+            {"feature": [0, 0], "cell": ["cell 7", EVIL], "mean": [0.2, 0.1], "firings": [9, 4], "cell_type": "type 1"}
+        ),
         types,
         rng.normal(size=(n, width)),
         rng.normal(size=(n, 2)),
@@ -89,7 +100,14 @@ def test_cards_hold_the_tables_and_the_nearest_directions():
 def test_a_page_without_names_or_types_is_made():
     shown = made_up()
     bare = Browsed(
-        "x", {}, shown.features[["feature", "density"]], shown.genes[:0], shown.types[:0], shown.directions, shown.map
+        "x",
+        {},
+        shown.features[["feature", "density"]],
+        shown.genes[:0],
+        shown.cells[:0],
+        shown.types[:0],
+        shown.directions,
+        shown.map,
     )
     listed, cards = page_data(bare)
     assert listed["words"] == {} and listed["types"] == [] and cards[0]["g"] == [] and cards[0]["t"] == {}
@@ -119,6 +137,7 @@ def test_it_works_from_a_file_and_loads_its_own_files_alone(browser_page, folder
     rows = shown.page.locator("#card table").first.locator("tbody tr").all_inner_texts()
     assert rows[0].split("\t")[0] == "GENE0" and len(rows) == 10
     assert "named beyond random lists" in shown.page.inner_text("#program")
+    assert "Of rewired networks 50 % do as well" in shown.page.inner_text("#regulator")
     assert shown.page.locator("#card").inner_text().count("type ") >= 3
 
 

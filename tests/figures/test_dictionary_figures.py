@@ -150,13 +150,14 @@ def test_boxes_are_quartiles_of_the_matches_beside_random_ones():
 
 def test_names_stand_beside_random_lists_and_random_weights():
     rows = [
-        {**place, "source": source, "features": 200, "named": 0.04, "rule": 0.15, "rule_random": 0.05}
+        {**place, "source": source, "method": method, "features": 200, "named": 0.04, "rule": 0.15, "rule_random": 0.05}
         for place in places(KINDS[:1])
         for source in ("model", "untrained")
+        for method in ("top genes", "ranking")
     ]
     figure = figures.dictionary_naming(pd.DataFrame(rows))
     assert named(figure.data) == {
-        "usual rule", "usual rule, random lists", "named beyond random lists (q ≤ 0.05)", "the same of random weights"
+        "usual rule", "usual rule on its null", "named beyond the null (q ≤ 0.05)", "the same of random weights"
     }  # fmt: skip
 
 

@@ -66,8 +66,38 @@ def test_edges_go_from_column_to_column_and_weak_ones_are_left_out():
     assert lines[0].line.width > lines[1].line.width and lines[0].line.color != lines[1].line.color
     assert sorted(figure.data[-1].text) == ["F0", "F1", "F4", "F5", "F7"]
     assert "n = 4" in figure.layout.title.text
-    assert len(figures.feature_graph(edges().assign(q=1.0)).data) == 0
+    none = figures.feature_graph(edges().assign(q=1.0))
+    assert len(none.data) == 0 and none.layout.annotations[-1].text == "no edge has q ≤ 0.05"
     assert [t.mode for t in figures.feature_graph(edges(), top=1).data].count("lines") == 1
+
+
+def estimates() -> pd.DataFrame:
+    rows = pd.DataFrame({"feature": range(6), "rate": 0.1, "estimated": np.arange(6.0), "n_cells": 20})
+    exact = [np.nan, 1.5, np.nan, 2.5, 4.0, np.nan]
+    parts = [rows.assign(hook=hook, metric="label_loss", exact=exact) for hook in ("blocks.1.a", "blocks.2.a")]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_estimates_stand_beside_what_was_measured_in_a_facet_for_each_hook():
+    figure = figures.feature_estimates(estimates())
+    points = [t for t in figure.data if t.mode == "markers" and t.hovertext is not None]
+    assert [list(t.x) for t in points] == [[1, 3, 4]] * 2 and [list(t.y) for t in points] == [[1.5, 2.5, 4]] * 2
+    said = " ".join(note.text for note in figure.layout.annotations)
+    assert "rho 1 over 3 of 6" in said and "blocks.1.a" in said and "blocks.2.a" in said
+    one = figures.feature_estimates(estimates().drop(columns="hook").head(6))
+    assert "blocks" not in " ".join(note.text for note in one.layout.annotations)
+    with pytest.raises(EvaluationError, match="no feature has an exact effect"):
+        figures.feature_estimates(estimates().assign(exact=np.nan))
+
+
+def test_doses_say_what_was_added_where_the_table_does():
+    table = pd.DataFrame(
+        {"dose": [0.0, 1.0], "measure": "moved", "value": [0.0, 0.2], "n_cells": 9, "n_null": 5, "layer": 2}
+    )
+    table = table.assign(low=-1.0, high=1.0, null_mean=0.0, null_low=-0.1, null_high=0.1)
+    named = figures.dose_curves(table.assign(along="F7", target="B", source="T"))
+    assert "B steered towards T: F7 is added behind layer 2" in named.layout.title.text.replace("<br>", " ")
+    assert "Added behind layer 2" in figures.dose_curves(table).layout.title.text.replace("<br>", " ")
 
 
 def test_what_cannot_be_drawn_is_refused():

@@ -1,4 +1,4 @@
-"""What a dictionary has to beat, each with as many numbers an activation: a gene's name, PCA, ICA, k-means, random directions."""
+"""What a dictionary has to beat, each with as many numbers an activation: a gene's name, PCA, ICA, NMF, k-means, random directions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import FastICA
+from sklearn.decomposition import NMF, FastICA
 from threadpoolctl import threadpool_limits
 
 from workbench.dictionaries.judging import gene_means, variance_explained
 from workbench.seeds import generator, key
 
 ONE_HOT = "gene id alone"
-# Rows that k-means and ICA learn from, at most: both are slow, and neither gains from more.
-_LEARN = 20000
+# Rows that k-means and ICA learn from, at most: both are slow, and neither gains from more. NMF is slower still.
+_LEARN, _LEARN_NMF = 20000, 4000
 
 
 @threadpool_limits.wrap(limits=1)
@@ -37,6 +37,8 @@ def baselines(
       single genes can learn that much by heart.
     - PCA: the first k components, the same ones for every row. PCA, largest k: of all components those that are largest in the row.
     - ICA: of as many independent components as the activation is wide, the k that are largest in the row.
+    - NMF: what lies above and below the mean of each number, side by side, makes rows that are nowhere negative. Of twice as many components as the
+      activation is wide, or `width` where that is less, the k that are largest in the row; both halves are then taken from each other.
     - k-means: the nearest of `width` centroids, a code with one active feature.
     - random: of `width` random directions the k that the row has most of, by least squares.
 
@@ -76,10 +78,17 @@ def baselines(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged: its best so far is a code like any other
         ica = FastICA(rank, whiten="unit-variance", max_iter=200, tol=1e-3, random_state=start).fit(learn)
+        parts_of = NMF(min(2 * d, width), tol=1e-3, max_iter=30, random_state=start).fit(
+            _halves(learn[:_LEARN_NMF] - mean)
+        )
         centres = MiniBatchKMeans(min(width, len(learn)), n_init=1, batch_size=2048, random_state=start).fit(learn)
+        loads = parts_of.transform(_halves(test - mean))
     parts = ica.transform(test)
     kept = _largest(parts, np.linalg.norm(ica.mixing_, axis=0), min(k, rank))
     found["ICA, largest k"] = k, kept @ ica.mixing_.T + ica.mean_
+    loads = _largest(loads, np.linalg.norm(parts_of.components_, axis=1), min(k, loads.shape[1]))
+    above, below = np.split(loads @ parts_of.components_, 2, axis=1)
+    found["NMF, largest k"] = k, mean + above - below
     found["k-means"] = 1, centres.cluster_centers_[centres.predict(np.ascontiguousarray(test, dtype=learn.dtype))]
     directions = rng.standard_normal((width, d)).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -89,6 +98,11 @@ def baselines(
         for name, (l0, y) in found.items()
     ]
     return pd.DataFrame(rows, columns=["code", "l0", "variance_explained", "within_genes"])
+
+
+def _halves(x: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row twice"]:
+    """What is above 0 and what is below, side by side."""
+    return np.concatenate([np.maximum(x, 0), np.maximum(-x, 0)], axis=1)
 
 
 def _largest(code: np.ndarray, lengths: np.ndarray, k: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Which features of one hook drive which of a later one: by gradients through the model, checked exactly on a sample.
 
 A feature that fires often has strong edges, whatever it does, and one that fires where another does shares its edges by the way. So firing
-rates are regressed out of strengths, and these are compared with those of random mixtures of the same features, which read what they
-write, fire as often, and are as strong.
+rates are regressed out of strengths, and these are compared with those of random mixtures of the same features (`mixtures`), which read what
+they write, find as much of it in the activations, fire as often, and are as strong.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from workbench.cells.genes import MIN_SHARE
 from workbench.dictionaries.alike import feature_usage
 from workbench.dictionaries.causing import check_dictionary
 from workbench.dictionaries.dictionary import Dictionary
+from workbench.dictionaries.mixtures import mixtures
 from workbench.dictionaries.splicing import edit_features, spliced
 from workbench.errors import EvaluationError, HookError
 from workbench.models import CellModel
@@ -81,8 +82,8 @@ def feature_circuit(
     The strength of a pair is sum(a * db/da) over genes, with a the source's activation and b the sum of the target's over the genes of a
     cell, at the intact model; one backward pass per target and batch serves all sources.
 
-    An edge is a lead: of planted codes that have nothing to do with each other some edge has q at most 0.05 in 9 of 100 seeds, where 5 would
-    be right. Ablation of the source (``check``) measures it.
+    An edge is a lead, to first order. Of planted codes that have nothing to do with each other some edge has q at most 0.05 in 5 of 100 seeds;
+    ablation of the source (``check``) measures it.
 
     Parameters
     ----------
@@ -196,7 +197,7 @@ def _strengths(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Strength of each pair and its sd over cells, (source, target), and of pairs with mixtures, (draw, source, target)."""
     own = upstream.directions[torch.as_tensor(sources)]
-    mixed = _mixtures(model, tokens, upstream, sources, usage, fitting, draws, seed)
+    mixed = mixtures(model, tokens, upstream, sources, usage, fitting, draws, seed)
     n_rows, stop = int(tokens.genes.sum()), int(downstream.origin.target.split(".")[1]) + 1
 
     def work(batch: Tokens) -> Float[np.ndarray, "part target source"]:
@@ -244,58 +245,6 @@ def _strengths(
     n = len(tokens)
     variance = np.maximum(squares - total**2 / n, 0) / max(n - 1, 1)
     return total.T / n_rows, np.sqrt(variance).T * n / n_rows, np.array(null).transpose(0, 2, 1) / n_rows
-
-
-@dataclass(frozen=True)
-class _Mixture:
-    """Features that are random mixtures, each of which fires as often as one of the dictionary, and as strongly."""
-
-    encoder: Float[Tensor, "source d_in"]
-    directions: Float[Tensor, "source d_out"]
-    threshold: Float[Tensor, " source"]
-    scale: Float[Tensor, " source"]
-
-    def active(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row source"]:
-        return (x @ self.encoder.T - self.threshold).relu() * self.scale
-
-
-def _mixtures(
-    model: CellModel,
-    tokens: Tokens,
-    dictionary: Dictionary,
-    sources: np.ndarray,
-    usage: pd.DataFrame,
-    fitting: Fitting,
-    draws: int,
-    seed: int,
-) -> list[_Mixture]:
-    """Mixtures of all features, which read the same mixture that they write."""
-
-    def work(batch: Tokens) -> Tensor:
-        names = {"names_filter": dictionary.hook, "return_cache_object": False}
-        _, cache = model.run_with_cache(batch, outputs=(), **names)
-        return cache[dictionary.hook].flatten(2)[batch.genes.to(model.device)]
-
-    with torch.no_grad():
-        x = torch.cat(list(fitting.batches(tokens, work)))
-    at = torch.as_tensor(sources)
-    reads, writes = dictionary.W_enc.T[at], dictionary.directions[at]
-    rate, norm = (torch.as_tensor(usage[name].to_numpy()[sources]).to(x) for name in ("rate", "norm"))
-    times = (rate * len(x)).round().long().clamp(1, len(x) - 1)
-    found = []
-    for draw in range(draws):
-        mix = torch.as_tensor(generator(seed, "mixtures", str(draw)).standard_normal((len(sources),) * 2)).to(x)
-        directions = mix @ writes
-        directions /= directions.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        encoder = mix @ reads
-        encoder /= encoder.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        ordered = (x @ encoder.T).sort(0, descending=True).values
-        ends = [ordered.gather(0, (times - shift)[None])[0] for shift in (1, 0)]
-        threshold = (ends[0] + ends[1]) / 2
-        over = (ordered - threshold).relu()
-        size = ((over**2).sum(0) / (over > 0).sum(0).clamp(min=1)).sqrt().clamp(min=1e-12)
-        found.append(_Mixture(encoder, directions, threshold, norm / size))
-    return found
 
 
 def _exact(

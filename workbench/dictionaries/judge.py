@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.ablation.metrics import Run, cell_shift, mask_values, masked_error
@@ -30,7 +30,7 @@ from workbench.dictionaries.splicing import in_place
 from workbench.models import CellModel
 from workbench.models.tokens import Tokens
 from workbench.seeds import order_of
-from workbench.tools.common import passes
+from workbench.tools.common import column, passes
 
 _CHUNK = 8192
 OWN = "dictionary"
@@ -43,8 +43,8 @@ class Judgement:
     Attributes
     ----------
     summary
-        As `summarise` gives it, with ``within_low`` and ``within_high`` (95 % interval of ``within_genes`` over cells), ``gene_id`` (variance
-        explained by each gene's mean), ``n_rows`` and ``n_cells``.
+        As `summarise` gives it, with ``within_low`` and ``within_high`` (95 % interval of ``within_genes`` over donors where there are two or more, else over
+        cells), ``gene_id`` (variance explained by each gene's mean), ``n_rows``, ``n_cells`` and ``n_donors`` (0 where cells were drawn).
     codes
         The dictionary beside codes of as many numbers, see `baselines`: ``code``, ``l0``, ``variance_explained``, ``within_genes``.
     features
@@ -92,7 +92,7 @@ def judge(
     mask_share
         Share of a cell's values that are masked for the masked-expression error.
     draws
-        Draws of cells of the interval of ``within_genes``.
+        Draws of held-out donors, or cells, of the interval of ``within_genes``.
     min_gene_share
         Smallest share of genes in the vocabulary, as in `CellModel.tokenizer`.
     progress
@@ -106,7 +106,7 @@ def judge(
     dictionary.check(model)
     held, known = drawn_cells(cells, n_cells, seed), drawn_cells(train, n_cells, seed)
     rows, fitted = (gather(model, dictionary, one, seed, min_gene_share) for one in (held, known))
-    summary, table = describe(dictionary, rows, fitted, model, draws=draws, seed=seed)
+    summary, table = describe(dictionary, rows, fitted, model, donors=donors_of(held), draws=draws, seed=seed)
     target, l0 = dictionary.origin.target, max(1, round(summary["l0"]))
     (x, before), (genes, fitted_genes) = (
         [one.values[target].cpu().numpy() for one in (rows, fitted)],
@@ -133,7 +133,14 @@ def judge(
 
 
 def describe(
-    dictionary: Dictionary, rows: Rows, fitted: Rows, model: CellModel, *, draws: int = 200, seed: int = 0
+    dictionary: Dictionary,
+    rows: Rows,
+    fitted: Rows,
+    model: CellModel,
+    *,
+    donors: Int[np.ndarray, " cell"] | None = None,
+    draws: int = 200,
+    seed: int = 0,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """What a dictionary explains of held-out rows, and what its features are: the first half of `judge`, without other codes.
 
@@ -145,8 +152,10 @@ def describe(
         Activations of held-out cells, and of those trained on, from which means are taken.
     model
         Model that they are of, for its tokens.
+    donors
+        Number of the donor of each held-out cell, as `donors_of` gives it; cells are drawn when None.
     draws, seed
-        Draws of cells of the interval, and their seed.
+        Draws of donors or cells of the interval, and their seed.
 
     Returns
     -------
@@ -163,7 +172,9 @@ def describe(
     if genes.min(initial=0) >= 0:
         named = gene_means(before, fitted.genes.cpu().numpy(), n_tokens)[genes]
         within, alone = variance_explained(x, found, named), variance_explained(x, named, mean)
-        low, high = explained_interval(x, found, named, rows.cells.cpu().numpy(), draws=draws, seed=seed)
+        units = rows.cells.cpu().numpy()
+        units = units if donors is None else donors[units]
+        low, high = explained_interval(x, found, named, units, draws=draws, seed=seed)
         table["gene"] = [model.vocabulary.token(int(i)) if i >= 0 else "" for i in table["top_gene"]]
     else:
         table[["top_gene", "top_share", "n_genes", "level_r"]], table["gene"] = np.nan, ""
@@ -171,6 +182,7 @@ def describe(
         **summarise(table, explained, within),
         **{"within_low": low, "within_high": high, "gene_id": alone},
         **{"n_rows": len(rows), "n_cells": len(np.unique(rows.cells.cpu().numpy()))},
+        "n_donors": 0 if donors is None else len(np.unique(donors)),
     }
     return summary, table
 
@@ -300,6 +312,19 @@ def _replacing(new: Tensor, tokens: Tokens) -> Callable[..., Tensor]:
         return torch.where(tokens.genes.reshape(*x.shape[:2], *(1,) * (x.ndim - 2)), wide, x)
 
     return hook
+
+
+def donors_of(cells: AnnData) -> Int[np.ndarray, " cell"] | None:
+    """Number of each cell's donor; None where the cells name fewer than two, or leave one out.
+
+    Parameters
+    ----------
+    cells
+        Cells as `workbench.load` returns them.
+    """
+    names = column(cells, "donor") if "donor" in cells.obs else np.array([""])
+    known, numbers = np.unique(names.astype(str), return_inverse=True)
+    return numbers if len(known) > 1 and "" not in known else None
 
 
 def drawn_cells(cells: AnnData, most: int, seed: int) -> AnnData:

@@ -48,21 +48,21 @@ def explained_interval(
     draws: int,
     seed: int,
 ) -> tuple[float, float]:
-    """95 % interval of `variance_explained` over cells, which are drawn with replacement.
+    """95 % interval of `variance_explained` over cells, or donors, which are drawn with replacement.
 
     Parameters
     ----------
     x, found, around
         As in `variance_explained`.
     cells
-        Number of each row's cell.
+        Number of each row's cell, or of its donor where whole donors are drawn.
     draws, seed
-        Draws of as many cells as there are, and their seed.
+        Draws of as many as there are, and their seed.
 
     Returns
     -------
     tuple of float
-        Both ends; NaN where there is one cell, or nothing to explain.
+        Both ends; NaN where there is one cell or donor, or nothing to explain.
     """
     _, at = np.unique(cells, return_inverse=True)
     n = int(at.max(initial=-1)) + 1

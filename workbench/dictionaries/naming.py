@@ -8,29 +8,28 @@ length whose genes lie in the same strata of expression; the share named by the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from jaxtyping import Bool, Float, Int, Shaped
-from scipy.stats import hypergeom
+from jaxtyping import Float, Int, Shaped
 
 from workbench.dictionaries.dictionary import Dictionary
 from workbench.dictionaries.judge import encoded, gather
 from workbench.dictionaries.judging import by_gene
-from workbench.errors import EvaluationError, HookError
+from workbench.dictionaries.lists import name_lists, name_rankings
+from workbench.dictionaries.regulation import name_regulators
+from workbench.errors import HookError
 from workbench.factors.gene_sets import GeneSets, usable_terms
-from workbench.factors.programs import indicators, over_representation
 from workbench.geometry.gene_covariates import make_strata
 from workbench.models import CellModel
-from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg
 from workbench.tools.common import column
+from workbench.tools.gene_inputs import read_edges
 
-# Firings on a gene that its mean needs; share of activation, of so many firings, that makes a feature one donor's; q of a name.
-_FIRINGS, _ONE_DONOR, _OF_FIRINGS, _Q = 3, 0.9, 10, 0.05
+# Firings on a gene that its mean needs; share of activation, of so many firings, that makes a feature one donor's; cells that are listed.
+_FIRINGS, _ONE_DONOR, _OF_FIRINGS, _CELLS = 3, 0.9, 10, 5
 
 
 @dataclass(frozen=True)
@@ -42,22 +41,27 @@ class Names:
     features
         A row per feature: ``feature``, ``genes`` (the first of its list, joined by ;), ``n_list``, ``program`` (term with the smallest
         p; empty without an overlap), ``odds``, ``overlap``, ``p_urn`` (as if genes were independent), ``p`` (share of matched random lists
-        with as small a p in any term), ``q`` (Benjamini-Hochberg over features with a list), ``named`` (q at most 0.05) and, where the cells have them,
-        ``cell_type``, ``cell_type_lift``, ``donor``, ``donor_share``, ``one_donor`` (nine tenths of ten firings or more; of several donors).
+        with as small a p in any term), ``q`` (Benjamini-Hochberg over features with a list), ``named`` (q at most 0.05), the columns of `name_rankings`
+        and `name_regulators` where these were asked for, and, where the cells have them, ``cell_type``, ``cell_type_lift``, ``donor``, ``donor_share``, ``one_donor`` (nine tenths of ten firings or more; of several donors).
     genes
         A row per feature and gene of its list: ``feature``, ``rank``, ``gene``, ``mean`` (activation where it fires), ``firings``, ``lift``
         (share of the feature's firings on the gene over the gene's share of tokens).
+    cells
+        A row per feature and one of the cells where it is most active: ``feature``, ``rank``, ``cell``, ``mean`` (activation over all genes of the
+        cell), ``firings``.
     terms
         What became of each gene set on the panel, see `on_panel`.
     summary
-        ``features`` (with a list), ``named`` (share with q at most 0.05), ``rule`` (share that the field's rule names: smallest p after
-        Benjamini-Hochberg over terms at most 0.05) and ``rule_random`` (the same share of matched random lists).
+        A row per ``method`` (top genes, ranking, regulators): ``features`` (with a list), ``named`` (share with q at most 0.05), ``rule`` (share that the
+        field's rule names: smallest p after Benjamini-Hochberg over terms at most 0.05) and ``rule_random`` (the same share of matched random lists
+        or rankings, or with rewired networks).
     """
 
     features: pd.DataFrame
     genes: pd.DataFrame
+    cells: pd.DataFrame
     terms: pd.DataFrame
-    summary: dict[str, Any]
+    summary: pd.DataFrame
 
 
 def name_features(
@@ -70,6 +74,8 @@ def name_features(
     donor: str | None = None,
     n_top: int = 20,
     draws: int = 2000,
+    ranked_draws: int = 500,
+    network: pd.DataFrame | str | Path | None = None,
     seed: int = 0,
     min_gene_share: float | None = None,
 ) -> Names:
@@ -88,7 +94,11 @@ def name_features(
     n_top
         Genes of a feature's list, at most.
     draws
-        Random lists of each feature. The smallest p is 1 / (1 + draws); with many features q needs many.
+        Random lists of each feature, and rewired networks. The smallest p is 1 / (1 + draws); with many features q needs many.
+    ranked_draws
+        Random rankings of each feature for pre-ranked enrichment, which takes longer; 0 for none.
+    network
+        Known regulation: a table with the columns ``source`` and ``target``, or its path, as `read_edges` takes it; none when None.
     seed
         Seed of the tokeniser and of the lists.
     min_gene_share
@@ -99,7 +109,7 @@ def name_features(
     HookError
         If the dictionary is of another model, or of a hook whose rows are cells.
     EvaluationError
-        If no gene set is left on the panel.
+        If no gene set is left on the panel, or the network has too few edges there.
     CellsError
         If a column is absent.
     """
@@ -120,6 +130,15 @@ def name_features(
     kept, terms = usable_terms(sets, genes)
     members = np.array([np.isin(genes, kept.sets[term]) for term in kept.sets])
     programs, summary = name_lists(lists, members, list(kept.sets), strata, draws=draws, seed=seed)
+    summaries = [summary]
+    if ranked_draws:
+        scores = np.asarray(by_gene(features, at, len(genes))[0].todense()) / counts
+        ranked, summary = name_rankings(scores, members, list(kept.sets), strata, draws=ranked_draws, seed=seed)
+        programs, summaries = programs.merge(ranked, on="feature"), [*summaries, summary]
+    if network is not None:
+        edges = read_edges({"network": network}, genes)["network"]
+        regulated, summary = name_regulators(lists, edges, genes, strata, draws=draws, seed=seed)
+        programs, summaries = programs.merge(regulated, on="feature"), [*summaries, summary]
     shown = by_rank[by_rank["rank"] <= 5].groupby("feature")["gene"].agg(";".join)
     programs.insert(1, "genes", programs["feature"].map(shown).fillna(""))
     if cell_type is not None:
@@ -128,7 +147,8 @@ def name_features(
     if donor is not None:
         of_donors = leading_donor(features, column(cells, donor)[of_cell])
         programs = programs.join(of_donors)
-    return Names(programs, by_rank, terms, summary)
+    active = top_cells(features, of_cell, cells.obs_names.to_numpy())
+    return Names(programs, by_rank, active, terms, pd.DataFrame(summaries))
 
 
 def leading_donor(features: sp.csr_matrix, donors: Shaped[np.ndarray, " row"]) -> pd.DataFrame:
@@ -150,6 +170,46 @@ def leading_donor(features: sp.csr_matrix, donors: Shaped[np.ndarray, " row"]) -
     several = len(set(donors.tolist()) - {""}) > 1
     often = np.diff(features.tocsc().indptr) >= _OF_FIRINGS
     return pd.DataFrame({"donor": top, "donor_share": share, "one_donor": (share >= _ONE_DONOR) & often & several})
+
+
+def top_cells(
+    features: sp.csr_matrix, of_cell: Int[np.ndarray, " row"], names: Shaped[np.ndarray, " cell"]
+) -> pd.DataFrame:
+    """The cells in which each feature is most active.
+
+    Parameters
+    ----------
+    features
+        Features of each row, zeros left out.
+    of_cell, names
+        Number of each row's cell, and the names by number.
+
+    Returns
+    -------
+    DataFrame
+        ``feature``, ``rank``, ``cell``, ``mean``, ``firings``, see `Names`; five cells or fewer of each feature, equal ones by name.
+    """
+    order = np.argsort(names.astype(str), kind="stable")
+    place = np.argsort(order, kind="stable")
+    one_hot = sp.csr_matrix(
+        (np.ones(len(of_cell)), (place[of_cell], np.arange(len(of_cell)))), shape=(len(names), len(of_cell))
+    )
+    fires = features.copy()
+    fires.data = np.ones_like(fires.data)
+    genes = np.maximum(np.bincount(place[of_cell], minlength=len(names)), 1)
+    sums, times = (np.asarray((one_hot @ x).todense()).T for x in (features, fires))
+    top = np.argsort(-sums / genes, axis=1, kind="stable")[:, :_CELLS]
+    n, most = top.shape
+    table = pd.DataFrame(
+        {
+            "feature": np.repeat(np.arange(n), most),
+            "rank": np.tile(np.arange(1, most + 1), n),
+            "cell": names[order][top.ravel()].astype(str),
+            "mean": np.take_along_axis(sums / genes, top, 1).ravel(),
+            "firings": np.take_along_axis(times, top, 1).ravel().astype(int),
+        }
+    )
+    return table[table["firings"] > 0].reset_index(drop=True)
 
 
 def activity_by_label(features: sp.csr_matrix, labels: Shaped[np.ndarray, " row"]) -> pd.DataFrame:
@@ -221,104 +281,6 @@ def top_genes(
         )
     columns = ["feature", "rank", "gene", "mean", "firings", "lift"]
     return lists, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-
-
-def name_lists(
-    lists: list[np.ndarray],
-    members: Bool[np.ndarray, "term gene"],
-    terms: list[str],
-    strata: Int[np.ndarray, " gene"],
-    *,
-    draws: int,
-    seed: int,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The program of each list of genes, and p against random lists of the same length and strata.
-
-    Parameters
-    ----------
-    lists
-        Numbers of genes of each feature; an empty list is named by nothing.
-    members, terms
-        Whether each gene of the panel is in each term, and the terms' names.
-    strata
-        Stratum of each gene: those of one are alike in expression, and take each other's place in a draw.
-    draws, seed
-        Random lists of each feature, and their seed.
-
-    Returns
-    -------
-    tuple
-        A row per feature and the summary, see `Names`.
-
-    Raises
-    ------
-    EvaluationError
-        If there is no draw.
-    """
-    if draws < 1:
-        raise EvaluationError(f"{draws} random lists were asked for; p needs one at least, and names need many.")
-    n_genes = members.shape[1]
-    full = [number for number, one in enumerate(lists) if len(one)]
-    p, odds, overlap = over_representation(indicators([(lists[i],) for i in full], n_genes), members)
-    best, ruled = p.min(1, initial=1), _ruled(p)
-    tails = _Tails(np.array([len(lists[i]) for i in full], dtype=int), members)
-    alike, ruled_random = np.zeros(len(full)), np.zeros(len(full))
-    groups = [np.flatnonzero(strata == stratum) for stratum in range(strata.max() + 1)]
-    for draw in range(draws):
-        # Genes change places within their stratum, all lists alike.
-        moved = np.arange(n_genes)
-        rng = generator(seed, "random lists", str(draw))
-        for group in groups:
-            moved[group] = rng.permutation(group)
-        random = tails.p(indicators([(moved[lists[i]],) for i in full], n_genes))
-        alike += random.min(1, initial=1) <= best * (1 + 1e-9)
-        ruled_random += _ruled(random)
-    table = pd.DataFrame({"feature": np.arange(len(lists)), "n_list": [len(one) for one in lists]})
-    calibrated = (1 + alike) / (1 + draws)
-    top = p.argmin(1)
-    hit = overlap[np.arange(len(full)), top] > 0
-    columns: dict[str, tuple[Any, Any]] = {
-        "program": ("", np.where(hit, np.array(terms, dtype=object)[top], "")),
-        "odds": (np.nan, odds[np.arange(len(full)), top]),
-        "overlap": (0, overlap[np.arange(len(full)), top]),
-        "p_urn": (np.nan, best),
-        "p": (np.nan, calibrated),
-        "q": (np.nan, benjamini_hochberg(calibrated)),
-    }
-    for name, (nothing, values) in columns.items():
-        table[name] = nothing
-        table.loc[full, name] = values
-    table["named"] = (table["q"] <= _Q) & (table["program"] != "")
-    summary = {
-        "features": len(full),
-        "named": float(table.loc[full, "named"].mean()) if full else float("nan"),
-        "rule": float(ruled.mean()) if full else float("nan"),
-        "rule_random": float(ruled_random.mean() / draws) if full else float("nan"),
-    }
-    return table, summary
-
-
-def _ruled(p: np.ndarray) -> np.ndarray:
-    """Whether the smallest p of each list stays at or under `_Q` after Benjamini-Hochberg over terms."""
-    n = p.shape[1]
-    return (np.sort(p, axis=1) * n / np.arange(1, n + 1)).min(1, initial=1) <= _Q
-
-
-class _Tails:
-    """P of `over_representation` for lists of given lengths, from a table: what changes between draws is the overlap alone."""
-
-    def __init__(self, lengths: np.ndarray, members: np.ndarray) -> None:
-        self.members = members.astype(np.float32)
-        known, self._row = np.unique(lengths, return_inverse=True)
-        most = int(lengths.max(initial=0))
-        overlap = np.arange(most + 1)
-        n_term = members.sum(1)
-        tail = hypergeom.sf(overlap[None, None, :] - 1, members.shape[1], n_term[None, :, None], known[:, None, None])
-        self._tail = np.where(overlap > 0, tail, 1.0)
-
-    def p(self, lists: np.ndarray) -> np.ndarray:
-        overlap = (lists.astype(np.float32) @ self.members.T).astype(int)
-        return self._tail[self._row[:, None], np.arange(len(self.members))[None], overlap]
 
 
 def leading_label(

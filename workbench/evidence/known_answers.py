@@ -129,6 +129,7 @@ def check_answers(
     cells: AnnData | None = None,
     annotation: str | Path | None = None,
     *,
+    dictionaries: str | Path | None = None,
     answers: KnownAnswers | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -143,10 +144,12 @@ def check_answers(
         Cells of the immune system, as `workbench.load` gives them; of more than 600 a draw by seed and name is read.
     annotation
         Table (CSV or TSV, also gzipped) with a column of gene symbols and one of chromosomes, such as ``19q13.43`` or ``chr19``.
+    dictionaries
+        Folder of a run of ``workbench dictionary`` on this checkpoint, which trained 2,048 features, 32 active, behind every layer.
     answers
         What is known; that of the file that ships when None.
     device
-        Where the model runs, where cells are given.
+        Where the model runs, where cells or dictionaries are given.
     seed
         Seed of the draw of cells and of the folds.
 
@@ -160,7 +163,9 @@ def check_answers(
     CheckpointError, VocabularyError
         As `workbench.load_model`.
     ConfigError
-        If the annotation cannot be read, or has no such columns.
+        If the annotation cannot be read, or has no such columns; or the run has no such dictionaries.
+    HookError
+        If the dictionaries are of another checkpoint.
     """
     known, contents = answers or read_answers(), read_model(path)
     found: dict[str, dict[str, Any]] = {name: {"found": value} for name, value in _of_folder(contents).items()}
@@ -171,6 +176,10 @@ def check_answers(
 
         model: CellModel = _on(contents, device)
         found |= of_cells(model, cells, known.pairs, seed)
+    if dictionaries is not None:
+        from workbench.evidence.known_dictionaries import of_dictionaries
+
+        found |= of_dictionaries(_on(contents, device), dictionaries)
     release = known.is_of(contents)
     rows = [_row(answer, found.get(name), release) for name, answer in known.answers.items()]
     return Checked(release, pd.DataFrame(rows, columns=list(COLUMNS)), known.left_out)

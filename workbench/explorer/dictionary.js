@@ -23,7 +23,7 @@
   const word = (name, i) => (data.numbers[name] && data.numbers[name][i] >= 0 ? data.words[name][data.numbers[name][i]] : "");
   const flag = (name, i) => Boolean(data.flags[name] && data.flags[name][i]);
   const texts = data.tops.map((genes, i) =>
-    [`${i}`, ...genes.map((gene) => data.genes[gene]), word("cell_type", i), word("program", i)].filter(Boolean).map((one) => one.toLowerCase()));
+    [`${i}`, ...genes.map((gene) => data.genes[gene]), word("cell_type", i), word("program", i), word("ranked_program", i), word("regulator", i)].filter(Boolean).map((one) => one.toLowerCase()));
 
   for (const [name, text] of data.about) put(at("about"), make("dt", name), make("dd", text));
 
@@ -179,8 +179,15 @@
         put(left, put(make("p", undefined, { id: "program" }), make("b", word("program", i)), of, beside));
       } else put(left, make("p", "None of its top genes is in a gene set.", { id: "program" }));
     }
+    const beside = (name, of, p, q, what) => word(name, i) &&
+      put(left, put(make("p", undefined, { id: name }), make("b", word(name, i)), `: ${of}; q ${number(q)}. `,
+        make("span", `Of ${what} ${percent(p)} do as well.`, { className: "hint" })));
+    beside("ranked_program", `top of the ranking of all genes, score ${number(more.ranked_score)}`, more.ranked_p, more.ranked_q, "rankings dealt anew");
+    beside("regulator", `regulator of ${number(more.regulator_overlap)} top genes`, more.regulator_p, more.regulator_q, "rewired networks");
     const tops = card.g.map(([gene, mean, lift, firings]) => row(data.genes[gene], number(mean), number(lift), number(firings)));
     if (tops.length) put(left, make("h3", "Top genes"), table(["gene", "mean where it fires", "lift", "firings"], tops));
+    if (card.c) put(left, make("h3", "Top cells"), table(["cell", "mean", "firings"],
+      card.c.map(([cell, of, mean, firings]) => row(of ? `${cell} (${of})` : cell, number(mean), number(firings)))));
     if (data.types.length && card.t.m) put(left, make("h3", "Activation by cell type"), bars(card.t));
     put(right, make("h3", "Neighbours, by cosine of their directions"), near, make("h3", "Where it lies"), map,
       make("p", "UMAP of all directions: only neighbourhoods can be read from it. Blue: what the search found.", { className: "hint" }));

@@ -32,9 +32,25 @@ _POLICY = (
 N_GENES, N_NEAR, _DIGITS = 10, 6, 3
 # Columns of the table of features that the list has, all of them where they are there.
 _LISTED = ("density", "top_share", "q", "found_again")
-_CARD = ("mean", "n_genes", "level_r", "odds", "overlap", "n_list", "p", "cell_type_lift", "donor_share")
+_CARD = (
+    "mean",
+    "n_genes",
+    "level_r",
+    "odds",
+    "overlap",
+    "n_list",
+    "p",
+    "cell_type_lift",
+    "donor_share",
+    "ranked_score",
+    "ranked_p",
+    "ranked_q",
+    "regulator_overlap",
+    "regulator_p",
+    "regulator_q",
+)
 _FLAGS = ("named", "one_donor")
-_WORDS = ("cell_type", "program", "donor")
+_WORDS = ("cell_type", "program", "donor", "ranked_program", "regulator")
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,9 @@ class Browsed:
         A row per feature in its order: ``feature``, ``density`` and whatever else of the table ``dictionary_features`` there is.
     genes
         ``feature``, ``gene``, ``mean``, ``firings``, ``lift``, the first of each feature first; may be empty.
+    cells
+        ``feature``, ``cell``, ``mean``, ``firings``, and ``cell_type`` and ``donor`` where they are known: the cells in which each feature is most active,
+        the first first; may be empty.
     types
         ``feature``, ``label``, ``mean``, ``density``: activations by cell type; may be empty.
     directions
@@ -63,6 +82,7 @@ class Browsed:
     about: Mapping[str, str]
     features: pd.DataFrame
     genes: pd.DataFrame
+    cells: pd.DataFrame
     types: pd.DataFrame
     directions: Float[np.ndarray, "feature width"]
     map: Float[np.ndarray, "feature 2"]
@@ -130,6 +150,10 @@ def page_data(shown: Browsed) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for feature, gene, mean, lift, firings in zip(*columns, strict=True):
         if len(tops[feature]) < N_GENES:
             tops[feature].append([number[str(gene)], _short(mean), _short(lift), int(firings)])
+    active: list[list[list[Any]]] = [[] for _ in range(n)]
+    for row in shown.cells.to_dict("records"):
+        label = ", ".join(str(row[name]) for name in ("cell_type", "donor") if not pd.isna(row.get(name, np.nan)))
+        active[row["feature"]].append([str(row["cell"]), label, _short(row["mean"]), int(row["firings"])])
     words = {name: _numbered(features[name]) for name in _WORDS if name in features}
     listed: dict[str, Any] = {
         "title": shown.title,
@@ -159,6 +183,8 @@ def page_data(shown: Browsed) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "g": tops[i],
             "n": [[int(j), round(100 * c)] for j, c in zip(near[i], cosine[i], strict=True)],
         }
+        if active[i]:
+            card["c"] = active[i]
         card["v"] = [_short(features[name].iloc[i]) if name in features else None for name in _CARD]
         card["t"] = {column[0]: [_short(one, 2) for one in values[i]] for column, values in kinds.items()}
         cards.append(card)

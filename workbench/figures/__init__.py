@@ -17,7 +17,7 @@ from workbench.figures.dictionaries import (
 from workbench.figures.drift import drift
 from workbench.figures.evidence import added_value, cohort_gates, flat_and_ripple, holdouts, readouts, trajectories
 from workbench.figures.factors import factor_drops, factor_effects, factor_genes
-from workbench.figures.features import feature_graph, feature_intervals
+from workbench.figures.features import feature_estimates, feature_graph, feature_intervals
 from workbench.figures.gates import gate_table, head_screen, p_uniform, recovery
 from workbench.figures.gene_ruler import genes_on_ruler
 from workbench.figures.geometry import dimension_curves, geometry_layers, space_likeness
@@ -37,9 +37,9 @@ __all__ = [
     "added_value", "assign_colors", "attention_map", "attribution_scatter", "benchmark_costs", "benchmark_differences",
     "benchmark_endpoints", "benchmark_ranks", "benchmark_tally", "cohort_gates", "compaction_pareto", "conventions",
     "dictionary_density", "dictionary_losses", "dictionary_naming", "dictionary_stability", "dictionary_variance",
-    "dimension_agreement", "dimension_curves", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes", "feature_graph", "feature_intervals", "flat_and_ripple",
-    "gate_table", "gene_layers", "genes_on_ruler", "geometry_layers", "head_intervals", "head_map", "head_screen", "held_levels", "holdouts", "interaction_matrix",
-    "label_effects",
+    "dimension_agreement", "dimension_curves", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes",
+    "feature_estimates", "feature_graph", "feature_intervals", "flat_and_ripple", "gate_table", "gene_layers", "genes_on_ruler", "geometry_layers",
+    "head_intervals", "head_map", "head_screen", "held_levels", "holdouts", "interaction_matrix", "label_effects",
     "latent_map", "latent_space", "layer_probes", "let_elbow", "masked_errors", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
     "sensitivity", "space_likeness", "space_maps", "study_transfers", "subset_interactions", "trajectories", "training_course", "transfer_map", "trust_curve",
 ]  # fmt: skip

@@ -310,13 +310,13 @@ def dictionary_naming(naming: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     naming
-        Table ``dictionary_naming`` of ``workbench dictionary``: a row per hook and source with ``features``, ``named``, ``rule`` and
-        ``rule_random``.
+        Table ``dictionary_naming`` of ``workbench dictionary``: a row per hook, source and ``method`` with ``features``, ``named``, ``rule``
+        and ``rule_random``.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        A facet per kind of hook.
+        A facet per kind of hook and way of naming.
 
     Raises
     ------
@@ -324,28 +324,29 @@ def dictionary_naming(naming: pd.DataFrame) -> go.Figure:
         If a column is missing.
     """
     what = "figure of names"
-    rows = _on_axis(checked(naming, what, [*_PLACE, "source"], ["layer", "features", "named", "rule", "rule_random"]))
-    kinds = list(dict.fromkeys(rows["kind"]))
-    figure, places, total = facets(
-        _titles([(kind, "share of features") for kind in kinds]), 260, 2, 84, spacing=0.08, shared_rows=False
+    rows = _on_axis(
+        checked(naming, what, [*_PLACE, "source", "method"], ["layer", "features", "named", "rule", "rule_random"])
     )
+    kinds = [(kind, method) for kind in dict.fromkeys(rows["kind"]) for method in dict.fromkeys(rows["method"])]
+    titles = _titles([(kind, f"by {method}") for kind, method in kinds])
+    figure, places, total = facets(titles, 260, 2, 84, spacing=0.08, shared_rows=False)
     drawn = (
         ("model", "rule", "usual rule", _LOOKS[0], "solid"),
-        ("model", "rule_random", "usual rule, random lists", (NULL_EDGE, "square-open"), "dash"),
-        ("model", "named", "named beyond random lists (q ≤ 0.05)", SERIES[0], "solid"),
+        ("model", "rule_random", "usual rule on its null", (NULL_EDGE, "square-open"), "dash"),
+        ("model", "named", "named beyond the null (q ≤ 0.05)", SERIES[0], "solid"),
         ("untrained", "named", "the same of random weights", (QUIET, "circle-open"), "dot"),
     )
     most = float(rows[["named", "rule", "rule_random"]].max().max())
-    for i, (kind, at) in enumerate(zip(kinds, places, strict=True)):
-        own = rows[rows["kind"] == kind]
+    for i, ((kind, method), at) in enumerate(zip(kinds, places, strict=True)):
+        own = rows[(rows["kind"] == kind) & (rows["method"] == method)]
         for source, column, name, look, dash in drawn:
             if len(part := own[own["source"] == source]):
                 figure.add_trace(_line(part, column, "share", name, look, i == 0, dash), **at)
         _layers(figure, own, at)
         figure.update_yaxes(range=[0, 1.08 * max(most, 0.05)], tickformat=".0%", **at)
     subtitle = (
-        f"n = {span(rows['features'])} features with a gene list. Usual rule: any gene set over-represented at q 0.05 over sets. Random lists have the same length and "
-        "expression. Beyond: better than such lists, q over features."
+        f"n = {span(rows['features'])} features with a gene list. Usual rule: any gene set (or regulator) at q 0.05 over sets. Null: random lists, or rankings, of genes "
+        "alike in expression; for regulators networks rewired with all degrees kept. Beyond: better than these, q over features."
     )
     return dressed(figure, "How many features have a name", subtitle, total, above=56, legend=True)
 

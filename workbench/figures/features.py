@@ -9,9 +9,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures.checks import checked, chosen, each_once, records, refusal, with_value
+from workbench.figures.facets import facets, quiet
 from workbench.figures.forest import Facet, forest
 from workbench.figures.marks import ALPHA, NULL_KEY, Look, marks, p_and_q, sure_keys
-from workbench.figures.style import ACCENT, INK, counted, dressed, label, metric_title, number, short, span
+from workbench.figures.style import ACCENT, INK, QUIET, counted, dressed, label, metric_title, number, short, span
+from workbench.stats import spearman
 
 _NUMBERS = tuple(
     "feature rate norm effect low high n_cells null_low null_high n_null n_alike worse p q smallest_p".split()
@@ -81,7 +83,7 @@ def feature_intervals(table: pd.DataFrame, metric: str | None = None, top: int =
         else "No features are alike, so there is no p and no q."
     )
     subtitle = (
-        f"{metric_title(metric)}: the {len(drawn)} of n = {len(every)} features with the {'largest' if worse == 0 else 'worst'} effects of {first['how']}, "
+        f"{metric_title(metric)}: the {len(drawn)} of n = {len(every)} features of {label(first['ablation'].rpartition('.')[0])} with the {'largest' if worse == 0 else 'worst'} effects of {first['how']}, "
         f"{span(drawn['n_cells'])} cells. Points: mean over cells with 95 % bootstrap intervals. Filled: q ≤ {ALPHA} and an interval without 0, "
         f"{int(sure.sum())} of {len(drawn)}. {null}"
     )
@@ -92,6 +94,73 @@ def feature_intervals(table: pd.DataFrame, metric: str | None = None, top: int =
     title = f"What features cause: {short(metric_title(metric), 40)}"
     figure = forest([part], drawn["row"].tolist(), title, subtitle, keys, **pixels)
     return figure.add_vline(x=0, line={"color": INK, "width": 1})
+
+
+def feature_estimates(table: pd.DataFrame) -> go.Figure:
+    """Effects of features estimated by gradients, against those of ablation where they were measured.
+
+    Parameters
+    ----------
+    table
+        ``table`` of one `workbench.feature_attribution`, or of several with their ``hook``, one below the other.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        A facet per hook and metric: a point per feature that was ablated, the line where both are the same, and ticks below for the
+        estimates of all features.
+
+    Raises
+    ------
+    EvaluationError
+        If a column is missing, or no feature was ablated.
+    """
+    what = "figure of estimated effects"
+    text = ["metric", *(["hook"] if "hook" in table else [])]
+    rows = checked(table, what, text, ["feature", "rate", "estimated", "n_cells", "exact"])
+    rows = rows if "hook" in rows else rows.assign(hook="")
+    places_of = rows[["hook", "metric"]].drop_duplicates().itertuples(index=False, name=None)
+    every = [(place, rows[(rows["hook"] == place[0]) & (rows["metric"] == place[1])]) for place in places_of]
+    parts = [(place, part) for place, part in every if part["exact"].notna().any()]
+    if not parts:
+        raise refusal(what, "no feature has an exact effect; ask for a check of some.")
+    titles = [
+        f"{metric_title(metric)}{f', {label(hook)}' if hook else ''}<br>{quiet(f'rho {number(_rho(part), 2)} over {part.exact.notna().sum()} of {len(part)}')}"
+        for (hook, metric), part in parts
+    ]
+    figure, places, total = facets(titles, 250, 2, 110, spacing=0.13, font=12, shared_rows=False)
+    for (_, part), at in zip(parts, places, strict=True):
+        known = part[part["exact"].notna()]
+        ends = [
+            min(known["exact"].min(), part["estimated"].min(), 0),
+            max(known["exact"].max(), part["estimated"].max(), 0),
+        ]
+        pad = 0.06 * (ends[1] - ends[0]) or 1.0
+        ends = [ends[0] - pad, ends[1] + pad]
+        figure.add_trace(marks(ends, ends, mode="lines", line={"color": QUIET, "width": 1, "dash": "dot"}), **at)
+        hover = [
+            f"F{int(r.feature)}<br>estimated {number(r.estimated)}<br>exact {number(r.exact)}<br>fires at {number(100 * r.rate)} % of genes"
+            for r in records(known)
+        ]
+        marker = {"size": 7, "color": ACCENT, "opacity": 0.8}
+        figure.add_trace(marks(known["estimated"], known["exact"], hover, marker=marker), **at)
+        ticks = {"symbol": "line-ns-open", "size": 7, "color": QUIET}
+        figure.add_trace(marks(part["estimated"], np.full(len(part), ends[0]), marker=ticks), **at)
+        figure.update_xaxes(title="estimated effect", range=ends, exponentformat="power", nticks=5, **at)
+        title = "exact effect" if at["col"] == 1 else None
+        figure.update_yaxes(title=title, range=ends, exponentformat="power", nticks=5, **at)
+    subtitle = (
+        f"Points: features that were ablated, drawn at random, mean over n = {span(rows['n_cells'])} cells. Ticks: estimates of all features by one backward pass. "
+        "Dotted: estimated = exact. No spread and no null is drawn here: estimates choose what is to be ablated."
+    )
+    return dressed(
+        figure, "Effects of features estimated by gradients, against exact ones", subtitle, total, above=70, below=60
+    )
+
+
+def _rho(part: pd.DataFrame) -> float:
+    known = part[part["exact"].notna()]
+    return spearman(known["estimated"].to_numpy(), known["exact"].to_numpy())
 
 
 def feature_graph(edges: pd.DataFrame, top: int = 60) -> go.Figure:
@@ -152,6 +221,11 @@ def feature_graph(edges: pd.DataFrame, top: int = 60) -> go.Figure:
     named = {"tickvals": list(range(len(columns))), "ticktext": [label(name) for name in columns]}
     figure.update_xaxes(**named, showgrid=False, zeroline=False, range=[-0.3, len(columns) - 0.7])
     figure.update_yaxes(visible=False, range=[-0.8, high])
+    if not len(drawn):
+        where = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+        figure.add_annotation(
+            text=f"no edge has q ≤ {ALPHA}", showarrow=False, font={"color": QUIET, "size": 14}, **where
+        )
     subtitle = (
         f"The {counted(len(drawn), 'edge')} of largest strength of {len(found)} with q ≤ {ALPHA}, of n = {len(rows)} pairs. Strength: what a feature gives to the mean "
         "activation of the other, to first order. Null: random mixtures that fire as often. Blue gives, red takes away; size: how often a feature fires."

@@ -14,6 +14,8 @@ from workbench.figures.style import NULL, NULL_EDGE, QUIET, dressed, label, numb
 
 _UNTRAINED, _EXPRESSION = "untrained model", "expression"
 _NUMBERED = 12
+# Columns that say which of several directions a table of doses is of.
+_NAMED = ("along", "target", "source")
 
 
 def attention_map(table: pd.DataFrame, group: str | None = None, value: str = "ratio") -> go.Figure:
@@ -153,7 +155,7 @@ def dose_curves(table: pd.DataFrame) -> go.Figure:
     rows = checked(
         table,
         what,
-        ["measure"],
+        ["measure", *(_NAMED if set(_NAMED) <= set(table) else ())],
         ["dose", "value", "low", "high", "null_mean", "null_low", "null_high", "n_cells", "n_null", "layer"],
     )
     names = list(dict.fromkeys(rows["measure"]))
@@ -194,10 +196,17 @@ def dose_curves(table: pd.DataFrame) -> go.Figure:
         figure.update_xaxes(title="dose", **at)
         figure.update_yaxes(nticks=5, **at)
     subtitle = (
-        f"Added behind layer {int(rows['layer'].iloc[0])}; n = {span(rows['n_cells'])} cells that the direction was not made from, 95 % bootstrap intervals. Grey: range of "
+        f"{_along(rows)} behind layer {int(rows['layer'].iloc[0])}; n = {span(rows['n_cells'])} cells that the direction was not made from, 95 % bootstrap intervals. Grey: range of "
         f"{span(rows.loc[rows['dose'] > 0, 'n_null'])} random directions of the same length."
     )
     return dressed(figure, "Cells steered along a direction", subtitle, total, above=56, legend=True)
+
+
+def _along(rows: pd.DataFrame) -> str:
+    if not set(_NAMED) <= set(rows):
+        return "Added"
+    one = rows.iloc[0]
+    return f"{label(one['target'])} steered towards {label(one['source'])}: {label(one['along'])} is added"
 
 
 def _layer(layer: float) -> str:

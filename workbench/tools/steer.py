@@ -39,7 +39,7 @@ MOVED, PROBABILITY, OTHERS, ERROR, DISTANCE = (
 )
 # What source cells are expected to have more of than random directions give; of the others no direction is.
 _TESTED = (MOVED, PROBABILITY)
-_FEWEST = 10
+FEWEST = 10
 
 
 def steer(
@@ -117,9 +117,9 @@ def steer(
     if set(sides[0]) & set(sides[1]):
         raise CellsError("Source and target share cells; name labels that exclude each other.")
     for name, rows in zip(("source", "target"), sides, strict=True):
-        if len(rows) < _FEWEST:
+        if len(rows) < FEWEST:
             raise CellsError(
-                f"The {name} has {len(rows)} cells; steering needs {_FEWEST}, half to make a direction and half to judge it."
+                f"The {name} has {len(rows)} cells; steering needs {FEWEST}, half to make a direction and half to judge it."
             )
     asked = sorted({float(dose) for dose in doses} - {0.0})
     if not asked or not np.isfinite(asked).all():

@@ -37,6 +37,10 @@ def tiny(tmp_path_factory, sae_lens):
         "dictionary": {"width": 32, "k": 4, "rows": 64, "buffer": 400, "epochs": 3, "cells_at_once": 8},
         "judge": {"n_cells": 40, "bootstrap": 20},
         "names": {"sets": str(folder / "sets.gmt"), "draws": 40, "n_top": 8},
+        "sweep": {
+            **{"features": 2, "alike": 4, "n_cells": 30, "check": 3, "targets": 3, "mixtures": 3},
+            "steering": [{"target": "B", "source": "T", "doses": [2], "draws": 3}],
+        },
         "device": "cpu",
     }
 

@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import yaml
-from helpers import leaves, tiny_model
+from helpers import genes, leaves, tiny_model
 
 from workbench.engine.config import read_config
 from workbench.models.scgpt.checkpoint import save_checkpoint
@@ -18,7 +18,10 @@ from workbench.recipes.dictionary.context import DictionaryContext
 from workbench.recipes.dictionary.recipe import stages
 
 OWN, CONTROLS = {"train", "train_2"}, {"untrained", "shuffled"}
-AFTER = {"judge", "stability", "name", "pages"}
+SWEPT = {"feature_effects", "feature_attribution", "feature_circuits"}
+LABELLED = SWEPT - {"feature_circuits"}
+STEERING = "[{{target: B, source: T, doses: [{}], draws: 3}}]"
+AFTER = {"judge", "stability", "name", "pages"} | SWEPT
 EVERY = OWN | CONTROLS | AFTER
 # Field: what it is set to, and what that makes anew; a control's absence is a stage less.
 FIELDS = {
@@ -33,12 +36,12 @@ FIELDS = {
     "data.values": ("cp10k", set()),
     "data.depth": ("deep", set()),
     "data.gene_column": ("symbol", EVERY),
-    "data.cell_type": ("coarse", {"name", "pages"}),
+    "data.cell_type": ("coarse", {"name", "pages"} | LABELLED),
     "data.donor": ("lane", EVERY),
     "data.tissue": ("coarse", set()),
     "data.batch": ("lane", EVERY),
     "data.min_gene_share": (0.2, EVERY),
-    "hooks": ("[blocks.1.hook_resid_post]", EVERY),
+    "hooks": ("[blocks.1.hook_resid_post]", EVERY - {"feature_circuits"}),
     "targets": ("TARGETS", EVERY),
     **{
         f"dictionary.{name}": (value, EVERY)
@@ -66,6 +69,18 @@ FIELDS = {
     "names.sets": ("hematopoiesis", {"name", "pages"}),
     "names.n_top": (5, {"name", "pages"}),
     "names.draws": (9, {"name", "pages"}),
+    "names.ranked_draws": (9, {"name", "pages"}),
+    "names.network": ("NETWORK", {"name", "pages"}),
+    "sweep.hooks": ("[blocks.1.hook_resid_post]", LABELLED),
+    "sweep.features": (3, {"feature_effects", "feature_steering"}),
+    "sweep.how": ("clamp", {"feature_effects", "feature_attribution"}),
+    "sweep.amount": ("2.0", {"feature_effects", "feature_attribution"}),
+    "sweep.n_cells": (20, SWEPT),
+    "sweep.alike": (5, {"feature_effects"}),
+    "sweep.check": (4, {"feature_attribution", "feature_circuits"}),
+    "sweep.targets": (4, {"feature_circuits"}),
+    "sweep.mixtures": (4, {"feature_circuits"}),
+    "sweep.steering": (STEERING.format(3), {"feature_steering"}),
     "controls": ("[untrained]", {"judge", "pages"}),
 }
 
@@ -86,6 +101,8 @@ def planned(tiny, tmp_path_factory):
     save_checkpoint(tiny_model(seed=8), folder / "other")
     path = folder / "tiny.yaml"
     given = {**tiny, "checkpoint": str(tiny["checkpoint"]), "data": {**tiny["data"], "name": "cells.h5ad"}}
+    # Whom other seeds and donors hold out may be too few to steer.
+    given["sweep"] = {**tiny["sweep"], "steering": []}
     path.write_text(yaml.safe_dump(given))
     # Sets that both have genes of: the shipped ones hold none of these cells' genes.
     return path
@@ -113,19 +130,28 @@ def test_a_field_makes_anew_what_depends_on_it_and_nothing_else(planned, before,
         "COPY": str(folder / "copy.h5ad"),
         "TARGETS": "{blocks.1.hook_resid_post: blocks.1.hook_mlp_out}",
     }
+    if field == "names.network":
+        edges = "".join(f"{a},{b}\n" for a, b in zip(genes(), [*genes()[1:], genes()[0]], strict=True))
+        (folder / "network.csv").write_text(f"source,target\n{edges}")
+        value = str(folder / "network.csv")
     more = ["dictionary.architecture=batchtopk"] if field == "targets" else []
+    # An amount goes with a way that takes one.
+    with_it = {"sweep.how": ["sweep.amount=1.0"], "sweep.amount": ["sweep.how=scale"]}.get(field, [])
+    more += ["sweep.how=scale", "sweep.amount=1.0"] if field == "sweep.amount" else []
+    more += [f"sweep.steering={STEERING.format(2)}"] if field in ("sweep.steering", "sweep.features") else []
     if field == "names.sets":
         (folder / "others.gmt").write_text(
             Path(yaml.safe_load(planned.read_text())["names"]["sets"]).read_text().replace("first", "third")
         )
         value = str(folder / "others.gmt")
     known = keys(planned, *more) if more else before
-    after = keys(planned, f"{field}={given.get(value, value)}", *more)
+    after = keys(planned, *more, *with_it, f"{field}={given.get(value, value)}")
     assert {name for name in after if name in known and after[name] != known[name]} == expected
 
 
 def test_every_field_of_the_configuration_is_listed():
-    assert set(FIELDS) == set(leaves(DictionaryRunConfig))
+    every = {"sweep.steering" if name.startswith("sweep.steering.") else name for name in leaves(DictionaryRunConfig)}
+    assert set(FIELDS) == every
 
 
 def test_no_label_reaches_a_training(planned, before):

@@ -14,7 +14,14 @@ def tables(within=(0.2, 0.5), low=(0.1, 0.4)):
     hooks = [f"blocks.{i}.hook_resid_post" for i in range(len(within))]
 
     def of(source, seed, values, lows):
-        about = {"variance_explained": 0.9, "gene_id": 0.8, "n_rows": 5000, "n_cells": 40, "within_high": 0.6}
+        about = {
+            "variance_explained": 0.9,
+            "gene_id": 0.8,
+            "n_rows": 5000,
+            "n_cells": 40,
+            "n_donors": 0,
+            "within_high": 0.6,
+        }
         return [
             {"hook": hook, "source": source, "seed": seed, "within_genes": v, "within_low": lo, **about}
             for hook, v, lo in zip(hooks, values, lows, strict=True)
@@ -31,7 +38,9 @@ def tables(within=(0.2, 0.5), low=(0.1, 0.4)):
         "dictionary_summary": pd.DataFrame(rows),
         "dictionary_codes": pd.DataFrame(codes),
         "dictionary_stability": pd.DataFrame({"hook": hooks, "above_0.9": 0.004, "n": 256}),
-        "dictionary_naming": pd.DataFrame({"hook": hooks, "source": "model", "features": 250, "named": 0.04}),
+        "dictionary_naming": pd.DataFrame(
+            {"hook": hooks, "source": "model", "method": "top genes", "features": 250, "named": 0.04}
+        ),
     }
 
 

@@ -13,8 +13,8 @@ from processes import kill_once
 
 from workbench.cells.splits import Split
 from workbench.cli import main
-from workbench.dictionaries import Dictionary
-from workbench.dictionaries.judge import describe, gather
+from workbench.dictionaries import Dictionary, feature_attribution, feature_circuit, feature_effects
+from workbench.dictionaries.judge import describe, donors_of, gather
 from workbench.dictionaries.training import STATE, train_dictionaries
 from workbench.engine.config import make_config
 from workbench.engine.plan import plan_text
@@ -61,7 +61,12 @@ def test_the_tables_have_a_row_for_each_hook_source_and_seed(made):
     rows, fitted = (
         gather(context.model, dictionary, cells, 0, 0.3) for cells in (context.held_cells, context.train_cells)
     )
-    own, _ = describe(dictionary, rows, fitted, context.model, draws=20)
+    donors = donors_of(context.held_cells)
+    own, _ = describe(dictionary, rows, fitted, context.model, donors=donors, draws=20)
+    assert row["n_donors"] == len(set(context.held_cells.obs["donor"])) >= 2
+    assert (row["within_low"], row["within_high"]) == pytest.approx((own["within_low"], own["within_high"]))
+    over_cells, _ = describe(dictionary, rows, fitted, context.model, draws=20)
+    assert over_cells["n_donors"] == 0 and over_cells["within_low"] != own["within_low"]
     assert row["variance_explained"] == pytest.approx(own["variance_explained"]) and row["l0"] == pytest.approx(4)
     codes = context.read("dictionary_codes").set_index(["hook", "code"])
     assert codes.loc[(HOOKS[0], "gene id alone"), "variance_explained"] == pytest.approx(row["gene_id"])
@@ -117,6 +122,65 @@ def test_the_report_asks_about_gene_identity_and_links_the_pages(made):
 
 
 @pytest.mark.slow
+def test_causes_are_those_of_the_functions(made):
+    context, (low, high) = made.context, HOOKS
+    cells, dictionary = context.held_cells, context.dictionary("train", low)
+    table = context.read("feature_effects").query("hook == @low")
+    tested = sorted(set(table["feature"]))
+    assert len(tested) == 2 and set(table["metric"]) == {"cell_shift"}
+    shared = {"n_cells": 30, "seed": 0, "min_gene_share": 0.3}
+    own = feature_effects(context.model, cells, dictionary, tested, null_draws=4, **shared)
+    assert np.allclose(table["effect"], own["effect"], rtol=1e-4) and np.allclose(table["p"], own["p"], equal_nan=True)
+    screen = feature_attribution(context.model, cells, dictionary, check=3, **shared)
+    estimates = context.read("feature_attribution").query("hook == @low")
+    assert np.allclose(estimates["estimated"], screen.table["estimated"], atol=1e-6)
+    assert estimates["exact"].notna().sum() == 3 * estimates["metric"].nunique()
+    edges, summary = context.read("feature_edges"), context.read("feature_circuits")
+    targets = sorted(set(edges["target"]))
+    later = context.dictionary("train", high)
+    circuit = feature_circuit(context.model, cells, dictionary, later, targets, check=3, null_draws=3, **shared)
+    assert np.allclose(edges["strength"], circuit.edges["strength"], atol=1e-6) and len(summary) == 1
+    assert summary["pairs"].iloc[0] == len(edges) and set(edges["source_hook"]) == {low}
+
+
+@pytest.mark.slow
+def test_steering_goes_along_the_tested_features_and_the_difference_of_means(made):
+    table = made.context.read("feature_steering")
+    tested = made.context.read("feature_effects").groupby("hook")["feature"].agg(set)
+    for hook in HOOKS:
+        along = set(table.loc[table["hook"] == hook, "along"])
+        assert "difference of means" in along <= {"difference of means", *(f"F{k}" for k in tested[hook])}
+    assert set(table["dose"]) == {0, 2} and table.loc[table["along"] == "difference of means", "q"].isna().all()
+    moved = table.query("measure == 'moved' and dose == 2 and along != 'difference of means'")
+    assert (moved["q"] >= moved["p"]).all()
+    page = (made.out / "report.html").read_text()
+    assert all(f"<b>{name}</b>" in page for name in ("features that are alike", "random directions"))
+    drawn = {path.stem for path in (made.out / "figures").glob("*.html")}
+    assert {"feature_estimates", "feature_graph"} <= drawn
+    assert sum(name.startswith("feature_effects_") for name in drawn) == 2
+    assert any(name.startswith("feature_doses_") for name in drawn)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_to_the_same_effects(tiny, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    sweep = {**tiny["sweep"], "features": 8, "alike": 12, "steering": []}
+    path.write_text(
+        yaml.safe_dump({**tiny, "controls": [], "trainings": 1, "sweep": sweep, "checkpoint": str(tiny["checkpoint"])})
+    )
+    command = ["dictionary", "sweep", str(path), "--out"]
+    killed, begun = tmp_path / "killed", "stages/feature_effects/begun.json"
+    kill_once((killed / begun).is_file, [sys.executable, "-m", "workbench.cli", *command, str(killed)])
+    assert main([*command, str(killed)]) == 0 and main([*command, str(tmp_path / "whole")]) == 0
+    for name in ("feature_effects", "feature_attribution", "feature_edges"):
+        one, other = (tmp_path / run / "tables" / f"{name}.csv" for run in ("killed", "whole"))
+        assert one.read_bytes() == other.read_bytes()
+    assert {one.name for one in (killed / "stages").iterdir()} == {
+        "train", "feature_effects", "feature_attribution", "feature_circuits",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
 def test_nothing_is_done_twice_and_no_batch_of_cells_changes_it(made, tiny):
     other = {**tiny["dictionary"], "cells_at_once": 5}
     again = plan(RECIPE, config(tiny, dictionary=other), made.out)
@@ -160,7 +224,7 @@ def test_a_killed_training_goes_on_to_the_same_dictionaries(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_rows_of_cells_have_dictionaries_without_names(tiny, tmp_path):
-    more = {"hooks": ["hook_cell"], "names": None, "trainings": 1, "controls": ["shuffled"]}
+    more = {"hooks": ["hook_cell"], "names": None, "sweep": None, "trainings": 1, "controls": ["shuffled"]}
     few = {**tiny["dictionary"], "width": 16, "rows": 8, "epochs": 20}
     done = execute(RECIPE, config(tiny, **more, dictionary=few), tmp_path / "out")
     assert "whole cells, which have no gene" in done.opening[1]
@@ -174,6 +238,11 @@ def test_the_plan_says_tasks_and_steps(tiny, tmp_path):
     assert loads["train"].passes == 3 * loads["train"].cells and "steps of each of 4 x 2 dictionaries" in plan_text(
         found
     )
+    assert "a step of all 2 takes about" in plan_text(found) and "one step of each size" in loads["train"].basis
+    more = {**tiny["dictionary"], "epochs": 300}
+    longer = plan(RECIPE, config(tiny, dictionary=more), tmp_path / "out")
+    seconds = [one.load.seconds for one in (found.stages[0], longer.stages[0])]
+    assert seconds[1] > 20 * seconds[0] > 0
     assert not (tmp_path / "out").exists()
 
 
@@ -186,6 +255,17 @@ def test_the_plan_says_tasks_and_steps(tiny, tmp_path):
         ({"targets": {HOOKS[0]: "blocks.1.hook_mlp_out"}}, ConfigError, "A transcoder is trained as batchtopk"),
         ({"dictionary": {"width": 8, "k": 2}}, ShapeError, "8 features are fewer than the 16 numbers"),
         ({"names": {"sets": "nowhere.gmt"}}, ConfigError, "nowhere.gmt"),
+        ({"hooks": ["hook_cell"], "names": None}, HookError, "in no block of the model.*set sweep to null"),
+        ({"sweep": {"hooks": ["blocks.0.hook_resid_post"]}}, HookError, "not among the hooks"),
+        (
+            {"sweep": {"features": {HOOKS[0]: [3]}}},
+            HookError,
+            "names features of blocks.1.hook_resid_post, and those of",
+        ),
+        ({"sweep": {"hooks": [HOOKS[0]], "features": {HOOKS[0]: [32]}}}, HookError, "features 0 to 31, but 32"),
+        ({"sweep": {"how": "clamp"}}, ConfigError, "give an amount with clamp"),
+        ({"sweep": {"steering": [{"target": "B", "source": "B"}]}}, ConfigError, "to themselves"),
+        ({"sweep": {"steering": [{"target": "B", "source": "NK"}]}}, CellsError, "'NK'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(tiny, tmp_path, change, error, said):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.dictionaries.feeding import dealt_anew
-from workbench.dictionaries.judge import describe, drawn_cells, gather, judge
+from workbench.dictionaries.judge import describe, donors_of, drawn_cells, gather, judge
 from workbench.dictionaries.judging import match_features, random_matches
 from workbench.engine.context import Handle
 from workbench.engine.stages import Result, Results
@@ -23,13 +23,25 @@ _PLACE = ("hook", "kind", "layer")
 _COLUMNS = {
     "dictionary_summary": (
         *_PLACE, "source", "seed", "variance_explained", "within_genes", "within_low", "within_high", "gene_id", "l0", "dead", "dense",
-        "top_share", "one_gene", "n_rows", "n_cells",
+        "top_share", "one_gene", "n_rows", "n_cells", "n_donors",
     ),
     "dictionary_codes": (*_PLACE, "code", "l0", "variance_explained", "within_genes"),
     "dictionary_losses": (*_PLACE, "metric", "replaced_by", "loss", "recovered_zero", "recovered_mean"),
     "dictionary_activity": (*_PLACE, "feature", "density", "mean", "gene", "top_share", "n_genes", "level_r"),
 }  # fmt: skip
-_WHOLE = ("seed", "n_rows", "n_cells", "feature", "rank", "firings", "n_list", "overlap", "partner", "other")
+_WHOLE = (
+    "seed",
+    "n_rows",
+    "n_cells",
+    "n_donors",
+    "feature",
+    "rank",
+    "firings",
+    "n_list",
+    "overlap",
+    "partner",
+    "other",
+)
 JUDGED = tuple(_COLUMNS)
 MATCHED = ("dictionary_stability", "dictionary_matches")
 
@@ -117,7 +129,8 @@ def judge_task(handle: Handle, one: PlannedTraining, hook: str) -> pd.DataFrame:
         )
         if one.source == SHUFFLED:
             rows, fitted = dealt_anew(rows, seed, "held out"), dealt_anew(fitted, seed, "trained on")
-        summary, _ = describe(dictionary, rows, fitted, model, draws=asked.bootstrap, seed=seed)
+        donors = donors_of(drawn_cells(context.held_cells, asked.n_cells, seed))
+        summary, _ = describe(dictionary, rows, fitted, model, donors=donors, draws=asked.bootstrap, seed=seed)
         return together({"dictionary_summary": pd.DataFrame([summary])}, **about)
     found = judge(
         model,

@@ -20,12 +20,14 @@ from workbench.tools.common import column
 _PLACE = ("hook", "kind", "layer")
 _COLUMNS = {
     "dictionary_names": (
-        *_PLACE, "feature", "genes", "n_list", "program", "odds", "overlap", "p_urn", "p", "q", "named", "cell_type", "cell_type_lift",
+        *_PLACE, "feature", "genes", "n_list", "program", "odds", "overlap", "p_urn", "p", "q", "named", "ranked_program", "ranked_score",
+        "ranked_p", "ranked_q", "regulator", "regulator_overlap", "regulator_p", "regulator_q", "regulated", "cell_type", "cell_type_lift",
         "donor", "donor_share", "one_donor",
     ),
     "dictionary_genes": (*_PLACE, "feature", "rank", "gene", "mean", "firings", "lift"),
+    "dictionary_cells": (*_PLACE, "feature", "rank", "cell", "mean", "firings", "cell_type", "donor"),
     "dictionary_types": (*_PLACE, "feature", "label", "mean", "density"),
-    "dictionary_naming": (*_PLACE, "source", "features", "named", "rule", "rule_random"),
+    "dictionary_naming": (*_PLACE, "source", "method", "features", "named", "rule", "rule_random"),
 }  # fmt: skip
 NAMED = (*_COLUMNS, "dictionary_terms")
 
@@ -53,12 +55,19 @@ def name_stage(context: DictionaryContext, folder: Path, _: Results) -> Result:
     labels = [name for name in ("cell_type", "donor") if context.column(name)]
     absent = {"cell_type": ("cell_type", "cell_type_lift"), "donor": ("donor", "donor_share", "one_donor")}
     gone = [one for name, columns in absent.items() if name not in labels for one in columns]
+    assert context.config.names is not None
+    methods = {"ranked_": context.config.names.ranked_draws > 0, "regulat": context.config.names.network is not None}
+    gone += [
+        one
+        for one in _COLUMNS["dictionary_names"]
+        for begin, there in methods.items()
+        if one.startswith(begin) and not there
+    ]
     found = apart(rows, _COLUMNS)
     names = found["dictionary_names"].drop(columns=gone, errors="ignore")
-    found["dictionary_names"] = names.astype({one: bool for one in ("named", "one_donor") if one in names})
+    found["dictionary_names"] = names.astype({one: bool for one in ("named", "regulated", "one_donor") if one in names})
     terms = rows[(rows["table"] == "dictionary_terms")].dropna(axis=1, how="all").drop(columns="table")
     context.write({**found, "dictionary_terms": terms.reset_index(drop=True)})
-    assert context.config.names is not None
     return {"labels": labels, "sets": load_gene_sets(context.config.names.sets).name}
 
 
@@ -90,11 +99,13 @@ def name_task(handle: Handle, stage: str, hook: str) -> pd.DataFrame:
         cell_type=context.column("cell_type"),
         n_top=asked.n_top,
         draws=asked.draws,
+        ranked_draws=asked.ranked_draws,
+        network=asked.network,
         seed=seed,
         min_gene_share=share,
     )
     about = {**where(hook), "source": source}
-    tables = {"dictionary_naming": pd.DataFrame([named.summary])}
+    tables = {"dictionary_naming": named.summary}
     if source != MODEL:
         return together(tables, **about)
     features = named.features
@@ -106,7 +117,10 @@ def name_task(handle: Handle, stage: str, hook: str) -> pd.DataFrame:
         rows = gather(model, dictionary, cells, seed, share)
         types = column(cells, "cell_type")[rows.cells.cpu().numpy()]
         tables["dictionary_types"] = activity_by_label(encoded(dictionary, rows)[0], types)
-    tables |= {"dictionary_names": features, "dictionary_genes": named.genes}
+    active = named.cells
+    for label in filter(context.column, ("cell_type", "donor")):
+        active[label] = active["cell"].map(dict(zip(cells.obs_names, column(cells, label), strict=True)))
+    tables |= {"dictionary_cells": active, "dictionary_names": features, "dictionary_genes": named.genes}
     if hook == context.hooks[0]:
         # The same of every hook: the panel is that of the cells.
         tables["dictionary_terms"] = named.terms

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from workbench.dictionaries.baselines import ONE_HOT
 from workbench.dictionaries.judge import OWN
+from workbench.dictionaries.lists import LISTS
 from workbench.engine.section import Control, Opening
 from workbench.figures.style import number
 from workbench.recipes.dictionary.config import SHUFFLED, UNTRAINED
@@ -56,7 +58,7 @@ def opening(tables: Tables, held_out: str) -> Opening:
         answer = f"At {of} hooks they do: {most}. At the others a table of one mean per gene does as well or better."
     how = (
         f"n = {number(judged['n_cells'].min())} held-out cells, {number(judged['n_rows'].min())} rows; 95 % at the best hook "
-        f"{number(best['within_low'], 2)} to {number(best['within_high'], 2)} over cells, 0 is a gene's name alone."
+        f"{number(best['within_low'], 2)} to {number(best['within_high'], 2)} {over(best)}, 0 is a gene's name alone."
     )
     if "dictionary_stability" in tables:
         found = tables["dictionary_stability"]["above_0.9"]
@@ -68,6 +70,17 @@ def opening(tables: Tables, held_out: str) -> Opening:
     )
     step = "Browse features by gene, cell type and program in the pages under dictionaries/, and ablate them with workbench.dictionaries."
     return Opening(_QUESTION, answer, how, change, step)
+
+
+def over(row: Any) -> str:
+    """What an interval is over: donors where two or more were held out, else cells.
+
+    Parameters
+    ----------
+    row
+        A row of the table ``dictionary_summary``, with its column ``n_donors``.
+    """
+    return f"over {int(row.n_donors)} donors" if row.n_donors else "over cells"
 
 
 def first(summary: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +126,8 @@ def controls(tables: Tables) -> list[Control]:
         n, again = int(table["n"].sum()), round(float((table["n"] * table["above_0.9"]).sum()))
         found.append(Control("another seed", f"finds {again} of {n} features again (cosine above 0.9)", again, n))
     if "dictionary_naming" in tables:
-        rows = tables["dictionary_naming"].query("source == 'model'")
+        table = tables["dictionary_naming"]
+        rows = table[(table["source"] == MODEL) & (table["method"] == LISTS)]
         n, named = int(rows["features"].sum()), round(float((rows["features"] * rows["named"]).sum()))
         found.append(Control("random gene lists", f"{named} of {n} features have a name beyond them", named, n))
     return found

@@ -40,9 +40,9 @@ def pages_stage(context: DictionaryContext, folder: Path, results: Results) -> R
         ``hooks``, those that have a page, and ``bytes``, what all pages take.
     """
     empty = pd.DataFrame({"hook": pd.Series(dtype=str)})
-    names, genes, types = (
+    names, genes, cells, types = (
         context.read(table) if "name" in results else empty
-        for table in ("dictionary_names", "dictionary_genes", "dictionary_types")
+        for table in ("dictionary_names", "dictionary_genes", "dictionary_cells", "dictionary_types")
     )
     matches = context.read("dictionary_matches") if "stability" in results else empty
     table = features_table(context.read("dictionary_activity"), names, genes, matches)
@@ -72,7 +72,8 @@ def pages_stage(context: DictionaryContext, folder: Path, results: Results) -> R
             ]
         )
         own = {
-            name: one[one["hook"] == hook] for name, one in (("features", table), ("genes", genes), ("types", types))
+            name: one[one["hook"] == hook]
+            for name, one in (("features", table), ("genes", genes), ("cells", cells), ("types", types))
         }
         own["features"] = own["features"].sort_values("feature")
         place = _map(directions, context.config.seed)

@@ -8,21 +8,30 @@ import pandas as pd
 
 from workbench.dictionaries.baselines import ONE_HOT
 from workbench.dictionaries.judge import OWN
+from workbench.dictionaries.lists import LISTS, RANKING, REGULATORS
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.checks import records
 from workbench.figures.requests import Request
 from workbench.figures.style import number
+from workbench.recipes.dictionary.causes import cause_controls, causes
 from workbench.recipes.dictionary.context import FOLDER, DictionaryContext
 from workbench.recipes.dictionary.judge import JUDGED, MATCHED
 from workbench.recipes.dictionary.name import NAMED
-from workbench.recipes.dictionary.opening import controls, first, opening
+from workbench.recipes.dictionary.opening import controls, first, opening, over
 from workbench.recipes.dictionary.pages import FEATURES, PAGE
+from workbench.recipes.dictionary.sweep import ESTIMATES
 
 _STAGES = {"judge": JUDGED, "stability": MATCHED, "name": NAMED, "pages": (FEATURES,)}
 _SHOWN = (
     "dictionary_summary", FEATURES, "dictionary_codes", "dictionary_losses", "dictionary_stability", "dictionary_naming", "dictionary_terms",
 )  # fmt: skip
+# Ways of naming, and what stands beside each.
+_BY = {
+    LISTS: ("by top genes", "matched random lists"),
+    RANKING: ("by pre-ranked enrichment", "rankings dealt anew within expression"),
+    REGULATORS: ("by known regulators", "rewired networks"),
+}
 _CAUTIONS = (
     "Variance explained says nothing by itself: gene identity is most of it in early layers, so that a table of gene means is the code to beat.",
     "Features of another seed are others where the stability is low: tell no story of a single feature that a second training does not find.",
@@ -59,6 +68,8 @@ def report(context: DictionaryContext, results: Results) -> Report:
         skipped.append(("Stability", "it needs trainings: 2 or more"))
     if context.config.names is None:
         skipped.append(("Names", "names is null"))
+    elif context.config.names.network is None:
+        skipped.append(("Known regulators of features", "names.network is not given"))
     if "name" in results:
         skipped += [
             (f"Features by {label.replace('_', ' ')}", f"data.{label} is not given")
@@ -86,16 +97,17 @@ def report(context: DictionaryContext, results: Results) -> Report:
         if "train" in results
         else {},
     )
+    caused = causes(context, results)
     return Report(
         title="Sparse dictionaries, beside a gene's name alone",
         opening=opening(tables, context.split.name),
         data=context.cells.uns["workbench"]["source"],
-        sections=[section],
-        controls=controls(tables),
+        sections=[section, caused],
+        controls=[*controls(tables), *cause_controls(caused.tables)],
         shows="dictionary_variance" if "judge" in results else "",
         n=f"{len(context.split.train)} cells trained on, {len(context.split.test)} held out",
         explorer=_links(results["pages"]["hooks"]) if "pages" in results else "",
-        left_out=(FEATURES,),
+        left_out=(FEATURES, ESTIMATES, "feature_edges"),
     )
 
 
@@ -125,7 +137,7 @@ def _answers(tables: dict[str, pd.DataFrame]) -> list[str]:
         beyond = (
             ""
             if row.within_genes != row.within_genes
-            else f" Beyond each gene's mean: {number(row.within_genes, 2)} (95 % {number(row.within_low, 2)} to {number(row.within_high, 2)})."
+            else f" Beyond each gene's mean: {number(row.within_genes, 2)} (95 % {number(row.within_low, 2)} to {number(row.within_high, 2)} {over(row)})."
         )
         said.append(
             f"{row.hook}: the dictionary explains {number(row.variance_explained)} of the variance, {name}{best['code']} "
@@ -146,7 +158,7 @@ def _answers(tables: dict[str, pd.DataFrame]) -> list[str]:
     if "dictionary_naming" in tables:
         for row in records(tables["dictionary_naming"].query("source == 'model'")):
             said.append(
-                f"{row.hook}: the usual rule names {number(100 * row.rule, 2)} % of features and {number(100 * row.rule_random, 2)} % of matched random lists; "
-                f"{number(100 * row.named, 2)} % have a name beyond such lists (q at most 0.05); n = {number(row.features)} features with a list."
+                f"{row.hook}, {_BY[row.method][0]}: the usual rule names {number(100 * row.rule, 2)} % of features, and {number(100 * row.rule_random, 2)} % with {_BY[row.method][1]}; "
+                f"{number(100 * row.named, 2)} % have a name beyond these (q at most 0.05); n = {number(row.features)} features with a list."
             )
     return said
