@@ -30,14 +30,13 @@ from workbench.cells.thinning import thinned
 from workbench.engine.config import load_cells, make_config
 from workbench.evidence.protocol import Fitted, Method, Training
 from workbench.evidence.ruler import load_ruler
-from workbench.evidence.transfers import MOST_LOSS, OURS, UNALIGNED, YARDSTICKS, transfer
+from workbench.evidence.transfers import FILLED, MOST_LOSS, OURS, UNALIGNED, YARDSTICKS, transfer
 from workbench.files import write_text
 from workbench.operators.algorithm import Algorithm
 from workbench.seeds import generator, order_of
 from workbench.settings import DataConfig
 
 GENES, COUNTS, DRAWS, CELLS = (1.0, 0.8, 0.6, 0.4), (1.0, 0.5, 0.25, 0.1), 2, 500
-START, END = "<!-- transfers -->", "<!-- /transfers -->"
 
 
 @dataclass
@@ -83,12 +82,19 @@ def fewer_counts(cells: Any, share: float, seed: int) -> Any:
 
 
 def tried(
-    runs: list[Path], studies: dict[str, Any], seed: int, n: int, genes: tuple[float, ...], counts: tuple[float, ...]
+    runs: list[Path],
+    studies: dict[str, Any],
+    on: list[str],
+    seed: int,
+    n: int,
+    genes: tuple[float, ...],
+    counts: tuple[float, ...],
 ) -> pd.DataFrame:
     """Rows of all transfers."""
     ruler, rows = load_ruler("hematopoiesis"), []
     loaded = {}
-    for name, one in studies.items():
+    for name in on:
+        one = studies[name]
         cells = load_cells(make_config(DataConfig, **one["data"]))
         stage = place_cells(cells, ruler, one.get("stages", {}))[0]["stage"].to_numpy(dtype=int)
         placed = np.flatnonzero(stage >= 0)
@@ -97,7 +103,7 @@ def tried(
     pairs = []
     for run in runs:
         own = yaml.safe_load((run / "resolved.yaml").read_text(encoding="utf-8"))["name"]
-        pairs += [(run, own, other) for other in studies if studies[other]["group"] != studies[own]["group"]]
+        pairs += [(run, own, other) for other in on if studies[other]["group"] != studies[own]["group"]]
     levels = [(share, draw) for share in genes for draw in range(1 if share == 1 else DRAWS)]
     with tqdm(total=len(pairs) * len(levels) * len(counts), unit="transfer") as bar:
         for run, own, other in pairs:
@@ -143,7 +149,7 @@ def said(rows: pd.DataFrame) -> pd.DataFrame:
 def page(rows: pd.DataFrame, told: pd.DataFrame) -> str:
     """Tables in Markdown: whole files by method, and what is said."""
     whole = rows[(rows["genes"] == 1) & (rows["counts"] == 1)]
-    names = [OURS, UNALIGNED, *YARDSTICKS]
+    names = [OURS, UNALIGNED, *YARDSTICKS, FILLED]
     lines = [
         "| trained on | tried on | genes | cells | "
         + " | ".join(names)
@@ -177,13 +183,15 @@ def main() -> int:
     parser.add_argument("--studies", type=Path, required=True, help="YAML of the studies")
     parser.add_argument("--out", type=Path, required=True, help="folder for transfers.csv and said.csv")
     parser.add_argument("--docs", type=Path, help="page whose tables are put in between its markers")
+    parser.add_argument("--mark", default="transfers", help="name of the markers in that page")
+    parser.add_argument("--on", nargs="+", help="names of the studies that are tried; all of the file by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cells", type=int, default=CELLS, help="cells of a study that are tried, at most")
     parser.add_argument("--quick", action="store_true", help="whole files only")
     given = parser.parse_args()
     studies = yaml.safe_load(given.studies.read_text(encoding="utf-8"))
     genes, counts = ((1.0,), (1.0,)) if given.quick else (GENES, COUNTS)
-    rows = tried(given.runs, studies, given.seed, given.cells, genes, counts)
+    rows = tried(given.runs, studies, given.on or list(studies), given.seed, given.cells, genes, counts)
     told = said(rows)
     given.out.mkdir(parents=True, exist_ok=True)
     rows.to_csv(given.out / "transfers.csv", index=False)
@@ -191,8 +199,9 @@ def main() -> int:
     text = page(rows, told)
     print(text)
     if given.docs is not None:
-        before, rest = given.docs.read_text(encoding="utf-8").split(START)
-        write_text(given.docs, f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}")
+        first, last = f"<!-- {given.mark} -->", f"<!-- /{given.mark} -->"
+        before, rest = given.docs.read_text(encoding="utf-8").split(first)
+        write_text(given.docs, f"{before}{first}\n{text}\n{last}{rest.split(last)[1]}")
     return 0
 
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 import workbench
 from workbench.operators.algorithm import Algorithm
-from workbench.operators.exporting import Encoder, TrainingCells, export_readouts
+from workbench.operators.exporting import HeldOutEncoder, TrainingCells, export_readouts
 from workbench.operators.readout import Endpoint
 
 TYPES, N_GENES, K = ("B", "NK", "T4", "T8", "mono"), 120, 4
@@ -77,7 +77,7 @@ def exported(cells: TrainingCells, labels: np.ndarray):
     n = len(labels)
     # By name, so that the order of cells decides no fold.
     fold = np.array([int(name.split("_")[1]) % 4 for name in cells.names])
-    inner = [Encoder(*encoder(cells, labels, fold != k), fold == k) for k in range(4)]
+    inner = [HeldOutEncoder(*encoder(cells, labels, fold != k), fold == k) for k in range(4)]
     matrix, offset = encoder(cells, labels, np.ones(n, dtype=bool))
     return (matrix, offset, *export_readouts(cells, matrix, offset, inner))
 

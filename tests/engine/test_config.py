@@ -302,7 +302,12 @@ def paths_of(kind, before=""):
 def test_the_keys_that_are_paths_are_told_by_the_models():
     common = {"checkpoint": "path", "data.name": NAME_OR_PATH}
     operators = {**common, "ruler": NAME_OR_PATH, "panel.file": "path"}
-    assert paths_of(RunConfig) == {**operators, "factors.gene_sets": NAME_OR_PATH, "expected": "path"}
+    assert paths_of(RunConfig) == {
+        **operators,
+        "factors.gene_sets": NAME_OR_PATH,
+        "expected": "path",
+        "transfer.*.data.name": NAME_OR_PATH,
+    }
     assert paths_of(GatesConfig) == {**operators, "cohorts.*.data.name": NAME_OR_PATH}
     more = {"transfer.*.data.name": NAME_OR_PATH, "peers.python": NAME_OR_PATH, "expected": "path"}
     assert paths_of(BenchmarkConfig) == {**operators, **more}

@@ -17,7 +17,7 @@ def test_a_complex_is_its_least_subunit_and_pairs_that_are_not_measured_do_not_c
     assert n == 1
     np.testing.assert_allclose(strength, np.outer([2, 0, 1], [0, 1, 1]))
     with pytest.raises(
-        EvaluationError, match="Of 1 pairs of senders and receivers none has all of its genes among the 3 genes"
+        EvaluationError, match="None of 1 pairs of senders and receivers has all of its genes among the 3"
     ):
         signal_strength(EXPRESSION, GENES, [(("L1",), ("R9",))])
 

@@ -10,7 +10,7 @@ from workbench.cells.expression import panel_expression
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.errors import EvaluationError
 from workbench.evidence.ruler import load_ruler
-from workbench.evidence.transfers import COLUMNS, LOGISTIC, OURS, PCA, RANKS, UNALIGNED, agreement, transfer
+from workbench.evidence.transfers import COLUMNS, FILLED, LOGISTIC, OURS, PCA, RANKS, UNALIGNED, agreement, transfer
 from workbench.operators.algorithm import Algorithm
 
 NAMES = {"B": "B", "NK": "NK", "T4": "CD4", "T8": "CD8", "mono": "monocyte"}
@@ -44,7 +44,7 @@ def test_labels_of_other_detail_agree_and_those_of_another_kind_do_not():
 
 def test_every_method_is_right_on_cells_like_those_of_training(made):
     rows = {row["method"]: row for row in transfer(*made, *study(), "same")}
-    assert set(rows) == {OURS, UNALIGNED, LOGISTIC, PCA, RANKS} and all(
+    assert set(rows) == {OURS, UNALIGNED, LOGISTIC, PCA, RANKS, FILLED} and all(
         set(COLUMNS) == set(row) for row in rows.values()
     )
     assert all(row["accuracy"] > 0.8 for row in rows.values())
@@ -72,6 +72,19 @@ def test_logistic_regression_is_that_of_scikit_learn_on_the_genes_of_both(made):
     by_hand.fit(train.on_panel(genes).expression.toarray(), train.stage)
     said = by_hand.predict(panel_expression(fewer, genes).toarray())
     assert abs(row["accuracy"] - (said == stage).mean()) < 0.011 and row["coverage"] == 0.5
+
+
+def test_filling_in_is_what_expression_itself_gains_by(made):
+    algorithm, train = made
+    gains = []
+    for seed in range(5):
+        cells, stage = study(60 + seed)
+        fewer = cells[:, np.random.default_rng(seed).permutation(len(PANEL))[:72]].copy()
+        rows = {row["method"]: row for row in transfer(algorithm, train, fewer, stage, "x", min_coverage=0.1)}
+        zero = transfer(dataclasses.replace(algorithm, reference=None), train, fewer, stage, "x", min_coverage=0.1)
+        assert FILLED not in {row["method"] for row in zero}
+        gains.append(rows[FILLED]["accuracy"] - rows[LOGISTIC]["accuracy"])
+    assert np.mean(gains) > -0.03, gains
 
 
 def test_labels_of_the_study_do_nothing_but_judge(made):

@@ -8,7 +8,7 @@ from transfer_world import PANEL, TYPES, algorithm, encoder, exported, loaded, t
 
 from workbench.cells.expression import panel_expression
 from workbench.operators.calibration import fit_readout
-from workbench.operators.exporting import Encoder, export_readouts
+from workbench.operators.exporting import HeldOutEncoder, export_readouts
 from workbench.operators.reference import COUNTS, GENES, LEVEL_COLUMNS, LOSS, TrainingReference, levels_table
 
 
@@ -97,7 +97,7 @@ def test_without_a_fold_that_can_be_judged_there_is_no_reference():
     matrix, offset = encoder(cells, labels, every)
     readouts, reference = export_readouts(cells, matrix, offset, [])
     assert reference is None and set(readouts) == {"stage", "T4 against T8", "depth"}
-    one_class = Encoder(matrix, offset, labels != TYPES[0])
+    one_class = HeldOutEncoder(matrix, offset, labels != TYPES[0])
     assert export_readouts(cells, matrix, offset, [one_class])[1] is None
 
 

@@ -56,7 +56,7 @@ def thinned(
     names, genes
         Names of the cells and of the columns, on which the draw depends: neither order changes anything.
     seed
-        Seed of the draw.
+        Seed of the draw, any whole number.
 
     Returns
     -------

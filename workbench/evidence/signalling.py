@@ -43,8 +43,8 @@ def signal_strength(
     known = [(sent, received) for sent, received in sides if min(*sent, *received) >= 0]
     if not known:
         raise EvaluationError(
-            f"Of {len(signals)} pairs of senders and receivers none has all of its genes among the {len(genes)} genes that are measured; check "
-            "how genes are named, or take cells with more genes."
+            f"None of {len(signals)} pairs of senders and receivers has all of its genes among the {len(genes)} that are measured; check how genes "
+            "are named, or take other cells."
         )
     strength = np.zeros((len(expression), len(expression)))
     for sent, received in known:

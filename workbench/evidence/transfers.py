@@ -17,11 +17,13 @@ from workbench.evidence.protocol import Method, NotRunError, Training
 from workbench.evidence.readouts import Represented
 from workbench.evidence.ruler import Ruler
 from workbench.operators.algorithm import Algorithm
-from workbench.operators.readout import endpoints
+from workbench.operators.readout import endpoints, probe
 
 STAGE = "stage"
 LOGISTIC, PCA, RANKS = "logistic regression", f"PCA-{rep.WIDTH}", f"rank ANOVA PCA-{rep.RANK_WIDTH}"
 OURS, UNALIGNED = "algorithm", "algorithm, not aligned"
+# What filling in is worth without any operator.
+FILLED = "logistic regression, filled in"
 YARDSTICKS: Mapping[str, Method] = {
     LOGISTIC: Represented(rep.raw),
     PCA: Represented(rep.principal),
@@ -159,6 +161,15 @@ def transfer(
             continue
         said = _stages(ruler, prediction.classes)[prediction.values.argmax(1)]
         rows.append({"method": name, **_scored(right, stage, said, judged)})
+    if algorithm.reference is not None:
+        every = train.take(train.placed).on_panel(algorithm.genes)
+        measured = np.isin(np.array(algorithm.genes), both)
+        weights, offset = algorithm.reference.expression.folded(
+            np.eye(len(measured)), np.zeros(len(measured)), measured
+        )
+        model = probe("classes").fit(rep.dense(every), every.stage)
+        filled = np.asarray(expression_on(cells, match, algorithm.genes)[0] @ weights) + offset
+        rows.append({"method": FILLED, **_scored(right, stage, model.predict(filled), judged)})
     plain = next((row["accuracy"] for row in rows if row["method"] == LOGISTIC), np.nan)
     shared = {
         "study": study,

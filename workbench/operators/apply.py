@@ -216,7 +216,7 @@ def summary(done: Applied) -> str:
     Parameters
     ----------
     done
-        What it gave back.
+        What it gave back, labels and fitness among it.
     """
     fitness, shift = done.fitness, done.fitness.shift
     lines = [f"Values: {done.values}", f"Genes: {done.genes}"]

@@ -22,7 +22,7 @@ from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import Algorithm, fold
 from workbench.operators.calibration import inner_folds
 from workbench.operators.convention import Convention
-from workbench.operators.exporting import Encoder, TrainingCells, export_readouts
+from workbench.operators.exporting import HeldOutEncoder, TrainingCells, export_readouts
 from workbench.operators.readout import Endpoint
 from workbench.operators.saved_operator import Operator
 
@@ -178,7 +178,7 @@ class Extractor(ClassifierMixin, TransformerMixin, BaseEstimator):
         inner = []
         for one in sorted(set(fold_of.tolist())):
             try:
-                inner.append(Encoder(*encoder(fold_of == one), fold_of == one))
+                inner.append(HeldOutEncoder(*encoder(fold_of == one), fold_of == one))
             except EvaluationError:  # too few anchors without them
                 continue
         self.matrix_, self.offset_ = encoder(np.zeros(len(place), dtype=bool))

@@ -26,7 +26,7 @@ _ENOUGH = 50
 
 
 @dataclass(frozen=True)
-class Encoder:
+class HeldOutEncoder:
     """A folded linear latent that was made without some cells.
 
     Attributes
@@ -104,12 +104,15 @@ class _Inner:
     classes: LatentClasses
     detected: Float[np.ndarray, " gene"]
     readouts: dict[str, Readout]
-    encoder: Encoder
+    encoder: HeldOutEncoder
     held: TrainingCells
 
 
 def export_readouts(
-    cells: TrainingCells, matrix: Float[np.ndarray, "gene k"], offset: Float[np.ndarray, " k"], inner: Sequence[Encoder]
+    cells: TrainingCells,
+    matrix: Float[np.ndarray, "gene k"],
+    offset: Float[np.ndarray, " k"],
+    inner: Sequence[HeldOutEncoder],
 ) -> tuple[dict[str, Readout], TrainingReference | None]:
     """Readouts of a folded latent, fitted on cells and thinned copies of them, and the reference to say how far they hold.
 
@@ -167,7 +170,7 @@ def export_readouts(
     )
 
 
-def _fitted_without(cells: TrainingCells, encoder: Encoder) -> _Inner | None:
+def _fitted_without(cells: TrainingCells, encoder: HeldOutEncoder) -> _Inner | None:
     """All that is exported, fitted without the held cells; None where a class is on one side only."""
     inside, held = cells.take(~encoder.held), cells.take(encoder.held)
     every, endpoints = inside.copies()

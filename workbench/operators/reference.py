@@ -28,7 +28,7 @@ class Level:
     kind
         What was taken away: ``share of genes`` or ``share of counts``.
     share
-        Share that was left.
+        Share that was left, above 0 and up to 1.
     detected
         Genes that the cells express, of those that are to be expected on the genes left (mean over cells).
     accuracy, sd
@@ -70,7 +70,7 @@ class TrainingReference:
     mean, spread
         Mean and standard deviation of each latent coordinate.
     library_size
-        Median library size.
+        Median library size of the training cells; NaN where values are no expression.
     farthest
         Distance from the nearest class that 1 % of held-out training cells exceed, see `LatentClasses.distances`.
     endpoint
@@ -147,7 +147,7 @@ class TrainingReference:
         Parameters
         ----------
         told
-            What is no array.
+            What is no array, as the card holds it.
         arrays
             Arrays of a file by name; others among them are left alone.
         """

@@ -20,7 +20,7 @@ class LatentClasses:
     Attributes
     ----------
     names
-        Class names, sorted.
+        Names of the classes, sorted as text.
     means
         Mean latent of each class, class by k.
     within
@@ -40,7 +40,7 @@ class LatentClasses:
         z
             Latent of the cells, one row each, finite.
         labels
-            Class of each cell.
+            Class of each of these cells, of any type.
         """
         names, number = np.unique(labels.astype(str), return_inverse=True)
         means = np.stack([z[number == i].mean(0) for i in range(len(names))])

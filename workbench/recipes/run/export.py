@@ -23,7 +23,7 @@ from workbench.geometry.shape import stage_distances
 from workbench.operators import saved_operator
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.algorithm import CARD, README, WEIGHTS, Algorithm, fold
-from workbench.operators.exporting import Encoder, TrainingCells, export_readouts
+from workbench.operators.exporting import HeldOutEncoder, TrainingCells, export_readouts
 from workbench.operators.reference import LEVEL_COLUMNS, levels_table
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.gates import TABLES as GATES
@@ -113,7 +113,7 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     }
 
 
-def _encoders(context: RunContext, bar: tqdm) -> Iterator[Encoder]:
+def _encoders(context: RunContext, bar: tqdm) -> Iterator[HeldOutEncoder]:
     """Folded latents without the cells of one fold, as far as anchors are left for them."""
     of_fold = context.cells.obs["fold"].to_numpy()
     for one in sorted(set(of_fold.tolist())):
@@ -124,7 +124,7 @@ def _encoders(context: RunContext, bar: tqdm) -> Iterator[Encoder]:
             continue
         finally:
             bar.update()
-        yield Encoder(*fold(matrix, fitted.encoder_, fitted.bias_), of_fold == one)
+        yield HeldOutEncoder(*fold(matrix, fitted.encoder_, fitted.bias_), of_fold == one)
 
 
 def card_inputs(context: RunContext) -> dict[str, Any]:
