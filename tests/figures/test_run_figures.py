@@ -14,10 +14,12 @@ from workbench.figures import (
     drift,
     flat_and_ripple,
     gene_layers,
+    held_levels,
     latent_space,
     masked_errors,
     runtime,
     space_maps,
+    study_transfers,
     training_course,
 )
 
@@ -119,6 +121,37 @@ def test_drift_draws_every_pair_of_layers_and_the_first_genes():
     assert figure.data[0].z.tolist() == np.eye(3).tolist()
     assert [len(trace.y) for trace in figure.data[1:]] == [12, 12] and EVIL not in text_of(figure)
     assert np.allclose(figure.data[1].x[0], 50) and "would hold 5 %" in figure.layout.title.text.replace("<br>", " ")
+
+
+def test_transfers_have_a_mark_per_method_and_a_ring_where_the_algorithm_is_not_fit():
+    methods = ["algorithm", "logistic regression", EVIL]
+    table = pd.DataFrame(
+        [
+            {"study": study, "method": name, "accuracy": 0.5 + 0.1 * i, "balanced_accuracy": 0.4, "n_cells": 90, "coverage": 0.6,
+             "unassigned": 0.2, "fit": (study == "A") if name == "algorithm" else None}
+            for study in ("A", "B")
+            for i, name in enumerate(methods)
+        ]
+    )  # fmt: skip
+    figure = study_transfers(table)
+    points = [trace for trace in figure.data if trace.x[0] is not None]
+    assert [trace.x[0] for trace in points] == [0.5, 0.6, 0.7, 0.5, 0.6, 0.7]
+    symbols = [trace.marker.symbol for trace in points]
+    assert symbols[0] == "circle" and symbols[3] == "circle-open" and not any("open" in one for one in symbols[1:3])
+    assert len({trace.marker.symbol for trace in figure.data if trace.x[0] is None}) == 3 and EVIL not in text_of(
+        figure
+    )
+
+
+def test_levels_have_a_line_for_genes_and_one_for_counts_from_the_whole_cells_on():
+    rows = [("share of genes", share, 0.7 * share) for share in (1.0, 0.5)] + [("share of counts", 0.25, 0.4)]
+    table = pd.DataFrame(
+        [{"kind": k, "share": s, "accuracy": a, "sd": 0.05, "probability": a + 0.1} for k, s, a in rows]
+    )
+    figure = held_levels(table)
+    genes, _, counts, _ = figure.data
+    assert list(genes.x) == [50, 100] and list(genes.y) == [0.35, 0.7]
+    assert list(counts.x) == [25, 100] and list(counts.y) == [0.4, 0.7]
 
 
 def test_runtime_has_a_bar_per_stage():

@@ -8,9 +8,13 @@ import plotly.graph_objects as go
 
 from workbench.figures.checks import checked, records, with_value
 from workbench.figures.marks import SERIES, legend_keys, line_of, marks, spread
-from workbench.figures.style import dressed, label, number
+from workbench.figures.style import ACCENT, PALETTE, dressed, label, number
 
 _ROW = 34
+# Pixels of a legend of two rows.
+_LEGEND = 62
+_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star-triangle-down", "hexagon", "x")
+_COLORS = (ACCENT, *PALETTE)
 
 
 def study_transfers(transfers: pd.DataFrame) -> go.Figure:
@@ -35,7 +39,10 @@ def study_transfers(transfers: pd.DataFrame) -> go.Figure:
     numbers = ["accuracy", "balanced_accuracy", "n_cells", "coverage", "unassigned"]
     rows = with_value(checked(transfers, what, ["study", "method", "fit"], numbers), "accuracy", what)
     methods, studies = list(dict.fromkeys(rows["method"])), list(dict.fromkeys(rows["study"]))
-    figure, looks = go.Figure(), {name: SERIES[i % len(SERIES)] for i, name in enumerate(methods)}
+    figure, looks = (
+        go.Figure(),
+        {name: (_COLORS[i % len(_COLORS)], _MARKS[i % len(_MARKS)]) for i, name in enumerate(methods)},
+    )
     shift = dict(zip(methods, np.linspace(-0.25, 0.25, max(len(methods), 2)), strict=False))
     at = {study: len(studies) - 1 - i for i, study in enumerate(studies)}
     for row in records(rows):
@@ -71,7 +78,9 @@ def study_transfers(transfers: pd.DataFrame) -> go.Figure:
         "Cells of other studies, one mark per method; one number each, no spread over studies. A ring: the algorithm itself says that it is "
         "not fit for the file. The other methods are fitted on the same training cells and the genes that both studies measure."
     )
-    return dressed(figure, "On cells of other studies", subtitle, 90 + _ROW * 2 * len(studies), legend=True)
+    return dressed(
+        figure, "On cells of other studies", subtitle, 30 + 2 * _ROW * len(studies), above=_LEGEND, legend=True
+    )
 
 
 def held_levels(levels: pd.DataFrame) -> go.Figure:
@@ -114,6 +123,6 @@ def held_levels(levels: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title="balanced accuracy", rangemode="tozero")
     subtitle = (
         "Training cells that neither latent nor readout was fitted on, with genes left out at random or counts thinned; bars: sd over folds "
-        "and draws. Dotted: the mean probability of the labels, calibrated at each level."
+        "and draws. Dotted: the mean probability of the most probable class over cells, calibrated at each level; the accuracy is balanced over classes."
     )
-    return dressed(figure, "With fewer genes and fewer counts", subtitle, 320, legend=True)
+    return dressed(figure, "With fewer genes and fewer counts", subtitle, 300, above=_LEGEND, legend=True)

@@ -133,9 +133,8 @@ class Predictions:
             Smallest probability that a label is given for.
         """
         chance = self.probabilities[readout]
-        known = ~np.isnan(chance[:, 0])
-        best = np.where(known, np.where(known[:, None], chance, 0.0).argmax(1), -1)
-        sure = np.where(known[:, None], chance, 0.0).max(1) >= least
+        best = np.where(np.isnan(chance[:, 0]), -1, chance.argmax(1))
+        sure = chance.max(1) >= least  # not where there is no probability
         for given in (self.in_range, self.asked.get(readout)):
             sure = sure if given is None else sure & given
         return np.where(sure, best, -1)
@@ -222,7 +221,7 @@ def predict(
             level.accuracy,
             reference.levels[0].accuracy,
         )
-    probabilities, numbers = _read(readouts, latent, full)
+    probabilities, numbers = _read(readouts, latent, full, block)
     if reference is not None and fitness.shift is not None:
         fitness = _judged(fitness, reference, probabilities, full, align)
     else:
@@ -264,17 +263,23 @@ def class_names(name: str, readout: Readout) -> tuple[str, ...]:
 
 
 def _read(
-    readouts: Mapping[str, Readout], latent: np.ndarray, full: np.ndarray
+    readouts: Mapping[str, Readout], latent: np.ndarray, full: np.ndarray, block: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Probabilities and numbers by readout; NaN where a cell expresses nothing."""
-    probabilities, numbers = dict[str, np.ndarray](), dict[str, np.ndarray]()
-    for name, readout in readouts.items():
-        if readout.classes:
-            probabilities[name] = np.full((len(latent), len(readout.classes)), np.nan, np.float32)
-            probabilities[name][full] = readout.probabilities(latent[full])
-        else:
-            numbers[name] = np.full(len(latent), np.nan, np.float32)
-            numbers[name][full] = readout.predict(latent[full])
+    """Probabilities and numbers by readout, some cells at a time; NaN where a cell expresses nothing."""
+    n = len(latent)
+    probabilities = {
+        name: np.full((n, len(one.classes)), np.nan, np.float32) for name, one in readouts.items() if one.classes
+    }
+    numbers = {name: np.full(n, np.nan, np.float32) for name, one in readouts.items() if not one.classes}
+    rows = np.flatnonzero(full)
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        z = latent[part]
+        for name, readout in readouts.items():
+            if readout.classes:
+                probabilities[name][part] = readout.probabilities(z)
+            else:
+                numbers[name][part] = readout.predict(z)
     return probabilities, numbers
 
 
@@ -283,9 +288,7 @@ def _asked(
 ) -> dict[str, np.ndarray]:
     if reference.endpoint not in probabilities:
         return {}
-    likeliest = np.array(readouts[reference.endpoint].classes)[
-        np.nan_to_num(probabilities[reference.endpoint], nan=-1.0).argmax(1)
-    ]
+    likeliest = np.array(readouts[reference.endpoint].classes)[probabilities[reference.endpoint].argmax(1)]
     return {name: np.isin(likeliest, of) for name, of in reference.asked.items() if name in probabilities}
 
 

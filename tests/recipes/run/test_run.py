@@ -584,3 +584,27 @@ def test_a_cleaned_run_still_draws_applies_and_goes_on(again, cells, tmp_path, c
     assert main(["apply", str(out / "algorithm"), str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "x.h5ad")]) == 0
     kept = again()
     assert not {"operators", "untrained", "cells"} & set(kept) and {"heads", "readouts", "algorithm"} <= set(kept)
+
+
+@pytest.mark.slow
+def test_other_studies_are_tried_and_listed(cells, checkpoint, tmp_path):
+    (tmp_path / "other").mkdir()
+    cells.write_h5ad(tmp_path / "other.h5ad")
+    study = {"data": {"name": str(tmp_path / "other.h5ad"), "cell_type": "label"}}
+    path = write(tmp_path / "run", checkpoint, cells, transfer={"the other": study})
+    out = run(read_config(path, RunConfig), tmp_path / "out")
+    rows = numbers(out, "transfers")
+    assert set(rows["study"]) == {"the other"} and "logistic regression" in set(rows["method"])
+    ours = rows[rows["method"] == "algorithm"].iloc[0]
+    assert ours["n_cells"] == (placed := int((numbers(out, "cells")["stage"] >= 0).sum())) and placed > 0
+    assert "the other" in (out / "algorithm" / "README.md").read_text()
+    said = (out / "report.html").read_text()
+    assert "On cells of other studies" in said and (out / "figures" / "transfers.html").exists()
+    # Named labels that no ruler knows are refused before any stage.
+    strange = cells.copy()
+    strange.obs["label"] = "XYZ"
+    strange.write_h5ad(tmp_path / "strange.h5ad")
+    wrong = {"data": {"name": str(tmp_path / "strange.h5ad"), "cell_type": "label"}}
+    path = write(tmp_path / "no", checkpoint, cells, transfer={"strange": wrong})
+    with pytest.raises(EvaluationError, match="No cell of 'strange' has a label that the ruler knows"):
+        run(read_config(path, RunConfig), tmp_path / "never")
