@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from workbench.models.scgpt.baselines import choose_ridge, gene_mean, linear_regression, nearest_cells
+from workbench.models.scgpt.baselines import (
+    choose_components,
+    choose_ridge,
+    component_regression,
+    gene_mean,
+    linear_regression,
+    nearest_cells,
+)
 
 
 def linear_gaussian(n: int, seed: int):
@@ -102,3 +109,52 @@ def test_the_ridge_with_the_least_error_is_chosen():
     noise = np.random.default_rng(5).uniform(10, 20, (15, 12))
     masked = np.random.default_rng(6).random(noise.shape) < 0.3
     assert choose_ridge(noise, masked, (1e-9, 1e6)) == 1e6, "nothing to learn from few cells of pure noise"
+
+
+def by_presence(n, seed):
+    """Bins whose level hangs on which of two programs a cell expresses, which visible bins alone hardly show."""
+    rng = np.random.default_rng(seed)
+    program = rng.random(n) < 0.5
+    present = rng.random((n, 16)) < np.where(program[:, None], np.arange(16) < 8, np.arange(16) >= 8) * 0.6 + 0.3
+    present[:, 15] = True
+    bins = np.where(present, rng.uniform(5, 15, (n, 16)), 0.0)
+    bins[:, 15] = np.where(program, 40, 10) + rng.normal(size=n)
+    return bins
+
+
+def test_component_regression_is_ridge_regression_on_principal_components_of_presence_and_bins():
+    from sklearn.decomposition import PCA
+
+    train, query = by_presence(300, 0), by_presence(20, 1)
+    rng = np.random.default_rng(2)
+    masks = [(rng.random(bins.shape) < 0.3) & (bins > 0) for bins in (train, query)]
+    found = component_regression(train, masks[0], np.where(masks[1], 0, query), masks[1], 4, 7.0)
+    mean, spread = gene_mean(train), train[train > 0].std()
+    seen = [
+        np.hstack([bins > 0, np.where((bins > 0) & ~mask, (bins - mean) / spread, 0)])
+        for bins, mask in zip((train, query), masks, strict=True)
+    ]
+    pca = PCA(4, svd_solver="full").fit(seen[0])
+    z = [pca.transform(one) for one in seen]
+    scale = z[0].std(0)
+    for gene in range(16):
+        cells = train[:, gene] > 0
+        oracle = Ridge(alpha=7.0).fit(z[0][cells] / scale, train[cells, gene])
+        np.testing.assert_allclose(found[:, gene], oracle.predict(z[1] / scale), rtol=1e-6)
+
+
+def test_what_presence_tells_is_used_and_is_not_told_by_bins_alone():
+    train, query = by_presence(400, 3), by_presence(200, 4)
+    mask = np.zeros(query.shape, dtype=bool)
+    mask[:, 15] = True
+    inside = np.zeros(train.shape, dtype=bool)
+    inside[:, 15] = True
+    visible = np.where(mask, 0, query)
+
+    def error(predicted):
+        return ((predicted - query)[mask] ** 2).mean()
+
+    n, ridge = choose_components(train, inside, (1, 2, 4), (1.0, 10.0))
+    components = error(component_regression(train, inside, visible, mask, n, ridge))
+    assert components < 0.3 * error(np.broadcast_to(gene_mean(train), query.shape))
+    assert components < 0.5 * error(linear_regression(train, visible, mask, 10.0))

@@ -104,3 +104,87 @@ def choose_ridge(
         predicted = linear_regression(train[~inner], np.where(mask, 0, query), mask, ridge)
         errors.append(((predicted - query)[mask] ** 2).mean())
     return grid[int(np.argmin(errors))]
+
+
+def component_regression(
+    train: Float[np.ndarray, "cell gene"],
+    train_masked: Bool[np.ndarray, "cell gene"],
+    visible: Float[np.ndarray, "query gene"],
+    masked: Bool[np.ndarray, "query gene"],
+    n_components: int,
+    ridge: float,
+) -> Float[np.ndarray, "query gene"]:
+    """Ridge regression of each gene on principal components of what the model sees: which genes are expressed, and the visible bins.
+
+    A masked gene is a token like any other, so that the model knows that a cell expresses it; a regression on bins alone does not.
+
+    Parameters
+    ----------
+    train
+        Bins of training cells, 0 where not expressed.
+    train_masked
+        Mask of the training cells: components are fitted on what it leaves visible, at the same share as in the query.
+    visible
+        Bins of query cells, 0 where not expressed or masked.
+    masked
+        True where a value is to be predicted.
+    n_components
+        Number of components that are regressed on, of both kinds of features together.
+    ridge
+        Penalty on the coefficients, in cells.
+
+    Returns
+    -------
+    ndarray, shape (query, gene)
+        Prediction of every gene for every query cell.
+    """
+    mean = gene_mean(train)
+    spread = max(float(train[train > 0].std()), 1e-12)
+
+    def seen(bins: np.ndarray, present: np.ndarray) -> np.ndarray:
+        return np.hstack([present, np.where(bins > 0, (bins - mean) / spread, 0.0)])
+
+    inside = seen(np.where(train_masked, 0, train), (train > 0).astype(float))
+    middle = inside.mean(0)
+    _, _, axes = np.linalg.svd(inside - middle, full_matrices=False)
+    axes = axes[:n_components].T
+    z = (inside - middle) @ axes
+    scale = np.maximum(z.std(0), 1e-12)
+    z, asked = z / scale, (seen(visible, ((visible > 0) | masked).astype(float)) - middle) @ axes / scale
+    out = np.broadcast_to(mean, visible.shape).copy()
+    for gene in range(train.shape[1]):
+        cells = np.flatnonzero(train[:, gene] > 0)
+        if not len(cells):
+            continue
+        own = z[cells]
+        apart = own - own.mean(0)
+        weights = np.linalg.solve(
+            apart.T @ apart + ridge * np.eye(z.shape[1]), apart.T @ (train[cells, gene] - mean[gene])
+        )
+        out[:, gene] += (asked - own.mean(0)) @ weights
+    return out
+
+
+def choose_components(
+    train: Float[np.ndarray, "cell gene"],
+    masked: Bool[np.ndarray, "cell gene"],
+    counts: tuple[int, ...],
+    ridges: tuple[float, ...],
+) -> tuple[int, float]:
+    """Number of components and penalty with the least error on every fifth training cell, fitted on the others.
+
+    Parameters
+    ----------
+    train, masked
+        As in `choose_ridge`.
+    counts, ridges
+        Numbers of components and penalties to try, each with every one of the others.
+    """
+    inner = np.arange(len(train)) % 5 == 0
+    query, mask = train[inner], masked[inner] & (train[inner] > 0)
+    errors = {}
+    for n in counts:
+        for ridge in ridges:
+            found = component_regression(train[~inner], masked[~inner], np.where(mask, 0, query), mask, n, ridge)
+            errors[n, ridge] = float(((found - query)[mask] ** 2).mean())
+    return min(errors, key=lambda one: errors[one])

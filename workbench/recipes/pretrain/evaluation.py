@@ -11,7 +11,14 @@ import torch
 
 from workbench.engine.stages import Result, Results
 from workbench.models import CellModel
-from workbench.models.scgpt.baselines import choose_ridge, gene_mean, linear_regression, nearest_cells
+from workbench.models.scgpt.baselines import (
+    choose_components,
+    choose_ridge,
+    component_regression,
+    gene_mean,
+    linear_regression,
+    nearest_cells,
+)
 from workbench.models.scgpt.binning import hash_genes
 from workbench.models.scgpt.pretraining import TrainingData, model_config
 from workbench.models.scgpt.tokenizer import tokenise_rows
@@ -21,6 +28,7 @@ from workbench.seeds import generator, key
 from workbench.settings import PretrainSettings
 
 _RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0)
+_COMPONENTS, _PENALTIES = (5, 10, 20, 40), (3.0, 10.0, 30.0, 100.0)
 
 
 def evaluation_stage(context: PretrainContext, folder: Path, results: Results) -> Result:
@@ -68,6 +76,7 @@ def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -
         mask = masks[1]
         visible = np.where(mask, 0, held)
         ridge = choose_ridge(training, masks[0], _RIDGES)
+        components = choose_components(training, masks[0], _COMPONENTS, _PENALTIES)
         expression, mvc = _predict(model, data, settings, visible, mask)
         predictors = {
             "expression decoder": expression,
@@ -75,6 +84,9 @@ def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -
             "gene mean": np.broadcast_to(gene_mean(training), held.shape),
             f"linear regression on the other genes (ridge {ridge:g})": linear_regression(
                 training, visible, mask, ridge
+            ),
+            f"linear regression on {components[0]} components of what is expressed and visible (ridge {components[1]:g})": (
+                component_regression(training, masks[0], visible, mask, *components)
             ),
             "100 nearest training cells": nearest_cells(training, visible, 100),
             "best possible (ties only)": _tie_means(data, settings),
