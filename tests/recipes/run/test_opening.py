@@ -80,6 +80,21 @@ def test_donors_change_what_is_said_and_what_is_to_be_done():
     assert "no null was drawn" in opened(n_null=0)
 
 
+def test_what_was_tried_on_other_studies_is_said_the_worst_first():
+    assert "The algorithm was tried on no other study" in opened()
+    rows = pd.DataFrame(
+        [
+            ("A", "algorithm", 0.8),
+            ("A", "logistic regression", 0.7),
+            ("B", "algorithm", 0.5),
+            ("B", "logistic regression", 0.6),
+        ],
+        columns=["study", "method", "accuracy"],
+    )
+    said = told(extract_opening("drift", "Do they?", 700, 0, {**tables(), "transfers": rows}))
+    assert "Of the transfers (2) the algorithm did worst on B: 0.50 right, logistic regression 0.60." in said
+
+
 def test_without_holdouts_the_readouts_are_the_answer():
     said = opened(kinds=())
     assert "Of 3 measures the operator is above plain expression on 0, and no holdout could be judged" in said

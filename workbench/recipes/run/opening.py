@@ -10,6 +10,7 @@ import pandas as pd
 
 from workbench.engine.section import Control, Opening
 from workbench.evidence.gate_spec import NULL_RULER
+from workbench.evidence.transfers import LOGISTIC, OURS
 from workbench.figures.style import counted
 from workbench.operators.controls import IDENTITY
 from workbench.recipes.run.context import ANCHOR_CONTROLS
@@ -65,7 +66,7 @@ def extract_opening(own: str, question: str, n_cells: int, donors: int, tables: 
     donors
         Number of donors; 0 where the cells name none.
     tables
-        ``holdouts``, ``readouts``, ``added`` and ``heads`` of the run.
+        ``holdouts``, ``readouts``, ``added`` and ``heads`` of the run; and ``transfers``, where the algorithm was tried on other studies.
     """
     wins, total = above_plain(own, tables)
     held = tables["holdouts"].query("status == 'ok'").set_index(["holdout", "operator"])
@@ -105,7 +106,18 @@ def extract_opening(own: str, question: str, n_cells: int, donors: int, tables: 
         step = "Ask a second cohort: workbench config gates > gates.yaml, then workbench gates gates.yaml."
     else:
         step = "Ask what single heads do: workbench config ablate > ablate.yaml, then workbench ablate ablate.yaml."
-    return Opening(question, answer, f"{sure}.", change if donors else NO_DONORS, step if donors else DONOR_STEP)
+    change = f"{change if donors else NO_DONORS} {_elsewhere(tables.get('transfers'))}"
+    return Opening(question, answer, f"{sure}.", change, step if donors else DONOR_STEP)
+
+
+def _elsewhere(rows: pd.DataFrame | None) -> str:
+    """Where else the exported algorithm was tried, and how it did beside logistic regression."""
+    if rows is None or rows.empty:
+        return "The algorithm was tried on no other study (transfer)."
+    ours, plain = (rows[rows["method"] == name].set_index("study")["accuracy"] for name in (OURS, LOGISTIC))
+    worst = (plain - ours).idxmax()
+    told = f"{ours[worst]:.2f} right, logistic regression {plain[worst]:.2f}"
+    return f"Of the transfers ({len(ours)}) the algorithm did worst on {worst}: {told}."
 
 
 def _verdict(plain: pd.DataFrame, wins: int, total: int) -> str:
