@@ -115,7 +115,7 @@ def _elsewhere(rows: pd.DataFrame | None) -> str:
     if rows is None or rows.empty:
         return "The algorithm was tried on no other study (transfer)."
     ours, plain = (rows[rows["method"] == name].set_index("study")["accuracy"] for name in (OURS, LOGISTIC))
-    worst = (plain - ours).idxmax()
+    worst = str((plain - ours).idxmax())
     told = f"{ours[worst]:.2f} right, logistic regression {plain[worst]:.2f}"
     return f"Of the transfers ({len(ours)}) the algorithm did worst on {worst}: {told}."
 
