@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # pegasuspy 1.10.2 scores the cell cycle by sets that its documentation takes from Tirosh et al. 2016, under the symbols that a later table gives them.
-# In its G1/S three approved symbols of the publication gave way to other genes that have the symbol as an alias: RPA2 to POLR1B, a subunit of RNA
-# polymerase I; BRIP1 to MRPL36, a protein of mitochondrial ribosomes; MCM2 to MCM7. G2/M names HJURP twice.
+# In its G1/S three genes of the publication, whose symbols are approved ones, gave way to others: RPA2 to POLR1B, a subunit of RNA polymerase I that has
+# RPA2 as an alias; MCM2 to MCM7, whose previous symbol it is; BRIP1 to MRPL36, a protein of mitochondrial ribosomes. G2/M names HJURP twice.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
