@@ -28,6 +28,7 @@ from workbench.cells.expression import scale_of
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.cells.thinning import thinned
 from workbench.engine.config import load_cells, make_config
+from workbench.evidence.peers import peer_methods
 from workbench.evidence.protocol import Fitted, Method, Training
 from workbench.evidence.ruler import load_ruler
 from workbench.evidence.transfers import FILLED, MOST_LOSS, OURS, UNALIGNED, YARDSTICKS, transfer
@@ -37,6 +38,9 @@ from workbench.seeds import generator, order_of
 from workbench.settings import DataConfig
 
 GENES, COUNTS, DRAWS, CELLS = (1.0, 0.8, 0.6, 0.4), (1.0, 0.5, 0.25, 0.1), 2, 500
+
+
+PEERS = ("CellTypist", "scTOP")
 
 
 @dataclass
@@ -89,6 +93,7 @@ def tried(
     n: int,
     genes: tuple[float, ...],
     counts: tuple[float, ...],
+    peers: Path | None,
 ) -> pd.DataFrame:
     """Rows of all transfers."""
     ruler, rows = load_ruler("hematopoiesis"), []
@@ -110,14 +115,14 @@ def tried(
             algorithm = Algorithm.from_pretrained(run / "algorithm")
             train = PlacedCells.open(run / "stages" / "cells", ruler)
             methods = {name: Once(one) for name, one in YARDSTICKS.items()}
+            others = {} if peers is None else {name: Once(peer_methods(peers)[name]) for name in PEERS}
             cells, stage = loaded[other]
             for share, draw in levels:
                 fewer = fewer_genes(cells, algorithm.genes, share, seed, draw)
                 for of_counts in counts:
                     x = fewer_counts(fewer, of_counts, seed)
-                    found = transfer(
-                        algorithm, train, x, stage, other, yardsticks=methods, min_coverage=0.01, seed=seed
-                    )
+                    asked = {**methods, **(others if share == of_counts == 1 else {})}
+                    found = transfer(algorithm, train, x, stage, other, yardsticks=asked, min_coverage=0.01, seed=seed)
                     more = {"trained": own, "genes": share, "draw": draw, "counts": of_counts}
                     rows += [{**more, **row} for row in found]
                     bar.update()
@@ -149,7 +154,7 @@ def said(rows: pd.DataFrame) -> pd.DataFrame:
 def page(rows: pd.DataFrame, told: pd.DataFrame) -> str:
     """Tables in Markdown: whole files by method, and what is said."""
     whole = rows[(rows["genes"] == 1) & (rows["counts"] == 1)]
-    names = [OURS, UNALIGNED, *YARDSTICKS, FILLED]
+    names = [OURS, UNALIGNED, *YARDSTICKS, FILLED, *(name for name in PEERS if name in set(rows["method"]))]
     lines = [
         "| trained on | tried on | genes | cells | "
         + " | ".join(names)
@@ -159,7 +164,7 @@ def page(rows: pd.DataFrame, told: pd.DataFrame) -> str:
     for (trained, study), part in whole.groupby(["trained", "study"], sort=False):
         own = part.set_index("method")
         ours = own.loc[OURS]
-        values = [f"{own.loc[name, 'accuracy']:.2f} ({own.loc[name, 'balanced_accuracy']:.2f})" for name in names]
+        values = [_shown(own, name) for name in names]
         lines.append(
             f"| {trained} | {study} | {ours['coverage']:.0%} | {ours['n_cells']} | {' | '.join(values)} | {ours['unassigned']:.0%} | "
             f"{ours['assigned_accuracy']:.2f} | {ours['probability']:.2f} | {'yes' if ours['fit'] else 'no'} |"
@@ -176,6 +181,12 @@ def page(rows: pd.DataFrame, told: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _shown(own: pd.DataFrame, name: str) -> str:
+    if name not in own.index or pd.isna(own.loc[name, "accuracy"]):
+        return "-"
+    return f"{own.loc[name, 'accuracy']:.2f} ({own.loc[name, 'balanced_accuracy']:.2f})"
+
+
 def main() -> int:
     """Try all, write the tables, and put them into a page where one is named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -185,13 +196,16 @@ def main() -> int:
     parser.add_argument("--docs", type=Path, help="page whose tables are put in between its markers")
     parser.add_argument("--mark", default="transfers", help="name of the markers in that page")
     parser.add_argument("--on", nargs="+", help="names of the studies that are tried; all of the file by default")
+    parser.add_argument(
+        "--peers", type=Path, help="interpreter with CellTypist and scTOP (make -s peers), tried on whole files too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cells", type=int, default=CELLS, help="cells of a study that are tried, at most")
     parser.add_argument("--quick", action="store_true", help="whole files only")
     given = parser.parse_args()
     studies = yaml.safe_load(given.studies.read_text(encoding="utf-8"))
     genes, counts = ((1.0,), (1.0,)) if given.quick else (GENES, COUNTS)
-    rows = tried(given.runs, studies, given.on or list(studies), given.seed, given.cells, genes, counts)
+    rows = tried(given.runs, studies, given.on or list(studies), given.seed, given.cells, genes, counts, given.peers)
     told = said(rows)
     given.out.mkdir(parents=True, exist_ok=True)
     rows.to_csv(given.out / "transfers.csv", index=False)
