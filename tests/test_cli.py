@@ -395,7 +395,11 @@ def test_every_key_stands_in_the_commented_configuration_with_its_meaning(capsys
         for key in keys:
             assert any(re.match(rf"{indent}(#?(- )?){key.name}:", line) for line in lines), key.name
             assert key.meaning.endswith(".") and key.meaning in unfolded
-            check(key.keys, indent + ("  " if key.form == "section" else "    "))
+            # Keys of a list hang on its dashes.
+            check(
+                key.keys,
+                r"\s*" if key.form == "list of sections" else indent + ("  " if key.form == "section" else "    "),
+            )
 
     for key in keys_of(COMMANDS[command].work.load_config()):
         if key.form != "list of sections":
@@ -441,7 +445,7 @@ def test_the_configuration_of_a_command_without_one_is_refused(capsys):
 @pytest.mark.parametrize(
     ("command", "text", "said"),
     [
-        ("run", "sweep: {heads: true}", "Key 'sweep' is one of 'workbench ablate', not of this command"),
+        ("run", "sweep: {heads: true}", "Key 'sweep' is one of 'workbench ablate and dictionary', not of this command"),
         ("gates", "splits: {n: 3}\ncohorts: {a: {role: internal}}", "Key 'splits' is one of 'workbench benchmark'"),
         ("ablate", "factors: {}", "Key 'factors' is one of 'workbench run, extract and factors', not of this command"),
         ("benchmark", "cohorts: {a: {role: internal}}", "Key 'cohorts' is one of 'workbench gates'"),

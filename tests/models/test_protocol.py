@@ -326,6 +326,7 @@ def test_only_what_makes_scgpt_models_names_them():
         "workbench/planted/checkpoint.py",
         "workbench/planted/dictionary.py",
         "workbench/planted/folder.py",
+        "workbench/planted/gene_graph.py",
         "workbench/recipes/benchmark/benchmark.py",  # writes a model in memory, for workers to open
     }
     found = {

@@ -115,8 +115,8 @@ def find_shift(z: Float[np.ndarray, "cell k"], classes: LatentClasses) -> Shift:
     >>> z = np.where(labels == "B", 0.0, 8.0)[:, None] + rng.standard_normal((1000, 1))
     >>> known = LatentClasses.fit(z, labels)
     >>> found = find_shift(z[:600] + 1.5, known)  # five B to one T, displaced
-    >>> float(found.offset[0].round(1)), found.shares.round(1).tolist()
-    (1.4, [0.8, 0.2])
+    >>> bool(abs(found.offset[0] - 1.5) < 0.2), found.shares.round(1).tolist()
+    (True, [0.8, 0.2])
     """
     white, n, k = classes.whitening(), len(z), z.shape[1]
     at, means = z @ white, classes.means @ white
