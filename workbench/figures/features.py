@@ -228,7 +228,7 @@ def feature_graph(edges: pd.DataFrame, top: int = 60) -> go.Figure:
         )
     subtitle = (
         f"The {counted(len(drawn), 'edge')} of largest strength of {len(found)} with q ≤ {ALPHA}, of n = {len(rows)} pairs. Strength: what a feature gives to the mean "
-        "activation of the other, to first order. Null: random mixtures that fire as often. Blue gives, red takes away; size: how often a feature fires."
+        "activation of the other, to first order. Null: random mixtures that read as much and fire as often. Blue gives, red takes away; size: how often a feature fires."
     )
     return dressed(figure, "Which features drive which", subtitle, max(_LEAST, _STEP * int(high)), above=30, below=60)
 

@@ -91,7 +91,9 @@ def _figures(tables: Mapping[str, pd.DataFrame]) -> list[Request]:
         )
     if EDGES in tables:
         found.append(
-            Request("feature_graph", "Null: random mixtures of features that fire as often and are as strong.")
+            Request(
+                "feature_graph", "Null: random mixtures of features that read as much, fire as often and are as strong."
+            )
         )
     if STEERING in tables:
         for r in records(_shown(tables[STEERING])):
