@@ -24,7 +24,10 @@ from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.vocabulary import Vocabulary
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.apply import LATENT, apply_file
+from workbench.operators.expression_model import RANK, ExpressionModel
 from workbench.operators.readout_weights import Readout
+from workbench.operators.reference import GENES, Level, TrainingReference
+from workbench.operators.shift import LatentClasses
 
 SIZES: Sizes = {
     "cells": 20_000,
@@ -76,7 +79,14 @@ def algorithm(sizes: Sizes) -> Algorithm:
         "depth": Readout(rng.standard_normal((k, 1)), rng.standard_normal(1), ()),
     }
     genes = tuple(f"GENE{i}" for i in panel)
-    return Algorithm(genes, 0.05 * rng.standard_normal((len(genes), k)), rng.standard_normal(k), readouts, {})
+    p = len(genes)
+    known = ExpressionModel(rng.gamma(0.5, size=p), 0.1 * rng.standard_normal((p, RANK)), np.ones(p))
+    where = LatentClasses(classes, rng.standard_normal((N_CLASSES, k)), np.eye(k))
+    level = Level(GENES, 1.0, 1.0, 0.8, 0.05, 0.8, {}, 1.0, 10.0)
+    reference = TrainingReference(
+        known, where, np.full(p, 0.3), np.zeros(k), np.ones(k), 3000.0, 5.0, "stage", (level,)
+    )
+    return Algorithm(genes, 0.05 * rng.standard_normal((p, k)), rng.standard_normal(k), readouts, {}, reference)
 
 
 def _files(sizes: Sizes, times: int = 1) -> tuple[Path, Path, Path]:
@@ -94,7 +104,8 @@ def ours(ready: tuple[Path, Path, Path]) -> Path:
         Algorithm, cells, output.
     """
     ready[2].unlink(missing_ok=True)
-    return apply_file(*ready, progress=False).out
+    # The displacement is found, and left where it is, so that latents can be compared.
+    return apply_file(*ready, align=False, progress=False).out
 
 
 def _latent(ready: tuple[Path, Path, Path], out: Path) -> Result:
