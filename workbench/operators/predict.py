@@ -26,7 +26,7 @@ UNASSIGNED = "unassigned"
 # A label is given where it is more likely right than wrong.
 LEAST_PROBABILITY = 0.5
 # Cells that the displacement is found from, at most; and share of cells out of range at which a file is another one.
-_SAMPLE, _MOST_OUTSIDE = 20_000, 0.2
+_SAMPLE, _MOST_OUTSIDE = 5_000, 0.2
 # Least coverage where an algorithm does not know its own, because it has no reference.
 LEAST_COVERAGE = 0.5
 _ONE_CLASS, _FEW = 0.8, 50

@@ -121,16 +121,17 @@ def find_shift(z: Float[np.ndarray, "cell k"], classes: LatentClasses) -> Shift:
     white, n, k = classes.whitening(), len(z), z.shape[1]
     at, means = z @ white, classes.means @ white
     offset, shares, spread = np.zeros(k), np.full(len(means), 1 / len(means)), 1.0
+    squares = _squares(at, means)
     for _ in range(_STEPS if n else 0):
-        squares = _squares(at - offset, means)
         chance = np.log(shares) - squares / (2 * spread)
         chance = np.exp(chance - chance.max(1, keepdims=True))
         chance /= chance.sum(1, keepdims=True)
         weight = chance.sum(0)
         moved = (at.sum(0) - weight @ means) / (n + _STILL)
         shares = (weight + _EVEN * n / len(means)) / (n * (1 + _EVEN))
+        squares = _squares(at - moved, means)
         # Cells may scatter more than those of training, and are not held to scatter less.
-        spread = max(1.0, float((chance * _squares(at - moved, means)).sum()) / (n * k))
+        spread = max(1.0, float((chance * squares).sum()) / (n * k))
         step, offset = float(np.abs(moved - offset).max()), moved
         if step < _SMALL:
             break
