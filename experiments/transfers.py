@@ -29,11 +29,13 @@ from workbench.cells.placed import PlacedCells, place_cells
 from workbench.cells.thinning import thinned
 from workbench.engine.config import load_cells, make_config
 from workbench.evidence.peers import peer_methods
-from workbench.evidence.protocol import Fitted, Method, Training
+from workbench.evidence.protocol import Fitted, Method, Prediction, Predictions, Training
 from workbench.evidence.ruler import load_ruler
-from workbench.evidence.transfers import FILLED, MOST_LOSS, OURS, UNALIGNED, YARDSTICKS, transfer
+from workbench.evidence.transfers import FILLED, MOST_LOSS, OURS, STAGE, UNALIGNED, YARDSTICKS, transfer
 from workbench.files import write_text
 from workbench.operators.algorithm import Algorithm
+from workbench.operators.calibration import fit_readout
+from workbench.operators.readout import endpoints
 from workbench.seeds import generator, order_of
 from workbench.settings import DataConfig
 
@@ -41,6 +43,7 @@ GENES, COUNTS, DRAWS, CELLS = (1.0, 0.8, 0.6, 0.4), (1.0, 0.5, 0.25, 0.1), 2, 50
 
 
 PEERS = ("CellTypist", "scTOP")
+PLAIN = "plain latent"
 
 
 @dataclass
@@ -55,6 +58,29 @@ class Once:
         if train.cells.genes not in self.fitted:
             self.fitted[train.cells.genes] = self.method.fit(train)
         return self.fitted[train.cells.genes]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The algorithm's latent as it is without all that was added for other studies: absent genes are zero, readouts have seen whole cells only."""
+
+    algorithm: Algorithm
+    train: PlacedCells
+
+    n_parameters = 0
+
+    def fit(self, train: Training) -> Plain:
+        """See `Method`; the genes of the training side are those of the algorithm, whatever the other study measures."""
+        return self
+
+    def predict(self, cells: PlacedCells) -> Predictions:
+        """See `Fitted`."""
+        known = self.algorithm
+        stages = next(one for one in endpoints(self.train.stage, self.train.ruler) if one.name == STAGE)
+        readout = fit_readout(np.asarray(self.train.expression @ known.matrix) + known.offset, stages)
+        rows = [known.genes.index(gene) for gene in cells.genes]
+        z = np.asarray(cells.expression @ known.matrix[rows]) + known.offset
+        return Predictions({STAGE: Prediction(readout.classes, readout.probabilities(z))}, z)
 
 
 def fewer_genes(cells: Any, genes: tuple[str, ...], share: float, seed: int, draw: int) -> Any:
@@ -114,7 +140,7 @@ def tried(
         for run, own, other in pairs:
             algorithm = Algorithm.from_pretrained(run / "algorithm")
             train = PlacedCells.open(run / "stages" / "cells", ruler)
-            methods = {name: Once(one) for name, one in YARDSTICKS.items()}
+            methods = {name: Once(one) for name, one in YARDSTICKS.items()} | {PLAIN: Once(Plain(algorithm, train))}
             others = {} if peers is None else {name: Once(peer_methods(peers)[name]) for name in PEERS}
             cells, stage = loaded[other]
             for share, draw in levels:
@@ -154,7 +180,7 @@ def said(rows: pd.DataFrame) -> pd.DataFrame:
 def page(rows: pd.DataFrame, told: pd.DataFrame) -> str:
     """Tables in Markdown: whole files by method, and what is said."""
     whole = rows[(rows["genes"] == 1) & (rows["counts"] == 1)]
-    names = [OURS, UNALIGNED, *YARDSTICKS, FILLED, *(name for name in PEERS if name in set(rows["method"]))]
+    names = [OURS, UNALIGNED, PLAIN, *YARDSTICKS, FILLED, *(name for name in PEERS if name in set(rows["method"]))]
     lines = [
         "| trained on | tried on | genes | cells | "
         + " | ".join(names)
@@ -169,6 +195,8 @@ def page(rows: pd.DataFrame, told: pd.DataFrame) -> str:
             f"| {trained} | {study} | {ours['coverage']:.0%} | {ours['n_cells']} | {' | '.join(values)} | {ours['unassigned']:.0%} | "
             f"{ours['assigned_accuracy']:.2f} | {ours['probability']:.2f} | {'yes' if ours['fit'] else 'no'} |"
         )
+    means = [f"{whole.loc[whole['method'] == name, 'accuracy'].mean():.2f}" for name in names]
+    lines.append(f"| mean | | | | {' | '.join(means)} | | | | |")
     lines += [
         "",
         "| files | n | share right | loss, mean | loss, worst | lost > 0.05 | of these said | said of the others |",

@@ -36,9 +36,9 @@ FILES = (
     *(f"{MAP}/{name}" for name in (saved_operator.WEIGHTS, saved_operator.CARD)),
 )
 LIMITS = (
-    "Fitted on the cells named under data and judged in the tables readouts.csv and added.csv of its run; on other "
-    "tissues, donors or technologies it has not been tested. It depends on the operator A through A A^T alone: which genes are "
-    "read together is what was judged, and what a head writes is not."
+    "Fitted on the cells named under data and judged in the tables readouts.csv and added.csv of its run; on other tissues, donors or "
+    "technologies than those and the studies listed here it has not been tested. It depends on the operator A through A A^T alone: which "
+    "genes are read together is what was judged, and what a head writes is not."
 )
 _GATE = ("gate", "status", "value", "rule", "threshold", "sd", "n", "unit", "null_high", "p", "note", "spec")
 
