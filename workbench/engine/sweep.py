@@ -8,12 +8,14 @@ of a process that died.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -319,12 +321,22 @@ def _joblib(backend: Backend) -> Iterator[None]:
     if address is None:
         raise ConfigError("The dask backend needs the address of a scheduler; pass --address tcp://HOST:8786.")
     try:
-        from distributed import Client
+        from distributed import Client, Security
+        from distributed.comm import connect
     except ImportError as error:
         raise ConfigError(
             "The dask backend needs the package distributed: pip install 'scgpt-workbench[dask]'."
         ) from error
+
+    async def answers() -> None:
+        comm = await connect(address, **Security().get_connection_args("client"))
+        await comm.close()
+
     try:
+        # A client starts a thread before it connects, and fails without a reason where a busy machine is slow to run
+        # it; whether anybody answers is asked first, in a thread that is waited for: a notebook has a loop of its own.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: asyncio.run(answers())).result()
         client = Client(address, set_as_default=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
