@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import browser_page, chromium  # noqa: F401
 from figures import synthetic
@@ -63,6 +64,41 @@ def write_effects(folder, weights="a" * 32, layers=LAYERS):
     return folder
 
 
+def write_geometry(folder, weights="a" * 32, layers=LAYERS, n=40, hostile=EVIL):
+    """The tables of a geometry: R_NX rises by .1 a layer from .2, its control stays at .1, PCA is at .65 without an interval."""
+    rows = []
+    for layer in range(-1, layers):
+        for hook in ("resid_post cls", "resid_post mean"):
+            value = 0.2 + 0.1 * (layer + 1) + 0.01 * (hook == "resid_post mean")
+            rows.append(("model", layer, hook, "R_NX", "k = 15", value, value - 0.02, value + 0.02, n))
+            rows.append(("untrained", layer, hook, "R_NX", "k = 15", 0.1, 0.05, 0.15, n))
+            rows.append(("model", layer, hook, "TwoNN", "1/2 of the cells", 5.0, np.nan, np.nan, n // 2))
+            rows.append(("model", layer, hook, "participation ratio", "covariance", np.nan, np.nan, np.nan, n))
+    rows.append(("baseline", np.nan, "expression", "R_NX", "k = 15", 0.6, 0.55, 0.65, n))
+    rows.append(("baseline", np.nan, hostile, "R_NX", "k = 15", 0.65, np.nan, np.nan, n))
+    columns = ["source", "layer", "hook", "measure", "scope", "value", "low", "high", "n"]
+    write_table(table_path(folder, "geometry"), pd.DataFrame(rows, columns=columns))
+    rng, maps = np.random.default_rng(0), []
+    for layer in range(-1, layers):
+        maps.append(
+            pd.DataFrame(
+                {
+                    "layer": float(layer),
+                    "hook": "resid_post mean",
+                    "cell_id": [f"cell{i}" for i in range(n)],
+                    "cell_type": ["monocyte", "NA"] * (n // 2),
+                    "umap_1": rng.normal(size=n),
+                    "umap_2": rng.normal(size=n),
+                    "k": 15,
+                    "trustworthiness": 0.9,
+                }
+            )
+        )
+    write_table(table_path(folder, "maps"), pd.concat(maps, ignore_index=True))
+    write_json(folder / "manifest.json", {"checkpoint": {"weights": weights}})
+    return folder
+
+
 @pytest.fixture(scope="package")
 def run_folder(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("planted") / "run", label=EVIL)
@@ -71,6 +107,11 @@ def run_folder(tmp_path_factory):
 @pytest.fixture(scope="package")
 def effects_folder(tmp_path_factory):
     return write_effects(tmp_path_factory.mktemp("planted") / "ablation")
+
+
+@pytest.fixture(scope="package")
+def geometry_folder(tmp_path_factory):
+    return write_geometry(tmp_path_factory.mktemp("planted") / "geometry")
 
 
 @pytest.fixture(scope="package")

@@ -135,6 +135,8 @@ def test_what_does_not_go_together_is_refused(model, run_folder, effects_folder)
     pytest.importorskip("anywidget", reason="needs anywidget")
     with pytest.raises(EvaluationError, match="beside a run"):
         workbench.explore(model, ablation=effects_folder)
+    with pytest.raises(EvaluationError, match="a geometry is shown beside a run"):
+        workbench.explore(model, geometry=effects_folder)
     with pytest.raises(EvaluationError, match="genes: a run has its genes"):
         workbench.explore(run_folder, genes=["A"])
 

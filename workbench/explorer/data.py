@@ -21,6 +21,7 @@ from workbench.engine.tables import read_table, table_path
 from workbench.errors import ArtifactError, EvaluationError
 from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.explorer.heads import ALPHA, MIN_CELLS, described, head_factors, programs_of, short, strongest_pairs
+from workbench.explorer.layers import layer_maps, layer_measures
 from workbench.explorer.live import Session, open_session
 from workbench.explorer.maps import latent_map
 from workbench.explorer.measures import effect_measures, norm_measure, ruler_measure
@@ -60,6 +61,8 @@ class ExplorerData:
         Gene programs of all heads' factors, tested together: `Programs.summary`.
     maps
         Maps of cells, see `cell_map`; empty where there are no cells.
+    layers
+        Geometry of every layer, see `layer_measures`; None where none was given.
     missing
         Pairs of what is not there, and why.
     live
@@ -75,6 +78,7 @@ class ExplorerData:
     heads: tuple[dict[str, Any], ...]
     programs: dict[str, Any]
     maps: tuple[dict[str, Any], ...] = ()
+    layers: dict[str, Any] | None = None
     missing: tuple[tuple[str, str], ...] = ()
     live: dict[str, Any] | None = None
 
@@ -84,7 +88,9 @@ class ExplorerData:
         return plain({"version": VERSION, "alpha": ALPHA, "min_cells": MIN_CELLS, **parts})
 
 
-def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int = 0) -> ExplorerData:
+def from_run(
+    run: str | Path, *, ablation: str | Path | None = None, geometry: str | Path | None = None, seed: int = 0
+) -> ExplorerData:
     """What a run of ``workbench run`` left.
 
     Parameters
@@ -93,13 +99,15 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
         Folder of the run. Without the screen of heads or the latent, the explorer says so.
     ablation
         Folder of ``workbench ablate`` on the same checkpoint, for effects on the map of heads; None for none.
+    geometry
+        Folder of ``workbench geometry`` on the same checkpoint, for its measures by layer and its maps of cells; None for none.
     seed
         Seed of the shufflings of gene names, and of the drawing where there are too many cells.
 
     Raises
     ------
     ArtifactError
-        If the folder holds no operators, or the ablation is of another model.
+        If the folder holds no operators, or the ablation or the geometry is of another model.
     OutputError
         If the folder is of an older layout.
     """
@@ -131,14 +139,20 @@ def from_run(run: str | Path, *, ablation: str | Path | None = None, seed: int =
             ("ablation", "none was given with the run; workbench ablate makes one, for all heads and beside its nulls.")
         )
     else:
-        scores += _effects(folder, Path(ablation), source.shape)
+        scores += effect_measures(_table_of(folder, Path(ablation), "ablate", "effects"), source.shape)
     latent = tables("cells", "algorithm", "latent", "makes the latent.")
+    ruler, layers, of_layers = _ruler_of(config), None, []
+    if geometry is not None:
+        layers = layer_measures(_table_of(folder, Path(geometry), "geometry"))
+        if table_path(Path(geometry), "maps").is_file():
+            of_layers = layer_maps(_table_of(folder, Path(geometry), "geometry", "maps"), ruler, seed)
     return replace(
         data,
         title=config.get("name") or folder.resolve().name,
         facts=(*_facts_of(folder, config), *data.facts),
         measures=(*scores, *data.measures),
-        maps=tuple(latent_map(table, seed, _ruler_of(config)) for table in latent),
+        maps=(*(latent_map(table, seed, ruler) for table in latent), *of_layers),
+        layers=layers,
         missing=tuple(missing),
     )
 
@@ -249,7 +263,7 @@ def _of_heads(
     )
     missing = (("programs", programs.why),) if programs.why else ()
     measures = (norm_measure(norms, shape),)
-    return ExplorerData("", facts, kind, tuple(genes), shape, measures, tuple(heads), programs.summary, (), missing)
+    return ExplorerData("", facts, kind, tuple(genes), shape, measures, tuple(heads), programs.summary, missing=missing)
 
 
 def _panel(model: CellModel, cells: AnnData | None, min_gene_share: float) -> tuple[str, ...]:
@@ -265,19 +279,21 @@ def _panel(model: CellModel, cells: AnnData | None, min_gene_share: float) -> tu
     return tuple(known)
 
 
-def _effects(run: Path, ablation: Path, shape: Head) -> list[dict[str, Any]]:
-    table = table_path(ablation, "effects")
+def _table_of(run: Path, folder: Path, command: str, name: str = "") -> pd.DataFrame:
+    """A table of another command's folder, which must be of the weights that the run is of."""
+    name = name or command
+    table = table_path(folder, name)
     if not table.is_file():
         raise ArtifactError(
-            f"'{ablation}' has no tables/effects.csv; give the folder of a `workbench ablate` that ended."
+            f"'{folder}' has no tables/{name}.csv; give the folder of a `workbench {command}` that ended."
         )
-    ours, theirs = (weights_of(folder) for folder in (run, ablation))
+    ours, theirs = (weights_of(one) for one in (run, folder))
     if ours and theirs and ours != theirs:
         raise ArtifactError(
-            f"The ablation in '{ablation}' is of other weights ({theirs[:8]}) than the run in '{run}' ({ours[:8]}); give "
-            "an ablation of the run's checkpoint."
+            f"'{folder}' is of other weights ({theirs[:8]}) than the run in '{run}' ({ours[:8]}); give a `workbench "
+            f"{command}` of the run's checkpoint."
         )
-    return effect_measures(read_table(table), shape)
+    return read_table(table)
 
 
 def weights_of(folder: Path) -> str:

@@ -91,6 +91,14 @@ ${themed(SAYS_DARK, DARK, "--on-dark")}
 .wbx svg.wbx-moved .hue > * { fill-opacity: 0.35; }
 .wbx svg .wbx-arrow { stroke: var(--ink); stroke-width: 1.1; fill: none; }
 .wbx svg .wbx-arrow.wbx-null { stroke: var(--quiet); stroke-width: 0.9; stroke-dasharray: 3 2; }
+.wbx svg.wbx-layers { min-width: 460px; max-width: 680px; }
+.wbx svg .wbx-line { fill: none; stroke: var(--quiet); stroke-width: 1.4; }
+.wbx svg .wbx-line.wbx-own { stroke: var(--accent); stroke-width: 2.2; }
+.wbx svg .wbx-axis { stroke: var(--rule); stroke-width: 1; fill: none; }
+.wbx svg .wbx-base { fill: var(--quiet); fill-opacity: 0.13; stroke: none; }
+.wbx svg .wbx-dot { fill: var(--quiet); }
+.wbx svg .wbx-dot.wbx-own { fill: var(--accent); }
+.wbx svg text.wbx-own { fill: var(--accent); stroke: none; font-weight: 600; }
 .wbx .wbx-labels { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 2px 12px;
   max-height: 16em; overflow: auto; padding: 2px; }
 .wbx .wbx-swatch { width: 11px; height: 11px; border-radius: 50%; background: var(--hue); flex: none; align-self: center; }
@@ -690,6 +698,127 @@ function liveCard(data, state, uid, model, show, result) {
   return { card, update, close: () => model.off("msg:custom", answered) };
 }
 
+const PLOT = { width: 580, height: 300, left: 48, right: 148, top: 12, bottom: 36 };
+const DASHES = ["6 4", "2 3", "9 3 2 3", "12 4"];
+
+function ticksOf(low, high, wanted = 5) {
+  const rough = (high - low || 1) / wanted;
+  const size = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * size).find((one) => one >= rough);
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+function layerName(layer) {
+  return layer < 0 ? "in front of the first layer" : `after layer ${layer}`;
+}
+
+// One measure of one hook by layer: the model, its controls dashed, and what needs no model as lines with a band.
+function layersPlot(layers, measure, hook) {
+  const points = measure.rows.map(([source, own, layer, value, low, high, n]) => ({ source, hook: own, layer, value, low, high, n }));
+  const bases = points.filter((point) => point.source === layers.baseline && point.value !== null);
+  const shown = points.filter((point) => point.source !== layers.baseline && point.hook === hook && point.value !== null);
+  const sources = [...new Set(shown.map((point) => point.source))].sort((a, b) => (b === layers.model) - (a === layers.model));
+  const chart = s("svg", { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: "img", class: "wbx-layers" });
+  chart.setAttribute("aria-label", `${measure.name} of ${hook} by layer: ${count(sources.length, "line")}, ${count(bases.length, "baseline")}. The table below has the numbers.`);
+  const values = [...bases, ...shown].flatMap((point) => [point.value, point.low, point.high]).filter((value) => value !== null);
+  if (!values.length) return { chart, rows: [] };
+  let [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = (high - low || Math.abs(high) || 1) * 0.06;
+  [low, high] = [low - room, high + room];
+  const steps = [...new Set(shown.map((point) => point.layer))].sort((a, b) => a - b);
+  const span = Math.max(steps[steps.length - 1] - steps[0], 1);
+  const right = PLOT.width - PLOT.right;
+  const bottom = PLOT.height - PLOT.bottom;
+  const x = (layer) => PLOT.left + 10 + ((layer - steps[0]) / span) * (right - PLOT.left - 20);
+  const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - PLOT.top);
+  const at = (value) => value.toFixed(1);
+  ticksOf(low, high).forEach((tick) => {
+    chart.append(s("path", { class: "wbx-axis", d: `M${PLOT.left} ${at(y(tick))}H${right}` }));
+    chart.append(s("text", { x: PLOT.left - 6, y: at(y(tick) + 4), "text-anchor": "end" }, number(tick)));
+  });
+  const every = Math.ceil(steps.length / 14);
+  steps.forEach((layer, i) => {
+    if (i % every) return;
+    chart.append(s("text", { x: at(x(layer)), y: bottom + 15, "text-anchor": "middle" }, layer < 0 ? "in" : String(layer)));
+  });
+  chart.append(s("text", { x: (PLOT.left + right) / 2, y: PLOT.height - 5, "text-anchor": "middle" }, "after layer"));
+  const names = [];
+  bases.forEach((base) => {
+    const about = `${base.hook}: ${number(base.value)}${base.low === null ? "" : ` (95 % ${number(base.low)} to ${number(base.high)})`}, n = ${count(base.n, "cell")}`;
+    if (base.low !== null && base.high > base.low) {
+      chart.append(s("rect", { class: "wbx-base", x: PLOT.left, y: at(y(base.high)), width: right - PLOT.left, height: at(y(base.low) - y(base.high)) }, s("title", {}, about)));
+    }
+    chart.append(s("path", { class: "wbx-line", d: `M${PLOT.left} ${at(y(base.value))}H${right}` }, s("title", {}, about)));
+    names.push([y(base.value), base.hook, ""]);
+  });
+  sources.forEach((source, i) => {
+    const own = source === layers.model ? " wbx-own" : "";
+    const line = shown.filter((point) => point.source === source).sort((a, b) => a.layer - b.layer);
+    const path = line.map((point, j) => `${j ? "L" : "M"}${at(x(point.layer))} ${at(y(point.value))}`).join("");
+    const dash = own ? {} : { "stroke-dasharray": DASHES[(i - 1 + DASHES.length) % DASHES.length] };
+    chart.append(s("path", { class: `wbx-line${own}`, d: path, ...dash }));
+    line.forEach((point) => {
+      const interval = point.low === null ? "" : ` (95 % ${number(point.low)} to ${number(point.high)})`;
+      const about = `${source}, ${layerName(point.layer)}: ${number(point.value)}${interval}, n = ${count(point.n, "cell")}`;
+      if (point.low !== null) chart.append(s("path", { class: `wbx-line${own}`, d: `M${at(x(point.layer))} ${at(y(point.low))}V${at(y(point.high))}` }));
+      chart.append(s("circle", { class: `wbx-dot${own}`, cx: at(x(point.layer)), cy: at(y(point.value)), r: 3.4 }, s("title", {}, about)));
+    });
+    names.push([y(line[line.length - 1].value), source, own]);
+  });
+  // Names stand at the height of their lines, moved apart where lines meet.
+  names.sort((a, b) => a[0] - b[0]);
+  names.forEach((name, i) => (name[0] = Math.max(name[0], i ? names[i - 1][0] + 12 : PLOT.top)));
+  for (let i = names.length - 1, most = bottom; i >= 0; i -= 1, most = names[i + 1][0] - 12) names[i][0] = Math.min(names[i][0], most);
+  names.forEach(([height, name, own]) => {
+    const short = name.length > 22 ? `${name.slice(0, 21)}…` : name;
+    chart.append(s("text", { class: own.trim(), x: right + 6, y: at(height + 4) }, short, s("title", {}, name)));
+  });
+  return { chart, rows: [...shown.sort((a, b) => sources.indexOf(a.source) - sources.indexOf(b.source) || a.layer - b.layer), ...bases] };
+}
+
+function layersCard(data, uid) {
+  const { layers } = data;
+  if (!layers) return { card: null, update() {} };
+  const option = (name, i) => h("option", { value: i }, name);
+  const measures = h("select", { id: `${uid}-layers-measure` }, layers.measures.map((one, i) => option(one.name, i)));
+  const hooks = h("select", { id: `${uid}-layers-hook` }, layers.hooks.map(option));
+  measures.value = String(layers.first);
+  const place = h("div", { class: "wbx-scroll" });
+  const rows = h("tbody");
+  const columns = ["space", "hook", "layer", "value", "95 %", "n cells"].map((text, i) => h("th", { scope: "col", class: i > 1 ? "wbx-number" : null }, text));
+  const update = () => {
+    const found = layersPlot(layers, layers.measures[Number(measures.value)], layers.hooks[Number(hooks.value)]);
+    place.replaceChildren(found.chart);
+    rows.replaceChildren(
+      ...found.rows.map((row) => {
+        const interval = row.low === null ? "–" : `${number(row.low)} to ${number(row.high)}`;
+        const numbers = [row.layer === null ? "–" : row.layer < 0 ? "in" : String(row.layer), number(row.value), interval, number(row.n)];
+        return h("tr", {}, h("td", {}, row.source), h("td", {}, row.hook), numbers.map((text) => h("td", { class: "wbx-number" }, text)));
+      }),
+    );
+  };
+  measures.addEventListener("change", update);
+  hooks.addEventListener("change", update);
+  const card = h(
+    "section",
+    { class: "wbx-card wbx-head", "aria-label": "Layers" },
+    h("h3", {}, "Layers"),
+    h(
+      "div",
+      { class: "wbx-row" },
+      h("label", { for: `${uid}-layers-measure` }, "measure"),
+      measures,
+      h("label", { for: `${uid}-layers-hook` }, "hook"),
+      hooks,
+    ),
+    place,
+    h("p", { class: "wbx-quiet" }, "Solid: the model. Dashed: the same passes of its controls. Across: spaces that need no model. Bars and bands: 95 %."),
+    h("details", {}, h("summary", {}, "The numbers"), h("div", { class: "wbx-scroll" }, h("table", {}, h("thead", {}, h("tr", {}, columns)), rows))),
+  );
+  return { card, update };
+}
+
 function render({ model, el }) {
   const data = model.get("data");
   const uid = `wbx-${Math.random().toString(36).slice(2, 9)}`;
@@ -719,6 +848,7 @@ function render({ model, el }) {
   parts.heads = headsCard(data, state, uid, choose);
   parts.head = headCard(data, state);
   parts.cells = cellsCard(data, state, uid, result);
+  parts.layers = layersCard(data, uid);
   parts.live = liveCard(data, state, uid, model, parts.cells.show, result);
   parts.heads.card.append(spoken, parts.live.card);
   const facts = h("dl", {}, data.facts.map(([what, value]) => h("div", {}, h("dt", {}, what), h("dd", {}, value))));
@@ -730,6 +860,7 @@ function render({ model, el }) {
     facts,
     h("div", { class: "wbx-columns" }, parts.heads.card, parts.cells.card),
     parts.head.card,
+    ...(parts.layers.card ? [parts.layers.card] : []),
     ...lacking,
   );
   el.replaceChildren(root);

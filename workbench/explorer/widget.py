@@ -26,6 +26,7 @@ def explore(
     cells: AnnData | None = None,
     *,
     ablation: str | Path | None = None,
+    geometry: str | Path | None = None,
     n_cells: int = 200,
     max_cells: int = 60,
     null_draws: int = 10,
@@ -45,6 +46,8 @@ def explore(
         As `workbench.load` returns them. With a run, the checkpoint that its configuration names is loaded.
     ablation
         Folder of a ``workbench ablate`` of the same checkpoint, for its effects on the map of heads; with a run only.
+    geometry
+        Folder of a ``workbench geometry`` of the same checkpoint, for its measures of every layer and its maps of cells; with a run only.
     n_cells
         Cells on the map at most, drawn by seed and name.
     max_cells
@@ -85,8 +88,8 @@ def explore(
     options: dict[str, Any] = {"n_cells": n_cells, "max_cells": max_cells, "null_draws": null_draws}
     options |= {"batch_size": batch_size, "seed": seed, "min_gene_share": min_gene_share}
     if not isinstance(run_or_model, str | Path):
-        if ablation is not None:
-            raise EvaluationError("Effects of an ablation are shown beside a run; give the folder of the run too.")
+        if ablation is not None or geometry is not None:
+            raise EvaluationError("An ablation or a geometry is shown beside a run; give the folder of the run too.")
         if device is not None:
             raise ConfigError(
                 "The model is on a device already, and stays there; load it with load_model(path, device=...)."
@@ -98,7 +101,7 @@ def explore(
     else:
         if model_options:
             raise EvaluationError(f"{', '.join(sorted(model_options))}: a run has its genes and its operators already.")
-        data = from_run(run_or_model, ablation=ablation, seed=seed)
+        data = from_run(run_or_model, ablation=ablation, geometry=geometry, seed=seed)
         if cells is not None:
             config = read_config(Path(run_or_model) / RESOLVED, RunConfig)
             model = _model_of(Path(run_or_model), config, device)
