@@ -32,6 +32,7 @@ from workbench.figures.style import assign_colors
 from workbench.figures.subsets import subset_interactions
 from workbench.figures.tools import attention_map, dose_curves, layer_probes
 from workbench.figures.transfers import held_levels, study_transfers
+from workbench.figures.writing import write_map
 
 __all__ = [
     "added_value", "assign_colors", "attention_map", "attribution_scatter", "benchmark_costs", "benchmark_differences",
@@ -42,4 +43,5 @@ __all__ = [
     "head_intervals", "head_map", "head_screen", "held_levels", "holdouts", "interaction_matrix", "label_effects",
     "latent_map", "latent_space", "layer_probes", "let_elbow", "masked_errors", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
     "sensitivity", "space_likeness", "space_maps", "study_transfers", "subset_interactions", "trajectories", "training_course", "transfer_map", "trust_curve",
+    "write_map",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ CODETECTION = "co-detection of genes"
 RANDOM = (GAUSSIAN, SPECTRUM, NORMS, PERMUTED)
 CONTROLS = (IDENTITY, *RANDOM, COEXPRESSION, CODETECTION)
 CODE = "a random code per label"
-_LEVELS, _CODE = 10, 50
+LEVELS, _CODE = 10, 50
 _ADDED = [
     "endpoint",
     "metric",
@@ -158,7 +158,7 @@ def gene_permuted(
     """
     rng, order = generator(seed, "gene permuted control"), np.argsort(mean, kind="stable")
     source = np.arange(len(like))
-    for level in np.array_split(order, min(_LEVELS, max(1, len(order) // 2))):
+    for level in np.array_split(order, min(LEVELS, max(1, len(order) // 2))):
         source[level] = rng.permutation(level)
     return like[source]
 

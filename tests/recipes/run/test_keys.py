@@ -26,25 +26,26 @@ from workbench.recipes.run.recipe import run, stages
 CARD = {"algorithm", "explorer"}
 JUDGED = {"heads", "readouts", "gates", "sensitivity", "compaction"}
 ANCHORS = {*JUDGED, *CARD, "factors"}
-PASSES = {"operators", "untrained", "drift"}
+# What heads write is judged without ruler, anchors and adaptor.
+PASSES = {"operators", "untrained", "drift", "writing"}
 EVERY = {"panel", "cells", *PASSES, *ANCHORS}
-BY_FOLD = {"cells", "readouts", "compaction", "factors", *CARD}
+BY_FOLD = {"cells", "readouts", "writing", "compaction", "factors", *CARD}
 SINGLE, TOPK, BLOCKS = "adaptor.feature_map=single", "adaptor.feature_map=topk", "adaptor.blocks=[[0],[1],[2]]"
 
 # Field: what it is set to, what it makes anew, and what has to be set beside it for it to matter.
 FIELDS = {
     "name": ("other", set(), ()),
-    "checkpoint": ("OTHER_WEIGHTS", {"operators", "drift", *ANCHORS}, ()),
+    "checkpoint": ("OTHER_WEIGHTS", {"operators", "drift", "writing", *ANCHORS}, ()),
     "device": ("cpu", set(), ()),  # results agree but for rounding, so those of another device are kept
     "dtype": ("bfloat16", {*PASSES, *ANCHORS}, ()),
     "seed": (5, EVERY - {"panel"}, ()),
     "data.name": ("COPY", {"cells", "gates", *CARD}, ()),
     "data.backed": (True, set(), ()),
     "data.layer": ("scaled", EVERY, ()),
-    "data.values": ("log1p:12000", {"cells", *ANCHORS}, ()),
-    "data.depth": ("deep", CARD, ()),
+    "data.values": ("log1p:12000", {"cells", "writing", *ANCHORS}, ()),
+    "data.depth": ("deep", {"cells", "gates", "writing", *CARD}, ()),
     "data.gene_column": ("symbol", EVERY, ()),
-    "data.cell_type": ("coarse", {"cells", *ANCHORS}, ()),
+    "data.cell_type": ("coarse", {"cells", "writing", *ANCHORS}, ()),
     "data.donor": ("donor", EVERY, ()),
     "data.tissue": ("organ", {"cells", *ANCHORS}, ()),
     "data.batch": ("lane", {"cells", *PASSES, *ANCHORS}, ()),
@@ -82,7 +83,7 @@ FIELDS = {
     "evaluation.permutations": (6, {"readouts", *CARD}, ()),
     "evaluation.refits": (4, {"heads", *CARD}, ()),
     "evaluation.head_refits": (2, {"heads", *CARD}, ()),
-    "evaluation.control_draws": (3, {"heads", "readouts", "gates", *CARD}, ()),
+    "evaluation.control_draws": (3, {"heads", "readouts", "writing", "gates", *CARD}, ()),
     "gates.refits": (2, {"gates", *CARD}, ()),
     **{
         f"cell_heads.{field}": (value, {"readouts", *CARD}, ())

@@ -72,7 +72,19 @@ def cells_inputs(context: RunContext) -> Inputs:
     """
     obs, unplaced = context.places
     known = {"name": context.adata.uns["workbench"]["name"], "values": context.expression, "genes": context.panel}
-    return {**known, "obs": digest(obs.to_dict("list")), "unplaced": unplaced}
+    return {**known, "obs": digest(obs.to_dict("list")), "unplaced": unplaced, "sizes": sizes_named(context)}
+
+
+def sizes_named(context: RunContext) -> str:
+    """Hash of the library sizes that a column of the cells names; empty where none does, and expression says the rest.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are loaded for this.
+    """
+    named = context.adata.uns["workbench"].get("depth")
+    return digest(context.adata.obs["depth"].tolist()) if named else ""
 
 
 def anchor_inputs(context: RunContext) -> Inputs:
@@ -119,6 +131,20 @@ def fold_inputs(context: RunContext) -> str:
         Run whose cells are placed for this.
     """
     return digest(context.places[0]["fold"].to_numpy())
+
+
+def writing_inputs(context: RunContext) -> Inputs:
+    """What is compared with that which heads write: expression, cell types, library sizes and folds; no ruler and no adaptor.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are placed for this.
+    """
+    obs = context.places[0]
+    kinds = digest(obs["cell_type"].tolist()) if "cell_type" in obs else ""
+    known = {"values": context.expression, "genes": context.panel, "sizes": sizes_named(context)}
+    return {**known, "kinds": kinds, "fold": fold_inputs(context), "seed": context.config.seed}
 
 
 def study_inputs(context: RunContext) -> Inputs:

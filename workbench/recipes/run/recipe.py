@@ -40,6 +40,7 @@ from workbench.recipes.run.operators import operators_stage, panel_stage, untrai
 from workbench.recipes.run.readouts import readouts_stage
 from workbench.recipes.run.sections import TABLES, report
 from workbench.recipes.run.splits import fold_pairs, named_head, split_name
+from workbench.recipes.run.writing import writing_stage
 
 EXTRACT, FACTORS = "extract", "factors"
 
@@ -89,8 +90,10 @@ def stages(context: RunContext) -> list[Stage]:
     add("drift", partial(drift_stage, context), config.adaptor.blocks, "operators")
     add("heads", partial(heads_stage, context), {**mapped, **judged}, "operators", "untrained")
     add("readouts", partial(readouts_stage, context), {**mapped, **read, **drawn}, "operators", "untrained")
+    written = {**inputs.writing_inputs(context), **drawn}
+    add("writing", partial(writing_stage, context), written, "operators", "untrained")
     if (gates := config.gates) is not None:
-        given = {**mapped, **drawn, "refits": gates.refits, "cohort": name}
+        given = {**mapped, **drawn, "refits": gates.refits, "cohort": name, "sizes": inputs.sizes_named(context)}
         add("gates", partial(gates_stage, context, gates), given, "operators", "untrained")
     if (swept := config.sensitivity) is not None:
         given = {**mapped, "holdouts": evaluation.holdouts, **swept.model_dump(mode="json")}

@@ -11,18 +11,20 @@ from workbench.evidence.gate_spec import SPEC
 from workbench.evidence.gate_table import NOT_APPLICABLE, passed_by
 from workbench.figures.requests import Request
 from workbench.operators.convention import PAPER
-from workbench.recipes.run import cells, compaction, drift, export, factors, gates, heads, readouts
+from workbench.recipes.run import cells, compaction, drift, export, factors, gates, heads, readouts, writing
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.explorer import FRAGMENT
 from workbench.recipes.run.extract_sections import extract_section
 from workbench.recipes.run.factor_sections import compaction_section, factors_section
 from workbench.recipes.run.opening import extract_controls, extract_opening, factors_opening
+from workbench.recipes.run.writing_section import writing_section
 
 # Tables of each stage; a stage that is not named here leaves none, or says in its result which.
 TABLES = {
     "cells": cells.TABLES,
     "heads": heads.TABLES,
     "readouts": readouts.TABLES,
+    "writing": writing.TABLES,
     "gates": gates.TABLES,
     "sensitivity": (heads.SENSITIVITY,),
     "algorithm": export.TABLES,
@@ -47,6 +49,8 @@ def report(context: RunContext, results: Results) -> Report:
     extracted = {"heads", "readouts", "algorithm"} <= set(results)
     if extracted:
         sections.append(extract_section(context, results))
+    if "writing" in results:
+        sections.append(writing_section(context, results["writing"]))
     if "drift" in results:
         sections.append(_drift_section(context, results["drift"]))
     sections.append(_gates_section(context, "gates" in results))
@@ -119,7 +123,8 @@ def _cautions(context: RunContext) -> list[str]:
         if "donor" in context.adata.obs
         else "The folds share donors, tissue and technology: nothing here speaks of other donors.",
         "The adaptor depends on an operator A through A A^T alone: what a head writes can be turned at will without a change "
-        "in any holdout or readout. They judge which genes are read together; write genes and write programs are untested.",
+        "in any holdout or readout. They judge which genes are read together; write genes are judged by the table `writing` alone, and "
+        "write programs are untested.",
         "The labels come with the dataset; where they were made from the same expression values, any method that sees "
         "these values is favoured alike.",
         "The operator was averaged over training folds only, but the checkpoint may have seen these cells in its own "
