@@ -1,0 +1,292 @@
+"""SAELens's training step, written out for features of which few are active: the same sums without what is zero.
+
+An activation enters the reconstruction in units of what its feature writes. So the length of a decoder row counts for which features are
+chosen and for nothing else: its gradient is zero. Only the product with the encoder is dense. Parameters, moments of Adam, counts and
+the schedule of the rate are SAELens's trainer's, of which dictionaries are made and by which a training goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.dictionaries import kernels
+from workbench.dictionaries.settings import DictionaryConfig
+from workbench.threads import threaded
+
+# Rows and features of one piece of work: fixed, since by them sums over rows are added up.
+_ROWS, _FEATURES = 512, 256
+Work = Callable[[], None]
+
+
+def is_sparse(config: DictionaryConfig, device: torch.device) -> bool:
+    """Whether a step of these dictionaries is written out here: they keep the k largest, and are trained on a CPU.
+
+    Parameters
+    ----------
+    config
+        Settings of the dictionaries; their architecture counts.
+    device
+        Where they are trained.
+    """
+    return device.type == "cpu" and config.architecture in ("topk", "batchtopk", "matryoshka")
+
+
+def take_step(steps: Sequence[SparseStep], rows: Sequence[tuple[Any, ...]]) -> list[float]:
+    """One step of several dictionaries of one architecture, whose work threads share.
+
+    Parameters
+    ----------
+    steps
+        One for each dictionary.
+    rows
+        Of each dictionary what `SparseStep.stages` takes.
+
+    Returns
+    -------
+    list
+        Of each dictionary the squared error of a row, on average.
+    """
+    stages = [step.stages(*given) for step, given in zip(steps, rows, strict=True)]
+    for works in zip(*stages, strict=True):
+        threaded(_do, list(chain(*works)))
+    return [step.error for step in steps]
+
+
+def _do(work: Work) -> None:
+    work()
+
+
+class SparseStep:
+    """Steps of one dictionary on a CPU. The encoder's memory is rearranged to a row per feature, its shape stays.
+
+    Parameters
+    ----------
+    trainer
+        SAELens's trainer from `make_trainer`, of an architecture that keeps the k largest; changed in place.
+    """
+
+    error = 0.0
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.sae = trainer, trainer.sae
+        cfg = self.sae.cfg
+        self._n, self._k = trainer.cfg.train_batch_size_samples, cfg.k
+        self._of_batch = hasattr(self.sae, "topk_threshold")
+        self._ends = np.array(getattr(cfg, "matryoshka_widths", None) or [cfg.d_sae])
+        self.sae.W_enc.data = self.sae.W_enc.data.T.contiguous().T
+        for matrix in (self.sae.W_enc, self.sae.W_dec):
+            own = trainer.optimizer.state[matrix]
+            own.setdefault("step", torch.tensor(0.0))
+            for name in ("exp_avg", "exp_avg_sq"):  # a state that was read has the other order
+                own[name] = torch.zeros_like(matrix.data).copy_(own.get(name, torch.zeros(())))
+        self._encoder, self._decoder = _by_row(self.sae.W_enc.data), _by_row(self.sae.W_dec.data)
+        self._lengths = np.sqrt(kernels.squares(self._decoder))
+        self._to_encoder, self._to_decoder = np.empty_like(self._encoder), np.empty_like(self._decoder)
+        # What is read, and the gradient over what each of the nested dictionaries writes.
+        self._x = np.empty((self._n, self._encoder.shape[1]), np.float32)
+        self._residual = np.empty((len(self._ends), self._n, self._decoder.shape[1]), np.float32)
+        shape = (self._n, cfg.d_sae) if self._of_batch else (0, 0)
+        self._pre, self._scaled = np.empty(shape, np.float32), np.empty(shape, np.float32)
+
+    def stages(
+        self, x: Float[Tensor, "row d_in"], scale: float, y: Float[Tensor, "row d_out"] | None, scale_out: float
+    ) -> Iterator[list[Work]]:
+        """Work of one step, in lists that come one after the other; the works of a list may be done in any order.
+
+        Parameters
+        ----------
+        x
+            Activations that are encoded, as many as a step has rows.
+        scale
+            Number that they are multiplied by.
+        y, scale_out
+            The same of what a transcoder decodes to; `y` is None for a dictionary of one hook.
+        """
+        dead = np.flatnonzero(self.trainer.dead_neurons.numpy())
+        self._dead, self._dead_pre = dead, np.empty((self._n, len(dead)), np.float32)
+        wanted, scale_wanted = (x, scale) if y is None else (y, scale_out)
+        self._given = x.numpy(), np.float32(scale), wanted.numpy(), np.float32(scale_wanted)
+        parts = list(enumerate(_parts(self._n, _ROWS)))
+        # Of each part: how many features its rows have, which, their activations, and gradients over those; errors and gradients over the bias.
+        self._places: list[Any] = [None] * len(parts)
+        self._sums: list[Any] = [None] * len(parts)
+        if self._of_batch:
+            self._counts: list[Any] = [None] * len(parts)
+            wanted_places = int(self._k * self._n)
+            yield [partial(self._encode_part, i, part) for i, part in parts]
+            upper, above = _rank(self._counts, wanted_places)
+            more = [counts[upper + 1 :].sum() for counts in self._counts]
+            yield [partial(self._count_part, i, part, upper) for i, part in parts]
+            lower, above_too = _rank(self._counts, wanted_places - above)
+            more = [n + counts[lower + 1 :].sum() for n, counts in zip(more, self._counts, strict=True)]
+            equal = np.array([counts[lower] for counts in self._counts])
+            # Of those that equal the least the first are taken.
+            left = np.maximum(wanted_places - above - above_too - (np.cumsum(equal) - equal), 0)
+            taken = np.minimum(equal, left)
+            least = (upper << 16) + lower
+            yield [partial(self._take_part, i, part, least, int(taken[i]), int(more[i] + taken[i])) for i, part in parts]
+        else:
+            yield [partial(self._choose_part, i, part) for i, part in parts]
+        yield [self._arrange]
+        features = _parts(len(self._lengths), _FEATURES)
+        self._through: list[Any] = [None] * len(features)
+        yield [partial(self._sum_up, i, part) for i, part in enumerate(features)]
+        self._move_biases()
+        yield [partial(self._move, part) for part in features]
+
+    def _encode(self, part: slice) -> np.ndarray:
+        """A part of the rows times the encoder, without the biases of features."""
+        x, scale, _, _ = self._given
+        own = self._x[part]
+        np.multiply(x[part], scale, out=own)
+        if self.sae.cfg.apply_b_dec_to_input:
+            own -= self.sae.b_dec.data.numpy()
+        return own @ self._encoder.T
+
+    def _choose_part(self, i: int, part: slice) -> None:
+        """The k largest of each row, and what they reconstruct."""
+        pre = self._encode(part)
+        features, values = np.empty((len(pre), self._k), np.int32), np.empty((len(pre), self._k), np.float32)
+        bias = self.sae.b_enc.data.numpy()
+        kernels.top_of_rows(pre, bias, self._lengths, self._k, features, values)
+        self._dead_pre[part] = pre[:, self._dead] + bias[self._dead]
+        self._reconstruct(i, part, np.full(len(pre), self._k), features.ravel(), values.ravel())
+
+    def _encode_part(self, i: int, part: slice) -> None:
+        """Activations of all features, and how often the upper halves of their bits occur."""
+        self._pre[part] = self._encode(part)
+        kernels.shift(self._pre[part], self.sae.b_enc.data.numpy(), self._lengths, self._scaled[part])
+        self._dead_pre[part] = self._pre[part][:, self._dead]
+        self._counts[i] = kernels.histogram(self._scaled[part].view(np.int32), -1)
+
+    def _count_part(self, i: int, part: slice, upper: int) -> None:
+        self._counts[i] = kernels.histogram(self._scaled[part].view(np.int32), upper)
+
+    def _take_part(self, i: int, part: slice, least: int, n_equal: int, n: int) -> None:
+        """The largest of the whole batch, and what they reconstruct."""
+        counts = np.empty(part.stop - part.start, np.int64)
+        features, values = np.empty(n, np.int32), np.empty(n, np.float32)
+        bits = self._scaled[part].view(np.int32)
+        kernels.from_least(self._pre[part], bits, least, n_equal, counts, features, values)
+        self._reconstruct(i, part, counts, features, values)
+
+    def _reconstruct(self, i: int, part: slice, counts: np.ndarray, features: np.ndarray, values: np.ndarray) -> None:
+        _, _, wanted, scale = self._given
+        gradients = np.empty_like(values)
+        self._sums[i] = kernels.reconstruct(
+            wanted[part] * scale, _starts(counts), features, values, self._decoder, self.sae.b_dec.data.numpy(), self._ends,
+            np.float32(2 / self._n), part.start, self._residual, gradients,
+        )  # fmt: skip
+        self._places[i] = counts, features, values, gradients
+
+    def _arrange(self) -> None:
+        """Active places by feature, counts of what fired, and what is asked of features that are dead."""
+        counts, features, values, gradients = (np.concatenate(each) for each in zip(*self._places, strict=True))
+        width, trainer = len(self._lengths), self.trainer
+        self._bounds, places, self._rows = kernels.by_feature(_starts(counts), features, values, width)
+        self._values, self._gradients = values[places], gradients[places]
+        self._to_bias = np.bincount(features, weights=gradients, minlength=width)
+        self.error = sum(error for error, _ in self._sums) / self._n
+        fired = torch.from_numpy(np.diff(self._bounds))
+        trainer.n_forward_passes_since_fired += 1
+        trainer.n_forward_passes_since_fired[fired > 0] = 0
+        trainer.act_freq_scores += fired
+        trainer.n_frac_active_samples += self._n
+        trainer.n_training_samples += self._n
+        if self._of_batch:
+            self.sae.update_topk_threshold(torch.from_numpy(values * self._lengths[features]))
+        self._to_encoder.fill(0)
+        self._to_decoder.fill(0)
+        if len(self._dead):
+            self._revive()
+
+    def _revive(self) -> None:
+        """Gradients of SAELens's loss for dead features: the largest of them are to make up for what the others leave."""
+        dead, pre = self._dead, self._dead_pre
+        half = self._decoder.shape[1] // 2
+        if half < len(dead):
+            largest = torch.from_numpy(pre * self._lengths[dead]).topk(half).indices.numpy()
+            chosen = np.zeros(pre.shape, bool)
+            np.put_along_axis(chosen, largest, True, 1)
+            pre *= chosen
+        weight = 2 / self._n
+        error = pre @ self._decoder[dead] + self._residual[-1] / np.float32(weight)
+        error *= np.float32(weight * self.sae.cfg.aux_loss_coefficient * min(len(dead) / half, 1))
+        asked = error @ self._decoder[dead].T
+        if half < len(dead):
+            asked *= chosen
+        self._to_decoder[dead] = pre.T @ error
+        self._to_encoder[dead] = asked.T @ self._x
+        self._to_bias[dead] += asked.sum(0, dtype=np.float64)
+
+    def _sum_up(self, i: int, part: slice) -> None:
+        """Gradients of some features' rows of both matrices, their squares, and what comes to the bias through the encoder."""
+        bounds = self._bounds[part.start : part.stop + 1]
+        kernels.gather(bounds, self._rows, self._gradients, self._x, self._to_encoder[part])
+        for level, end in enumerate(self._ends):
+            start = 0 if level == 0 else self._ends[level - 1]
+            own = slice(max(part.start, start), min(part.stop, end))
+            if own.start < own.stop:
+                bounds = self._bounds[own.start : own.stop + 1]
+                kernels.gather(bounds, self._rows, self._values, self._residual[level], self._to_decoder[own])
+        square = sum(kernels.squares(one[part]).sum(dtype=np.float64) for one in (self._to_encoder, self._to_decoder))
+        self._through[i] = square, self._to_bias[part] @ self._encoder[part]
+
+    def _move_biases(self) -> None:
+        """Gradients made shorter where they are longer than 1, the biases' step by torch, and the numbers of the matrices' step."""
+        to_bias, to_output = self._to_bias, sum(total for _, total in self._sums)
+        if self.sae.cfg.apply_b_dec_to_input:
+            to_output = to_output - sum(through for _, through in self._through)
+        square = sum(one for one, _ in self._through) + (to_bias**2).sum() + (to_output**2).sum()
+        clip = min(1.0, 1 / (math.sqrt(square) + 1e-6))
+        optimizer = self.trainer.optimizer
+        group = optimizer.param_groups[0]
+        for bias, gradient in ((self.sae.b_enc, to_bias), (self.sae.b_dec, to_output)):
+            bias.grad = torch.from_numpy(clip * gradient).float()
+        states = [optimizer.state[matrix] for matrix in (self.sae.W_enc, self.sae.W_dec)]
+        for state in states:
+            state["step"] += 1
+        done, (beta1, beta2) = float(states[0]["step"]), group["betas"]
+        rate, root = group["lr"] / (1 - beta1**done), math.sqrt(1 - beta2**done)
+        self._adam = [np.float32(one) for one in (clip, rate, beta1, beta2, root, group["eps"])]
+        self._moments = [[_by_row(state[name]) for name in ("exp_avg", "exp_avg_sq")] for state in states]
+        optimizer.step()
+        optimizer.zero_grad()
+        self.trainer.lr_scheduler.step()
+
+    def _move(self, part: slice) -> None:
+        """Adam's step of some features' rows of both matrices."""
+        matrices = ((self._encoder, self._to_encoder), (self._decoder, self._to_decoder))
+        for (weights, gradient), (mean, square) in zip(matrices, self._moments, strict=True):
+            kernels.adam(weights[part], gradient[part], mean[part], square[part], *self._adam)
+        self._lengths[part] = np.sqrt(kernels.squares(self._decoder[part]))
+
+
+def _by_row(matrix: Tensor) -> np.ndarray:
+    """A matrix's memory with a row per feature."""
+    found = matrix.numpy()
+    return found if found.flags.c_contiguous else found.T
+
+
+def _parts(n: int, size: int) -> list[slice]:
+    return [slice(at, min(at + size, n)) for at in range(0, n, size)]
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _rank(counts: Sequence[np.ndarray], wanted: int) -> tuple[int, int]:
+    """The last bin from above with which as many as wanted are reached, the first where they never are; and how many are above it."""
+    down = np.cumsum(sum(counts)[::-1])
+    at = min(int(np.searchsorted(down, wanted)), len(down) - 1)
+    return len(down) - 1 - at, int(down[at - 1]) if at else 0
