@@ -205,8 +205,8 @@ class Reader:
             cells = each[:, None].expand_as(keep)[keep]
             rows = Rows(values, tokens.gene_ids[keep], tokens.values[keep].float(), cells)
         for hook, x in values.items():
-            bad = ~torch.isfinite(x).all(1)
-            if bad.any():
+            # A sum is quick to look at; only where it is no number, or too large for one, every number is.
+            if not torch.isfinite(x.sum(1)).all() and (bad := ~torch.isfinite(x).all(1)).any():
                 cell = tokens.cell_ids[int(rows.cells[bad][0])] if tokens.cell_ids else str(int(rows.cells[bad][0]))
                 raise HookError(
                     f"The activation at '{hook}' is not finite in cell '{cell}'; look for weights or values that are not, or run the model in "

@@ -40,31 +40,30 @@ def _largest(x, n, k):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def top_of_rows(  # type: ignore[no-untyped-def]
-    pre, bias, lengths, k, features, values
+    pre, lengths, k, features, values
 ):
     """The k features of each row that are the largest in units of their decoder's length, ascending; of equals the first.
 
     Parameters
     ----------
     pre
-        Rows times the encoder, (row, feature).
-    bias, lengths
-        Bias of each feature, and the length of what it writes.
+        Activations of all features in units of what they write, (row, feature).
+    lengths
+        Length of what each feature writes.
     k
         Features of a row.
     features, values
-        Written: the features, (row, k), and their activations in units of what is written, 0 where they are below 0.
+        Written: the features, (row, k), and their activations, 0 where they are below 0.
     """
     n, width = pre.shape
     # The k-th largest of the maxima of 2 k groups bounds the k-th largest of all from below: few features are left to compare.
     n_groups = min(2 * k, width)
-    own, scaled = np.empty(width, np.float32), np.empty(width, np.float32)
+    scaled = np.empty(width, np.float32)
     tops, found = np.empty(width, np.float32), np.empty(width + 1, np.int32)
     values[:], features[:] = 0, 0
     for row in range(n):
         for j in range(width):
-            own[j] = pre[row, j] + bias[j]
-            scaled[j] = own[j] * lengths[j]
+            scaled[j] = pre[row, j] * lengths[j]
         tops[:n_groups] = scaled[:n_groups]
         for start in range(n_groups, width - n_groups + 1, n_groups):
             for j in range(n_groups):
@@ -87,91 +86,49 @@ def top_of_rows(  # type: ignore[no-untyped-def]
             if scaled[j] > last or (scaled[j] == last and equal > 0):
                 equal -= scaled[j] == last
                 features[row, at] = j
-                values[row, at] = max(own[j], np.float32(0))
+                values[row, at] = max(pre[row, j], np.float32(0))
                 at += 1
 
 
 @njit(cache=True, nogil=True)
-def shift(pre, bias, lengths, scaled):  # type: ignore[no-untyped-def]
-    """Biases added in place, and the sum in units of each decoder's length.
+def over(pre, lengths, floor, counts, features, values):  # type: ignore[no-untyped-def]
+    """Features that are larger than a floor in units of their decoder's length, row by row and ascending.
 
     Parameters
     ----------
-    pre, bias, lengths
+    pre, lengths
         As in `top_of_rows`.
-    scaled
-        Written, (row, feature).
-    """
-    for row in range(len(pre)):
-        for j in range(pre.shape[1]):
-            pre[row, j] += bias[j]
-            scaled[row, j] = pre[row, j] * lengths[j]
-
-
-@njit(cache=True, nogil=True)
-def histogram(bits, upper):  # type: ignore[no-untyped-def]
-    """How often upper halves of the bits of positive numbers occur, or lower halves of those with some upper half.
-
-    Bits of positive numbers are in the order of the numbers: two histograms give any rank exactly.
-
-    Parameters
-    ----------
-    bits
-        Numbers in single precision, seen as integers, (row, feature).
-    upper
-        The upper half whose lower ones are counted; below 0 upper halves are.
-    """
-    counts = np.zeros(1 << 16, np.int64)
-    for row in range(len(bits)):
-        for j in range(bits.shape[1]):
-            b = bits[row, j]
-            if b > 0:
-                if upper < 0:
-                    counts[b >> 16] += 1
-                elif b >> 16 == upper:
-                    counts[b & 0xFFFF] += 1
-    return counts
-
-
-@njit(cache=True, nogil=True)
-def from_least(pre, bits, least, n_equal, counts, features, values):  # type: ignore[no-untyped-def]
-    """Features whose number is the least or more, row by row.
-
-    Parameters
-    ----------
-    pre
-        Activations in units of what is written, (row, feature).
-    bits
-        Numbers that are compared, as in `histogram`.
-    least
-        Bits of the least number, above 0.
-    n_equal
-        How many of those that equal it are taken, the first ones.
+    floor
+        Number that they are larger than, at least 0.
     counts, features, values
-        Written: features of each row, (row); what they are, and their activations.
+        Written: how many each row has, (row); which they are, and their activations, with room for all there are.
+
+    Returns
+    -------
+    int
+        How many they are.
     """
     at = 0
-    for row in range(len(bits)):
+    for row in range(len(pre)):
         start = at
-        for j in range(bits.shape[1]):
-            b = bits[row, j]
-            if b >= least and (b > least or n_equal > 0):
-                n_equal -= b == least
+        for j in range(pre.shape[1]):
+            if pre[row, j] * lengths[j] > floor:
                 features[at], values[at] = j, pre[row, j]
                 at += 1
         counts[row] = at - start
+    return at
 
 
 @njit(**_options)
 def reconstruct(  # type: ignore[no-untyped-def]
-    x, starts, features, values, decoder, bias, ends, weight, first, residual, gradients
+    x, scale, starts, features, values, decoder, bias, ends, weight, first, residual, gradients
 ):
     """What active features stand for, how far it is from the rows, and what that asks of each activation.
 
     Parameters
     ----------
-    x
-        Rows that are to come out, (row, d_out).
+    x, scale
+        Rows that are to come out, (row, d_out), and what they are multiplied by.
     starts, features, values
         Active features of row r and their activations are those from ``starts[r]`` to ``starts[r + 1]``, ascending.
     decoder, bias
@@ -214,7 +171,7 @@ def reconstruct(  # type: ignore[no-untyped-def]
                         out[i] += a * A[i]
                     p += 1
             for i in range(d):
-                residual[level, to, i] = out[i] - x[row, i]
+                residual[level, to, i] = out[i] - x[row, i] * scale
         own = np.float32(0)
         for i in range(d):
             own += residual[n_levels - 1, to, i] * residual[n_levels - 1, to, i]
@@ -273,7 +230,7 @@ def by_feature(starts, features, values, width):  # type: ignore[no-untyped-def]
 
 
 @njit(**_options)
-def gather(bounds, rows, weights, x, total):  # type: ignore[no-untyped-def]
+def gather(bounds, rows, weights, x, block, total):  # type: ignore[no-untyped-def]
     """Sums of weighted rows, one for each feature.
 
     Parameters
@@ -281,28 +238,33 @@ def gather(bounds, rows, weights, x, total):  # type: ignore[no-untyped-def]
     bounds
         Where each feature's places start, one more than features.
     rows, weights
-        The row and the weight of each place.
+        The row and the weight of each place, rows ascending within a feature.
     x
         What is added up, (row, number).
+    block
+        Rows that are gone through by all features before the next ones, few enough to stay in the cache.
     total
-        Added to: (feature, number).
+        Written: (feature, number).
     """
-    d = x.shape[1]
-    for j in range(len(bounds) - 1):
-        out = total[j]
-        p, end = bounds[j], bounds[j + 1]
-        while p < end:
-            if p + 3 < end:
+    n, d = len(bounds) - 1, x.shape[1]
+    total[:] = 0
+    at = bounds[:n].copy()
+    for last in range(block, len(x) + block, block):
+        for j in range(n):
+            out = total[j]
+            p, end = at[j], bounds[j + 1]
+            while p + 3 < end and rows[p + 3] < last:
                 a, b, c, e = weights[p], weights[p + 1], weights[p + 2], weights[p + 3]
                 A, B, C, E = x[rows[p]], x[rows[p + 1]], x[rows[p + 2]], x[rows[p + 3]]
                 for i in range(d):
                     out[i] += a * A[i] + b * B[i] + c * C[i] + e * E[i]
                 p += 4
-            else:
+            while p < end and rows[p] < last:
                 a, A = weights[p], x[rows[p]]
                 for i in range(d):
                     out[i] += a * A[i]
                 p += 1
+            at[j] = p
 
 
 @njit(**_options)

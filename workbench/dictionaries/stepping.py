@@ -24,6 +24,7 @@ from workbench.threads import threaded
 
 # Rows and features of one piece of work: fixed, since by them sums over rows are added up.
 _ROWS, _FEATURES = 512, 256
+_BLOCK = 512
 Work = Callable[[], None]
 
 
@@ -94,8 +95,8 @@ class SparseStep:
         # What is read, and the gradient over what each of the nested dictionaries writes.
         self._x = np.empty((self._n, self._encoder.shape[1]), np.float32)
         self._residual = np.empty((len(self._ends), self._n, self._decoder.shape[1]), np.float32)
-        shape = (self._n, cfg.d_sae) if self._of_batch else (0, 0)
-        self._pre, self._scaled = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._pre = np.empty((self._n, cfg.d_sae), np.float32)
+        self._floor = np.float32(0)
 
     def stages(
         self, x: Float[Tensor, "row d_in"], scale: float, y: Float[Tensor, "row d_out"] | None, scale_out: float
@@ -111,29 +112,21 @@ class SparseStep:
         y, scale_out
             The same of what a transcoder decodes to; `y` is None for a dictionary of one hook.
         """
-        dead = np.flatnonzero(self.trainer.dead_neurons.numpy())
-        self._dead, self._dead_pre = dead, np.empty((self._n, len(dead)), np.float32)
-        wanted, scale_wanted = (x, scale) if y is None else (y, scale_out)
-        self._given = x.numpy(), np.float32(scale), wanted.numpy(), np.float32(scale_wanted)
+        self._dead = np.flatnonzero(self.trainer.dead_neurons.numpy())
+        self._wanted, self._scale = (x.numpy(), np.float32(scale)) if y is None else (y.numpy(), np.float32(scale_out))
+        # The dense product is torch's, with threads of its own.
+        own, weights = torch.mul(x, scale, out=torch.from_numpy(self._x)), self.sae
+        if weights.cfg.apply_b_dec_to_input:
+            own -= weights.b_dec.data
+        torch.addmm(weights.b_enc.data, own, weights.W_enc.data, out=torch.from_numpy(self._pre))
         parts = list(enumerate(_parts(self._n, _ROWS)))
         # Of each part: how many features its rows have, which, their activations, and gradients over those; errors and gradients over the bias.
         self._places: list[Any] = [None] * len(parts)
         self._sums: list[Any] = [None] * len(parts)
         if self._of_batch:
-            self._counts: list[Any] = [None] * len(parts)
-            wanted_places = int(self._k * self._n)
-            yield [partial(self._encode_part, i, part) for i, part in parts]
-            upper, above = _rank(self._counts, wanted_places)
-            more = [counts[upper + 1 :].sum() for counts in self._counts]
-            yield [partial(self._count_part, i, part, upper) for i, part in parts]
-            lower, above_too = _rank(self._counts, wanted_places - above)
-            more = [n + counts[lower + 1 :].sum() for n, counts in zip(more, self._counts, strict=True)]
-            equal = np.array([counts[lower] for counts in self._counts])
-            # Of those that equal the least the first are taken.
-            left = np.maximum(wanted_places - above - above_too - (np.cumsum(equal) - equal), 0)
-            taken = np.minimum(equal, left)
-            least = (upper << 16) + lower
-            yield [partial(self._take_part, i, part, least, int(taken[i]), int(more[i] + taken[i])) for i, part in parts]
+            yield [partial(self._find_part, i, part) for i, part in parts]
+            least, taken = self._least(parts)
+            yield [partial(self._take_part, i, part, least, taken[i]) for i, part in parts]
         else:
             yield [partial(self._choose_part, i, part) for i, part in parts]
         yield [self._arrange]
@@ -143,48 +136,51 @@ class SparseStep:
         self._move_biases()
         yield [partial(self._move, part) for part in features]
 
-    def _encode(self, part: slice) -> np.ndarray:
-        """A part of the rows times the encoder, without the biases of features."""
-        x, scale, _, _ = self._given
-        own = self._x[part]
-        np.multiply(x[part], scale, out=own)
-        if self.sae.cfg.apply_b_dec_to_input:
-            own -= self.sae.b_dec.data.numpy()
-        return own @ self._encoder.T
-
     def _choose_part(self, i: int, part: slice) -> None:
         """The k largest of each row, and what they reconstruct."""
-        pre = self._encode(part)
-        features, values = np.empty((len(pre), self._k), np.int32), np.empty((len(pre), self._k), np.float32)
-        bias = self.sae.b_enc.data.numpy()
-        kernels.top_of_rows(pre, bias, self._lengths, self._k, features, values)
-        self._dead_pre[part] = pre[:, self._dead] + bias[self._dead]
-        self._reconstruct(i, part, np.full(len(pre), self._k), features.ravel(), values.ravel())
+        n = part.stop - part.start
+        features, values = np.empty((n, self._k), np.int32), np.empty((n, self._k), np.float32)
+        kernels.top_of_rows(self._pre[part], self._lengths, self._k, features, values)
+        self._reconstruct(i, part, np.full(n, self._k), features.ravel(), values.ravel())
 
-    def _encode_part(self, i: int, part: slice) -> None:
-        """Activations of all features, and how often the upper halves of their bits occur."""
-        self._pre[part] = self._encode(part)
-        kernels.shift(self._pre[part], self.sae.b_enc.data.numpy(), self._lengths, self._scaled[part])
-        self._dead_pre[part] = self._pre[part][:, self._dead]
-        self._counts[i] = kernels.histogram(self._scaled[part].view(np.int32), -1)
+    def _find_part(self, i: int, part: slice) -> None:
+        """Features that may be among the largest of the batch."""
+        pre = self._pre[part]
+        counts, features, values = np.empty(len(pre), np.int64), np.empty(pre.size, np.int32), np.empty(pre.size, np.float32)
+        n = kernels.over(pre, self._lengths, self._floor, counts, features, values)
+        self._places[i] = counts, features[:n], values[:n], values[:n] * self._lengths[features[:n]]
 
-    def _count_part(self, i: int, part: slice, upper: int) -> None:
-        self._counts[i] = kernels.histogram(self._scaled[part].view(np.int32), upper)
+    def _least(self, parts: Sequence[tuple[int, slice]]) -> tuple[np.float32, list[int]]:
+        """The least of the largest of the batch, and how many of each part equal it and are taken, the first ones."""
+        wanted = int(self._k * self._n)
+        if self._floor > 0 and sum(len(found[1]) for found in self._places) < wanted:
+            # The floor is a guess from the step before; what is taken does not depend on it.
+            self._floor = np.float32(0)
+            for i, part in parts:
+                self._find_part(i, part)
+        sizes = [found[3] for found in self._places]
+        together = np.concatenate(sizes)
+        if len(together) < wanted:
+            return np.float32(0), [0] * len(sizes)
+        least = np.partition(together, len(together) - wanted)[len(together) - wanted]
+        self._floor = np.float32(0.75) * least
+        equal = np.array([(size == least).sum() for size in sizes])
+        left = wanted - (together > least).sum() - (np.cumsum(equal) - equal)
+        return least, np.clip(left, 0, equal).tolist()
 
-    def _take_part(self, i: int, part: slice, least: int, n_equal: int, n: int) -> None:
+    def _take_part(self, i: int, part: slice, least: np.float32, n_equal: int) -> None:
         """The largest of the whole batch, and what they reconstruct."""
-        counts = np.empty(part.stop - part.start, np.int64)
-        features, values = np.empty(n, np.int32), np.empty(n, np.float32)
-        bits = self._scaled[part].view(np.int32)
-        kernels.from_least(self._pre[part], bits, least, n_equal, counts, features, values)
-        self._reconstruct(i, part, counts, features, values)
+        counts, features, values, sizes = self._places[i]
+        taken = sizes > least
+        taken[np.flatnonzero(sizes == least)[:n_equal]] = True
+        rows = np.repeat(np.arange(len(counts)), counts)[taken]
+        self._reconstruct(i, part, np.bincount(rows, minlength=len(counts)), features[taken], values[taken])
 
     def _reconstruct(self, i: int, part: slice, counts: np.ndarray, features: np.ndarray, values: np.ndarray) -> None:
-        _, _, wanted, scale = self._given
         gradients = np.empty_like(values)
         self._sums[i] = kernels.reconstruct(
-            wanted[part] * scale, _starts(counts), features, values, self._decoder, self.sae.b_dec.data.numpy(), self._ends,
-            np.float32(2 / self._n), part.start, self._residual, gradients,
+            self._wanted[part], self._scale, _starts(counts), features, values, self._decoder, self.sae.b_dec.data.numpy(),
+            self._ends, np.float32(2 / self._n), part.start, self._residual, gradients,
         )  # fmt: skip
         self._places[i] = counts, features, values, gradients
 
@@ -204,14 +200,12 @@ class SparseStep:
         trainer.n_training_samples += self._n
         if self._of_batch:
             self.sae.update_topk_threshold(torch.from_numpy(values * self._lengths[features]))
-        self._to_encoder.fill(0)
-        self._to_decoder.fill(0)
-        if len(self._dead):
-            self._revive()
+        self._revived = self._revive() if len(self._dead) else None
 
-    def _revive(self) -> None:
-        """Gradients of SAELens's loss for dead features: the largest of them are to make up for what the others leave."""
-        dead, pre = self._dead, self._dead_pre
+    def _revive(self) -> tuple[np.ndarray, np.ndarray]:
+        """Gradients over both matrices' rows of dead features of SAELens's loss for dead features: the largest of them are to make up for what the others leave."""
+        dead = self._dead
+        pre = self._pre[:, dead]
         half = self._decoder.shape[1] // 2
         if half < len(dead):
             largest = torch.from_numpy(pre * self._lengths[dead]).topk(half).indices.numpy()
@@ -224,20 +218,23 @@ class SparseStep:
         asked = error @ self._decoder[dead].T
         if half < len(dead):
             asked *= chosen
-        self._to_decoder[dead] = pre.T @ error
-        self._to_encoder[dead] = asked.T @ self._x
         self._to_bias[dead] += asked.sum(0, dtype=np.float64)
+        return asked.T @ self._x, pre.T @ error
 
     def _sum_up(self, i: int, part: slice) -> None:
         """Gradients of some features' rows of both matrices, their squares, and what comes to the bias through the encoder."""
         bounds = self._bounds[part.start : part.stop + 1]
-        kernels.gather(bounds, self._rows, self._gradients, self._x, self._to_encoder[part])
+        kernels.gather(bounds, self._rows, self._gradients, self._x, _BLOCK, self._to_encoder[part])
         for level, end in enumerate(self._ends):
             start = 0 if level == 0 else self._ends[level - 1]
             own = slice(max(part.start, start), min(part.stop, end))
             if own.start < own.stop:
                 bounds = self._bounds[own.start : own.stop + 1]
-                kernels.gather(bounds, self._rows, self._values, self._residual[level], self._to_decoder[own])
+                kernels.gather(bounds, self._rows, self._values, self._residual[level], _BLOCK, self._to_decoder[own])
+        if self._revived is not None:
+            mine = (self._dead >= part.start) & (self._dead < part.stop)
+            for matrix, more in zip((self._to_encoder, self._to_decoder), self._revived, strict=True):
+                matrix[self._dead[mine]] += more[mine]
         square = sum(kernels.squares(one[part]).sum(dtype=np.float64) for one in (self._to_encoder, self._to_decoder))
         self._through[i] = square, self._to_bias[part] @ self._encoder[part]
 
@@ -283,10 +280,3 @@ def _parts(n: int, size: int) -> list[slice]:
 
 def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)])
-
-
-def _rank(counts: Sequence[np.ndarray], wanted: int) -> tuple[int, int]:
-    """The last bin from above with which as many as wanted are reached, the first where they never are; and how many are above it."""
-    down = np.cumsum(sum(counts)[::-1])
-    at = min(int(np.searchsorted(down, wanted)), len(down) - 1)
-    return len(down) - 1 - at, int(down[at - 1]) if at else 0
