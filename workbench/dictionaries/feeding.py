@@ -79,6 +79,29 @@ def together(parts: Sequence[Rows]) -> Rows:
     return Rows(values, *others)
 
 
+def mixed(parts: Sequence[Rows], order: Int[Tensor, " row"]) -> Rows:
+    """Rows of several parts in one order: `together` and `Rows.take` in one copy, as these are most of what is held.
+
+    Parameters
+    ----------
+    parts
+        One part or more, of the same hooks.
+    order
+        Numbers of the rows, counted over all parts.
+    """
+    places = torch.argsort(order).split([len(part) for part in parts])
+
+    def laid(found: Sequence[Tensor]) -> Tensor:
+        new = found[0].new_empty((len(order), *found[0].shape[1:]))
+        for x, place in zip(found, places, strict=True):
+            new[place] = x
+        return new
+
+    values = {hook: laid([part.values[hook] for part in parts]) for hook in parts[0].values}
+    others = (laid([getattr(part, name) for part in parts]) for name in ("genes", "levels", "cells"))
+    return Rows(values, *others)
+
+
 def dealt_anew(rows: Rows, seed: int, *names: str) -> Rows:
     """Rows of which each coordinate is dealt anew among the rows of the same gene: means and spreads of genes stay, nothing goes together.
 
@@ -201,7 +224,8 @@ class Reader:
             rows = Rows(values, torch.full_like(each, -1), torch.full_like(each, torch.nan, dtype=torch.float32), each)
         else:
             keep = tokens.genes
-            values = {hook: kept[hook].flatten(2)[keep].float() for hook in self.hooks}
+            places = keep.flatten().nonzero()[:, 0]
+            values = {hook: kept[hook].flatten(2).flatten(0, 1).index_select(0, places).float() for hook in self.hooks}
             cells = each[:, None].expand_as(keep)[keep]
             rows = Rows(values, tokens.gene_ids[keep], tokens.values[keep].float(), cells)
         for hook, x in values.items():
@@ -270,9 +294,9 @@ class Feed:
             units = self._plan(self.epoch)
             while self.round < len(units):
                 number = (str(self.epoch), str(self.round))
-                rows = self._fill(units[self.round])
-                order = generator(self.seed, "shuffle", *number).permutation(len(rows))
-                rows = rows.take(torch.as_tensor(order, device=rows.genes.device))
+                parts = self._fill(units[self.round])
+                order = generator(self.seed, "shuffle", *number).permutation(sum(map(len, parts)))
+                rows = mixed(parts, torch.as_tensor(order, device=parts[0].genes.device))
                 if self.shuffled:
                     rows = dealt_anew(rows, self.seed, *number)
                 whole = len(rows) // self.rows * self.rows
@@ -294,12 +318,11 @@ class Feed:
             held += self._unit_rows[unit]
         return plan
 
-    def _fill(self, units: list[int]) -> Rows:
+    def _fill(self, units: list[int]) -> list[Rows]:
         n = len(self.reader.n_rows)
         cells = [cell for unit in units for cell in range(unit * _UNIT, min((unit + 1) * _UNIT, n))]
         parts = [] if self.left is None else [self.left]
-        parts += [self._thinned(part) for part in self.reader.read(cells)]
-        return together(parts)
+        return parts + [self._thinned(part) for part in self.reader.read(cells)]
 
     def _thinned(self, rows: Rows) -> Rows:
         if self.keep is None:

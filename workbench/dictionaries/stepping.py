@@ -84,12 +84,15 @@ class SparseStep:
         self._of_batch = hasattr(self.sae, "topk_threshold")
         self._ends = np.array(getattr(cfg, "matryoshka_widths", None) or [cfg.d_sae])
         self.sae.W_enc.data = self.sae.W_enc.data.T.contiguous().T
-        for matrix in (self.sae.W_enc, self.sae.W_dec):
-            own = trainer.optimizer.state[matrix]
+        self._state = {}
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            weights = getattr(self.sae, name)
+            own = trainer.optimizer.state[weights]
             own.setdefault("step", torch.tensor(0.0))
-            for name in ("exp_avg", "exp_avg_sq"):  # a state that was read has the other order
-                own[name] = torch.zeros_like(matrix.data).copy_(own.get(name, torch.zeros(())))
-        self._encoder, self._decoder = _by_row(self.sae.W_enc.data), _by_row(self.sae.W_dec.data)
+            for moment in ("exp_avg", "exp_avg_sq"):  # a state that was read has the other order
+                own[moment] = torch.zeros_like(weights.data).copy_(own.get(moment, torch.zeros(())))
+            self._state[name] = [_by_row(one) for one in (weights.data, own["exp_avg"], own["exp_avg_sq"])]
+        self._encoder, self._decoder = self._state["W_enc"][0], self._state["W_dec"][0]
         self._lengths = np.sqrt(kernels.squares(self._decoder))
         self._to_encoder, self._to_decoder = np.empty_like(self._encoder), np.empty_like(self._decoder)
         # What is read, and the gradient over what each of the nested dictionaries writes.
@@ -239,38 +242,39 @@ class SparseStep:
         self._through[i] = square, self._to_bias[part] @ self._encoder[part]
 
     def _move_biases(self) -> None:
-        """Gradients made shorter where they are longer than 1, the biases' step by torch, and the numbers of the matrices' step."""
+        """How much shorter gradients are made, which are to be at most 1 long; and the step of both biases."""
         to_bias, to_output = self._to_bias, sum(total for _, total in self._sums)
         if self.sae.cfg.apply_b_dec_to_input:
             to_output = to_output - sum(through for _, through in self._through)
         square = sum(one for one, _ in self._through) + (to_bias**2).sum() + (to_output**2).sum()
         clip = min(1.0, 1 / (math.sqrt(square) + 1e-6))
         optimizer = self.trainer.optimizer
-        group = optimizer.param_groups[0]
-        for bias, gradient in ((self.sae.b_enc, to_bias), (self.sae.b_dec, to_output)):
-            bias.grad = torch.from_numpy(clip * gradient).float()
-        states = [optimizer.state[matrix] for matrix in (self.sae.W_enc, self.sae.W_dec)]
-        for state in states:
-            state["step"] += 1
-        done, (beta1, beta2) = float(states[0]["step"]), group["betas"]
+        group, (beta1, beta2) = optimizer.param_groups[0], optimizer.param_groups[0]["betas"]
+        for weights in self.sae.parameters():
+            optimizer.state[weights]["step"] += 1
+        done = float(optimizer.state[self.sae.b_dec]["step"])
         rate, root = group["lr"] / (1 - beta1**done), math.sqrt(1 - beta2**done)
         self._adam = [np.float32(one) for one in (clip, rate, beta1, beta2, root, group["eps"])]
-        self._moments = [[_by_row(state[name]) for name in ("exp_avg", "exp_avg_sq")] for state in states]
-        optimizer.step()
-        optimizer.zero_grad()
+        for name, gradient in (("b_enc", to_bias), ("b_dec", to_output)):
+            self._update(name, gradient.astype(np.float32)[None])
+        optimizer.step()  # of no gradients: the schedule asks for it
         self.trainer.lr_scheduler.step()
 
+    def _update(self, name: str, gradient: np.ndarray, part: slice = slice(None)) -> None:
+        """Adam's step of some rows of one parameter."""
+        weights, mean, square = (one[part] for one in self._state[name])
+        kernels.adam(weights, gradient, mean, square, *self._adam)
+
     def _move(self, part: slice) -> None:
-        """Adam's step of some features' rows of both matrices."""
-        matrices = ((self._encoder, self._to_encoder), (self._decoder, self._to_decoder))
-        for (weights, gradient), (mean, square) in zip(matrices, self._moments, strict=True):
-            kernels.adam(weights[part], gradient[part], mean[part], square[part], *self._adam)
+        """Both matrices' rows of some features, moved."""
+        self._update("W_enc", self._to_encoder[part], part)
+        self._update("W_dec", self._to_decoder[part], part)
         self._lengths[part] = np.sqrt(kernels.squares(self._decoder[part]))
 
 
 def _by_row(matrix: Tensor) -> np.ndarray:
-    """A matrix's memory with a row per feature."""
-    found = matrix.numpy()
+    """A matrix's memory with a row per feature; a bias as one row."""
+    found = np.atleast_2d(matrix.numpy())
     return found if found.flags.c_contiguous else found.T
 
 
