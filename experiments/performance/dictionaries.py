@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from common import Result, Side, Sizes, arguments, compared, measure, serve, show, synthetic_cells, versions
 
-from workbench.dictionaries import training
+from workbench.dictionaries import stepping, training
 from workbench.dictionaries.dictionary import Dictionary
 from workbench.dictionaries.feeding import Reader, together
 from workbench.dictionaries.judging import variance_explained
@@ -80,12 +80,12 @@ def peer(ready: Ready) -> dict[str, Dictionary]:
     ready
         From `prepare`.
     """
-    own = training.is_sparse
-    training.is_sparse = lambda config, device: False
+    own = stepping.is_sparse
+    stepping.is_sparse = lambda config, device: False
     try:
         return train(ready)
     finally:
-        training.is_sparse = own
+        stepping.is_sparse = own
 
 
 def passes(ready: Ready) -> np.ndarray:

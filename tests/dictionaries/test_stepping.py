@@ -11,10 +11,11 @@ from fixtures_dictionaries import settings
 
 from workbench.dictionaries import kernels, stepping
 from workbench.dictionaries.saelens import make_trainer, restore_trainer, trainer_state
-from workbench.dictionaries.stepping import SparseStep, is_sparse, take_step
+from workbench.dictionaries.stepping import Steps, is_sparse
 
 pytestmark = pytest.mark.usefixtures("sae_lens")
 ROWS, D, WIDTH = 96, 24, 80
+CONFIG = settings(rows=ROWS)
 KINDS = ["topk", "batchtopk", "matryoshka"]
 
 
@@ -35,15 +36,14 @@ def batches(n, d=D, seed=0):
 
 
 def run(theirs, ours, xs, ys=None):
-    step, errors = SparseStep(ours), []
+    steps, errors = Steps([ours], CONFIG, torch.device("cpu")), []
     for i, x in enumerate(xs):
         y = None if ys is None else ys[i]
         both = x if y is None else torch.cat([x, y], 1)
         found = theirs.step(both).losses["mse_loss"].item()
-        own = take_step([step], [(x, 1.0, y, 1.0)])[0]
+        own = steps.take([(x, 1.0, y, 1.0)])[0].item()
         errors.append(own / found - 1)
         theirs.n_training_steps += 1
-        ours.n_training_steps += 1
     return errors
 
 
@@ -93,3 +93,52 @@ def test_fewer_positive_features_than_k_are_all_taken():
             trainer.sae.b_enc.data[3:] = -30.0
         run(theirs, ours, batches(3))
         assert apart(theirs, ours) < 1e-5 and float(ours.act_freq_scores[3:].sum()) == 0
+
+
+def test_what_is_written_out_is_known():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert all(is_sparse(settings(architecture=kind), cpu) and not is_sparse(settings(architecture=kind), gpu) for kind in KINDS)
+    assert not any(is_sparse(settings(architecture=kind), cpu) for kind in ("jumprelu", "l1"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_and_the_size_of_pieces_change_rounding_alone(kind, monkeypatch):
+    xs = batches(6, seed=2)
+    found = []
+    for n_threads, rows, features in ((1, 512, 256), (3, 512, 256), (2, 7, 11)):
+        monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", n_threads)
+        monkeypatch.setattr(stepping, "_ROWS", rows)
+        monkeypatch.setattr(stepping, "_FEATURES", features)
+        theirs, ours = pair(kind, dead_after=3)
+        run(theirs, ours, xs)
+        found.append(ours.sae.state_dict())
+    one, more, other = found
+    assert all(torch.equal(one[name], more[name]) for name in one)  # threads share the same pieces
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+def test_a_state_goes_on_bit_for_bit():
+    xs = batches(8, seed=3)
+    _, whole = pair("matryoshka", dead_after=2)
+    steps = Steps([whole], CONFIG, torch.device("cpu"))
+    for x in xs[:4]:
+        steps.take([(x, 2.0, None, 0.0)])
+    _, again = pair("matryoshka", dead_after=2)
+    restore_trainer(again, *trainer_state(whole))
+    for trainer in (whole, again):
+        steps = Steps([trainer], CONFIG, torch.device("cpu"))
+        for x in xs[4:]:
+            steps.take([(x, 2.0, None, 0.0)])
+    assert all(torch.equal(value, again.sae.state_dict()[name]) for name, value in whole.sae.state_dict().items())
+
+
+@pytest.mark.parametrize("width, k", [(80, 6), (33, 4), (7, 7), (50, 40), (9, 1)])
+def test_the_k_largest_are_those_of_a_sort_and_of_equals_the_first(width, k):
+    rng = np.random.default_rng(width)
+    pre = np.round(rng.standard_normal((60, width)), 1).astype(np.float32)  # with equals
+    lengths = rng.choice([0.5, 1.0, 2.0], width).astype(np.float32)
+    features, values = np.empty((60, k), np.int32), np.empty((60, k), np.float32)
+    kernels.top_of_rows(pre, lengths, k, features, values)
+    best = np.sort(np.argsort(-pre * lengths, axis=1, kind="stable")[:, :k], axis=1)
+    assert np.array_equal(features, best)
+    assert np.array_equal(values, np.maximum(np.take_along_axis(pre, best, 1), 0))

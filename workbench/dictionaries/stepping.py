@@ -26,6 +26,7 @@ from workbench.threads import threaded
 _ROWS, _FEATURES = 512, 256
 _BLOCK = 512
 Work = Callable[[], None]
+Given = tuple[Tensor, float, Tensor | None, float]
 
 
 def is_sparse(config: DictionaryConfig, device: torch.device) -> bool:
@@ -41,25 +42,50 @@ def is_sparse(config: DictionaryConfig, device: torch.device) -> bool:
     return device.type == "cpu" and config.architecture in ("topk", "batchtopk", "matryoshka")
 
 
-def take_step(steps: Sequence[SparseStep], rows: Sequence[tuple[Any, ...]]) -> list[float]:
-    """One step of several dictionaries of one architecture, whose work threads share.
+class Steps:
+    """Steps of several dictionaries of one architecture, all of which are taken at once.
 
     Parameters
     ----------
-    steps
-        One for each dictionary.
-    rows
-        Of each dictionary what `SparseStep.stages` takes.
-
-    Returns
-    -------
-    list
-        Of each dictionary the squared error of a row, on average.
+    trainers
+        SAELens's trainers from `make_trainer`, at the state that they go on from; changed in place.
+    config
+        Settings that they were made with.
+    device
+        Where they are trained.
     """
-    stages = [step.stages(*given) for step, given in zip(steps, rows, strict=True)]
-    for works in zip(*stages, strict=True):
-        threaded(_do, list(chain(*works)))
-    return [step.error for step in steps]
+
+    def __init__(self, trainers: Sequence[Any], config: DictionaryConfig, device: torch.device) -> None:
+        self._trainers = list(trainers)
+        self._sparse = [SparseStep(trainer) for trainer in trainers] if is_sparse(config, device) else []
+
+    def take(self, rows: Sequence[Given]) -> list[Tensor]:
+        """One step of every dictionary, whose work threads share.
+
+        Parameters
+        ----------
+        rows
+            Of each dictionary its activations, the number that they are multiplied by, and the same of what a transcoder decodes to;
+            None in place of these for a dictionary of one hook.
+
+        Returns
+        -------
+        list
+            Of each dictionary the squared error of a row, on average.
+        """
+        if self._sparse:
+            stages = [one.stages(*given) for one, given in zip(self._sparse, rows, strict=True)]
+            for works in zip(*stages, strict=True):
+                threaded(_do, list(chain(*works)))
+            errors = [torch.tensor(one.error) for one in self._sparse]
+        else:
+            errors = []
+            for trainer, (x, scale, y, scale_out) in zip(self._trainers, rows, strict=True):
+                both = x * scale if y is None else torch.cat([x * scale, y * scale_out], dim=1)
+                errors.append(trainer.step(both).losses["mse_loss"].detach())
+        for trainer in self._trainers:
+            trainer.n_training_steps += 1
+        return errors
 
 
 def _do(work: Work) -> None:

@@ -21,7 +21,7 @@ from workbench.dictionaries.dictionary import Dictionary, Origin, vocabulary_has
 from workbench.dictionaries.feeding import Feed, Reader, Rows, balancing
 from workbench.dictionaries.saelens import finished, make_trainer, restore_trainer, sae_lens, trainer_state
 from workbench.dictionaries.settings import DictionaryConfig
-from workbench.dictionaries.stepping import SparseStep, is_sparse, take_step
+from workbench.dictionaries.stepping import Steps
 from workbench.errors import ArtifactError, HookError, ShapeError
 from workbench.files import digest, read_state, write_state
 from workbench.models import CellModel
@@ -133,8 +133,7 @@ def train_dictionaries(
             settings, checkpoint, tokenizer.fingerprint(), list(names), sorted(to.items()), seed, shuffled
         )
     scales = _resume(folder, identity, trainers, feed)
-    # Behind what was read, since the memory of both is arranged anew.
-    sparse = [SparseStep(trainer) for trainer in trainers.values()] if is_sparse(config, model.device) else []
+    steps_of_all = Steps(list(trainers.values()), config, model.device)
     done = next(iter(trainers.values())).n_training_steps
     saved = time.monotonic()
     with tqdm(total=steps, initial=done, unit="step", desc="dictionaries", disable=not progress) as bar:
@@ -144,7 +143,7 @@ def train_dictionaries(
             if not scales and batches:
                 scales = _begin(trainers, batches, to)
             for batch in batches[: steps - done]:
-                error = _step(trainers, sparse, batch, to, scales)
+                error = _step(steps_of_all, batch, list(trainers), to, scales)
                 done += 1
                 bar.update()
             if batches:
@@ -195,21 +194,17 @@ def _begin(trainers: Mapping[str, Any], batches: Sequence[Rows], to: Mapping[str
 
 
 def _step(
-    trainers: Mapping[str, Any], sparse: Sequence[SparseStep], batch: Rows, to: Mapping[str, str], scales: Mapping[str, float]
+    steps: Steps, batch: Rows, hooks: Sequence[str], to: Mapping[str, str], scales: Mapping[str, float]
 ) -> torch.Tensor:
     """One step of every dictionary; the mean error per number of an activation, whose mean square is about 1."""
-    rows = [
-        (batch.values[name], scales[name], *((batch.values[to[name]], scales[to[name]]) if name in to else (None, 0.0)))
-        for name in trainers
-    ]
-    errors = [torch.tensor(error) for error in take_step(sparse, rows)] if sparse else []
-    for trainer, (x, scale, y, scale_out) in zip(trainers.values(), rows, strict=True):
-        if not sparse:
-            both = x * scale if y is None else torch.cat([x * scale, y * scale_out], dim=1)
-            errors.append(trainer.step(both).losses["mse_loss"].detach())
-        trainer.n_training_steps += 1
-    widths = [batch.values[to.get(name, name)].shape[1] for name in trainers]
-    return torch.stack([error / width for error, width in zip(errors, widths, strict=True)]).mean()
+    found = steps.take(
+        [
+            (batch.values[hook], scales[hook], *((batch.values[to[hook]], scales[to[hook]]) if hook in to else (None, 0.0)))
+            for hook in hooks
+        ]
+    )
+    widths = [batch.values[to.get(hook, hook)].shape[1] for hook in hooks]
+    return torch.stack([error / width for error, width in zip(found, widths, strict=True)]).mean()
 
 
 def _save(folder: Path, identity: str, trainers: Mapping[str, Any], feed: Feed, scales: Mapping[str, float]) -> None:

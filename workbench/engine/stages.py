@@ -31,13 +31,15 @@ class Stage:
     name
         Names its folder under ``stages/``.
     work
-        Does the work. It is given its folder and the results of the stages it comes `after`, and returns what later
+        Does the work. It is given its folder and the results of the stages it comes `after` (and is `beside`), and returns what later
         stages and the report need, JSON-ready. After an interruption it is called again in the same folder and may go
         on with what it finds there; what work with other inputs left is removed before.
     inputs
         Everything else that the result depends on, JSON-ready; or a function that makes it of the results so far.
     after
         Stages whose results it reads. Their keys are among its inputs.
+    beside
+        The same of stages that it does without where they were not done: they are not done for it.
     tables
         Names of the tables that it leaves; those that only its work can tell stand in its result under ``tables``.
     files
@@ -53,6 +55,7 @@ class Stage:
     work: Callable[[Path, Results], Result]
     inputs: Any | Callable[[Results], Any] = ()
     after: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     part: str = ""
@@ -66,8 +69,18 @@ class Stage:
         results
             Of the stages that were done or kept before, by name.
         """
-        below = {name: results[name]["key"] for name in self.after}
+        below = {name: results[name]["key"] for name in self.read(results)}
         return digest(self.name, self.given(results), below, self.code)
+
+    def read(self, results: Results) -> list[str]:
+        """Stages whose results it reads, of those there are.
+
+        Parameters
+        ----------
+        results
+            Of the stages that were done or kept before, by name.
+        """
+        return [*self.after, *(name for name in self.beside if name in results)]
 
     def given(self, results: Results) -> Any:
         """Its inputs, JSON-ready.
@@ -168,11 +181,15 @@ class StageRunner:
             All that will be asked for, in their order.
         """
         known, pending, found = dict(self.results), list[str](), list[StageState]()
+        names = {stage.name for stage in stages}
         for stage in stages:
             folder = self.out / "stages" / stage.name
             made, begun = made_of(folder), read_control(folder / BEGUN)
             # Inputs that are made of results may be read from the tables of stages that are to be made.
             waits = [name for name in stage.after if name not in known] or (pending if callable(stage.inputs) else [])
+            # One that is not asked for may be found to be kept.
+            there = (name for name in stage.beside if name in names or made_of(self.out / "stages" / name))
+            waits = waits or [name for name in there if name not in known]
             if waits:
                 state, why = OPEN, f"depends on {', '.join(waits)}"
             else:
@@ -223,12 +240,13 @@ class StageRunner:
         elif (made := made_of(folder)).get("key") == key:
             self._put_away(stage, made)
         done.unlink(missing_ok=True)
-        below = {name: self.results[name]["key"] for name in stage.after}
+        read = stage.read(self.results)
+        below = {name: self.results[name]["key"] for name in read}
         about = {"key": key, "after": below, "inputs": _parts(stage.given(self.results)), "code": stage.code}
         write_json(begun, about)
         print(f"[{stage.name}] ...", file=sys.stderr)
         began = time.perf_counter()
-        result = plain(stage.work(folder, {name: self.results[name] for name in stage.after}))
+        result = plain(stage.work(folder, {name: self.results[name] for name in read}))
         seconds, peak = time.perf_counter() - began, peak_memory()
         files = {
             path.relative_to(self.out).as_posix(): [path.stat().st_size, hash_file(path)]
