@@ -24,7 +24,7 @@ from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.vocabulary import Vocabulary
 
 SIZES: Sizes = {
-    "cells": 24, "genes": 3000, "expressed": 1600, "max_tokens": 1200, "width": 512, "layers": 12, "features": 2048, "k": 32,
+    "cells": 16, "genes": 3000, "expressed": 1600, "max_tokens": 1200, "width": 512, "layers": 12, "features": 2048, "k": 32,
     "rows": 2048, "buffer": 16384, "architecture": "topk",
 }  # fmt: skip
 FULL: Sizes = {**SIZES, "cells": 96, "buffer": 65536}
@@ -115,7 +115,8 @@ def explained(ready: Ready, found: dict[str, Dictionary]) -> Result:
     rows = together(list(Reader(model, model.tokenizer(cells), tuple(found), CELLS_AT_ONCE).read(range(4))))
     values = {hook: x.numpy() for hook, x in rows.values.items()}
     each = [
-        variance_explained(values[hook], one(rows.values[hook]).numpy(), values[hook].mean(0)) for hook, one in found.items()
+        variance_explained(values[hook], one(rows.values[hook]).numpy(), values[hook].mean(0))
+        for hook, one in found.items()
     ]
     return {"explained": np.array(each), "steps": np.array(next(iter(found.values())).origin.steps)}
 
@@ -139,26 +140,27 @@ def report(figures: dict[str, dict[str, Any]], results: dict[str, Result], sizes
     """
     difference = float(np.abs(results["ours"]["explained"] - results["peer"]["explained"]).max())
     if not difference < 0.001:
-        raise SystemExit(f"The trainings explain shares of variance that differ by {difference:g}; nothing was compared.")
+        raise SystemExit(
+            f"The trainings explain shares of variance that differ by {difference:g}; nothing was compared."
+        )
     # Processes took turns: pairs of them saw the same load of the machine, which best times of all may not have.
-    turns = {name: figures[name]["best_per_process"] for name in SIDES}
-    times = {name: [a / b for a, b in zip(turns[name], turns["passes"], strict=True)] for name in ("ours", "peer")}
+    turns = (figures[name]["best_per_process"] for name in ("ours", "passes"))
+    times = [own / passes for own, passes in zip(*turns, strict=True)]
     cost = {name: figures[name]["cpu_seconds"] / figures["passes"]["cpu_seconds"] for name in ("ours", "peer")}
     return {
         "what": "dictionaries: a training on the residual streams of all layers as they stream, random weights, synthetic counts",
         "bounds": {"times_passes": "at most 2"},
         "data": "synthetic negative binomial counts",
-        "times_passes": float(np.median(times["ours"])),
+        "times_passes": float(np.median(times)),
         "passes": figures["passes"],
         **compared(figures, sizes, PEER),
         "sizes": {**{name: sizes[name] for name in SIZES}, "steps": int(results["ours"]["steps"])},
         "greatest_difference": difference,
         "more": {
-            "times the passes, median of turns": float(np.median(times["ours"])),
-            "each turn": ", ".join(f"{one:.2f}" for one in times["ours"]),
+            "times the passes, median of turns": float(np.median(times)),
+            "each turn": ", ".join(f"{one:.2f}" for one in times),
             "times the passes, processor time": cost["ours"],
-            "SAELens's steps, median of turns": float(np.median(times["peer"])),
-            "SAELens's steps, processor time": cost["peer"],
+            "the same with SAELens's steps": cost["peer"],
             "passes alone, seconds": figures["passes"]["seconds"],
             "greatest difference of variance explained": difference,
             "threads": float(sizes["threads"]),
@@ -172,12 +174,15 @@ def main() -> None:
         __doc__,
         threads={"type": int, "default": 2, "help": "threads of either side (default: 2)"},
         architecture={"default": "topk", "help": "topk, batchtopk or matryoshka (default: topk)"},
-        turns={"type": int, "default": 3, "help": "processes of each side, which take turns (default: 3)"},
+        turns={"type": int, "default": 3, "help": "pairs of processes, with and without training (default: 3)"},
     )
     if options.serve:
         return serve(SIDES, options.serve)
     sizes = {**(FULL if options.full else SIZES), "threads": options.threads, "architecture": options.architecture}
-    figures, results = measure(__file__, [["ours"], ["passes"], ["peer"]], sizes, TOY, options.turns)
+    figures, results = measure(__file__, [["ours"], ["passes"]], sizes, TOY, options.turns)
+    # The peer takes longest by far, and is not what the bound is about: once.
+    for found, more in zip((figures, results), measure(__file__, [["peer"]], sizes, TOY, 1), strict=True):
+        found.update(more)
     show(report(figures, results, {**sizes, "repetitions": options.turns}), options.json)
 
 

@@ -58,7 +58,11 @@ def test_steps_are_saelens_own(kind):
     theirs, ours = pair(kind)
     start = copy.deepcopy(theirs.sae.state_dict())
     errors = run(theirs, ours, batches(20))
-    assert np.abs(errors).max() < 1e-5 and apart(theirs, ours) < 1e-5 and float((ours.sae.W_dec - start["W_dec"]).detach().abs().max()) > 0.01
+    assert (
+        np.abs(errors).max() < 1e-5
+        and apart(theirs, ours) < 1e-5
+        and float((ours.sae.W_dec - start["W_dec"]).detach().abs().max()) > 0.01
+    )
     assert torch.equal(theirs.act_freq_scores, ours.act_freq_scores)
     assert torch.equal(theirs.n_forward_passes_since_fired, ours.n_forward_passes_since_fired)
     assert theirs.optimizer.param_groups[0]["lr"] == ours.optimizer.param_groups[0]["lr"]
@@ -97,7 +101,10 @@ def test_fewer_positive_features_than_k_are_all_taken():
 
 def test_what_is_written_out_is_known():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert all(is_sparse(settings(architecture=kind), cpu) and not is_sparse(settings(architecture=kind), gpu) for kind in KINDS)
+    assert all(
+        is_sparse(settings(architecture=kind), cpu) and not is_sparse(settings(architecture=kind), gpu)
+        for kind in KINDS
+    )
     assert not any(is_sparse(settings(architecture=kind), cpu) for kind in ("jumprelu", "l1"))
 
 

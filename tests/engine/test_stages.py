@@ -229,7 +229,12 @@ def test_what_a_stage_is_beside_counts_where_it_was_done_and_is_not_done_for_it(
     assert done(1, "last").reused["last"] and done(1).reused["last"]
     assert done(2, "last").results["last"]["read"] == ["first"]  # of other inputs: it counts as never done
     assert done(2).results["last"]["read"] == ["extra", "first"]
-    states = {one.name: one for one in done(2).states([Stage("extra", Work(), 3), Stage("last", told, 1, after=("extra",), beside=("gone",))])}
+    states = {
+        one.name: one
+        for one in done(2).states(
+            [Stage("extra", Work(), 3), Stage("last", told, 1, after=("extra",), beside=("gone",))]
+        )
+    }
     assert states["last"].state == "to make"
 
 

@@ -84,7 +84,9 @@ def made_up(n=40, n_genes=30, n_types=3, n_programs=4, width=16, seed=0, tested=
 def effects_of(features, rng):
     """Effects that were made up, on two metrics; the first feature does more than its like, the last has none."""
     n = len(features)
-    one = pd.DataFrame({"feature": features, "how": "clamp", "amount": 2.0, "n_cells": 30, "effect": rng.normal(0, 0.1, n)})
+    one = pd.DataFrame(
+        {"feature": features, "how": "clamp", "amount": 2.0, "n_cells": 30, "effect": rng.normal(0, 0.1, n)}
+    )
     one["low"], one["high"] = one["effect"] - 0.02, one["effect"] + 0.02
     one = one.assign(null_low=-0.05, null_high=0.004, n_null=40, smallest_p=1 / 41, q=0.75, beyond=False)
     one.loc[0, ["effect", "low", "high", "q", "beyond"]] = 0.5, 0.4, 0.6, 0.03, True
@@ -133,7 +135,9 @@ def test_a_page_without_names_or_types_is_made():
 def test_effects_stand_in_the_cards_of_the_features_that_were_changed():
     listed, cards = page_data(made_up())
     assert listed["effects"]["how"] == "clamp" and listed["effects"]["metrics"] == ["cell shift", "label loss"]
-    assert [i for i, one in enumerate(listed["flags"]["tested"]) if one] == [0, 4, 7] and [i for i, card in enumerate(cards) if "e" in card] == [0, 4, 7]
+    assert [i for i, one in enumerate(listed["flags"]["tested"]) if one] == [0, 4, 7] and [
+        i for i, card in enumerate(cards) if "e" in card
+    ] == [0, 4, 7]
     assert listed["flags"]["beyond"] == [1] + [0] * 39
     columns = ["metric", *listed["effects"]["columns"]]
     first = dict(zip(columns, cards[0]["e"][0], strict=True))
@@ -218,11 +222,16 @@ def test_a_card_says_what_a_feature_does_beside_its_like(browser_page, folder, s
     page = shown.page
     wait_until(page, "document.body.dataset.ready === 'true'")
     said = page.inner_text("#effects")
-    assert "Held at 2 at every gene" in said and "cell shift changes by 0.5 (95 % 0.4 to 0.6) over 30 cells; q 0.03, more than its like." in said
+    assert (
+        "Held at 2 at every gene" in said
+        and "cell shift changes by 0.5 (95 % 0.4 to 0.6) over 30 cells; q 0.03, more than its like." in said
+    )
     assert "Of 40 features that fire as often and are as strong: −0.05 to 0.004; p can be 0.0244 at the least." in said
     assert "label loss changes by −3.2e−6 over 30 cells" in said and page.locator("#effects svg").count() == 2
     # The feature's effect lies outside the range of its like, and in sight.
-    dot, like, strip = (page.locator(f"#effects svg {name}").first.bounding_box() for name in (".effect", ".like", ".zero"))
+    dot, like, strip = (
+        page.locator(f"#effects svg {name}").first.bounding_box() for name in (".effect", ".like", ".zero")
+    )
     assert dot["x"] > like["x"] + like["width"] and like["x"] <= strip["x"] <= dot["x"]
     page.check("#only-tested")
     assert page.inner_text("#count").startswith("3 of 40")

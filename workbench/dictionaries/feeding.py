@@ -66,40 +66,28 @@ class Rows:
         return Rows(values, self.genes[rows], self.levels[rows], self.cells[rows])
 
 
-def together(parts: Sequence[Rows]) -> Rows:
-    """Rows of several parts, one after the other.
-
-    Parameters
-    ----------
-    parts
-        One part or more, of the same hooks.
-    """
-    values = {hook: torch.cat([part.values[hook] for part in parts]) for hook in parts[0].values}
-    others = (torch.cat([getattr(part, name) for part in parts]) for name in ("genes", "levels", "cells"))
-    return Rows(values, *others)
-
-
-def mixed(parts: Sequence[Rows], order: Int[Tensor, " row"]) -> Rows:
-    """Rows of several parts in one order: `together` and `Rows.take` in one copy, as these are most of what is held.
+def together(parts: Sequence[Rows], order: Int[Tensor, " row"] | None = None) -> Rows:
+    """Rows of several parts, copied once: they are most of what is held.
 
     Parameters
     ----------
     parts
         One part or more, of the same hooks.
     order
-        Numbers of the rows, counted over all parts.
+        Numbers of the rows, counted over all parts, in the order that is wanted; one part after the other when None.
     """
-    places = torch.argsort(order).split([len(part) for part in parts])
+    places = None if order is None else torch.argsort(order).split([len(part) for part in parts])
 
-    def laid(found: Sequence[Tensor]) -> Tensor:
-        new = found[0].new_empty((len(order), *found[0].shape[1:]))
+    def made(found: list[Tensor]) -> Tensor:
+        if places is None:
+            return torch.cat(found)
+        new = found[0].new_empty((sum(map(len, found)), *found[0].shape[1:]))
         for x, place in zip(found, places, strict=True):
             new[place] = x
         return new
 
-    values = {hook: laid([part.values[hook] for part in parts]) for hook in parts[0].values}
-    others = (laid([getattr(part, name) for part in parts]) for name in ("genes", "levels", "cells"))
-    return Rows(values, *others)
+    values = {hook: made([part.values[hook] for part in parts]) for hook in parts[0].values}
+    return Rows(values, *(made([getattr(part, name) for part in parts]) for name in ("genes", "levels", "cells")))
 
 
 def dealt_anew(rows: Rows, seed: int, *names: str) -> Rows:
@@ -296,7 +284,7 @@ class Feed:
                 number = (str(self.epoch), str(self.round))
                 parts = self._fill(units[self.round])
                 order = generator(self.seed, "shuffle", *number).permutation(sum(map(len, parts)))
-                rows = mixed(parts, torch.as_tensor(order, device=parts[0].genes.device))
+                rows = together(parts, torch.as_tensor(order, device=parts[0].genes.device))
                 if self.shuffled:
                     rows = dealt_anew(rows, self.seed, *number)
                 whole = len(rows) // self.rows * self.rows

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 # Sums may be taken in any order within a row, which lets them use wide registers; which order is fixed when they are compiled.
-_options = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+_fast = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 
 
 @njit(cache=True, nogil=True)
@@ -119,7 +119,7 @@ def over(pre, lengths, floor, counts, features, values):  # type: ignore[no-unty
     return at
 
 
-@njit(**_options)
+@_fast
 def reconstruct(  # type: ignore[no-untyped-def]
     x, scale, starts, features, values, decoder, bias, ends, weight, first, residual, gradients
 ):
@@ -150,7 +150,7 @@ def reconstruct(  # type: ignore[no-untyped-def]
         The squared error of the whole dictionary, and the gradient over the bias, (d_out).
     """
     n_levels, d = len(ends), x.shape[1]
-    error, total = 0.0, np.zeros(d, np.float64)
+    error, total = np.float64(0), np.zeros(d, np.float64)
     out = np.empty(d, np.float32)
     for row in range(len(x)):
         to = first + row
@@ -229,7 +229,7 @@ def by_feature(starts, features, values, width):  # type: ignore[no-untyped-def]
     return bounds, places, rows
 
 
-@njit(**_options)
+@_fast
 def gather(bounds, rows, weights, x, block, total):  # type: ignore[no-untyped-def]
     """Sums of weighted rows, one for each feature.
 
@@ -267,7 +267,7 @@ def gather(bounds, rows, weights, x, block, total):  # type: ignore[no-untyped-d
             at[j] = p
 
 
-@njit(**_options)
+@_fast
 def squares(x):  # type: ignore[no-untyped-def]
     """Sum of the squares of each row.
 
@@ -285,7 +285,7 @@ def squares(x):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(**_options)
+@_fast
 def adam(weights, gradient, mean, square, clip, size, beta1, beta2, correction, eps):  # type: ignore[no-untyped-def]
     """A step of Adam, as torch takes it.
 

@@ -24,6 +24,7 @@ from workbench.threads import threaded
 
 # Rows and features of one piece of work: fixed, since by them sums over rows are added up.
 _ROWS, _FEATURES = 512, 256
+# Rows that all features of a piece go through before the next: a megabyte of them stays in a core's cache.
 _BLOCK = 512
 Work = Callable[[], None]
 Given = tuple[Tensor, float, Tensor | None, float]
@@ -175,7 +176,11 @@ class SparseStep:
     def _find_part(self, i: int, part: slice) -> None:
         """Features that may be among the largest of the batch."""
         pre = self._pre[part]
-        counts, features, values = np.empty(len(pre), np.int64), np.empty(pre.size, np.int32), np.empty(pre.size, np.float32)
+        counts, features, values = (
+            np.empty(len(pre), np.int64),
+            np.empty(pre.size, np.int32),
+            np.empty(pre.size, np.float32),
+        )
         n = kernels.over(pre, self._lengths, self._floor, counts, features, values)
         self._places[i] = counts, features[:n], values[:n], values[:n] * self._lengths[features[:n]]
 

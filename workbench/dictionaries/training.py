@@ -199,7 +199,11 @@ def _step(
     """One step of every dictionary; the mean error per number of an activation, whose mean square is about 1."""
     found = steps.take(
         [
-            (batch.values[hook], scales[hook], *((batch.values[to[hook]], scales[to[hook]]) if hook in to else (None, 0.0)))
+            (
+                batch.values[hook],
+                scales[hook],
+                *((batch.values[to[hook]], scales[to[hook]]) if hook in to else (None, 0.0)),
+            )
             for hook in hooks
         ]
     )

@@ -38,8 +38,6 @@ class Stage:
         Everything else that the result depends on, JSON-ready; or a function that makes it of the results so far.
     after
         Stages whose results it reads. Their keys are among its inputs.
-    beside
-        The same of stages that it does without where they were not done: they are not done for it.
     tables
         Names of the tables that it leaves; those that only its work can tell stand in its result under ``tables``.
     files
@@ -49,17 +47,19 @@ class Stage:
     version
         Number that stands for its code in place of the modules it uses. Who declares one has to raise it with every change
         of what is computed.
+    beside
+        Stages whose results it reads, too, where there are any; unlike those it comes `after` they are not done for it.
     """
 
     name: str
     work: Callable[[Path, Results], Result]
     inputs: Any | Callable[[Results], Any] = ()
     after: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     part: str = ""
     version: int | None = None
+    beside: tuple[str, ...] = ()
 
     def key(self, results: Results) -> str:
         """Hash of everything that the result depends on.

@@ -154,7 +154,9 @@ def test_pages_show_the_effects_that_were_measured(made):
         packed = page.split('id="data">')[1].split("<")[0]
         data = json.loads(gzip.decompress(base64.b64decode(packed)))
         tested = sorted(set(table.loc[table["hook"] == hook, "feature"]))
-        assert [i for i, one in enumerate(data["flags"]["tested"]) if one] == tested and data["effects"]["metrics"] == ["cell shift"]
+        assert [i for i, one in enumerate(data["flags"]["tested"]) if one] == tested and data["effects"]["metrics"] == [
+            "cell shift"
+        ]
 
 
 @pytest.mark.slow

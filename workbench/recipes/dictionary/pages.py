@@ -75,7 +75,13 @@ def pages_stage(context: DictionaryContext, folder: Path, results: Results) -> R
         )
         own = {
             name: one[one["hook"] == hook]
-            for name, one in (("features", table), ("genes", genes), ("cells", cells), ("types", types), ("effects", effects))
+            for name, one in (
+                ("features", table),
+                ("genes", genes),
+                ("cells", cells),
+                ("types", types),
+                ("effects", effects),
+            )
         }
         own["features"] = own["features"].sort_values("feature")
         place = _map(directions, context.config.seed)

@@ -38,7 +38,8 @@ def _one(config: DictionaryConfig, d_in: int, d_out: int | None, device: torch.d
     """Seconds of the second of two steps; the first makes what is kept."""
     steps = Steps([make_trainer(config, d_in, d_out, 2, 0, str(device))], config, device)
     drawn = torch.Generator().manual_seed(0)
-    x, y = (None if d is None else torch.randn(config.rows, d, generator=drawn).to(device) for d in (d_in, d_out))
+    x = torch.randn(config.rows, d_in, generator=drawn).to(device)
+    y = None if d_out is None else torch.randn(config.rows, d_out, generator=drawn).to(device)
     began = 0.0
     for _ in range(2):
         began = time.perf_counter()
