@@ -87,13 +87,18 @@ def effects_of(features, rng):
     one = pd.DataFrame(
         {"feature": features, "how": "clamp", "amount": 2.0, "n_cells": 30, "effect": rng.normal(0, 0.1, n)}
     )
-    one["low"], one["high"] = one["effect"] - 0.02, one["effect"] + 0.02
-    one = one.assign(null_low=-0.05, null_high=0.004, n_null=40, smallest_p=1 / 41, q=0.75, beyond=False)
-    one.loc[0, ["effect", "low", "high", "q", "beyond"]] = 0.5, 0.4, 0.6, 0.03, True
+    one["low"], one["high"] = one["effect"] - rng.uniform(0, 0.1, n), one["effect"] + rng.uniform(0, 0.1, n)
+    one["null_low"], one["null_high"] = -rng.uniform(0, 0.1, n), rng.uniform(0, 0.1, n)
+    one["n_null"] = rng.integers(5, 100, n)
+    one["smallest_p"], one["q"], one["beyond"] = 1 / (1 + one["n_null"]), rng.uniform(0.1, 1, n), False
+    known = ["effect", "low", "high", "null_low", "null_high", "n_null", "smallest_p", "q", "beyond"]
+    one.loc[0, known] = 0.5, 0.4, 0.6, -0.05, 0.004, 40, 1 / 41, 0.03, True
     if n > 1:
         one.loc[n - 1, ["null_low", "null_high", "smallest_p", "q"]] = np.nan
         one.loc[n - 1, "n_null"] = 0
-    small = one.assign(effect=-3.2e-6, low=np.nan, high=np.nan, beyond=False)
+    small = one.assign(effect=rng.normal(0, 1e-5, n), low=np.nan, high=np.nan, q=0.4, beyond=False)
+    small.loc[[0, n - 1], "effect"] = -3.2e-6
+    small.loc[n - 1, "q"] = np.nan
     return pd.concat([one.assign(metric="cell_shift"), small.assign(metric="label_loss")], ignore_index=True)
 
 
