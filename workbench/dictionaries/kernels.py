@@ -51,7 +51,7 @@ def top_of_rows(  # type: ignore[no-untyped-def]
     lengths
         Length of what each feature writes.
     k
-        Features of a row.
+        How many features of each row are chosen.
     features, values
         Written: the features, (row, k), and their activations, 0 where they are below 0.
     """
@@ -206,7 +206,7 @@ def by_feature(starts, features, values, width):  # type: ignore[no-untyped-def]
     starts, features, values
         As in `reconstruct`; places without an activation are left out.
     width
-        Number of features.
+        Number of features of the dictionary, silent ones among them.
 
     Returns
     -------
@@ -244,7 +244,7 @@ def gather(bounds, rows, weights, x, block, total):  # type: ignore[no-untyped-d
     block
         Rows that are gone through by all features before the next ones, few enough to stay in the cache.
     total
-        Written: (feature, number).
+        Written: the sum of each feature, (feature, number).
     """
     n, d = len(bounds) - 1, x.shape[1]
     total[:] = 0
@@ -274,7 +274,7 @@ def squares(x):  # type: ignore[no-untyped-def]
     Parameters
     ----------
     x
-        Numbers, (row, number).
+        A matrix in single precision, (row, number).
     """
     found = np.empty(len(x), np.float32)
     for j in range(len(x)):
@@ -300,7 +300,7 @@ def adam(weights, gradient, mean, square, clip, size, beta1, beta2, correction, 
     size
         Rate over the correction of the first moment.
     beta1, beta2, eps
-        Adam's own.
+        The constants of Adam, as torch names them.
     correction
         Root of the correction of the second moment.
     """

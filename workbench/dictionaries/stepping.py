@@ -38,7 +38,7 @@ def is_sparse(config: DictionaryConfig, device: torch.device) -> bool:
     config
         Settings of the dictionaries; their architecture counts.
     device
-        Where they are trained.
+        Device that the dictionaries are trained on.
     """
     return device.type == "cpu" and config.architecture in ("topk", "batchtopk", "matryoshka")
 
@@ -53,7 +53,7 @@ class Steps:
     config
         Settings that they were made with.
     device
-        Where they are trained.
+        Device that the dictionaries are trained on.
     """
 
     def __init__(self, trainers: Sequence[Any], config: DictionaryConfig, device: torch.device) -> None:

@@ -108,8 +108,8 @@ def stages(context: DictionaryContext) -> list[Stage]:
     files = tuple(f"{FOLDER}/{hook}/{file}" for hook in context.hooks for file in page_files(config.dictionary.width))
     pages = partial(pages_stage, context)
     # Pages show effects where they were asked for; by themselves they do not wait for hours of ablation.
-    after = (TRAIN, *before)
-    listed.append(Stage("pages", pages, drawn, after, (FEATURES,), files=files, part=PAGES, beside=(EFFECTS,)))
+    own = (TRAIN, *before)
+    listed.append(Stage("pages", pages, drawn, own, (FEATURES,), files=files, part=PAGES, beside=(EFFECTS,)))
     return listed
 
 
