@@ -1,8 +1,8 @@
 """SAELens's training step, written out for features of which few are active: the same sums without what is zero.
 
-An activation enters the reconstruction in units of what its feature writes. So the length of a decoder row counts for which features are
-chosen and for nothing else: its gradient is zero. Only the product with the encoder is dense. Parameters, moments of Adam, counts and
-the schedule of the rate are SAELens's trainer's, of which dictionaries are made and by which a training goes on.
+An activation enters the reconstruction in units of what its feature writes. So the length of a decoder row counts for which
+features are chosen and for nothing else: its gradient is zero. Only the product with the encoder is dense. Parameters, moments of
+Adam, counts and the schedule of the rate are SAELens's trainer's, of which dictionaries are made and by which a training goes on.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Steps:
         Parameters
         ----------
         rows
-            Of each dictionary its activations, the number that they are multiplied by, and the same of what a transcoder decodes to;
-            None in place of these for a dictionary of one hook.
+            Of each dictionary its activations, the number that they are multiplied by, and the same of what a transcoder
+            decodes to; None in place of these for a dictionary of one hook.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class SparseStep:
             own -= weights.b_dec.data
         torch.addmm(weights.b_enc.data, own, weights.W_enc.data, out=torch.from_numpy(self._pre))
         parts = list(enumerate(_parts(self._n, _ROWS)))
-        # Of each part: how many features its rows have, which, their activations, and gradients over those; errors and gradients over the bias.
+        # Of each part: how many features its rows have, which, their activations, gradients over those; and sums over its rows.
         self._places: list[Any] = [None] * len(parts)
         self._sums: list[Any] = [None] * len(parts)
         if self._of_batch:
@@ -237,7 +237,7 @@ class SparseStep:
         self._revived = self._revive() if len(self._dead) else None
 
     def _revive(self) -> tuple[np.ndarray, np.ndarray]:
-        """Gradients over both matrices' rows of dead features of SAELens's loss for dead features: the largest of them are to make up for what the others leave."""
+        """Gradients of SAELens's loss over both matrices' rows of dead features, the largest of which are to write what is left."""
         dead = self._dead
         pre = self._pre[:, dead]
         half = self._decoder.shape[1] // 2
@@ -256,7 +256,7 @@ class SparseStep:
         return asked.T @ self._x, pre.T @ error
 
     def _sum_up(self, i: int, part: slice) -> None:
-        """Gradients of some features' rows of both matrices, their squares, and what comes to the bias through the encoder."""
+        """Gradients of some features' rows of both matrices, their squares, and what the bias gets through the encoder."""
         bounds = self._bounds[part.start : part.stop + 1]
         kernels.gather(bounds, self._rows, self._gradients, self._x, _BLOCK, self._to_encoder[part])
         for level, end in enumerate(self._ends):
