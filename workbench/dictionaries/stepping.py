@@ -144,12 +144,11 @@ class SparseStep:
         """
         self._dead = np.flatnonzero(self.trainer.dead_neurons.numpy())
         self._wanted, self._scale = (x.numpy(), np.float32(scale)) if y is None else (y.numpy(), np.float32(scale_out))
-        # The dense product is torch's, with threads of its own.
-        own, weights = torch.mul(x, scale, out=torch.from_numpy(self._x)), self.sae
-        if weights.cfg.apply_b_dec_to_input:
-            own -= weights.b_dec.data
-        torch.addmm(weights.b_enc.data, own, weights.W_enc.data, out=torch.from_numpy(self._pre))
         parts = list(enumerate(_parts(self._n, _ROWS)))
+        yield [partial(self._read_part, x.numpy()[part], np.float32(scale), part) for _, part in parts]
+        # The dense product is torch's, with threads of its own.
+        own, pre, weights = torch.from_numpy(self._x), torch.from_numpy(self._pre), self.sae
+        torch.addmm(weights.b_enc.data, own, weights.W_enc.data, out=pre)
         # Of each part: how many features its rows have, which, their activations, gradients over those; and sums over its rows.
         self._places: list[Any] = [None] * len(parts)
         self._sums: list[Any] = [None] * len(parts)
@@ -165,6 +164,12 @@ class SparseStep:
         yield [partial(self._sum_up, i, part) for i, part in enumerate(features)]
         self._move_biases()
         yield [partial(self._move, part) for part in features]
+
+    def _read_part(self, x: np.ndarray, scale: np.float32, part: slice) -> None:
+        own = self._x[part]
+        np.multiply(x, scale, out=own)
+        if self.sae.cfg.apply_b_dec_to_input:
+            own -= self.sae.b_dec.data.numpy()
 
     def _choose_part(self, i: int, part: slice) -> None:
         """The k largest of each row, and what they reconstruct."""
