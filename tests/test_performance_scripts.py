@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import require_upstream
+from helpers import require_sae_lens, require_upstream
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "performance"
 KEYS = {
@@ -229,6 +229,21 @@ def test_campaign_compares_the_same_cells_and_splits(script):
     results["ours"]["chance"] = results["ours"]["chance"][1:]
     with pytest.raises(SystemExit, match="answer for other cells"):
         campaign.report(figures, results, {**sizes, "repetitions": 1})
+
+
+def test_dictionaries_are_trained_alike_by_both_steps(script):
+    require_sae_lens()
+    dictionaries = script("dictionaries")
+    sizes = {**dictionaries.SIZES, **dictionaries.TOY, "threads": 1}
+    figures, results = measured(dictionaries, sizes, dictionaries.TOY)
+    for name in figures:
+        figures[name]["best_per_process"] = [figures[name]["seconds"]] * 2
+    report = dictionaries.report(figures, results, {**sizes, "repetitions": 2})
+    check_report(report, "times_passes", "passes", "greatest_difference")
+    assert report["sizes"]["steps"] > 2 and report["times_passes"] > 1
+    results["ours"]["explained"][1] -= 0.01
+    with pytest.raises(SystemExit, match="differ by 0.0"):
+        dictionaries.report(figures, results, {**sizes, "repetitions": 2})
 
 
 def test_startup_compares_whole_processes(script, tiny_checkpoint):

@@ -206,6 +206,38 @@ def run_left(tmp_path, work, inputs=1):
     return run(tmp_path, work, inputs, tables=("numbers",), files=("algorithm/card.md",))
 
 
+def test_what_a_stage_is_beside_counts_where_it_was_done_and_is_not_done_for_it(tmp_path, capsys):
+    def told(folder, results):
+        return {"read": sorted(results)}
+
+    def done(seed, *parts):
+        listed = [
+            Stage("first", Work(), 1, part="early"),
+            Stage("extra", Work(), seed, part="extra"),
+            Stage("last", told, 1, after=("first",), beside=("extra",), part="last"),
+        ]
+        runner = StageRunner(tmp_path)
+        run_all(runner, listed, parts)
+        return runner
+
+    assert done(1, "last").results["last"]["read"] == ["first"] and not (tmp_path / "stages" / "extra").exists()
+    assert done(1, "last").reused["last"]
+    assert not done(1, "extra").reused["extra"]
+    capsys.readouterr()
+    assert done(1, "last").results["last"]["read"] == ["extra", "first"]
+    assert "to make if what is before them changes: last" in capsys.readouterr().err
+    assert done(1, "last").reused["last"] and done(1).reused["last"]
+    assert done(2, "last").results["last"]["read"] == ["first"]  # of other inputs: it counts as never done
+    assert done(2).results["last"]["read"] == ["extra", "first"]
+    states = {
+        one.name: one
+        for one in done(2).states(
+            [Stage("extra", Work(), 3), Stage("last", told, 1, after=("extra",), beside=("gone",))]
+        )
+    }
+    assert states["last"].state == "to make"
+
+
 def test_what_a_stage_left_is_kept_with_it(tmp_path, capsys):
     work = left()
     run_left(tmp_path, work)

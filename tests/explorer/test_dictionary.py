@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from workbench.explorer.dictionary import EACH, Browsed, page_data, page_files, 
 EVIL = "</script><script>document.title = 'owned'</script><b>x</b>"
 
 
-def made_up(n=40, n_genes=30, n_types=3, n_programs=4, width=16, seed=0):
+def made_up(n=40, n_genes=30, n_types=3, n_programs=4, width=16, seed=0, tested=(0, 4, 7)):
     """A dictionary that was made up: feature i has genes i, i + 1, ... of the list, and every third one a name."""
     rng = np.random.default_rng(seed)
     genes = [f"GENE{i}" for i in range(n_genes - 1)] + [EVIL]
@@ -75,7 +77,29 @@ def made_up(n=40, n_genes=30, n_types=3, n_programs=4, width=16, seed=0):
         types,
         rng.normal(size=(n, width)),
         rng.normal(size=(n, 2)),
+        effects_of(at if tested is None else tested, rng),
     )
+
+
+def effects_of(features, rng):
+    """Effects that were made up, on two metrics; the first feature does more than its like, the last has none."""
+    n = len(features)
+    one = pd.DataFrame(
+        {"feature": features, "how": "clamp", "amount": 2.0, "n_cells": 30, "effect": rng.normal(0, 0.1, n)}
+    )
+    one["low"], one["high"] = one["effect"] - rng.uniform(0, 0.1, n), one["effect"] + rng.uniform(0, 0.1, n)
+    one["null_low"], one["null_high"] = -rng.uniform(0, 0.1, n), rng.uniform(0, 0.1, n)
+    one["n_null"] = rng.integers(5, 100, n)
+    one["smallest_p"], one["q"], one["beyond"] = 1 / (1 + one["n_null"]), rng.uniform(0.1, 1, n), False
+    known = ["effect", "low", "high", "null_low", "null_high", "n_null", "smallest_p", "q", "beyond"]
+    one.loc[0, known] = 0.5, 0.4, 0.6, -0.05, 0.004, 40, 1 / 41, 0.03, True
+    if n > 1:
+        one.loc[n - 1, ["null_low", "null_high", "smallest_p", "q"]] = np.nan
+        one.loc[n - 1, "n_null"] = 0
+    small = one.assign(effect=rng.normal(0, 1e-5, n), low=np.nan, high=np.nan, q=0.4, beyond=False)
+    small.loc[[0, n - 1], "effect"] = -3.2e-6
+    small.loc[n - 1, "q"] = np.nan
+    return pd.concat([one.assign(metric="cell_shift"), small.assign(metric="label_loss")], ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +137,23 @@ def test_a_page_without_names_or_types_is_made():
     assert listed["words"] == {} and listed["types"] == [] and cards[0]["g"] == [] and cards[0]["t"] == {}
 
 
+def test_effects_stand_in_the_cards_of_the_features_that_were_changed():
+    listed, cards = page_data(made_up())
+    assert listed["effects"]["how"] == "clamp" and listed["effects"]["metrics"] == ["cell shift", "label loss"]
+    assert [i for i, one in enumerate(listed["flags"]["tested"]) if one] == [0, 4, 7] and [
+        i for i, card in enumerate(cards) if "e" in card
+    ] == [0, 4, 7]
+    assert listed["flags"]["beyond"] == [1] + [0] * 39
+    columns = ["metric", *listed["effects"]["columns"]]
+    first = dict(zip(columns, cards[0]["e"][0], strict=True))
+    assert first["effect"] == 0.5 and first["null_low"] == -0.05 and first["q"] == 0.03 and first["beyond"] == 1
+    last = dict(zip(columns, cards[7]["e"][1], strict=True))
+    assert last["q"] is None and last["null_high"] is None and last["n_null"] == 0 and last["effect"] == -3.2e-6
+
+
 @pytest.mark.slow
 def test_twelve_dictionaries_of_the_released_size_stay_under_ten_megabytes(tmp_path):
-    written = write_dictionary_page(made_up(2048, 3000, 12, 60, 512), tmp_path)
+    written = write_dictionary_page(made_up(2048, 3000, 12, 60, 512, tested=None), tmp_path)
     assert [path.name for path in written] == page_files(2048) and len(written) == 1 + 2048 // EACH
     assert 12 * sum(path.stat().st_size for path in written) < 10e6
 
@@ -181,6 +219,45 @@ def test_a_card_goes_to_its_neighbours_and_has_an_address(browser_page, folder):
     page.keyboard.press("Enter")
     wait_until(page, "document.querySelector('#feature').textContent === 'Feature 0'")
     assert shown.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_card_says_what_a_feature_does_beside_its_like(browser_page, folder, scheme):
+    shown = browser_page(folder / "index.html", color_scheme=scheme)
+    page = shown.page
+    wait_until(page, "document.body.dataset.ready === 'true'")
+    said = page.inner_text("#effects")
+    assert (
+        "Held at 2 at every gene" in said
+        and "cell shift changes by 0.5 (95 % 0.4 to 0.6) over 30 cells; q 0.03, more than its like." in said
+    )
+    assert "Of 40 features that fire as often and are as strong: −0.05 to 0.004; p can be 0.0244 at the least." in said
+    assert "label loss changes by −3.2e−6 over 30 cells" in said and page.locator("#effects svg").count() == 2
+    # The feature's effect lies outside the range of its like, and in sight.
+    dot, like, strip = (
+        page.locator(f"#effects svg {name}").first.bounding_box() for name in (".effect", ".like", ".zero")
+    )
+    assert dot["x"] > like["x"] + like["width"] and like["x"] <= strip["x"] <= dot["x"]
+    page.check("#only-tested")
+    assert page.inner_text("#count").startswith("3 of 40")
+    page.click("#list button[data-feature='7']")
+    wait_until(page, "document.querySelector('#feature').textContent === 'Feature 7'")
+    assert "nothing to be compared with" in page.inner_text("#effects") and "q " not in page.inner_text("#effects")
+    page.check("#only-beyond")
+    assert page.inner_text("#count").startswith("1 of 40")
+    page.uncheck("#only-tested")
+    page.uncheck("#only-beyond")
+    page.click("#list button[data-feature='5']")
+    wait_until(page, "document.querySelector('#feature').textContent === 'Feature 5'")
+    assert page.inner_text("#effects") == "Not among the 3 features that were changed."
+    assert shown.errors == []
+
+
+def test_a_page_without_effects_does_not_speak_of_them(browser_page, tmp_path):
+    write_dictionary_page(dataclasses.replace(made_up(), effects=pd.DataFrame()), tmp_path)
+    shown = browser_page(tmp_path / "index.html")
+    wait_until(shown.page, "document.body.dataset.ready === 'true'")
+    assert shown.page.locator("#effects, #only-tested, #only-beyond").count() == 0 and shown.errors == []
 
 
 def test_a_page_without_its_files_says_so(browser_page, folder, tmp_path):

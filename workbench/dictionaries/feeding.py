@@ -66,17 +66,28 @@ class Rows:
         return Rows(values, self.genes[rows], self.levels[rows], self.cells[rows])
 
 
-def together(parts: Sequence[Rows]) -> Rows:
-    """Rows of several parts, one after the other.
+def together(parts: Sequence[Rows], order: Int[Tensor, " row"] | None = None) -> Rows:
+    """Rows of several parts, copied once: they are most of what is held.
 
     Parameters
     ----------
     parts
         One part or more, of the same hooks.
+    order
+        Numbers of the rows, counted over all parts, in the order that is wanted; one part after the other when None.
     """
-    values = {hook: torch.cat([part.values[hook] for part in parts]) for hook in parts[0].values}
-    others = (torch.cat([getattr(part, name) for part in parts]) for name in ("genes", "levels", "cells"))
-    return Rows(values, *others)
+    places = None if order is None else torch.argsort(order).split([len(part) for part in parts])
+
+    def made(found: list[Tensor]) -> Tensor:
+        if places is None:
+            return torch.cat(found)
+        new = found[0].new_empty((sum(map(len, found)), *found[0].shape[1:]))
+        for x, place in zip(found, places, strict=True):
+            new[place] = x
+        return new
+
+    values = {hook: made([part.values[hook] for part in parts]) for hook in parts[0].values}
+    return Rows(values, *(made([getattr(part, name) for part in parts]) for name in ("genes", "levels", "cells")))
 
 
 def dealt_anew(rows: Rows, seed: int, *names: str) -> Rows:
@@ -201,12 +212,13 @@ class Reader:
             rows = Rows(values, torch.full_like(each, -1), torch.full_like(each, torch.nan, dtype=torch.float32), each)
         else:
             keep = tokens.genes
-            values = {hook: kept[hook].flatten(2)[keep].float() for hook in self.hooks}
+            places = keep.flatten().nonzero()[:, 0]
+            values = {hook: kept[hook].flatten(2).flatten(0, 1).index_select(0, places).float() for hook in self.hooks}
             cells = each[:, None].expand_as(keep)[keep]
             rows = Rows(values, tokens.gene_ids[keep], tokens.values[keep].float(), cells)
         for hook, x in values.items():
-            bad = ~torch.isfinite(x).all(1)
-            if bad.any():
+            # A sum is quick to look at; only where it is no number, or too large for one, every number is.
+            if not torch.isfinite(x.sum(1)).all() and (bad := ~torch.isfinite(x).all(1)).any():
                 cell = tokens.cell_ids[int(rows.cells[bad][0])] if tokens.cell_ids else str(int(rows.cells[bad][0]))
                 raise HookError(
                     f"The activation at '{hook}' is not finite in cell '{cell}'; look for weights or values that are not, or run the model in "
@@ -270,9 +282,9 @@ class Feed:
             units = self._plan(self.epoch)
             while self.round < len(units):
                 number = (str(self.epoch), str(self.round))
-                rows = self._fill(units[self.round])
-                order = generator(self.seed, "shuffle", *number).permutation(len(rows))
-                rows = rows.take(torch.as_tensor(order, device=rows.genes.device))
+                parts = self._fill(units[self.round])
+                order = generator(self.seed, "shuffle", *number).permutation(sum(map(len, parts)))
+                rows = together(parts, torch.as_tensor(order, device=parts[0].genes.device))
                 if self.shuffled:
                     rows = dealt_anew(rows, self.seed, *number)
                 whole = len(rows) // self.rows * self.rows
@@ -294,12 +306,11 @@ class Feed:
             held += self._unit_rows[unit]
         return plan
 
-    def _fill(self, units: list[int]) -> Rows:
+    def _fill(self, units: list[int]) -> list[Rows]:
         n = len(self.reader.n_rows)
         cells = [cell for unit in units for cell in range(unit * _UNIT, min((unit + 1) * _UNIT, n))]
         parts = [] if self.left is None else [self.left]
-        parts += [self._thinned(part) for part in self.reader.read(cells)]
-        return together(parts)
+        return parts + [self._thinned(part) for part in self.reader.read(cells)]
 
     def _thinned(self, rows: Rows) -> Rows:
         if self.keep is None:

@@ -177,7 +177,7 @@ def finished(trainer: Any, config: DictionaryConfig, scale: float, scale_out: fl
     names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
     return {
         "architecture": architecture,
-        "weights": {name: weights[name].detach().float() for name in names if name in weights},
+        "weights": {name: weights[name].detach().float().contiguous() for name in names if name in weights},
         "k": config.k if architecture == TOPK else 0,
         "centred": scale_out is None,
     }

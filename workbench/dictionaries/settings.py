@@ -56,8 +56,8 @@ class DictionaryConfig(Strict):
         default=1.0,
         gt=0,
         le=1,
-        description="Share of the activations of each pass that is used, drawn anew in each: a step costs several times what the passes cost that "
-        "feed it, and a share of many cells says more than all of a few.",
+        description="Share of the activations of each pass that is used, drawn anew in each: a step may cost as much as the passes that feed it, "
+        "and a share of many cells says more than all of a few.",
     )
     cells_at_once: PositiveInt = Field(
         default=16, description="Cells per forward pass; results differ by rounding only."

@@ -1,6 +1,6 @@
 """Dictionaries of several hooks, trained in one pass over the cells at a time; killed and called again, to the same weights.
 
-A step is SAELens's own (Adam, its schedule, its loss for dead features); here is what feeds it. Activations are never all on the disk:
+A step is SAELens's own (Adam, its schedule, its loss for dead features), see `workbench.dictionaries.stepping`; here is what feeds it. Activations are never all on the disk:
 `Feed` streams them. Between rounds of the feed the state is saved, as often as was asked for, and whatever is computed after a save
 is the same when it is computed again.
 """
@@ -21,6 +21,7 @@ from workbench.dictionaries.dictionary import Dictionary, Origin, vocabulary_has
 from workbench.dictionaries.feeding import Feed, Reader, Rows, balancing
 from workbench.dictionaries.saelens import finished, make_trainer, restore_trainer, sae_lens, trainer_state
 from workbench.dictionaries.settings import DictionaryConfig
+from workbench.dictionaries.stepping import Steps
 from workbench.errors import ArtifactError, HookError, ShapeError
 from workbench.files import digest, read_state, write_state
 from workbench.models import CellModel
@@ -132,6 +133,7 @@ def train_dictionaries(
             settings, checkpoint, tokenizer.fingerprint(), list(names), sorted(to.items()), seed, shuffled
         )
     scales = _resume(folder, identity, trainers, feed)
+    steps_of_all = Steps(list(trainers.values()), config, model.device)
     done = next(iter(trainers.values())).n_training_steps
     saved = time.monotonic()
     with tqdm(total=steps, initial=done, unit="step", desc="dictionaries", disable=not progress) as bar:
@@ -141,7 +143,7 @@ def train_dictionaries(
             if not scales and batches:
                 scales = _begin(trainers, batches, to)
             for batch in batches[: steps - done]:
-                error = _step(trainers, batch, to, scales)
+                error = _step(steps_of_all, batch, list(trainers), to, scales)
                 done += 1
                 bar.update()
             if batches:
@@ -191,17 +193,22 @@ def _begin(trainers: Mapping[str, Any], batches: Sequence[Rows], to: Mapping[str
     return scales
 
 
-def _step(trainers: Mapping[str, Any], batch: Rows, to: Mapping[str, str], scales: Mapping[str, float]) -> torch.Tensor:
+def _step(
+    steps: Steps, batch: Rows, hooks: Sequence[str], to: Mapping[str, str], scales: Mapping[str, float]
+) -> torch.Tensor:
     """One step of every dictionary; the mean error per number of an activation, whose mean square is about 1."""
-    errors = []
-    for name, trainer in trainers.items():
-        x = batch.values[name] * scales[name]
-        if name in to:
-            x = torch.cat([x, batch.values[to[name]] * scales[to[name]]], dim=1)
-        output = trainer.step(x)
-        trainer.n_training_steps += 1
-        errors.append(output.losses["mse_loss"].detach() / output.sae_out.shape[-1])
-    return torch.stack(errors).mean()
+    found = steps.take(
+        [
+            (
+                batch.values[hook],
+                scales[hook],
+                *((batch.values[to[hook]], scales[to[hook]]) if hook in to else (None, 0.0)),
+            )
+            for hook in hooks
+        ]
+    )
+    widths = [batch.values[to.get(hook, hook)].shape[1] for hook in hooks]
+    return torch.stack([error / width for error, width in zip(found, widths, strict=True)]).mean()
 
 
 def _save(folder: Path, identity: str, trainers: Mapping[str, Any], feed: Feed, scales: Mapping[str, float]) -> None:

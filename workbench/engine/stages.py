@@ -31,7 +31,7 @@ class Stage:
     name
         Names its folder under ``stages/``.
     work
-        Does the work. It is given its folder and the results of the stages it comes `after`, and returns what later
+        Does the work. It is given its folder and the results of the stages it comes `after` (and is `beside`), and returns what later
         stages and the report need, JSON-ready. After an interruption it is called again in the same folder and may go
         on with what it finds there; what work with other inputs left is removed before.
     inputs
@@ -47,6 +47,8 @@ class Stage:
     version
         Number that stands for its code in place of the modules it uses. Who declares one has to raise it with every change
         of what is computed.
+    beside
+        Stages whose results it reads, too, where there are any; unlike those it comes `after` they are not done for it.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Stage:
     files: tuple[str, ...] = ()
     part: str = ""
     version: int | None = None
+    beside: tuple[str, ...] = ()
 
     def key(self, results: Results) -> str:
         """Hash of everything that the result depends on.
@@ -66,8 +69,18 @@ class Stage:
         results
             Of the stages that were done or kept before, by name.
         """
-        below = {name: results[name]["key"] for name in self.after}
+        below = {name: results[name]["key"] for name in self.read(results)}
         return digest(self.name, self.given(results), below, self.code)
+
+    def read(self, results: Results) -> list[str]:
+        """Stages whose results it reads, of those there are.
+
+        Parameters
+        ----------
+        results
+            Of the stages that were done or kept before, by name.
+        """
+        return [*self.after, *(name for name in self.beside if name in results)]
 
     def given(self, results: Results) -> Any:
         """Its inputs, JSON-ready.
@@ -168,11 +181,15 @@ class StageRunner:
             All that will be asked for, in their order.
         """
         known, pending, found = dict(self.results), list[str](), list[StageState]()
+        names = {stage.name for stage in stages}
         for stage in stages:
             folder = self.out / "stages" / stage.name
             made, begun = made_of(folder), read_control(folder / BEGUN)
             # Inputs that are made of results may be read from the tables of stages that are to be made.
             waits = [name for name in stage.after if name not in known] or (pending if callable(stage.inputs) else [])
+            # One that is not asked for may be found to be kept.
+            there = (name for name in stage.beside if name in names or made_of(self.out / "stages" / name))
+            waits = waits or [name for name in there if name not in known]
             if waits:
                 state, why = OPEN, f"depends on {', '.join(waits)}"
             else:
@@ -223,12 +240,13 @@ class StageRunner:
         elif (made := made_of(folder)).get("key") == key:
             self._put_away(stage, made)
         done.unlink(missing_ok=True)
-        below = {name: self.results[name]["key"] for name in stage.after}
+        read = stage.read(self.results)
+        below = {name: self.results[name]["key"] for name in read}
         about = {"key": key, "after": below, "inputs": _parts(stage.given(self.results)), "code": stage.code}
         write_json(begun, about)
         print(f"[{stage.name}] ...", file=sys.stderr)
         began = time.perf_counter()
-        result = plain(stage.work(folder, {name: self.results[name] for name in stage.after}))
+        result = plain(stage.work(folder, {name: self.results[name] for name in read}))
         seconds, peak = time.perf_counter() - began, peak_memory()
         files = {
             path.relative_to(self.out).as_posix(): [path.stat().st_size, hash_file(path)]

@@ -15,6 +15,8 @@
   };
   const put = (parent, ...children) => (parent.append(...children), parent);
   const number = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en", { maximumSignificantDigits: 3 }));
+  // Effects may be of any size.
+  const sized = (value) => (value && Math.abs(value) < 1e-3 ? value.toExponential(1).replace("e-", "e−").replace(/^-/, "−") : number(value).replace(/^-/, "−"));
   const percent = (value) => (value === null || value === undefined ? "–" : `${number(100 * value)} %`);
 
   const data = await unpack(at("data").textContent);
@@ -138,6 +140,49 @@
     }));
   };
 
+  // A feature's effect and its interval over the range of its like; 0 is always in sight.
+  const strip = (one) => {
+    const ends = [0, one.effect, one.low, one.high, one.null_low, one.null_high].filter((end) => end !== null);
+    const low = Math.min(...ends), width = Math.max(...ends) - low || 1;
+    const made = document.createElementNS(SVG, "svg");
+    made.setAttribute("viewBox", "-6 0 312 26");
+    made.setAttribute("class", "strip");
+    made.setAttribute("aria-hidden", "true"); // the text beside it says the same
+    const draw = (name, kind, place) => {
+      const part = document.createElementNS(SVG, name);
+      part.setAttribute("class", kind);
+      for (const [key, to] of Object.entries(place)) part.setAttribute(key, to);
+      made.append(part);
+    };
+    const x = (one) => (300 * (one - low)) / width;
+    if (one.null_low !== null) draw("rect", "like", { x: x(one.null_low), y: 6, width: Math.max(x(one.null_high) - x(one.null_low), 1), height: 14 });
+    draw("line", "zero", { x1: x(0), x2: x(0), y1: 0, y2: 26 });
+    if (one.low !== null) draw("line", "span", { x1: x(one.low), x2: x(one.high), y1: 13, y2: 13 });
+    draw("ellipse", "effect", { cx: x(one.effect), cy: 13, rx: 5, ry: 5 });
+    return made;
+  };
+  const DONE = { zero: "Taken away at every gene", clamp: "Held at @ at every gene", scale: "Multiplied by @ at every gene" };
+  const effects = (rows) => {
+    const of = data.effects, part = make("div", undefined, { id: "effects" });
+    const tested = data.flags.tested.reduce((sum, one) => sum + one, 0);
+    if (!rows) return put(part, make("p", `Not among the ${number(tested)} features that were changed.`, { className: "hint" }));
+    put(part, make("p", `${DONE[of.how].replace("@", number(of.amount))}, what the dictionary leaves out kept:`));
+    for (const [metric, ...values] of rows) {
+      const one = Object.fromEntries(of.columns.map((name, k) => [name, values[k]]));
+      if (one.effect === null) {
+        put(part, put(make("p"), make("b", of.metrics[metric]), ": no cell has it."));
+        continue;
+      }
+      const within = one.low === null ? "" : ` (95 % ${sized(one.low)} to ${sized(one.high)})`;
+      const verdict = one.q === null ? "" : `; q ${number(one.q)}, ${one.beyond ? "more than its like" : "not beyond its like"}`;
+      put(part, put(make("p"), make("b", of.metrics[metric]), ` changes by ${sized(one.effect)}${within} over ${number(one.n_cells)} cells${verdict}.`), strip(one));
+      const like = one.n_null ? `Of ${number(one.n_null)} features that fire as often and are as strong: ${sized(one.null_low)} to ${sized(one.null_high)}; p can be ${number(one.smallest_p)} at the least.`
+        : "No other feature fires as often and is as strong, so that it has nothing to be compared with.";
+      put(part, make("p", like, { className: "hint" }));
+    }
+    return part;
+  };
+
   async function choose(i) {
     current = i;
     const turn = ++asked;
@@ -184,6 +229,7 @@
         make("span", `Of ${what} ${percent(p)} do as well.`, { className: "hint" })));
     beside("ranked_program", `top of the ranking of all genes, score ${number(more.ranked_score)}`, more.ranked_p, more.ranked_q, "rankings dealt anew");
     beside("regulator", `regulator of ${number(more.regulator_overlap)} top genes`, more.regulator_p, more.regulator_q, "rewired networks");
+    if (data.effects) put(left, make("h3", "What it causes"), effects(card.e));
     const tops = card.g.map(([gene, mean, lift, firings]) => row(data.genes[gene], number(mean), number(lift), number(firings)));
     if (tops.length) put(left, make("h3", "Top genes"), table(["gene", "mean where it fires", "lift", "firings"], tops));
     if (card.c) put(left, make("h3", "Top cells"), table(["cell", "mean", "firings"],
@@ -201,6 +247,8 @@
   check("alive", "leave out dead", (i) => value("density", i) > 0, true);
   if (data.flags.named) check("named", "named only", (i) => flag("named", i));
   if (data.flags.one_donor) check("one_donor", "one donor only", (i) => flag("one_donor", i));
+  if (data.flags.tested) check("tested", "effects measured", (i) => flag("tested", i));
+  if (data.flags.beyond && data.flags.beyond.includes(1)) check("beyond", "does more than its like", (i) => flag("beyond", i));
   put(at("filters"), put(make("label", "sort by "), order));
   order.addEventListener("change", show);
   at("search").addEventListener("input", show);

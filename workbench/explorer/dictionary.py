@@ -11,7 +11,7 @@ import gzip
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from workbench.figures.style import metric_title
 from workbench.files import write_text
 
 PAGE, EACH = "index.html", 512
@@ -51,6 +52,7 @@ _CARD = (
 )
 _FLAGS = ("named", "one_donor")
 _WORDS = ("cell_type", "program", "donor", "ranked_program", "regulator")
+_EFFECT = ("effect", "low", "high", "null_low", "null_high", "n_null", "smallest_p", "q", "n_cells")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Browsed:
         What each feature writes, (feature, width), for its neighbours.
     map
         Two coordinates of each feature, (feature, 2).
+    effects
+        Rows of `workbench.feature_effects` of the features that were changed; empty where none was.
     """
 
     title: str
@@ -86,6 +90,7 @@ class Browsed:
     types: pd.DataFrame
     directions: Float[np.ndarray, "feature width"]
     map: Float[np.ndarray, "feature 2"]
+    effects: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def page_files(n_features: int) -> list[str]:
@@ -176,6 +181,21 @@ def page_data(shown: Browsed) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         }
         listed["types"] = [str(name) for name in wide["mean"].columns]
         kinds = {column: table.to_numpy() for column, table in wide.items()}
+    changed: list[list[list[Any]]] = [[] for _ in range(n)]
+    if len(shown.effects):
+        metrics = list(dict.fromkeys(shown.effects["metric"]))
+        first, beyond = shown.effects.iloc[0], shown.effects.groupby("feature")["beyond"].any()
+        listed["effects"] = {
+            "how": str(first["how"]),
+            "amount": _short(first["amount"]),
+            "metrics": [metric_title(metric) for metric in metrics],
+            "columns": [*_EFFECT, "beyond"],
+        }
+        listed["flags"]["tested"] = [int(i in beyond.index) for i in range(n)]
+        listed["flags"]["beyond"] = [int(beyond.get(i, False)) for i in range(n)]
+        for row in shown.effects.to_dict("records"):
+            figures = [_short(row[name]) for name in _EFFECT]
+            changed[row["feature"]].append([metrics.index(row["metric"]), *figures, int(row["beyond"])])
     near, cosine = _neighbours(shown.directions)
     cards = []
     for i in range(n):
@@ -183,8 +203,7 @@ def page_data(shown: Browsed) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "g": tops[i],
             "n": [[int(j), round(100 * c)] for j, c in zip(near[i], cosine[i], strict=True)],
         }
-        if active[i]:
-            card["c"] = active[i]
+        card |= {name: found for name, found in (("c", active[i]), ("e", changed[i])) if found}
         card["v"] = [_short(features[name].iloc[i]) if name in features else None for name in _CARD]
         card["t"] = {column[0]: [_short(one, 2) for one in values[i]] for column, values in kinds.items()}
         cards.append(card)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import sys
 
 import numpy as np
@@ -141,6 +144,19 @@ def test_causes_are_those_of_the_functions(made):
     circuit = feature_circuit(context.model, cells, dictionary, later, targets, check=3, null_draws=3, **shared)
     assert np.allclose(edges["strength"], circuit.edges["strength"], atol=1e-6) and len(summary) == 1
     assert summary["pairs"].iloc[0] == len(edges) and set(edges["source_hook"]) == {low}
+
+
+@pytest.mark.slow
+def test_pages_show_the_effects_that_were_measured(made):
+    table = made.context.read("feature_effects")
+    for hook in HOOKS:
+        page = (made.out / "dictionaries" / hook / "index.html").read_text()
+        packed = page.split('id="data">')[1].split("<")[0]
+        data = json.loads(gzip.decompress(base64.b64decode(packed)))
+        tested = sorted(set(table.loc[table["hook"] == hook, "feature"]))
+        assert [i for i, one in enumerate(data["flags"]["tested"]) if one] == tested and data["effects"]["metrics"] == [
+            "cell shift"
+        ]
 
 
 @pytest.mark.slow

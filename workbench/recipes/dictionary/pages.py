@@ -13,6 +13,7 @@ from workbench.engine.stages import Result, Results
 from workbench.explorer.dictionary import PAGE, Browsed, titled, write_dictionary_page
 from workbench.figures.style import number
 from workbench.recipes.dictionary.context import MODEL, TRAIN, DictionaryContext
+from workbench.recipes.dictionary.sweep import EFFECTS
 from workbench.seeds import key
 
 __all__ = ["FEATURES", "PAGE", "features_table", "pages_stage"]
@@ -32,7 +33,7 @@ def pages_stage(context: DictionaryContext, folder: Path, results: Results) -> R
     folder
         Folder of the stage, in which nothing is left: pages lie beside the dictionaries.
     results
-        Results of the stages before; names and matches may be absent.
+        Results of the stages before; names, matches and effects may be absent.
 
     Returns
     -------
@@ -45,6 +46,7 @@ def pages_stage(context: DictionaryContext, folder: Path, results: Results) -> R
         for table in ("dictionary_names", "dictionary_genes", "dictionary_cells", "dictionary_types")
     )
     matches = context.read("dictionary_matches") if "stability" in results else empty
+    effects = context.read(EFFECTS) if EFFECTS in results else empty
     table = features_table(context.read("dictionary_activity"), names, genes, matches)
     context.write({FEATURES: table})
     summary = context.read("dictionary_summary")
@@ -73,7 +75,13 @@ def pages_stage(context: DictionaryContext, folder: Path, results: Results) -> R
         )
         own = {
             name: one[one["hook"] == hook]
-            for name, one in (("features", table), ("genes", genes), ("cells", cells), ("types", types))
+            for name, one in (
+                ("features", table),
+                ("genes", genes),
+                ("cells", cells),
+                ("types", types),
+                ("effects", effects),
+            )
         }
         own["features"] = own["features"].sort_values("feature")
         place = _map(directions, context.config.seed)

@@ -107,7 +107,9 @@ def stages(context: DictionaryContext) -> list[Stage]:
     drawn = {"seed": seed, "hooks": list(context.hooks)}
     files = tuple(f"{FOLDER}/{hook}/{file}" for hook in context.hooks for file in page_files(config.dictionary.width))
     pages = partial(pages_stage, context)
-    listed.append(Stage("pages", pages, drawn, (TRAIN, *before), (FEATURES,), files=files, part=PAGES))
+    # Pages show effects where they were asked for; by themselves they do not wait for hours of ablation.
+    own = (TRAIN, *before)
+    listed.append(Stage("pages", pages, drawn, own, (FEATURES,), files=files, part=PAGES, beside=(EFFECTS,)))
     return listed
 
 

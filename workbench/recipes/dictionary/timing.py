@@ -9,6 +9,7 @@ import torch
 from workbench.dictionaries.feeding import Reader
 from workbench.dictionaries.saelens import make_trainer
 from workbench.dictionaries.settings import DictionaryConfig
+from workbench.dictionaries.stepping import Steps
 
 BASIS = "a guess: from one pass over a few cells, and one step of each size of dictionary on random numbers"
 
@@ -35,11 +36,12 @@ def seconds_of_steps(config: DictionaryConfig, reader: Reader, targets: dict[str
 
 def _one(config: DictionaryConfig, d_in: int, d_out: int | None, device: torch.device) -> float:
     """Seconds of the second of two steps; the first makes what is kept."""
-    trainer = make_trainer(config, d_in, d_out, 2, 0, str(device))
-    rows = torch.Generator().manual_seed(0)
-    x = torch.randn(config.rows, d_in + (d_out or 0), generator=rows).to(device)
+    steps = Steps([make_trainer(config, d_in, d_out, 2, 0, str(device))], config, device)
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randn(config.rows, d_in, generator=drawn).to(device)
+    y = None if d_out is None else torch.randn(config.rows, d_out, generator=drawn).to(device)
     began = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        trainer.step(x).losses["mse_loss"].item()  # a GPU has ended when its numbers are here
+        steps.take([(x, 1.0, y, 1.0)])[0].item()  # a GPU has ended when its numbers are here
     return time.perf_counter() - began
