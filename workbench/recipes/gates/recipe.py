@@ -22,8 +22,9 @@ from workbench.recipes.gates.cohorts import cohorts_stage
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.gates import gates_stage, verdict_stage
 from workbench.recipes.gates.geometry import geometry_stage
-from workbench.recipes.gates.maps import CONTROLS, MODEL, NEGATIVES
+from workbench.recipes.gates.maps import CONTROLS, MODEL, NEGATIVES, WHOLE
 from workbench.recipes.gates.operators import operators_stage
+from workbench.recipes.gates.readings import readings_stage
 from workbench.recipes.gates.screen import screen_stage
 from workbench.recipes.gates.sections import report
 from workbench.recipes.loads import passes_load
@@ -92,6 +93,7 @@ def stages(context: GatesContext) -> list[Stage]:
         Stage("operators", partial(operators_stage, context), operator_inputs(context)),
         Stage("gates", partial(gates_stage, context), judged, both, ("gates", "controls", "control_draws")),
         Stage("verdict", partial(verdict_stage, context), list(config.required), ("gates",)),
+        Stage("readings", partial(readings_stage, context), {**fitted, "refits": config.refits}, both, ("readings",)),
         *([screen] if config.screen and context.external is not None else []),
         Stage("geometry", partial(geometry_stage, context), followed, both),
     ]
@@ -170,6 +172,7 @@ def expects(context: GatesContext) -> Expected:
         "cohorts": Load(n),
         "operators": passes_load(context, tokens, len(context.genes)),
         "gates": Load(n, tasks=tasks),
+        "readings": Load(n, tasks=len(config.cohorts) * len(WHOLE)),
         "screen": Load(n, tasks=shape.n_layers * shape.n_heads + len(CONTROLS)),
     }
     return Expected(loads)
