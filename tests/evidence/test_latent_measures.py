@@ -80,7 +80,9 @@ def test_the_planted_latent_scores_above_noise_in_every_measure_and_the_score_is
     values, vectors = np.linalg.eigh(centred)
     rng = np.random.default_rng(4)
     z = vectors[:, -4:] * np.sqrt(values[-4:]) + 0.02 * rng.standard_normal((N, 4))
-    obs = pd.DataFrame({"stage": stage, "donor": np.array(list("ab"))[np.arange(N) % 2]}, index=[str(i) for i in range(N)])
+    obs = pd.DataFrame(
+        {"stage": stage, "donor": np.array(list("ab"))[np.arange(N) % 2]}, index=[str(i) for i in range(N)]
+    )
     test = np.arange(N) % 3 == 0
     held = HeldOut(obs, test, ruler, endpoints(stage, ruler))
     rows = np.flatnonzero(test)

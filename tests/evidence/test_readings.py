@@ -11,7 +11,16 @@ from workbench.evidence.anchor_set import AnchorSet
 from workbench.evidence.gate_spec import SPEC
 from workbench.evidence.gates import first_five
 from workbench.evidence.holdout import random_splits
-from workbench.evidence.readings import AGAINST, ALL, AMONG, LABELS, PLAIN, frozen_readings, holdout_readings, reading_rows
+from workbench.evidence.readings import (
+    AGAINST,
+    ALL,
+    AMONG,
+    LABELS,
+    PLAIN,
+    frozen_readings,
+    holdout_readings,
+    reading_rows,
+)
 from workbench.evidence.screen import score_anchors
 
 

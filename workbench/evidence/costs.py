@@ -55,5 +55,13 @@ def campaign_costs(
     ):
         table[name] = values / values[base.index[0]] if len(base) else np.nan
     table["seconds_per_split"] = table["split_seconds"] / table["splits"]
-    seconds = ["split_seconds", "seconds_per_split", "cells_seconds", "once_seconds", "total_seconds", "times_ours", "times_ours_given"]
+    seconds = [
+        "split_seconds",
+        "seconds_per_split",
+        "cells_seconds",
+        "once_seconds",
+        "total_seconds",
+        "times_ours",
+        "times_ours_given",
+    ]
     return table[["method", "group", "splits", *seconds, "n_parameters", "parameters_times_ours", "peak_bytes"]]

@@ -21,7 +21,7 @@ _SIZES = {"bytes", "parameters"}
 _COUNTS = ("n_splits", "n_folds", "n_anchors", "n")
 
 
-def expected_table(path: Path, out: Path, made: Collection[str]) -> tuple[pd.DataFrame, str]:
+def expected_table(path: Path, out: Path, made: Collection[str], convention: str = "") -> tuple[pd.DataFrame, str]:
     """The table ``expected`` of a command, which is also written, and a sentence about it.
 
     Parameters
@@ -32,6 +32,8 @@ def expected_table(path: Path, out: Path, made: Collection[str]) -> tuple[pd.Dat
         Output folder, whose tables are read and in which ``tables/expected.csv`` is written.
     made
         Names of the tables that are of this configuration; what else lies in the folder is not looked at.
+    convention
+        Convention of the operators, which becomes a column; empty for the default, of which nothing is said.
 
     Raises
     ------
@@ -42,6 +44,7 @@ def expected_table(path: Path, out: Path, made: Collection[str]) -> tuple[pd.Dat
     rows = [{**look_up(figure, out, made), "needs": figure.get("needs")} for figure in figures]
     table = pd.DataFrame(rows, columns=["claim", "published", "found", "sd", "n", "from", "needs"])
     found = int(table["found"].notna().sum())
+    table = table.assign(convention=convention) if convention else table
     write_table(table_path(out, "expected"), table)
     return table, (
         f"Published figures ({source}) stand beside those of this run in the table 'expected': {found} of {len(table)} have a "
@@ -57,7 +60,8 @@ def read_expected(path: Path) -> tuple[str, list[dict[str, Any]]]:
     path
         YAML file with ``source`` and ``figures``. Each has a ``claim``, the ``published`` number or text, and where its counterpart
         is looked up: ``command``, ``table``, ``where`` (column: value) and ``column``. Of a list of values, or of columns, the
-        first counts that is there. ``best: true`` takes the largest of several rows, ``first: 3`` the texts of three. ``needs``
+        first counts that is there. ``best: true`` takes the largest of several rows, ``best: spearman`` the row where another column is largest,
+        ``first: 3`` the texts of three. ``needs``
         says what it takes where the cells that ship do not have it.
 
     Raises
@@ -111,7 +115,9 @@ def look_up(figure: dict[str, Any], out: Path, made: Collection[str]) -> dict[st
     whence = f"{name}.csv, {column}"
     if n := figure.get("first"):
         return {**row, "found": ", ".join(map(str, part[column].head(n))), "from": whence}
-    chosen = part.sort_values(column, ascending=False, kind="stable").iloc[0] if figure.get("best") else part.iloc[0]
+    if best := figure.get("best"):
+        part = part.sort_values(column if best is True else best, ascending=False, kind="stable")
+    chosen = part.iloc[0]
     n = next((chosen[key] for key in _COUNTS if key in part and column not in _SIZES), None)
     sd = chosen.get("sd") if column in _WITH_SD else None
     return {**row, "found": chosen[column], "sd": sd, "n": n, "from": whence}

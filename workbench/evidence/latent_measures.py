@@ -18,7 +18,12 @@ from workbench.geometry.residual import residualised_correlation
 from workbench.operators.adaptor import angles
 from workbench.operators.readout import Endpoint, probe, said, score, sides
 
-TRUST, SPREAD, AXES, SILHOUETTE = "trustworthiness", "spread within stages", "mean |r| of axes", "silhouette of branches"
+TRUST, SPREAD, AXES, SILHOUETTE = (
+    "trustworthiness",
+    "spread within stages",
+    "mean |r| of axes",
+    "silhouette of branches",
+)
 PLAIN, RESIDUAL, SCORE = "correlation", "residualised correlation", "selection score"
 ALL, THREE, ONE, TWO_LAYERS = "all axes", "three axes", "best single axis", "two layers less linear"
 NEIGHBOURS, HIDDEN, SHOWN = 10, 64, 3

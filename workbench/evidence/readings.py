@@ -22,7 +22,11 @@ RANDOM, DONOR, BRANCH, FROZEN = "random holdout", "donor holdout", "branch holdo
 # Of the random holdout the paper names a share; of the others it is not known what is compared with what.
 SHARES = (0.2, 0.3)
 AMONG, AGAINST = "held-out anchors with each other", "held-out anchors with all others"
-PLAIN, LABELS, ALL = "as it is", "donor and tissue regressed out", "donor, tissue, library size and detection regressed out"
+PLAIN, LABELS, ALL = (
+    "as it is",
+    "donor and tissue regressed out",
+    "donor, tissue, library size and detection regressed out",
+)
 _FEW, _NO_DONORS, _ONE_DONOR = (
     "not applicable: too few anchors or stages on either side",
     "not applicable: the data name no donors",
@@ -67,9 +71,7 @@ def holdout_readings(
         )
         about = {"value": found.pop("spearman"), "n": found.pop("n_splits"), "unit": unit}
         kept = {name: found[name] for name in ("sd", "null_mean", "null_high", "n_null", "p")}
-        rows.append(
-            {"measure": measure, "reading": reading, **about, **kept, "status": "ok" if about["n"] else none}
-        )
+        rows.append({"measure": measure, "reading": reading, **about, **kept, "status": "ok" if about["n"] else none})
 
     for share in SHARES:
         fixed = list(random_splits(len(anchors.stage), SPEC.random_splits, seed, share))

@@ -60,7 +60,7 @@ def readings_of(handle: Handle, cohort: str, operator: str) -> pd.DataFrame:
     """
     context: GatesContext = handle.open()
     config, role = context.config, context.config.cohorts[cohort].role
-    drawn: Any = {"refits": config.refits, "seed": config.seed}
+    drawn: Any = {"refits": config.head_refits, "seed": config.seed}
     rows: list[dict[str, Any]] = []
     if role != ZERO_SHOT:
         own = anchors_under(context, cohort, role, operator)

@@ -50,6 +50,8 @@ def gates_text(gates: pd.DataFrame, unmet: Sequence[str], out: Path) -> str:
     said = f"Not passed, though required: {'; '.join(unmet)}." if unmet else "All required gates pass."
     more = ["Not applicable:", *notes] if notes else []
     spec = f"Gates of spec {SPEC.hash}."
+    if "convention" in gates:
+        spec += f" Convention of the operators: {gates['convention'].iloc[0]}."
     return "\n".join([lines, *more, spec, said, f"Report: {out / 'report.html'}"])
 
 
@@ -93,7 +95,9 @@ def stages(context: GatesContext) -> list[Stage]:
         Stage("operators", partial(operators_stage, context), operator_inputs(context)),
         Stage("gates", partial(gates_stage, context), judged, both, ("gates", "controls", "control_draws")),
         Stage("verdict", partial(verdict_stage, context), list(config.required), ("gates",)),
-        Stage("readings", partial(readings_stage, context), {**fitted, "refits": config.refits}, both, ("readings",)),
+        Stage(
+            "readings", partial(readings_stage, context), {**fitted, "refits": config.head_refits}, both, ("readings",)
+        ),
         *([screen] if config.screen and context.external is not None else []),
         Stage("geometry", partial(geometry_stage, context), followed, both),
     ]

@@ -109,7 +109,20 @@ def screen_tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     heads = heads.assign(layer=place[0], head=place[1]).rename(columns={"operator": "name"})
     of_heads = np.concatenate([np.asarray(draws, dtype=float) for draws in rows.loc[~is_control, "null"]])
     table = rank_heads(heads, of_heads)
-    first = ["rank", "name", "layer", "head", "residualised", "low", "high", "null_mean", "null_high", "n_null", "p", "q"]
+    first = [
+        "rank",
+        "name",
+        "layer",
+        "head",
+        "residualised",
+        "low",
+        "high",
+        "null_mean",
+        "null_high",
+        "n_null",
+        "p",
+        "q",
+    ]
     table = table[first + [column for column in table if column not in first]]
     controls = rows[is_control].drop(columns="null")
     return table, over_draws(controls, by=("operator",), of="residualised")
