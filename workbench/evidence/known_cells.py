@@ -74,7 +74,7 @@ def of_cells(model: CellModel, cells: AnnData, pairs: pd.DataFrame, seed: int) -
     places = {gene: i for i, gene in enumerate(genes)}
     at = (asked["source"].map(places).to_numpy(), asked["target"].map(places).to_numpy())
     sums, counts = (part[..., at[0], at[1]] for part in (sink.result().sums, sink.result().counts))
-    spread = {}
+    spread: dict[str, dict[str, Any]] = {}
     for how, tokens in (("unbinned", unbinned), ("binned", own)):
         points = last_layer(model, tokens)
         spread |= {f"first_component_{how}": {"found": first_component(points), "n": len(points)}}

@@ -69,17 +69,17 @@ def context_vectors(
     Parameters
     ----------
     model
-        Checkpoint that is asked.
+        Checkpoint that is asked, on any device.
     cells
         Cells in the order in which they are taken.
     place
         Half and number of the type of each cell, by its name.
     n_types
-        Number of types.
+        Number of types that `place` tells apart.
     blocks
         Behind how many layers the vectors are taken.
     seed
-        Seed of the tokens.
+        Seed of the genes that are drawn where a cell has too many.
 
     Returns
     -------
@@ -109,7 +109,8 @@ def context_vectors(
                 count[half, kind, at[new]] += 1
                 total[:, half, kind, at[new]] += streams[:, i, new]
     count, total = count[..., :-1], total[..., :-1, :]
-    return total / np.maximum(count, 1)[None, ..., None], (count >= CAP).all(0)
+    balanced: np.ndarray = np.all(count >= CAP, axis=0)
+    return total / np.maximum(count, 1)[None, ..., None], balanced
 
 
 def contextualisation(

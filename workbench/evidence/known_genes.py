@@ -55,7 +55,7 @@ def same_class(rows: Float[np.ndarray, "gene d"], kinds: Shaped[np.ndarray, " ge
     rows
         One row per gene, none of them zero.
     kinds
-        Kind of each.
+        Kind of each gene, such as its class.
     """
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     cosine = unit @ unit.T

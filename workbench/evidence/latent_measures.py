@@ -115,7 +115,7 @@ def spread(z: Float[np.ndarray, "cell k"], stage: Int[np.ndarray, " cell"]) -> f
     Parameters
     ----------
     z
-        Latent of cells.
+        Latent of cells, one row each.
     stage
         Stage number of each; negative ones are left out.
 
@@ -156,9 +156,9 @@ def subtype_auroc(
     Parameters
     ----------
     z
-        Latent of all cells.
+        Latent of all cells, held out or not.
     endpoint
-        The two subtypes.
+        The two subtypes, and which cells are one of them.
     test
         Whether each cell is held out. Probes, principal axes, the best axis and its sign are of the other cells.
     seed

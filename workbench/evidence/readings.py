@@ -75,7 +75,7 @@ def holdout_readings(
 
     for share in SHARES:
         fixed = list(random_splits(len(anchors.stage), SPEC.random_splits, seed, share))
-        row(RANDOM, f"{share:.0%} held out", lambda _, fixed=fixed: fixed, "splits", _FEW)
+        row(RANDOM, f"{share:.0%} held out", _whatever_the_stages(fixed), "splits", _FEW)
     none = _NO_DONORS if anchors.donor is None else _ONE_DONOR
     row(DONOR, AMONG, lambda of: of.donor_splits(), "donors", none)
     row(DONOR, AGAINST, lambda of: _against(of, of.donor_splits()), "donors", none)
@@ -96,7 +96,7 @@ def frozen_readings(
     judged
         The latter as they were made, with their donors, tissues and technical covariates.
     ruler, adaptor, refits, seed
-        As `holdout_readings` takes them.
+        As `holdout_readings` takes them; the draws are of the null.
 
     Returns
     -------
@@ -128,6 +128,10 @@ def reading_rows(rows: Sequence[dict[str, Any]], **about: str) -> pd.DataFrame:
     for place, (name, value) in enumerate(about.items()):
         table.insert(place, name, value)
     return table
+
+
+def _whatever_the_stages(splits: Sequence[Split]) -> Callable[[AnchorSet], Sequence[Split]]:
+    return lambda _: splits
 
 
 def _against(anchors: AnchorSet, splits: Sequence[Split]) -> list[Split]:

@@ -15,8 +15,8 @@ from workbench.evidence.transfers import LOGISTIC, OURS
 from workbench.figures.requests import Request
 from workbench.figures.style import assign_colors, counted
 from workbench.operators.operator import head_name
-from workbench.recipes.run.context import ANCHOR_CONTROLS, RunContext
 from workbench.recipes.run.adaptor_heads import ADAPTOR_HEADS, HYBRID
+from workbench.recipes.run.context import ANCHOR_CONTROLS, RunContext
 from workbench.recipes.run.export import TABLES as EXPORTED
 from workbench.recipes.run.heads import SENSITIVITY
 from workbench.recipes.run.heads import TABLES as HEADS
