@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from workbench.engine.config import read_config
 from workbench.engine.tables import there
@@ -128,9 +129,22 @@ def command_of(command: str, folder: Path) -> str:
             f"No configuration in experiments/ is called '{config['name']}', as the run in '{folder}' is."
         )
     usual = flat(read_config(named[0], KNOWN[command].work.load_config()).model_dump(mode="json"))
-    other = {key: value for key, value in flat(config).items() if usual.get(key) != value and key not in ELSEWHERE}
-    settings = "".join(f" --set {key}={str(value).lower()}" for key, value in other.items())
+    # A section that is null here is no key there.
+    other = {key: value for key, value in flat(config).items() if usual.get(key, ...) != value and key not in ELSEWHERE}
+    settings = "".join(f" --set {quoted(key, value)}" for key, value in other.items())
     return f"workbench {command} experiments/{named[0].name}{settings} --out artifacts/{command}"
+
+
+def quoted(key: str, value: Any) -> str:
+    """A setting as the command line takes it, in quotes where it has a space.
+
+    Parameters
+    ----------
+    key, value
+        Key and value, as the manifest has them.
+    """
+    told = yaml.safe_dump(value, default_flow_style=True, width=10**6).splitlines()[0]
+    return f'"{key}={told}"' if " " in told else f"{key}={told}"
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
