@@ -30,7 +30,7 @@ def campaign_costs(
     -------
     DataFrame
         One row per method that ran on every split: ``method``, ``group``, ``splits``, ``split_seconds`` (fit and predict, all
-        splits), ``seconds_per_split`` (the same for one), ``cells_seconds`` (forward passes, each cell once), ``once_seconds`` (capture of operators), ``total_seconds``,
+        splits), ``cells_seconds`` (forward passes, each cell once), ``once_seconds`` (capture of operators), ``total_seconds``,
         ``times_ours`` and ``times_ours_given`` (the latter without capture of operators, as where they are at hand; forward
         passes stay), ``n_parameters`` (mean over splits), ``parameters_times_ours``, ``peak_bytes`` (largest).
     """
@@ -54,14 +54,5 @@ def campaign_costs(
         ("parameters_times_ours", table["n_parameters"]),
     ):
         table[name] = values / values[base.index[0]] if len(base) else np.nan
-    table["seconds_per_split"] = table["split_seconds"] / table["splits"]
-    seconds = [
-        "split_seconds",
-        "seconds_per_split",
-        "cells_seconds",
-        "once_seconds",
-        "total_seconds",
-        "times_ours",
-        "times_ours_given",
-    ]
+    seconds = ["split_seconds", "cells_seconds", "once_seconds", "total_seconds", "times_ours", "times_ours_given"]
     return table[["method", "group", "splits", *seconds, "n_parameters", "parameters_times_ours", "peak_bytes"]]
