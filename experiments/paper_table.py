@@ -1,29 +1,44 @@
-"""The paper's figures beside those of a run, as a page of the documentation.
+r"""The paper's figures beside those of runs, as a page of the documentation.
 
-    python experiments/paper_table.py artifacts/hematopoiesis --docs docs/paper.md
+    python experiments/paper_table.py --run artifacts/hematopoiesis --gates artifacts/gates_paper_mini \
+        --benchmark artifacts/benchmark --manifold artifacts/second_manifold --docs docs/paper.md
 
-Reads what the run left (`tables/`, `metrics.json`, `manifest.json`) and computes nothing; the run needs `expected: paper_figures.yaml`.
+Reads what the runs left (`tables/`, `metrics.json`, `manifest.json`) and computes nothing. A figure that no run fills, and of which
+experiments/paper_figures.yaml does not say what it needs, is a fault: the command names it and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
+from workbench.engine.config import read_config
+from workbench.engine.tables import there
 from workbench.errors import ArtifactError, WorkbenchError
+from workbench.evidence.expected import look_up, read_expected
 from workbench.files import read_json, write_text
 from workbench.operators.controls import IDENTITY
+from workbench.table import COMMANDS as KNOWN
 
-ABSENT, TABLE = "not in this run", "a table, no single figure"
+EXPERIMENTS = Path(__file__).parent
+FIGURES = EXPERIMENTS / "paper_figures.yaml"
+# Of the machine, not of the run.
+ELSEWHERE = ("checkpoint", "device", "expected", "peers.python")
+COMMANDS = ("run", "gates", "benchmark", "manifold")
 # Columns that the sd and n of their row belong to; elsewhere these are of another number in the same row.
 SPREAD = {
     ("holdouts", "spearman"),
     ("sensitivity", "spearman"),
     ("readouts", "value"),
+    ("readings", "value"),
+    ("adaptor_heads", "value"),
+    ("summary", "value"),
     ("factors", "impact"),
     ("factor_subsets", "value"),
 }
@@ -32,11 +47,15 @@ ALPHA = 0.05
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a run with published figures (expected:)")
+    for command in COMMANDS:
+        parser.add_argument(
+            f"--{command}", type=Path, required=True, help=f"folder of a finished run of workbench {command}"
+        )
+    parser.add_argument("--figures", type=Path, default=FIGURES, help="file of published figures; that of the paper")
     parser.add_argument("--docs", type=Path, help="write the page there; it is printed otherwise")
     arguments = parser.parse_args()
     try:
-        made = page(arguments.run)
+        made = page({command: getattr(arguments, command) for command in COMMANDS}, arguments.figures)
     except WorkbenchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -47,32 +66,101 @@ def main() -> int:
     return 0
 
 
-def page(run: Path) -> str:
-    """The page of a run.
+def page(runs: Mapping[str, Path], published: Path = FIGURES) -> str:
+    """The page of a run of each command.
 
     Parameters
     ----------
-    run
-        Its folder.
+    runs
+        Folder of each by its command.
+    published
+        File of published figures.
 
     Raises
     ------
     ArtifactError
-        If it has no table of published figures.
+        If a folder holds no finished run of its command, or a figure is neither found nor known to need what is not there.
     """
-    if not (run / "tables" / "expected.csv").is_file():
+    for command, folder in runs.items():
+        found = read_json(folder / "workbench.json").get("recipe") if (folder / "workbench.json").is_file() else None
+        if found != command or not (folder / "metrics.json").is_file():
+            raise ArtifactError(
+                f"'{folder}' holds {f'a run of workbench {found}' if found else 'no run'}, and --{command} needs a finished one of workbench "
+                f"{command}; run it to its end."
+            )
+    source, wanted = read_expected(published)
+    rows = [{**look_up(one, runs[one["command"]], there(runs[one["command"]])), **one} for one in wanted]
+    lost = [row["claim"] for row in rows if pd.isna(row.get("found")) and not row.get("needs")]
+    if lost:
         raise ArtifactError(
-            f"'{run}' has no tables/expected.csv, so there is nothing to compare; run a configuration with "
-            "'expected: paper_figures.yaml', such as experiments/hematopoiesis.yaml, to its end."
+            f"{len(lost)} published figures have no counterpart in these runs, though none is said to need what is not there: {'; '.join(lost[:5])}. "
+            "Mend where they are looked up, or say what they need."
         )
-    expected = read(run, "expected")
     return PAGE.format(
-        figures=figures(expected),
-        found=int(expected["found"].notna().sum()),
-        total=len(expected),
-        beside=beside(run),
-        **setting(run),
+        source=source,
+        commands="\n".join(f"    {command_of(command, folder)}" for command, folder in runs.items()),
+        runs="\n".join(setting(command, folder) for command, folder in runs.items()),
+        figures=figures(rows),
+        found=sum(pd.notna(row.get("found")) for row in rows),
+        total=len(rows),
+        beside=beside(runs["run"]),
     )
+
+
+def command_of(command: str, folder: Path) -> str:
+    """The command that makes a run again: its configuration, and what was set otherwise.
+
+    Parameters
+    ----------
+    command, folder
+        Command and its folder.
+
+    Raises
+    ------
+    ArtifactError
+        If no configuration of experiments/ has the name of the run.
+    """
+    config = read_json(folder / "manifest.json")["config"]
+    named = [
+        file for file in sorted(EXPERIMENTS.glob("*.yaml")) if f"name: {config['name']}\n" in file.read_text("utf-8")
+    ]
+    if not named:
+        raise ArtifactError(
+            f"No configuration in experiments/ is called '{config['name']}', as the run in '{folder}' is."
+        )
+    usual = flat(read_config(named[0], KNOWN[command].work.load_config()).model_dump(mode="json"))
+    # A section that is null here is no key there.
+    other = {key: value for key, value in flat(config).items() if usual.get(key, ...) != value and key not in ELSEWHERE}
+    settings = "".join(f" --set {quoted(key, value)}" for key, value in other.items())
+    return f"workbench {command} experiments/{named[0].name}{settings} --out artifacts/{command}"
+
+
+def quoted(key: str, value: Any) -> str:
+    """A setting as the command line takes it, in quotes where it has a space.
+
+    Parameters
+    ----------
+    key, value
+        Key and value, as the manifest has them.
+    """
+    told = yaml.safe_dump(value, default_flow_style=True, width=10**6).splitlines()[0]
+    return f'"{key}={told}"' if " " in told else f"{key}={told}"
+
+
+def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Keys of a configuration, with those above them in front.
+
+    Parameters
+    ----------
+    config
+        Nested keys and values.
+    before
+        Name in front of each key.
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return found
 
 
 def read(run: Path, name: str) -> pd.DataFrame:
@@ -87,39 +175,36 @@ def read(run: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(file, keep_default_na=False, na_values=[""]) if file.is_file() else pd.DataFrame()
 
 
-def setting(run: Path) -> dict[str, str]:
-    """Model, data and provenance of a run, in words.
+def setting(command: str, folder: Path) -> str:
+    """Model, data and provenance of a run, as a row.
 
     Parameters
     ----------
-    run
-        Its folder.
+    command, folder
+        Command and its folder.
     """
-    made, stages = read_json(run / "manifest.json"), read_json(run / "metrics.json")["stages"]
-    config, cells, heads = made["config"], stages["cells"], read(run, "heads")
-    shape = f", {heads['layer'].max() + 1} layers x {heads['head'].max() + 1} heads" if len(heads) else ""
-    donors = "with donors" if config["data"].get("donor") else "no donors"
-    return {
-        "name": str(config["name"]),
-        "model": f"{made['checkpoint'].get('release') or Path(config['checkpoint']).name}{shape}",
-        "data": f"{config['data']['name']}, {cells['n_cells']:,} cells, {cells['n_panel']:,} genes, {donors}",
-        "operator": f"{config['operator']}, {config['adaptor']['feature_map']}",
-        "seed": str(made["seed"]),
-        "version": f"{made['workbench']}, code {made['code'][:8]}",
-    }
+    made = read_json(folder / "manifest.json")
+    config = made["config"]
+    model = made["checkpoint"].get("release") or Path(config["checkpoint"]).name
+    data = f"{config['data']['name']}, {'with donors' if config['data'].get('donor') else 'no donors'}"
+    operator = f"{config['operator']}, {config['adaptor']['feature_map']}"
+    version = f"{made['workbench']}, code {made['code'][:8]}"
+    return f"| {command} | {plain(model)} | {plain(data)} | {operator} | {made['seed']} | {version} |"
 
 
-def figures(expected: pd.DataFrame) -> str:
+def figures(rows: list[dict[str, Any]]) -> str:
     """A row per published figure.
 
     Parameters
     ----------
-    expected
-        The run's table of that name.
+    rows
+        Published figures with what was found of each.
     """
     lines = ["| figure | published | found here | from |", "|---|---|---|---|"]
-    for row in expected.to_dict("records"):
-        lines.append("| " + " | ".join(plain(part) for part in (*claim(row), str(row["from"]))) + " |")
+    for row in rows:
+        found = pd.notna(row.get("found"))
+        whence = f"{row['command']}: {row['from']}" if found else f"{row['command']}: {row['table']}.csv"
+        lines.append("| " + " | ".join(plain(part) for part in (*claim(row), whence)) + " |")
     return "\n".join(lines)
 
 
@@ -129,12 +214,12 @@ def claim(row: dict[str, Any]) -> tuple[str, str, str]:
     Parameters
     ----------
     row
-        Of the table of published figures.
+        Published figure with what was found of it.
     """
-    if pd.isna(row["found"]):
-        return row["claim"], number(row["published"]), TABLE if str(row["from"]).startswith("tables/") else ABSENT
+    if pd.isna(row.get("found")):
+        return row["claim"], number(row["published"]), f"needs {row['needs']}"
     table, _, column = str(row["from"]).partition(".csv, ")
-    own = (table, column) in SPREAD and pd.notna(row["sd"])
+    own = (table, column) in SPREAD and pd.notna(row.get("sd"))
     spread = f" (sd {number(row['sd'])}, n = {row['n']:.0f})" if own else ""
     return row["claim"], number(row["published"]), number(row["found"]) + spread
 
@@ -228,32 +313,33 @@ def against(added: pd.DataFrame) -> list[str]:
 PAGE = """# The paper's figures beside ours
 
 **Other data and another, far smaller model: agreement is not expected, and a difference says nothing about the paper.** The published figures
-(arXiv:2603.10261) are of whole-human scGPT, 12 layers x 8 heads, on Tabula Sapiens. Neither ships with this project, and none of these figures
-has been reproduced. What this page shows is that every one of them has a place in a run, or why not. The figures and where each is looked up are in
-[paper_figures.yaml](../experiments/paper_figures.yaml); the page is made, not written:
+are of {source} (12 layers x 8 heads). Neither ships with this project, and none of these figures has been reproduced. What this page shows is that
+every one of them has a place in a run, or what it needs. The figures and where each is looked up are in
+[paper_figures.yaml](../experiments/paper_figures.yaml); the page is made, not written, by one command from the runs of four:
 
-    workbench run experiments/{name}.yaml --out artifacts/{name}
-    python experiments/paper_table.py artifacts/{name} --docs docs/paper.md
+{commands}
+    python experiments/paper_table.py --run artifacts/run --gates artifacts/gates --benchmark artifacts/benchmark \\
+        --manifold artifacts/manifold --docs docs/paper.md
 
-| | published | here |
-|---|---|---|
-| model | scGPT, whole-human, 12 layers x 8 heads | {model} |
-| data | Tabula Sapiens | {data} |
-| operator | attention, drift | {operator} |
+With the paper's own checkpoint and cells the same runs are those of `paper.yaml`, `gates_paper.yaml` and `benchmark_paper.yaml`.
 
-Seed {seed}; workbench {version}. sd over splits or folds, n of them.
+| command | model | data | operator | seed | version |
+|---|---|---|---|---|---|
+| published | scGPT, whole-human | Tabula Sapiens | attention, drift | - | - |
+{runs}
 
 ## Figures
 
-{found} of {total} have a counterpart in this run. "Endpoints lost" counts endpoint metrics with q at most 0.05 against the full operator; the paper has 8,
-how many a run has depends on its labels (7 on `pbmc68k`).
+{found} of {total} have a counterpart in these runs; of the others it is said what they need. "Endpoints lost" counts endpoint metrics with q at most 0.05
+against the full operator, corrected for shared cells; the paper has 8, how many a run has depends on its labels (7 on `pbmc68k`). Where the paper does
+not say what a figure is of, both readings stand below each other. Seconds are of a busy machine.
 
 {figures}
 
 ## Beside them, in the same run
 
 No figure above says anything of the model without its controls. Rank correlation of latent angles with the ruler on held-out anchors; the null
-relabels the stages and fits again, its bound is the 97.5 % quantile.
+relabels the stages and fits again, its bound is the 97.5 % quantile. Of random controls the mean of several draws.
 
 {beside}
 """

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from helpers import load_script
 
 import workbench
 from workbench import errors
+from workbench.errors import ArtifactError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -200,95 +202,101 @@ def script():
     return load_script("paper_table")
 
 
-def made_up_run(folder: Path, *, controls: bool = True) -> Path:
-    """What a run leaves, with made-up numbers."""
-    tables = {
-        "expected": [
-            {
-                "claim": "p|x: random",
-                "published": 0.4,
-                "found": 0.25,
-                "sd": 0.125,
-                "n": 8,
-                "from": "holdouts.csv, spearman",
-            },
-            {
-                "claim": "size",
-                "published": 17500000,
-                "found": 4681800.0,
-                "sd": 0.5,
-                "n": 20,
-                "from": "compaction.csv, bytes",
-            },
-            {"claim": "donor", "published": 0.5, "from": "holdouts.csv, spearman"},
-            {"claim": "programs", "published": "-", "from": "tables/programs.csv"},
-        ],
-        "heads": [{"layer": 0, "head": 0}, {"layer": 1, "head": 2}],
+def made_up_runs(folder: Path, *, controls: bool = True) -> dict[str, Path]:
+    """What runs of the four commands leave, with made-up numbers."""
+    names = {
+        "run": "hematopoiesis",
+        "gates": "gates_paper_mini",
+        "benchmark": "benchmark_pbmc68k",
+        "manifold": "second_manifold",
     }
+    runs = {command: folder / command for command in names}
+    tables: dict[str, dict[str, list]] = {command: {} for command in names}
+    tables["run"]["compaction"] = [{"variant": "reference", "bytes": 4681800, "value": 0.5, "sd": 0.5, "n_splits": 20}]
+    tables["gates"]["readings"] = [{"role": "internal", "value": 0.25, "sd": 0.125, "n": 8}]
+    tables["gates"]["screen"] = [{"rank": 1, "name": "L1H2"}]
     if controls:
         null = {"sd": 0.1, "n_splits": 8, "null_high": 0.2, "p": 0.0243}
-        tables["holdouts"] = [
+        tables["run"]["holdouts"] = [
             {"operator": "drift", "holdout": "random", "spearman": 0.25, "status": "ok", **null},
             {"operator": "x itself", "holdout": "random", "spearman": 0.75, "status": "ok", **null},
             {"operator": "drift", "holdout": "donor", "spearman": np.nan, "status": "not applicable: no donors"},
         ]
-        tables["added"] = [
+        tables["run"]["added"] = [
             {"control": "latent (LET on x itself)", "difference": 0.1, "q": 0.01},
             {"control": "latent (LET on x itself)", "difference": -0.1, "q": 0.5},
             {"control": "latent (LET on a random matrix)", "difference": 0.1, "q": 0.01},
         ]
-    (folder / "tables").mkdir(parents=True)
-    for name, rows in tables.items():
-        pd.DataFrame(rows).to_csv(folder / "tables" / f"{name}.csv", index=False)
-    config = {"name": "made_up", "checkpoint": "models/tiny", "data": {"name": "made-up cells", "donor": None}}
-    config |= {"operator": "qk", "adaptor": {"feature_map": "single"}}
-    made = {
-        "config": config,
-        "seed": 3,
-        "workbench": "0.0",
-        "code": "abcdef0123456789",
-        "checkpoint": {"release": None},
-    }
-    (folder / "manifest.json").write_text(json.dumps(made))
-    (folder / "metrics.json").write_text(json.dumps({"stages": {"cells": {"n_cells": 1234, "n_panel": 56}}}))
-    return folder
+    for command, place in runs.items():
+        (place / "tables").mkdir(parents=True)
+        for name, rows in tables[command].items():
+            pd.DataFrame(rows).to_csv(place / "tables" / f"{name}.csv", index=False)
+        config = {"name": names[command], "checkpoint": "models/tiny", "data": {"name": "made-up cells", "donor": None}}
+        config |= {"operator": "qk", "adaptor": {"feature_map": "single"}}
+        config |= {"splits": {"n": 3}} if command == "benchmark" else {}
+        made = {"config": config, "seed": 3, "workbench": "0.0", "code": "abcdef0123456789"}
+        (place / "manifest.json").write_text(json.dumps({**made, "checkpoint": {"release": None}}))
+        (place / "metrics.json").write_text("{}")
+        (place / "workbench.json").write_text(json.dumps({"recipe": command}))
+    return runs
 
 
-def test_the_paper_page_names_model_and_data_and_what_has_no_counterpart(script, tmp_path):
-    page = script.page(made_up_run(tmp_path / "run"))
-    assert "| model | scGPT, whole-human, 12 layers x 8 heads | tiny, 2 layers x 3 heads |" in page
-    assert "made-up cells, 1,234 cells, 56 genes, no donors" in page
-    assert "agreement is not expected" in page and "2 of 4 have a counterpart" in page
-    assert r"| p\|x: random | 0.4 | 0.25 (sd 0.125, n = 8) | holdouts.csv, spearman |" in page
-    assert "| donor | 0.5 | not in this run | holdouts.csv, spearman |" in page
-    assert "| programs | - | a table, no single figure | tables/programs.csv |" in page
+def made_up_figures(folder: Path, *more: dict) -> Path:
+    figures = [
+        {"claim": "p|x: random", "published": 0.4, "command": "gates", "table": "readings", "where": {"role": "internal"}, "column": "value"},
+        {"claim": "size", "published": 17500000, "command": "run", "table": "compaction", "column": "bytes"},
+        {"claim": "best head", "published": "L2H5", "command": "gates", "table": "screen", "column": "name"},
+        {"claim": "lung", "published": 0.058, "command": "gates", "table": "readings", "where": {"role": "lung"}, "column": "value", "needs": "cells of lung"},
+        *more,
+    ]  # fmt: skip
+    path = folder / "figures.yaml"
+    path.write_text(yaml.safe_dump({"source": "a paper", "figures": figures}))
+    return path
 
 
-def test_the_paper_page_gives_no_spread_of_another_column(script, tmp_path):
+def test_the_paper_page_names_runs_settings_and_what_has_no_counterpart(script, tmp_path):
+    page = script.page(made_up_runs(tmp_path), made_up_figures(tmp_path))
+    assert "| gates | tiny | made-up cells, no donors | qk, single | 3 | 0.0, code abcdef01 |" in page
+    assert "workbench benchmark experiments/benchmark_pbmc68k.yaml" in page and "--set splits.n=3" in page
+    assert "agreement is not expected" in page and "3 of 4 have a counterpart" in page
+    assert r"| p\|x: random | 0.4 | 0.25 (sd 0.125, n = 8) | gates: readings.csv, value |" in page
+    assert "| best head | L2H5 | L1H2 | gates: screen.csv, name |" in page
+    assert "| lung | 0.058 | needs cells of lung | gates: readings.csv |" in page
     # The sd of that row is of a metric, not of the size.
-    assert "| size | 17,500,000 | 4,681,800 | compaction.csv, bytes |" in script.page(made_up_run(tmp_path / "run"))
+    assert "| size | 17,500,000 | 4,681,800 | run: compaction.csv, bytes |" in page
+
+
+def test_a_figure_that_no_run_fills_is_a_fault(script, tmp_path):
+    lost = {"claim": "a lost one", "published": 1, "command": "run", "table": "heads", "column": "spearman"}
+    runs = made_up_runs(tmp_path)
+    with pytest.raises(ArtifactError, match="1 published figures have no counterpart in these runs, .*: a lost one"):
+        script.page(runs, made_up_figures(tmp_path, lost))
+    with pytest.raises(ArtifactError, match="holds a run of workbench gates, and --run needs a finished one"):
+        script.page({**runs, "run": runs["gates"]}, made_up_figures(tmp_path))
 
 
 def test_the_paper_page_has_the_controls_of_the_same_run(script, tmp_path):
-    page = script.page(made_up_run(tmp_path / "run"))
+    page = script.page(made_up_runs(tmp_path), made_up_figures(tmp_path))
     assert "| drift | 0.25 (sd 0.10, n = 8); null up to 0.20, p 0.024 |" in page
     assert "| x itself | 0.75 (sd 0.10, n = 8); null up to 0.20, p 0.024 |" in page
     assert "above on 1 of 2 endpoint metrics (1 above and 0 below with q at most 0.05)" in page
-    assert "no control stands beside" in script.page(made_up_run(tmp_path / "bare", controls=False))
+    bare = made_up_runs(tmp_path / "bare", controls=False)
+    assert "no control stands beside" in script.page(bare, made_up_figures(tmp_path))
 
 
-def test_a_run_without_published_figures_is_refused_in_a_sentence(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["paper_table.py", str(tmp_path)])
+def test_folders_without_runs_are_refused_in_a_sentence(script, tmp_path, monkeypatch, capsys):
+    given = [part for command in script.COMMANDS for part in (f"--{command}", str(tmp_path))]
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", *given])
     assert script.main() == 2
-    said = capsys.readouterr().err
-    assert said.startswith("ArtifactError: ") and "expected.csv" in said and "expected: paper_figures.yaml" in said
+    assert "holds no run, and --run needs a finished one of workbench run" in capsys.readouterr().err
 
 
 def test_the_paper_page_is_written_where_asked(script, tmp_path, monkeypatch, capsys):
-    run, out = made_up_run(tmp_path / "run"), tmp_path / "paper.md"
-    monkeypatch.setattr(sys, "argv", ["paper_table.py", str(run), "--docs", str(out)])
+    runs, out, figures = made_up_runs(tmp_path), tmp_path / "paper.md", made_up_figures(tmp_path)
+    given = [part for command, place in runs.items() for part in (f"--{command}", str(place))]
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", *given, "--figures", str(figures), "--docs", str(out)])
     assert script.main() == 0 and capsys.readouterr().out.strip() == str(out)
-    assert out.read_text(encoding="utf-8") == script.page(run)
+    assert out.read_text(encoding="utf-8") == script.page(runs, figures)
 
 
 def test_the_paper_page_has_every_published_figure():
@@ -298,3 +306,8 @@ def test_the_paper_page_has_every_published_figure():
     figures = read_expected(ROOT / "experiments" / "paper_figures.yaml")[1]
     absent = [figure["claim"] for figure in figures if f"| {figure['claim'].replace('|', chr(92) + '|')} |" not in text]
     assert not absent, f"docs/paper.md lacks {', '.join(absent)}; make it again with experiments/paper_table.py"
+    assert "not in this run" not in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    needs = {row[0].removeprefix("| "): row[2] for row in rows if len(row) == 4 and row[2].startswith("needs ")}
+    known = {figure["claim"].replace("|", chr(92) + "|"): f"needs {figure.get('needs')}" for figure in figures}
+    assert needs and all(known[claim] == said for claim, said in needs.items())

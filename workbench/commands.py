@@ -134,7 +134,8 @@ def known_answers(arguments: Arguments) -> int:
     from workbench.cells.datasets import load
     from workbench.evidence.known_answers import answers_text, check_answers
 
-    cells = None if arguments.cells is None else load(arguments.cells)
+    columns = {} if arguments.cell_type is None else {"cell_type": arguments.cell_type}
+    cells = None if arguments.cells is None else load(arguments.cells, **columns)
     print(f"[known-answers] reading {arguments.checkpoint} ...", file=sys.stderr)
     checked = check_answers(
         arguments.checkpoint,
@@ -145,7 +146,13 @@ def known_answers(arguments: Arguments) -> int:
         seed=arguments.seed,
     )
     rows = json.loads(checked.table.to_json(orient="records"))
-    told = {"verdict": checked.verdict, "missed": checked.missed, "answers": rows, "left_out": dict(checked.left_out)}
+    told = {
+        "verdict": checked.verdict,
+        "why": checked.why,
+        "missed": checked.missed,
+        "answers": rows,
+        "left_out": dict(checked.left_out),
+    }
     _answer(arguments, lambda: told, lambda: answers_text(checked, arguments.checkpoint))
     return 1 if checked.missed else 0
 

@@ -211,6 +211,7 @@ _TABLE = (
         (
             argument("checkpoint", completes=FOLDER, help="folder with args.json, vocab.json and best_model.pt"),
             argument("--cells", completes=CELLS, help="file of cells of the immune system; none is read without it"),
+            argument("--cell-type", help="column of obs with the cell types, where it has another name"),
             argument("--annotation", help="table (CSV, TSV) with gene symbols and chromosomes"),
             argument(
                 "--dictionaries", completes=FOLDER, help="folder of a run of workbench dictionary on this checkpoint"

@@ -18,20 +18,25 @@ from workbench.capture.record import capture
 from workbench.cli import main
 from workbench.engine.tables import table_path, write_table
 from workbench.errors import ConfigError, HookError
-from workbench.evidence import known_answers
+from workbench.evidence import known_answers, known_contexts
 from workbench.evidence.known_answers import (
     MET,
     NOT_ASKED,
     OTHER,
     SHOWN,
+    answers_text,
     check_answers,
     read_annotation,
     read_answers,
 )
-from workbench.evidence.known_cells import compared, first_component
+from workbench.evidence.known_cells import compared, first_component, last_layer
+from workbench.evidence.known_contexts import LAYERS, context_vectors, contextualisation, of_contexts
+from workbench.evidence.known_genes import CLASSES, same_class
+from workbench.geometry.dimension import participation_ratio
 from workbench.models.load import load_model, read_model
 from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.operators.operator import head_name
+from workbench.tools.gene_vectors import gene_vectors
 
 N = 400
 
@@ -44,12 +49,15 @@ def planted(tmp_path_factory):
     from workbench.models.scgpt.hooked import HookedScGPT
     from workbench.models.vocabulary import Vocabulary
 
-    names = [*[f"G{i}" for i in range(N)], "A_ENSG01", "<pad>", "<cls>", "<eoc>"]
+    hla = [gene for genes in CLASSES.values() for gene in genes]
+    names = [*[f"G{i}" for i in range(N)], "A_ENSG01", "<pad>", "<cls>", "<eoc>", *hla]
     vocabulary = Vocabulary({name: i for i, name in enumerate(names)})
     model = HookedScGPT(ModelConfig(n_tokens=len(names), d_model=32, n_layers=3, n_heads=4, d_mlp=16), vocabulary)
     place = np.arange(N) % 4 + 1
     with torch.no_grad():
         model.embed.gene.embedding.weight[torch.arange(N), torch.as_tensor(place)] += 4
+        for kind, genes in enumerate(CLASSES.values()):
+            model.embed.gene.embedding.weight[[names.index(gene) for gene in genes], 10 + kind] += 20
     save_checkpoint(model, folder / "model")
     pd.DataFrame({"symbol": names[:N], "chromosome": [f"{p}q12" for p in place]}).to_csv(
         folder / "genes.csv", index=False
@@ -59,7 +67,7 @@ def planted(tmp_path_factory):
         "layers": 3,
         "heads": 4,
         "width": 32,
-        "tokens": N + 4,
+        "tokens": N + 4 + len(hla),
         "pad_id": N + 1,
         "cls_id": N + 2,
         "eoc_id": N + 3,
@@ -88,7 +96,7 @@ def test_what_is_true_by_construction_is_met_and_what_was_not_given_is_not_asked
     needs = [answer["what"] for answer in known.answers.values() if answer.get("needs") == "cells"]
     found = status(checked)
     dictionaries = [answer["what"] for answer in known.answers.values() if answer.get("needs") == "dictionaries"]
-    assert checked.release and not checked.missed and len(needs) == 4 and len(dictionaries) == 2
+    assert checked.release and not checked.missed and len(needs) == 9 and len(dictionaries) == 2
     assert all(found.pop(name) == f"{NOT_ASKED}: give --dictionaries" for name in dictionaries)
     assert all(found[name] == f"{NOT_ASKED}: give --cells" for name in needs)
     assert {found[name] for name in found if name not in needs} == {MET}
@@ -118,9 +126,10 @@ def test_a_fine_tune_is_not_the_release_and_nothing_is_asserted(planted, tmp_pat
     shutil.copytree(folder / "model", renamed)
     ids = json.loads((renamed / "vocab.json").read_text())
     (renamed / "vocab.json").write_text(json.dumps({("OTHER" if name == "G3" else name): i for name, i in ids.items()}))
-    for other in (tmp_path / "tuned", renamed):
+    for other, why in ((tmp_path / "tuned", "a fine-tune of it, or a copy"), (renamed, "another model")):
         checked = check_answers(other, answers=known)
-        assert checked.verdict == OTHER and not checked.missed
+        assert checked.verdict == OTHER and not checked.missed and why in checked.why
+        assert answers_text(checked, other).splitlines()[0].endswith(checked.why)
         assert {one.split(":")[0] for one in status(checked).values()} == {SHOWN, NOT_ASKED}
 
 
@@ -153,7 +162,8 @@ def test_pairs_of_the_model_itself_are_found_and_dealt_ones_are_missed():
 
 def test_cells_are_read_in_both_inputs(planted, monkeypatch):
     model, cells = tiny_model(), tiny_cells(30)
-    shares = [first_component(model, model.tokenizer(cells, panel=panel)) for panel in (genes(), None)]
+    points = [last_layer(model, model.tokenizer(cells, panel=panel)) for panel in (genes(), None)]
+    shares = [first_component(own) for own in points]
     x = []
     tokens = model.tokenizer(cells).tokens()
     stream = model(tokens, outputs=()).residual
@@ -161,6 +171,100 @@ def test_cells_are_read_in_both_inputs(planted, monkeypatch):
         x.append(row[keep].mean(0).numpy())
     values = np.linalg.eigvalsh(np.cov(np.array(x).T.astype(float)))
     assert shares[1] == pytest.approx(values[-1] / values.sum(), rel=1e-4) and shares[0] != pytest.approx(shares[1])
+    assert participation_ratio(points[1]) == pytest.approx(values.sum() ** 2 / (values**2).sum(), rel=1e-4)
+
+
+def test_the_share_of_the_first_axis_bounds_the_participation_ratio_as_the_facts_say():
+    """What .81 and .22 leave, at the ends: the rest on one axis more (or as few as may be), or on very many."""
+
+    def ratio(shares):
+        return 1 / np.sum(np.square(shares))
+
+    assert [ratio([0.81, 0.19]), ratio([0.81, *np.full(10**5, 0.19e-5)])] == pytest.approx([1.44, 1.52], abs=0.01)
+    assert [ratio([0.22] * 4 + [0.12]), ratio([0.22, *np.full(10**5, 0.78e-5)])] == pytest.approx([4.8, 20.7], abs=0.05)
+    known = read_answers().answers
+    assert known["participation_unbinned"]["low"] < 1.44 and known["participation_unbinned"]["high"] > 1.52
+    assert known["participation_binned"]["low"] < 4.8 and known["participation_binned"]["high"] > 20.7
+
+
+def test_excess_is_that_of_the_planted_shifts_and_zero_where_all_genes_move_alike():
+    rng = np.random.default_rng(0)
+    n_types, n_genes, d, noise = 4, 300, 64, 0.5
+    alike = rng.standard_normal((n_genes, d)) + rng.standard_normal((n_types, 1, d))
+    own = rng.standard_normal((n_types, n_genes, d))
+    every = np.ones((n_types, n_genes), bool)
+
+    def halves(mean):
+        return mean + noise * rng.standard_normal((2, n_types, n_genes, d))
+
+    # Shifts of signal variance 2 and noise variance 2 noise^2: their cosine between halves is 1 / (1 + noise^2).
+    found = contextualisation(halves(alike + own), every, 0)
+    assert found["found"] == pytest.approx(1 / (1 + noise**2), abs=0.02) and found["n"] == 6 * n_genes
+    assert abs(contextualisation(halves(alike), every, 0)["found"]) < 0.02
+    # A coordinate of another scale changes nothing, and genes that do not count do not.
+    wide = halves(alike + own) * np.where(np.arange(d) == 0, 1000, 1)
+    some = every & (np.arange(n_genes) < 200)
+    wide[:, :, 200:] = 1e9
+    assert contextualisation(wide, some, 0)["found"] == pytest.approx(1 / (1 + noise**2), abs=0.03)
+    assert "share 150 genes" in contextualisation(wide, every & (np.arange(n_genes) < 100), 0)["why"]
+
+
+def typed_cells(n, kinds=("a", "b")):
+    cells = tiny_cells(n)
+    cells.obs["cell_type"] = np.array(kinds)[np.arange(n) % len(kinds)]
+    return cells
+
+
+def test_vectors_of_genes_in_types_are_means_over_their_first_cells(monkeypatch):
+    model, cells = tiny_model(), typed_cells(24)
+    place = {name: (i // 2 % 2, i % 2) for i, name in enumerate(cells.obs_names)}
+    monkeypatch.setattr(known_contexts, "CAP", 10**6)
+    vectors, _ = context_vectors(model, cells, place, 2, [1, 2], 0)
+    cells.obs["part"] = [f"{half}{kind}" for half, kind in place.values()]
+    wanted = gene_vectors(cells, model, layers=[0, 1], groupby="part", progress=False)
+    order = np.argsort([list(wanted["00"].genes).index(gene) for gene in wanted["00"].genes])
+    for half in range(2):
+        for kind in range(2):
+            part = wanted[f"{half}{kind}"]
+            seen = part.n > 0
+            np.testing.assert_allclose(
+                vectors[:, half, kind][:, seen[order]], part.vectors[1:][:, seen], rtol=1e-4, atol=1e-5
+            )
+    monkeypatch.setattr(known_contexts, "CAP", 2)
+    _, balanced = context_vectors(model, cells, place, 2, [1], 0)
+    counts = np.array([[wanted[f"{half}{kind}"].n for kind in range(2)] for half in range(2)])
+    np.testing.assert_array_equal(balanced, (counts >= 2).all(0))
+
+
+def test_a_checkpoint_without_context_has_no_excess_and_one_with_context_has(monkeypatch):
+    """Planted: blocks that add nothing and values that are not read leave a gene's vector what it is, whatever the cell."""
+    for name, value in (("CAP", 4), ("FEWEST_GENES", 5)):
+        monkeypatch.setattr(known_contexts, name, value)
+    monkeypatch.setattr(known_contexts.contextualisation, "__defaults__", (5,))
+    cells, rng = typed_cells(80), np.random.default_rng(0)
+    # Each type has levels of its own: in one the values of a gene are high that are low in the other.
+    level = rng.permuted(np.tile(np.geomspace(1, 50, cells.shape[1]), (2, 1)), axis=1)
+    of_cell = (cells.obs["cell_type"] == "b").to_numpy().astype(int)
+    cells.X = (level[of_cell] * rng.uniform(0.9, 1.1, cells.shape)).astype(np.float32)
+    model = tiny_model()
+    deaf = tiny_model()
+    with torch.no_grad():
+        for name, weight in deaf.named_parameters():
+            if "attn.out" in name or "mlp.linear2" in name or name.startswith("embed.value"):
+                weight.zero_()
+    found, none = (of_contexts(one, cells, 0) for one in (model, deaf))
+    assert set(found) == set(LAYERS) and all(found[name]["found"] > 0.25 for name in LAYERS), found
+    assert all(abs(none[name]["found"]) < 0.02 for name in LAYERS), none
+    assert "here behind" in found["context_4"]["beside"]
+    bare = tiny_cells(10)
+    del bare.obs["cell_type"]
+    assert "name no cell type" in of_contexts(model, bare, 0)["context_2"]["why"]
+    assert "fewer than two cell types" in of_contexts(model, typed_cells(6), 0)["context_2"]["why"]
+
+
+def test_neighbours_of_two_classes_are_counted():
+    rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 0.05]])
+    assert same_class(rows, np.array(list("aabba"))) == 1 and same_class(rows, np.array(list("babba"))) == 0.8
 
 
 def test_annotations_are_read_and_refused_in_a_sentence(tmp_path):

@@ -24,8 +24,8 @@ _HOLDOUT_SHARE = 0.3
 FEWEST_ANCHORS = 6
 
 
-def random_splits(n: int, n_splits: int, seed: int) -> Iterator[Split]:
-    """Hold out 30 % of the anchors at random, drawn anew each time, and compare them with each other.
+def random_splits(n: int, n_splits: int, seed: int, share: float = _HOLDOUT_SHARE) -> Iterator[Split]:
+    """Hold out some of the anchors at random, drawn anew each time, and compare them with each other.
 
     Parameters
     ----------
@@ -33,9 +33,11 @@ def random_splits(n: int, n_splits: int, seed: int) -> Iterator[Split]:
         Number of anchors; three at least are held out.
     n_splits, seed
         How many splits, and the seed.
+    share
+        Share of the anchors that is held out, 30 % by default.
     """
     for i in range(n_splits):
-        test = np.sort(generator(seed, "holdout", str(i)).permutation(n)[: max(3, round(_HOLDOUT_SHARE * n))])
+        test = np.sort(generator(seed, "holdout", str(i)).permutation(n)[: max(3, round(share * n))])
         yield Split(np.setdiff1d(np.arange(n), test), test)
 
 

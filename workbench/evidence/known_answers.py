@@ -15,6 +15,7 @@ from anndata import AnnData
 from jaxtyping import Float
 
 from workbench.errors import ConfigError
+from workbench.evidence.known_genes import hla_neighbours
 from workbench.files import read_json
 from workbench.models import CellModel
 from workbench.models.load import Contents, read_model
@@ -65,6 +66,25 @@ class KnownAnswers:
         sums = contents.report.sha256
         return next(iter(sums.values()), "") == self.weights and sums.get("vocab.json") == self.vocabulary
 
+    def differs(self, contents: Contents) -> str:
+        """What makes a checkpoint another one, as a sentence; empty for the release.
+
+        Parameters
+        ----------
+        contents
+            What `read_model` read of its folder.
+        """
+        if self.is_of(contents):
+            return ""
+        if contents.report.sha256.get("vocab.json") == self.vocabulary:
+            return (
+                "Its vocabulary is the release's and its weights are not: a fine-tune of it, or a copy that was saved again. Fine-tuning "
+                "changes what is asked here, so none of it can be missed."
+            )
+        if set(contents.vocabulary.ids) >= {*self.pairs["source"], *self.pairs["target"]}:
+            return "Its vocabulary is not the release's file, though it has the genes: another model, or a fine-tune that wrote its own."
+        return "Its vocabulary is not the release's: another model."
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -78,11 +98,14 @@ class Checked:
         A row per answer, with the columns `COLUMNS`.
     left_out
         Public figures that are not asked, and why.
+    why
+        A sentence on what makes it another checkpoint; empty for the release.
     """
 
     release: bool
     table: pd.DataFrame
     left_out: Mapping[str, str]
+    why: str = ""
 
     @property
     def verdict(self) -> str:
@@ -169,6 +192,7 @@ def check_answers(
     """
     known, contents = answers or read_answers(), read_model(path)
     found: dict[str, dict[str, Any]] = {name: {"found": value} for name, value in _of_folder(contents).items()}
+    found["hla_neighbours"] = hla_neighbours(contents, seed)
     if annotation is not None:
         found["chromosome"] = chromosome_accuracy(contents, read_annotation(Path(annotation)), seed)
     if cells is not None:
@@ -182,7 +206,7 @@ def check_answers(
         found |= of_dictionaries(_on(contents, device), dictionaries)
     release = known.is_of(contents)
     rows = [_row(answer, found.get(name), release) for name, answer in known.answers.items()]
-    return Checked(release, pd.DataFrame(rows, columns=list(COLUMNS)), known.left_out)
+    return Checked(release, pd.DataFrame(rows, columns=list(COLUMNS)), known.left_out, known.differs(contents))
 
 
 def _on(contents: Contents, device: str) -> CellModel:
@@ -197,6 +221,8 @@ def _row(answer: Mapping[str, Any], found: dict[str, Any] | None, release: bool)
     about = {name: answer[name] for name in ("miss", "source", "licence")}
     if found is None:
         return {**row, **about, "status": f"{NOT_ASKED}: give --{answer.get('needs', 'cells')}"}
+    if "why" in found:
+        return {**row, **about, "status": f"{NOT_ASKED}: {found['why']}"}
     value = found["found"]
     same = answer["low"] <= value <= answer["high"] if "low" in answer else value == expected
     return {**row, **about, **found, "status": (MET if same else MISSED) if release else SHOWN}
@@ -312,7 +338,7 @@ def answers_text(checked: Checked, path: str | Path) -> str:
     path
         Folder that it was asked of, for the first line.
     """
-    lines = [f"{path}: {checked.verdict}."]
+    lines = [f"{path}: {checked.verdict}.{' ' if checked.why else ''}{checked.why}"]
     for row in checked.table.to_dict("records"):
         within = f" ({row['low']:g} to {row['high']:g})" if row["low"] == row["low"] and row["low"] is not None else ""
         n = f", n = {row['n']:.0f}" if row["n"] == row["n"] else ""
@@ -327,6 +353,6 @@ def answers_text(checked: Checked, path: str | Path) -> str:
 
 
 def _short(value: Any) -> str:
-    return (
-        f"{value[:12]}..." if isinstance(value, str) else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
-    )
+    if isinstance(value, str):
+        return value if len(value) <= 16 else f"{value[:12]}..."
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"

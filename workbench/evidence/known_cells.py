@@ -1,4 +1,4 @@
-"""What is known of the release on cells: attention of gene pairs, and the spread of the last layer."""
+"""What is known of the release on cells: attention of gene pairs, the spread of the last layer, and vectors of genes in cell types."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from jaxtyping import Float
 
 from workbench.capture.pairs import PATTERNS, GenePairSink
 from workbench.capture.record import capture
 from workbench.cells.panel import choose_panel
 from workbench.errors import GeneMatchError
+from workbench.evidence.known_contexts import of_contexts
+from workbench.geometry.dimension import participation_ratio
 from workbench.models import CellModel, CellTokenizer
 from workbench.operators.operator import head_name
 from workbench.stats import spearman
@@ -43,13 +46,14 @@ def of_cells(model: CellModel, cells: AnnData, pairs: pd.DataFrame, seed: int) -
     Returns
     -------
     dict
-        By name of the answer: ``found``, ``n`` and ``beside``.
+        By name of the answer: ``found``, ``n`` and ``beside``; or ``why`` it cannot be asked.
 
     Raises
     ------
     GeneMatchError
         If fewer than 20 of the pairs are of genes that the cells measure.
     """
+    contexts = of_contexts(model, cells, seed)
     names = cells.obs_names.to_numpy(dtype=str)
     cells = cells[rows_of(np.full(len(cells), ""), "", names, MOST_CELLS, seed)]
     cells = cells.to_memory() if cells.isbacked else cells.copy()
@@ -70,9 +74,12 @@ def of_cells(model: CellModel, cells: AnnData, pairs: pd.DataFrame, seed: int) -
     places = {gene: i for i, gene in enumerate(genes)}
     at = (asked["source"].map(places).to_numpy(), asked["target"].map(places).to_numpy())
     sums, counts = (part[..., at[0], at[1]] for part in (sink.result().sums, sink.result().counts))
-    spread = [first_component(model, tokens) for tokens in (unbinned, own)]
-    share = [{"found": value, "n": len(cells)} for value in spread]
-    return {**compared(sums, counts, asked), "first_component_unbinned": share[0], "first_component_binned": share[1]}
+    spread: dict[str, dict[str, Any]] = {}
+    for how, tokens in (("unbinned", unbinned), ("binned", own)):
+        points = last_layer(model, tokens)
+        spread |= {f"first_component_{how}": {"found": first_component(points), "n": len(points)}}
+        spread |= {f"participation_{how}": {"found": participation_ratio(points), "n": len(points)}}
+    return {**compared(sums, counts, asked), **spread, **contexts}
 
 
 def compared(sums: np.ndarray, counts: np.ndarray, asked: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -115,8 +122,8 @@ def compared(sums: np.ndarray, counts: np.ndarray, asked: pd.DataFrame) -> dict[
     }
 
 
-def first_component(model: CellModel, tokens: CellTokenizer) -> float:
-    """Share of the variance of cells on the first principal component of the last layer, each cell the mean over its genes.
+def last_layer(model: CellModel, tokens: CellTokenizer) -> Float[np.ndarray, "cell d"]:
+    """Each cell as the mean over its genes behind the last layer.
 
     Parameters
     ----------
@@ -131,6 +138,16 @@ def first_component(model: CellModel, tokens: CellTokenizer) -> float:
             batch = batch.to(model.device, model.dtype)
             stream, keep = model(batch, outputs=()).residual.float(), batch.genes.float()
             parts.append(((stream * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)).cpu().numpy())
-    points = np.concatenate(parts).astype(np.float64)
+    return np.concatenate(parts).astype(np.float64)
+
+
+def first_component(points: Float[np.ndarray, "cell d"]) -> float:
+    """Share of the variance on the first principal component.
+
+    Parameters
+    ----------
+    points
+        One row per cell, two at least.
+    """
     variance = np.linalg.svd(points - points.mean(0), compute_uv=False) ** 2
     return float(variance[0] / variance.sum())

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from workbench.errors import EvaluationError
 from workbench.geometry.gene_covariates import make_strata
+from workbench.geometry.quality import trustworthiness
 from workbench.geometry.ruler_embeddings import COMPONENTS, ISOMAP, MDS, embedded, spread_of
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.seeds import generator, key
@@ -25,6 +26,7 @@ LET = "LET, held-out groups"
 # A rewired null stops when so many draws are as large: its p is then known well enough (Besag & Clifford 1991).
 ENOUGH = 10
 FEWEST_GROUPS = 12
+_NEAR = 10
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,8 @@ def follow_rows(
     list of dict
         One for each fit: ``method``, ``k`` and ``seed`` (NaN where they mean nothing), ``spearman``, ``null_mean``, ``null_high``, ``p`` and
         ``n_null`` under exchanged groups, ``rewired_mean``, ``rewired_high``, ``rewired_p`` and ``n_rewired``, ``margin`` (over two principal
-        components on the same pairs) with ``margin_p``, ``n_groups``, ``n_points``, ``n_pairs`` and ``status``.
+        components on the same pairs) with ``margin_p``, ``trustworthiness`` (of the two coordinates of a fit that saw no ruler against the
+        representation, 10 neighbours), ``n_groups``, ``n_points``, ``n_pairs`` and ``status``.
     """
     about: dict[str, Any] = {"n_groups": layout.n_groups, "n_points": len(x)}
     plane = layout.averaged(spread_of(embedded(x, COMPONENTS, 0, 0)))
@@ -298,13 +301,14 @@ def follow_rows(
     for method, k, start in asked:
         name = {"method": method, "k": k, "seed": start, **about}
         fitted = method == LET
-        follows = Follows(layout, whole=not fitted)
+        follows, trust = Follows(layout, whole=not fitted), np.nan
         try:
-            between = (
-                cross_fitted(x, layout, adaptor)
-                if fitted
-                else layout.averaged(spread_of(embedded(x, method, int(np.nan_to_num(k)), int(np.nan_to_num(start)))))
-            )
+            if fitted:
+                between = cross_fitted(x, layout, adaptor)
+            else:
+                flat = embedded(x, method, int(np.nan_to_num(k)), int(np.nan_to_num(start)))
+                between = layout.averaged(spread_of(flat))
+                trust = float(trustworthiness(x, flat, min(_NEAR, (len(x) - 1) // 2)).mean())
         except EvaluationError as error:
             nothing = dict.fromkeys(
                 (
@@ -317,12 +321,14 @@ def follow_rows(
                     "rewired_p",
                     "margin",
                     "margin_p",
+                    "trustworthiness",
                 ),
                 np.nan,
             )
             rows.append({**name, **nothing, "n_null": 0, "n_rewired": 0, "n_pairs": 0, "status": f"undefined: {error}"})
             continue
         row = {**name, "spearman": follows.scored(between), "n_pairs": follows.n_pairs, "status": "ok"}
+        row |= {"trustworthiness": trust}
         drawn = follows.null(between, draws, seed)
         row |= null_summary(row["spearman"], drawn)
         margin = row["spearman"] - follows.scored(plane)

@@ -88,19 +88,23 @@ class OperatorContext(Context[Any]):
         tables
             Tables by name, without ending.
         """
-        convention = self.config.capture.of_operators
-        if not convention.is_default:
+        if label := self.labelled:
             tables = {
-                name: table if name in self.unlabelled else table.assign(convention=convention.label)
+                name: table if name in self.unlabelled else table.assign(convention=label)
                 for name, table in tables.items()
             }
         super().write(tables)
 
     @property
+    def labelled(self) -> str:
+        """Name of the convention of the operators; empty for the default, of which nothing is said."""
+        convention = self.config.capture.of_operators
+        return "" if convention.is_default else convention.label
+
+    @property
     def setting(self) -> str:
         """Model, data and a convention that is not the default, for captions."""
-        convention = self.config.capture.of_operators
-        return super().setting + ("" if convention.is_default else f" Convention of the operators: {convention.label}.")
+        return super().setting + (f" Convention of the operators: {self.labelled}." if self.labelled else "")
 
     @property
     def cautions(self) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 from damage import assert_undamaged
 from fixtures_benchmark import METHODS, synthetic_cells, write
 from helpers import leaves, randomise
+from published import FIGURES, faults
 
 from workbench.cli import main
 from workbench.engine.code import reached
@@ -21,6 +22,8 @@ from workbench.engine.config import read_config
 from workbench.engine.stages import StageRunner
 from workbench.engine.tables import read_table, table_path
 from workbench.errors import CellsError, EvaluationError, ShapeError
+from workbench.evidence.expected import read_expected
+from workbench.evidence.methods import own_methods
 from workbench.evidence.representations import compact
 from workbench.files import digest, read_json
 from workbench.models import load_model
@@ -166,7 +169,14 @@ def test_cells_in_another_order_give_the_same_scores(campaign, cells, checkpoint
 def test_without_donors_splits_are_stratified_and_the_report_says_so(cells, checkpoint, tmp_path, capsys):
     plain = cells.copy()
     del plain.obs["donor"]
-    said = {"claim": "a", "published": 0.5, "table": "summary", "where": {"endpoint": "depth"}, "column": "value"}
+    said = {
+        "claim": "a",
+        "published": 0.5,
+        "command": "benchmark",
+        "table": "summary",
+        "where": {"endpoint": "depth"},
+        "column": "value",
+    }
     figures = [said, {**said, "claim": "b", "table": "audit"}]
     (tmp_path / "figures.yaml").write_text(yaml.safe_dump({"source": "a paper", "figures": figures}))
     more = {"methods": ["PCA-10"], "audit": False, "expected": "figures.yaml"}
@@ -177,7 +187,17 @@ def test_without_donors_splits_are_stratified_and_the_report_says_so(cells, chec
     assert set(table(tmp_path / "out", "scores")["scope"]) == {"all"}
     assert "easier test" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     expected = table(tmp_path / "out", "expected").set_index("claim")
-    assert np.isfinite(expected.loc["a", "found"]) and expected.loc["b", "from"] == "not made in this run: audit.csv"
+    assert np.isfinite(expected.loc["a", "found"]) and expected.loc["b", "from"] == (
+        "not made in this run: audit.csv of workbench benchmark"
+    )
+
+
+def test_every_figure_of_the_paper_is_looked_up_where_a_campaign_writes_it(campaign):
+    assert faults("benchmark", campaign.out) == []
+    known = own_methods(read_config(campaign.path, BenchmarkConfig), 6)
+    figures = [one for one in read_expected(FIGURES)[1] if one["command"] == "benchmark"]
+    asked = {one["where"]["method"] for one in figures if "method" in one.get("where", {})}
+    assert asked and asked <= set(known), asked - set(known)
 
 
 def test_a_shared_cell_ends_a_transfer_in_a_sentence(cells, checkpoint, tmp_path):

@@ -22,7 +22,7 @@ from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.recipe import stages
 
 MODEL = {"n_layers": 3, "n_heads": 2, "d_model": 32, "layer": 0, "head": 1}
-LATER = {"gates", "verdict", "screen", "geometry"}
+LATER = {"gates", "verdict", "screen", "geometry", "readings"}
 PLACED, READ, EVERY = {"cohorts", *LATER}, {"operators", *LATER}, {"cohorts", "operators", *LATER}
 
 
@@ -106,7 +106,7 @@ CASES = {
     "required=[trustworthiness]": {"verdict"},
     "screen=false": set(),
     "refits=3": {"gates", "verdict"},
-    "head_refits=3": {"screen"},
+    "head_refits=3": {"screen", "readings"},
     "control_draws=3": {"gates", "verdict", "screen"},
     "trajectories=[B]": {"geometry"},
     "cohorts.external.role=zero shot": PLACED,

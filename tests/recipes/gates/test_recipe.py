@@ -13,6 +13,7 @@ import yaml
 from damage import assert_undamaged
 from fixtures_gates import SMALL
 from processes import kill_once
+from published import faults
 
 from workbench.cli import main
 from workbench.engine.config import read_config
@@ -98,6 +99,23 @@ def test_the_screen_puts_the_planted_head_first_with_controls_beside_it(done):
     others = controls[controls["operator"] != CODE]
     assert heads["residualised"].iloc[0] > others["residualised"].max()
     assert heads["low"].iloc[0] < heads["residualised"].iloc[0] < heads["high"].iloc[0]
+
+
+def test_every_figure_of_the_paper_is_looked_up_where_gates_write_it(done):
+    assert faults("gates", done.out) == []
+
+
+def test_readings_stand_beside_the_gates_and_are_said(done):
+    rows, table = read_table(done.out / "tables" / "readings.csv"), gates(done)
+    own = rows[(rows["operator"] == MODEL) & (rows["measure"] == "branch holdout") & (rows["role"] == "internal")]
+    against = own.loc[own["reading"].str.contains("all others"), "value"].iloc[0]
+    assert against == pytest.approx(
+        table[(table["role"] == "internal") & (table["gate"] == "branch holdout")]["value"].iloc[0]
+    )
+    assert set(rows["operator"]) == set(WHOLE) and set(rows["cohort"]) == set(table["cohort"])
+    frozen = rows[rows["measure"] == "adaptor of the internal cohort"]
+    assert "internal" not in set(frozen["role"]) and frozen.groupby(["cohort", "operator"]).size().eq(3).all()
+    assert "random holdout, as it may be read: 20% held out" in (done.out / "report.html").read_text(encoding="utf-8")
 
 
 def test_random_controls_are_drawn_and_the_code_per_label_meets_every_gate_once(done):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from fixtures_run import by_label
 from helpers import randomise
+from published import faults
 
 from workbench.engine.config import make_config, read_config
 from workbench.engine.recipe import execute, plan
@@ -110,6 +111,7 @@ def test_signals_bring_groups_of_cells(settings, tmp_path, monkeypatch):
     assert set(axis["n"]) == {10} and "broad classes" in set(axis["of"])
     assert done.results["cells"]["n_pairs"] == len(edges.drop_duplicates()) and len(genes) >= 50
     assert "made of their expression" in (done.out / "report.html").read_text()
+    assert faults("manifold", done.out) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from fixtures_run import N_GENES, write
+from published import faults
 
 from workbench.cli import main
 from workbench.engine.config import read_config
@@ -43,20 +44,53 @@ def made(few_null_rulers, cells, checkpoint, tmp_path_factory):
         {
             "claim": "size",
             "published": 17.5,
+            "command": "run",
             "table": "compaction",
             "where": {"variant": "reference"},
             "column": "bytes",
         },
-        {"claim": "gates", "published": 1, "elsewhere": "workbench gates"},
+        {
+            "claim": "head",
+            "published": "L2H5",
+            "command": "gates",
+            "table": "screen",
+            "column": "name",
+            "needs": "a screen",
+        },
         {
             "claim": "best pair",
             "published": 0.95,
+            "command": "run",
             "table": "factor_subsets",
             "where": {"kind": "alone", "size": 2, "how": "mean", "endpoint": "stage", "metric": "macro-F1"},
             "column": "fraction",
             "best": True,
         },
-        {"claim": "absent", "published": 2, "table": "heads", "where": {"layer": 99}, "column": "spearman"},
+        {
+            "claim": "absent",
+            "published": 2,
+            "command": "run",
+            "table": "heads",
+            "where": {"layer": 99},
+            "column": "spearman",
+        },
+        {
+            "claim": "genes",
+            "published": "A, B",
+            "command": "run",
+            "table": "factor_genes",
+            "where": {"factor": ["f99", "f01"], "side": "read"},
+            "column": ["nothing", "gene"],
+            "first": 2,
+        },
+        {
+            "claim": "p of the best",
+            "published": 1,
+            "command": "run",
+            "table": "heads",
+            "column": "p",
+            "best": "spearman",
+        },
     ]
     (folder / "figures.yaml").write_text(yaml.safe_dump({"source": "a paper", "figures": figures}))
     path = write(
@@ -185,12 +219,19 @@ def test_factors_are_complete(made):
 
 def test_published_figures_stand_beside_and_are_never_asserted(made):
     rows = table(made, "expected").set_index("claim")
-    assert rows.loc["size", "found"] == 4 * (N_GENES - 2) * 2 * (N_GENES - 2) and rows.loc["size", "published"] == 17.5
-    assert pd.isna(rows.loc["gates", "found"]) and rows.loc["gates", "from"] == "workbench gates"
+    assert (
+        float(rows.loc["size", "found"]) == 4 * (N_GENES - 2) * 2 * (N_GENES - 2)
+        and float(rows.loc["size", "published"]) == 17.5
+    )
+    assert pd.isna(rows.loc["head", "found"]) and rows.loc["head", "needs"] == "a screen"
+    assert rows.loc["head", "from"] == "not made in this run: screen.csv of workbench gates"
+    genes, heads = table(made, "factor_genes").query("factor == 'f01' and side == 'read'"), table(made, "heads")
+    assert rows.loc["genes", "found"] == ", ".join(genes["gene"].head(2))
+    assert float(rows.loc["p of the best", "found"]) == heads.loc[heads["spearman"].idxmax(), "p"]
     assert rows.loc["absent", "from"] == "no such row in heads.csv"
     pairs = table(made, "factor_subsets").query("kind == 'alone' and size == 2 and how == 'mean'")
     pairs = pairs.query("endpoint == 'stage' and metric == 'macro-F1'")
-    assert len(pairs) == 3 and rows.loc["best pair", "found"] == pairs["fraction"].max()
+    assert len(pairs) == 3 and float(rows.loc["best pair", "found"]) == pairs["fraction"].max()
     assert rows.loc["best pair", "n"] == 3 and pd.isna(rows.loc["best pair", "sd"]) and pd.isna(rows.loc["size", "sd"])
 
 
@@ -275,7 +316,7 @@ def test_a_configuration_without_either_section_is_said(made, capsys):
     [
         ("figures: 3", "holds no published figures"),
         ("source: a\nfigures: [{claim: x}]", "has a figure that is not of the form"),
-        ("source: a\nfigures: [{claim: x, published: 1, table: t, elsewhere: y}]", "not of the form"),
+        ("source: a\nfigures: [{claim: x, published: 1, command: run, table: t, elsewhere: y}]", "not of the form"),
         ("{", "cannot be read"),
         ("source: a\nsource: b\nfigures: []", "cannot be read .'source' twice"),
     ],
@@ -292,8 +333,8 @@ def test_a_table_of_another_configuration_is_not_found_in_this_run(made):
     everything, _ = expected_table(path, made.out, there(made.out))
     without, _ = expected_table(path, made.out, {"factor_subsets"})
     row = without.set_index("claim").loc["size"]
-    assert np.isfinite(everything.set_index("claim").loc["size", "found"]) and np.isnan(row["found"])
-    assert row["from"] == "not made in this run: compaction.csv"
+    assert np.isfinite(float(everything.set_index("claim").loc["size", "found"])) and pd.isna(row["found"])
+    assert row["from"] == "not made in this run: compaction.csv of workbench run"
     expected_table(path, made.out, there(made.out))
 
 
@@ -301,3 +342,16 @@ def test_the_shipped_figures_can_be_read():
     source, figures = read_expected(read_config(EXPERIMENTS / "hematopoiesis.yaml", RunConfig).expected)
     assert "2603.10261" in source and len(figures) > 50
     read_config(EXPERIMENTS / "paper.yaml", RunConfig)
+
+
+def test_every_figure_of_the_paper_is_looked_up_where_a_run_writes_it(made):
+    assert faults("run", made.out) == []
+
+
+def test_heads_of_the_adaptor_are_measured_on_every_fold_with_the_score_of_the_formula(made):
+    rows = table(made, "adaptor_heads")
+    assert set(rows["kind"]) == {"anchor", "cell"} and rows["n_folds"].max() == 4
+    anchor = rows[rows["head"] == "anchor head"].set_index("measure")["value"]
+    readout = table(made, "readouts").query("endpoint == 'CD4 against CD8' and metric == 'AUROC'")
+    ours = readout[readout["representation"] == "latent (LET on drift)"]["value"].iloc[0]
+    assert anchor["CD4 against CD8, all axes"] == pytest.approx(ours)

@@ -599,6 +599,7 @@ def test_other_studies_are_tried_and_listed(cells, checkpoint, tmp_path):
     assert ours["n_cells"] == (placed := int((numbers(out, "cells")["stage"] >= 0).sum())) and placed > 0
     assert "the other" in (out / "algorithm" / "README.md").read_text()
     said = (out / "report.html").read_text()
+    assert f"{len(cells)} cells of the study &#x27;the other&#x27; have the names of cells" in said
     assert "On cells of other studies" in said and (out / "figures" / "transfers.html").exists()
     # Named labels that no ruler knows are refused before any stage.
     strange = cells.copy()

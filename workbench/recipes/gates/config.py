@@ -54,7 +54,8 @@ class GatesConfig(OperatorConfig):
         description="Draws of the null beside the holdouts: stages relabelled, and the adaptor fitted again.",
     )
     head_refits: PositiveInt = Field(
-        default=8, description="The same for each head of the screen; draws are pooled over the heads."
+        default=8,
+        description="The same for each head of the screen, where draws are pooled over the heads, and for each reading of a holdout.",
     )
     control_draws: int = Field(
         default=20,

@@ -22,8 +22,9 @@ from workbench.recipes.gates.cohorts import cohorts_stage
 from workbench.recipes.gates.context import GatesContext
 from workbench.recipes.gates.gates import gates_stage, verdict_stage
 from workbench.recipes.gates.geometry import geometry_stage
-from workbench.recipes.gates.maps import CONTROLS, MODEL, NEGATIVES
+from workbench.recipes.gates.maps import CONTROLS, MODEL, NEGATIVES, WHOLE
 from workbench.recipes.gates.operators import operators_stage
+from workbench.recipes.gates.readings import readings_stage
 from workbench.recipes.gates.screen import screen_stage
 from workbench.recipes.gates.sections import report
 from workbench.recipes.loads import passes_load
@@ -49,6 +50,8 @@ def gates_text(gates: pd.DataFrame, unmet: Sequence[str], out: Path) -> str:
     said = f"Not passed, though required: {'; '.join(unmet)}." if unmet else "All required gates pass."
     more = ["Not applicable:", *notes] if notes else []
     spec = f"Gates of spec {SPEC.hash}."
+    if "convention" in gates:
+        spec += f" Convention of the operators: {gates['convention'].iloc[0]}."
     return "\n".join([lines, *more, spec, said, f"Report: {out / 'report.html'}"])
 
 
@@ -92,6 +95,9 @@ def stages(context: GatesContext) -> list[Stage]:
         Stage("operators", partial(operators_stage, context), operator_inputs(context)),
         Stage("gates", partial(gates_stage, context), judged, both, ("gates", "controls", "control_draws")),
         Stage("verdict", partial(verdict_stage, context), list(config.required), ("gates",)),
+        Stage(
+            "readings", partial(readings_stage, context), {**fitted, "refits": config.head_refits}, both, ("readings",)
+        ),
         *([screen] if config.screen and context.external is not None else []),
         Stage("geometry", partial(geometry_stage, context), followed, both),
     ]
@@ -170,6 +176,7 @@ def expects(context: GatesContext) -> Expected:
         "cohorts": Load(n),
         "operators": passes_load(context, tokens, len(context.genes)),
         "gates": Load(n, tasks=tasks),
+        "readings": Load(n, tasks=len(config.cohorts) * len(WHOLE)),
         "screen": Load(n, tasks=shape.n_layers * shape.n_heads + len(CONTROLS)),
     }
     return Expected(loads)

@@ -100,16 +100,29 @@ def screen_tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns
     -------
     heads, controls
-        Heads from the best on, with ``rank``, ``layer`` and ``head``; controls with ``operator``, numbers as means over draws,
+        Heads from the best on, with ``rank``, ``name``, ``layer`` and ``head``; controls with ``operator``, numbers as means over draws,
         and ``draws_sd``, ``draws_low``, ``draws_high`` of ``residualised`` over ``n_draws``.
     """
     is_control = rows["operator"].isin(CONTROLS)
     heads = rows[~is_control].drop(columns=["null", "draw"])
     place = heads["operator"].str.extract(r"L(\d+)H(\d+)").astype(int)
-    heads = heads.assign(layer=place[0], head=place[1]).drop(columns="operator")
+    heads = heads.assign(layer=place[0], head=place[1]).rename(columns={"operator": "name"})
     of_heads = np.concatenate([np.asarray(draws, dtype=float) for draws in rows.loc[~is_control, "null"]])
     table = rank_heads(heads, of_heads)
-    first = ["rank", "layer", "head", "residualised", "low", "high", "null_mean", "null_high", "n_null", "p", "q"]
+    first = [
+        "rank",
+        "name",
+        "layer",
+        "head",
+        "residualised",
+        "low",
+        "high",
+        "null_mean",
+        "null_high",
+        "n_null",
+        "p",
+        "q",
+    ]
     table = table[first + [column for column in table if column not in first]]
     controls = rows[is_control].drop(columns="null")
     return table, over_draws(controls, by=("operator",), of="residualised")

@@ -14,7 +14,7 @@ from workbench.evidence.gate_table import NOT_APPLICABLE, beside_holdouts, listi
 from workbench.figures.requests import Request
 from workbench.figures.style import counted
 from workbench.operators.controls import CODE, IDENTITY
-from workbench.recipes.gates.maps import CONTROLS, DRAWN, NEGATIVES, NOT_ASKED, WHOLE
+from workbench.recipes.gates.maps import CONTROLS, DRAWN, MODEL, NEGATIVES, NOT_ASKED, WHOLE
 from workbench.recipes.gates.opening import marks, opening
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def report(context: GatesContext, results: Results) -> Report:
         sections=[
             gates_section(context, results),
             screen,
+            readings_section(context),
             geometry_section(context, results),
             Section(tables={"cohorts": cohorts}, skipped=unplaced, cautions=_CAUTIONS),
         ],
@@ -176,6 +177,24 @@ def screen_section(context: GatesContext) -> Section:
 def _no_screen(context: GatesContext) -> Section:
     why = "switched off" if not context.config.screen else "no cohort is external"
     return Section(skipped=[("Head screen", why)])
+
+
+def readings_section(context: GatesContext) -> Section:
+    """Holdouts and correlations under each reading, beside plain expression.
+
+    Parameters
+    ----------
+    context
+        Gate run whose tables are read.
+    """
+    table = context.read("readings")
+    known = table[table["value"].notna()]
+    answers = []
+    for (cohort, measure), own in known[known["operator"] == MODEL].groupby(["cohort", "measure"], sort=False):
+        plain = known[(known["operator"] == IDENTITY) & (known["cohort"] == cohort) & (known["measure"] == measure)]
+        said, beside = (listing(rows, "{reading} {value:.2f}") for rows in (own, plain))
+        answers.append(f"Cohort '{cohort}', {measure}, as it may be read: {said}; {IDENTITY}: {beside}.")
+    return Section(tables={"readings": table}, answers=answers)
 
 
 def geometry_section(context: GatesContext, results: Results) -> Section:

@@ -110,6 +110,10 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
         "n_parameters": sum(readout.n_parameters for readout in readouts.values()),
         "stress": fitted.stress_,
         "readouts": {name: len(readout.classes) for name, readout in readouts.items()},
+        # Cells of another study that have the name of one of these.
+        "shared": {
+            name: n for name, (other, _) in context.studies.items() if (n := len({*other.obs_names} & {*cells.names}))
+        },
     }
 
 

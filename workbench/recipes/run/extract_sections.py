@@ -10,10 +10,12 @@ import pandas as pd
 from workbench.cells.anchors import TECHNICAL
 from workbench.engine.section import Section
 from workbench.engine.stages import Results
+from workbench.evidence.latent_measures import AXES, SCORE, SPREAD, TRUST
 from workbench.evidence.transfers import LOGISTIC, OURS
 from workbench.figures.requests import Request
 from workbench.figures.style import assign_colors, counted
 from workbench.operators.operator import head_name
+from workbench.recipes.run.adaptor_heads import ADAPTOR_HEADS, HYBRID
 from workbench.recipes.run.context import ANCHOR_CONTROLS, RunContext
 from workbench.recipes.run.export import TABLES as EXPORTED
 from workbench.recipes.run.heads import SENSITIVITY
@@ -51,6 +53,11 @@ def extract_section(context: RunContext, results: Results) -> Section:
         f"{counted(context.config.evaluation.control_draws, 'draw')}"
     }
     cautions = _technical_said(tables["latent_axes"])
+    cautions += [
+        f"{n} cells of the study '{name}' have the names of cells that the algorithm is of: where they are the same cells, it was not tried on "
+        "another study there."
+        for name, n in results["algorithm"].get("shared", {}).items()
+    ]
     return Section(figures, tables, _answers(context, results, tables), skipped, cautions, facts)
 
 
@@ -106,8 +113,26 @@ def _answers(context: RunContext, results: Results, tables: Tables) -> list[str]
         f"{best['sd']:.2f}, q {best['q']:.3f} over {len(tables['heads'])} heads); chosen by it, so biased upward. "
         f"{_projections_said(results['heads']['best_projections'], len(tables['heads']))}"
     )
+    if said := _heads_said(tables[ADAPTOR_HEADS]):
+        answers.append(said)
     answers.append(_transfers_said(tables["transfers"]))
     return answers
+
+
+def _heads_said(rows: pd.DataFrame) -> str:
+    """The adaptor's heads beside each other, where there are several."""
+    wide = rows.pivot_table(index="head", columns="measure", values="value", sort=False)
+    if len(wide) < 2:
+        return ""
+    hybrid = rows.loc[rows["kind"] == HYBRID, "head"].unique()
+    best = wide.loc[hybrid, SCORE].idxmax() if len(hybrid) and wide.get(SCORE) is not None else None
+    shown = [name for name in wide.index if name not in hybrid or name == best]
+    said = [
+        f"{name}{' (the best of its kind by the selection score, chosen on these cells)' if name == best else ''} {row[TRUST]:.2f}, {row[SPREAD]:.2f}, "
+        f"{row[AXES]:.2f}"
+        for name, row in wide.loc[shown].iterrows()
+    ]
+    return f"Heads of the adaptor on held-out cells, {TRUST}, {SPREAD}, {AXES}: {'; '.join(said)}. More in the table {ADAPTOR_HEADS}."
 
 
 def _transfers_said(rows: pd.DataFrame) -> str:

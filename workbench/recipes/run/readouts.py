@@ -19,11 +19,12 @@ from workbench.operators.cell_adaptor import fit_cell_head, hybrid_sweep
 from workbench.operators.controls import RANDOM, added_value
 from workbench.operators.convention import PAPER
 from workbench.operators.readout import cross_validate
+from workbench.recipes.run.adaptor_heads import ADAPTOR_HEADS, MeasuredHeads
 from workbench.recipes.run.context import CONTROL_NAMES, DRAWN, RunContext
 from workbench.recipes.run.heads import beside_draws
 from workbench.recipes.run.operators import EMBEDDING
 
-TABLES = ("readouts", "added", "calibration")
+TABLES = ("readouts", "added", "calibration", ADAPTOR_HEADS)
 Features = Callable[..., np.ndarray]
 
 
@@ -50,7 +51,9 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     draws = config.evaluation.permutations
     n = len(every) + len(RANDOM) * len(context.draws(RANDOM[0]))
     with tqdm(total=n, unit="representation", desc="readouts", disable=not context.backend.progress) as bar:
-        rows = cross_validate(every, context.endpoints, of_fold, permutations=draws, bar=bar, **fixed)
+        heads = MeasuredHeads(context)
+        watched = {name: heads.watch(name, features) for name, features in every.items()}
+        rows = cross_validate(watched, context.endpoints, of_fold, permutations=draws, bar=bar, **fixed)
         rows += _random_controls(context, rows, fixed | {"bar": bar})
     folds = [
         {**{name: row[name] for name in ("endpoint", "metric", "representation")}, "fold": k, "value": value}
@@ -60,7 +63,7 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     table = pd.DataFrame(rows)
     added = added_value(pd.DataFrame(folds), ours, 1 / len(set(of_fold.tolist())))
     calibrated = calibration_table(every[ours], context.endpoints, of_fold, hidden=fixed["hidden"], seed=config.seed)
-    context.write({"readouts": table, "added": added, "calibration": calibrated})
+    context.write({"readouts": table, "added": added, "calibration": calibrated, ADAPTOR_HEADS: heads.table()})
     return {"undefined": sorted(set(table.loc[table["status"] != "ok", "endpoint"]))}
 
 

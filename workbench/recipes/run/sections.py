@@ -60,7 +60,7 @@ def report(context: RunContext, results: Results) -> Report:
         sections.append(factors_section(context, results["factors"]))
     if config.expected is not None:
         made = {one for name in results for one in (*TABLES.get(name, ()), *results[name].get("tables", ()))}
-        table, said = expected_table(config.expected, context.out, made)
+        table, said = expected_table(config.expected, context.out, made, context.labelled)
         sections.append(Section(tables={"expected": table}, answers=[said]))
     fragment, tables = context.folder("explorer") / FRAGMENT, Section.joined(sections).tables
     if extracted:
