@@ -108,7 +108,7 @@ def test_signals_bring_groups_of_cells(settings, tmp_path, monkeypatch):
         "untrained: operators",
     }
     assert set(axis["n"]) == {10} and "broad classes" in set(axis["of"])
-    assert done.results["cells"]["n_pairs"] == len(edges.drop_duplicates()) and len(genes) >= 50
+    assert done.results["signals"]["n_pairs"] == len(edges.drop_duplicates()) and len(genes) >= 50
     assert "made of their expression" in (done.out / "report.html").read_text()
 
 

@@ -20,15 +20,14 @@ from workbench.operators.operator import check_spec
 from workbench.recipes.loads import passes_load
 from workbench.recipes.manifold.context import ManifoldContext
 from workbench.recipes.manifold.stages import (
-    CELL_TABLES,
+    SIGNAL_TABLES,
     CONTROL,
     EXPRESSION,
     GENE_TABLES,
     MODEL,
-    cells_stage,
     genes_stage,
     operators_stage,
-    vectors_stage,
+    signals_stage,
 )
 
 LEVEL = 0.01
@@ -45,7 +44,7 @@ def stages(context: ManifoldContext) -> list[Stage]:
     Returns
     -------
     list of Stage
-        Operators of the model and of an untrained one, gene vectors, ``genes``, and where the ruler has signals ``cells``.
+        Operators of the model and of an untrained one, ``genes``, and where the ruler has signals ``signals``.
 
     Raises
     ------
@@ -56,26 +55,61 @@ def stages(context: ManifoldContext) -> list[Stage]:
     """
     config, model = context.config, context.model
     check_spec(config.adaptor.feature_map_spec(), (model.config.n_layers, model.config.n_heads))
-    nodes, _ = context.on_ruler
+    made = measured(context)
     read = {
         **context.model_inputs(context.panel),
         **context.pass_inputs(context.values, context.read_obs, grouped=True),
+        "vectors": context.gene_layers,
     }
     weights, shape = {"weights": model.fingerprint()}, {"shape": str(model.config), "seed": config.seed}
-    ruler = {"ruler": context.ruler.fingerprint(), "values": context.expression, "genes": context.panel}
-    fits = {**ruler, **context.chosen("fits", "adaptor"), "seed": config.seed}
-    made = [
+    return [
         Stage("operators", partial(operators_stage, context, True), {**read, **weights}),
         Stage("untrained", partial(operators_stage, context, False), {**read, **shape}),
-        Stage("vectors", partial(vectors_stage, context), {**read, **weights, "nodes": nodes}),
-        Stage("genes", partial(genes_stage, context), fits, ("operators", "untrained", "vectors"), GENE_TABLES),
+        *made,
     ]
+
+
+def measured(context: ManifoldContext) -> list[Stage]:
+    """Stages that measure, after those that read the model; what can be refused is refused here.
+
+    Parameters
+    ----------
+    context
+        Configuration and cells, of which nothing was measured.
+
+    Returns
+    -------
+    list of Stage
+        ``genes``, and where the ruler has signals ``signals``.
+
+    Raises
+    ------
+    EvaluationError
+        If the ruler does not lie over genes, or too few of its genes are on the panel.
+    """
+    config, after = context.config, ("operators", "untrained")
+    # Refused before any pass.
+    _ = context.on_ruler
+    fits = gene_inputs(context)
+    made = [Stage("genes", partial(genes_stage, context), fits, after, GENE_TABLES)]
     if not left_out(context):
         if config.fits.programs is not None:
             load_gene_sets(config.fits.programs)
         given = {**fits, **context.chosen("anchors"), "nodes": digest(context.nodes.tolist())}
-        made.append(Stage("cells", partial(cells_stage, context), given, ("operators", "untrained"), CELL_TABLES))
+        made.append(Stage("signals", partial(signals_stage, context), given, after, SIGNAL_TABLES))
     return made
+
+
+def gene_inputs(context: ManifoldContext) -> dict[str, Any]:
+    """What fits to a ruler over genes depend on, the model apart.
+
+    Parameters
+    ----------
+    context
+        Configuration, cells and ruler.
+    """
+    ruler = {"ruler": context.ruler.fingerprint(), "values": context.expression, "genes": context.panel}
+    return {**ruler, **context.chosen("fits", "adaptor"), "seed": context.config.seed}
 
 
 def left_out(context: ManifoldContext) -> str:
@@ -143,7 +177,7 @@ def report(context: ManifoldContext, results: Results) -> Report:
     if why := left_out(context):
         skipped.append(("Groups of cells by who can signal to whom", why))
     else:
-        answers += _of_cells(context, results["cells"], tables)
+        answers += _of_cells(context, results["signals"], tables)
     cautions = [
         "Pairs within a family are left out, and families are held out whole; a family that the rule does not know is not.",
         "The ruler of groups of cells is made of their expression, so expression follows it as well: only what is beyond it is the model's.",
@@ -178,7 +212,7 @@ def _told(row: dict[str, Any]) -> str:
 
 def _of_cells(context: ManifoldContext, about: dict[str, Any], tables: dict[str, pd.DataFrame]) -> list[str]:
     """Answers of the groups of cells; their tables are put beside the others."""
-    cells, axis = (context.read(name) for name in CELL_TABLES)
+    cells, axis = (context.read(name) for name in SIGNAL_TABLES)
     tables.update(manifold_cells=cells, manifold_axis=axis)
     n = f"n = {about['n_anchors']} anchors of {about['n_groups']} groups, {about['n_pairs']} pairs of senders and receivers measured"
     said = [
@@ -195,7 +229,7 @@ def _of_cells(context: ManifoldContext, about: dict[str, Any], tables: dict[str,
 
 
 def expects(context: ManifoldContext) -> Expected:
-    """What the command has to do: two passes for operators, two for gene vectors.
+    """What the command has to do: a pass of the model, and one of the untrained model.
 
     Parameters
     ----------

@@ -40,7 +40,19 @@ def operators_inputs(context: RunContext) -> Inputs:
     context
         Run whose cells and checkpoint are hashed for this.
     """
-    return {**context.model_inputs(context.panel), **_of_pass(context), "weights": context.model.fingerprint()}
+    known = {**context.model_inputs(context.panel), **_of_pass(context), **vector_inputs(context)}
+    return {**known, "weights": context.model.fingerprint()}
+
+
+def vector_inputs(context: RunContext) -> Inputs:
+    """Which vectors of genes are kept beside the operators; nothing is said where none are.
+
+    Parameters
+    ----------
+    context
+        Run whose rulers are looked at.
+    """
+    return {"vectors": context.gene_layers} if context.gene_layers else {}
 
 
 def untrained_inputs(context: RunContext) -> Inputs:
@@ -52,8 +64,8 @@ def untrained_inputs(context: RunContext) -> Inputs:
         Run whose cells and checkpoint are looked at for this.
     """
     model, known = context.model, context.model_inputs(context.panel)
-    if context.config.operator == "attention":
-        known |= _of_pass(context)
+    if context.config.operator == "attention" or context.gene_layers:
+        known |= {**_of_pass(context), **vector_inputs(context)}
     known |= {"seed": context.config.seed, "dtype": context.config.dtype}
     return {**known, "shape": [model.architecture, asdict(model.config)]}  # type: ignore[call-overload]
 
