@@ -81,7 +81,10 @@ class GeneMeansSink:
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Sink`."""
-        return {"n": self._n.cpu().numpy(), **{hook: total.cpu().double().numpy() for hook, total in self._sums.items()}}
+        return {
+            "n": self._n.cpu().numpy(),
+            **{hook: total.cpu().double().numpy() for hook, total in self._sums.items()},
+        }
 
     def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
         """See `Sink`."""

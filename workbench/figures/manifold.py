@@ -188,7 +188,9 @@ def ruler_against_latent(table: pd.DataFrame) -> go.Figure:
     EvaluationError
         If a column is missing, or no pair has both distances.
     """
-    pairs = checked(table, "distance figure", ["stage_a", "stage_b"], ["ruler_distance", "latent", "latent_sd", "n_pairs"])
+    pairs = checked(
+        table, "distance figure", ["stage_a", "stage_b"], ["ruler_distance", "latent", "latent_sd", "n_pairs"]
+    )
     drawn = pairs[np.isfinite(pairs["ruler_distance"]) & np.isfinite(pairs["latent"]) & (pairs["n_pairs"] > 0)]
     if drawn.empty:
         raise refusal("distance figure", "no row has 'ruler', 'latent' and 'n_pairs' above zero.")

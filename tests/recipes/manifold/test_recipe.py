@@ -5,18 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures_run import by_label
-from helpers import randomise
+from fixtures_manifold import FITS, gene_world
 
 from workbench.engine.config import make_config, read_config
 from workbench.engine.recipe import execute, plan
 from workbench.errors import ConfigError, EvaluationError
 from workbench.evidence.ruler import load_ruler
 from workbench.figures import genes_on_ruler
-from workbench.models.scgpt.checkpoint import save_checkpoint
-from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.vocabulary import Vocabulary
 from workbench.recipes.manifold.config import ManifoldConfig
 from workbench.recipes.manifold.recipe import RECIPE
 from workbench.recipes.manifold.stages import CODE, EXPRESSION, LEVEL
@@ -26,27 +21,8 @@ from workbench.stats import benjamini_hochberg
 @pytest.fixture(scope="module")
 def settings(pbmc68k, tmp_path_factory):
     folder = tmp_path_factory.mktemp("manifold")
-    mean = np.asarray(pbmc68k.X.mean(0)).ravel()
-    genes = np.sort(np.argsort(-mean, kind="stable")[:60])
-    rows = np.concatenate([np.flatnonzero(group)[:8] for _, group in by_label(pbmc68k)])
-    cells = pbmc68k[rows, genes].copy()
-    cells.uns = {}
-    cells.obs = pd.DataFrame(
-        {"label": cells.obs["cell_type"].astype(str).to_numpy()}, index=[f"c{i}" for i in range(len(rows))]
-    )
-    cells.write_h5ad(folder / "cells.h5ad")
-    names = list(cells.var_names)
-    vocabulary = Vocabulary.of_genes(names)
-    shape = ModelConfig(n_tokens=len(vocabulary), d_model=8, n_layers=3, n_heads=2, d_mlp=8, max_tokens=70)
-    model = save_checkpoint(randomise(HookedScGPT(shape, vocabulary), seed=0), folder / "tiny")
-    rng = np.random.default_rng(0)
-    links = [(names[i], names[i - 1 - int(rng.integers(min(i, 4)))]) for i in range(1, 56)]
-    links += [(names[a], names[b]) for a, b in rng.integers(0, 56, (40, 2)) if a != b]
-    pd.DataFrame(links, columns=["source", "target"]).to_csv(folder / "edges.csv", index=False)
-    data = {"name": str(folder / "cells.h5ad"), "cell_type": "label", "values": "log1p:10000"}
-    fits = {"folds": 4, "neighbours": [10], "starts": [0], "draws": 19, "rewirings": 5, "cell_refits": 2, "holdouts": 2}
-    ruler, anchors = str(folder / "edges.csv"), {"min_cells": 2, "parts": 2}
-    return {"checkpoint": model, "data": data, "ruler": ruler, "anchors": anchors, "fits": fits, "adaptor": {"k": 2, "steps": 50, "tol": 0.1}}  # fmt: skip
+    adaptor = {"k": 2, "steps": 50, "tol": 0.1}
+    return {**gene_world(pbmc68k, folder), "fits": FITS, "adaptor": adaptor}
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from workbench.operators.operator import check_spec
 from workbench.recipes.loads import passes_load
 from workbench.recipes.manifold.context import ManifoldContext
 from workbench.recipes.manifold.stages import (
-    SIGNAL_TABLES,
     CONTROL,
     EXPRESSION,
     GENE_TABLES,
     MODEL,
+    SIGNAL_TABLES,
     genes_stage,
     operators_stage,
     signals_stage,

@@ -6,12 +6,14 @@ a mapping of labels, a ruler, a number of folds or a limit that changes none of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
 from workbench.cells.datasets import values_hash
 from workbench.cells.expression import expression_hash
+from workbench.evidence.ruler import Ruler
 from workbench.files import digest
 from workbench.recipes.run.context import RunContext
 
@@ -147,14 +149,20 @@ def study_inputs(context: RunContext) -> Inputs:
     }
 
 
-def explorer_inputs(context: RunContext) -> Inputs:
+def explorer_inputs(context: RunContext, rulers: Sequence[Ruler]) -> Inputs:
     """What the explorer depends on beside the tables and operators that it shows.
 
     Parameters
     ----------
     context
-        Run whose ruler gives the colours of branches.
+        Run whose seed is looked at.
+    rulers
+        Those that give the colours of branches.
     """
     files = sorted(resources.files("workbench.explorer").iterdir(), key=lambda file: file.name)
     page = {file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith((".js", ".html"))}
-    return {"page": digest(page), "colors": list(context.ruler.colors.items()), "seed": context.config.seed}
+    return {
+        "page": digest(page),
+        "colors": [pair for ruler in rulers for pair in ruler.colors.items()],
+        "seed": context.config.seed,
+    }
