@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +56,65 @@ def test_a_graph_without_signals_says_what_is_left_out(done):
     )
     figure = genes_on_ruler(done.context.read("manifold_genes"))
     assert len(figure.data) >= 4
+
+
+def test_every_head_is_screened_as_a_feature_map_of_it_alone(done, settings, tmp_path):
+    heads = done.context.read("manifold_heads")
+    assert heads[["layer", "head"]].to_numpy().tolist() == [[i, j] for i in range(3) for j in range(2)]
+    np.testing.assert_allclose(heads["q"], benjamini_hochberg(np.fmax(heads["p"], heads["rewired_p"]).to_numpy()))
+    adaptor = {**settings["adaptor"], "feature_map": "single", "layer": 1, "head": 1}
+    alone = execute(RECIPE, make_config(ManifoldConfig, **{**settings, "adaptor": adaptor}), tmp_path / "out")
+    table = alone.context.read("manifold_genes")
+    own = table[(table["representation"] == "operator rows (L1H1)") & (table["method"] == "LET, held-out groups")]
+    one = heads[(heads["layer"] == 1) & (heads["head"] == 1)]
+    for column in ("spearman", "p", "rewired_p"):
+        np.testing.assert_allclose(one[column], own[column], atol=1e-6)
+
+
+def test_criteria_are_those_of_the_table_of_fits(done):
+    gates, table = done.context.read("manifold_gates"), done.context.read("manifold_genes")
+    held = table[table["method"] == "LET, held-out groups"].set_index("representation")
+    for row in gates.to_dict("records"):
+        own = held.loc[row["representation"]]
+        met = {
+            "beyond families of like expression and degree": own["p"] <= 0.01,
+            "beyond rewired graphs": own["rewired_p"] <= 0.01,
+            "q over the model's representations": own["q"] <= 0.05,
+            "above expression over cells": own["spearman"] > held.loc[EXPRESSION, "spearman"],
+            "above level and degree": own["spearman"] > held.loc[LEVEL, "spearman"],
+            "above the same network before training": own["spearman"]
+            > held.loc[held.index.str.startswith("untrained"), "spearman"].max(),
+        }
+        assert row["status"] == ("pass" if met[row["gate"]] else "fail")
+    assert len(gates) == 6 * (held["kind"] == "model").sum()
+
+
+def test_the_latent_of_genes_has_a_dimension_by_every_estimator(done):
+    table = done.context.read("manifold_dimension")
+    assert table.groupby("space")["estimator"].nunique().eq(5).all() and set(table["n"]) == {56}
+    ratio = table[table["estimator"] == "participation ratio"]["dimension"]
+    assert ((ratio >= 1) & (ratio <= 2 + 1e-9)).all(), "a latent of width two"
+    page = (done.out / "report.html").read_text()
+    assert all(f'id="figure-{name}"' in page for name in ("manifold_heads", "manifold_dimension"))
+
+
+@pytest.mark.slow  # two more cohorts
+def test_an_external_file_of_cells_stands_beside_the_internal_one(done, settings, tmp_path):
+    cells = ad.read_h5ad(settings["data"]["name"])
+    other = cells[::2, 3:].copy()
+    other.write_h5ad(tmp_path / "other.h5ad")
+    external = {**settings["data"], "name": str(tmp_path / "other.h5ad")}
+    both = execute(RECIPE, make_config(ManifoldConfig, **settings, external=external), tmp_path / "out")
+    table = both.context.read("manifold_genes")
+    own = table[table["cohort"] == "internal"].drop(columns="cohort").reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, done.context.read("manifold_genes"), rtol=1e-6)
+    assert set(table.loc[table["cohort"] == "external", "n_points"]) == {53}
+    alone = execute(RECIPE, make_config(ManifoldConfig, **{**settings, "data": external}), tmp_path / "alone")
+    found = table[table["cohort"] == "external"].drop(columns="cohort").reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, alone.context.read("manifold_genes"), rtol=1e-6)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f'id="figure-manifold_genes-{name}"' in page for name in ("internal", "external"))
+    assert "Cohort: external." in page and "External: " in page
 
 
 def test_nothing_is_done_twice(done, settings):

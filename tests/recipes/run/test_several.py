@@ -122,7 +122,14 @@ def test_report_metrics_and_card_say_of_which_ruler_they_speak(done):
     assert {row["ruler"] for row in metrics["heads"]} == {"hematopoiesis", "twin"}
     assert {row["ruler"] for row in metrics["manifold_genes"]} == {"edges"}
     assert {"heads-hematopoiesis", "heads-twin", "genes-edges", "agreement"} <= set(metrics["stages"])
-    for figure in ("agreement", "heads-hematopoiesis", "heads-twin", "manifold_genes-edges", "latent-twin"):
+    for figure in (
+        "agreement",
+        "heads-hematopoiesis",
+        "heads-twin",
+        "manifold_genes-edges",
+        "manifold_heads-edges",
+        "latent-twin",
+    ):
         assert f'id="figure-{figure}"' in page
     assert 'id="figure-heads"' not in page and "Ruler: twin." in page
     assert all("hematopoiesis: " in one["what"] or "twin: " in one["what"] or "edges: " in one["what"]
@@ -189,17 +196,19 @@ def test_a_setting_of_rulers_over_genes_makes_nothing_else_anew(settings, field)
     (genes["fits"] if "." in field else genes)[field.rpartition(".")[2]] = OF_GENES[field]
     before, after = keys(config, rulers), keys(config, rulers, genes=genes)
     compared = {"agreement"} if field in ("k", "steps", "tol", "fits.components") else set()
-    assert {name for name in after if after[name] != before[name]} == {"genes-edges", "genes", *compared}
+    measured = {name for stage in ("genes", "criteria", "screen", "dimension") for name in (stage, f"{stage}-edges")}
+    assert {name for name in after if after[name] != before[name]} == {*measured, *compared}
 
 
 def test_another_ruler_leaves_passes_and_the_other_rulers(settings):
     config, rulers = settings
     before, after = keys(config, rulers), keys(config, (rulers[2], rulers[1]))
     same = {name for name in after if after[name] == before.get(name)}
-    assert same == {"panel", "operators", "untrained", "drift", "genes-edges", "genes"} | {
-        f"{name}-twin" for name in ("cells", "heads", "readouts", "algorithm")
+    assert same == {"panel", "operators", "untrained", "drift"} | {
+        *(f"{name}-twin" for name in ("cells", "heads", "readouts", "algorithm")),
+        *(name for stage in ("genes", "criteria", "screen", "dimension") for name in (stage, f"{stage}-edges")),
     }
-    assert set(keys(config, (rulers[0], rulers[2]))) & {"genes-edges", "genes"} == set()
+    assert set(keys(config, (rulers[0], rulers[2]))) & {"genes-edges", "genes", "screen"} == set()
 
 
 def test_labels_count_for_the_rulers_that_have_the_stage(settings, tmp_path):

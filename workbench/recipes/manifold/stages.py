@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from workbench.evidence.null_rulers import bounded, rewired_links
 from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.factors.gene_sets import load_gene_sets
 from workbench.files import read_arrays
-from workbench.geometry.gene_covariates import make_design
+from workbench.geometry.gene_covariates import GeneDesign, make_design
 from workbench.geometry.gene_vectors import ENTRY
 from workbench.geometry.ruler_axis import axis_rows
 from workbench.geometry.ruler_embeddings import reduced
-from workbench.geometry.ruler_fit import LET, follow_rows, lay_out
+from workbench.geometry.ruler_fit import LET, Layout, follow_rows, lay_out
 from workbench.operators.capturing import clear_state
 from workbench.recipes.manifold.context import ManifoldContext
 from workbench.recipes.run.operators import VECTORS, read
@@ -87,22 +88,10 @@ def genes_stage(context: ManifoldContext, _: Path, __: Results) -> Result:
         ``n_genes``, ``n_groups``, ``n_strata`` and ``notes``.
     """
     settings, ruler, seed = context.config.fits, context.ruler, context.config.seed
-    nodes, places = context.on_ruler
-    level = measured_level(context.adata, context.tokenizer.match, [context.panel[i] for i in places])
-    notes = []
-    if context.gene_layers:
-        seen = read_arrays(context.folder("operators") / VECTORS, ["n"])[0]["n"][places] > 0
-        nodes, places, level = nodes[seen], places[seen], level[seen]
-        if not seen.all():
-            notes = [f"{int((~seen).sum())} genes of the ruler are a token in no cell and were left out."]
-    else:
-        notes = ["The convention 'paper' is for operators only, so gene table and residual streams are not measured."]
-    # A gene with many edges is near to all on a graph, and is often one that is much studied, or much expressed.
-    known = np.column_stack([level, np.log(degrees(ruler)[nodes])])
-    groups, design = np.array(ruler.branches)[nodes], make_design(known)
-    layout = lay_out(ruler.distances[np.ix_(nodes, nodes)], groups, known, folds=settings.folds, seed=seed)
-    rewired = rewired_distances(ruler, nodes, seed)
-    found = representations(context, places, known)
+    laid = laid_genes(context)
+    layout, design, notes = laid.layout, laid.design, list(laid.notes)
+    rewired = rewired_distances(ruler, laid.nodes, seed)
+    found = representations(context, laid.places, laid.known)
     rows: list[dict[str, Any]] = []
     for name, kind, x in tqdm(found, unit="representation", desc="genes", disable=not context.backend.progress):
         with warnings.catch_warnings():
@@ -124,8 +113,59 @@ def genes_stage(context: ManifoldContext, _: Path, __: Results) -> Result:
     worse = np.where(tested, np.fmax(table["p"].to_numpy(), table["rewired_p"].to_numpy()), np.nan)
     table["q"] = benjamini_hochberg(worse)
     context.write({"manifold_genes": table})
-    n = {"n_genes": len(nodes), "n_groups": layout.n_groups, "n_strata": int(layout.stratum.max()) + 1}
+    n = {"n_genes": len(laid.nodes), "n_groups": layout.n_groups, "n_strata": int(layout.stratum.max()) + 1}
     return {**n, "notes": notes, "largest_group": int(np.bincount(layout.group).max())}
+
+
+@dataclass(frozen=True)
+class LaidGenes:
+    """Genes of the panel on a ruler, with what is held out, matched and regressed out.
+
+    Attributes
+    ----------
+    nodes, places
+        Numbers of the genes on the ruler, and their places on the panel.
+    known
+        Expression level, detection and logarithm of the degree of each.
+    design
+        Regression on these.
+    layout
+        Distances, groups, folds and strata.
+    notes
+        What was left out, in sentences.
+    """
+
+    nodes: np.ndarray
+    places: np.ndarray
+    known: np.ndarray
+    design: GeneDesign
+    layout: Layout
+    notes: tuple[str, ...]
+
+
+def laid_genes(context: ManifoldContext) -> LaidGenes:
+    """Genes of the ruler that the cells measure.
+
+    Parameters
+    ----------
+    context
+        Command whose operators and vectors lie on the disk.
+    """
+    ruler, notes = context.ruler, tuple[str, ...]()
+    nodes, places = context.on_ruler
+    level = measured_level(context.adata, context.tokenizer.match, [context.panel[i] for i in places])
+    if context.gene_layers:
+        seen = read_arrays(context.folder("operators") / VECTORS, ["n"])[0]["n"][places] > 0
+        nodes, places, level = nodes[seen], places[seen], level[seen]
+        if not seen.all():
+            notes = (f"{int((~seen).sum())} genes of the ruler are a token in no cell and were left out.",)
+    else:
+        notes = ("The convention 'paper' is for operators only, so gene table and residual streams are not measured.",)
+    # A gene with many edges is near to all on a graph, and is often one that is much studied, or much expressed.
+    known = np.column_stack([level, np.log(degrees(ruler)[nodes])])
+    between, groups = ruler.distances[np.ix_(nodes, nodes)], np.array(ruler.branches)[nodes]
+    layout = lay_out(between, groups, known, folds=context.config.fits.folds, seed=context.config.seed)
+    return LaidGenes(nodes, places, known, make_design(known), layout, notes)
 
 
 def representations(

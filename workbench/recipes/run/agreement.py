@@ -1,8 +1,7 @@
-"""The stages of a run of several rulers that look at all of them: tables side by side, and how far the latents agree."""
+"""The stage of a run of several rulers that says how far their latents agree."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,46 +19,6 @@ if TYPE_CHECKING:
 
 AGREEMENT = "agreement"
 ANCHORS, CELLS, GENES = "anchors", "cells", "genes"
-
-
-def joined_stage(context: SeveralContext, tables: Mapping[str, Sequence[str]], _: Path, __: Results) -> Result:
-    """Put tables of all rulers one under the other, with the name of the ruler in a column.
-
-    Parameters
-    ----------
-    context
-        Run whose parts have left them.
-    tables
-        Names of the parts that have left each table.
-    _, __
-        Folder of the stage and results of those before it, of which neither is needed.
-
-    Returns
-    -------
-    dict
-        ``rulers``, by name of the table.
-    """
-    found = {}
-    for name, of in tables.items():
-        parts = [named(context.parts[part].read(name), part) for part in of]
-        found[name] = pd.concat(parts, ignore_index=True)
-    context.write(found)
-    return {"rulers": {name: list(of) for name, of in tables.items()}}
-
-
-def named(table: pd.DataFrame, ruler: str) -> pd.DataFrame:
-    """Table whose first column says of which ruler it is.
-
-    Parameters
-    ----------
-    table
-        Table of one ruler, with or without such a column.
-    ruler
-        Name of the ruler in the run.
-    """
-    rest = table.drop(columns="ruler", errors="ignore")
-    rest.insert(0, "ruler", ruler)
-    return rest
 
 
 def agreement_stage(context: SeveralContext, draws: int, _: Path, __: Results) -> Result:

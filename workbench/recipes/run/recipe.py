@@ -18,7 +18,6 @@ from workbench.engine.recipe import Recipe, execute
 from workbench.engine.section import Report
 from workbench.engine.stages import Result, Results, Stage
 from workbench.engine.sweep import Backend
-from workbench.engine.tables import table_path, types_path
 from workbench.errors import EvaluationError
 from workbench.evidence.expected import read_expected
 from workbench.evidence.holdout import FEWEST_ANCHORS
@@ -29,8 +28,9 @@ from workbench.models.outputs import need_cell
 from workbench.operators.operator import FeatureMapSpec, check_spec
 from workbench.recipes.loads import passes_load
 from workbench.recipes.manifold.recipe import gene_inputs, measured
+from workbench.recipes.parts import joining, own_stage
 from workbench.recipes.run import inputs
-from workbench.recipes.run.agreement import AGREEMENT, agreement_stage, joined_stage
+from workbench.recipes.run.agreement import AGREEMENT, agreement_stage
 from workbench.recipes.run.cells import cells_stage
 from workbench.recipes.run.compaction import compaction_stage
 from workbench.recipes.run.config import CompactionConfig, FactorsConfig, RunConfig
@@ -43,7 +43,7 @@ from workbench.recipes.run.gates import gates_stage
 from workbench.recipes.run.heads import heads_stage, sensitivity_stage
 from workbench.recipes.run.operators import operators_stage, panel_stage, untrained_stage
 from workbench.recipes.run.readouts import readouts_stage
-from workbench.recipes.run.rulers import GeneRuler, Part, SeveralContext
+from workbench.recipes.run.rulers import RULER, GeneRuler, Part, SeveralContext
 from workbench.recipes.run.sections import TABLES, report
 from workbench.recipes.run.several import report_several
 from workbench.recipes.run.splits import fold_pairs, named_head, split_name
@@ -140,28 +140,20 @@ def _explorer(context: RunContext, parts: Sequence[RunContext], collection: str)
 
 def _of_several(context: SeveralContext, sets: GeneSets, collection: str) -> list[Stage]:
     """Stages of a run of several rulers: the passes once, the stages of each ruler, and what looks at all of them."""
-    found, parts, left = _shared(context), context.parts, dict[str, dict[str, list[str]]]()
-    compared: dict[str, Any] = {}
-    for name, part in parts.items():
+    found, own, compared = _shared(context), dict[str, list[Stage]](), dict[str, Any]()
+    for name, part in context.parts.items():
         if isinstance(part, GeneRuler):
             check_spec(
                 part.config.adaptor.feature_map_spec(), (context.model.config.n_layers, context.model.config.n_heads)
             )
-            own, fits = [replace(one, part=EXTRACT) for one in measured(part)], gene_inputs(part)
+            own[name], fits = [replace(one, part=EXTRACT) for one in measured(part)], gene_inputs(part)
             compared[name] = {**fits, "fits": part.config.fits.components}
         else:
             _check(part, sets)
-            own = _of_ruler(part, collection)
+            own[name] = _of_ruler(part, collection)
             compared[name] = {**inputs.anchor_inputs(part), "map": inputs.map_inputs(part)}
-        for stage in own:
-            found.append(_of_part(stage, part))
-            for table in stage.tables:
-                left.setdefault(stage.name, {}).setdefault(table, []).append(name)
-    for stage_name, tables in left.items():
-        below = [one for one in found if one.name in {parts[of].staged(stage_name) for of in sum(tables.values(), [])}]
-        after = tuple(one.name for one in below)
-        work = partial(joined_stage, context, tables)
-        found.append(Stage(stage_name, work, (), after, tuple(tables), part=below[0].part))
+        found += [own_stage(stage, part) for stage in own[name]]
+    found += joining(context, own, RULER)
     placed = [one.name for one in found if one.name.startswith("cells-")]
     draws = context.config.evaluation.refits
     work = partial(agreement_stage, context, draws)
@@ -169,17 +161,6 @@ def _of_several(context: SeveralContext, sets: GeneSets, collection: str) -> lis
     found.append(Stage(AGREEMENT, work, given, ("operators", *placed), (AGREEMENT,), part=EXTRACT))
     over_cells = _parts_of(context)
     return [*found, _explorer(context, over_cells, collection)] if over_cells else found
-
-
-def _of_part(stage: Stage, part: Part) -> Stage:
-    """A stage of one ruler in a run of several: its name ends in that of the ruler, and what it leaves lies in the ruler's folder."""
-    tables = [
-        path for name in stage.tables for path in (table_path(part.out, name), types_path(table_path(part.out, name)))
-    ]
-    files = [*tables, *(part.out / file for file in stage.files)]
-    inside = tuple(file.relative_to(part.whole.out).as_posix() for file in files)
-    after = tuple(part.staged(name) for name in stage.after)
-    return replace(stage, name=part.staged(stage.name), after=after, tables=(), files=inside)
 
 
 def _taken_apart(context: RunContext, settings: CompactionConfig | FactorsConfig) -> dict[str, Any]:

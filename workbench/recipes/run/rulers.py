@@ -32,7 +32,7 @@ from workbench.tools.gene_inputs import measured_level
 
 # Stages that no ruler has a part in.
 SHARED = ("panel", "operators", "untrained", "drift")
-FOLDER = "rulers"
+FOLDER, RULER = "rulers", "ruler"
 
 
 class Part(RunContext):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-
-import pandas as pd
 
 from workbench.engine.section import Opening, Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
 from workbench.figures.style import counted, number
-from workbench.geometry.agreement import CKA
+from workbench.recipes.manifold.recipe import GENE_STAGES
 from workbench.recipes.manifold.recipe import report as genes_report
-from workbench.recipes.run.agreement import AGREEMENT, named
+from workbench.recipes.parts import results_of, told_of
+from workbench.recipes.run.agreement import AGREEMENT
 from workbench.recipes.run.explorer import FRAGMENT
-from workbench.recipes.run.rulers import GeneRuler, SeveralContext
+from workbench.recipes.run.rulers import RULER, GeneRuler, SeveralContext
 from workbench.recipes.run.sections import TABLES, drift_section, report
 
 _ALPHA = 0.05
-_OF_PART = ("panel", "operators", "untrained", *TABLES, "genes", "signals")
+_OF_PART = ("panel", "operators", "untrained", *TABLES, *GENE_STAGES)
 
 
 def report_several(context: SeveralContext, results: Results) -> Report:
@@ -34,7 +32,7 @@ def report_several(context: SeveralContext, results: Results) -> Report:
     """
     reports = {}
     for name, part in context.parts.items():
-        own = {stage: results[part.staged(stage)] for stage in _OF_PART if part.staged(stage) in results}
+        own = results_of(results, part, _OF_PART)
         if isinstance(part, GeneRuler):
             if "genes" in own:
                 reports[name] = genes_report(part, own)
@@ -44,11 +42,9 @@ def report_several(context: SeveralContext, results: Results) -> Report:
     if "drift" in results:
         sections.append(drift_section(context, results["drift"]))
     whole = {name: Section.joined(one.sections) for name, one in reports.items()}
-    sections += [_of_ruler(name, one, reports[name].opening, whole) for name, one in whole.items()]
-    tables = _side_by_side(whole)
-    if "expected" in tables:
+    sections += told_of(whole, {name: one.opening for name, one in reports.items()}, RULER)
+    if "expected" in (tables := Section.joined(sections).tables):
         context.write({"expected": tables["expected"]})
-    sections.append(Section(tables=tables))
     fragment = context.folder("explorer") / FRAGMENT
     placed = []
     for name, part in context.parts.items():
@@ -75,48 +71,15 @@ def report_several(context: SeveralContext, results: Results) -> Report:
     )
 
 
-def _of_ruler(name: str, own: Section, opening: Opening, whole: Mapping[str, Section]) -> Section:
-    """What one ruler adds: every sentence, figure and fact says whose it is; cautions of all rulers are said once."""
-    everybody = [set(one.cautions) for one in whole.values()]
-    first = next(iter(whole)) == name
-    cautions = [
-        text if all(text in one for one in everybody) else f"{name}: {text}"
-        for text in own.cautions
-        if first or not all(text in one for one in everybody)
-    ]
-    figures = [
-        replace(
-            one,
-            name=f"{one.name}-{name}",
-            entry=one.entry or one.name,
-            caption=f"Ruler: {name}. {one.caption}",
-            rows={"ruler": name},
-        )
-        for one in own.figures
-    ]
-    said = [f"{name}: {text}" for text in (opening.question, opening.answer, opening.sure, *own.answers) if text]
-    skipped = [(f"{name}: {what}", why) for what, why in own.skipped]
-    return Section(figures, {}, said, skipped, cautions, {f"{key} ({name})": text for key, text in own.facts.items()})
-
-
-def _side_by_side(whole: Mapping[str, Section]) -> dict[str, pd.DataFrame]:
-    """Tables of all rulers one under the other."""
-    found: dict[str, list[pd.DataFrame]] = {}
-    for name, one in whole.items():
-        for table, rows in one.tables.items():
-            found.setdefault(table, []).append(named(rows, name))
-    return {table: pd.concat(parts, ignore_index=True) for table, parts in found.items()}
-
-
 def _compared(context: SeveralContext) -> Section:
     """How far the latents agree."""
     table = context.read(AGREEMENT)
     answers = []
     for (one, other, points), rows in table.groupby(["ruler", "other", "points"], sort=False):
         said = [
-            f"{measure} {number(part['value'].iloc[0], 2)} ("
+            f"{measure} {number(part['value'].iloc[0], 3)} ("
             + "; ".join(
-                f"rulers without meaning for {row['null_of']} {number(row['null_mean'], 2)}, p {number(row['p'], 3)}"
+                f"rulers without meaning for {row['null_of']} {number(row['null_mean'], 3)}, p {number(row['p'], 3)}"
                 for row in part.to_dict("records")
             )
             + ")"
@@ -132,6 +95,7 @@ def _compared(context: SeveralContext) -> Section:
     )
     cautions = [
         "Latents of one model share its features and so agree whatever their rulers say: only what is beyond rulers without meaning counts.",
+        "Where one axis holds most of the variance of both latents, debiased CKA is near 1 for any two; the principal angle weighs all axes alike.",
         "Two rulers that put the same points far apart agree for that reason, and no model is needed for it.",
     ]
     return Section([Request(AGREEMENT, caption)], {AGREEMENT: table}, answers, [], cautions)
@@ -145,20 +109,21 @@ def _opening(context: SeveralContext, compared: bool) -> Opening:
         return Opening(question, "They were not compared: only a part of the run was done.", step=step)
     table = context.read(AGREEMENT)
     kind = table["points"].iloc[0]
-    rows = table[(table["points"] == kind) & (table["measure"] == CKA)]
-    pairs = rows.groupby(["ruler", "other"], sort=False).agg(value=("value", "first"), p=("p", "max"))
-    close = int((pairs["p"] <= _ALPHA).sum())
-    best = pairs.sort_values("value", ascending=False, kind="stable").iloc[0]
-    of = rows[(rows["ruler"] == best.name[0]) & (rows["other"] == best.name[1])]
-    chance = number(float(of["null_mean"].max()), 2)
+    rows = table[table["points"] == kind]
+    # A pair agrees where both measures stand out from the null of either ruler.
+    pairs = rows.groupby(["ruler", "other"], sort=False)["p"].max()
+    close = int((pairs <= _ALPHA).sum())
+    one, other = pairs.sort_values(kind="stable").index[0]
+    of = rows[(rows["ruler"] == one) & (rows["other"] == other)]
+    said = [
+        f"{measure} {number(part['value'].iloc[0], 3)} (without meaning {number(part['null_mean'].min(), 3)} to {number(part['null_mean'].max(), 3)})"
+        for measure, part in of.groupby("measure", sort=False)
+    ]
     verdict = (
         f"{'Yes' if close else 'No'}: {close} of {len(pairs)} pairs" if len(pairs) > 1 else "Yes" if close else "No"
     )
-    answer = (
-        f"{verdict}. {' and '.join(best.name)}: debiased CKA {number(best['value'], 2)}; rulers without meaning {chance}; "
-        f"the larger p {number(best['p'], 2)}."
-    )
+    answer = f"{verdict}. {one} and {other}: {', '.join(said)}; largest p {number(float(pairs[one, other]), 2)}."
     n, draws = of["n_points"].iloc[0], int(of["n_null"].min())
-    sure = f"n = {n:,} {kind}; {counted(draws, 'draw')} either way, so that no p is below {1 / (draws + 1):.2g}."
+    sure = f"n = {n:,} {kind}; {counted(draws, 'draw')} of either ruler; both measures have to stand out from both."
     change = "Rulers that are alike themselves would; and a latent with fewer coordinates (adaptor.k, genes.k) is closer to its ruler."
     return Opening(question, answer, sure, change, step)
