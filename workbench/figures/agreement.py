@@ -45,12 +45,14 @@ def rulers_agreement(table: pd.DataFrame) -> go.Figure:
         for r in records(rows)
     ]
     rows["filled"], rows["null_from"] = rows["p"] <= 0.05, rows["null_low"]
-    rows["text"], rows["sd"] = [number(value, 2) for value in rows["value"]], float("nan")
+    rows["text"], rows["sd"] = [number(value, 3) for value in rows["value"]], float("nan")
     facets = []
     for measure, own in rows.groupby("measure", sort=False):
         similar = measure == _CKA
-        ends = [own["null_low"].min(), own["value"].min(), own["null_high"].max(), own["value"].max()]
-        limits = [min(0.0, min(ends[:2])) - 0.03, 1.05] if similar else [0, 92]
+        low = float(own[["null_low", "value"]].min().min())
+        # So that what lies near 1 can be told apart.
+        pad = 0.06 * (1 - low) + 0.002
+        limits = [low - pad, 1 + pad] if similar else [0, 92]
         title = "debiased CKA, 1: the same" if similar else "mean principal angle in degrees, 0: the same"
         facets.append(Facet("", own, {"title": {"text": title, "standoff": 6}, "range": limits}))
     pairs = " and ".join(dict.fromkeys([*rows["ruler"].map(str), *rows["other"].map(str)]))
@@ -59,8 +61,8 @@ def rulers_agreement(table: pd.DataFrame) -> go.Figure:
         "fitted anew, 2.5 to 97.5 %."
     )
     keys = [
-        ("two rulers, as much alike by chance in 5 % or less", {**POINT, "symbol": "circle"}),
-        ("in more", {**POINT, "symbol": "circle-open"}),
+        ("p ≤ 0.05: more alike than the null", {**POINT, "symbol": "circle"}),
+        ("p > 0.05", {**POINT, "symbol": "circle-open"}),
         ("rulers without meaning", NULL_KEY),
     ]
     return forest(facets, order_of(rows), "How far the latents of rulers agree", subtitle, keys, across=2)
