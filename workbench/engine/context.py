@@ -155,7 +155,7 @@ class Context(Generic[Settings]):
         Parameters
         ----------
         config
-            Its configuration as JSON.
+            Its configuration as JSON, with paths that are absolute.
         out
             Output folder of the command.
         part

@@ -106,7 +106,7 @@ def stacked(tables: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
     tables
         Table of each part by its name; a column of that name in it is replaced.
     column
-        Name of the column.
+        Name that the first column gets.
     """
     parts = []
     for name, table in tables.items():
@@ -122,7 +122,7 @@ def results_of(results: Results, part: OfWhole, names: Sequence[str]) -> dict[st
     Parameters
     ----------
     results
-        Results of all stages.
+        Results of all stages of the whole command.
     part
         Part that is asked for.
     names

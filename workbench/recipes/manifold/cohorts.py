@@ -22,7 +22,7 @@ class Cohort(ManifoldContext):
     whole
         The command, which has the model and the ruler.
     name
-        ``internal`` or ``external``.
+        ``internal`` for the cells under ``data``, or ``external``.
     data
         Where its cells are from.
     """

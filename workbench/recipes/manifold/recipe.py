@@ -137,7 +137,7 @@ def gene_inputs(context: ManifoldContext) -> dict[str, Any]:
     Parameters
     ----------
     context
-        Configuration, cells and ruler.
+        Command whose ruler, cells and settings are looked at.
     """
     ruler = {"ruler": context.ruler.fingerprint(), "values": context.expression, "genes": context.panel}
     return {**ruler, **context.chosen("fits", "adaptor"), "seed": context.config.seed}

@@ -128,7 +128,7 @@ class LaidGenes:
     known
         Expression level, detection and logarithm of the degree of each.
     design
-        Regression on these.
+        Regression of anything per gene on these.
     layout
         Distances, groups, folds and strata.
     notes

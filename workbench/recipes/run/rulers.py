@@ -41,11 +41,11 @@ class Part(RunContext):
     Parameters
     ----------
     whole
-        Run of several rulers.
+        Run of several rulers that this is a part of.
     entry
         Name or path of this ruler, as the configuration has it.
     ruler
-        The ruler itself, loaded.
+        The ruler itself, as `load_ruler` gives it.
     """
 
     def __init__(self, whole: RunContext, entry: str, ruler: Ruler) -> None:
@@ -175,7 +175,7 @@ class CellRuler(Part):
         Parameters
         ----------
         draws
-            As in `Part`.
+            Number of draws of the null, 0 or more.
         """
         matrix, anchors, seed = self.feature_map(), self.anchors(), self.config.seed
         features, stages = anchors.centroids @ matrix, [anchors.stage]
@@ -210,7 +210,7 @@ class GeneRuler(ManifoldContext, Part):  # type: ignore[misc]
         Parameters
         ----------
         draws
-            As in `Part`.
+            Number of draws of the null, 0 or more.
         """
         (nodes, places), matrix, seed = self.on_ruler, self.feature_map(), self.config.seed
         level = measured_level(self.adata, self.tokenizer.match, [self.panel[i] for i in places])
