@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,8 @@ from workbench.cells.expression import expression_on
 from workbench.engine.stages import Result, Results
 from workbench.geometry.agreement import agreement_rows
 
-if TYPE_CHECKING:
-    from workbench.recipes.run.rulers import SeveralContext
+# What a ruler reads is made there, so this stage depends on that code.
+from workbench.recipes.run.rulers import SeveralContext
 
 AGREEMENT = "agreement"
 ANCHORS, CELLS, GENES = "anchors", "cells", "genes"
