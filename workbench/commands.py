@@ -180,7 +180,9 @@ def pretrain(arguments: Arguments, config: Any) -> int:
 def run(arguments: Arguments, config: Any) -> int:
     """Run from cells to algorithm and factors, or one of the two parts."""
     done = _carried_out(arguments, config)
-    algorithm = str(done.out / "algorithm") if "algorithm" in done.seconds else None
+    # Of several rulers each has its own.
+    place = done.out / ("rulers" if config.rulers else "algorithm")
+    algorithm = str(place) if "algorithm" in done.seconds else None
     return _report(arguments, done, metrics=str(done.out / "metrics.json"), algorithm=algorithm)
 
 

@@ -304,6 +304,8 @@ def test_the_keys_that_are_paths_are_told_by_the_models():
     operators = {**common, "ruler": NAME_OR_PATH, "panel.file": "path"}
     assert paths_of(RunConfig) == {
         **operators,
+        "rulers": NAME_OR_PATH,
+        "genes.fits.programs": NAME_OR_PATH,
         "factors.gene_sets": NAME_OR_PATH,
         "expected": "path",
         "transfer.*.data.name": NAME_OR_PATH,

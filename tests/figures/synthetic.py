@@ -114,7 +114,7 @@ def distances(seed=4):
         for j, b in enumerate(names[i + 1 :], i + 1):
             ruler = 1 + (i * 3 + j * 2) % 7
             rows.append((a, b, ruler, rng.normal(0.15 + 0.07 * ruler, 0.07), 0.05, int(rng.integers(1, 30))))
-    return pd.DataFrame(rows, columns=["stage_a", "stage_b", "ruler", "latent", "latent_sd", "n_pairs"])
+    return pd.DataFrame(rows, columns=["stage_a", "stage_b", "ruler_distance", "latent", "latent_sd", "n_pairs"])
 
 
 METRICS = {  # metric: (unit, worse, size)

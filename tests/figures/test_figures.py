@@ -316,9 +316,9 @@ def test_ruler_against_latent_has_no_jitter_and_a_weighted_mean():
     table = synthetic.distances()
     figure = figures.ruler_against_latent(table)
     points, mean = figure.data
-    assert sorted(points.x) == sorted(table["ruler"])
+    assert sorted(points.x) == sorted(table["ruler_distance"])
     assert sorted(points.marker.size) == sorted(table["n_pairs"])
-    near = table[table["ruler"] == table["ruler"].min()]
+    near = table[table["ruler_distance"] == table["ruler_distance"].min()]
     assert np.isclose(mean.y[0], np.average(near["latent"], weights=near["n_pairs"]))
     assert any("HSC – MPP" in hover and "n = " in hover for hover in points.hovertext)
     assert f"n = {len(table)} pairs of stages" in figure.layout.title.text

@@ -41,7 +41,7 @@ def test_planted_lineages_are_followed_and_absent_ones_said(made):
 
 def test_planted_distances_follow_the_ruler(made):
     distances = made[0]["distances"]
-    assert distances[["ruler", "latent"]].corr("spearman").iloc[0, 1] > 0.6
+    assert distances[["ruler_distance", "latent"]].corr("spearman").iloc[0, 1] > 0.6
 
 
 def test_what_few_anchors_do_not_allow_is_said(internal, planted_matrix, world, adaptor):

@@ -110,10 +110,16 @@ def _anchor_paths(raw: Any, keys: Sequence[Key], base: Path) -> None:
         written = raw.get(key.name)
         for section in key.sections(written):
             _anchor_paths(section, key.keys, base)
-        # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
-        if key.file and isinstance(written, str):
-            if key.file == PATH or "/" in written or (base / written).exists():
-                raw[key.name] = os.path.normpath(base / written)
+        if key.file and isinstance(written, list):
+            raw[key.name] = [_anchored(one, key, base) for one in written]
+        elif key.file and isinstance(written, str):
+            raw[key.name] = _anchored(written, key, base)
+
+
+def _anchored(written: Any, key: Key, base: Path) -> Any:
+    # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
+    named = isinstance(written, str) and (key.file == PATH or "/" in written or (base / written).exists())
+    return os.path.normpath(base / written) if named else written
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

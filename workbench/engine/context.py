@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from multiprocessing import current_process
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import pandas as pd
 import torch
@@ -146,7 +146,23 @@ class Context(Generic[Settings]):
     def handle(self) -> Handle:
         """What a task takes to a worker in place of this context."""
         config = self.settings.model_validate(absolute(self.config)).model_dump_json()
-        return Handle(type(self), config, str(self.out.resolve()))
+        return Handle(type(self), config, str(self.out.resolve()), self.shared)
+
+    @classmethod
+    def opened(cls, config: str, out: Path, part: str) -> Self:
+        """The context in a worker.
+
+        Parameters
+        ----------
+        config
+            Its configuration as JSON, with paths that are absolute.
+        out
+            Output folder of the command.
+        part
+            Which part of a command it is of, for contexts that are of one.
+        """
+        assert not part
+        return cls(cls.settings.model_validate_json(config), out)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -161,17 +177,23 @@ class Handle:
         Its configuration as JSON, paths absolute.
     out
         Its output folder as an absolute path.
+    shared
+        Names of the stages in that folder whose results it reads.
+    part
+        Which part of a command it is of; empty for the whole.
     """
 
     kind: type[Context]
     config: str
     out: str
+    shared: tuple[str, ...] = ()
+    part: str = ""
 
     def open(self) -> Any:
         """The context in this process, made once for as long as the stages that it shares hold the same."""
-        return _opened(self, tuple(key_of(Path(self.out), name) for name in self.kind.shared))
+        return _opened(self, tuple(key_of(Path(self.out), name) for name in self.shared))
 
 
 @lru_cache(maxsize=1)
 def _opened(handle: Handle, keys: tuple[str, ...]) -> Context:
-    return handle.kind(handle.kind.settings.model_validate_json(handle.config), Path(handle.out))
+    return handle.kind.opened(handle.config, Path(handle.out), handle.part)

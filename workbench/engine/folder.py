@@ -29,7 +29,7 @@ RESOLVED = "resolved.yaml"
 # What commands write beside the marker.
 OURS = (
     *(RESOLVED, "manifest.json", "metrics.json", "report.html", "stages", "tables", "figures"),
-    *("algorithm", "operator", "sweep"),
+    *("algorithm", "operator", "sweep", "rulers", "cohorts"),
 )
 _OLDER = "It is of an older layout of the workbench, and nothing in it was changed; choose another folder with --out."
 

@@ -45,7 +45,8 @@ class Key:
     keys
         Keys of each of these sections.
     file
-        ``path`` where the value is a file, ``name or path`` where it may also name something that ships; else empty.
+        ``path`` where the value is a file, ``name or path`` where it may also name something that ships, of a list each of its values;
+        else empty.
     """
 
     name: str
@@ -191,7 +192,8 @@ def _keys(model: Mapping[str, Any], defs: Mapping[str, Any], given: Mapping[str,
 def _key(name: str, part: Mapping[str, Any], defs: Mapping[str, Any], required: bool) -> Key:
     form, model = _held(part)
     if not form:
-        formats = [one["format"] for one in (part, *part.get("anyOf", ())) if one.get("format") in (PATH, NAME_OR_PATH)]
+        written = (part, *part.get("anyOf", ()), part.get("items") or {})
+        formats = [one["format"] for one in written if one.get("format") in (PATH, NAME_OR_PATH)]
         meaning = part.get("description", "")
         return Key(name, _words(part), meaning, part["default"], required, file=formats[0] if formats else "")
     target = defs[model.rsplit("/", 1)[-1]]

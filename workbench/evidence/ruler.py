@@ -98,6 +98,11 @@ class Ruler:
     phases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     signals: tuple[Signal, ...] = ()
 
+    @property
+    def slug(self) -> str:
+        """Its name as files, stages and figures have it: letters, digits, ``_`` and ``-``."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "_", self.name)
+
     def fingerprint(self) -> str:
         """Hash of everything that numbers depend on, the same on every machine.
 

@@ -18,7 +18,7 @@ from workbench.cells.panel import choose_panel
 from workbench.engine.folder import RESOLVED, check_layout
 from workbench.engine.record import stands_on
 from workbench.engine.tables import read_table, table_path
-from workbench.errors import ArtifactError, EvaluationError
+from workbench.errors import ArtifactError, EvaluationError, WorkbenchError
 from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.explorer.heads import ALPHA, MIN_CELLS, described, head_factors, programs_of, short, strongest_pairs
 from workbench.explorer.layers import layer_maps, layer_measures
@@ -133,7 +133,11 @@ def from_run(
         missing.append((what, none if stands else f"tables/{name}.csv {_STALE}"))
         return []
 
-    scores = [ruler_measure(table, source.shape) for table in tables("score", "heads", "heads", "screens the heads.")]
+    scores = [
+        _of(ruler_measure(rows, source.shape), name)
+        for table in tables("score", "heads", "heads", "screens the heads.")
+        for name, rows in _by_ruler(table)
+    ]
     if ablation is None:
         missing.append(
             ("ablation", "none was given with the run; workbench ablate makes one, for all heads and beside its nulls.")
@@ -141,17 +145,22 @@ def from_run(
     else:
         scores += effect_measures(_table_of(folder, Path(ablation), "ablate", "effects"), source.shape)
     latent = tables("cells", "algorithm", "latent", "makes the latent.")
-    ruler, layers, of_layers = _ruler_of(config), None, []
+    of_latents = [
+        _of(latent_map(rows, seed, _ruler_of(config, name)), name)
+        for table in latent
+        for name, rows in _by_ruler(table)
+    ]
+    layers, of_layers = None, list[dict[str, Any]]()
     if geometry is not None:
         layers = layer_measures(_table_of(folder, Path(geometry), "geometry"))
         if table_path(Path(geometry), "maps").is_file():
-            of_layers = layer_maps(_table_of(folder, Path(geometry), "geometry", "maps"), ruler, seed)
+            of_layers = layer_maps(_table_of(folder, Path(geometry), "geometry", "maps"), _ruler_of(config, ""), seed)
     return replace(
         data,
         title=config.get("name") or folder.resolve().name,
         facts=(*_facts_of(folder, config), *data.facts),
         measures=(*scores, *data.measures),
-        maps=(*(latent_map(table, seed, ruler) for table in latent), *of_layers),
+        maps=(*of_latents, *of_layers),
         layers=layers,
         missing=tuple(missing),
     )
@@ -314,12 +323,28 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _ruler_of(config: Mapping[str, Any]) -> Ruler | None:
-    """The ruler of a run, for its colours; None where it has been moved since."""
-    try:
-        return load_ruler(config.get("ruler") or SHIPPED)
-    except EvaluationError:
-        return None
+def _by_ruler(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of each ruler of a run of several; those of a run of one under no name."""
+    if "ruler" not in table:
+        return [("", table)]
+    return [(str(name), rows.reset_index(drop=True)) for name, rows in table.groupby("ruler", sort=False)]
+
+
+def _of(shown: dict[str, Any], ruler: str) -> dict[str, Any]:
+    """A measure or map that says of which ruler it is, where there are several."""
+    return {**shown, "key": f"{shown['key']}-{ruler}", "name": f"{ruler}: {shown['name']}"} if ruler else shown
+
+
+def _ruler_of(config: Mapping[str, Any], name: str) -> Ruler | None:
+    """The ruler of a run, or that of a name, for its colours; None where it has been moved since."""
+    for entry in config.get("rulers") or [config.get("ruler") or SHIPPED]:
+        try:
+            ruler = load_ruler(entry)
+        except WorkbenchError:
+            continue
+        if name in ("", ruler.slug):
+            return ruler
+    return None
 
 
 def _facts_of(folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Pure functions from a tidy table to a plotly figure; notebooks, reports and experiments call the same ones."""
 
 from workbench.figures.ablation import effect_map, head_intervals, label_effects
+from workbench.figures.agreement import rulers_agreement
 from workbench.figures.benchmark import benchmark_differences, benchmark_endpoints
 from workbench.figures.benchmark_costs import benchmark_costs
 from workbench.figures.benchmark_maps import benchmark_ranks, benchmark_tally
@@ -41,7 +42,7 @@ __all__ = [
     "dimension_agreement", "dimension_curves", "dose_curves", "drift", "effect_map", "factor_drops", "factor_effects", "factor_genes",
     "feature_estimates", "feature_graph", "feature_intervals", "flat_and_ripple", "gate_table", "gene_layers", "genes_on_ruler", "geometry_layers",
     "head_intervals", "head_map", "head_screen", "held_levels", "holdouts", "interaction_matrix", "label_effects",
-    "latent_map", "latent_space", "layer_probes", "let_elbow", "masked_errors", "p_uniform", "readouts", "recovery", "ruler_against_latent", "runtime",
+    "latent_map", "latent_space", "layer_probes", "let_elbow", "masked_errors", "p_uniform", "readouts", "recovery", "ruler_against_latent", "rulers_agreement", "runtime",
     "sensitivity", "space_likeness", "space_maps", "study_transfers", "subset_interactions", "trajectories", "training_course", "transfer_map", "trust_curve",
     "write_map",
 ]  # fmt: skip

@@ -175,7 +175,8 @@ def ruler_against_latent(table: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     table
-        One row per pair of stages: `stage_a`, `stage_b`, `ruler`, `latent`, `latent_sd`, `n_pairs` (pairs of anchors).
+        One row per pair of stages: `stage_a`, `stage_b`, `ruler_distance`, `latent`, `latent_sd`, `n_pairs` (pairs of
+        anchors).
 
     Returns
     -------
@@ -187,14 +188,16 @@ def ruler_against_latent(table: pd.DataFrame) -> go.Figure:
     EvaluationError
         If a column is missing, or no pair has both distances.
     """
-    pairs = checked(table, "distance figure", ["stage_a", "stage_b"], ["ruler", "latent", "latent_sd", "n_pairs"])
-    drawn = pairs[np.isfinite(pairs["ruler"]) & np.isfinite(pairs["latent"]) & (pairs["n_pairs"] > 0)]
+    pairs = checked(
+        table, "distance figure", ["stage_a", "stage_b"], ["ruler_distance", "latent", "latent_sd", "n_pairs"]
+    )
+    drawn = pairs[np.isfinite(pairs["ruler_distance"]) & np.isfinite(pairs["latent"]) & (pairs["n_pairs"] > 0)]
     if drawn.empty:
         raise refusal("distance figure", "no row has 'ruler', 'latent' and 'n_pairs' above zero.")
     # Large marks first, so that small ones lie on top and can be pointed at.
     drawn = drawn.sort_values(["n_pairs", "stage_a", "stage_b"], ascending=[False, True, True])
     hover = [
-        f"{label(row.stage_a)} – {label(row.stage_b)}<br>ruler {number(row.ruler)}<br>"
+        f"{label(row.stage_a)} – {label(row.stage_b)}<br>ruler {number(row.ruler_distance)}<br>"
         f"latent {number(row.latent)} ± {number(row.latent_sd)} (sd)<br>n = {number(row.n_pairs)} anchor pairs"
         for row in records(drawn)
     ]
@@ -209,8 +212,8 @@ def ruler_against_latent(table: pd.DataFrame) -> go.Figure:
         **area,
     }
     named: Look = {"name": "pair of stages", "legend": True}
-    figure = go.Figure(marks(drawn["ruler"], drawn["latent"], hover, error_y=around, marker=marker, **named))
-    by_ruler = drawn.groupby("ruler")
+    figure = go.Figure(marks(drawn["ruler_distance"], drawn["latent"], hover, error_y=around, marker=marker, **named))
+    by_ruler = drawn.groupby("ruler_distance")
     mean = by_ruler.apply(lambda g: float(np.average(g["latent"], weights=g["n_pairs"])), include_groups=False)
     look: Look = {
         "line": {"color": INK, "width": 1.5, "dash": "dot"},

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.engine.record import damaged_tables
@@ -32,12 +33,15 @@ class Request:
         Name in the gallery; the figure's own when empty.
     options
         Arguments for the drawing beside the tables; JSON-ready.
+    rows
+        Column -> value that rows of the tables need to have, such as the ruler of a run of several; tables without the column are taken whole.
     """
 
     name: str
     caption: str
     entry: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    rows: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def of(self) -> Entry:
@@ -69,15 +73,23 @@ def drawn(requests: Sequence[Request], tables: Tables) -> tuple[dict[str, go.Fig
             missing[request.name] = f"tables/{', tables/'.join(f'{name}.csv' for name in lacking)} is not there"
             continue
         try:
-            figures[request.name] = _draw(request.of, tables, request.options)
+            figures[request.name] = _draw(request, tables)
         except EvaluationError as error:
             missing[request.name] = str(error)
     return figures, missing
 
 
-def _draw(entry: Entry, tables: Tables, options: Mapping[str, Any]) -> go.Figure:
-    wanted = (*entry.tables, *entry.optional)
-    return entry.draw({name: tables[name] for name in wanted if name in tables}, **options)
+def _draw(request: Request, tables: Tables) -> go.Figure:
+    wanted = (*request.of.tables, *request.of.optional)
+    own = {name: _rows(tables[name], request.rows) for name in wanted if name in tables}
+    return request.of.draw(own, **request.options)
+
+
+def _rows(table: pd.DataFrame, wanted: Mapping[str, str]) -> pd.DataFrame:
+    for column, value in wanted.items():
+        if column in table:
+            table = table[table[column].astype(str) == value].drop(columns=column).reset_index(drop=True)
+    return table
 
 
 def write_index(out: Path, requests: Sequence[Request], command: str) -> None:
@@ -93,7 +105,12 @@ def write_index(out: Path, requests: Sequence[Request], command: str) -> None:
         Command line that makes the tables, for whoever reads the index.
     """
     entries = {
-        one.name: {"entry": one.entry or one.name, "options": dict(one.options), "caption": one.caption}
+        one.name: {
+            "entry": one.entry or one.name,
+            "options": dict(one.options),
+            "caption": one.caption,
+            **({"rows": dict(one.rows)} if one.rows else {}),
+        }
         for one in requests
     }
     write_json(out / "figures" / INDEX, {"command": command, "figures": entries})
@@ -120,7 +137,9 @@ def requests_of(out: Path) -> list[Request]:
         caption = "Drawn from the tables alone; the run left no caption."
         return [Request(name, caption) for name, entry in GALLERY.items() if set(entry.tables) <= held]
     known = read_json(index)["figures"]
-    return [Request(name, one["caption"], one["entry"], one["options"]) for name, one in known.items()]
+    return [
+        Request(name, one["caption"], one["entry"], one["options"], one.get("rows", {})) for name, one in known.items()
+    ]
 
 
 def chosen(requests: Sequence[Request], names: Sequence[str]) -> list[Request]:

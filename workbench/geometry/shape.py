@@ -113,12 +113,12 @@ def stage_distances(
     Returns
     -------
     DataFrame
-        One row per pair of stages (or stage with itself): ``stage_a``, ``stage_b``, ``ruler``, ``latent`` (mean over
-        pairs of anchors), ``latent_sd``, ``n_pairs``.
+        One row per pair of stages (or stage with itself): ``stage_a``, ``stage_b``, ``ruler_distance``, ``latent`` (mean
+        over pairs of anchors), ``latent_sd``, ``n_pairs``.
     """
     i, j = np.triu_indices(len(stage), 1)
     a, b = np.sort([stage[i], stage[j]], axis=0)
-    names, keys = np.array(ruler.stages), ["stage_a", "stage_b", "ruler"]
+    names, keys = np.array(ruler.stages), ["stage_a", "stage_b", "ruler_distance"]
     pairs = dict(zip(keys, (names[a], names[b], ruler.distances[a, b]), strict=True))
     grouped = pd.DataFrame({**pairs, "latent": latent[i, j]}).groupby(keys, as_index=False)["latent"]
     return grouped.agg(["mean", "std", "size"]).set_axis([*keys, "latent", "latent_sd", "n_pairs"], axis=1)

@@ -48,7 +48,9 @@ class PlantedGenes:
     planted: bool
 
 
-def plant_gene_graph(seed: int, *, planted: bool = True, n_genes: int = 80, strength: float = 1.0) -> PlantedGenes:
+def plant_gene_graph(
+    seed: int, *, planted: bool = True, n_genes: int = 80, strength: float = 1.0, share: float = 1.0
+) -> PlantedGenes:
     """Make a model whose gene table holds places on a graph of genes, which one head reads.
 
     A gene's embedding is a random direction, its expression level along one direction and its degree along another, in both worlds: linked genes
@@ -65,6 +67,8 @@ def plant_gene_graph(seed: int, *, planted: bool = True, n_genes: int = 80, stre
         Genes of the graph, 20 or more.
     strength
         Length of a gene's place on the graph beside its random direction, which has length 1.
+    share
+        Cosine of a gene's place with the true one, from 0 to 1; the rest of it is random.
     """
     rng = generator(seed, "planted graph of genes")
     ruler = _graph(rng, n_genes)
@@ -85,7 +89,10 @@ def plant_gene_graph(seed: int, *, planted: bool = True, n_genes: int = 80, stre
     ids = np.array(vocabulary.encode(ruler.stages))
     embedding[ids] += 0.3 * (np.outer(level, of_level) + np.outer(degree, of_degree))
     if planted:
-        embedding[ids] += strength * places @ marks.T
+        other = generator(seed, "places beside the graph").standard_normal(places.shape)
+        other -= (other * places).sum(1, keepdims=True) * places
+        held = share * places + np.sqrt(1 - share**2) * other / np.linalg.norm(other, axis=1, keepdims=True)
+        embedding[ids] += strength * held @ marks.T
     embedding[vocabulary.pad_id] = 0
     layer, head = int(rng.integers(n_layers)), int(rng.integers(n_heads))
     with torch.no_grad():

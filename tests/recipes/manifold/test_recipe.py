@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures_run import by_label
-from helpers import randomise
+from fixtures_manifold import FITS, gene_world
 from published import faults
 
 from workbench.engine.config import make_config, read_config
@@ -14,10 +14,6 @@ from workbench.engine.recipe import execute, plan
 from workbench.errors import ConfigError, EvaluationError
 from workbench.evidence.ruler import load_ruler
 from workbench.figures import genes_on_ruler
-from workbench.models.scgpt.checkpoint import save_checkpoint
-from workbench.models.scgpt.config import ModelConfig
-from workbench.models.scgpt.hooked import HookedScGPT
-from workbench.models.vocabulary import Vocabulary
 from workbench.recipes.manifold.config import ManifoldConfig
 from workbench.recipes.manifold.recipe import RECIPE
 from workbench.recipes.manifold.stages import CODE, EXPRESSION, LEVEL
@@ -27,27 +23,8 @@ from workbench.stats import benjamini_hochberg
 @pytest.fixture(scope="module")
 def settings(pbmc68k, tmp_path_factory):
     folder = tmp_path_factory.mktemp("manifold")
-    mean = np.asarray(pbmc68k.X.mean(0)).ravel()
-    genes = np.sort(np.argsort(-mean, kind="stable")[:60])
-    rows = np.concatenate([np.flatnonzero(group)[:8] for _, group in by_label(pbmc68k)])
-    cells = pbmc68k[rows, genes].copy()
-    cells.uns = {}
-    cells.obs = pd.DataFrame(
-        {"label": cells.obs["cell_type"].astype(str).to_numpy()}, index=[f"c{i}" for i in range(len(rows))]
-    )
-    cells.write_h5ad(folder / "cells.h5ad")
-    names = list(cells.var_names)
-    vocabulary = Vocabulary.of_genes(names)
-    shape = ModelConfig(n_tokens=len(vocabulary), d_model=8, n_layers=3, n_heads=2, d_mlp=8, max_tokens=70)
-    model = save_checkpoint(randomise(HookedScGPT(shape, vocabulary), seed=0), folder / "tiny")
-    rng = np.random.default_rng(0)
-    links = [(names[i], names[i - 1 - int(rng.integers(min(i, 4)))]) for i in range(1, 56)]
-    links += [(names[a], names[b]) for a, b in rng.integers(0, 56, (40, 2)) if a != b]
-    pd.DataFrame(links, columns=["source", "target"]).to_csv(folder / "edges.csv", index=False)
-    data = {"name": str(folder / "cells.h5ad"), "cell_type": "label", "values": "log1p:10000"}
-    fits = {"folds": 4, "neighbours": [10], "starts": [0], "draws": 19, "rewirings": 5, "cell_refits": 2, "holdouts": 2}
-    ruler, anchors = str(folder / "edges.csv"), {"min_cells": 2, "parts": 2}
-    return {"checkpoint": model, "data": data, "ruler": ruler, "anchors": anchors, "fits": fits, "adaptor": {"k": 2, "steps": 50, "tol": 0.1}}  # fmt: skip
+    adaptor = {"k": 2, "steps": 50, "tol": 0.1}
+    return {**gene_world(pbmc68k, folder), "fits": FITS, "adaptor": adaptor}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +59,65 @@ def test_a_graph_without_signals_says_what_is_left_out(done):
     assert len(figure.data) >= 4
 
 
+def test_every_head_is_screened_as_a_feature_map_of_it_alone(done, settings, tmp_path):
+    heads = done.context.read("manifold_heads")
+    assert heads[["layer", "head"]].to_numpy().tolist() == [[i, j] for i in range(3) for j in range(2)]
+    np.testing.assert_allclose(heads["q"], benjamini_hochberg(np.fmax(heads["p"], heads["rewired_p"]).to_numpy()))
+    adaptor = {**settings["adaptor"], "feature_map": "single", "layer": 1, "head": 1}
+    alone = execute(RECIPE, make_config(ManifoldConfig, **{**settings, "adaptor": adaptor}), tmp_path / "out")
+    table = alone.context.read("manifold_genes")
+    own = table[(table["representation"] == "operator rows (L1H1)") & (table["method"] == "LET, held-out groups")]
+    one = heads[(heads["layer"] == 1) & (heads["head"] == 1)]
+    for column in ("spearman", "p", "rewired_p"):
+        np.testing.assert_allclose(one[column], own[column], atol=1e-6)
+
+
+def test_criteria_are_those_of_the_table_of_fits(done):
+    gates, table = done.context.read("manifold_gates"), done.context.read("manifold_genes")
+    held = table[table["method"] == "LET, held-out groups"].set_index("representation")
+    for row in gates.to_dict("records"):
+        own = held.loc[row["representation"]]
+        met = {
+            "beyond families of like expression and degree": own["p"] <= 0.01,
+            "beyond rewired graphs": own["rewired_p"] <= 0.01,
+            "q over the model's representations": own["q"] <= 0.05,
+            "above expression over cells": own["spearman"] > held.loc[EXPRESSION, "spearman"],
+            "above level and degree": own["spearman"] > held.loc[LEVEL, "spearman"],
+            "above the same network before training": own["spearman"]
+            > held.loc[held.index.str.startswith("untrained"), "spearman"].max(),
+        }
+        assert row["status"] == ("pass" if met[row["gate"]] else "fail")
+    assert len(gates) == 6 * (held["kind"] == "model").sum()
+
+
+def test_the_latent_of_genes_has_a_dimension_by_every_estimator(done):
+    table = done.context.read("manifold_dimension")
+    assert table.groupby("space")["estimator"].nunique().eq(5).all() and set(table["n"]) == {56}
+    ratio = table[table["estimator"] == "participation ratio"]["dimension"]
+    assert ((ratio >= 1) & (ratio <= 2 + 1e-9)).all(), "a latent of width two"
+    page = (done.out / "report.html").read_text()
+    assert all(f'id="figure-{name}"' in page for name in ("manifold_heads", "manifold_dimension"))
+
+
+@pytest.mark.slow  # two more cohorts
+def test_an_external_file_of_cells_stands_beside_the_internal_one(done, settings, tmp_path):
+    cells = ad.read_h5ad(settings["data"]["name"])
+    other = cells[::2, 3:].copy()
+    other.write_h5ad(tmp_path / "other.h5ad")
+    external = {**settings["data"], "name": str(tmp_path / "other.h5ad")}
+    both = execute(RECIPE, make_config(ManifoldConfig, **settings, external=external), tmp_path / "out")
+    table = both.context.read("manifold_genes")
+    own = table[table["cohort"] == "internal"].drop(columns="cohort").reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, done.context.read("manifold_genes"), rtol=1e-6)
+    assert set(table.loc[table["cohort"] == "external", "n_points"]) == {53}
+    alone = execute(RECIPE, make_config(ManifoldConfig, **{**settings, "data": external}), tmp_path / "alone")
+    found = table[table["cohort"] == "external"].drop(columns="cohort").reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, alone.context.read("manifold_genes"), rtol=1e-6)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f'id="figure-manifold_genes-{name}"' in page for name in ("internal", "external"))
+    assert "Cohort: external." in page and "External: " in page
+
+
 def test_nothing_is_done_twice(done, settings):
     again = execute(RECIPE, make_config(ManifoldConfig, **settings), done.out)
     assert again.seconds == done.seconds
@@ -109,7 +145,7 @@ def test_signals_bring_groups_of_cells(settings, tmp_path, monkeypatch):
         "untrained: operators",
     }
     assert set(axis["n"]) == {10} and "broad classes" in set(axis["of"])
-    assert done.results["cells"]["n_pairs"] == len(edges.drop_duplicates()) and len(genes) >= 50
+    assert done.results["signals"]["n_pairs"] == len(edges.drop_duplicates()) and len(genes) >= 50
     assert "made of their expression" in (done.out / "report.html").read_text()
     assert faults("manifold", done.out) == []
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from workbench.settings import AdaptorConfig, NameOrPath, OperatorConfig, Strict, named
+from workbench.settings import AdaptorConfig, DataConfig, NameOrPath, OperatorConfig, Strict, named
 
 
 class FitsConfig(Strict):
@@ -63,6 +63,10 @@ class ManifoldConfig(OperatorConfig):
         default=GeneAdaptorConfig(), description="The adaptor and the feature map under it."
     )
     fits: FitsConfig = Field(default=FitsConfig(), description="How representations are fitted and judged.")
+    external: DataConfig | None = Field(
+        default=None,
+        description="A second file of cells, on which the same ruler is measured with operators of its own; its figures stand beside the internal ones.",
+    )
 
     @model_validator(mode="after")
     def _screens_nothing(self) -> Self:

@@ -15,7 +15,9 @@ from workbench.errors import EvaluationError
 from workbench.evidence.gene_ruler import on_genes
 from workbench.evidence.ruler import GENES, Ruler
 from workbench.evidence.signalling import signal_strength, signalling_ruler
+from workbench.geometry.gene_vectors import ENTRY
 from workbench.geometry.ruler_fit import lay_out
+from workbench.operators.convention import PAPER
 from workbench.operators.operator import feature_map
 from workbench.recipes.manifold.config import ManifoldConfig
 from workbench.recipes.run.context import NOBODY, RunContext
@@ -25,17 +27,36 @@ FEWEST_GENES = 40
 _NODE = ("donor", "tissue", "cell_type")
 
 
+def gene_layers(context: RunContext) -> tuple[int, ...]:
+    """Layers whose mean vectors of genes are measured on a ruler over genes.
+
+    Parameters
+    ----------
+    context
+        Command whose model and convention are looked at.
+    """
+    if context.config.capture.convention == PAPER:
+        return ()
+    n = context.model.config.n_layers
+    return ENTRY, *sorted({(n - 1) // 2, n - 1})
+
+
 class ManifoldContext(RunContext):
     """Configuration, cells, panel and ruler of the command."""
 
     settings = ManifoldConfig  # type: ignore[assignment]
-    shared: ClassVar[tuple[str, ...]] = ("operators", "untrained", "vectors")
+    shared: ClassVar[tuple[str, ...]] = ("operators", "untrained")
     unlabelled: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment]
 
     @property
     def most_groups(self) -> int:
         """One: nothing is left out of the sums."""
         return 1
+
+    @property
+    def gene_layers(self) -> tuple[int, ...]:
+        """In front of the first layer, behind the middle one and the last; none where cells are not fed as scGPT was trained."""
+        return gene_layers(self)
 
     @cached_property
     def on_ruler(self) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,20 @@ from workbench.evidence.holdout import group_splits, holdout_correlation, random
 from workbench.evidence.null_rulers import bounded, rewired_links
 from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.factors.gene_sets import load_gene_sets
-from workbench.files import read_arrays, write_arrays
-from workbench.geometry.gene_covariates import make_design
+from workbench.files import read_arrays
+from workbench.geometry.gene_covariates import GeneDesign, make_design
 from workbench.geometry.gene_vectors import ENTRY
 from workbench.geometry.ruler_axis import axis_rows
 from workbench.geometry.ruler_embeddings import reduced
-from workbench.geometry.ruler_fit import LET, follow_rows, lay_out
-from workbench.operators.capturing import clear_state, read_operators
+from workbench.geometry.ruler_fit import LET, Layout, follow_rows, lay_out
+from workbench.operators.capturing import clear_state
 from workbench.recipes.manifold.context import ManifoldContext
+from workbench.recipes.run.operators import VECTORS, read
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
 from workbench.tools.gene_inputs import measured_level
-from workbench.tools.gene_vectors import ALL, gene_vectors
 
-GENE_TABLES, CELL_TABLES = ("manifold_genes",), ("manifold_cells", "manifold_axis")
+GENE_TABLES, SIGNAL_TABLES = ("manifold_genes",), ("manifold_cells", "manifold_axis")
 MODEL, CONTROL = "model", "control"
 CODE, LEVEL, EXPRESSION, UNTRAINED = (
     "a random code",
@@ -43,11 +44,10 @@ CODE, LEVEL, EXPRESSION, UNTRAINED = (
     "expression over cells",
     "untrained: ",
 )
-_FILE = "vectors.safetensors"
 
 
 def operators_stage(context: ManifoldContext, trained: bool, folder: Path, _: Results) -> Result:
-    """Read the operators of every head, of the model or of one of its shape that was never trained.
+    """Read operators of every head and mean vectors of genes, of the model or of one of its shape that was never trained.
 
     Parameters
     ----------
@@ -65,46 +65,12 @@ def operators_stage(context: ManifoldContext, trained: bool, folder: Path, _: Re
     dict
         As `read_operators` gives it.
     """
-    model = context.model if trained else context.model.untrained(context.config.seed)
-    found = read_operators(folder, model, context.fed_cells, context.panel, **context.reading)
+    found = read(context, folder, context.model if trained else context.model.untrained(context.config.seed))
     clear_state(folder)
     return found
 
 
-def vectors_stage(context: ManifoldContext, folder: Path, _: Results) -> Result:
-    """Mean residual vectors of the genes of the ruler, of the model and of the untrained one, with the gene table.
-
-    Parameters
-    ----------
-    context
-        Command whose cells are read.
-    folder
-        Folder of the stage, for the vectors.
-    _
-        Results of other stages, of which none is needed.
-
-    Returns
-    -------
-    dict
-        ``layers`` that were kept: in front of the first, the middle one, the last.
-    """
-    n, capture = context.model.config.n_layers, context.config.capture
-    layers = sorted({(n - 1) // 2, n - 1})
-    options: dict[str, Any] = {"layers": layers, "batch_size": capture.batch_size, "max_tokens": capture.max_tokens}
-    options |= {"seed": context.config.seed, "min_gene_share": context.config.data.min_gene_share}
-    options |= {"progress": context.backend.progress}
-    arrays: dict[str, np.ndarray] = {}
-    for name, model in (("model", context.model), ("untrained", context.model.untrained(context.config.seed))):
-        found = gene_vectors(context.adata, model, what=f"gene vectors, {name}", **options)[ALL]
-        place = {gene: i for i, gene in enumerate(found.genes)}
-        rows = [place[context.panel[i]] for i in context.on_ruler[1]]
-        arrays[f"{name}/table"], arrays["n"] = found.table[rows], found.n[rows]
-        arrays |= {f"{name}/{layer}": found.vectors[i][rows] for i, layer in enumerate(found.layers)}
-    write_arrays(folder / _FILE, arrays)
-    return {"layers": [ENTRY, *layers]}
-
-
-def genes_stage(context: ManifoldContext, _: Path, results: Results) -> Result:
+def genes_stage(context: ManifoldContext, _: Path, __: Results) -> Result:
     """Measure how the genes of the ruler follow it in each representation, beside controls.
 
     Expression level, detection and degree on the graph are regressed out of every representation first, and families are matched for them.
@@ -113,10 +79,8 @@ def genes_stage(context: ManifoldContext, _: Path, results: Results) -> Result:
     ----------
     context
         Command whose operators and vectors lie on the disk.
-    _
-        Folder of the stage, of which nothing is needed.
-    results
-        Results of the stages before.
+    _, __
+        Folder of the stage and results of those before it, of which neither is needed.
 
     Returns
     -------
@@ -124,18 +88,10 @@ def genes_stage(context: ManifoldContext, _: Path, results: Results) -> Result:
         ``n_genes``, ``n_groups``, ``n_strata`` and ``notes``.
     """
     settings, ruler, seed = context.config.fits, context.ruler, context.config.seed
-    nodes, places = context.on_ruler
-    arrays = read_arrays(context.folder("vectors") / _FILE)[0]
-    level = measured_level(context.adata, context.tokenizer.match, [context.panel[i] for i in places])
-    seen = arrays["n"] > 0
-    nodes, places, level = nodes[seen], places[seen], level[seen]
-    notes = [] if seen.all() else [f"{int((~seen).sum())} genes of the ruler are a token in no cell and were left out."]
-    # A gene with many edges is near to all on a graph, and is often one that is much studied, or much expressed.
-    known = np.column_stack([level, np.log(degrees(ruler)[nodes])])
-    groups, design = np.array(ruler.branches)[nodes], make_design(known)
-    layout = lay_out(ruler.distances[np.ix_(nodes, nodes)], groups, known, folds=settings.folds, seed=seed)
-    rewired = rewired_distances(ruler, nodes, seed)
-    found = representations(context, arrays, seen, places, known, results["vectors"]["layers"])
+    laid = laid_genes(context)
+    layout, design, notes = laid.layout, laid.design, list(laid.notes)
+    rewired = rewired_distances(ruler, laid.nodes, seed)
+    found = representations(context, laid.places, laid.known)
     rows: list[dict[str, Any]] = []
     for name, kind, x in tqdm(found, unit="representation", desc="genes", disable=not context.backend.progress):
         with warnings.catch_warnings():
@@ -157,17 +113,63 @@ def genes_stage(context: ManifoldContext, _: Path, results: Results) -> Result:
     worse = np.where(tested, np.fmax(table["p"].to_numpy(), table["rewired_p"].to_numpy()), np.nan)
     table["q"] = benjamini_hochberg(worse)
     context.write({"manifold_genes": table})
-    n = {"n_genes": len(nodes), "n_groups": layout.n_groups, "n_strata": int(layout.stratum.max()) + 1}
+    n = {"n_genes": len(laid.nodes), "n_groups": layout.n_groups, "n_strata": int(layout.stratum.max()) + 1}
     return {**n, "notes": notes, "largest_group": int(np.bincount(layout.group).max())}
 
 
+@dataclass(frozen=True)
+class LaidGenes:
+    """Genes of the panel on a ruler, with what is held out, matched and regressed out.
+
+    Attributes
+    ----------
+    nodes, places
+        Numbers of the genes on the ruler, and their places on the panel.
+    known
+        Expression level, detection and logarithm of the degree of each.
+    design
+        Regression of anything per gene on these.
+    layout
+        Distances, groups, folds and strata.
+    notes
+        What was left out, in sentences.
+    """
+
+    nodes: np.ndarray
+    places: np.ndarray
+    known: np.ndarray
+    design: GeneDesign
+    layout: Layout
+    notes: tuple[str, ...]
+
+
+def laid_genes(context: ManifoldContext) -> LaidGenes:
+    """Genes of the ruler that the cells measure.
+
+    Parameters
+    ----------
+    context
+        Command whose operators and vectors lie on the disk.
+    """
+    ruler, notes = context.ruler, tuple[str, ...]()
+    nodes, places = context.on_ruler
+    level = measured_level(context.adata, context.tokenizer.match, [context.panel[i] for i in places])
+    if context.gene_layers:
+        seen = read_arrays(context.folder("operators") / VECTORS, ["n"])[0]["n"][places] > 0
+        nodes, places, level = nodes[seen], places[seen], level[seen]
+        if not seen.all():
+            notes = (f"{int((~seen).sum())} genes of the ruler are a token in no cell and were left out.",)
+    else:
+        notes = ("The convention 'paper' is for operators only, so gene table and residual streams are not measured.",)
+    # A gene with many edges is near to all on a graph, and is often one that is much studied, or much expressed.
+    known = np.column_stack([level, np.log(degrees(ruler)[nodes])])
+    between, groups = ruler.distances[np.ix_(nodes, nodes)], np.array(ruler.branches)[nodes]
+    layout = lay_out(between, groups, known, folds=context.config.fits.folds, seed=context.config.seed)
+    return LaidGenes(nodes, places, known, make_design(known), layout, notes)
+
+
 def representations(
-    context: ManifoldContext,
-    arrays: dict[str, np.ndarray],
-    seen: np.ndarray,
-    places: np.ndarray,
-    known: np.ndarray,
-    layers: list[int],
+    context: ManifoldContext, places: np.ndarray, known: np.ndarray
 ) -> list[tuple[str, str, Float[np.ndarray, "gene feature"]]]:
     """What genes of the ruler are represented by: name, whether it is the model's or a control, and a row per gene.
 
@@ -175,25 +177,24 @@ def representations(
     ----------
     context
         Command whose operators lie on the disk.
-    arrays
-        Vectors by name, as `vectors_stage` left them.
-    seen
-        Genes of the ruler that are a token in some cell.
     places
-        Their places on the panel.
+        Places of the genes on the panel.
     known
         Expression level, detection and logarithm of the degree of each.
-    layers
-        Layers of the vectors, -1 in front of the first.
     """
     matrix, spec = context.feature_map()[places], context.config.adaptor.name
     other = context.feature_map(trained=False)[places]
     cells = expression_on(context.adata, context.tokenizer.match, context.panel)[0]
     out = [(f"operator rows ({spec})", MODEL, matrix), (f"operator columns ({spec})", MODEL, _columns(context, places))]
-    out.append(("gene table", MODEL, arrays["model/table"][seen]))
-    out += [(f"residual stream, {_layer(i)}", MODEL, arrays[f"model/{i}"][seen]) for i in layers]
+    layers = context.gene_layers
+    if layers:
+        arrays = read_arrays(context.folder("operators") / VECTORS)[0]
+        out.append(("gene table", MODEL, arrays["table"][places]))
+        out += [(f"residual stream, {_layer(i)}", MODEL, arrays[str(i)][places]) for i in layers]
     out.append((f"{UNTRAINED}operator rows ({spec})", CONTROL, other))
-    out.append((f"{UNTRAINED}residual stream, {_layer(layers[-1])}", CONTROL, arrays[f"untrained/{layers[-1]}"][seen]))
+    if layers:
+        last = read_arrays(context.folder("untrained") / VECTORS, [str(layers[-1])])[0][str(layers[-1])]
+        out.append((f"{UNTRAINED}residual stream, {_layer(layers[-1])}", CONTROL, last[places]))
     out.append((EXPRESSION, CONTROL, np.asarray(cells[:, places].todense(), dtype=np.float64).T))
     out.append((LEVEL, CONTROL, (known - known.mean(0)) / np.maximum(known.std(0), 1e-12)))
     out.append(
@@ -223,7 +224,7 @@ def rewired_distances(ruler: Ruler, nodes: np.ndarray, seed: int) -> Callable[[i
     return made
 
 
-def cells_stage(context: ManifoldContext, _: Path, __: Results) -> Result:
+def signals_stage(context: ManifoldContext, _: Path, __: Results) -> Result:
     """Measure how groups of cells follow who can signal to whom, and what the first axis of the latent goes with.
 
     Parameters

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from workbench.recipes.manifold.config import FitsConfig, GeneAdaptorConfig
 from workbench.settings import (
     CellHeadsConfig,
     DataConfig,
@@ -14,6 +15,7 @@ from workbench.settings import (
     NameOrPath,
     OperatorConfig,
     ReadoutConfig,
+    RulerConfig,
     Strict,
     named,
 )
@@ -104,10 +106,32 @@ class StudyConfig(Strict):
     )
 
 
+class GenesConfig(Strict):
+    """How a ruler over genes is measured that is one of several; alpha, beta and the feature map are those of ``adaptor``."""
+
+    k: PositiveInt = Field(default=GeneAdaptorConfig().k, description="Width of its latent.")
+    steps: PositiveInt = Field(default=GeneAdaptorConfig().steps, description="Most iterations of a fit (L-BFGS).")
+    tol: float = Field(
+        default=GeneAdaptorConfig().tol,
+        gt=0,
+        lt=1,
+        description="A fit ends at this share of the gradient's norm at its start.",
+    )
+    fits: FitsConfig = Field(default=FitsConfig(), description="How representations are fitted and judged.")
+
+
 class RunConfig(OperatorConfig):
     """``workbench run``: from cells to an exported algorithm, its factors and a report; absent sections are skipped."""
 
     name: str = named("run")
+    rulers: tuple[NameOrPath, ...] = Field(
+        default=(),
+        description="Two rulers or more in the place of `ruler`, by name or path, over cells or over genes: the forward passes are made once, "
+        "each ruler is judged, and their latents are compared. Labels under `stages` count for each ruler that has the stage.",
+    )
+    genes: GenesConfig = Field(
+        default=GenesConfig(), description="How rulers over genes are measured that `rulers` names."
+    )
     readout: ReadoutConfig = Field(default=ReadoutConfig(), description="The readouts of cells from the latent.")
     evaluation: EvaluationConfig = Field(
         default=EvaluationConfig(), description="Folds, holdouts, and draws of the null distributions."
@@ -136,3 +160,14 @@ class RunConfig(OperatorConfig):
         default=None,
         description="File of published figures that the report prints beside what was found; none by default.",
     )
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if len(self.rulers) == 1:
+            raise ValueError("rulers names one ruler, and there is nothing to compare it with; write it as ruler")
+        if len(set(self.rulers)) < len(self.rulers):
+            twice = next(one for one in self.rulers if self.rulers.count(one) > 1)
+            raise ValueError(f"rulers names '{twice}' twice; name each ruler once")
+        if self.rulers and self.ruler != RulerConfig.model_fields["ruler"].default:
+            raise ValueError(f"ruler is '{self.ruler}' and rulers names {len(self.rulers)}; give one of the two keys")
+        return self

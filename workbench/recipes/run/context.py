@@ -113,6 +113,11 @@ class RunContext(OperatorContext):
         return obs, unplaced
 
     @property
+    def gene_layers(self) -> tuple[int, ...]:
+        """Layers whose mean vectors of genes are kept in the passes, -1 in front of the first; none without a ruler over genes."""
+        return ()
+
+    @property
     def content(self) -> str:
         """Hash of values, names and labels of the cells, for the manifest."""
         return content_hash(self.adata, self.values)

@@ -43,17 +43,15 @@ LIMITS = (
 _GATE = ("gate", "status", "value", "rule", "threshold", "sd", "n", "unit", "null_high", "p", "note", "spec")
 
 
-def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
+def algorithm_stage(context: RunContext, _: Path, __: Results) -> Result:
     """Fit on all cells, fold, export, and apply again from the file alone.
 
     Parameters
     ----------
     context
-        Run whose heads and readouts were judged.
-    _
-        Folder of the stage, which nothing is left in.
-    results
-        Results of the stages before; gates go onto the card where they are among them.
+        Run whose heads and readouts were judged; gates go onto the card where it has that section.
+    _, __
+        Folder of the stage, which nothing is left in, and results of those before it, of which none is needed.
 
     Returns
     -------
@@ -80,7 +78,7 @@ def algorithm_stage(context: RunContext, _: Path, results: Results) -> Result:
     about, of = (config.operator, config.adaptor.name), config.capture.of_operators
     means = np.asarray(cells.expression.astype(np.float64).mean(0)).ravel()
     saved_operator.Operator(cells.genes, matrix, *about, weights, of, means).save(context.out / MAP)
-    place, card = context.out / FOLDER, _card(context, fitted, "gates" in results)
+    place, card = context.out / FOLDER, _card(context, fitted)
     made = Algorithm(cells.genes, folded, offset, readouts, card, reference)
     tried = [
         row
@@ -149,7 +147,7 @@ def card_inputs(context: RunContext) -> dict[str, Any]:
     }
 
 
-def _card(context: RunContext, fitted: LETAdaptor, gated: bool) -> dict[str, Any]:
+def _card(context: RunContext, fitted: LETAdaptor) -> dict[str, Any]:
     config, held, read = context.config, context.read("holdouts"), context.read("readouts")
     return {
         **card_inputs(context),
@@ -161,7 +159,7 @@ def _card(context: RunContext, fitted: LETAdaptor, gated: bool) -> dict[str, Any
         "n_anchors": len(context.anchors()),
         "stress": fitted.stress_,
         "reconstruction": fitted.reconstruction_,
-        "gates": _gates(context.read(GATES[0])) if gated else [],
+        "gates": _gates(context.read(GATES[0])) if config.gates is not None else [],
         "holdouts": held[held["status"] == "ok"].to_dict("records"),
         "readouts": read[(read["representation"] == context.ours) & (read["status"] == "ok")].to_dict("records"),
         "controls": context.read("added").to_dict("records"),

@@ -6,12 +6,14 @@ a mapping of labels, a ruler, a number of folds or a limit that changes none of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
 from workbench.cells.datasets import values_hash
 from workbench.cells.expression import expression_hash
+from workbench.evidence.ruler import Ruler
 from workbench.files import digest
 from workbench.recipes.run.context import RunContext
 
@@ -40,7 +42,19 @@ def operators_inputs(context: RunContext) -> Inputs:
     context
         Run whose cells and checkpoint are hashed for this.
     """
-    return {**context.model_inputs(context.panel), **_of_pass(context), "weights": context.model.fingerprint()}
+    known = {**context.model_inputs(context.panel), **_of_pass(context), **vector_inputs(context)}
+    return {**known, "weights": context.model.fingerprint()}
+
+
+def vector_inputs(context: RunContext) -> Inputs:
+    """Which vectors of genes are kept beside the operators; nothing is said where none are.
+
+    Parameters
+    ----------
+    context
+        Run whose rulers are looked at.
+    """
+    return {"vectors": context.gene_layers} if context.gene_layers else {}
 
 
 def untrained_inputs(context: RunContext) -> Inputs:
@@ -52,8 +66,8 @@ def untrained_inputs(context: RunContext) -> Inputs:
         Run whose cells and checkpoint are looked at for this.
     """
     model, known = context.model, context.model_inputs(context.panel)
-    if context.config.operator == "attention":
-        known |= _of_pass(context)
+    if context.config.operator == "attention" or context.gene_layers:
+        known |= {**_of_pass(context), **vector_inputs(context)}
     known |= {"seed": context.config.seed, "dtype": context.config.dtype}
     return {**known, "shape": [model.architecture, asdict(model.config)]}  # type: ignore[call-overload]
 
@@ -161,14 +175,20 @@ def study_inputs(context: RunContext) -> Inputs:
     }
 
 
-def explorer_inputs(context: RunContext) -> Inputs:
+def explorer_inputs(context: RunContext, rulers: Sequence[Ruler]) -> Inputs:
     """What the explorer depends on beside the tables and operators that it shows.
 
     Parameters
     ----------
     context
-        Run whose ruler gives the colours of branches.
+        Run whose seed is looked at.
+    rulers
+        Those that give the colours of branches.
     """
     files = sorted(resources.files("workbench.explorer").iterdir(), key=lambda file: file.name)
     page = {file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith((".js", ".html"))}
-    return {"page": digest(page), "colors": list(context.ruler.colors.items()), "seed": context.config.seed}
+    return {
+        "page": digest(page),
+        "colors": [pair for ruler in rulers for pair in ruler.colors.items()],
+        "seed": context.config.seed,
+    }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from workbench.capture.by_gene import GeneMeansSink, stream_of
 from workbench.capture.ragged import MemorySink
 from workbench.capture.sinks import HookFilter
 from workbench.engine.stages import Result, Results
@@ -16,7 +19,7 @@ from workbench.operators.convention import PAPER
 if TYPE_CHECKING:
     from workbench.recipes.run.context import RunContext
 
-PANEL, GROUPS, EMBEDDING = "panel.txt", "groups.json", "embedding.safetensors"
+PANEL, GROUPS, EMBEDDING, VECTORS = "panel.txt", "groups.json", "embedding.safetensors", "vectors.safetensors"
 _CELL = "hook_cell"
 
 
@@ -68,11 +71,11 @@ def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
         As `read_operators` gives it.
     """
     if context.config.capture.convention == PAPER:  # an input without <cls>, so that there is no embedding to keep
-        found = _read(context, folder, context.model)
+        found = read(context, folder, context.model)
         clear_state(folder)
         return found
     memory = MemorySink()
-    found = _read(context, folder, context.model, HookFilter(_CELL, memory))
+    found = read(context, folder, context.model, HookFilter(_CELL, memory))
     write_arrays(folder / EMBEDDING, {"cell": memory.result().values[_CELL]})
     clear_state(folder)
     return found
@@ -95,10 +98,42 @@ def untrained_stage(context: RunContext, folder: Path, _: Results) -> Result:
     dict
         As `read_operators` gives it.
     """
-    found = _read(context, folder, context.model.untrained(context.config.seed))
+    found = read(context, folder, context.model.untrained(context.config.seed))
     clear_state(folder)
     return found
 
 
-def _read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter) -> dict[str, Any]:
-    return read_operators(folder, model, context.fed_cells, context.panel, more=more, **context.reading)
+def read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter) -> dict[str, Any]:
+    """Read the operators of a model, and in the same pass the mean vectors of the panel's genes where a ruler over genes asks for them.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are read.
+    folder
+        Folder of the stage; vectors go to ``vectors.safetensors``: ``table``, ``n`` (cells in which a gene is a token) and one array per
+        layer, by its number.
+    model
+        The model, or one of its shape that was never trained.
+    *more
+        Further sinks of the pass.
+
+    Returns
+    -------
+    dict
+        As `read_operators` gives it.
+    """
+    layers = context.gene_layers
+    names = {i: stream_of(i) for i in layers}
+    sinks = {i: GeneMeansSink(context.panel, model.vocabulary) for i in layers}
+    every = [*more, *(HookFilter(names[i], sink) for i, sink in sinks.items())]
+    found = read_operators(folder, model, context.fed_cells, context.panel, more=every, **context.reading)
+    if layers:
+        ids = torch.as_tensor(model.vocabulary.encode(context.panel), device=model.device)
+        with torch.no_grad():
+            arrays = {"table": model.gene_embedding(ids).double().cpu().numpy()}
+        for i, sink in sinks.items():
+            arrays["n"], mean = sink.result()
+            arrays[str(i)] = mean[names[i]]
+        write_arrays(folder / VECTORS, arrays)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import scipy.sparse as sp
 from workbench.cells.anchors import make_anchors
 from workbench.engine.plan import Expected, Load
 from workbench.engine.recipe import Recipe, execute
-from workbench.engine.stages import Result, Stage
+from workbench.engine.section import Report
+from workbench.engine.stages import Result, Results, Stage
 from workbench.engine.sweep import Backend
 from workbench.errors import EvaluationError
 from workbench.evidence.expected import read_expected
@@ -25,7 +27,10 @@ from workbench.files import digest
 from workbench.models.outputs import need_cell
 from workbench.operators.operator import FeatureMapSpec, check_spec
 from workbench.recipes.loads import passes_load
+from workbench.recipes.manifold.recipe import gene_inputs, measured
+from workbench.recipes.parts import joining, own_stage
 from workbench.recipes.run import inputs
+from workbench.recipes.run.agreement import AGREEMENT, agreement_stage
 from workbench.recipes.run.cells import cells_stage
 from workbench.recipes.run.compaction import compaction_stage
 from workbench.recipes.run.config import CompactionConfig, FactorsConfig, RunConfig
@@ -38,7 +43,9 @@ from workbench.recipes.run.gates import gates_stage
 from workbench.recipes.run.heads import heads_stage, sensitivity_stage
 from workbench.recipes.run.operators import operators_stage, panel_stage, untrained_stage
 from workbench.recipes.run.readouts import readouts_stage
+from workbench.recipes.run.rulers import RULER, GeneRuler, Part, SeveralContext
 from workbench.recipes.run.sections import TABLES, report
+from workbench.recipes.run.several import report_several
 from workbench.recipes.run.splits import fold_pairs, named_head, split_name
 from workbench.recipes.run.writing import writing_stage
 
@@ -67,27 +74,44 @@ def stages(context: RunContext) -> list[Stage]:
     ShapeError
         If the model has no such head or layer.
     """
-    config, found = context.config, list[Stage]()
-    sets = load_gene_sets(config.factors.gene_sets if config.factors else SHIPPED)
+    sets = load_gene_sets(context.config.factors.gene_sets if context.config.factors else SHIPPED)
+    collection = digest(sets.name, sets.sets, sets.sources)
+    if isinstance(context, SeveralContext):
+        return _of_several(context, sets, collection)
     _check(context, sets)
+    first, *passes = _shared(context)
+    cells, *judged = _of_ruler(context, collection)
+    return [first, cells, *passes, *judged, _explorer(context, [context], collection)]
+
+
+def _stage(name: str, work: Callable[..., Result], given: Any, *after: str, part: str = EXTRACT) -> Stage:
+    return Stage(name, work, given, after, TABLES.get(name, ()), FILES if name == "algorithm" else (), part)
+
+
+def _shared(context: RunContext) -> list[Stage]:
+    """Stages that no ruler has a part in, the forward passes among them."""
+    return [
+        _stage("panel", partial(panel_stage, context), inputs.panel_inputs(context), part=""),
+        _stage("operators", partial(operators_stage, context), inputs.operators_inputs(context), part=""),
+        _stage("untrained", partial(untrained_stage, context), inputs.untrained_inputs(context)),
+        _stage("drift", partial(drift_stage, context), context.config.adaptor.blocks, "operators"),
+    ]
+
+
+def _of_ruler(context: RunContext, collection: str) -> list[Stage]:
+    """Stages that judge a ruler over cells, and export its algorithm; the placed cells first."""
+    config, found = context.config, list[Stage]()
     evaluation, hidden, name = config.evaluation, config.readout.hidden, context.adata.uns["workbench"]["name"]
-    collection, fold = digest(sets.name, sets.sets, sets.sources), inputs.fold_inputs(context)
-    placed = inputs.anchor_inputs(context)
+    fold, placed = inputs.fold_inputs(context), inputs.anchor_inputs(context)
     mapped = {**placed, "map": inputs.map_inputs(context)}
     judged = {one: getattr(evaluation, one) for one in ("holdouts", "refits", "head_refits", "control_draws")}
     drawn = {"control_draws": evaluation.control_draws}
     read = {"fold": fold, "hidden": hidden, "permutations": evaluation.permutations, **context.chosen("cell_heads")}
-    shown = {**inputs.explorer_inputs(context), "gene_sets": collection}
 
     def add(stage: str, work: Callable[..., Result], given: Any, *after: str, part: str = EXTRACT) -> None:
-        files = FILES if stage == "algorithm" else ()
-        found.append(Stage(stage, work, given, after, TABLES.get(stage, ()), files, part))
+        found.append(_stage(stage, work, given, *after, part=part))
 
-    add("panel", partial(panel_stage, context), inputs.panel_inputs(context), part="")
     add("cells", partial(cells_stage, context), inputs.cells_inputs(context), part="")
-    add("operators", partial(operators_stage, context), inputs.operators_inputs(context), part="")
-    add("untrained", partial(untrained_stage, context), inputs.untrained_inputs(context))
-    add("drift", partial(drift_stage, context), config.adaptor.blocks, "operators")
     add("heads", partial(heads_stage, context), {**mapped, **judged}, "operators", "untrained")
     add("readouts", partial(readouts_stage, context), {**mapped, **read, **drawn}, "operators", "untrained")
     written = {**inputs.writing_inputs(context), **drawn}
@@ -103,7 +127,6 @@ def stages(context: RunContext) -> list[Stage]:
         given["transfer"] = inputs.study_inputs(context)
     below = ("operators", "heads", "readouts", *(["gates"] if gates else []))
     add("algorithm", partial(algorithm_stage, context), given, *below)
-    add("explorer", partial(explorer_stage, context), shown, "operators", "heads", "algorithm")
     if (compaction := config.compaction) is not None:
         given = {**mapped, "fold": fold, "hidden": hidden, **_taken_apart(context, compaction)}
         add("compaction", partial(compaction_stage, context, compaction), given, "operators", part=FACTORS)
@@ -111,6 +134,36 @@ def stages(context: RunContext) -> list[Stage]:
         given = {**placed, "fold": fold, **_taken_apart(context, factors), "gene_sets": collection}
         add("factors", partial(factors_stage, context, factors), given, "operators", part=FACTORS)
     return found
+
+
+def _explorer(context: RunContext, parts: Sequence[RunContext], collection: str) -> Stage:
+    given = {**inputs.explorer_inputs(context, [part.ruler for part in parts]), "gene_sets": collection}
+    return _stage("explorer", partial(explorer_stage, context), given, "operators", "heads", "algorithm")
+
+
+def _of_several(context: SeveralContext, sets: GeneSets, collection: str) -> list[Stage]:
+    """Stages of a run of several rulers: the passes once, the stages of each ruler, and what looks at all of them."""
+    found, own, compared = _shared(context), dict[str, list[Stage]](), dict[str, Any]()
+    for name, part in context.parts.items():
+        if isinstance(part, GeneRuler):
+            check_spec(
+                part.config.adaptor.feature_map_spec(), (context.model.config.n_layers, context.model.config.n_heads)
+            )
+            own[name], fits = [replace(one, part=EXTRACT) for one in measured(part)], gene_inputs(part)
+            compared[name] = {**fits, "fits": part.config.fits.components}
+        else:
+            _check(part, sets)
+            own[name] = _of_ruler(part, collection)
+            compared[name] = {**inputs.anchor_inputs(part), "map": inputs.map_inputs(part)}
+        found += [own_stage(stage, part) for stage in own[name]]
+    found += joining(context, own, RULER)
+    placed = [one.name for one in found if one.name.startswith("cells-")]
+    draws = context.config.evaluation.refits
+    work = partial(agreement_stage, context, draws)
+    given = {"draws": draws, "rulers": compared}
+    found.append(Stage(AGREEMENT, work, given, ("operators", *placed), (AGREEMENT,), part=EXTRACT))
+    over_cells = _parts_of(context)
+    return [*found, _explorer(context, over_cells, collection)] if over_cells else found
 
 
 def _taken_apart(context: RunContext, settings: CompactionConfig | FactorsConfig) -> dict[str, Any]:
@@ -187,16 +240,45 @@ def expects(context: RunContext) -> Expected:
     read = passes_load(context, context.fed_cells, len(context.panel), always=True)
     # Of the untrained model nothing but the operators is wanted.
     again = read if config.operator == "attention" else Load(n, 0, disk=read.disk)
-    loads = {"panel": Load(n), "cells": Load(n), "operators": read, "untrained": again}
-    if config.compaction is not None:
-        loads["compaction"] = Load(n, tasks=len(fold_pairs(context, config.compaction.splits)))
-    if config.factors is not None:
-        # Each split once with all factors, once with those that count, once with sparse ones.
-        loads["factors"] = Load(n, tasks=3 * len(fold_pairs(context, config.factors.splits)))
+    loads = {"panel": Load(n), "operators": read, "untrained": again}
+    for part in _parts_of(context):
+        staged = part.staged if isinstance(part, Part) else str
+        loads[staged("cells")] = Load(n)
+        if config.compaction is not None:
+            loads[staged("compaction")] = Load(n, tasks=len(fold_pairs(part, config.compaction.splits)))
+        if config.factors is not None:
+            # Each split once with all factors, once with those that count, once with sparse ones.
+            loads[staged("factors")] = Load(n, tasks=3 * len(fold_pairs(part, config.factors.splits)))
     return Expected(loads)
 
 
-RECIPE = Recipe("run", RunContext, stages, report, expects=expects)
+def _parts_of(context: RunContext) -> list[RunContext]:
+    """The run itself, or its parts whose rulers lie over cells."""
+    if not isinstance(context, SeveralContext):
+        return [context]
+    return [part for part in context.parts.values() if not isinstance(part, GeneRuler)]
+
+
+def open_context(config: RunConfig, out: Path, backend: Backend | None = None) -> RunContext:
+    """Context of a run, of one ruler or of several.
+
+    Parameters
+    ----------
+    config
+        Settings of the run, whose key ``rulers`` says which.
+    out
+        Output folder of the run.
+    backend
+        Who does the tasks of its sweeps; one after the other by default.
+    """
+    return (SeveralContext if config.rulers else RunContext)(config, out, backend)
+
+
+def _report(context: RunContext, results: Results) -> Report:
+    return (report_several if isinstance(context, SeveralContext) else report)(context, results)  # type: ignore[arg-type]
+
+
+RECIPE = Recipe("run", open_context, stages, _report, expects=expects)
 
 
 def run(

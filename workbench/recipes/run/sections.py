@@ -52,7 +52,7 @@ def report(context: RunContext, results: Results) -> Report:
     if "writing" in results:
         sections.append(writing_section(context, results["writing"]))
     if "drift" in results:
-        sections.append(_drift_section(context, results["drift"]))
+        sections.append(drift_section(context, results["drift"]))
     sections.append(_gates_section(context, "gates" in results))
     if "compaction" in results:
         sections.append(compaction_section(context, results["compaction"]))
@@ -139,7 +139,16 @@ def _cautions(context: RunContext) -> list[str]:
     return cautions
 
 
-def _drift_section(context: RunContext, result: Result) -> Section:
+def drift_section(context: RunContext, result: Result) -> Section:
+    """How operators change along the layers, which is of no ruler.
+
+    Parameters
+    ----------
+    context
+        Run whose tables are read.
+    result
+        What the stage returned, as metrics.json holds it.
+    """
     if "skipped" in result:
         return Section(skipped=[("Change of the operators along the layers", result["skipped"])])
     config = context.config
