@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rehearsal_table import page
+from rehearsal_table import MORE, page
 from rehearsal_watch import Watched, watch
 from rehearsal_world import Shape, write_atlas, write_checkpoint
 
@@ -33,8 +33,6 @@ from workbench.files import read_json, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 PAPER, JOURNAL = HERE / "paper.yaml", "rehearsal.json"
-# Cells of the steps without a pass, in cells of the steps with one.
-MORE = (15, 40)
 # Fewer repeats and groups than the paper's, and an anchor of each single cell, for there are few cells.
 FEW = (
     *("anchors.min_cells=1", "capture.groups=5", "evaluation.folds=5", "evaluation.holdouts=1"),
@@ -104,6 +102,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and cells (0)")
     parser.add_argument("--out", type=Path, default=Path("artifacts/rehearsal"), help="folder (artifacts/rehearsal)")
     parser.add_argument("--docs", type=Path, help="write the tables there, as a page of the documentation")
+    parser.add_argument("--so-far", action="store_true", help="do nothing, and tell what was done so far")
     parser.add_argument("--small", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -204,6 +203,9 @@ def rehearse(options: argparse.Namespace) -> int:
         raise OutputError(
             f"'{out}' holds a rehearsal of {journal['asked']}, and {asked} is asked; choose another --out."
         )
+    if options.so_far or journal.get("ended"):
+        tell(journal, options)
+        return 0
     every = steps(out.absolute(), options.cells, options.device, options.seed, options.small)
     # The package is found in the working folder, as it is by this process.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
@@ -225,11 +227,25 @@ def rehearse(options: argparse.Namespace) -> int:
             return 1
         journal["steps"][step.key] |= found(step, known)
         write_json(out / JOURNAL, journal)
-    journal["machine"] = journal.get("machine") or machine(options.device)
+    journal |= {"machine": machine(options.device), "ended": True}
     write_json(out / JOURNAL, journal)
-    text = page(journal, PAPER, FEW)
-    print(write_text(options.docs, text) if options.docs else text)
+    tell(journal, options)
     return 0
+
+
+def tell(journal: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print the page of what was done so far, or write it.
+
+    Parameters
+    ----------
+    journal
+        What is known of the steps.
+    options
+        Arguments of the command line.
+    """
+    about = {"machine": machine(options.device), "ended": False}
+    text = page({**about, **journal}, PAPER, FEW)
+    print(write_text(options.docs, text) if options.docs else text)
 
 
 def found(step: Step, known: Watched) -> dict[str, Any]:

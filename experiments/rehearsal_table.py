@@ -12,6 +12,8 @@ from rehearsal_watch import CLOSING, OPENING, Cost, Watched
 from workbench.engine.config import read_config
 from workbench.recipes.run.config import RunConfig
 
+# Cells of the steps without a pass, in cells of the steps with one.
+MORE = (15, 40)
 PAPER_CELLS, PAPER_ANCHORS, HEADS, KNOWN_CELLS = 564_253, 616, 96, 600
 _PASSES, _ANCHORS = ("operators", "untrained"), ("drift", "heads", "gates", "sensitivity")
 _SHORT = 1.0  # seconds; shorter stages of a step are one row
@@ -112,14 +114,19 @@ def computed(journal: dict[str, Any], few: RunConfig, paper: RunConfig, n: int =
     without = [Watched.of(told["without a pass", str(size)]) for size in sizes]
     disks = [told["without a pass", str(size)].get("disk", {}) for size in sizes]
     more, less = repeats(paper), repeats(few)
+    rows = [_of_known_answers(told)] if any(step == "known-answers" for step, _ in told) else []
+    for name, own in told:
+        if name in ("extract", "convention"):
+            known, disk, cells = Watched.of(told[name, own]), told[name, own].get("disk", {}), int(own)
+            prefix = "" if name == "extract" else "convention paper: "
+            for stage in _PASSES:
+                if (cost := known.stages.get(stage)) is not None and cost.passes is not None:
+                    given = _of_pass(cost, disk.get(stage, 0), cells, n, few, paper)
+                    rows.append((f"{prefix}{stage}", *given))
+    columns = ["stage", "how", "times", "seconds", "peak", "disk"]
+    if len(sizes) < len(MORE) or not all(told["apply", str(size)]["done"] for size in sizes):
+        return pd.DataFrame(rows, columns=columns)  # a rehearsal that has not come to its end
     anchors = told["without a pass", str(sizes[1])]["anchors"]
-    rows = [_of_known_answers(told)]
-    for name in ("extract", "convention"):
-        (cells,) = (int(own) for step, own in told if step == name)
-        known, disk = Watched.of(told[name, str(cells)]), told[name, str(cells)].get("disk", {})
-        prefix = "" if name == "extract" else "convention paper: "
-        for stage in _PASSES:
-            rows.append((f"{prefix}{stage}", *_of_pass(known.stages[stage], disk.get(stage, 0), cells, n, few, paper)))
     for stage in without[1].stages:
         costs = [one.stages.get(stage, Cost()) for one in without]
         if stage in _PASSES:
@@ -137,7 +144,7 @@ def computed(journal: dict[str, Any], few: RunConfig, paper: RunConfig, n: int =
     at = [list(zip(sizes, part, strict=True)) for part in zip(*((c.processor, float(c.peak)) for c in applied), strict=True)]  # fmt: skip
     left = list(zip(sizes, (float(told["apply", str(size)]["disk"][""]) for size in sizes), strict=True))
     rows.append(("apply", "line", 1.0, line(at[0], n), line(at[1], n), line(left, n)))
-    return pd.DataFrame(rows, columns=["stage", "how", "times", "seconds", "peak", "disk"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _of_pass(
@@ -182,7 +189,7 @@ def page(journal: dict[str, Any], paper: Path, few: Sequence[str]) -> str:
         for row in cost.itertuples()
     ]
     passes = cost[cost["how"] == "pass"]
-    kept = journal["steps"].values()
+    kept = list(journal["steps"].values())
     return PAGE.format(
         **{"cells": asked["cells"], "seed": asked["seed"], "device": machine["device"], "date": machine["date"]},
         **{"cores": machine["cores"], "memory": _bytes(machine["memory"]), "system": machine["system"]},
@@ -190,6 +197,7 @@ def page(journal: dict[str, Any], paper: Path, few: Sequence[str]) -> str:
         card="" if any(cost.device for one in kept for cost in Watched.of(one).stages.values()) else NO_CARD,
         restarts=sum(one["starts"] - 1 for one in kept),
         few=" ".join(few),
+        state="" if journal["ended"] else NOT_ENDED.format(done=sum(one["done"] for one in kept)),
         measured="\n".join(lines),
         minutes=f"{table['seconds'].sum() / 60:,.0f}",
         computed="\n".join(sums),
@@ -214,6 +222,10 @@ def _bytes(n: float | None) -> str:
     return f"{n:,.1f} GiB"
 
 
+NOT_ENDED = (
+    "\n\n**This rehearsal has not come to its end**: {done} steps are done, the last one below is under way. What the others would take is not "
+    "in the second table. The same command goes on."
+)
 NO_CARD = " No GPU was lent for it, so no figure here is of one."
 PAGE = """# At the real size
 
@@ -224,7 +236,7 @@ released one (12 layers x 8 heads, width 512, 60,697 tokens), the cells have the
     python experiments/rehearsal.py --cells {cells} --device {device} --seed {seed} --docs docs/at_scale.md
 
 Machine of {date}: {cores} cores, {memory} of memory, {system}, device {device}, load {load} at the end (others worked on it too).{card} The clock of a busy
-machine says little; the processor's time is what is computed with. Restarts after kills: {restarts}.
+machine says little; the processor's time is what is computed with. Restarts after kills: {restarts}.{state}
 
 ## Measured
 

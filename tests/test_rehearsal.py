@@ -204,7 +204,12 @@ def planted_journal():
         made[f"without a pass, {n}"] = told(stages, disk={"readouts": 7 * n, "": 9 * n}, anchors=n // 4)
         made[f"apply, {n}"] = told({"opening": cost(1, 1 + n / 1000)}, disk={"": n})
     about = {"date": "2026-01-01", "device": "cpu", "cores": 2, "memory": 2**34, "system": "Linux", "load": 1.0}
-    return {"asked": {"cells": 40, "device": "cpu", "seed": 0, "small": False}, "steps": made, "machine": about}
+    return {
+        "asked": {"cells": 40, "device": "cpu", "seed": 0, "small": False},
+        "steps": made,
+        "machine": about,
+        "ended": True,
+    }
 
 
 def test_what_is_computed_is_what_the_planted_costs_give(script, monkeypatch):
@@ -222,6 +227,20 @@ def test_what_is_computed_is_what_the_planted_costs_give(script, monkeypatch):
     assert rows.loc["apply", "seconds"] == pytest.approx(11) and rows.loc["apply", "disk"] == 10_000
     made = table.page(planted_journal(), EXPERIMENTS / "paper.yaml", few)
     assert "**Not measured.**" in made and "nothing of biology" in made and "No GPU was lent" in made
+    assert "not come to its end" not in made
+
+
+def test_a_rehearsal_so_far_tells_what_is_known_and_that_it_has_not_ended(script, monkeypatch):
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    table, few, journal = script("rehearsal_table"), script("rehearsal").FEW, planted_journal()
+    for name in ("convention, 40", "without a pass, 800", "apply, 800"):
+        del journal["steps"][name]
+    journal["ended"] = journal["steps"]["apply, 200"]["done"] = False
+    del journal["steps"]["extract, 40"]["disk"]
+    made = table.page(journal, EXPERIMENTS / "paper.yaml", few)
+    assert "not come to its end**: 3 steps are done" in made
+    rows = made.split("| stage | how |")[1]
+    assert "| operators | pass |" in rows and "readouts" not in rows and "convention" not in rows
 
 
 def test_every_step_of_the_papers_run_is_a_command_a_user_gives(script, tmp_path):
