@@ -206,7 +206,8 @@ def page(journal: dict[str, Any], paper: Path, few: Sequence[str]) -> str:
         paper_cells=f"{PAPER_CELLS:,}",
         anchors=PAPER_ANCHORS,
         peak=_bytes(cost["peak"].max()),
-        disk=_bytes(cost["disk"].sum()),
+        disk=_bytes(cost["disk"].sum()) or "not known yet",
+        so_far="" if journal["ended"] else " --so-far",
         opening=OPENING,
         closing=CLOSING,
     )
@@ -233,10 +234,10 @@ A dress rehearsal on **random weights and random cells**: it says what the real 
 released one (12 layers x 8 heads, width 512, 60,697 tokens), the cells have the schema of Tabula Sapiens (27 tissues, 21 donors, counts in `raw/X`, symbols in
 `feature_name`, 1,200 tokens a cell). Each step is a command as a user gives it, in a process of its own. The page is made, not written:
 
-    python experiments/rehearsal.py --cells {cells} --device {device} --seed {seed} --docs docs/at_scale.md
+    python experiments/rehearsal.py --cells {cells} --device {device} --seed {seed} --docs docs/at_scale.md{so_far}
 
-Machine of {date}: {cores} cores, {memory} of memory, {system}, device {device}, load {load} at the end (others worked on it too).{card} The clock of a busy
-machine says little; the processor's time is what is computed with. Restarts after kills: {restarts}.{state}
+Machine of {date}: {cores} cores, {memory} of memory, {system}, device {device}, load {load} at the end (others worked on it too).{card}
+The clock of a busy machine says little; the processor's time is what is computed with. Restarts after kills: {restarts}.{state}
 
 ## Measured
 
@@ -250,7 +251,8 @@ comes after the last. Peak is the resident memory of the process in that stage, 
 
 ## Computed: {paper_cells} cells
 
-**Not measured.** Hours of this machine's processor, with the repeats of paper.yaml: in all {hours}, of which {of_passes} are passes through the model; memory up to {peak}, disk {disk}. How:
+**Not measured.** Hours of this machine's processor, with the repeats of paper.yaml: {hours} for the rows below, of which {of_passes} are passes
+through the model; memory up to {peak}; disk {disk}. How:
 
 - *pass*: the pass's own time a cell, times the cells; what comes before and after it, and memory and disk, by the groups whose sums are kept (14 there).
 - *line*: through the two sizes of the steps without a pass, at {paper_cells} cells; memory and disk likewise. So far beyond both sizes a second of noise is an hour.
