@@ -34,11 +34,11 @@ class Pass:
     model
         Hooked model, on the device of the process that made this.
     tokens
-        Tokens of all cells.
+        Tokens of all cells, in the order of the file.
     hooks
         Names or wildcards of hooks.
     sinks
-        Sinks, empty.
+        Sinks that nothing has been put into yet.
     batch_size
         Cells per forward pass; as `capture` chooses when None.
     """
@@ -83,7 +83,7 @@ def capture_in_parts(
     folder
         Folder for the states of the parts, which all workers see.
     backend
-        Who does the parts.
+        Who does the parts, and how many at a time.
     save_every
         Cells between two saves of a part.
 
@@ -160,11 +160,11 @@ def capture_part(
     folder
         Folder with a folder for each part.
     rows
-        First cell, and the one after the last.
+        First cell of the part, and the one after its last.
     sent
         Version of the package and fingerprint of the model, which this process has to have, too.
     progress
-        Show the bar of this part.
+        Whether a bar shows how far this part is.
 
     Returns
     -------

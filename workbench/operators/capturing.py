@@ -90,7 +90,7 @@ class Workers:
     Attributes
     ----------
     backend
-        Backend of the command.
+        Backend that the command was given.
     reading
         From the opened context of the command to what is read of it.
     handle
