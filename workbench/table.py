@@ -69,7 +69,7 @@ _WORKING = (
         "the first part of a run: heads, controls, readouts, and the small algorithm",
         "Extract the small algorithm, with the evidence for and against it.",
         commands.run,
-        _takes_config(_RUN_FOLDER),
+        (*_takes_config(_RUN_FOLDER), *_BACKEND),
         ("workbench extract experiments/hematopoiesis.yaml --out artifacts/hematopoiesis",),
         Work(*_RUN, ("extract",)),
     ),

@@ -28,7 +28,7 @@ from workbench.geometry.gene_vectors import ENTRY
 from workbench.geometry.ruler_axis import axis_rows
 from workbench.geometry.ruler_embeddings import reduced
 from workbench.geometry.ruler_fit import LET, follow_rows, lay_out
-from workbench.operators.capturing import clear_state, read_operators
+from workbench.operators.capturing import Reading, clear_state, read_operators
 from workbench.recipes.manifold.context import ManifoldContext
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
@@ -66,7 +66,7 @@ def operators_stage(context: ManifoldContext, trained: bool, folder: Path, _: Re
         As `read_operators` gives it.
     """
     model = context.model if trained else context.model.untrained(context.config.seed)
-    found = read_operators(folder, model, context.fed_cells, context.panel, **context.reading)
+    found = read_operators(folder, Reading(model, context.fed_cells, context.panel, **context.reading))
     clear_state(folder)
     return found
 

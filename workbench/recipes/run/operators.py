@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +11,7 @@ from workbench.capture.ragged import MemorySink
 from workbench.capture.sinks import HookFilter
 from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays, write_json, write_text
-from workbench.models import CellModel
-from workbench.operators.capturing import clear_state, read_operators
+from workbench.operators.capturing import Reading, Workers, clear_state, read_operators
 from workbench.operators.convention import PAPER
 
 if TYPE_CHECKING:
@@ -68,11 +69,13 @@ def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
         As `read_operators` gives it.
     """
     if context.config.capture.convention == PAPER:  # an input without <cls>, so that there is no embedding to keep
-        found = _read(context, folder, context.model)
+        found = _read(context, folder, _operators_alone)
         clear_state(folder)
         return found
-    memory = MemorySink()
-    found = _read(context, folder, context.model, HookFilter(_CELL, memory))
+    reading = _with_embedding(context)
+    memory = reading.more[0].sink
+    assert isinstance(memory, MemorySink)
+    found = read_operators(folder, reading, Workers(context.backend, _with_embedding, context.handle))
     write_arrays(folder / EMBEDDING, {"cell": memory.result().values[_CELL]})
     clear_state(folder)
     return found
@@ -95,10 +98,22 @@ def untrained_stage(context: RunContext, folder: Path, _: Results) -> Result:
     dict
         As `read_operators` gives it.
     """
-    found = _read(context, folder, context.model.untrained(context.config.seed))
+    found = _read(context, folder, _untrained)
     clear_state(folder)
     return found
 
 
-def _read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter) -> dict[str, Any]:
-    return read_operators(folder, model, context.fed_cells, context.panel, more=more, **context.reading)
+def _read(context: RunContext, folder: Path, reading: Callable[[RunContext], Reading]) -> dict[str, Any]:
+    return read_operators(folder, reading(context), Workers(context.backend, reading, context.handle))
+
+
+def _operators_alone(context: RunContext) -> Reading:
+    return Reading(context.model, context.fed_cells, context.panel, **context.reading)
+
+
+def _with_embedding(context: RunContext) -> Reading:
+    return replace(_operators_alone(context), more=(HookFilter(_CELL, MemorySink()),))
+
+
+def _untrained(context: RunContext) -> Reading:
+    return replace(_operators_alone(context), model=context.model.untrained(context.config.seed))
