@@ -164,7 +164,7 @@ def _of_known_answers(told: dict[tuple[str, ...], Any]) -> tuple[str, str, float
     return "known-answers", "600 cells", 1.0, cost.processor * max(1.0, KNOWN_CELLS / cells), float(cost.peak), 0.0
 
 
-def page(journal: dict[str, Any], paper: Path, few: Sequence[str]) -> str:
+def page(journal: dict[str, Any], paper: Path) -> str:
     """The page of a rehearsal.
 
     Parameters
@@ -173,9 +173,8 @@ def page(journal: dict[str, Any], paper: Path, few: Sequence[str]) -> str:
         What `rehearse` keeps.
     paper
         The paper's configuration.
-    few
-        What the rehearsal sets in it.
     """
+    few = journal["asked"]["few"]
     own, whole = read_config(paper, RunConfig, few), read_config(paper, RunConfig)
     table, cost, machine = measured(journal), computed(journal, own, whole), journal["machine"]
     asked = journal["asked"]
