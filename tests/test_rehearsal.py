@@ -187,7 +187,7 @@ def cost(seconds, processor, peak=2**20, passes=None):
     return {"seconds": seconds, "processor": processor, "peak": peak, "device": None, "passes": passes}
 
 
-def planted_journal():
+def planted_journal(few):
     """Costs that are known: 2 s a cell in passes and 3 s beside them, 5 s and .01 s a cell in readouts, 10 anchors a cell."""
 
     def told(stages, **more):
@@ -205,7 +205,7 @@ def planted_journal():
         made[f"apply, {n}"] = told({"opening": cost(1, 1 + n / 1000)}, disk={"": n})
     about = {"date": "2026-01-01", "device": "cpu", "cores": 2, "memory": 2**34, "system": "Linux", "load": 1.0}
     return {
-        "asked": {"cells": 40, "device": "cpu", "seed": 0, "small": False},
+        "asked": {"cells": 40, "device": "cpu", "seed": 0, "small": False, "few": list(few)},
         "steps": made,
         "machine": about,
         "ended": True,
@@ -216,7 +216,7 @@ def test_what_is_computed_is_what_the_planted_costs_give(script, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
     table, few = script("rehearsal_table"), script("rehearsal").FEW
     own, paper = (read_config(EXPERIMENTS / "paper.yaml", RunConfig, sets) for sets in (few, ()))
-    rows = table.computed(planted_journal(), own, paper, 10_000).set_index("stage")
+    rows = table.computed(planted_journal(few), own, paper, 10_000).set_index("stage")
     share = 40 / 46
     assert rows.loc["operators", "seconds"] == pytest.approx(83 * share * 10_000 / 40 + 83 * (1 - share) * 14 / 5)
     assert rows.loc["operators", "disk"] == 280 and rows.loc["known-answers", "seconds"] == 40 * 15
@@ -225,19 +225,19 @@ def test_what_is_computed_is_what_the_planted_costs_give(script, monkeypatch):
     assert rows.loc["readouts", "seconds"] == pytest.approx(times * (5 + 100)) and rows.loc["readouts", "peak"] == 1e7
     assert rows.loc["heads", "seconds"] == pytest.approx(rows.loc["heads", "times"] * 8 * (616 / 200) ** 2)
     assert rows.loc["apply", "seconds"] == pytest.approx(11) and rows.loc["apply", "disk"] == 10_000
-    made = table.page(planted_journal(), EXPERIMENTS / "paper.yaml", few)
+    made = table.page(planted_journal(few), EXPERIMENTS / "paper.yaml")
     assert "**Not measured.**" in made and "nothing of biology" in made and "No GPU was lent" in made
     assert "not come to its end" not in made
 
 
 def test_a_rehearsal_so_far_tells_what_is_known_and_that_it_has_not_ended(script, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
-    table, few, journal = script("rehearsal_table"), script("rehearsal").FEW, planted_journal()
+    table, journal = script("rehearsal_table"), planted_journal(script("rehearsal").FEW)
     for name in ("convention, 40", "without a pass, 800", "apply, 800"):
         del journal["steps"][name]
     journal["ended"] = journal["steps"]["apply, 200"]["done"] = False
     del journal["steps"]["extract, 40"]["disk"]
-    made = table.page(journal, EXPERIMENTS / "paper.yaml", few)
+    made = table.page(journal, EXPERIMENTS / "paper.yaml")
     assert "not come to its end**: 3 steps are done" in made
     rows = made.split("| stage | how |")[1]
     assert "| operators | pass |" in rows and "readouts" not in rows and "convention" not in rows
