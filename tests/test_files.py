@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,27 @@ def test_digests_follow_content_types_and_boundaries():
     assert len({first, *different}) == 7
     assert digest("ab", "c") != digest("a", "bc")
     assert digest([1, 2], [3]) != digest([1], [2, 3])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6.0).reshape(2, 3).T, np.array(3), np.zeros((0, 4)), np.array(["a", "bcd"]), np.array([True, False])],
+    ids=["turned", "scalar", "empty", "text", "truth"],
+)
+def test_digests_of_arrays_are_those_of_their_bytes(array):
+    out = hashlib.blake2b(digest_size=16)
+    out.update(f"\n{array.dtype}{array.shape}\n".encode() + array.tobytes())
+    assert digest(array) == out.hexdigest()
+
+
+def test_a_digest_takes_no_copy_of_an_array():
+    array = np.zeros(2**22)
+    digest(array)
+    tracemalloc.start()
+    digest(array)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < array.nbytes / 100
 
 
 def test_digests_are_the_same_on_every_machine():

@@ -131,11 +131,13 @@ def inspect(arguments: Arguments) -> int:
 
 def known_answers(arguments: Arguments) -> int:
     """Compare a checkpoint with what is known of the release; 1 where it is the release and an answer is missed."""
-    from workbench.cells.datasets import load
+    from workbench.cells.datasets import CellMapping, load
     from workbench.evidence.known_answers import answers_text, check_answers
 
     columns = {} if arguments.cell_type is None else {"cell_type": arguments.cell_type}
-    cells = None if arguments.cells is None else load(arguments.cells, **columns)
+    mapping = CellMapping(layer=arguments.layer, gene_column=arguments.gene_column, **columns)
+    # Of an atlas some hundred cells are read.
+    cells = None if arguments.cells is None else load(arguments.cells, mapping, backed=True)
     print(f"[known-answers] reading {arguments.checkpoint} ...", file=sys.stderr)
     checked = check_answers(
         arguments.checkpoint,

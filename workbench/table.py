@@ -31,6 +31,8 @@ def _takes_config(
 
 _RUN_FOLDER = "folder of the run (artifacts/NAME when absent)"
 _JSON = argument("--json", action="store_true", help="print one JSON object; progress stays on stderr")
+_LAYER = argument("--layer", default="X", help="where the values are: X, raw, or the name of a layer")
+_GENE_COLUMN = argument("--gene-column", help="column of var with gene symbols (the index when absent)")
 _BACKEND = (
     argument(
         "--backend", completes=BACKEND, default="sequential", help="sequential, loky (processes), threading or dask"
@@ -67,7 +69,7 @@ _WORKING = (
         "the first part of a run: heads, controls, readouts, and the small algorithm",
         "Extract the small algorithm, with the evidence for and against it.",
         commands.run,
-        _takes_config(_RUN_FOLDER),
+        (*_takes_config(_RUN_FOLDER), *_BACKEND),
         ("workbench extract experiments/hematopoiesis.yaml --out artifacts/hematopoiesis",),
         Work(*_RUN, ("extract",)),
     ),
@@ -212,6 +214,8 @@ _TABLE = (
             argument("checkpoint", completes=FOLDER, help="folder with args.json, vocab.json and best_model.pt"),
             argument("--cells", completes=CELLS, help="file of cells of the immune system; none is read without it"),
             argument("--cell-type", help="column of obs with the cell types, where it has another name"),
+            _LAYER,
+            _GENE_COLUMN,
             argument("--annotation", help="table (CSV, TSV) with gene symbols and chromosomes"),
             argument(
                 "--dictionaries", completes=FOLDER, help="folder of a run of workbench dictionary on this checkpoint"
@@ -222,7 +226,7 @@ _TABLE = (
         ),
         (
             "workbench known-answers path/to/scGPT_human",
-            "workbench known-answers path/to/scGPT_human --cells my_blood_cells.h5ad --annotation genes.tsv",
+            "workbench known-answers path/to/scGPT_human --cells my_atlas.h5ad --layer raw --gene-column feature_name",
         ),
     ),
     Command(
@@ -294,14 +298,14 @@ _TABLE = (
                 type=Path,
                 help="new file (CELLS.workbench.h5ad when absent); never overwritten",
             ),
-            argument("--layer", default="X", help="where the values are: X, raw, or the name of a layer"),
+            _LAYER,
             argument(
                 "--values", help="what the values are, where they do not show it: counts, cp10k, cpm, log1p:TOTAL, ..."
             ),
             argument(
                 "--depth", help="column of obs with each cell's counts over all genes, where the file holds only some"
             ),
-            argument("--gene-column", help="column of var with gene symbols (the index when absent)"),
+            _GENE_COLUMN,
             argument(
                 "--min-coverage",
                 type=float,

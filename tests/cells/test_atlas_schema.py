@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 
 from workbench.cells.expression import panel_expression
 from workbench.cells.genes import match_genes
+from workbench.cells.matrix import row_block
 from workbench.engine.config import load_cells, read_config
 from workbench.errors import CellsError
 from workbench.models.vocabulary import Vocabulary
@@ -71,6 +73,20 @@ def test_indices_of_eight_bytes_are_read_alike(atlas, tmp_path, backed):
     ad.AnnData(wide, obs=atlas.obs, var=var()).write_h5ad(tmp_path / "wide.h5ad")
     cells = load_cells(DataConfig(name=str(tmp_path / "wide.h5ad"), backed=backed, gene_column="feature_name"))
     assert (cells.X[:] != counts()).nnz == 0
+
+
+def test_indices_of_two_widths_in_one_file_are_read_alike(atlas, tmp_path):
+    ad.AnnData(counts(), obs=atlas.obs, var=var()).write_h5ad(tmp_path / "mixed.h5ad")
+    with h5py.File(tmp_path / "mixed.h5ad", "r+") as file:
+        ends = file["X/indptr"][:].astype(np.int64)
+        del file["X/indptr"]
+        file["X/indptr"] = ends
+    for backed in (False, True):
+        cells = load_cells(DataConfig(name=str(tmp_path / "mixed.h5ad"), backed=backed, gene_column="feature_name"))
+        assert (row_block(cells.X, 0, N).tocoo() != counts()).nnz == 0
+    assert (
+        load_cells(DataConfig(name=str(tmp_path / "mixed.h5ad"), gene_column="feature_name")).X.tocsc() != counts()
+    ).nnz == 0
 
 
 def test_counts_with_fractions_are_no_counts_in_silence(atlas, tmp_path, capsys):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from fixtures_dictionaries import random_dictionary
 from helpers import genes, tiny_cells, tiny_model
 
@@ -35,6 +36,9 @@ from workbench.evidence.known_genes import CLASSES, same_class
 from workbench.geometry.dimension import participation_ratio
 from workbench.models.load import load_model, read_model
 from workbench.models.scgpt.checkpoint import save_checkpoint
+from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.hooked import HookedScGPT
+from workbench.models.vocabulary import Vocabulary
 from workbench.operators.operator import head_name
 from workbench.tools.gene_vectors import gene_vectors
 
@@ -45,10 +49,6 @@ N = 400
 def planted(tmp_path_factory):
     """A checkpoint whose gene table says the chromosome, its annotation, and the facts that are true of it."""
     folder = tmp_path_factory.mktemp("planted")
-    from workbench.models.scgpt.config import ModelConfig
-    from workbench.models.scgpt.hooked import HookedScGPT
-    from workbench.models.vocabulary import Vocabulary
-
     hla = [gene for genes in CLASSES.values() for gene in genes]
     names = [*[f"G{i}" for i in range(N)], "A_ENSG01", "<pad>", "<cls>", "<eoc>", *hla]
     vocabulary = Vocabulary({name: i for i, name in enumerate(names)})
@@ -291,6 +291,29 @@ def test_the_command_exits_with_one_where_an_answer_is_missed(planted, monkeypat
     told = json.loads(capsys.readouterr().out)
     assert told["verdict"] == OTHER and not told["missed"] and len(told["answers"]) == len(read_answers().answers)
     assert main(["known-answers", str(folder / "nowhere")]) == 2
+
+
+def test_cells_come_as_atlases_have_them(tmp_path, capsys):
+    """Symbols in a column and counts in raw: neither is where an h5ad has them by itself."""
+    pairs = read_answers().pairs
+    names = sorted({*pairs["source"][:40], *pairs["target"][:40]})
+    model = HookedScGPT(
+        ModelConfig(n_tokens=len(names) + 3, d_model=16, n_layers=2, n_heads=2, d_mlp=16), Vocabulary.of_genes(names)
+    )
+    save_checkpoint(model, tmp_path / "model")
+    counts = tiny_cells(20, len(names), seed=3, share=0.9)
+    var = pd.DataFrame({"feature_name": names}, index=[f"ENSG{i:011d}" for i in range(len(names))])
+    counts = AnnData(counts.X, obs=counts.obs, var=var, uns=counts.uns)
+    atlas = AnnData(counts.X.log1p(), obs=counts.obs, var=var, uns=counts.uns)
+    atlas.raw = counts
+    atlas.write_h5ad(tmp_path / "atlas.h5ad")
+    asked = ["known-answers", str(tmp_path / "model"), "--cells", str(tmp_path / "atlas.h5ad")]
+    assert main([*asked, "--layer", "raw", "--gene-column", "feature_name", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {row["answer"]: row["n"] for row in told["answers"] if row["n"]}
+    assert told["verdict"] == OTHER and max(found.values()) >= 40
+    assert main(asked) == 2
+    assert "gene column" in capsys.readouterr().err
 
 
 def test_every_fact_that_ships_says_where_it_is_from():

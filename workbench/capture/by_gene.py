@@ -91,6 +91,11 @@ class GeneMeansSink:
         self._n = torch.as_tensor(arrays["n"]).clone()
         self._sums = {hook: torch.as_tensor(arrays[hook]).double().clone() for hook in self._sums}
 
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `JoinedSink`."""
+        self._n = self._n.cpu() + torch.as_tensor(arrays["n"])
+        self._sums = {hook: total.cpu().double() + torch.as_tensor(arrays[hook]) for hook, total in self._sums.items()}
+
     def result(self) -> tuple[Int[np.ndarray, " gene"], dict[str, Float[np.ndarray, "gene width"]]]:
         """Cells in which each gene is a token, and its mean by hook; NaN where there is none."""
         arrays = self.state()

@@ -227,6 +227,13 @@ class GenePairSink:
         """See `Sink`."""
         self._sums, self._counts, self._away = arrays["sums"].copy(), arrays["counts"].copy(), None
 
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `JoinedSink`."""
+        self._fetch()
+        self._sums += arrays["sums"]
+        self._counts += arrays["counts"]
+        self._away = None
+
     def _fetch(self) -> None:
         """Bring the sums here from a device, where they stay as well."""
         if self._away is not None:

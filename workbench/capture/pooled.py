@@ -73,6 +73,11 @@ class PooledSink:
         """See `Sink`."""
         self._parts, self._fresh = {name: [array] for name, array in arrays.items()}, {}
 
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `JoinedSink`."""
+        for name, array in arrays.items():
+            self._parts.setdefault(name, []).append(array)
+
     def streams(self) -> dict[tuple[str, str], Float[np.ndarray, "cell ..."]]:
         """Vectors of all cells by hook and pool, ``cls`` or ``mean``."""
         return {(name.split("/", 1)[1], name.split("/", 1)[0]): array for name, array in self.state().items()}
@@ -114,7 +119,11 @@ class Clock:
 
     def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
         """See `Sink`."""
-        self._before = float(arrays["seconds"][0])
+        self._began, self._before = time.perf_counter(), float(arrays["seconds"][0])
+
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `JoinedSink`; the times of all workers are added up."""
+        self.restore({"seconds": arrays["seconds"] + self._before}, 0)
 
     def seconds(self) -> float:
         """Seconds since it was made, and those that were saved of sessions before."""

@@ -140,6 +140,11 @@ class MemorySink:
         """See `Sink`."""
         self._ragged.parts = {name: [array] for name, array in arrays.items()}
 
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `JoinedSink`."""
+        for name, array in arrays.items():
+            self._ragged._add(name, array)
+
     def result(self) -> Activations:
         """Everything captured.
 

@@ -30,7 +30,7 @@ _MAP_BUDGET = {"cpu": 4 * 2**20}
 _MAP_BUDGET_ELSEWHERE = 64 * 2**20
 # Of a CUDA card's memory.
 _MAP_SHARE = 1 / 32
-_STATE = "capture-state.safetensors"
+STATE = "capture-state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def capture(
     state: str | Path | None = None,
     save_every: int = 1024,
     progress: bool = True,
+    rows: tuple[int, int] | None = None,
 ) -> CaptureReport:
     """Record activations of cells in one pass for all sinks.
 
@@ -96,6 +97,8 @@ def capture(
         Cells between saves, and cells per shard.
     progress
         Show a progress bar with the byte estimate.
+    rows
+        First cell, and the one after the last, of those that are read; all cells when None.
 
     Returns
     -------
@@ -121,26 +124,25 @@ def capture(
             f"The model is ablated or hooked, which the state in '{folder}' could not tell from the intact model. Capture "
             "without `state` and ShardSink here, or leave the `with` block first."
         )
-    plan = Plan(hook_shapes(model, tokenizer, names), tokenizer.lengths())
+    first, last = rows or (0, len(tokenizer))
+    n_cells, plan = last - first, Plan(hook_shapes(model, tokenizer, names), tokenizer.lengths()[first:last])
     estimate = sum(sink.memory(plan) for sink in all_sinks)
     available = psutil.virtual_memory().available
     if estimate > 0.9 * available:
         raise CellsError(
-            f"The sinks would take about {estimate / 2**30:.1f} GiB of memory for {len(tokenizer)} cells, but "
+            f"The sinks would take about {estimate / 2**30:.1f} GiB of memory for {n_cells} cells, but "
             f"{available / 2**30:.1f} GiB are free. Use ShardSink or GenePairSink, fewer hooks, or a smaller panel."
         )
     for sink in all_sinks:
         sink.open(plan)
     # All values are read for it, so only where there is a state that it tells from others.
-    identity = "" if folder is None else _identity(model, tokenizer, names, all_sinks, save_every)
+    identity = "" if folder is None else _identity(model, tokenizer, names, all_sinks, save_every, rows)
     start = _resume(folder, identity, all_sinks)
     fitting = Fitting(batch_size or max(1, min(32, _maps_in_budget(plan, model.device))))
     size = fitting.size
     began, done = time.perf_counter(), start
     stop_at = last_layer(names, model.config.n_layers)
-    bar = tqdm(
-        total=len(tokenizer), initial=start, unit="cell", disable=not progress, desc=f"capture (~{_human(estimate)})"
-    )
+    bar = tqdm(total=n_cells, initial=start, unit="cell", disable=not progress, desc=f"capture (~{_human(estimate)})")
     current: list[Tokens] = []
 
     # Cells that a sink has seen of a hook: a pass that is done again in halves may have come past it.
@@ -180,9 +182,9 @@ def capture(
 
     _keep_freed_blocks()
     with bar, torch.no_grad(), model.hooks(listeners):
-        for until in range((start // save_every + 1) * save_every, len(tokenizer) + save_every, save_every):
-            until = min(until, len(tokenizer))
-            for tokens in prefetched(tokenizer.batches(size, done, until), model.device):
+        for until in range((start // save_every + 1) * save_every, n_cells + save_every, save_every):
+            until = min(until, n_cells)
+            for tokens in prefetched(tokenizer.batches(size, first + done, first + until), model.device):
                 for n in fitting.batches(tokens, work):
                     done += n
                     bar.update(n)
@@ -190,18 +192,24 @@ def capture(
                 sink.flush(done)
             if folder is not None:
                 _save(folder, identity, done, all_sinks)
-            if done == len(tokenizer):
+            if done == n_cells:
                 break
-    return CaptureReport(names, len(tokenizer), int(plan.lengths.sum()), start, estimate, time.perf_counter() - began)
+    return CaptureReport(names, n_cells, int(plan.lengths.sum()), start, estimate, time.perf_counter() - began)
 
 
 def _identity(
-    model: CellModel, tokenizer: CellTokenizer, names: Sequence[str], sinks: Sequence[Any], save_every: int
+    model: CellModel,
+    tokenizer: CellTokenizer,
+    names: Sequence[str],
+    sinks: Sequence[Any],
+    save_every: int,
+    rows: tuple[int, int] | None,
 ) -> str:
     of_sinks = [[type(sink).__name__, getattr(sink, "identity", None)] for sink in sinks]
     # How often a state is saved changes nothing but the size of shards.
     size = save_every if _shard_folder(sinks) else None
-    return digest(model.fingerprint(), tokenizer.fingerprint(), list(names), of_sinks, size)
+    part = [] if rows is None else [list(rows)]
+    return digest(model.fingerprint(), tokenizer.fingerprint(), list(names), of_sinks, size, *part)
 
 
 def _keep_freed_blocks() -> None:
@@ -243,11 +251,11 @@ def _shard_folder(sinks: Sequence[Sink]) -> Path | None:
 
 def _save(folder: Path, identity: str, done: int, sinks: Sequence[Sink]) -> None:
     arrays = {f"{i}:{name}": array for i, sink in enumerate(sinks) for name, array in sink.state().items()}
-    write_state(folder / _STATE, arrays, {"identity": identity, "done": done})
+    write_state(folder / STATE, arrays, {"identity": identity, "done": done})
 
 
 def _resume(folder: Path | None, identity: str, sinks: Sequence[Sink]) -> int:
-    if folder is None or (saved := read_state(folder / _STATE)) is None:
+    if folder is None or (saved := read_state(folder / STATE)) is None:
         return 0
     arrays, about = saved
     if about["identity"] != identity:

@@ -78,6 +78,14 @@ class HeadSink(Sink, Protocol):
         """Take one layer's queries and keys of one batch in the place of its pattern, which is named by `hook`."""
 
 
+@runtime_checkable
+class JoinedSink(Sink, Protocol):
+    """A sink that can be filled in parts, each by a worker of its own (`capture_in_parts`)."""
+
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add the saved state of a sink of the same kind that has seen the cells right after those seen so far."""
+
+
 def takes_heads(sink: Sink, hook: str) -> bool:
     """Whether a sink can do without the pattern of a layer.
 
@@ -144,6 +152,10 @@ class HookFilter:
         """See `Sink`."""
         self.sink.restore(arrays, n_cells)
 
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `JoinedSink`."""
+        self.sink.join(arrays)  # type: ignore[attr-defined]
+
 
 class MomentsSink:
     """Running mean and covariance per hook, over cells where a hook has a row per cell, else over genes of all cells.
@@ -184,10 +196,8 @@ class MomentsSink:
         n, old, m2 = (part.to(activation.device, wide) for part in self._sums[hook])
         k = keep.sum().to(wide)
         mean = rows.sum(0) / k.clamp(min=1)
-        delta, centred = mean - old, torch.where(keep, rows - mean, 0)
-        share = k / (n + k).clamp(min=1)
-        more = centred.T @ centred + torch.outer(delta, delta) * (n * share)
-        self._sums[hook] = n + k, old + delta * share, m2 + more
+        centred = torch.where(keep, rows - mean, 0)
+        self._sums[hook] = _merged((n, old, m2), (k, mean, centred.T @ centred))
 
     def flush(self, n_cells: int) -> None:
         """See `Sink`."""
@@ -206,6 +216,13 @@ class MomentsSink:
             n, mean, m2 = parts
             self._sums[name] = n[0], mean, m2
 
+    def join(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See `JoinedSink`."""
+        before = self._sums
+        self._sums = dict(before)
+        self.restore(arrays, 0)
+        self._sums = {name: _merged(before[name], more) for name, more in self._sums.items()}
+
     def result(self, hook: str) -> tuple[int, np.ndarray, np.ndarray]:
         """Rows counted, mean and covariance (divided by n - 1) of one hook.
 
@@ -216,3 +233,10 @@ class MomentsSink:
         """
         n, mean, m2 = (part.cpu().double().numpy() for part in self._sums[hook])
         return int(n), mean.copy(), m2 / max(int(n) - 1, 1)
+
+
+def _merged(one: tuple[Tensor, Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, mean and squares of two sets of rows together."""
+    (n, old, m2), (k, mean, squares) = one, other
+    delta, share = mean - old, k / (n + k).clamp(min=1)
+    return n + k, old + delta * share, m2 + squares + torch.outer(delta, delta) * (n * share)

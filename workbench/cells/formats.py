@@ -125,7 +125,13 @@ def by_rows(matrix: Any) -> Any:
     matrix
         Cells by genes, of any kind.
     """
-    return matrix.tocsr() if sp.issparse(matrix) and matrix.format != "csr" else matrix
+    if not sp.issparse(matrix):
+        return matrix
+    matrix = matrix.tocsr()
+    if matrix.indices.dtype == matrix.indptr.dtype:
+        return matrix
+    # Files of other writers have indices of two widths, which SciPy cannot turn.
+    return sp.csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _place(own: list[str], layers: list[str], layer: str, name: str) -> str:

@@ -27,12 +27,13 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from workbench.errors import ArtifactError, ConfigError, OutputError, unknown_name
+from workbench.errors import ArtifactError, CellsError, ConfigError, OutputError, unknown_name
 from workbench.files import atomically, digest, hash_bytes, plain, read_json, write_json
 
 BACKENDS = ("sequential", "loky", "threading", "dask")
 IDENTITY = "sweep.json"
 _ABSENT, _LOOK_EVERY = object(), 2.0
+_TRIES = 3  # of tasks whose worker is killed each time
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,11 @@ def run_sweep(
         If the folder belongs to another sweep; the difference is said.
     ConfigError
         If Dask is asked for and is not installed, or no scheduler answers.
+    CellsError
+        If worker processes are killed again and again, as where memory runs out.
     """
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     backend = backend or Backend()
     claim_folder(folder, identity)
     found = finished(folder, identity, tasks)
@@ -108,12 +113,25 @@ def run_sweep(
         names = f"'{damaged[0]}'{f' and {len(damaged) - 1} others' if len(damaged) > 1 else ''}"
         print(f"[sweep] the rows of task {names} were changed since they were written; made again", file=sys.stderr)
     waiting = [task for task in tasks if task.key not in found]
-    done = len(tasks) - len(waiting)
+    done, again = len(tasks) - len(waiting), _TRIES
     with tqdm(total=len(tasks), initial=done, unit="task", disable=not backend.progress, desc="sweep") as bar:
         while waiting:
             busy: list[Task] = []
-            for _ in _done(folder, identity, waiting, work, busy, backend):
-                bar.update()
+            try:
+                for _ in _done(folder, identity, waiting, work, busy, backend):
+                    bar.update()
+                    again = _TRIES
+            except TerminatedWorkerError as error:
+                again -= 1
+                if not again:
+                    raise CellsError(
+                        f"Worker processes were killed {_TRIES} times and no task was finished, most often for want of memory. Give the "
+                        "same command with fewer --jobs; finished tasks are kept."
+                    ) from error
+                print("[sweep] a worker was killed; what it did is done again", file=sys.stderr)
+                found = finished(folder, identity, tasks)
+                waiting = [task for task in waiting if task.key not in found]
+                continue
             # What another process held: done by now, or its lock is free because it died.
             found = finished(folder, identity, busy)
             waiting = [task for task in busy if task.key not in found]
@@ -121,6 +139,25 @@ def run_sweep(
             if waiting and len(waiting) == len(busy):
                 time.sleep(0.5)
     return read_sweep(folder, identity, tasks)
+
+
+def count_workers(backend: Backend) -> int:
+    """How many tasks are done at a time.
+
+    Parameters
+    ----------
+    backend
+        Who does the tasks; of a cluster the scheduler is asked.
+
+    Raises
+    ------
+    ConfigError
+        If Dask is asked for and is not installed, or no scheduler answers.
+    """
+    from joblib import effective_n_jobs
+
+    with _joblib(backend):
+        return effective_n_jobs(None)
 
 
 def check_backend(backend: Backend) -> None:

@@ -20,6 +20,7 @@ from workbench.capture import capture
 from workbench.cli import main
 from workbench.engine.config import read_config
 from workbench.engine.stages import StageRunner
+from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table, table_path
 from workbench.errors import CheckpointError, EvaluationError, ShapeError, WorkbenchError
 from workbench.files import read_arrays, read_json, write_json
@@ -66,9 +67,9 @@ def again(first, tmp_path):
     return go
 
 
-def begin(config, out, names=("panel", "cells", "operators")):
+def begin(config, out, names=("panel", "cells", "operators"), backend=None):
     """Do some stages of a run, and nothing else."""
-    context, runner = RunContext(config, out), StageRunner(out)
+    context, runner = RunContext(config, out, backend), StageRunner(out)
     for stage in stages(context):
         if stage.name in names:
             runner.run(stage)
@@ -304,6 +305,20 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(first, tmp_path, monkeyp
         for key, value in b.items():
             np.testing.assert_allclose(a[key], value, atol=1e-4)
     assert not (tmp_path / "stages" / "operators" / "capture").exists()
+
+
+@pytest.mark.slow
+def test_more_than_one_worker_divides_the_pass_to_the_same_numbers(first, tmp_path, capfd):
+    config = read_config(first.path, RunConfig)
+    names = ("panel", "cells", "operators", "untrained")
+    begin(config, tmp_path, names, Backend("loky", 2, progress=False))
+    for name in OPERATORS:
+        a, b = arrays_of(tmp_path, name), arrays_of(first.out, name)
+        for key, value in b.items():
+            np.testing.assert_allclose(a[key], value, atol=1e-4)
+    untrained = StoredOperators(tmp_path / "stages" / "untrained"), StoredOperators(first.out / "stages" / "untrained")
+    np.testing.assert_allclose(untrained[0].head(1, 1), untrained[1].head(1, 1), atol=1e-5)
+    assert not list(tmp_path.glob("stages/*/capture"))
 
 
 @pytest.mark.parametrize("override", ["panel.size=20", "capture.groups=4", "seed=5"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from workbench.capture.sinks import HookFilter
 from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays
 from workbench.models import CellModel, CellTokenizer
-from workbench.operators.capturing import clear_state, read_operators
+from workbench.operators.capturing import Reading, Workers, clear_state, read_operators
 
 if TYPE_CHECKING:
     from workbench.recipes.benchmark.context import BenchmarkContext
@@ -86,20 +87,31 @@ def untrained_stage(context: BenchmarkContext, folder: Path, _: Results) -> Resu
     dict
         As `read_operators` gives it.
     """
-    model, tokens = context.model.untrained(context.config.seed), context.tokenizer(context.internal)
-    found = read_operators(folder, model, tokens, context.genes, **context.reading)
+    found = read_operators(folder, _untrained(context), Workers(context.backend, _untrained, context.handle))
     clear_state(folder)
     return found
 
 
 def _read(context: BenchmarkContext, folder: Path, name: str, genes: tuple[str, ...]) -> dict[str, Any]:
     """Embeddings of a cohort, and operators on some genes where there are any, in one pass over its cells."""
-    pooled, clock = PooledSink(), Clock()
-    sinks = [HookFilter(RESIDUALS, pooled), HookFilter(RESIDUALS, clock)]
-    found = read_operators(folder, context.model, context.tokenizer(name), genes, more=sinks, **context.reading)
+    again = partial(_with_embeddings, name=name, genes=genes)
+    reading = again(context)
+    pooled, clock = (one.sink for one in reading.more)
+    assert isinstance(pooled, PooledSink) and isinstance(clock, Clock)
+    found = read_operators(folder, reading, Workers(context.backend, again, context.handle))
     seconds = clock.seconds()
     write_arrays(context.embeddings_file(name), pooled.result())
     return {**found, "seconds": seconds}
+
+
+def _with_embeddings(context: BenchmarkContext, name: str, genes: tuple[str, ...]) -> Reading:
+    sinks = [HookFilter(RESIDUALS, sink) for sink in (PooledSink(), Clock())]
+    return Reading(context.model, context.tokenizer(name), genes, more=sinks, **context.reading)
+
+
+def _untrained(context: BenchmarkContext) -> Reading:
+    model = context.model.untrained(context.config.seed)
+    return Reading(model, context.tokenizer(context.internal), context.genes, **context.reading)
 
 
 def _forward_seconds(model: CellModel, tokenizer: CellTokenizer) -> float:

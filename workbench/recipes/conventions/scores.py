@@ -15,7 +15,7 @@ from workbench.cells.anchors import Anchors, make_anchors
 from workbench.cells.expression import expression_on
 from workbench.engine.stages import Result, Results
 from workbench.evidence.holdout import holdout_correlation, random_splits
-from workbench.operators.capturing import clear_state, read_operators
+from workbench.operators.capturing import Reading, clear_state, read_operators
 from workbench.operators.controls import CODETECTION, IDENTITY, RANDOM, control
 from workbench.operators.convention import KEY_QUERY, PAPER, SUM, Convention
 from workbench.operators.operator import head_name
@@ -47,7 +47,9 @@ def pass_stage(context: ConventionsContext, name: str, folder: Path, _: Results)
         As `read_operators` gives it, and ``n_genes``.
     """
     genes, of = context.genes_of(name), Convention(PAPER) if name == PAPER else Convention()
-    found = read_operators(folder, context.model, context.fed_by(name), genes, **{**context.reading, "convention": of})
+    found = read_operators(
+        folder, Reading(context.model, context.fed_by(name), genes, **{**context.reading, "convention": of})
+    )
     clear_state(folder)
     return {**found, "n_genes": len(genes)}
 

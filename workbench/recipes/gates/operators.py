@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.engine.stages import Result, Results
-from workbench.operators.capturing import clear_state, read_operators
+from workbench.operators.capturing import Reading, Workers, clear_state, read_operators
 
 if TYPE_CHECKING:
     from workbench.recipes.gates.context import GatesContext
@@ -29,7 +29,11 @@ def operators_stage(context: GatesContext, folder: Path, results: Results) -> Re
     dict
         As `read_operators` gives it.
     """
-    tokens = context.fed(context.cells[context.internal], context.data_of(context.internal), context.genes)
-    found = read_operators(folder, context.model, tokens, context.genes, **context.reading)
+    found = read_operators(folder, _reading(context), Workers(context.backend, _reading, context.handle))
     clear_state(folder)
     return found
+
+
+def _reading(context: GatesContext) -> Reading:
+    tokens = context.fed(context.cells[context.internal], context.data_of(context.internal), context.genes)
+    return Reading(context.model, tokens, context.genes, **context.reading)

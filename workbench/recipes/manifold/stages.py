@@ -31,7 +31,7 @@ from workbench.geometry.ruler_embeddings import reduced
 from workbench.geometry.ruler_fit import LET, Layout, follow_rows, lay_out
 from workbench.operators.capturing import clear_state
 from workbench.recipes.manifold.context import ManifoldContext
-from workbench.recipes.run.operators import VECTORS, read
+from workbench.recipes.run.operators import VECTORS, read, trained_reading, untrained_reading
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
 from workbench.tools.gene_inputs import measured_level
@@ -65,7 +65,7 @@ def operators_stage(context: ManifoldContext, trained: bool, folder: Path, _: Re
     dict
         As `read_operators` gives it.
     """
-    found = read(context, folder, context.model if trained else context.model.untrained(context.config.seed))
+    found = read(context, folder, trained_reading if trained else untrained_reading)
     clear_state(folder)
     return found
 

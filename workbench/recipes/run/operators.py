@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,11 @@ from workbench.capture.ragged import MemorySink
 from workbench.capture.sinks import HookFilter
 from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays, write_json, write_text
-from workbench.models import CellModel
-from workbench.operators.capturing import clear_state, read_operators
+from workbench.operators.capturing import Reading, Workers, clear_state, read_operators
 from workbench.operators.convention import PAPER
 
 if TYPE_CHECKING:
+    from workbench.models import CellModel
     from workbench.recipes.run.context import RunContext
 
 PANEL, GROUPS, EMBEDDING, VECTORS = "panel.txt", "groups.json", "embedding.safetensors", "vectors.safetensors"
@@ -71,11 +73,13 @@ def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
         As `read_operators` gives it.
     """
     if context.config.capture.convention == PAPER:  # an input without <cls>, so that there is no embedding to keep
-        found = read(context, folder, context.model)
+        found = read(context, folder, trained_reading)
         clear_state(folder)
         return found
-    memory = MemorySink()
-    found = read(context, folder, context.model, HookFilter(_CELL, memory))
+    reading = _with_embedding(context)
+    memory = reading.more[-1].sink
+    assert isinstance(memory, MemorySink)
+    found = read(context, folder, _with_embedding, reading)
     write_arrays(folder / EMBEDDING, {"cell": memory.result().values[_CELL]})
     clear_state(folder)
     return found
@@ -98,13 +102,15 @@ def untrained_stage(context: RunContext, folder: Path, _: Results) -> Result:
     dict
         As `read_operators` gives it.
     """
-    found = read(context, folder, context.model.untrained(context.config.seed))
+    found = read(context, folder, untrained_reading)
     clear_state(folder)
     return found
 
 
-def read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter) -> dict[str, Any]:
-    """Read the operators of a model, and in the same pass the mean vectors of the panel's genes where a ruler over genes asks for them.
+def read(
+    context: RunContext, folder: Path, make: Callable[[RunContext], Reading], reading: Reading | None = None
+) -> dict[str, Any]:
+    """Read operators and, where a ruler over genes asks for them, the mean vectors of the panel's genes in the same pass.
 
     Parameters
     ----------
@@ -113,27 +119,58 @@ def read(context: RunContext, folder: Path, model: CellModel, *more: HookFilter)
     folder
         Folder of the stage; vectors go to ``vectors.safetensors``: ``table``, ``n`` (cells in which a gene is a token) and one array per
         layer, by its number.
-    model
-        The model, or one of its shape that was never trained.
-    *more
-        Further sinks of the pass.
+    make
+        From the run to what is read, in this process and in workers.
+    reading
+        What `make` gave, where its sinks are looked at afterwards; made here when None.
 
     Returns
     -------
     dict
         As `read_operators` gives it.
     """
-    layers = context.gene_layers
-    names = {i: stream_of(i) for i in layers}
-    sinks = {i: GeneMeansSink(context.panel, model.vocabulary) for i in layers}
-    every = [*more, *(HookFilter(names[i], sink) for i, sink in sinks.items())]
-    found = read_operators(folder, model, context.fed_cells, context.panel, more=every, **context.reading)
+    reading = make(context) if reading is None else reading
+    found = read_operators(folder, reading, Workers(context.backend, make, context.handle))
+    model, layers = reading.model, context.gene_layers
     if layers:
         ids = torch.as_tensor(model.vocabulary.encode(context.panel), device=model.device)
         with torch.no_grad():
             arrays = {"table": model.gene_embedding(ids).double().cpu().numpy()}
-        for i, sink in sinks.items():
-            arrays["n"], mean = sink.result()
-            arrays[str(i)] = mean[names[i]]
+        for layer, one in zip(layers, reading.more, strict=False):
+            assert isinstance(one.sink, GeneMeansSink)
+            arrays["n"], mean = one.sink.result()
+            arrays[str(layer)] = mean[one.pattern]
         write_arrays(folder / VECTORS, arrays)
     return found
+
+
+def trained_reading(context: RunContext) -> Reading:
+    """Operators of the model, and the gene vectors that a ruler over genes asks for.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are read.
+    """
+    return _reading(context, context.model)
+
+
+def untrained_reading(context: RunContext) -> Reading:
+    """The same of a model of its shape that was never trained.
+
+    Parameters
+    ----------
+    context
+        Run whose cells are read.
+    """
+    return _reading(context, context.model.untrained(context.config.seed))
+
+
+def _with_embedding(context: RunContext) -> Reading:
+    reading = trained_reading(context)
+    return replace(reading, more=(*reading.more, HookFilter(_CELL, MemorySink())))
+
+
+def _reading(context: RunContext, model: CellModel) -> Reading:
+    more = [HookFilter(stream_of(i), GeneMeansSink(context.panel, model.vocabulary)) for i in context.gene_layers]
+    return Reading(model, context.fed_cells, context.panel, more=more, **context.reading)

@@ -94,8 +94,8 @@ def writing_stage(context: RunContext, _: Path, __: Results) -> Result:
                 rows.append({"operator": name, "source": CONTROL, "scope": scope, **row})
     table = pd.DataFrame(rows)
     table["q"] = np.nan
-    for _, own in table[table["layer"].notna()].groupby(["source", "scope"]):
-        table.loc[own.index, "q"] = benjamini_hochberg(own["p"].to_numpy())
+    for rows_of in table[table["layer"].notna()].groupby(["source", "scope"]).groups.values():
+        table.loc[rows_of, "q"] = benjamini_hochberg(table.loc[rows_of, "p"].to_numpy())
     table["n_cells"], table["n_folds"] = sum(len(scopes[ALL].basis) for _, scopes in folds), len(folds)
     context.write({"writing": table})
     return {"n_read": int(deal.read.sum()), "n_draws": n_draws}
