@@ -13,7 +13,7 @@ from workbench.capture.pooled import RESIDUALS, Clock, PooledSink
 from workbench.capture.sinks import HookFilter
 from workbench.errors import HookError
 from workbench.models import load_model
-from workbench.operators.capturing import read_operators
+from workbench.operators.capturing import Reading, read_operators
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,8 @@ def model(checkpoint):  # noqa: F811
 
 
 def read(folder, model, tokenizer, *sinks):
-    return read_operators(
-        folder, model, tokenizer, (), "attention", groups={}, more=[HookFilter(RESIDUALS, one) for one in sinks]
-    )
+    more = [HookFilter(RESIDUALS, one) for one in sinks]
+    return read_operators(folder, Reading(model, tokenizer, (), "attention", {}, more))
 
 
 def test_vectors_are_those_of_a_plain_forward_pass(model, tmp_path):
@@ -44,14 +43,9 @@ def test_vectors_are_those_of_a_plain_forward_pass(model, tmp_path):
 
 def test_a_hook_without_a_row_per_gene_is_refused(model, tmp_path):
     with pytest.raises(HookError, match="'hook_cell' has no row per gene"):
+        tokenizer = model.tokenizer(synthetic_cells())
         read_operators(
-            tmp_path,
-            model,
-            model.tokenizer(synthetic_cells()),
-            (),
-            "attention",
-            groups={},
-            more=[HookFilter("hook_cell", PooledSink())],
+            tmp_path, Reading(model, tokenizer, (), "attention", {}, [HookFilter("hook_cell", PooledSink())])
         )
 
 

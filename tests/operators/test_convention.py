@@ -15,7 +15,7 @@ from workbench.cells.panel import choose_panel
 from workbench.engine.config import make_config
 from workbench.errors import ArtifactError, ConfigError, GeneMatchError
 from workbench.operators.algorithm import Algorithm
-from workbench.operators.capturing import read_operators
+from workbench.operators.capturing import Reading, read_operators
 from workbench.operators.convention import Convention
 from workbench.operators.estimator import Extractor
 from workbench.operators.saved_operator import Operator
@@ -62,7 +62,7 @@ def test_two_conventions_are_never_mixed_in_a_folder(sink, tmp_path):
     groups = dict.fromkeys(cells.obs_names, 0)
     tokens = model.tokenizer(cells, panel=PANEL)
     with pytest.raises(ArtifactError, match="never mixed"):
-        read_operators(tmp_path, model, tokens, PANEL, "attention", groups=groups, convention=Convention("paper"))
+        read_operators(tmp_path, Reading(model, tokens, PANEL, "attention", groups, convention=Convention("paper")))
 
 
 def test_an_operator_keeps_its_convention_and_refuses_another(tmp_path):

@@ -82,7 +82,7 @@ def deal_genes(genes: Sequence[str], mean: Float[np.ndarray, " gene"], n_draws: 
     genes
         Symbols of the panel, four or more.
     mean
-        Mean expression of each.
+        Mean expression of each gene, whose order makes the tenths.
     n_draws
         Exchanges of the names of written genes.
     seed

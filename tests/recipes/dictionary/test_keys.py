@@ -20,6 +20,8 @@ from workbench.recipes.dictionary.recipe import stages
 OWN, CONTROLS = {"train", "train_2"}, {"untrained", "shuffled"}
 SWEPT = {"feature_effects", "feature_attribution", "feature_circuits"}
 LABELLED = SWEPT - {"feature_circuits"}
+# Pages show what features do, where that was asked for.
+EFFECTS = {"feature_effects", "pages"}
 STEERING = "[{{target: B, source: T, doses: [{}], draws: 3}}]"
 AFTER = {"judge", "stability", "name", "pages"} | SWEPT
 EVERY = OWN | CONTROLS | AFTER
@@ -71,12 +73,12 @@ FIELDS = {
     "names.draws": (9, {"name", "pages"}),
     "names.ranked_draws": (9, {"name", "pages"}),
     "names.network": ("NETWORK", {"name", "pages"}),
-    "sweep.hooks": ("[blocks.1.hook_resid_post]", LABELLED),
-    "sweep.features": (3, {"feature_effects", "feature_steering"}),
-    "sweep.how": ("clamp", {"feature_effects", "feature_attribution"}),
-    "sweep.amount": ("2.0", {"feature_effects", "feature_attribution"}),
-    "sweep.n_cells": (20, SWEPT),
-    "sweep.alike": (5, {"feature_effects"}),
+    "sweep.hooks": ("[blocks.1.hook_resid_post]", {"pages", *LABELLED}),
+    "sweep.features": (3, {*EFFECTS, "feature_steering"}),
+    "sweep.how": ("clamp", {*EFFECTS, "feature_attribution"}),
+    "sweep.amount": ("2.0", {*EFFECTS, "feature_attribution"}),
+    "sweep.n_cells": (20, {"pages", *SWEPT}),
+    "sweep.alike": (5, EFFECTS),
     "sweep.check": (4, {"feature_attribution", "feature_circuits"}),
     "sweep.targets": (4, {"feature_circuits"}),
     "sweep.mixtures": (4, {"feature_circuits"}),

@@ -26,4 +26,4 @@ def test_heads_are_ranked_and_controls_stand_beside_them():
     assert list(zip(heads["layer"], heads["head"], strict=True)) == [(10, 3), (0, 0), (2, 0)]
     assert (heads["n_null"] == 4).all() and heads["p"].tolist()[:2] == [1 / 5, 1 / 5]
     assert heads["status"].iloc[2] == "not applicable: why" and controls["operator"].tolist() == list(CONTROLS)
-    assert list(heads.columns[:4]) == ["rank", "layer", "head", "residualised"] and "null" not in controls
+    assert list(heads.columns[:5]) == ["rank", "name", "layer", "head", "residualised"] and "null" not in controls

@@ -131,6 +131,7 @@ def test_the_second_part_goes_on_where_the_first_stopped(made):
         "drift",
         "heads",
         "readouts",
+        "writing",
         "gates",
         "sensitivity",
         "algorithm",

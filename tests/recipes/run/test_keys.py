@@ -26,9 +26,10 @@ from workbench.recipes.run.recipe import run, stages
 CARD = {"algorithm", "explorer"}
 JUDGED = {"heads", "readouts", "gates", "sensitivity", "compaction"}
 ANCHORS = {*JUDGED, *CARD, "factors"}
+PASSES = {"operators", "untrained", "drift"}
 # What heads write is judged without ruler, anchors and adaptor.
-PASSES = {"operators", "untrained", "drift", "writing"}
-EVERY = {"panel", "cells", *PASSES, *ANCHORS}
+READ = {*PASSES, "writing"}
+EVERY = {"panel", "cells", *READ, *ANCHORS}
 BY_FOLD = {"cells", "readouts", "writing", "compaction", "factors", *CARD}
 SINGLE, TOPK, BLOCKS = "adaptor.feature_map=single", "adaptor.feature_map=topk", "adaptor.blocks=[[0],[1],[2]]"
 
@@ -37,7 +38,7 @@ FIELDS = {
     "name": ("other", set(), ()),
     "checkpoint": ("OTHER_WEIGHTS", {"operators", "drift", "writing", *ANCHORS}, ()),
     "device": ("cpu", set(), ()),  # results agree but for rounding, so those of another device are kept
-    "dtype": ("bfloat16", {*PASSES, *ANCHORS}, ()),
+    "dtype": ("bfloat16", {*READ, *ANCHORS}, ()),
     "seed": (5, EVERY - {"panel"}, ()),
     "data.name": ("COPY", {"cells", "gates", *CARD}, ()),
     "data.backed": (True, set(), ()),
@@ -48,7 +49,7 @@ FIELDS = {
     "data.cell_type": ("coarse", {"cells", "writing", *ANCHORS}, ()),
     "data.donor": ("donor", EVERY, ()),
     "data.tissue": ("organ", {"cells", *ANCHORS}, ()),
-    "data.batch": ("lane", {"cells", *PASSES, *ANCHORS}, ()),
+    "data.batch": ("lane", {"cells", *READ, *ANCHORS}, ()),
     "data.min_gene_share": (0.2, set(), ()),
     "ruler": ("OWN_RULER", ANCHORS, ()),
     "stages": ("{NA: NK}", {"cells", *ANCHORS}, ()),
@@ -56,17 +57,17 @@ FIELDS = {
     "panel.exclude": ("A_GENE", EVERY, ()),
     "panel.by": ("variable", EVERY, ("panel.size=30",)),
     "panel.file": ("GENES", EVERY, ()),
-    "capture.convention": ("paper", {*PASSES, *ANCHORS}, ()),
-    "capture.over_cells": ("sum", {*PASSES, *ANCHORS}, ()),
-    "capture.orientation": ("key x query", {*PASSES, *ANCHORS}, ()),
-    "capture.sums": ("float64", {*PASSES, *ANCHORS}, ()),
-    "capture.batch_size": (8, {*PASSES, *ANCHORS}, ()),
-    "capture.max_tokens": (20, {*PASSES, *ANCHORS}, ()),
+    "capture.convention": ("paper", {*READ, *ANCHORS}, ()),
+    "capture.over_cells": ("sum", {*READ, *ANCHORS}, ()),
+    "capture.orientation": ("key x query", {*READ, *ANCHORS}, ()),
+    "capture.sums": ("float64", {*READ, *ANCHORS}, ()),
+    "capture.batch_size": (8, {*READ, *ANCHORS}, ()),
+    "capture.max_tokens": (20, {*READ, *ANCHORS}, ()),
     "capture.groups": (6, EVERY, ()),
     "anchors.min_cells": (3, ANCHORS, ()),
     "anchors.parts": (3, ANCHORS, ()),
     "anchors.weights": ("cells", ANCHORS, ()),
-    "operator": ("qk", {*PASSES, *ANCHORS}, ()),
+    "operator": ("qk", {*READ, *ANCHORS}, ()),
     "adaptor.k": (2, ANCHORS, ()),
     "adaptor.alpha": (0.2, ANCHORS, ()),
     "adaptor.beta": (0.5, ANCHORS, ()),

@@ -37,7 +37,7 @@ from workbench.recipes.run.config import RunConfig
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.recipe import run, stages
 
-STAGES = ["panel", "cells", "operators", "untrained", "drift", "heads", "readouts", "algorithm", "explorer"]
+STAGES = ["panel", "cells", "operators", "untrained", "drift", "heads", "readouts", "writing", "algorithm", "explorer"]
 CAPTURED = STAGES[:5]
 TABLES = ["cells", "latent", "heads", "holdouts", "readouts", "added", "calibration", "distances"]
 FIGURES = ["latent", "latent_3d", "drift", "runtime", "heads", "holdouts", "distances", "readouts", "added"]

@@ -205,7 +205,7 @@ def test_another_ruler_leaves_passes_and_the_other_rulers(settings):
     before, after = keys(config, rulers), keys(config, (rulers[2], rulers[1]))
     same = {name for name in after if after[name] == before.get(name)}
     assert same == {"panel", "operators", "untrained", "drift"} | {
-        *(f"{name}-twin" for name in ("cells", "heads", "readouts", "algorithm")),
+        *(f"{name}-twin" for name in ("cells", "heads", "readouts", "writing", "algorithm")),
         *(name for stage in ("genes", "criteria", "screen", "dimension") for name in (stage, f"{stage}-edges")),
     }
     assert set(keys(config, (rulers[0], rulers[2]))) & {"genes-edges", "genes", "screen"} == set()
