@@ -81,7 +81,8 @@ def stages(context: RunContext) -> list[Stage]:
     _check(context, sets)
     first, *passes = _shared(context)
     cells, *judged = _of_ruler(context, collection)
-    return [first, cells, *passes, *judged, _explorer(context, [context], collection)]
+    own = [cells, *passes, *judged, _explorer(context, [context], collection)]
+    return [first, *sorted(own, key=lambda one: one.part == FACTORS)]
 
 
 def _stage(name: str, work: Callable[..., Result], given: Any, *after: str, part: str = EXTRACT) -> Stage:
