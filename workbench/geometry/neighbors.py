@@ -115,11 +115,14 @@ def find_neighbors(x: Points, k: int, *, approximate: bool | None = None, seed: 
     [1.0, 1.0, 2.0, 4.0]
     """
     x = as_they_are(x, k)
-    n_duplicates = len(x) - len(distinct(x)[0])
     if approximate is None:
         approximate = len(x) > APPROXIMATE_ABOVE
     if not approximate:
-        return Neighbors(*_all_exact(x, k), True, 1.0, n_duplicates)
+        indices, distances = _all_exact(x, k)
+        # Only a point whose nearest one is at no distance has a repeat.
+        near = x[distances[:, 0] == 0]
+        return Neighbors(indices, distances, True, 1.0, len(near) - len(distinct(near)[0]))
+    n_duplicates = len(x) - len(distinct(x)[0])
     indices, distances = _approximate(x, k, seed)
     sample = np.sort(generator(seed, "recall").permutation(len(x))[:_RECALL_SAMPLE])
     # By distance, not index: of two points equally far either is right.
@@ -186,7 +189,7 @@ def distinct(x: Points) -> tuple[Float[np.ndarray, "kept feature"], Int[np.ndarr
     found: dict[bytes, int] = {}
     for i, row in enumerate(np.ascontiguousarray(x)):
         found.setdefault(blake2b(row + 0.0, digest_size=16).digest(), i)
-    first = np.array(list(found.values()))
+    first = np.array(list(found.values()), dtype=np.int64)
     return (x if len(first) == len(x) else x[first]), first
 
 
