@@ -226,7 +226,7 @@ NOT_ENDED = (
     "\n\n**This rehearsal has not come to its end**: {done} steps are done, the last one below is under way. What the others would take is not "
     "in the second table. The same command goes on."
 )
-NO_CARD = " No GPU was lent for it, so no figure here is of one."
+NO_CARD = " It has no GPU, so no figure here is of one."
 PAGE = """# At the real size
 
 A dress rehearsal on **random weights and random cells**: it says what the real size costs, and nothing of biology. The checkpoint has the layout of the
@@ -235,7 +235,7 @@ released one (12 layers x 8 heads, width 512, 60,697 tokens), the cells have the
 
     python experiments/rehearsal.py --cells {cells} --device {device} --seed {seed} --docs docs/at_scale.md{so_far}
 
-Machine of {date}: {cores} cores, {memory} of memory, {system}, device {device}, load {load} at the end (others worked on it too).{card}
+Machine of {date}: {cores} cores, {memory} of memory, {system}, device {device}, load {load} at the end.{card}
 The clock of a busy machine says little; the processor's time is what is computed with. Restarts after kills: {restarts}.{state}
 
 ## Measured

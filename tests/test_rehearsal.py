@@ -226,7 +226,7 @@ def test_what_is_computed_is_what_the_planted_costs_give(script, monkeypatch):
     assert rows.loc["heads", "seconds"] == pytest.approx(rows.loc["heads", "times"] * 8 * (616 / 200) ** 2)
     assert rows.loc["apply", "seconds"] == pytest.approx(11) and rows.loc["apply", "disk"] == 10_000
     made = table.page(planted_journal(few), EXPERIMENTS / "paper.yaml")
-    assert "**Not measured.**" in made and "nothing of biology" in made and "No GPU was lent" in made
+    assert "**Not measured.**" in made and "nothing of biology" in made and "It has no GPU" in made
     assert "not come to its end" not in made
 
 
