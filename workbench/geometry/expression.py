@@ -28,7 +28,7 @@ RESIDUALS = "Pearson residuals of counts"
 THETA = 100.0
 AXES = 20
 _GENES = 2000
-_ROWS = 2048
+_ROWS = 512
 # Genes of cells' own machinery and of controls, and genes that too few cells or counts speak for.
 _TECHNICAL = ("MT-", "ERCC-", "RPL", "RPS")
 _RARE = 10
