@@ -227,7 +227,8 @@ def _level(folds: Sequence[_Inner], judged: str, kind: str, share: float) -> Lev
                 right = np.array([readout.classes.index(str(value)) for value in one.target[rows].tolist()], dtype=int)
                 if one.name == judged and len(rows):
                     accuracy.append(_recall(right, readout.output(z[rows])))
-                if len(readout.classes) == len(_classes(folds, one.name)):
+                # Of few cells none may be left of an endpoint.
+                if len(rows) and len(readout.classes) == len(_classes(folds, one.name)):
                     logits.setdefault(one.name, []).append(readout.output(z[rows]))
                     truth.setdefault(one.name, []).append(right)
     heat = {name: fitted_temperature(np.concatenate(logits[name]), np.concatenate(truth[name])) for name in logits}
