@@ -28,6 +28,8 @@ CLOUDS = {
     "tiny": RNG.normal(size=(300, 12)) * 1e-200,
     "on a line": RNG.normal(size=(300, 1)) @ RNG.normal(size=(1, 40)),
     "clustered": clustered(),
+    "few wide axes": RNG.normal(size=(300, 32)) * np.arange(1, 33) ** -1.5,
+    "flat": np.c_[RNG.normal(size=(300, 2)), np.zeros((300, 22))] @ np.linalg.qr(RNG.normal(size=(24, 24)))[0],
 }
 
 
@@ -56,6 +58,49 @@ def test_neighbours_are_those_of_all_distances(cloud):
     distances = cdist(x, x)
     np.fill_diagonal(distances, np.inf)
     np.testing.assert_allclose(find_neighbors(x, 10, seed=0).distances, np.sort(distances, 1)[:, :10], rtol=1e-9)
+
+
+def products_of(x, monkeypatch, n_found=5):
+    """Products of pairs, in coordinates, over those that all coordinates of all pairs take."""
+    n_products, take = [], search._take
+
+    def counted(products, at, its_lower, pairs, points, *rest):
+        done = take(products, at, its_lower, pairs, points, *rest)
+        n_products.append(products.size * (x.shape[1] // search._LEADING if pairs else x.shape[1]))
+        return done
+
+    monkeypatch.setattr(search, "_take", counted)
+    found, beyond = likely_nearest(x, n_found)
+    monkeypatch.setattr(search, "_take", take)
+    return found, beyond, sum(n_products) / (len(x) ** 2 / 2 * x.shape[1])
+
+
+def test_few_wide_axes_rule_most_pairs_out(monkeypatch):
+    x = np.random.default_rng(1).normal(size=(1_400, 64)) * np.arange(1, 65) ** -2.0
+    found, beyond, share = products_of(x, monkeypatch)
+    assert share < 0.4  # an eighth of the coordinates, and blocks of the diagonal
+    monkeypatch.setattr(search, "_MANY", len(x))  # without leading coordinates
+    other, its_beyond, whole = products_of(x, monkeypatch)
+    assert whole > 1
+    np.testing.assert_array_equal(np.sort(found, 1), np.sort(other, 1))
+    np.testing.assert_allclose(beyond, its_beyond, rtol=1e-4)
+
+
+def test_leading_coordinates_are_given_up_where_they_rule_nothing_out(monkeypatch):
+    x = np.random.default_rng(1).normal(size=(1_400, 64))
+    assert 1 < products_of(x, monkeypatch)[2] < 1.2
+
+
+def test_no_distance_along_leading_axes_is_longer_than_the_whole():
+    points = (RNG.normal(size=(200, 40)) * np.arange(1, 41) ** -1.0).astype(np.float32)
+    leading = search._leading(points, 5)
+    assert leading.shape == (200, 5)
+    whole, part = cdist(points, points), cdist(leading.astype(float), leading.astype(float))
+    assert (part <= whole + 1e-6 * np.linalg.norm(points, axis=1).max()).all()
+    # The axes are the widest: no other four leave less.
+    total, kept = (points**2).sum(), (leading[:, :-1] ** 2).sum()
+    assert kept == pytest.approx((np.linalg.svd(points, compute_uv=False)[:4] ** 2).sum(), rel=1e-5)
+    assert (leading[:, -1] ** 2).sum() == pytest.approx(total - kept, rel=1e-5)
 
 
 def test_only_what_single_precision_cannot_tell_is_searched_again(monkeypatch):
