@@ -315,6 +315,10 @@ class PretrainSettings(Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of activations that a training step drops.")
     n_bins: int = Field(default=51, ge=3, description="Bins of expression values, the one for zero included.")
     max_tokens: int = Field(default=1200, ge=2, description="Longest sequence that the checkpoint will be used with.")
+    n_genes: PositiveInt | None = Field(
+        default=None,
+        description="Most genes of the vocabulary: those of most studies, then of most cells; all by default.",
+    )
     steps: PositiveInt = Field(default=4000, description="Number of training steps.")
     batch_size: PositiveInt = Field(default=32, description="Cells per step.")
     genes_per_cell: PositiveInt = Field(
@@ -333,7 +337,10 @@ class PretrainSettings(Strict):
     weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of AdamW.")
     warmup: NonNegativeInt = Field(default=200, description="Steps over which the learning rate rises to its largest.")
     held_out: float = Field(
-        default=0.15, gt=0, lt=1, description="Share of the cells never trained on, by a hash of their names."
+        default=0.15,
+        gt=0,
+        lt=1,
+        description="Share of the donors never trained on, where data.donor names them, else of the cells; by a hash of their names.",
     )
     validate_every: PositiveInt = Field(default=200, description="Steps between looks at the held-out cells.")
     save_every: PositiveInt = Field(

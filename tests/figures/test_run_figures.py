@@ -162,26 +162,31 @@ def test_runtime_has_a_bar_per_stage():
 
 
 def test_masked_errors_draws_every_predictor_at_every_share_of_masked_values():
-    names = ["expression decoder", EVIL, "gene mean"]
-    rows = [
-        {
-            "mask_ratio": ratio,
-            "predictor": name,
-            "mse": 10.0 + i,
-            "low": 9.0 + i,
-            "high": 12.0 + i,
-            "gain": 0.1,
-            "n_cells": 40,
-        }
-        for ratio in (0.25, 0.5)
-        for i, name in enumerate(names)
-    ]
-    figure = masked_errors(pd.DataFrame(rows))
-    assert len(figure.data) == 2 and EVIL not in text_of(figure)
-    for trace in figure.data:
-        assert list(trace.x) == [10, 11, 12] and list(trace.marker.symbol) == ["circle", "circle-open", "circle-open"]
-        assert list(trace.error_x.array) == [2, 2, 2] and list(trace.error_x.arrayminus) == [1, 1, 1]
-    assert "n = 40 held-out cells" in figure.layout.title.text.replace("<br>", " ")
+    names = ["expression decoder", EVIL, "regression on 10 components of bins (ridge 3)", "gene mean"]
+
+    def rows(cells, ratio):
+        names[2] = f"regression on {10 * ratio:.0f} components of bins (ridge {ratio:g})"
+        about = {"cells": cells, "mask_ratio": ratio, "gain": 0.1, "n_cells": 40}
+        return [
+            {**about, "predictor": name, "mse": 10.0 + i, "low": 9.0 + i, "high": 12.0 + i}
+            for i, name in enumerate(names)
+        ]
+
+    def drawn(groups):
+        figure = masked_errors(
+            pd.DataFrame([r for group in groups for ratio in (0.25, 0.5) for r in rows(group, ratio)])
+        )
+        assert len(figure.data) == 2 * len(groups) and EVIL not in text_of(figure)
+        for trace in figure.data:
+            assert list(trace.x) == [10, 11, 12, 13]
+            assert list(trace.marker.symbol) == ["circle", *["circle-open"] * 3]
+            assert list(trace.error_x.array) == [2] * 4 and list(trace.error_x.arrayminus) == [1] * 4
+            assert trace.y[2].replace("<br>", " ") == "regression on components of bins", "one row in every facet"
+        assert "n = 40 held-out cells" in figure.layout.title.text.replace("<br>", " ")
+        return [note.text for note in figure.layout.annotations]
+
+    assert drawn(["cells"]) == ["25% masked", "50% masked"]
+    assert drawn(["donors of a", "study b"])[::2] == ["donors of a, 25% masked", "study b, 25% masked"]
 
 
 def test_maps_of_layers_have_a_dot_per_cell_and_say_their_trustworthiness():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -22,12 +24,12 @@ _COURSE = {
 
 
 def masked_errors(evaluation: pd.DataFrame) -> go.Figure:
-    """Squared error on masked values of held-out cells, by predictor, a facet per share of masked values.
+    """Squared error on masked values of held-out cells, by predictor, a facet per group of cells and share of masked values.
 
     Parameters
     ----------
     evaluation
-        Table of ``workbench pretrain``: ``mask_ratio``, ``predictor``, ``mse``, ``low``, ``high`` (squared bins), ``gain``, ``n_cells``.
+        Table of ``workbench pretrain``: ``cells`` (whose they are), ``mask_ratio``, ``predictor``, ``mse``, ``low``, ``high`` (squared bins), ``gain``, ``n_cells``.
 
     Returns
     -------
@@ -40,13 +42,16 @@ def masked_errors(evaluation: pd.DataFrame) -> go.Figure:
         If a column is missing, or no error is finite.
     """
     what = "figure of masked errors"
-    rows = checked(evaluation, what, ["predictor"], ["mask_ratio", "mse", "low", "high", "gain", "n_cells"])
+    rows = checked(evaluation, what, ["cells", "predictor"], ["mask_ratio", "mse", "low", "high", "gain", "n_cells"])
     rows = with_value(rows, "mse", what)
-    names = {name: "<br>".join(wrapped(name, _NAME)) for name in dict.fromkeys(rows["predictor"])}
-    ratios = sorted(rows["mask_ratio"].unique())
-    figure, places, total = facets([f"{ratio:.0%} masked" for ratio in ratios], _ROW * len(names) + 20, 3, 84)
-    for ratio, at in zip(ratios, places, strict=True):
-        part = rows[rows["mask_ratio"] == ratio]
+    groups = list(dict.fromkeys(rows["cells"]))
+    asked = [(group, ratio) for group in groups for ratio in sorted(rows["mask_ratio"].unique())]
+    titles = [f"{ratio:.0%} masked" if len(groups) == 1 else f"{group}, {ratio:.0%} masked" for group, ratio in asked]
+    rows = rows.assign(row=[_row(name) for name in rows["predictor"]])
+    names = list(dict.fromkeys(rows["row"]))
+    figure, places, total = facets(titles, _ROW * len(names) + 20, 3, 84)
+    for (group, ratio), at in zip(asked, places, strict=True):
+        part = rows[(rows["cells"] == group) & (rows["mask_ratio"] == ratio)]
         hover = [
             f"{label(r.predictor)}<br>{number(r.mse)} bins squared<br>95 % {number(r.low)} to {number(r.high)}"
             f"<br>{r.gain:+.1%} of the gene mean's error saved<br>n = {number(r.n_cells)} cells"
@@ -55,14 +60,19 @@ def masked_errors(evaluation: pd.DataFrame) -> go.Figure:
         ours = part["predictor"].str.contains("decoder")
         look: Look = {"marker": {**POINT, "symbol": ["circle" if one else "circle-open" for one in ours]}}
         bars = interval(part, "mse", color=ACCENT)
-        figure.add_trace(marks(part["mse"], part["predictor"].map(names), hover, error_x=bars, **look), **at)
-        named_rows(figure, list(names.values()), at)
+        figure.add_trace(marks(part["mse"], part["row"], hover, error_x=bars, **look), **at)
+        named_rows(figure, names, at)
         figure.update_xaxes(title="squared error (bins)", nticks=5, **at)
     subtitle = (
         f"Mean over n = {span(rows['n_cells'])} held-out cells; bars: 95 % over cells. Filled: the model; rings: predictors "
         "without one, which see the same visible genes. Less is better."
     )
     return dressed(figure, "Error on masked values", subtitle, total, above=32)
+
+
+def _row(predictor: str) -> str:
+    """Name of a predictor's row: without what was chosen for it, which differs between facets and stands on the points."""
+    return "<br>".join(wrapped(re.sub(r" \(.*|(?<= on )\d+ (?=components)", "", predictor), _NAME))
 
 
 def training_course(curve: pd.DataFrame) -> go.Figure:

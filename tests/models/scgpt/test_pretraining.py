@@ -18,11 +18,11 @@ from workbench.models.scgpt.pretraining import (
     draw_tokens,
     masked_error,
     model_config,
-    prepare,
     save_trained,
     train,
     validate,
 )
+from workbench.models.scgpt.pretraining_data import prepare
 
 SETTINGS = PretrainSettings(
     d_model=8,
@@ -47,7 +47,7 @@ class Interrupted(Exception):
 
 @pytest.fixture(scope="module")
 def data():
-    return prepare(tiny_cells(40, 25), SETTINGS)
+    return prepare({"tiny": tiny_cells(40, 25)}, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_state_of_another_training_is_refused(data, tmp_path, other):
     with pytest.raises(
         ArtifactError, match="training-state' is the state of a training with other settings or other cells"
     ):
-        train(prepare(cells, settings), settings, tmp_path)
+        train(prepare({"tiny": cells}, settings), settings, tmp_path)
     assert train(data, SETTINGS, tmp_path)[1][-1]["step"] == 10, "the refused state is still there to go on from"
 
 
@@ -150,7 +150,7 @@ def test_the_split_depends_on_the_cell_name_alone():
     cells = tiny_cells(200, 25)
 
     def held_out(some, settings=SETTINGS):
-        found = prepare(some, settings)
+        found = prepare({"tiny": some}, settings)
         assert sorted([*found.train, *found.held_out]) == list(range(len(found.cell_ids)))
         return set(found.cell_ids[found.held_out])
 
@@ -171,13 +171,13 @@ def test_the_split_depends_on_the_cell_name_alone():
 
 def test_cells_that_cannot_be_split_are_refused():
     with pytest.raises(CellsError, match="3 cells split into . for training and . held out"):
-        prepare(tiny_cells(3, 25), SETTINGS.model_copy(update={"held_out": 1.0}))
+        prepare({"tiny": tiny_cells(3, 25)}, SETTINGS.model_copy(update={"held_out": 1.0}))
     with pytest.raises(CellsError, match="0 held out"):
-        prepare(tiny_cells(9, 25), SETTINGS.model_copy(update={"held_out": 0.0}))
+        prepare({"tiny": tiny_cells(9, 25)}, SETTINGS.model_copy(update={"held_out": 0.0}))
     bad = tiny_cells(20, 25)
     bad.X.data[0] = np.nan
     with pytest.raises(CellsError, match="NaN or infinite .cell0."):
-        prepare(bad, SETTINGS)
+        prepare({"tiny": bad}, SETTINGS)
 
 
 def test_masks_hide_a_share_of_the_values_and_nothing_else(data):
@@ -253,7 +253,7 @@ def test_upstream_reads_what_was_trained(eager_upstream, data, whole, tmp_path):
 def test_a_gene_twice_in_the_data_is_trained_once():
     cells = tiny_cells(30, 10)
     twice = ad.concat([cells, cells[:, :2]], axis=1)
-    data = prepare(twice, SETTINGS)
+    data = prepare({"tiny": twice}, SETTINGS)
     assert data.matrix.shape == (30, 10) and len(set(data.column_ids)) == 10
 
 
@@ -286,7 +286,7 @@ def test_training_learns_a_planted_structure(tmp_path):
     changes = {"d_model": 32, "d_mlp": 32, "n_layers": 2, "steps": 400, "batch_size": 32, "genes_per_cell": 30}
     changes |= {"warmup": 20, "dropout": 0.0, "learning_rate": 3e-3, "validate_every": 100}
     settings = SETTINGS.model_copy(update=changes)
-    _, curve = train(prepare(cells, settings), settings, tmp_path)
+    _, curve = train(prepare({"tiny": cells}, settings), settings, tmp_path)
     variance = np.var(np.linspace(1, 50, 30))
     assert curve[-1]["held_out_expression"] < 0.25 * variance
     assert curve[-1]["held_out_mvc"] < 0.6 * variance

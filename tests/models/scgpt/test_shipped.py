@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from workbench.engine.config import read_config
+from workbench.engine.config import make_config, read_config
 from workbench.files import read_json
 from workbench.models.scgpt.checkpoint import load_checkpoint
-from workbench.models.scgpt.pretraining import prepare, validate
+from workbench.models.scgpt.pretraining import validate
+from workbench.models.scgpt.pretraining_data import prepare
 from workbench.models.scgpt.tokenizer import Tokenizer
 from workbench.recipes.pretrain.config import PretrainConfig
 
@@ -52,8 +53,8 @@ def test_the_oracle_reads_it_and_agrees(eager_upstream, pbmc68k):
 def test_its_report_is_that_of_its_configuration_and_weights(pbmc68k):
     config = read_config(ROOT / "experiments" / "pretrain_blood_mini.yaml", PretrainConfig)
     settings, report = config.settings, read_json(SHIPPED / "training.json")
-    assert {k: list(v) if isinstance(v, tuple) else v for k, v in vars(settings).items()} == report["settings"]
-    data = prepare(pbmc68k, settings)
+    assert make_config(type(settings), **report["settings"]) == settings
+    data = prepare({"pbmc68k": pbmc68k}, settings)
     assert sorted(data.cell_ids[data.held_out].tolist()) == report["held_out_cells"]
     held_out = validate(load_checkpoint(SHIPPED), data, settings)
     last = report["curve"][-1]

@@ -31,8 +31,9 @@ FIELDS = {
     "data.values": ("counts", set()),  # columns of one gene are added up by it, and here is none
     "data.depth": ("deep", {"card"}),  # which says what the values are taken to be
     "data.gene_column": ("symbol", EVERY),
-    **{f"data.{name}": (value, set()) for name, value in {"cell_type": "cell_type", "donor": "subject"}.items()},
+    "data.donor": ("subject", EVERY),  # whole donors are held out
     **{f"data.{name}": (value, set()) for name, value in {"tissue": "place", "batch": "lane"}.items()},
+    "data.cell_type": ("cell_type", set()),
     "data.min_gene_share": ("0.9", set()),  # the vocabulary is made of the cells' own genes
     **{
         f"settings.{name}": (value, EVERY)
@@ -42,8 +43,13 @@ FIELDS = {
             **{"weight_decay": 0.1, "warmup": 1, "held_out": 0.3, "validate_every": 1, "seed": 2},
         }.items()
     },
+    "settings.n_genes": (20, EVERY),
+    "held_out_studies": ("[more]", EVERY),
     "settings.save_every": (1, {"card"}),  # which lists every setting
 }
+FIELDS |= {f"studies.{name[5:]}": wanted for name, wanted in FIELDS.items() if name.startswith("data.")}
+# Each of them is looked at where there is a second study.
+MORE = ("held_out_studies", "studies.")
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +76,9 @@ def keys(config, *overrides):
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_makes_anew_what_depends_on_it_and_nothing_else(planned, field):
     value, expected = FIELDS[field]
-    before = keys(planned)
-    after = keys(planned, f"{field}={planned.parent / 'copy.h5ad' if value == 'COPY' else value}")
+    beside = (f"studies.more.name={planned.parent / 'cells.h5ad'}",) if field.startswith(MORE) else ()
+    before, of = keys(planned, *beside), field.replace("studies.", "studies.more.", 1) if "." in field else field
+    after = keys(planned, *beside, f"{of}={planned.parent / 'copy.h5ad' if value == 'COPY' else value}")
     assert list(before) == list(after) and {name for name in after if after[name] != before[name]} == expected
 
 

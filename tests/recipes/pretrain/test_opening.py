@@ -18,7 +18,15 @@ def evaluation(ours=50.0, other=80.0):
         "linear regression on the other genes (ridge 10)": other,
     }
     rows = [
-        {"mask_ratio": ratio, "predictor": name, "mse": mse, "low": mse - 5, "high": mse + 5, "n_cells": 70}
+        {
+            "cells": "cells",
+            "mask_ratio": ratio,
+            "predictor": name,
+            "mse": mse,
+            "low": mse - 5,
+            "high": mse + 5,
+            "n_cells": 70,
+        }
         for ratio in (0.25, 0.5, 0.75)
         for name, mse in {**errors, BEST: 3.0}.items()
     ]

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from anndata import AnnData
 from torch import Tensor
 
-from workbench.cells.expression import adding_scale, on_genes
-from workbench.cells.genes import gene_names, match_genes
-from workbench.cells.matrix import check_block, row_block
-from workbench.cells.values import describe_values
-from workbench.errors import ArtifactError, CellsError
+from workbench.errors import ArtifactError
 from workbench.files import digest, read_state, write_state
 from workbench.models.scgpt.binning import hash_genes
 from workbench.models.scgpt.config import ModelConfig
+from workbench.models.scgpt.pretraining_data import TrainingData
 from workbench.models.scgpt.tokenizer import tokenise_rows
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
@@ -35,62 +29,8 @@ if TYPE_CHECKING:
     from workbench.models.scgpt.hooked import HookedScGPT
 
 STATE, _SAVED = "training-state", "state.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Cells by matched genes, split once by a hash of the cell name.
-
-    Attributes
-    ----------
-    matrix
-        All cells by vocabulary genes, CSR, as they were given.
-    cell_ids
-        Names of the cells, in the order of the rows.
-    vocabulary, column_ids
-        Tokens, and the token id of each column.
-    train, held_out
-        Row numbers of the cells trained on, and of those left out.
-    """
-
-    matrix: sp.csr_matrix
-    cell_ids: np.ndarray
-    vocabulary: Vocabulary
-    column_ids: np.ndarray
-    train: np.ndarray
-    held_out: np.ndarray
-
-    def fingerprint(self) -> str:
-        """Hash of values, cells and genes."""
-        matrix, names = self.matrix, [self.cell_ids.tolist(), dict(self.vocabulary.ids)]
-        return digest(names, matrix.data, matrix.indices, matrix.indptr)
-
-
-def prepare(adata: AnnData, settings: PretrainSettings) -> TrainingData:
-    """Vocabulary of the cells' genes, and the held-out split.
-
-    Parameters
-    ----------
-    adata
-        Cells as `datasets.load` returns them.
-    settings
-        Settings of the training; seed and held-out share count here.
-    """
-    vocabulary = Vocabulary.of_genes(sorted(set(gene_names(adata).tolist())))
-    match = match_genes(gene_names(adata), vocabulary.genes)
-    scale = adding_scale(adata, describe_values(adata.X), match)
-    matrix = on_genes(row_block(adata.X, 0, adata.shape[0]), match.place, len(match.genes), scale)
-    cell_ids = adata.obs_names.to_numpy(dtype=str)
-    check_block(matrix, cell_ids)
-    # A cell's side depends on its name alone, so adding cells never moves others across the split.
-    draws = np.array([key(settings.seed, "held-out", cell) for cell in cell_ids]) / 2**64
-    held_out, train = np.flatnonzero(draws < settings.held_out), np.flatnonzero(draws >= settings.held_out)
-    if len(train) < 2 or not len(held_out):
-        raise CellsError(
-            f"{len(cell_ids)} cells split into {len(train)} for training and {len(held_out)} held out; "
-            "give more cells or another held_out share."
-        )
-    return TrainingData(matrix, cell_ids, vocabulary, vocabulary.encode(match.genes), train, held_out)
+# Most held-out cells that a look during the training takes in.
+_LOOKED_AT = 512
 
 
 def model_config(settings: PretrainSettings, vocabulary: Vocabulary) -> ModelConfig:
@@ -244,7 +184,7 @@ def train(
 
 
 def validate(model: HookedScGPT, data: TrainingData, settings: PretrainSettings) -> tuple[float, float]:
-    """Masked error on held-out cells, the same tokens and masks every time.
+    """Masked error on held-out cells, the same cells, tokens and masks every time: all of them, or 512 drawn by the seed.
 
     Parameters
     ----------
@@ -252,10 +192,12 @@ def validate(model: HookedScGPT, data: TrainingData, settings: PretrainSettings)
         Model, cells and settings as `train` has them.
     """
     model.eval()
-    errors, weights = [], []
+    errors, weights, looked_at = [], [], data.held_out
+    if len(looked_at) > _LOOKED_AT:
+        looked_at = np.sort(generator(settings.seed, "looked at").permutation(looked_at)[:_LOOKED_AT])
     with torch.no_grad():
-        for at in range(0, len(data.held_out), settings.batch_size):
-            rows = data.held_out[at : at + settings.batch_size]
+        for at in range(0, len(looked_at), settings.batch_size):
+            rows = looked_at[at : at + settings.batch_size]
             seed = key(settings.seed, "validation", str(at))
             batch = draw_tokens(data, rows, model.config, settings.genes_per_cell, settings.mask_ratios, seed)
             errors.append([float(e) for e in masked_error(model, *batch)])

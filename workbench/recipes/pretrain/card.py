@@ -49,7 +49,7 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
         Settings and figures as ``training.json`` has them.
     """
     rows = [
-        f"| {r['mask_ratio']} | {r['predictor']} | {r['mse']:.1f} | {r['low']:.1f} to {r['high']:.1f} | {r['gain']:+.1%} | "
+        f"| {r['cells']} | {r['mask_ratio']} | {r['predictor']} | {r['mse']:.1f} | {r['low']:.1f} to {r['high']:.1f} | {r['gain']:+.1%} | "
         f"{r['gain_low']:+.1%} to {r['gain_high']:+.1%} |"
         for r in report["evaluation"]
     ]
@@ -61,7 +61,8 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
         f"{c['held_out_mvc']:.1f} |"
         for c in (curve[i] for i in shown)
     ]
-    first = report["evaluation"][0]
+    n_cells = {r["cells"]: r["n_cells"] for r in report["evaluation"]}
+    whom = ", ".join(f"{n}{'' if len(n_cells) == 1 else f' ({group})'}" for group, n in n_cells.items())
     return "\n".join(
         [
             "# A mini scGPT checkpoint",
@@ -71,7 +72,7 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
             "tests, demos and teaching. It says nothing about what the released scGPT models encode.",
             "",
             f"- Data: {report['source']}. {report['n_train']} cells trained on, {report['n_held_out']} held out by a hash of "
-            "the cell name.",
+            f"{'the cell name' if list(n_cells) == ['cells'] else 'the name of their cell, donor or by name of the study'}.",
             f"- Model: {settings.n_layers} layers x {settings.n_heads} heads, width {settings.d_model}, "
             f"{report['n_parameters']:,} parameters, {report['n_genes']} genes.",
             f"- Objective: squared error of masked bins from the expression and the MVC decoder, mask ratios "
@@ -81,12 +82,12 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
             *([f"Note: {report['note']}", ""] if report["note"] else []),
             "## Masked-value error on held-out cells",
             "",
-            f"Mean over {first['n_cells']} held-out cells of the squared error in bins (1 to {settings.n_bins - 1}), with 95 % "
+            f"Mean over {whom} held-out cells of the squared error in bins (1 to {settings.n_bins - 1}), with 95 % "
             "bootstrap intervals over cells;",
             "all predictors see the same visible genes.",
             "",
-            "| mask ratio | predictor | mean squared error | 95 % interval | less than the gene mean | 95 % interval, paired |",
-            "|---|---|---|---|---|---|",
+            "| held out | mask ratio | predictor | mean squared error | 95 % interval | less than the gene mean | 95 % interval, paired |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
             '"Best possible" knows the true value and is left with scGPT\'s random breaking of ties between bins.',

@@ -11,7 +11,9 @@ from anndata import AnnData
 from workbench.cells.datasets import content_hash
 from workbench.engine.config import load_cells
 from workbench.engine.context import Context
-from workbench.models.scgpt.pretraining import TrainingData, prepare
+from workbench.errors import ConfigError
+from workbench.files import digest
+from workbench.models.scgpt.pretraining_data import TrainingData, prepare
 from workbench.recipes.pretrain.config import PretrainConfig
 
 
@@ -21,14 +23,22 @@ class PretrainContext(Context[PretrainConfig]):
     settings = PretrainConfig
 
     @cached_property
-    def cells(self) -> AnnData:
-        """All cells, those that are held out among them."""
-        return load_cells(self.config.data)
+    def studies(self) -> dict[str, AnnData]:
+        """All cells by the name of their study, those that are held out among them."""
+        first = self.config.data
+        if (name := Path(first.name).stem) in self.config.studies:
+            raise ConfigError(
+                f"Two studies are called '{name}': the one of data and one of studies; rename the latter."
+            )
+        return {name: load_cells(first)} | {name: load_cells(study) for name, study in self.config.studies.items()}
 
     @cached_property
     def data(self) -> TrainingData:
         """Cells by matched genes, split into those to train on and those held out."""
-        return prepare(self.cells, self.config.settings)
+        config, shares = self.config, {}
+        for name in config.held_out_studies:
+            shares[name] = config.studies.get(name, config.data).min_gene_share
+        return prepare(self.studies, config.settings, shares)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,15 +53,16 @@ class PretrainContext(Context[PretrainConfig]):
     @property
     def source(self) -> str:
         """Where the cells are from."""
-        return str(self.cells.uns["workbench"]["source"])
+        return "; and ".join(str(cells.uns["workbench"]["source"]) for cells in self.studies.values())
 
     @property
     def content(self) -> str:
         """Content hash of all cells."""
-        return content_hash(self.cells)
+        hashes = [content_hash(cells) for cells in self.studies.values()]
+        return hashes[0] if len(hashes) == 1 else digest(hashes)
 
     @property
     def data_name(self) -> str:
         """Name of the data, and the numbers of cells trained on and held out."""
-        name = self.cells.uns["workbench"]["name"]
-        return f"{name}, {len(self.data.train)} cells trained on and {len(self.data.held_out)} held out"
+        names = ", ".join(Path(cells.uns["workbench"]["name"]).name for cells in self.studies.values())
+        return f"{names}, {len(self.data.train)} cells trained on and {len(self.data.held_out)} held out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ from workbench.models.scgpt.baselines import (
     nearest_cells,
 )
 from workbench.models.scgpt.binning import hash_genes
-from workbench.models.scgpt.pretraining import TrainingData, model_config
+from workbench.models.scgpt.pretraining import model_config
+from workbench.models.scgpt.pretraining_data import TrainingData
 from workbench.models.scgpt.tokenizer import tokenise_rows
 from workbench.models.tokens import Tokens
 from workbench.recipes.pretrain.context import PretrainContext
 from workbench.seeds import generator, key
 from workbench.settings import PretrainSettings
 
+# Most held-out cells of a group that are judged, most training cells that simple predictors are fitted on, and ways of breaking ties.
+_JUDGED, _FITTED_ON, _TIES = 1000, 4000, 200
 _RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0)
 _COMPONENTS, _PENALTIES = (5, 10, 20, 40), (3.0, 10.0, 30.0, 100.0)
 
@@ -49,9 +53,10 @@ def evaluation_stage(context: PretrainContext, folder: Path, results: Results) -
 
 
 def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -> list[dict[str, Any]]:
-    """Masked-value error on held-out cells beside baselines, one row per mask ratio and predictor.
+    """Masked-value error on held-out cells beside baselines, one row per group of cells, mask ratio and predictor.
 
-    All predictors see the same visible bins and are scored on the same masked ones. The spread is over cells: the
+    All predictors see the same visible bins and are scored on the same masked ones; of a group at most 1,000 cells, and simple
+    predictors are fitted on at most 4,000 cells that are trained on and measure the same genes, drawn by the seed. The spread is over cells: the
     intervals are bootstraps (2,000 draws of cells) of the mean over cells of each cell's mean squared error, and of its
     paired reduction against the gene mean.
 
@@ -63,67 +68,91 @@ def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -
     Returns
     -------
     list of dict
-        ``mask_ratio``, ``predictor``, ``mse``, ``low``, ``high``, ``gain`` (share of the gene mean's error that is
+        ``cells`` (donors or cells of which study), ``mask_ratio``, ``predictor``, ``mse``, ``low``, ``high``, ``gain`` (share of the gene mean's error that is
         saved), ``gain_low``, ``gain_high``, ``n_cells``, ``n_values``.
     """
-    training, held = _bins(data, data.train, settings), _bins(data, data.held_out, settings)
-    rows: list[dict[str, Any]] = []
+    groups = data.held_out_groups
+    return [{"cells": group, **row} for group in groups for row in _evaluate_group(model, data, settings, group)]
+
+
+def _evaluate_group(
+    model: CellModel, data: TrainingData, settings: PretrainSettings, group: str
+) -> Iterator[dict[str, Any]]:
+    """Rows of one group of cells that are held out."""
+    # What the group's study does not measure is in no cell, neither theirs nor those that simple predictors are fitted on.
+    measured = data.measured[data.study[data.held_out_groups[group][0]]]
+    asked = _some(data.held_out_groups[group], _JUDGED, settings.seed, group)
+    fitted_on = _some(data.alike(group), _FITTED_ON, settings.seed, f"{group}, training")
+    training, held = (_bins(data, rows, settings, measured=measured) for rows in (fitted_on, asked))
+    genes = np.flatnonzero(measured)
+    # As if there were no other genes, of which each only costs time.
+    training, small = training[:, genes], held[:, genes]
+    best = _tie_means(data, asked, settings, measured)[:, genes]
     for ratio in settings.mask_ratios:
         masks = [
             (generator(settings.seed, "evaluation", side, str(ratio)).random(bins.shape) < ratio) & (bins > 0)
             for side, bins in (("train", training), ("held-out", held))
         ]
-        mask = masks[1]
-        visible = np.where(mask, 0, held)
-        ridge = choose_ridge(training, masks[0], _RIDGES)
-        components = choose_components(training, masks[0], _COMPONENTS, _PENALTIES)
-        expression, mvc = _predict(model, data, settings, visible, mask)
+        inside, mask = masks[0], masks[1][:, genes]
+        visible = np.where(mask, 0, small)
+        ridge = choose_ridge(training, inside, _RIDGES)
+        components = choose_components(training, inside, _COMPONENTS, _PENALTIES)
+        expression, mvc = _predict(model, data, settings, np.where(masks[1], 0, held), masks[1])
         predictors = {
-            "expression decoder": expression,
-            "MVC decoder": mvc,
-            "gene mean": np.broadcast_to(gene_mean(training), held.shape),
+            "expression decoder": expression[:, genes],
+            "MVC decoder": mvc[:, genes],
+            "gene mean": np.broadcast_to(gene_mean(training), small.shape),
             f"linear regression on the other genes (ridge {ridge:g})": linear_regression(
                 training, visible, mask, ridge
             ),
             f"linear regression on {components[0]} components of what is expressed and visible (ridge {components[1]:g})": (
-                component_regression(training, masks[0], visible, mask, *components)
+                component_regression(training, inside, visible, mask, *components)
             ),
             "100 nearest training cells": nearest_cells(training, visible, 100),
-            "best possible (ties only)": _tie_means(data, settings),
+            "best possible (ties only)": best,
         }
         errors = {
-            name: np.where(mask, (predicted - held) ** 2, 0).sum(1) / np.maximum(mask.sum(1), 1)
+            name: np.where(mask, (predicted - small) ** 2, 0).sum(1) / np.maximum(mask.sum(1), 1)
             for name, predicted in predictors.items()
         }
-        draws = generator(settings.seed, "bootstrap", str(ratio)).integers(0, len(held), (2000, len(held)))
+        draws = generator(settings.seed, "bootstrap", str(ratio)).integers(0, len(small), (2000, len(small)))
         reference = errors["gene mean"][draws].mean(1)
         for name, squared in errors.items():
             means = squared[draws].mean(1)
             low, high = np.quantile(means, [0.025, 0.975])
             gain_low, gain_high = np.quantile(1 - means / reference, [0.025, 0.975])
-            rows.append(
-                {
-                    "mask_ratio": ratio,
-                    "predictor": name,
-                    "mse": float(squared.mean()),
-                    "low": float(low),
-                    "high": float(high),
-                    "gain": float(1 - squared.mean() / errors["gene mean"].mean()),
-                    "gain_low": float(gain_low),
-                    "gain_high": float(gain_high),
-                    "n_cells": len(held),
-                    "n_values": int(mask.sum()),
-                }
-            )
-    return rows
+            yield {
+                "mask_ratio": ratio,
+                "predictor": name,
+                "mse": float(squared.mean()),
+                "low": float(low),
+                "high": float(high),
+                "gain": float(1 - squared.mean() / errors["gene mean"].mean()),
+                "gain_low": float(gain_low),
+                "gain_high": float(gain_high),
+                "n_cells": len(small),
+                "n_values": int(mask.sum()),
+            }
 
 
-def _bins(data: TrainingData, rows: np.ndarray, settings: PretrainSettings, draw: str = "evaluation") -> np.ndarray:
-    """Dense bins (cell, gene of the vocabulary) of some cells, all genes, ties broken once."""
+def _some(rows: np.ndarray, most: int, seed: int, what: str) -> np.ndarray:
+    """Some rows, or all where they are few enough, in their order."""
+    return rows if len(rows) <= most else np.sort(generator(seed, what).permutation(rows)[:most])
+
+
+def _bins(
+    data: TrainingData,
+    rows: np.ndarray,
+    settings: PretrainSettings,
+    draw: str = "evaluation",
+    *,
+    measured: np.ndarray,
+) -> np.ndarray:
+    """Dense bins (cell, gene of the vocabulary) of some cells, over the genes of some columns, ties broken once."""
     ids, values, padding = tokenise_rows(
-        data.matrix[rows],
-        data.column_ids,
-        hash_genes(data.column_ids),
+        data.matrix[rows][:, measured],
+        data.column_ids[measured],
+        hash_genes(data.column_ids[measured]),
         data.cell_ids[rows],
         config=model_config(settings, data.vocabulary),
         vocabulary=data.vocabulary,
@@ -136,10 +165,10 @@ def _bins(data: TrainingData, rows: np.ndarray, settings: PretrainSettings, draw
     return bins[:, 3:]
 
 
-def _tie_means(data: TrainingData, settings: PretrainSettings) -> np.ndarray:
+def _tie_means(data: TrainingData, rows: np.ndarray, settings: PretrainSettings, measured: np.ndarray) -> np.ndarray:
     """Mean bin over 200 ways of breaking ties: what a predictor that knew the true value could say at best."""
-    draws = [_bins(data, data.held_out, settings, f"ties {i}") for i in range(200)]
-    return np.mean(draws, axis=0)
+    draws = (_bins(data, rows, settings, f"ties {i}", measured=measured) for i in range(_TIES))
+    return sum(draws, np.zeros(1)) / _TIES
 
 
 def _predict(

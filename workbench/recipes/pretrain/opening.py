@@ -20,7 +20,7 @@ def simple(evaluation: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     evaluation
-        Table of a training, a row per mask ratio and predictor.
+        Table of a training, a row per group of cells, mask ratio and predictor.
     """
     return evaluation[~evaluation["predictor"].str.contains("decoder") & (evaluation["predictor"] != BEST)]
 
@@ -31,7 +31,7 @@ def _apart(ours: Any, other: Any) -> int:
 
 
 def opening(evaluation: pd.DataFrame, n_train: int) -> Opening:
-    """What a training found at its middle mask ratio, in five sentences.
+    """What a training found on its first group of held-out cells, at its middle mask ratio, in five sentences.
 
     Parameters
     ----------
@@ -40,6 +40,8 @@ def opening(evaluation: pd.DataFrame, n_train: int) -> Opening:
     n_train
         Number of cells that were trained on.
     """
+    group = str(evaluation["cells"].iloc[0])
+    evaluation = evaluation[evaluation["cells"] == group]
     ratios = sorted(evaluation["mask_ratio"].unique())
     ratio = ratios[(len(ratios) - 1) // 2]
     rows = evaluation[evaluation["mask_ratio"] == ratio].set_index("predictor", drop=False)
@@ -57,9 +59,11 @@ def opening(evaluation: pd.DataFrame, n_train: int) -> Opening:
         _QUESTION,
         f"With {ratio:.0%} hidden it errs by {ours['mse']:.3g} bins squared against {best['mse']:.3g} for {_short(best['predictor'])}: "
         f"{said[_apart(ours, best)]}.",
-        f"{ours['n_cells']:.0f} held-out cells: 95 % {ours['low']:.3g} to {ours['high']:.3g} against {best['low']:.3g} to "
+        f"{ours['n_cells']:.0f} held-out cells{'' if group == 'cells' else f' ({group})'}: 95 % {ours['low']:.3g} to {ours['high']:.3g} against {best['low']:.3g} to "
         f"{best['high']:.3g}; no model goes below {rows.loc[BEST, 'mse']:.3g}, because values tie.",
-        f"Other cells could: it was trained on {n_train:,} cells and judged on others of the same data.",
+        f"Other cells could: it was trained on {n_train:,} cells and judged on others of the same data."
+        if group == "cells"
+        else f"Other studies could: it was trained on {n_train:,} cells.",
         "Train longer with --set settings.steps=20000, or give more cells."
         if _apart(ours, best) < 1
         else "Use the checkpoint for trying things out; it says nothing of the released models.",
@@ -71,18 +75,20 @@ def _short(predictor: str) -> str:
 
 
 def controls(evaluation: pd.DataFrame) -> list[Control]:
-    """Each simple predictor, and at how many mask ratios the model's interval lies below its own.
+    """Each simple predictor, and at how many mask ratios of how many groups the model's interval lies below its own.
 
     Parameters
     ----------
     evaluation
-        Table of a training, a row per mask ratio and predictor.
+        Table of a training, a row per group of cells, mask ratio and predictor.
     """
-    ours = evaluation[evaluation["predictor"] == MODEL].set_index("mask_ratio")
+    ours = evaluation[evaluation["predictor"] == MODEL].set_index(["cells", "mask_ratio"])
     others = simple(evaluation)
     found = []
     for name, rows in others.dropna(subset="mse").groupby(others["predictor"].map(_short), sort=False):
-        held = sum(_apart(ours.loc[row["mask_ratio"]], row) > 0 for _, row in rows.iterrows())
-        text = f"beaten at {held} of {len(rows)} mask ratios" if held else f"not beaten ({len(rows)} mask ratios)"
+        held = sum(_apart(ours.loc[(row["cells"], row["mask_ratio"])], row) > 0 for _, row in rows.iterrows())
+        several = rows["cells"].nunique()
+        what = "mask ratios" if several == 1 else f"mask ratios of {several} groups of cells"
+        text = f"beaten at {held} of {len(rows)} {what}" if held else f"not beaten ({len(rows)} {what})"
         found.append(Control(str(name), text, held, len(rows)))
     return found
