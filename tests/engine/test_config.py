@@ -316,7 +316,8 @@ def test_the_keys_that_are_paths_are_told_by_the_models():
     assert paths_of(AblationConfig) == {**common, "study.ruler": NAME_OR_PATH}
     genes = {"genes.sets": NAME_OR_PATH, "genes.edges.*.path": "path", "genes.covariates": "path"}
     assert paths_of(GeometryConfig) == {**common, **genes, "scvi.python": NAME_OR_PATH}
-    assert paths_of(PretrainConfig) == {"out": "path", "data.name": NAME_OR_PATH}
+    studies = {"data.name": NAME_OR_PATH, "studies.*.name": NAME_OR_PATH}
+    assert paths_of(PretrainConfig) == {"out": "path", **studies}
 
 
 def test_paths_inside_sections_are_relative_to_the_file(tmp_path, written):
