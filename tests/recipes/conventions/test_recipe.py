@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from damage import assert_undamaged
 from fixtures_run import cells, checkpoint, write  # noqa: F401
 
 from workbench.engine.config import make_config, read_config
@@ -50,6 +51,14 @@ def test_every_convention_stands_beside_scgpts_own(done):
     controls = table[table["kind"] == "control"].set_index("name")
     assert controls.loc["co-detection of genes", ["n", "of"]].tolist() == [3, "splits"]
     assert controls.loc["a random matrix", ["n", "of"]].tolist() == [2, "draws"] and controls["sd"].notna().all()
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_finished_conventions_is_found(done, settings, tmp_path):
+    def go(out):
+        return int(execute(RECIPE, make_config(ConventionsConfig, **settings), out).out != out)
+
+    assert_undamaged(done.out, tmp_path / "out", go)
 
 
 def test_heads_have_the_closed_form_of_their_convention(done):

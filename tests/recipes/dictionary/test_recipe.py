@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from damage import assert_undamaged
 from processes import kill_once
 
 from workbench.cells.splits import Split
@@ -49,6 +50,14 @@ def test_the_dictionaries_are_those_of_the_function(made):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_damage_to_any_file_of_finished_dictionaries_is_found(made, tiny, tmp_path):
+    def go(out):
+        return int(execute(RECIPE, make_config(DictionaryRunConfig, **tiny), out).out != out)
+
+    assert_undamaged(made.out, tmp_path / "out", go)
+
+
 def test_the_tables_have_a_row_for_each_hook_source_and_seed(made):
     context = made.context
     summary = context.read("dictionary_summary")

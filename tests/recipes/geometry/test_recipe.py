@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from damage import assert_undamaged
 from helpers import tiny_model
 from openings import told
 
@@ -110,6 +111,14 @@ def pick(table, **wanted):
     for column, value in wanted.items():
         table = table[table[column] == value]
     return table
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_a_finished_geometry_is_found(made, settings, tmp_path):
+    def go(out):
+        return int(execute(RECIPE, make_config(GeometryConfig, **settings), out).out != out)
+
+    assert_undamaged(made.out, tmp_path / "out", go)
 
 
 @pytest.mark.slow

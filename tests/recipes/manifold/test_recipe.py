@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from damage import assert_undamaged
 from fixtures_manifold import FITS, gene_world
 from published import faults
 
@@ -48,6 +49,14 @@ def test_every_representation_stands_beside_controls_and_both_nulls(done):
     plane = table[table["method"] == "two principal components"].set_index("representation")["spearman"]
     mds = table[table["method"] == "geodesic MDS"].set_index("representation")
     np.testing.assert_allclose(mds["margin"], mds["spearman"] - plane[mds.index])
+
+
+@pytest.mark.slow
+def test_damage_to_any_file_of_a_finished_manifold_is_found(done, settings, tmp_path):
+    def go(out):
+        return int(execute(RECIPE, make_config(ManifoldConfig, **settings), out).out != out)
+
+    assert_undamaged(done.out, tmp_path / "out", go)
 
 
 def test_a_graph_without_signals_says_what_is_left_out(done):

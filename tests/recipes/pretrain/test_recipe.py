@@ -85,6 +85,43 @@ def test_the_card_says_n_and_the_baselines(trained):
         assert f"| {row['mask_ratio']} | {row['predictor']} | {row['mse']:.1f} |" in card
 
 
+@pytest.fixture(scope="module")
+def of_studies(config, tmp_path_factory):
+    """A training on two studies, one of them with donors, judged on a third."""
+    folder = tmp_path_factory.mktemp("studies")
+    for name, n_genes, seed in (("first", 30, 1), ("second", 40, 2), ("third", 30, 3)):
+        cells = tiny_cells(36, n_genes, seed=seed)
+        cells.obs["subject"] = [f"d{i % 6}" for i in range(36)]
+        cells.write_h5ad(folder / f"{name}.h5ad")
+    raw = yaml.safe_load(config.read_text())
+    raw |= {"data": {"name": "first.h5ad", "donor": "subject"}, "held_out_studies": ["third"]}
+    raw["studies"] = {name: {"name": f"{name}.h5ad"} for name in ("second", "third")}
+    (folder / "studies.yaml").write_text(yaml.safe_dump(raw))
+    assert main(["pretrain", str(folder / "studies.yaml")]) == 0
+    return folder / "made"
+
+
+def test_donors_cells_and_a_study_that_are_held_out_are_judged_apart(of_studies):
+    report = json.loads((of_studies / "training.json").read_text())
+    groups = {"donors of first": 6, "cells of second": report["n_held_out"] - 42, "study third": 36}
+    assert report["held_out"] == groups and report["n_train"] == 108 - report["n_held_out"]
+    rows = [(row["cells"], row["mask_ratio"]) for row in report["evaluation"] if row["predictor"] == "MVC decoder"]
+    assert rows == [(group, ratio) for group in groups for ratio in (0.25, 0.5)]
+    assert all(row["n_cells"] == groups[row["cells"]] for row in report["evaluation"])
+    card = (of_studies / "README.md").read_text()
+    assert "donors of first: 6" in card and "Mean over 6 (donors of first)" in card and "| study third | 0.5 |" in card
+    page = html.unescape((of_studies / "report.html").read_text())
+    assert (
+        "Study third, held out: with 50% of the values hidden" in page and "A checkpoint trained on 2 studies" in page
+    )
+    assert "of donors and studies that differ more than these they say nothing" in page
+
+
+def test_two_studies_of_one_name_are_refused(config):
+    with pytest.raises(ConfigError, match="Two studies are called 'cells'"):
+        execute(RECIPE, read_config(config, PretrainConfig, ["studies.cells.name=pbmc68k"]), config.parent / "twice")
+
+
 def test_the_report_says_how_the_model_compares_and_what_it_was_made_from(config, trained):
     report = html.unescape((trained / "report.html").read_text())
     rows = json.loads((trained / "training.json").read_text())["evaluation"]

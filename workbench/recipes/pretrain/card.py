@@ -30,6 +30,7 @@ def card_stage(context: PretrainContext, folder: Path, results: Results) -> Resu
         "source": context.source,
         "note": context.config.note,
         **{name: value for name, value in results["train"].items() if name != "key"},
+        "held_out": {group: len(rows) for group, rows in data.held_out_groups.items()},
         "evaluation": context.read("evaluation").to_dict("records"),
         "curve": context.read("curve").to_dict("records"),
     }
@@ -71,8 +72,7 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
             "of the held-out cells. It is small and trained on few cells: a stand-in with scGPT's format and arithmetic for",
             "tests, demos and teaching. It says nothing about what the released scGPT models encode.",
             "",
-            f"- Data: {report['source']}. {report['n_train']} cells trained on, {report['n_held_out']} held out by a hash of "
-            f"{'the cell name' if list(n_cells) == ['cells'] else 'the name of their cell, donor or by name of the study'}.",
+            f"- Data: {report['source']}. {report['n_train']} cells trained on, {report['n_held_out']} held out {_held_out(report)}.",
             f"- Model: {settings.n_layers} layers x {settings.n_heads} heads, width {settings.d_model}, "
             f"{report['n_parameters']:,} parameters, {report['n_genes']} genes.",
             f"- Objective: squared error of masked bins from the expression and the MVC decoder, mask ratios "
@@ -100,3 +100,11 @@ def model_card(settings: PretrainSettings, report: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _held_out(report: dict[str, Any]) -> str:
+    """By what cells were held out, and how many of each group where there are several."""
+    groups = report["held_out"]
+    if list(groups) == ["cells"]:
+        return "by a hash of the cell name"
+    return f"({', '.join(f'{name}: {n}' for name, n in groups.items())}; cells and donors by hashes of their names)"
