@@ -29,8 +29,8 @@ def write_dictionary(dictionary: Dictionary, folder: Path) -> Path:
     """
     keep_others(folder, (WEIGHTS_FILE, CONFIG_FILE), folder / CONFIG_FILE, "architecture", "d_sae")
     weights = {name: value.float().cpu().numpy() for name, value in dictionary.weights.items()}
+    write_json(folder / CONFIG_FILE, _config(dictionary))  # first: weights without it would be taken for a stranger's
     write_arrays(folder / WEIGHTS_FILE, weights)
-    write_json(folder / CONFIG_FILE, _config(dictionary))
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from workbench.dictionaries.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from workbench.dictionaries.training import train_dictionaries
 from workbench.engine.stages import Result, Results
 from workbench.recipes.dictionary.config import SHUFFLED
@@ -45,6 +46,10 @@ def train_stage(context: DictionaryContext, one: PlannedTraining, folder: Path, 
         progress=context.backend.progress,
     )
     for hook, dictionary in found.items():
-        dictionary.save_pretrained(context.place(one.stage, hook))
+        place = context.place(one.stage, hook)
+        # Where this stage is made again, one of its two files may be gone or damaged, and the other is no stranger's.
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            (place / name).unlink(missing_ok=True)
+        dictionary.save_pretrained(place)
     shutil.rmtree(folder / _STATE, ignore_errors=True)
     return {"steps": next(iter(found.values())).origin.steps, "n_cells": len(context.split.train)}
