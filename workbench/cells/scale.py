@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
+from numba import njit
 
 from workbench.cells.matrix import check_values, named
 from workbench.cells.values import (
@@ -24,9 +25,9 @@ from workbench.cells.values import (
     ValuesReport,
     described,
     linear_totals,
+    row_facts,
     sample_block,
     signs,
-    whole_numbers,
 )
 from workbench.errors import CellsError
 
@@ -89,7 +90,7 @@ class Scale:
         CellsError
             For cells whose values cannot be on this scale.
         """
-        n, whole = np.diff(block.indptr), whole_numbers(block)
+        n, (whole, sums) = np.diff(block.indptr), row_facts(block)
         wrong, why = np.zeros(len(n), dtype=bool), "are on another scale than the rest"
         if self.counts:
             wrong, why = ~whole, "hold values with decimals, where the others hold counts"
@@ -98,7 +99,7 @@ class Scale:
         elif self.target is None:
             found = signs(block)
             wrong, why = ~np.isin(found, ("", "linear")), "look logged, where the others do not"
-        sums = linear_totals(block, self.transform)
+        sums = sums if self.transform == "linear" else linear_totals(block, self.transform)
         if not wrong.any() and self.target is not None:
             wrong = (sums > self.target * (1 + 2 * TOLERANCE)) | ((n > 0) & ~np.isfinite(sums))
             why = f"add up to more than the total of {self.target:,.0f} once '{self.transform}' is undone"
@@ -131,7 +132,7 @@ class Scale:
             return out
         if self.transform != "linear":
             out.data = TRANSFORMS[self.transform][0](out.data.astype(np.float64)).astype(np.float32)
-        out.data *= np.repeat((TARGET / np.maximum(totals, 1e-12)).astype(np.float32), np.diff(out.indptr))
+        _scale_rows(out.indptr, out.data, (TARGET / np.maximum(totals, 1e-12)).astype(np.float32))
         np.log1p(out.data, out=out.data)
         return out
 
@@ -150,6 +151,13 @@ class Scale:
         if self.transform != "linear":
             out.data = do(out.data).astype(np.float32)
         return out
+
+
+@njit(cache=True, nogil=True)
+def _scale_rows(indptr, data, factor):
+    """Multiply the values of each row by its factor, in place."""
+    for row in range(len(factor)):
+        data[indptr[row] : indptr[row + 1]] *= factor[row]
 
 
 def find_scale(
