@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numba
 from threadpoolctl import ThreadpoolController
 
-Given, Found = TypeVar("Given"), TypeVar("Found")
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 
 @cache

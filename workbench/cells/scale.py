@@ -118,7 +118,7 @@ class Scale:
         return depth if depth is not None else sums if self.target is None else np.full(len(n), self.target)
 
     def expression(self, block: sp.csr_matrix, totals: Float[np.ndarray, " cell"]) -> sp.csr_matrix:
-        """Log1p of counts per 10,000, in float32; values that are that already stay as they are.
+        """Log1p of counts per 10,000, in float32; values that are that already stay as they are. Columns may be those of `block` itself.
 
         Parameters
         ----------
@@ -127,14 +127,13 @@ class Scale:
         totals
             What `totals` gave for them.
         """
-        out = block.astype(np.float32, copy=True)
         if self.transform == "log1p" and self.target == TARGET:
-            return out
+            return block.astype(np.float32, copy=True)
+        data = block.data.astype(np.float32, copy=False)
         if self.transform != "linear":
-            out.data = TRANSFORMS[self.transform][0](out.data.astype(np.float64)).astype(np.float32)
-        _scale_rows(out.indptr, out.data, (TARGET / np.maximum(totals, 1e-12)).astype(np.float32))
-        np.log1p(out.data, out=out.data)
-        return out
+            data = TRANSFORMS[self.transform][0](data.astype(np.float64)).astype(np.float32)
+        data = _scaled(block.indptr, data, (TARGET / np.maximum(totals, 1e-12)).astype(np.float32))
+        return sp.csr_matrix((np.log1p(data, out=data), block.indices, block.indptr), shape=block.shape)
 
     def merged(self, block: sp.csr_matrix) -> sp.csr_matrix:
         """Rows in which several entries of one gene are added up, before the transform.
@@ -154,10 +153,13 @@ class Scale:
 
 
 @njit(cache=True, nogil=True)
-def _scale_rows(indptr, data, factor):
-    """Multiply the values of each row by its factor, in place."""
+def _scaled(indptr, data, factor):
+    """Values of each row times its factor."""
+    out = np.empty_like(data)
     for row in range(len(factor)):
-        data[indptr[row] : indptr[row + 1]] *= factor[row]
+        for at in range(indptr[row], indptr[row + 1]):
+            out[at] = data[at] * factor[row]
+    return out
 
 
 def find_scale(

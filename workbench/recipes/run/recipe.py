@@ -176,7 +176,8 @@ def _taken_apart(context: RunContext, settings: CompactionConfig | FactorsConfig
 def _check(context: RunContext, sets: GeneSets) -> None:
     """Refuse what cannot be, before any work."""
     config, shape = context.config, (context.model.config.n_layers, context.model.config.n_heads)
-    need_cell(context.model.outputs)
+    if context.embeds:
+        need_cell(context.model.outputs)
     check_spec(config.adaptor.feature_map_spec(), shape)
     if config.adaptor.blocks:
         check_spec(FeatureMapSpec("drift", blocks=config.adaptor.blocks), shape)
@@ -238,7 +239,7 @@ def expects(context: RunContext) -> Expected:
         Run whose cells, panel and model are read for this.
     """
     config, n = context.config, len(context.adata)
-    read = passes_load(context, context.fed_cells, len(context.panel), always=True)
+    read = passes_load(context, context.fed_cells, len(context.panel), always=context.embeds)
     # Of the untrained model nothing but the operators is wanted.
     again = read if config.operator == "attention" else Load(n, 0, disk=read.disk)
     loads = {"panel": Load(n), "operators": read, "untrained": again}
