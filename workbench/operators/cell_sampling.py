@@ -96,7 +96,7 @@ def check_enough(
     stage, distances, groups, names
         As in `CellAdaptor.fit`, of all cells that there will be to train on.
     k, per_stage, patience, seed
-        Settings of the head.
+        Settings of the head, as `CellAdaptor` takes them when it is made.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def dealt(
     Parameters
     ----------
     X, stage, groups, names, per_stage, seed
-        As `draw_cells` takes them.
+        What is drawn from, and how many of each stage, as `draw_cells` takes them.
     patience
         None where nothing says when to stop, and no cell is held out.
 

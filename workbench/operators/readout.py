@@ -287,7 +287,7 @@ def sampled(
     place
         Rank of each cell's name among all, so that the draw does not depend on the order of the cells.
     seed
-        Seed of the draw.
+        Seed of the draw, the same for all endpoints.
     most
         Largest number that is drawn. Of each class one cell at least is taken.
 
