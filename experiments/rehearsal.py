@@ -50,7 +50,7 @@ SMALL, SMALL_SETS = (
     ("panel.size=300", "factors.n=8", "compaction.ranks=[8]", "adaptor.k=4", "adaptor.steps=50"),
 )
 # Neither a pass through the model nor an embedding of the cells.
-NO_PASS = ("operator=qk", "capture.convention=paper", "anchors.min_cells=3")
+NO_PASS = ("operator=qk", "embedding=false", "anchors.min_cells=3")
 CONVENTION = ("capture.convention=paper", "sensitivity=null", "gates=null", "cell_heads=null", "expected=null")
 COLUMNS = ("--layer", "raw", "--gene-column", "feature_name")
 NOT_THE_RELEASE = "not the release"

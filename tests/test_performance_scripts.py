@@ -213,7 +213,7 @@ def test_apply_is_checked_on_both_sides(script):
     sizes = {**apply.SIZES, **apply.TOY, "threads": 1}
     figures, results = measured(apply, sizes, apply.TOY)
     report = apply.report(figures, results, {**sizes, "repetitions": 1})
-    check_report(report, "share_of_limit", "memory_growth", "limit")
+    check_report(report, "share_of_limit", "share_of_reading", "memory_growth", "limit")
     results["ours"]["latent"][3, 2] += 1
     with pytest.raises(SystemExit, match="differs from the dense product"):
         apply.report(figures, results, {**sizes, "repetitions": 1})

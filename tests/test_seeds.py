@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbench.seeds import generator, key
+from workbench.seeds import generator, key, order_of
 
 
 def test_a_key_is_the_hash_of_its_parts_with_their_lengths():
@@ -49,3 +49,8 @@ def test_keys_do_not_depend_on_the_process(hash_seed):
         [sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == key(5, "x", "y")
+
+
+def test_an_order_is_that_of_the_keys_of_its_names():
+    names = [f"cell{i}" for i in range(50)]
+    assert order_of(3, names, "shift").tolist() == sorted(range(50), key=lambda i: key(3, "shift", names[i]))

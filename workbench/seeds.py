@@ -29,11 +29,15 @@ def key(seed: int, *names: str) -> int:
     >>> key(0, "tokens", "cell-1")
     17930431520776489695
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (str(seed), *names):
+    return int.from_bytes(_hashed(hashlib.blake2b(digest_size=8), str(seed), *names).digest(), "little")
+
+
+def _hashed(digest: hashlib.blake2b, *names: str) -> hashlib.blake2b:
+    """A hash with names added, each with its length before it."""
+    for part in names:
         encoded = part.encode()
         digest.update(len(encoded).to_bytes(4, "little") + encoded)
-    return int.from_bytes(digest.digest(), "little")
+    return digest
 
 
 def order_of(seed: int, names: Sequence[str] | np.ndarray, *what: str) -> np.ndarray:
@@ -53,7 +57,9 @@ def order_of(seed: int, names: Sequence[str] | np.ndarray, *what: str) -> np.nda
     ndarray
         Place of each of them among the names, whole numbers.
     """
-    return np.array(sorted(range(len(names)), key=lambda i: key(seed, *what, str(names[i]))), dtype=np.int64)
+    common = _hashed(hashlib.blake2b(digest_size=8), str(seed), *what)
+    digests = b"".join(_hashed(common.copy(), str(name)).digest() for name in names)
+    return np.argsort(np.frombuffer(digests, "<u8"), kind="stable")
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, TypeVar
@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numba
 from threadpoolctl import ThreadpoolController
 
-Given, Found = TypeVar("Given"), TypeVar("Found")
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 
 
 @cache
@@ -40,3 +41,25 @@ def threaded(work: Callable[[Given], Found], tasks: Iterable[Given]) -> list[Fou
     # torch, whose OpenMP is the same library, as many.
     with one_thread(), ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:  # type: ignore[attr-defined]
         return list(pool.map(work, tasks))
+
+
+def ahead(parts: Iterable[Found]) -> Iterator[Found]:
+    """Parts one after the other, the next of which is made in a thread while one is worked on, such as blocks that are read.
+
+    Parameters
+    ----------
+    parts
+        What makes them; it is gone through once, in one thread, and an error in it is raised here.
+
+    Examples
+    --------
+    >>> from workbench.threads import ahead
+    >>> list(ahead(letter.upper() for letter in "abc"))
+    ['A', 'B', 'C']
+    """
+    left, end = iter(parts), object()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, left, end)
+        while (part := waiting.result()) is not end:
+            waiting = pool.submit(next, left, end)
+            yield part  # type: ignore[misc]

@@ -13,12 +13,14 @@ from helpers import genes, tiny_cells, tiny_model
 
 from workbench.capture import GenePairSink, HookFilter, MemorySink, MomentsSink, ShardSink, capture
 from workbench.capture import parts as module
+from workbench.capture.activations import hook_shapes
 from workbench.capture.parts import Pass, capture_in_parts, goes_in_parts
 from workbench.capture.pooled import RESIDUALS, Clock, PooledSink
 from workbench.capture.record import STATE
+from workbench.capture.sinks import Plan
 from workbench.engine.sweep import Backend
 from workbench.errors import ArtifactError, CellsError, CheckpointError, HookError
-from workbench.files import write_state
+from workbench.files import read_state, write_state
 
 GENE, PATTERNS, CELL = "blocks.1.hook_resid_post", "blocks.*.attn.hook_pattern", "hook_cell"
 PANEL, N, SAVE = genes()[5:25], 23, 3
@@ -186,3 +188,28 @@ def test_times_of_workers_are_added_up():
     clock.restore({"seconds": np.array([5.0])}, 1)
     clock.join({"seconds": np.array([2.5])})
     assert clock.seconds() == pytest.approx(7.5, abs=0.2)
+
+
+def test_a_part_holds_the_sums_of_the_groups_of_its_cells_alone(tmp_path, monkeypatch):
+    def sorted_passing():
+        made = passing()
+        names = tiny_cells(N, seed=7).obs_names
+        groups = {cell: min(i // 8, 2) for i, cell in enumerate(names)}  # as in a file that is sorted by donor
+        pairs = GenePairSink(PANEL, made.model.vocabulary, groups, "float64")
+        return Pass(made.model, made.tokens, [PATTERNS], [HookFilter(PATTERNS, pairs)], 2)
+
+    once, parts = sorted_passing(), sorted_passing()
+    capture(once.model, once.tokens, once.hooks, once.sinks, batch_size=2, progress=False)
+    monkeypatch.setattr(module, "count_workers", lambda backend: 3)
+    capture_in_parts(parts, sorted_passing, tmp_path, Backend("sequential", progress=False), SAVE)
+    for group in range(3):
+        one, other = (made.sinks[0].sink.group(group) for made in (once, parts))
+        np.testing.assert_allclose(other.sums, one.sums, rtol=1e-6)
+        assert np.array_equal(other.counts, one.counts)
+    held = [
+        sorted({name.rsplit("/", 1)[1] for name in read_state(path)[0]}) for path in sorted(tmp_path.glob(f"*/{STATE}"))
+    ]
+    assert held == [["0"], ["1"], ["1", "2"]], "cells 0 to 7, 8 to 14, 15 to 22"
+    plan = Plan(hook_shapes(once.model, once.tokens, once.model.resolve_hooks([PATTERNS])), once.tokens.lengths())
+    part = Plan(plan.shapes, plan.lengths[:8], 0)
+    assert 3 * once.sinks[0].memory(part) == once.sinks[0].memory(plan)

@@ -10,8 +10,9 @@ import scipy.sparse as sp
 from helpers import genes, tiny_cells, vocabulary_ids
 
 from workbench.cells.datasets import load
-from workbench.cells.expression import expression_on, match_panel, panel_expression
+from workbench.cells.expression import expression_on, match_panel, on_genes, panel_expression
 from workbench.cells.genes import match_cells
+from workbench.cells.values import row_facts
 from workbench.errors import CellsError, GeneMatchError
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.tokenizer import Tokenizer
@@ -95,3 +96,22 @@ def test_too_few_genes_of_the_panel_are_an_error_that_says_what_the_names_look_l
     cells.var_names = [f"ENSG{i:011d}" for i in range(40)]
     with pytest.raises(GeneMatchError, match="measure 0 of the 30 panel genes.*look like Ensembl ids.*--gene-column"):
         match_panel(cells, PANEL, 0.5)
+
+
+def test_a_matrix_with_more_columns_than_genes_is_refused():
+    block = sp.csr_matrix((np.ones(2, np.float32), np.array([0, 2]), np.array([0, 2])), shape=(1, 3))
+    place = np.array([1, -1, 0])
+    assert on_genes(block, place, 2).toarray().tolist() == [[1, 1]]
+    block.indices[1] = 3  # a damaged file: SciPy does not look
+    with pytest.raises(CellsError, match="columns up to 4, and 3 genes: the file is damaged"):
+        on_genes(block, place, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whole_numbers_and_sums_of_cells_are_those_of_numpy(dtype):
+    dense = np.random.default_rng(0).poisson(1.0, (40, 30)).astype(dtype)
+    dense[::3, 4] += 0.25
+    dense[1], dense[2, 5] = 0, np.nan
+    whole, sums = row_facts(sp.csr_matrix(dense))
+    assert np.array_equal(whole, (dense == np.round(dense)).all(1))
+    assert np.allclose(sums, dense.sum(1, dtype=np.float64), rtol=1e-12, equal_nan=True)

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from workbench.cells.placed import PlacedCells
 from workbench.evidence.protocol import PSEUDOTIME, Training
-from workbench.evidence.readouts import Encoder, Represented
+from workbench.evidence.readouts import Encoder, Represented, fitted_on
 from workbench.evidence.ruler import load_ruler
 from workbench.operators.readout import endpoints
 
@@ -56,3 +56,17 @@ def test_a_representation_of_noise_tells_none(cells):
     told = fitted(cells, [1, 2], pseudotime=True).predict(cells).of[PSEUDOTIME].values[:, 0]
     assert abs(spearmanr(told, cells.stage).statistic) < 0.3
     assert PSEUDOTIME not in fitted(cells, [0]).predict(cells).of
+
+
+def test_readouts_of_a_large_side_are_fitted_on_a_sample_of_its_cells(cells, monkeypatch):
+    monkeypatch.setattr("workbench.evidence.readouts.MOST_FITTED", 60)
+    train = Training(cells, tuple(endpoints(cells.stage, cells.ruler)), 0)
+    few = fitted_on(train)
+    assert len(few.cells) == 60 and set(few.cells.names) <= set(cells.names)
+    place = {name: i for i, name in enumerate(cells.names)}
+    rows = np.array([place[name] for name in few.cells.names])
+    for one, own in zip(train.endpoints, few.endpoints, strict=True):
+        assert set(rows[own.cells]) == set(one.cells) & set(rows)
+        assert np.array_equal(own.target, one.target[rows])
+    monkeypatch.setattr("workbench.evidence.readouts.MOST_FITTED", len(cells))
+    assert fitted_on(train) is train

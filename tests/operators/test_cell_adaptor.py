@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -22,6 +24,7 @@ from workbench.operators.cell_adaptor import (
     CellAdaptor,
     hybrid_sweep,
 )
+from workbench.operators.cell_sampling import check_enough
 from workbench.stats import spearman
 
 BETA = 1 / np.pi
@@ -547,3 +550,23 @@ def test_impossible_settings_are_an_error(setting, message):
     x, stage, distances, operator = world(n=6)
     with pytest.raises(ConfigError, match=message):
         CellAdaptor(**{"k": 3, **setting}).fit(x, stage, distances, operator)
+
+
+@pytest.mark.parametrize(
+    ("stage", "k", "said"),
+    [
+        ([0, 0, 1, 1], 2, "0 of 4 cells can be held out.*three are needed"),
+        ([0] * 9, 2, "The cells are of 1 stage"),
+        (
+            [0] * 20 + [1] * 20 + [2],
+            36,
+            "A latent of width 36 cannot be learned from 36 cells, which span 35 directions",
+        ),
+        ([0] * 20 + [1] * 20 + [-1], 35, ""),
+    ],
+)
+def test_too_few_cells_are_known_from_the_labels_alone(stage, k, said):
+    stage, distances = np.array(stage), np.array([[0, 0.5, 1], [0.5, 0, 0.5], [1, 0.5, 0]])
+    names = np.array([f"cell{i}" for i in range(len(stage))])
+    with pytest.raises(EvaluationError, match=said) if said else nullcontext():
+        check_enough(stage, distances, None, names, k=k, per_stage=100, patience=5, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
@@ -16,6 +17,7 @@ from workbench.operators.readout import (
     endpoints,
     probe,
     said,
+    sampled,
     score,
     score_many,
     sides,
@@ -335,3 +337,35 @@ def test_with_names_the_order_of_the_cells_changes_nothing(latent, fold):
         )
         found.append([{key: row[key] for key in ("value", "null_mean", "null_high", "p")} for row in made])
     assert found[0] == [pytest.approx(row, abs=1e-9) for row in found[1]]
+
+
+def test_many_cells_are_sampled_in_the_shares_of_their_classes_whatever_their_order():
+    rng = np.random.default_rng(0)
+    target = rng.choice(["a", "b", "c"], 1000, p=[0.7, 0.29, 0.01])
+    names = np.array([f"cell{i}" for i in rng.permutation(1000)])
+    place = np.argsort(np.argsort(names))
+    rows = np.sort(rng.choice(1000, 800, replace=False))
+    found = sampled(target, rows, place, 3, most=200)
+    assert len(found) == 200 and set(found) <= set(rows) and len(set(found)) == 200
+    for name in "abc":
+        assert (
+            abs((target[found] == name).mean() - (target[rows] == name).mean()) < 0.01 and (target[found] == name).any()
+        )
+    order = rng.permutation(1000)
+    again = sampled(target[order], np.flatnonzero(np.isin(order, rows)), place[order], 3, most=200)
+    assert set(names[order][again]) == set(names[found])
+    assert np.array_equal(sampled(target, rows, place, 3, most=800), rows)
+
+
+def test_sparse_features_are_read_as_dense_ones_are(monkeypatch):
+    monkeypatch.setattr("workbench.operators.readout._BLOCK", 7)
+    rng = np.random.default_rng(1)
+    x = rng.poisson(1.0, (60, 5)).astype(np.float32)
+    wanted = [
+        Endpoint("half", "binary", x[:, 0] > 1, np.arange(60)),
+        Endpoint("depth", "depth", x[:, 1], np.arange(60)),
+    ]
+    both = {"dense": lambda k: x.astype(np.float64), "sparse": lambda k: sp.csr_matrix(x)}
+    rows = cross_validate(both, wanted, np.arange(60) % 3, permutations=5, seed=0)
+    seen = {name: [row["by_fold"] for row in rows if row["representation"] == name] for name in both}
+    assert seen["dense"] == seen["sparse"] and len(seen["dense"]) == 2

@@ -79,3 +79,11 @@ def test_a_coordinate_that_does_not_vary_does_no_harm():
     z[:, 2] = 1.0
     known = LatentClasses.fit(z, labels.astype(str))
     assert np.isfinite(known.distances(z)).all() and np.isfinite(find_shift(z, known).offset).all()
+
+
+def test_distances_are_those_of_each_cell_by_itself():
+    _, known = classes()
+    z = 4 * np.random.default_rng(1).standard_normal((2500, 3))
+    apart = z[:, None] - known.means
+    expected = np.sqrt(np.einsum("nci,ij,ncj->nc", apart, np.linalg.inv(known.within), apart).min(1))
+    assert np.allclose(known.distances(z), expected, rtol=1e-8)

@@ -199,7 +199,6 @@ def expression_components(cells: AnnData, match: GeneMatch) -> Float[np.ndarray,
     """
     from sklearn.decomposition import PCA
 
-    dense = np.asarray(expression_on(cells, match, match.genes)[0].todense(), dtype=np.float64)
-    n = min(_COMPONENTS, *dense.shape)
-    # By the covariance of the genes: exact, and the order of the cells decides nothing.
-    return PCA(n, svd_solver="covariance_eigh").fit_transform(dense)
+    x = expression_on(cells, match, match.genes)[0].astype(np.float64)
+    # By the covariance of the genes: exact, of sparse values too, and the order of the cells decides nothing.
+    return PCA(min(_COMPONENTS, *x.shape), svd_solver="covariance_eigh").fit_transform(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from workbench.models.vocabulary import Vocabulary
 PATTERNS = "blocks.*.attn.hook_pattern"
 # Devices whose maps are added up by compiled code; on others torch does it, and the sums stay there until they are asked for.
 _COMPILED = frozenset({"cpu"})
+_PARTS = ("sums", "counts")
 _QUERIES = 64  # of one cell, whose part of all heads' patterns is made and added at a time
 
 
@@ -73,37 +75,41 @@ class GenePairMeans:
 
 
 class _Away:
-    """Sums and counts of a `GenePairSink` on a device, begun with those that are here. Nothing in it waits for the device."""
+    """Sums and counts of one group on a device, begun with those that are here. Nothing in it waits for the device."""
 
-    def __init__(self, sums: np.ndarray, counts: np.ndarray, place: np.ndarray, device: torch.device) -> None:
-        self.d = counts.shape[-1]
-        self.place = torch.as_tensor(np.where(place < 0, self.d, place), device=device)
+    def __init__(self, here: _Sums, device: torch.device) -> None:
+        self.d = here.counts.shape[-1]
         # One row and one column more: what is no gene of the panel goes there, and is never looked at.
         wide = (self.d + 1, self.d + 1)
-        self.sums = torch.zeros(*sums.shape[:3], *wide, device=device, dtype=getattr(torch, sums.dtype.name))
-        self.counts = torch.zeros(len(counts), *wide, dtype=torch.long, device=device)
-        self.sums[..., : self.d, : self.d] = torch.as_tensor(sums, device=device)
-        self.counts[..., : self.d, : self.d] = torch.as_tensor(counts, device=device)
+        self.sums = torch.zeros(*here.sums.shape[:2], *wide, device=device, dtype=getattr(torch, here.sums.dtype.name))
+        self.counts = torch.zeros(*wide, dtype=torch.long, device=device)
+        self.sums[..., : self.d, : self.d] = torch.as_tensor(here.sums, device=device)
+        self.counts[: self.d, : self.d] = torch.as_tensor(here.counts, device=device)
 
-    def add(self, maps: Tensor, tokens: Tokens, groups: Sequence[int], which: int) -> None:
-        places = torch.where(tokens.genes, self.place[tokens.gene_ids], self.d)
-        for cell, group in enumerate(groups):
-            pairs = (places[cell, :, None] * (self.d + 1) + places[cell]).flatten()
-            self.sums[group, which].flatten(1).index_add_(1, pairs, maps[cell].to(self.sums.dtype).flatten(1))
-            if which == 0:
-                self.counts[group].view(-1).index_add_(0, pairs, torch.ones_like(pairs))
+    def add(self, map_: Tensor, places: Tensor, which: int) -> None:
+        pairs = (places[:, None] * (self.d + 1) + places).flatten()
+        self.sums[which].flatten(1).index_add_(1, pairs, map_.to(self.sums.dtype).flatten(1))
+        if which == 0:
+            self.counts.view(-1).index_add_(0, pairs, torch.ones_like(pairs))
 
-    def copy_to(self, sums: np.ndarray, counts: np.ndarray) -> None:
-        for group in range(len(counts)):
-            sums[group] = self.sums[group, ..., : self.d, : self.d].cpu().numpy()
-            counts[group] = self.counts[group, ..., : self.d, : self.d].cpu().numpy()
+    def copy_to(self, here: _Sums) -> None:
+        here.sums[:] = self.sums[..., : self.d, : self.d].cpu().numpy()
+        here.counts[:] = self.counts[: self.d, : self.d].cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums (hook, head, gene, gene) and counts (gene, gene) of one group."""
+
+    sums: np.ndarray
+    counts: np.ndarray
 
 
 class GenePairSink:
     """Sum and count per ordered gene pair, of attention patterns or scores, by gene id.
 
-    Memory is (groups x hooks x heads x genes x genes) numbers whatever the number of cells. Padding and ``<cls>`` are
-    left out. A float32 sum over n cells has a relative rounding error of about 6e-8 x sqrt(n), far under the sampling
+    Memory is (groups x hooks x heads x genes x genes) numbers whatever the number of cells, of the groups whose cells have come. Padding
+    and ``<cls>`` are left out. A float32 sum over n cells has a relative rounding error of about 6e-8 x sqrt(n), far under the sampling
     error of the mean.
 
     Parameters
@@ -114,7 +120,7 @@ class GenePairSink:
         Vocabulary of the model, which gives the genes' ids.
     groups
         Group of each cell by its name, 0 to n - 1, to keep sums apart (for cross-validation: the sums of all other
-        folds are the total minus a fold's own). None for one group.
+        folds are the total minus a fold's own), in the order of the cells. None for one group.
     precision
         Float type of the sums, ``float32`` or ``float64``; a device without double precision has the first alone.
     """
@@ -143,9 +149,10 @@ class GenePairSink:
         self._place = np.full(max(vocabulary.ids.values()) + 1, -1, dtype=np.int64)
         self._place[ids] = np.arange(len(ids))
         self._hooks: tuple[str, ...] = ()
-        self._sums = np.zeros((0, 0, 0, 0, 0), dtype=self.precision)
-        self._counts = np.zeros((0, 0, 0), dtype=np.int64)
-        self._away: _Away | None = None
+        self._heads = 0
+        self._held: dict[int, _Sums] = {}  # by group, from its first cell on
+        self._away: dict[int, _Away] = {}
+        self._places: Tensor | None = None  # `_place` on the device that the maps are on
 
     def open(self, plan: Plan) -> None:
         """See `Sink`; only scores and patterns suit."""
@@ -155,26 +162,26 @@ class GenePairSink:
                 f"'{wrong[0]}' is no map of gene pairs; capture 'blocks.*.attn.hook_pattern' for this sink."
             )
         self._hooks = tuple(plan.shapes)
-        d, heads = len(self.genes), next(iter(plan.shapes.values())).inner[0]
-        self._sums = np.zeros((self.n_groups, len(self._hooks), heads, d, d), dtype=self.precision)
-        self._counts = np.zeros((self.n_groups, d, d), dtype=np.int64)
-        self._away = None
+        self._heads = next(iter(plan.shapes.values())).inner[0]
+        self._held, self._away = {}, {}
 
     def memory(self, plan: Plan) -> int:
         """See `Sink`."""
-        heads = sum(shape.inner[0] for shape in plan.shapes.values())
-        return self.n_groups * len(self.genes) ** 2 * (self.precision.itemsize * heads + 8)
+        heads, n = sum(shape.inner[0] for shape in plan.shapes.values()), self.n_groups
+        if self.groups is not None:
+            own = islice(self.groups.values(), plan.first, plan.first + len(plan.lengths))
+            n = len(set(own)) if len(self.groups) >= plan.first + len(plan.lengths) else n
+        return n * len(self.genes) ** 2 * (self.precision.itemsize * heads + 8)
 
     def update(self, hook: str, activation: Tensor, tokens: Tokens) -> None:
         """See `Sink`."""
         which, groups = self._hooks.index(hook), self._groups_of(tokens)
         if activation.device.type not in _COMPILED:
-            self._away = self._away or _Away(self._sums, self._counts, self._place, activation.device)
-            self._away.add(activation, tokens, groups, which)
+            self._add_away(activation, tokens, groups, which)
             return
         maps = activation.float().numpy()
         for cell, (positions, genes) in enumerate(self._seen(tokens, groups, which)):
-            _scatter(maps[cell], 0, positions, positions, genes, self._sums[groups[cell], which])
+            _scatter(maps[cell], 0, positions, positions, genes, self._of(groups[cell]).sums[which])
 
     def update_heads(self, hook: str, q: Tensor, k: Tensor, tokens: Tokens, block: Block) -> None:
         """See `HeadSink`."""
@@ -191,7 +198,26 @@ class GenePairSink:
             for first in range(0, len(positions), _QUERIES):
                 few = torch.as_tensor(positions[first : first + _QUERIES])
                 part = block.pattern(q[cell : cell + 1, few], keys, hidden)[0].float().numpy()
-                _scatter(part, first, np.arange(len(few)), positions, genes, self._sums[groups[cell], which])
+                _scatter(part, first, np.arange(len(few)), positions, genes, self._of(groups[cell]).sums[which])
+
+    def _of(self, group: int) -> _Sums:
+        """Sums of a group, which are nothing before its first cell."""
+        if group not in self._held:
+            d, of = len(self.genes), (len(self._hooks), self._heads)
+            self._held[group] = _Sums(np.zeros((*of, d, d), self.precision), np.zeros((d, d), np.int64))
+        return self._held[group]
+
+    def _add_away(self, maps: Tensor, tokens: Tokens, groups: Sequence[int], which: int) -> None:
+        """Add maps where they are."""
+        d, device = len(self.genes), maps.device
+        if self._places is None or self._places.device != device:
+            self._places = torch.as_tensor(np.where(self._place < 0, d, self._place), device=device)
+        # All sums are made before any is added to: where memory runs out, the same cells come again.
+        for group in set(groups) - set(self._away):
+            self._away[group] = _Away(self._of(group), device)
+        places = torch.where(tokens.genes, self._places[tokens.gene_ids], d)
+        for cell, group in enumerate(groups):
+            self._away[group].add(maps[cell], places[cell], which)
 
     def _groups_of(self, tokens: Tokens) -> list[int]:
         return [0 if self.groups is None else self._group(cell) for cell in tokens.cell_ids]
@@ -205,7 +231,7 @@ class GenePairSink:
             positions = np.flatnonzero(own >= 0)
             genes = own[positions]
             if which == 0:
-                self._counts[group][np.ix_(genes, genes)] += 1
+                self._of(group).counts[np.ix_(genes, genes)] += 1
             found.append((positions, genes))
         return found
 
@@ -221,23 +247,26 @@ class GenePairSink:
     def state(self) -> dict[str, np.ndarray]:
         """See `Sink`."""
         self._fetch()
-        return {"sums": self._sums, "counts": self._counts}
+        return {f"{what}/{group}": getattr(one, what) for group, one in self._held.items() for what in _PARTS}
 
     def restore(self, arrays: Mapping[str, np.ndarray], n_cells: int) -> None:
         """See `Sink`."""
-        self._sums, self._counts, self._away = arrays["sums"].copy(), arrays["counts"].copy(), None
+        self._held, self._away = {}, {}
+        self.join(arrays)
 
     def join(self, arrays: Mapping[str, np.ndarray]) -> None:
         """See `JoinedSink`."""
         self._fetch()
-        self._sums += arrays["sums"]
-        self._counts += arrays["counts"]
-        self._away = None
+        for name, array in arrays.items():
+            what, group = name.split("/")
+            own = getattr(self._of(int(group)), what)
+            own += array
+        self._away = {}
 
     def _fetch(self) -> None:
         """Bring the sums here from a device, where they stay as well."""
-        if self._away is not None:
-            self._away.copy_to(self._sums, self._counts)
+        for group, one in self._away.items():
+            one.copy_to(self._of(group))
 
     def group(self, number: int) -> GenePairMeans:
         """Sums and counts of one group: the sink's own arrays, not a copy.
@@ -248,7 +277,8 @@ class GenePairSink:
             Number of the group, from 0.
         """
         self._fetch()
-        return GenePairMeans(self.genes, self._hooks, self._sums[number], self._counts[number])
+        own = self._of(number)
+        return GenePairMeans(self.genes, self._hooks, own.sums, own.counts)
 
     def result(self, without: int | None = None) -> GenePairMeans:
         """Sums and counts over all groups, or all but one. A single group's are the sink's own arrays, not a copy.
@@ -261,9 +291,10 @@ class GenePairSink:
         if self.n_groups == 1 and without is None:
             return self.group(0)
         self._fetch()
-        sums, counts = np.zeros_like(self._sums[0]), np.zeros_like(self._counts[0])
-        for group in range(self.n_groups):
+        d, of = len(self.genes), (len(self._hooks), self._heads)
+        sums, counts = np.zeros((*of, d, d), self.precision), np.zeros((d, d), np.int64)
+        for group in sorted(self._held):
             if group != without:
-                sums += self._sums[group]
-                counts += self._counts[group]
+                sums += self._held[group].sums
+                counts += self._held[group].counts
         return GenePairMeans(self.genes, self._hooks, sums, counts)

@@ -113,7 +113,7 @@ def capture_in_parts(
     else:
         ends = np.linspace(0, n, min(count_workers(backend), n) + 1).round().astype(int).tolist()
         parts = list(zip(ends, ends[1:], strict=False))
-    _check_memory(own.sinks, plan, len(parts), backend)
+    _check_memory(own.sinks, plan, parts, backend)
     identity = {"cells": n, "parts": [list(part) for part in parts]}
     sent = __version__, own.model.fingerprint()
     tasks = [
@@ -191,14 +191,15 @@ def _name(rows: tuple[int, int]) -> str:
     return f"cells-{rows[0]:09d}-{rows[1]:09d}"
 
 
-def _check_memory(sinks: Sequence[Sink], plan: Plan, n_parts: int, backend: Backend) -> None:
-    """Refuse more workers on this machine than its memory has room for: each has sums of its own."""
+def _check_memory(sinks: Sequence[Sink], plan: Plan, parts: Sequence[tuple[int, ...]], backend: Backend) -> None:
+    """Refuse more workers on this machine than its memory has room for: each has sums of its own, of the groups of its cells."""
     if backend.name != "loky":
         return
-    workers = min(count_workers(backend), n_parts)
-    each = sum(sink.memory(Plan(plan.shapes, plan.lengths[: -(-len(plan.lengths) // n_parts)])) for sink in sinks)
-    if workers > 1 and workers * each > 0.9 * (free := psutil.virtual_memory().available):
+    workers, of = min(count_workers(backend), len(parts)), [Plan(plan.shapes, plan.lengths[a:b], a) for a, b in parts]
+    each = sorted(sum(sink.memory(one) for sink in sinks) for one in of)
+    at_once = sum(each[-workers:])
+    if workers > 1 and at_once > 0.9 * (free := psutil.virtual_memory().available):
         raise CellsError(
-            f"{workers} workers would take about {each / 2**30:.1f} GiB of memory each, and {free / 2**30:.1f} GiB are free. Give fewer "
+            f"{workers} workers would take about {at_once / workers / 2**30:.1f} GiB of memory each, and {free / 2**30:.1f} GiB are free. Give fewer "
             "--jobs, fewer capture.groups or a smaller panel."
         )

@@ -125,7 +125,7 @@ def capture(
             "without `state` and ShardSink here, or leave the `with` block first."
         )
     first, last = rows or (0, len(tokenizer))
-    n_cells, plan = last - first, Plan(hook_shapes(model, tokenizer, names), tokenizer.lengths()[first:last])
+    n_cells, plan = last - first, Plan(hook_shapes(model, tokenizer, names), tokenizer.lengths()[first:last], first)
     estimate = sum(sink.memory(plan) for sink in all_sinks)
     available = psutil.virtual_memory().available
     if estimate > 0.9 * available:

@@ -28,10 +28,13 @@ class Plan:
         Names of the captured hooks, each with its axes.
     lengths
         Tokens per cell with ``<cls>``.
+    first
+        Number of the first of these cells in the file: 0 but for a part of them.
     """
 
     shapes: Mapping[str, HookShape]
     lengths: np.ndarray
+    first: int = 0
 
     @property
     def bytes(self) -> int:
@@ -117,7 +120,7 @@ class HookFilter:
         self.identity = [pattern, type(sink).__name__, getattr(sink, "identity", None)]
 
     def _part(self, plan: Plan) -> Plan:
-        return Plan({n: s for n, s in plan.shapes.items() if fnmatchcase(n, self.pattern)}, plan.lengths)
+        return Plan({n: s for n, s in plan.shapes.items() if fnmatchcase(n, self.pattern)}, plan.lengths, plan.first)
 
     def open(self, plan: Plan) -> None:
         """See `Sink`."""

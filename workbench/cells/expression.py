@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Int
+from numba import njit
 
 from workbench.cells.genes import GeneMatch, find_genes, gene_ids
 from workbench.cells.matrix import check_block, check_values, row_block
@@ -15,6 +16,7 @@ from workbench.cells.scale import SCALES, Scale, find_scale, parse_values
 from workbench.cells.values import BINARY, MIXED, TRANSFORMS, UNKNOWN, ValuesReport
 from workbench.errors import CellsError, GeneMatchError
 from workbench.files import digest
+from workbench.threads import ahead
 
 
 def scale_of(cells: AnnData) -> Scale:
@@ -103,12 +105,37 @@ def on_genes(
     -------
     csr_matrix, shape (cell, gene)
         On the scale of `block`; columns of a row are in order where there is something to add up, else in any.
+
+    Raises
+    ------
+    CellsError
+        If the block has values in columns that there are no genes for.
     """
-    to = place[block.indices]
-    keep = to >= 0
-    indptr = np.concatenate([[0], np.cumsum(keep)])[block.indptr]
-    part = sp.csr_matrix((block.data[keep], to[keep], indptr), shape=(block.shape[0], n_genes))
+    if block.nnz and not 0 <= block.indices.min() <= block.indices.max() < len(place):
+        raise CellsError(
+            f"The matrix has values in columns up to {block.indices.max() + 1}, and {len(place)} genes: the file is damaged; write it again."
+        )
+    data, indices, indptr = _placed(block.indptr, block.indices, block.data, place.astype(np.int32, copy=False))
+    part = sp.csr_matrix((data, indices, indptr), shape=(block.shape[0], n_genes))
     return part if scale is None else scale.merged(part)
+
+
+@njit(cache=True, nogil=True)
+def _placed(indptr, indices, data, place):
+    """Entries whose column has a place, under its number. Unsigned numbers spare a look at each for counting from the end."""
+    n, kept = len(indptr) - 1, np.uintp(0)
+    ends = np.zeros(n + 1, indptr.dtype)
+    values, to = np.empty(len(data) + 1, data.dtype), np.empty(len(data) + 1, place.dtype)
+    for row in range(n):
+        # An entry without a place is written, too, and the next one over it: a branch for each would cost more.
+        for at in range(np.uintp(indptr[row]), np.uintp(indptr[row + 1])):
+            found = place[np.uintp(indices[at])]
+            values[kept] = data[at]
+            to[kept] = found
+            kept += np.uintp(found >= 0)
+        ends[row + 1] = kept
+    # Copies, which hold no room that is left over.
+    return values[:kept].copy(), to[:kept].copy(), ends
 
 
 def expression_blocks(
@@ -117,8 +144,9 @@ def expression_blocks(
     genes: Sequence[str],
     rows: Int[np.ndarray, " row"] | None = None,
     size: int = 2048,
+    scale: Scale | None = None,
 ) -> Iterator[tuple[int, sp.csr_matrix, sp.csr_matrix | None]]:
-    """Log-normalised expression on a panel, some cells at a time.
+    """Log-normalised expression on a panel, some cells at a time; the next block is read while one is worked on.
 
     Parameters
     ----------
@@ -132,6 +160,8 @@ def expression_blocks(
         Numbers of the cells wanted, ascending; all when None.
     size
         Cells per block, 1 or more: memory grows with it.
+    scale
+        What `scale_of` gives for these cells, where it is known already; found when None.
 
     Yields
     ------
@@ -143,14 +173,15 @@ def expression_blocks(
     CellsError
         If values are negative, NaN or infinite, or cells are on different scales.
     """
-    scale, place, n = scale_of(cells), match.onto(genes), len(genes)
+    logged = Logged(cells, match, genes, scale)
+    starts = np.arange(0, cells.shape[0], size)
+    wanted = (np.arange(start, min(start + size, cells.shape[0])) for start in starts)
+    if rows is not None:
+        wanted = (rows[(rows >= start) & (rows < start + size)] for start in starts)
     first = 0
-    for start in range(0, cells.shape[0], size):
-        stop = min(start + size, cells.shape[0])
-        mine = np.arange(start, stop) if rows is None else rows[(rows >= start) & (rows < stop)]
-        if not len(mine):
-            continue
-        yield first, *_logged(cells, mine, scale, place, n)
+    stored: Iterator[tuple[np.ndarray, sp.csr_matrix]] = ((mine, logged.stored(mine)) for mine in wanted if len(mine))
+    for mine, block in ahead(stored):
+        yield first, *logged.parts(mine, block)
         first += len(mine)
 
 
@@ -159,12 +190,14 @@ class Logged:
 
     Parameters
     ----------
-    cells, match, genes
+    cells, match, genes, scale
         As in `expression_blocks`.
     """
 
-    def __init__(self, cells: AnnData, match: GeneMatch, genes: Sequence[str]) -> None:
-        self.cells, self.scale, self.place, self.n = cells, scale_of(cells), match.onto(genes), len(genes)
+    def __init__(self, cells: AnnData, match: GeneMatch, genes: Sequence[str], scale: Scale | None = None) -> None:
+        self.cells, self.scale, self.place, self.n = cells, scale or scale_of(cells), match.onto(genes), len(genes)
+        held = self.place[self.place >= 0]
+        self._adds = self.scale if len(np.unique(held)) < len(held) else None
 
     def rows(self, start: int, stop: int) -> sp.csr_matrix:
         """Expression of consecutive cells, float32, columns of a row in any order.
@@ -174,23 +207,35 @@ class Logged:
         start, stop
             Row range, the second not included.
         """
-        return _logged(self.cells, np.arange(start, stop), self.scale, self.place, self.n)[0]
+        rows = np.arange(start, stop)
+        return self.parts(rows, self.stored(rows))[0]
 
+    def stored(self, rows: Int[np.ndarray, " row"]) -> sp.csr_matrix:
+        """Values of cells over all genes, as they are stored.
 
-def _logged(
-    cells: AnnData, rows: Int[np.ndarray, " row"], scale: Scale, place: Int[np.ndarray, " column"], n: int
-) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
-    """Expression, and counts where there are any, of ascending rows that lie close to each other."""
-    start, stop = int(rows[0]), int(rows[-1]) + 1
-    block = row_block(cells.X, start, stop)
-    block = block if len(rows) == stop - start else block[rows - start]
-    names = cells.obs_names[rows]
-    check_values(block, names)
-    depth = cells.obs["depth"].to_numpy(dtype=float)[rows] if scale.by_depth else None
-    totals = scale.totals(block, names, depth)
-    twice = scale if len(np.unique(place[place >= 0])) < (place >= 0).sum() else None
-    part = on_genes(block, place, n, twice)
-    return scale.expression(part, totals), part if scale.counts else None
+        Parameters
+        ----------
+        rows
+            Numbers of the cells, ascending and close to each other: what lies between them is read as well.
+        """
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        block = row_block(self.cells.X, start, stop)
+        return block if len(rows) == stop - start else block[rows - start]
+
+    def parts(self, rows: Int[np.ndarray, " row"], block: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
+        """Expression of cells, and their counts where there are any, on the panel.
+
+        Parameters
+        ----------
+        rows, block
+            Numbers of the cells, and what `stored` gives for them.
+        """
+        names = self.cells.obs_names[rows]
+        check_values(block, names)
+        depth = self.cells.obs["depth"].to_numpy(dtype=float)[rows] if self.scale.by_depth else None
+        totals = self.scale.totals(block, names, depth)
+        part = on_genes(block, self.place, self.n, self._adds)
+        return self.scale.expression(part, totals), part if self.scale.counts else None
 
 
 def expression_on(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
+from numba import njit
 
 from workbench.cells.matrix import check_values, named
 from workbench.cells.values import (
@@ -24,9 +25,9 @@ from workbench.cells.values import (
     ValuesReport,
     described,
     linear_totals,
+    row_facts,
     sample_block,
     signs,
-    whole_numbers,
 )
 from workbench.errors import CellsError
 
@@ -89,7 +90,7 @@ class Scale:
         CellsError
             For cells whose values cannot be on this scale.
         """
-        n, whole = np.diff(block.indptr), whole_numbers(block)
+        n, (whole, sums) = np.diff(block.indptr), row_facts(block)
         wrong, why = np.zeros(len(n), dtype=bool), "are on another scale than the rest"
         if self.counts:
             wrong, why = ~whole, "hold values with decimals, where the others hold counts"
@@ -98,7 +99,7 @@ class Scale:
         elif self.target is None:
             found = signs(block)
             wrong, why = ~np.isin(found, ("", "linear")), "look logged, where the others do not"
-        sums = linear_totals(block, self.transform)
+        sums = sums if self.transform == "linear" else linear_totals(block, self.transform)
         if not wrong.any() and self.target is not None:
             wrong = (sums > self.target * (1 + 2 * TOLERANCE)) | ((n > 0) & ~np.isfinite(sums))
             why = f"add up to more than the total of {self.target:,.0f} once '{self.transform}' is undone"
@@ -117,7 +118,7 @@ class Scale:
         return depth if depth is not None else sums if self.target is None else np.full(len(n), self.target)
 
     def expression(self, block: sp.csr_matrix, totals: Float[np.ndarray, " cell"]) -> sp.csr_matrix:
-        """Log1p of counts per 10,000, in float32; values that are that already stay as they are.
+        """Log1p of counts per 10,000, in float32; values that are that already stay as they are. Columns may be those of `block` itself.
 
         Parameters
         ----------
@@ -126,14 +127,13 @@ class Scale:
         totals
             What `totals` gave for them.
         """
-        out = block.astype(np.float32, copy=True)
         if self.transform == "log1p" and self.target == TARGET:
-            return out
+            return block.astype(np.float32, copy=True)
+        data = block.data.astype(np.float32, copy=False)
         if self.transform != "linear":
-            out.data = TRANSFORMS[self.transform][0](out.data.astype(np.float64)).astype(np.float32)
-        out.data *= np.repeat((TARGET / np.maximum(totals, 1e-12)).astype(np.float32), np.diff(out.indptr))
-        np.log1p(out.data, out=out.data)
-        return out
+            data = TRANSFORMS[self.transform][0](data.astype(np.float64)).astype(np.float32)
+        data = _scaled(block.indptr, data, (TARGET / np.maximum(totals, 1e-12)).astype(np.float32))
+        return sp.csr_matrix((np.log1p(data, out=data), block.indices, block.indptr), shape=block.shape)
 
     def merged(self, block: sp.csr_matrix) -> sp.csr_matrix:
         """Rows in which several entries of one gene are added up, before the transform.
@@ -150,6 +150,16 @@ class Scale:
         if self.transform != "linear":
             out.data = do(out.data).astype(np.float32)
         return out
+
+
+@njit(cache=True, nogil=True)
+def _scaled(indptr, data, factor):
+    """Values of each row times its factor."""
+    out = np.empty_like(data)
+    for row in range(len(factor)):
+        for at in range(indptr[row], indptr[row + 1]):
+            out[at] = data[at] * factor[row]
+    return out
 
 
 def find_scale(

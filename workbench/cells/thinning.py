@@ -101,5 +101,5 @@ def _one_count(x: sp.csr_matrix) -> Float[np.ndarray, " cell"]:
     found = np.full(x.shape[0], np.nan)
     full = np.diff(x.indptr) > 0
     if full.any():
-        found[full] = np.expm1(np.minimum.reduceat(x.data.astype(np.float64), x.indptr[:-1][full]))
+        found[full] = np.expm1(np.minimum.reduceat(x.data, x.indptr[:-1][full]).astype(np.float64))
     return found

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
+from numba import njit
 
 from workbench.cells.matrix import row_block
 from workbench.errors import CellsError
@@ -162,7 +163,7 @@ def described(block: sp.csr_matrix, n_genes: int) -> ValuesReport:
 
     if not np.isfinite(maximum) or data.min() < 0:
         return report(UNKNOWN)  # refused with the names of the cells where rows are read
-    whole = whole_numbers(block)
+    whole, _ = row_facts(block)
     if whole.all():
         return report(BINARY if maximum == 1 and block.nnz > block.shape[0] else COUNTS)
     found = np.where(whole & (np.diff(block.indptr) >= MULTIPLES), "linear", signs(block))
@@ -186,16 +187,29 @@ def _usual(total: float) -> bool:
     return any(abs(total / usual - 1) < TOLERANCE for usual in (1e3, 1e4, 1e5, 1e6))
 
 
-def whole_numbers(block: sp.csr_matrix) -> Shaped[np.ndarray, " cell"]:
-    """Whether all values of each cell are whole numbers.
+def row_facts(block: sp.csr_matrix) -> tuple[Bool[np.ndarray, " cell"], Float[np.ndarray, " cell"]]:
+    """Whether all values of each cell are whole numbers, and their sum, in one look at the values.
 
     Parameters
     ----------
     block
         Rows as `row_block` gives them.
     """
-    broken = np.concatenate([[0], np.cumsum(block.data != np.round(block.data))])
-    return broken[block.indptr[1:]] == broken[block.indptr[:-1]]
+    return _row_facts(block.indptr, block.data)
+
+
+# Sums of whole numbers are the same in any order, and those of others to rounding: several are added up at a time.
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _row_facts(indptr, data):
+    n = len(indptr) - 1
+    whole, sums = np.empty(n, np.bool_), np.empty(n)
+    for row in range(n):
+        broken, total = 0, 0.0
+        for value in data[indptr[row] : indptr[row + 1]]:
+            broken += np.floor(value) != value
+            total += value
+        whole[row], sums[row] = broken == 0, total
+    return whole, sums
 
 
 def signs(block: sp.csr_matrix) -> Shaped[np.ndarray, " cell"]:

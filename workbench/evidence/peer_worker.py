@@ -73,14 +73,14 @@ class Nearest:
         from sklearn.decomposition import PCA
         from sklearn.neighbors import NearestNeighbors
 
-        dense = np.asarray(expression.todense(), dtype=np.float64)
-        self.pca = PCA(min(components, *(n - 1 for n in dense.shape)), svd_solver="covariance_eigh").fit(dense)
-        self.z = self.pca.transform(dense)
-        self.search = NearestNeighbors(n_neighbors=min(neighbours, len(dense))).fit(self.z)
+        x = expression.astype(np.float64)
+        self.pca = PCA(min(components, *(n - 1 for n in x.shape)), svd_solver="covariance_eigh").fit(x)
+        self.z = self.pca.transform(x)
+        self.search = NearestNeighbors(n_neighbors=min(neighbours, len(self.z))).fit(self.z)
 
     def __call__(self, expression: sp.csr_matrix, values: np.ndarray) -> np.ndarray:
         """Means of `values` (training cell by column) for other cells."""
-        z = self.pca.transform(np.asarray(expression.todense(), dtype=np.float64))
+        z = self.pca.transform(expression.astype(np.float64))
         return values[self.search.kneighbors(z, return_distance=False)].mean(1)
 
     def root(self, early: np.ndarray) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from workbench.cells.placed import PlacedCells
 from workbench.evidence.peer_worker import diffusion_pseudotime
 from workbench.evidence.protocol import PSEUDOTIME, Fitted, Method, Prediction, Predictions, Training
-from workbench.operators.readout import BalancedMLP, Endpoint, probe
+from workbench.operators.readout import MOST_FITTED, BalancedMLP, Endpoint, probe, sampled
 from workbench.seeds import key
 from workbench.threads import one_thread
 
@@ -188,6 +188,27 @@ def from_stages(
     return of
 
 
+def fitted_on(train: Training) -> Training:
+    """The training side as readouts are fitted on it: `MOST_FITTED` cells at most, drawn in the shares of their stages.
+
+    Parameters
+    ----------
+    train
+        Training side, which comes back as it is where it has no more cells.
+    """
+    cells, n = train.cells, len(train.cells)
+    if n <= MOST_FITTED:
+        return train
+    place = np.argsort(np.argsort(cells.names, kind="stable"), kind="stable")
+    rows = sampled(cells.stage, np.arange(n), place, train.seed, MOST_FITTED)
+    new = np.full(n, -1)
+    new[rows] = np.arange(len(rows))
+    asked = [
+        replace(one, target=one.target[rows], cells=new[one.cells[new[one.cells] >= 0]]) for one in train.endpoints
+    ]
+    return replace(train, cells=cells.take(rows), endpoints=tuple(asked))
+
+
 @dataclass(frozen=True)
 class Represented(Method):
     """A representation with readouts on it.
@@ -220,6 +241,7 @@ class Represented(Method):
         """
         train = train if self.relabel is None else self.relabel(train)
         encoder = self.represent(train)
+        train = fitted_on(train)
         z = encoder.encode(train.cells)
         layers = self.layers(z.shape[1]) if callable(self.layers) else self.layers
         of_time = _pseudotime(z, train) if self.pseudotime else None

@@ -18,7 +18,7 @@ from workbench.cells.anchors import Anchors, make_anchors
 from workbench.cells.placed import PlacedCells
 from workbench.evidence.holdout import head_scores, random_splits
 from workbench.evidence.protocol import NotRunError, Training
-from workbench.evidence.readouts import Encoder
+from workbench.evidence.readouts import Encoder, fitted_on
 from workbench.factors.compaction import FOLDED, REFERENCE, variants
 from workbench.files import digest
 from workbench.operators.adaptor import LETAdaptor
@@ -103,6 +103,7 @@ def ranked(train: Training) -> Encoder:
     train
         Training side whose stages choose the genes, by the F of an analysis of variance.
     """
+    train = fitted_on(train)  # ranks of all genes are never sparse
     ranks = _ranks(train.cells)
     varies = np.flatnonzero(np.ptp(ranks, axis=0) > 0)
     f, _ = f_classif(ranks[:, varies], train.cells.stage)

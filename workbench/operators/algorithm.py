@@ -1,4 +1,4 @@
-"""The exported algorithm: one matrix, one offset and linear readouts, applied with NumPy alone.
+"""The exported algorithm: one matrix, one offset and linear readouts, applied without torch and without the model.
 
 The feature map is linear in x, and so is the adaptor: f(x) = x F and z = W (f(x) - b) fold into z = x M + c with
 M = F W^T (gene by k) and c = -W b, without loss.

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from workbench.cells.datasets import CellMapping, cells_of
-from workbench.cells.expression import match_panel, scale_of
+from workbench.cells.expression import match_panel
 from workbench.cells.formats import open_tables, plain_text
 from workbench.errors import CellsError, OutputError
 from workbench.files import atomically, digest
@@ -73,7 +73,7 @@ def apply_file(
     mapping: CellMapping | None = None,
     min_coverage: float | None = None,
     align: bool = True,
-    block: int = 1024,
+    block: int = 512,
     progress: bool = True,
 ) -> Applied:
     """Apply an algorithm to an h5ad and write a new h5ad without its matrix.
@@ -139,7 +139,7 @@ def apply_file(
     tables = open_tables(source, mapping.layer, backed=True)
     obs = tables.obs.drop(columns=[name for name in tables.obs if str(name).startswith(_PREFIX)])  # of an earlier run
     data = cells_of(tables, mapping, str(source))
-    scale, n = scale_of(data), data.shape[0]
+    n = data.shape[0]
     with tqdm(total=n, unit="cell", disable=not progress, desc="apply") as bar:
         found = predict(known, data, min_coverage=min_coverage, align=align, block=block, bar=bar)
     match = match_panel(data, known.genes)
@@ -148,7 +148,7 @@ def apply_file(
     unlabelled = int((found.expressed == 0).sum())
     columns = _columns(found)
     labels = {name: _counted(columns[_PREFIX + column_of(name)]) for name in found.probabilities}
-    told = {"values": scale.said, "genes_matched": genes, "unlabelled": unlabelled, **_told(found, align)}
+    told = {"values": found.values, "genes_matched": genes, "unlabelled": unlabelled, **_told(found, align)}
 
     def write(part: Path) -> None:
         from anndata.io import write_elem
@@ -164,7 +164,7 @@ def apply_file(
             handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
     atomically(target, write, new=True)
-    return Applied(target, n, scale.said, genes, unlabelled, labels, found.fitness, time.perf_counter() - start)
+    return Applied(target, n, found.values, genes, unlabelled, labels, found.fitness, time.perf_counter() - start)
 
 
 def _columns(found: Predictions) -> dict[str, Any]:

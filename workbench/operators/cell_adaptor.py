@@ -24,7 +24,7 @@ from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError, EvaluationError, ShapeError
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.algorithm import fold
-from workbench.operators.cell_sampling import check_cells, draw_cells, hold_out
+from workbench.operators.cell_sampling import check_cells, dealt, in_pairs
 from workbench.operators.readout_weights import Readout
 from workbench.seeds import generator
 
@@ -183,19 +183,10 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
         X = sp.csr_matrix(check_array(X, accept_sparse="csr", dtype=[np.float64, np.float32]))
         check_cells(X, stage, distances, operator, groups, names)
         operator = np.eye(X.shape[1]) if operator is None else np.asarray(operator, dtype=np.float64)
-        drawn = draw_cells(X, stage, groups, names, self.per_stage, self.seed)
+        drawn, held, self.held_out_groups_ = dealt(X, stage, groups, names, self.per_stage, self.patience, self.seed)
         x = X[drawn].astype(np.float64)
         x.sum_duplicates()
         self.classes_, place = np.unique(stage[drawn], return_inverse=True)
-        held = np.zeros(len(drawn), dtype=bool)
-        self.held_out_groups_: tuple[str, ...] = ()
-        if self.patience is not None:
-            held, self.held_out_groups_ = hold_out(place, None if groups is None else groups[drawn], self.seed)
-            if held.sum() < 3:
-                raise EvaluationError(
-                    f"{held.sum()} of {len(held)} cells can be held out to say when to stop, and three are needed; give more "
-                    "cells, or patience=None."
-                )
         self.n_cells_, self.n_held_out_ = int((~held).sum()), int(held.sum())
         self.n_features_in_ = X.shape[1]
         between = distances[np.ix_(self.classes_, self.classes_)].astype(np.float64)
@@ -338,12 +329,22 @@ def fit_cell_head(
         Further arguments of `CellAdaptor`, such as the weights of a hybrid head.
     """
     assert cells.ruler is not None
-    width, settings = config.adaptor, config.cell_heads.model_dump(exclude={"hybrid"})
-    rows = np.flatnonzero(cells.stage >= 0)
-    # A stage of which there is one cell only has no pair within it.
-    kept = cells.take(rows[np.bincount(cells.stage[rows])[cells.stage[rows]] > 1])
-    head = CellAdaptor(k=width.k, beta=width.beta, seed=config.seed, **settings, **more)
-    return head.fit(kept.expression, kept.stage, cells.ruler.distances, operator, kept.donor, kept.names)
+    kept = cells.take(in_pairs(cells.stage))
+    return configured(config, more).fit(
+        kept.expression, kept.stage, cells.ruler.distances, operator, kept.donor, kept.names
+    )
+
+
+def configured(config: Any, more: Mapping[str, Any]) -> CellAdaptor:
+    """A head that is not fitted yet, with the settings of a command.
+
+    Parameters
+    ----------
+    config, more
+        As in `fit_cell_head`.
+    """
+    settings = config.cell_heads.model_dump(exclude={"hybrid"})
+    return CellAdaptor(k=config.adaptor.k, beta=config.adaptor.beta, seed=config.seed, **settings, **more)
 
 
 def hybrid_sweep() -> list[dict[str, Any]]:

@@ -62,6 +62,93 @@ def check_cells(
         raise EvaluationError(f"{n} cells have {len(set(names.tolist()))} names; make names unique, or give none.")
 
 
+def in_pairs(stage: np.ndarray) -> np.ndarray:
+    """Cells that a head can be trained on: a stage of which there is one cell only has no pair within it.
+
+    Parameters
+    ----------
+    stage
+        Stage number of each cell, negative where unknown.
+
+    Returns
+    -------
+    Row numbers.
+    """
+    rows = np.flatnonzero(stage >= 0)
+    return rows[np.bincount(stage[rows], minlength=1)[stage[rows]] > 1]
+
+
+def check_enough(
+    stage: np.ndarray,
+    distances: np.ndarray,
+    groups: np.ndarray | None,
+    names: np.ndarray,
+    *,
+    k: int,
+    per_stage: int,
+    patience: int | None,
+    seed: int,
+) -> None:
+    """Refuse cells that are too few for a head that is trained on them, from their labels alone, before anything is read.
+
+    Parameters
+    ----------
+    stage, distances, groups, names
+        As in `CellAdaptor.fit`, of all cells that there will be to train on.
+    k, per_stage, patience, seed
+        Settings of the head, as `CellAdaptor` takes them when it is made.
+
+    Raises
+    ------
+    EvaluationError
+        As in `CellAdaptor.fit`, and if the cells to train on are too few for a latent of this width.
+    """
+    kept = in_pairs(stage)
+    empty, own = sp.csr_matrix((len(kept), 1)), None if groups is None else groups[kept]
+    check_cells(empty, stage[kept], distances, None, own, names[kept])
+    _, held, _ = dealt(empty, stage[kept], own, names[kept], per_stage, patience, seed)
+    if k > (n := int((~held).sum())) - 1:
+        raise EvaluationError(
+            f"A latent of width {k} cannot be learned from {n} cells, which span {n - 1} directions at most; lower adaptor.k, or give more "
+            "cells."
+        )
+
+
+def dealt(
+    X: sp.csr_matrix,
+    stage: np.ndarray,
+    groups: np.ndarray | None,
+    names: np.ndarray | None,
+    per_stage: int,
+    patience: int | None,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Cells that a head sees, which of them are held out to say when to stop, and the groups that these are made of.
+
+    Parameters
+    ----------
+    X, stage, groups, names, per_stage, seed
+        What is drawn from, and how many of each stage, as `draw_cells` takes them.
+    patience
+        None where nothing says when to stop, and no cell is held out.
+
+    Raises
+    ------
+    EvaluationError
+        If fewer than three can be held out.
+    """
+    drawn = draw_cells(X, stage, groups, names, per_stage, seed)
+    if patience is None:
+        return drawn, np.zeros(len(drawn), dtype=bool), ()
+    place = np.unique(stage[drawn], return_inverse=True)[1]
+    held, taken = hold_out(place, None if groups is None else groups[drawn], seed)
+    if held.sum() < 3:
+        raise EvaluationError(
+            f"{held.sum()} of {len(held)} cells can be held out to say when to stop, and three are needed; give more cells, or patience=None."
+        )
+    return drawn, held, taken
+
+
 def draw_cells(
     X: sp.csr_matrix, stage: np.ndarray, groups: np.ndarray | None, names: np.ndarray | None, per_stage: int, seed: int
 ) -> np.ndarray:

@@ -10,9 +10,10 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Bool, Float
+from numba import njit
 from tqdm import tqdm
 
-from workbench.cells.expression import expression_blocks, match_panel
+from workbench.cells.expression import expression_blocks, match_panel, scale_of
 from workbench.cells.thinning import library_sizes
 from workbench.operators.readout_weights import Readout, cooled
 from workbench.operators.reference import COUNTS, GENES, LOSS, TrainingReference
@@ -107,6 +108,8 @@ class Predictions:
         reference.
     fitness
         How the cells as a whole lie beside those of training.
+    values
+        What the values were found or said to be, and what was done about it.
     """
 
     latent: Float[np.ndarray, "cell k"]
@@ -118,6 +121,7 @@ class Predictions:
     in_range: Bool[np.ndarray, " cell"] | None
     asked: Mapping[str, Bool[np.ndarray, " cell"]]
     fitness: Fitness = field(repr=False)
+    values: str = ""
 
     def labels(self, readout: str, least: float = LEAST_PROBABILITY) -> np.ndarray:
         """Most probable class of each cell, as numbers of `classes`; -1 where none is given.
@@ -146,7 +150,7 @@ def predict(
     *,
     min_coverage: float | None = None,
     align: bool = True,
-    block: int = 1024,
+    block: int = 512,
     bar: tqdm | None = None,
 ) -> Predictions:
     """Latent, probabilities and numbers of cells, and how far they lie from training.
@@ -181,7 +185,8 @@ def predict(
     measured = np.isin(np.array(genes), list(match.genes))
     matrix, offset = algorithm.given(measured)
     latent, expressed, sizes = np.empty((n, matrix.shape[1])), np.zeros(n), np.full(n, np.nan)
-    for first, x, _ in expression_blocks(cells, match, genes, size=block):
+    scale = scale_of(cells)
+    for first, x, _ in expression_blocks(cells, match, genes, size=block, scale=scale):
         rows = slice(first, first + x.shape[0])
         latent[rows] = encoded(x, matrix, offset)
         expressed[rows], sizes[rows] = np.diff(x.indptr) / len(genes), library_sizes(x)
@@ -200,7 +205,7 @@ def predict(
         raw = latent[full]
         sample = raw
         if len(raw) > _SAMPLE:
-            sample = raw[np.sort(order_of(0, cells.obs_names.to_numpy(dtype=str)[full], "shift")[:_SAMPLE])]
+            sample = raw[np.sort(order_of(0, cells.obs_names[full].tolist(), "shift")[:_SAMPLE])]
         shift = find_shift(sample, reference.classes)
         if align:
             latent[full] = raw - shift.offset
@@ -228,7 +233,9 @@ def predict(
         fitness = _unknown(fitness)
     classes = {name: class_names(name, readouts[name]) for name in probabilities}
     asked = {} if reference is None else _asked(reference, readouts, probabilities)
-    return Predictions(latent, probabilities, classes, numbers, expressed, distance, in_range, asked, fitness)
+    return Predictions(
+        latent, probabilities, classes, numbers, expressed, distance, in_range, asked, fitness, scale.said
+    )
 
 
 def encoded(
@@ -243,9 +250,23 @@ def encoded(
     matrix, offset
         Latent z = x @ matrix + offset.
     """
-    z = np.asarray(x.astype(np.float64) @ matrix) + offset
+    z = _product(x.indptr, x.indices, x.data, np.ascontiguousarray(matrix, dtype=np.float64)) + offset
     z[np.diff(x.indptr) == 0] = np.nan
     return z
+
+
+@njit(cache=True, nogil=True)
+def _product(indptr, indices, data, matrix):
+    """Sparse rows times a matrix, in double precision without a copy of the values."""
+    n, k = len(indptr) - 1, matrix.shape[1]
+    out = np.zeros((n, k))
+    for row in range(n):
+        z = out[row]
+        for at in range(indptr[row], indptr[row + 1]):
+            value, weights = np.float64(data[at]), matrix[indices[at]]
+            for j in range(k):
+                z[j] += value * weights[j]
+    return out
 
 
 def class_names(name: str, readout: Readout) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator
@@ -20,6 +21,9 @@ from tqdm import tqdm
 from workbench.evidence.ruler import Ruler
 from workbench.seeds import generator, key
 from workbench.stats import null_summary
+
+# Cells that a readout is fitted on, at most: the paper's own number. And cells that are judged at a time, where features are sparse.
+MOST_FITTED, _BLOCK = 100_000, 4096
 
 
 @dataclass(frozen=True)
@@ -265,6 +269,75 @@ def sides(endpoint: Endpoint, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return (train, judged) if enough else None
 
 
+def sampled(
+    target: Shaped[np.ndarray, " cell"],
+    rows: Int[np.ndarray, " row"],
+    place: Int[np.ndarray, " cell"],
+    seed: int,
+    most: int = MOST_FITTED,
+) -> Int[np.ndarray, " drawn"]:
+    """Cells that a readout is fitted on: all, or as many as `most`, drawn in the shares of their classes.
+
+    Parameters
+    ----------
+    target
+        Target of every cell; each value of it is a class.
+    rows
+        Numbers of the cells that may be fitted on, ascending.
+    place
+        Rank of each cell's name among all, so that the draw does not depend on the order of the cells.
+    seed
+        Seed of the draw, the same for all endpoints.
+    most
+        Largest number that is drawn. Of each class one cell at least is taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.readout import sampled
+    >>> target = np.repeat(["many", "few"], [90, 10])
+    >>> found = sampled(target, np.arange(100), np.arange(100), seed=0, most=20)
+    >>> np.unique(target[found], return_counts=True)[1].tolist()  # few, many
+    [2, 18]
+    """
+    if len(rows) <= most:
+        return rows
+    drawn = generator(seed, "readout sample").permutation(len(place))[place[rows]]
+    number, counts = np.unique(target[rows], return_inverse=True, return_counts=True)[1:]
+    # Place of each cell in its class, by the draw.
+    order = np.lexsort((drawn, number))
+    within = np.empty(len(rows), np.int64)
+    within[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wanted = np.maximum(1, counts * most // len(rows))
+    largest = np.argsort(-counts, kind="stable")
+    if (left := most - int(wanted.sum())) > 0:  # fewer than there are classes: each was rounded down
+        wanted[largest[:left]] += 1
+    wanted[largest[0]] += min(left, 0)
+    return rows[within < wanted[number]]
+
+
+def _dense(x: Any) -> np.ndarray:
+    return x.toarray().astype(np.float64) if sp.issparse(x) else x
+
+
+def said_of_rows(model: Pipeline, kind: str, x: Any, rows: Int[np.ndarray, " row"]) -> np.ndarray:
+    """`said` of some cells, a few thousand at a time where their features are sparse.
+
+    Parameters
+    ----------
+    model, kind
+        As in `said`.
+    x
+        Features of all cells, dense or sparse by rows.
+    rows
+        Numbers of the cells that are asked for.
+    """
+    if not sp.issparse(x):
+        return said(model, kind, x[rows])
+    parts = (rows[start : start + _BLOCK] for start in range(0, max(len(rows), 1), _BLOCK))
+    return np.concatenate([said(model, kind, _dense(x[part])) for part in parts])
+
+
 def cross_validate(
     representations: Mapping[str, Callable[[int], Float[np.ndarray, "cell feature"]]],
     wanted: list[Endpoint],
@@ -281,7 +354,8 @@ def cross_validate(
     Parameters
     ----------
     representations
-        By name: given the number of the held-out fold, the features of all cells, made without that fold's labels.
+        By name: given the number of the held-out fold, the features of all cells, made without that fold's labels. Sparse ones
+        are made dense a few cells at a time, and of those that are fitted on, which are `MOST_FITTED` at most.
     wanted
         Endpoints to read, each scored on its own cells.
     fold
@@ -319,7 +393,7 @@ def cross_validate(
 
 
 def _score(
-    features: Mapping[int, np.ndarray],
+    features: Mapping[int, Any],
     endpoint: Endpoint,
     fold: np.ndarray,
     place: np.ndarray,
@@ -336,8 +410,9 @@ def _score(
         train, test = found
         test = test[np.argsort(place[test])]
         truth = endpoint.target[test]
-        model = probe(endpoint.kind, hidden, seed).fit(x[train], endpoint.target[train])
-        predicted = said(model, endpoint.kind, x[test])
+        train = sampled(endpoint.target, train, place, seed)
+        model = probe(endpoint.kind, hidden, seed).fit(_dense(x[train]), endpoint.target[train])
+        predicted = said_of_rows(model, endpoint.kind, x, test)
         rng = generator(seed, "readout null", endpoint.name, str(k))
         if endpoint.kind == "classes":
             truth, predicted = _numbered(truth, predicted)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 # Weight of "no shift", in cells; and the share of cells that is held to be spread evenly over the classes.
 _STILL, _EVEN = 25.0, 0.1
 _STEPS, _SMALL = 500, 1e-6
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ class LatentClasses:
             Latent of cells, one row each.
         """
         white = self.whitening()
-        return np.sqrt(_squares(z @ white, self.means @ white).min(1))
+        means, found = self.means @ white, np.empty(len(z))
+        for start in range(0, len(z), _ROWS):  # so many that their distances from all classes stay in cache
+            rows = slice(start, start + _ROWS)
+            found[rows] = np.sqrt(_squares(z[rows] @ white, means).min(1))
+        return found
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """All arrays by name."""
@@ -122,22 +127,30 @@ def find_shift(z: Float[np.ndarray, "cell k"], classes: LatentClasses) -> Shift:
     at, means = z @ white, classes.means @ white
     offset, shares, spread = np.zeros(k), np.full(len(means), 1 / len(means)), 1.0
     squares = _squares(at, means)
+    chance = np.empty_like(squares)
     for _ in range(_STEPS if n else 0):
-        chance = np.log(shares) - squares / (2 * spread)
-        chance = np.exp(chance - chance.max(1, keepdims=True))
+        # In place: this is what takes long.
+        chance = np.multiply(squares, -1 / (2 * spread), out=chance)
+        chance += np.log(shares)
+        chance -= chance.max(1, keepdims=True)
+        np.exp(chance, out=chance)
         chance /= chance.sum(1, keepdims=True)
         weight = chance.sum(0)
         moved = (at.sum(0) - weight @ means) / (n + _STILL)
         shares = (weight + _EVEN * n / len(means)) / (n * (1 + _EVEN))
-        squares = _squares(at - moved, means)
+        squares = _squares(at, means + moved, squares)
         # Cells may scatter more than those of training, and are not held to scatter less.
-        spread = max(1.0, float((chance * squares).sum()) / (n * k))
+        spread = max(1.0, float(np.vdot(chance, squares)) / (n * k))
         step, offset = float(np.abs(moved - offset).max()), moved
         if step < _SMALL:
             break
     return Shift(offset @ np.linalg.inv(white), float(np.linalg.norm(offset)), shares, n)
 
 
-def _squares(a: Float[np.ndarray, "cell k"], b: Float[np.ndarray, "class k"]) -> Float[np.ndarray, "cell class"]:
-    squares = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
-    return np.maximum(squares, 0.0)
+def _squares(
+    a: Float[np.ndarray, "cell k"], b: Float[np.ndarray, "class k"], out: Float[np.ndarray, "cell class"] | None = None
+) -> Float[np.ndarray, "cell class"]:
+    squares = np.matmul(a, -2 * b.T, out=out)
+    squares += (a**2).sum(1)[:, None]
+    squares += (b**2).sum(1)
+    return np.maximum(squares, 0.0, out=squares)

@@ -197,6 +197,17 @@ def test_cells_and_a_model_in_memory_are_judged_and_the_folder_goes_with_the_ben
     assert not folder.exists()
 
 
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(checkpoint, tmp_path):
+    methods = {**SMALL, "methods": ["PCA-10", "anchor head", "raw log1p"], "ours": "anchor head", "splits": {"n": 3}}
+    path, found = write(tmp_path, checkpoint, synthetic_cells(), **methods), []
+    for name, backend in (("one", None), ("two", Backend("loky", 2, progress=False))):
+        out = run_benchmark(read_config(path, BenchmarkConfig), tmp_path / name, backend)
+        found.append([read_table(table_path(out, table)) for table in ("scores", "summary")])
+    for one, two in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(two, one, rtol=1e-4)
+
+
 # Refused before any work
 
 

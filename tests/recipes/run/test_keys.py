@@ -78,6 +78,7 @@ FIELDS = {
     "adaptor.head": (1, {*JUDGED, *CARD}, (SINGLE,)),
     "adaptor.top": (2, {*JUDGED, *CARD}, (TOPK,)),
     "adaptor.blocks": ("[[0],[1],[2]]", {"drift", *JUDGED, *CARD}, ()),
+    "embedding": (False, {"operators", "drift", "writing", *ANCHORS}, ()),
     "readout.hidden": (4, {"readouts", "compaction", *CARD}, ()),
     "evaluation.folds": (3, BY_FOLD, ()),
     "evaluation.holdouts": (3, {"heads", "sensitivity", "compaction", "factors", *CARD}, ()),

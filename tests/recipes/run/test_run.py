@@ -624,3 +624,14 @@ def test_other_studies_are_tried_and_listed(cells, checkpoint, tmp_path):
     path = write(tmp_path / "no", checkpoint, cells, transfer={"strange": wrong})
     with pytest.raises(EvaluationError, match="No cell of 'strange' has a label that the ruler knows"):
         run(read_config(path, RunConfig), tmp_path / "never")
+
+
+def test_too_few_cells_for_heads_that_are_trained_on_cells_are_refused_before_the_pass(cells, checkpoint, tmp_path):
+    few = cells[:: cells.n_obs // 24].copy()
+    given = {"anchors": {"min_cells": 1, "parts": 6}, "evaluation": {"folds": 2}}
+    path, out = write(tmp_path, checkpoint, few, cell_heads={}, adaptor={"k": 20}, **given), tmp_path / "out"
+    with pytest.raises(
+        EvaluationError, match="Without fold 0, heads that are trained on cells: 0 of 8 cells can be held out"
+    ):
+        run(read_config(path, RunConfig), out)
+    assert not (out / "stages" / "operators").exists()

@@ -132,6 +132,11 @@ class RunConfig(OperatorConfig):
     genes: GenesConfig = Field(
         default=GenesConfig(), description="How rulers over genes are measured that `rulers` names."
     )
+    embedding: bool = Field(
+        default=True,
+        description="Keep scGPT's own embedding of the cells, a baseline of the readouts. Without it operators of the weights (qk, ov) need no pass "
+        "over the cells.",
+    )
     readout: ReadoutConfig = Field(default=ReadoutConfig(), description="The readouts of cells from the latent.")
     evaluation: EvaluationConfig = Field(
         default=EvaluationConfig(), description="Folds, holdouts, and draws of the null distributions."

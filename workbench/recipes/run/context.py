@@ -24,6 +24,7 @@ from workbench.errors import EvaluationError
 from workbench.evidence.holdout import head_scores, random_splits
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.controls import CODE, CONTROLS, RANDOM, control, label_code
+from workbench.operators.convention import PAPER
 from workbench.operators.operator import Head, feature_map, screen_weights
 from workbench.operators.readout import Endpoint, endpoints
 from workbench.operators.store import StoredOperators
@@ -111,6 +112,11 @@ class RunContext(OperatorContext):
         obs["group"] = self.groups.of_cell
         obs["fold"] = make_folds(self.groups, labels, folds, self.config.seed)
         return obs, unplaced
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the cells' embeddings are kept: the paper's input has no <cls> that they could be made by."""
+        return self.config.embedding and self.config.capture.convention != PAPER
 
     @property
     def gene_layers(self) -> tuple[int, ...]:

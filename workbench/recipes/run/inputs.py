@@ -42,8 +42,21 @@ def operators_inputs(context: RunContext) -> Inputs:
     context
         Run whose cells and checkpoint are hashed for this.
     """
-    known = {**context.model_inputs(context.panel), **_of_pass(context), **vector_inputs(context)}
-    return {**known, "weights": context.model.fingerprint()}
+    known = {**context.model_inputs(context.panel), **vector_inputs(context), "weights": context.model.fingerprint()}
+    if not context.config.embedding:
+        known["embedding"] = False
+    return {**known, **_of_pass(context)} if reads_cells(context) else known
+
+
+def reads_cells(context: RunContext) -> bool:
+    """Whether there is a pass over the cells: for operators, embeddings or vectors of genes.
+
+    Parameters
+    ----------
+    context
+        Run whose configuration is looked at.
+    """
+    return context.config.operator == "attention" or context.embeds or bool(context.gene_layers)
 
 
 def vector_inputs(context: RunContext) -> Inputs:

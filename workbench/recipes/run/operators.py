@@ -15,7 +15,6 @@ from workbench.capture.sinks import HookFilter
 from workbench.engine.stages import Result, Results
 from workbench.files import write_arrays, write_json, write_text
 from workbench.operators.capturing import Reading, Workers, clear_state, read_operators
-from workbench.operators.convention import PAPER
 
 if TYPE_CHECKING:
     from workbench.models import CellModel
@@ -56,7 +55,7 @@ def panel_stage(context: RunContext, folder: Path, _: Results) -> Result:
 
 
 def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
-    """Read the operators of every head and, of scGPT's own input, the cells' embeddings, in one pass over the cells.
+    """Read the operators of every head and, where they are kept, the cells' embeddings, in one pass over the cells.
 
     Parameters
     ----------
@@ -72,7 +71,7 @@ def operators_stage(context: RunContext, folder: Path, _: Results) -> Result:
     dict
         As `read_operators` gives it.
     """
-    if context.config.capture.convention == PAPER:  # an input without <cls>, so that there is no embedding to keep
+    if not context.embeds:
         found = read(context, folder, trained_reading)
         clear_state(folder)
         return found

@@ -17,7 +17,6 @@ from workbench.operators.algorithm import fold
 from workbench.operators.calibration import calibration_table
 from workbench.operators.cell_adaptor import fit_cell_head, hybrid_sweep
 from workbench.operators.controls import RANDOM, added_value
-from workbench.operators.convention import PAPER
 from workbench.operators.readout import cross_validate
 from workbench.recipes.run.adaptor_heads import ADAPTOR_HEADS, MeasuredHeads
 from workbench.recipes.run.context import CONTROL_NAMES, DRAWN, RunContext
@@ -101,7 +100,6 @@ def representations(context: RunContext) -> dict[str, Features]:
         hybrids = hybrid_sweep() if config.cell_heads.hybrid else []
         heads = {"cell head": {}, **{f"{one['name']} head": one["parameters"] for one in hybrids}}
         found |= {name: _cell_head(context, more) for name, more in heads.items()}
-    dense = np.asarray(cells.expression.todense(), dtype=np.float64)
     width = min(10, config.adaptor.k)
 
     def principal(k: int) -> np.ndarray:
@@ -111,8 +109,8 @@ def representations(context: RunContext) -> dict[str, Features]:
         pca = PCA(width, svd_solver="covariance_eigh").fit(cells.expression[cells.outside((k,))].astype(np.float64))
         return pca.transform(cells.expression.astype(np.float64))
 
-    found |= {f"PCA-{width} of x": principal, "raw x (log-normalised panel)": lambda k: dense}
-    if config.capture.convention != PAPER:
+    found |= {f"PCA-{width} of x": principal, "raw x (log-normalised panel)": lambda k: cells.expression}
+    if context.embeds:
         embedding = read_arrays(context.folder("operators") / EMBEDDING)[0]["cell"]
         found[f"scGPT {context.model.config.cell_style} embedding"] = lambda k: embedding
     return found

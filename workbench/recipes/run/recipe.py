@@ -25,6 +25,8 @@ from workbench.explorer.data import SHIPPED
 from workbench.factors.gene_sets import GeneSets, load_gene_sets, usable_terms
 from workbench.files import digest
 from workbench.models.outputs import need_cell
+from workbench.operators.cell_adaptor import configured
+from workbench.operators.cell_sampling import check_enough
 from workbench.operators.operator import FeatureMapSpec, check_spec
 from workbench.recipes.loads import passes_load
 from workbench.recipes.manifold.recipe import gene_inputs, measured
@@ -176,7 +178,8 @@ def _taken_apart(context: RunContext, settings: CompactionConfig | FactorsConfig
 def _check(context: RunContext, sets: GeneSets) -> None:
     """Refuse what cannot be, before any work."""
     config, shape = context.config, (context.model.config.n_layers, context.model.config.n_heads)
-    need_cell(context.model.outputs)
+    if context.embeds:
+        need_cell(context.model.outputs)
     check_spec(config.adaptor.feature_map_spec(), shape)
     if config.adaptor.blocks:
         check_spec(FeatureMapSpec("drift", blocks=config.adaptor.blocks), shape)
@@ -200,6 +203,23 @@ def _check(context: RunContext, sets: GeneSets) -> None:
     if config.expected is not None:
         read_expected(config.expected)
     _check_anchors(context)
+    if config.cell_heads is not None:
+        _check_cell_heads(context)
+
+
+def _check_cell_heads(context: RunContext) -> None:
+    """Refuse training sides with too few cells for heads that are trained on cells: labels say how many there are."""
+    obs, head = context.places[0], configured(context.config, {})
+    folds, names = obs["fold"].to_numpy(), obs.index.to_numpy(dtype=str)
+    donor = obs["donor"].to_numpy(dtype=str) if "donor" in obs else None
+    given = {name: getattr(head, name) for name in ("k", "per_stage", "patience", "seed")}
+    for fold in sorted(set(folds.tolist())):
+        rows = np.flatnonzero(folds != fold)
+        own = None if donor is None else donor[rows]
+        try:
+            check_enough(obs["stage"].to_numpy()[rows], context.ruler.distances, own, names[rows], **given)
+        except EvaluationError as error:
+            raise EvaluationError(f"Without fold {fold}, heads that are trained on cells: {error}") from error
 
 
 def _check_anchors(context: RunContext) -> None:
@@ -238,7 +258,7 @@ def expects(context: RunContext) -> Expected:
         Run whose cells, panel and model are read for this.
     """
     config, n = context.config, len(context.adata)
-    read = passes_load(context, context.fed_cells, len(context.panel), always=True)
+    read = passes_load(context, context.fed_cells, len(context.panel), always=context.embeds)
     # Of the untrained model nothing but the operators is wanted.
     again = read if config.operator == "attention" else Load(n, 0, disk=read.disk)
     loads = {"panel": Load(n), "operators": read, "untrained": again}

@@ -11,6 +11,7 @@ from workbench.evidence.gate_spec import SPEC
 from workbench.evidence.gate_table import NOT_APPLICABLE, passed_by
 from workbench.figures.requests import Request
 from workbench.operators.convention import PAPER
+from workbench.operators.readout import MOST_FITTED
 from workbench.recipes.run import cells, compaction, drift, export, factors, gates, heads, readouts, writing
 from workbench.recipes.run.context import RunContext
 from workbench.recipes.run.explorer import FRAGMENT
@@ -82,13 +83,28 @@ def report(context: RunContext, results: Results) -> Report:
         opening=opening,
         data=f"{context.adata.uns['workbench']['source']}. Vocabulary: {panel['matched']}. Panel of "
         f"{panel['n_panel']} genes; {placed['n_placed']} cells placed on the ruler; "
-        f"{results['operators']['n_tokens']:,} tokens read.",
+        f"{tokens_read(results['operators'])}.",
         sections=sections,
         controls=controls,
         shows="holdouts" if extracted else "factor_drops" if "factors" in results else "compaction",
         algorithm=_algorithm(context, panel["n_panel"], results["algorithm"]) if "algorithm" in results else "",
         explorer=fragment.read_text(encoding="utf-8") if "explorer" in results else "",
         left_out=("latent",),
+    )
+
+
+def tokens_read(operators: Result) -> str:
+    """How many tokens were read for the operators, for the line on the data.
+
+    Parameters
+    ----------
+    operators
+        Result of their stage, without a number of tokens where nothing was passed through the model.
+    """
+    return (
+        f"{operators['n_tokens']:,} tokens read"
+        if "n_tokens" in operators
+        else "operators of the weights, no token read"
     )
 
 
@@ -111,6 +127,8 @@ def _cells_section(context: RunContext, result: Result) -> Section:
     if context.config.capture.convention == PAPER:
         why = "the convention 'paper' is for operators only: without <cls> and bins there is no embedding as scGPT was trained to make it"
         skipped.append(("Readouts of scGPT's own embedding", why))
+    elif not context.embeds:
+        skipped.append(("Readouts of scGPT's own embedding", "embedding is false"))
     return Section(skipped=skipped + without_place(result["unplaced_labels"]), cautions=_cautions(context))
 
 
@@ -131,6 +149,11 @@ def _cautions(context: RunContext) -> list[str]:
         "training (see its model card).",
         "Spreads are over folds or splits that overlap in their training cells, so they understate the uncertainty.",
     ]
+    if len(obs := context.adata.obs) > MOST_FITTED:
+        cautions.append(
+            f"No readout is fitted on more than {MOST_FITTED:,} of the {len(obs):,} cells: they are drawn in the shares of their classes. All cells of a "
+            "fold are judged."
+        )
     if parts > 1:
         cautions.append(
             f"Each group of cells was split at random into up to {parts} anchors: parts of a group are no replicates, and a "

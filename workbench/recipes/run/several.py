@@ -14,7 +14,7 @@ from workbench.recipes.parts import results_of, told_of
 from workbench.recipes.run.agreement import AGREEMENT
 from workbench.recipes.run.explorer import FRAGMENT
 from workbench.recipes.run.rulers import RULER, GeneRuler, SeveralContext
-from workbench.recipes.run.sections import TABLES, drift_section, report
+from workbench.recipes.run.sections import TABLES, drift_section, report, tokens_read
 
 _ALPHA = 0.05
 _OF_PART = ("panel", "operators", "untrained", *TABLES, *GENE_STAGES)
@@ -56,7 +56,7 @@ def report_several(context: SeveralContext, results: Results) -> Report:
         title=f"{context.config.name}: {len(context.parts)} rulers on one model",
         opening=_opening(context, AGREEMENT in results),
         data=f"{context.adata.uns['workbench']['source']}. Vocabulary: {panel['matched']}. Panel of {panel['n_panel']} genes. "
-        f"{'; '.join(placed)}. {results['operators']['n_tokens']:,} tokens read, once for all rulers.",
+        f"{'; '.join(placed)}. {tokens_read(results['operators'])}, once for all rulers.",
         sections=sections,
         controls=[replace(one, name=f"{name}: {one.name}") for name, told in reports.items() for one in told.controls],
         shows=AGREEMENT if AGREEMENT in results else "",
