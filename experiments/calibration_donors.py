@@ -30,7 +30,7 @@ from workbench.seeds import generator
 
 DONORS, STAGES, FEATURES = (5, 8), 8, 12
 INTERACTIONS = {"none": 0.0, "strong": 0.5}
-WORLDS, COHORTS = 3, 40
+WORLDS, COHORTS = 3, 20
 JACKKNIVES = 10
 SCREEN, REFITTED = "screen (adaptor of another cohort, which stays)", "donor holdout, jackknife with fits"
 _ADAPTOR = LETAdaptor(k=3)

@@ -74,8 +74,8 @@ def donor_interval(
         total[known] += (mean * value)[known]
         weight[known] += mean[known]
     found = total[weight > 0] / weight[weight > 0]
-    value = float(np.mean([spearman(one.angle, one.distance) for one in splits]))
-    return *correlation_over_few(value, found, n), n
+    observed = float(np.mean([spearman(one.angle, one.distance) for one in splits]))
+    return *correlation_over_few(observed, found, n), n
 
 
 def _correlation(one: Pairs, a: np.ndarray, b: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from workbench.cells.anchors import TECHNICAL
 
 # Anchors that each column of a regression needs, beside one for each donor.
-_PER_COLUMN = 3
+_PER_COLUMN = 4
 COLUMNS = ("axis", "variance_share", "covariate", "spearman", "within", "within_sd", "n_donors", "null_high", "n_cells")
 
 
@@ -98,7 +98,7 @@ def without_technical(
     Returns
     -------
     features, names
-        The features without it, and the covariates that were regressed out. With fewer than three anchors for each column
+        The features without it, and the covariates that were regressed out. With fewer than four anchors for each column
         and donor the polynomial is of the first degree, and where that is too much nothing is regressed out.
     """
     known = {name: of for name, of in technical.items() if np.isfinite(of).all() and np.ptp(of) > 1e-12}

@@ -62,9 +62,9 @@ def wires_of(kind: str, rng: np.random.Generator) -> list[Wire]:
     Parameters
     ----------
     kind
-        One of `CIRCUITS`.
+        Name of the circuit, one of `CIRCUITS`.
     rng
-        Draws their places.
+        Draws the heads' places in their layers.
     """
     heads = rng.permutation(HEADS).tolist()
     if kind == REDUNDANT:
@@ -86,7 +86,7 @@ def circuit(kind: str, seed: int) -> tuple[HookedScGPT, AnnData, list[Wire]]:
     kind
         One of `CIRCUITS`. Through an MLP the class is whether two sets of genes go together, which nothing linear reads.
     seed
-        Seed of weights and cells.
+        Seed of the weights, of the places of the heads, and of the cells.
     """
     rng = generator(seed, "harder circuit", kind)
     names = [f"GENE{i:03d}" for i in range(GENES)]
