@@ -195,10 +195,10 @@ that very change over cells, or over donors where there are any.
 {heads}
 
 So p keeps its level where a head scatters over cells as random changes do (first line), and heads that do four times as much are found (last line). It does not
-where heads scatter more: their mean over a few cells is larger by chance than that of random changes. The interval mends that where nothing does
-anything on average (third line), but not where everything does something (second line): it then excludes 0 anyhow. So before a head is called beyond the null, look at `sd` beside
-that of random changes, and at other draws of cells (`tables/draws.csv`). With 8 donors the interval is too short, as any bootstrap of so few is. In the last column, 1 would be a head of just the
-size that is said to be found four times in five.
+where heads scatter more: their mean over a few cells is larger by chance than that of random changes. Where nothing does anything on average (third line) the
+interval takes most of these calls away, but leaves one in twenty heads, which is some head in most sweeps; where everything does something (second line) it takes none away. So
+before a single head is called beyond the null, look at `sd` beside that of random changes, and at other draws of cells (`tables/draws.csv`). Intervals over 8 donors hold
+what they say, stretched to Student's t. In the last column, 1 would be a head of just the size that is said to be found four times in five.
 
 ## Pairs beyond the sum
 

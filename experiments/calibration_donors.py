@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from workbench.cells.anchors import Anchors
 from workbench.engine.sweep import Task, run_sweep
@@ -31,8 +30,7 @@ from workbench.seeds import generator
 DONORS, STAGES, FEATURES = (5, 8), 8, 12
 INTERACTIONS = {"none": 0.0, "strong": 0.5}
 WORLDS, COHORTS = 3, 20
-JACKKNIVES = 10
-SCREEN, REFITTED = "screen (adaptor of another cohort, which stays)", "donor holdout, jackknife with fits"
+SCREEN = "screen (adaptor of another cohort, which stays)"
 _ADAPTOR = LETAdaptor(k=3)
 _SPEC = replace(SPEC, random_splits=5, permutations=20)
 
@@ -95,31 +93,6 @@ def judged(ruler: Ruler, features: np.ndarray, anchors: Anchors, seed: int) -> d
     }
 
 
-def refitted(ruler: Ruler, features: np.ndarray, anchors: Anchors, seed: int, value: float) -> tuple[float, float]:
-    """Interval of the donor holdout by leaving out one donor after the other, everything fitted again.
-
-    Parameters
-    ----------
-    ruler, features, anchors, seed
-        As `judged` takes them.
-    value
-        Value of the donor holdout of all donors.
-
-    Returns
-    -------
-    low, high
-        The value, give or take Student's t times the standard error of the jackknife.
-    """
-    donor, left = anchors.table["donor"].to_numpy(), []
-    for name in np.unique(donor):
-        own = donor != name
-        part = Anchors(features[own], anchors.stage[own], anchors.table[own].reset_index(drop=True))
-        left.append(judged(ruler, features[own], part, seed)[DONOR][0])
-    n = len(left)
-    reach = student.ppf(0.975, n - 1) * np.sqrt((n - 1) * np.var(left))
-    return value - reach, value + reach
-
-
 def block(world: int, donors: int, kind: str, first: int) -> pd.DataFrame:
     """Ten cohorts of a world, a row for each measure and kind of interval.
 
@@ -139,9 +112,6 @@ def block(world: int, donors: int, kind: str, first: int) -> pd.DataFrame:
         both = AnchorSet.frozen(fitted, (features, anchors))
         row = score_anchors(both, anchors, ruler, _ADAPTOR, refits=0, seed=draw)[0]
         found = judged(ruler, features, anchors, draw) | {SCREEN: (row["residualised"], row["low"], row["high"])}
-        if draw < JACKKNIVES:
-            value = found[DONOR][0]
-            found[REFITTED] = (value, *refitted(ruler, features, anchors, draw, value))
         for measure, (value, low, high) in found.items():
             rows.append({"measure": measure, "draw": draw, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows).assign(world=world, donors=donors, interaction=kind)
@@ -155,10 +125,8 @@ def page(rows: pd.DataFrame) -> str:
     rows
         As `block` gives them.
     """
-    # What the jackknife is of is the donor holdout, whose mean over all cohorts is known better.
-    rows = rows.assign(of=rows["measure"].where(rows["measure"] != REFITTED, DONOR))
-    mean = rows[rows["measure"] != REFITTED].groupby(["of", "world", "donors", "interaction"])["value"].mean()
-    truth = mean.reindex(pd.MultiIndex.from_frame(rows[["of", "world", "donors", "interaction"]])).to_numpy()
+    by = ["measure", "world", "donors", "interaction"]
+    truth = rows.groupby(by)["value"].transform("mean")
     held = (rows["low"] <= truth) & (truth <= rows["high"])
     table = rows.assign(held=held, width=rows["high"] - rows["low"])
     lines = [
@@ -182,8 +150,7 @@ chance, and a little less well where worlds differ.
 
 {table}
 
-Donors are drawn again with the adaptors as they were fitted, and the percentiles stretched to Student's t (`workbench.stats.over_few`). The last lines leave out one
-donor after the other and fit everything again.
+Donors are drawn again with the adaptors as they were fitted, and the percentiles stretched to Student's t (`workbench.stats.over_few`).
 """
 
 
@@ -206,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for world in range(WORLDS)
         for first in range(0, COHORTS, 10)
     ]
-    identity = {"worlds": WORLDS, "stages": STAGES, "features": FEATURES, "jackknives": JACKKNIVES}
+    identity = {"worlds": WORLDS, "stages": STAGES, "features": FEATURES}
     text = page(run_sweep(given.folder, identity, tasks, block))
     write_text(given.docs, text) if given.docs else print(text)
 
