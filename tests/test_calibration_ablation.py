@@ -42,7 +42,9 @@ def test_the_page_holds_the_band_where_it_says_so_and_names_where_it_does_not(sc
     for world in (script.ALIKE, script.SCATTER, script.NOTHING, script.CHANCE, script.GROWS):
         assert 92 <= share[world, "all"][4] <= 98, "intervals over cells hold the truth"
     nothing = share[script.NOTHING, "all"]
-    assert nothing[2] < 8 < nothing[1], "q alone calls half of what only scatters, and the interval leaves one in twenty"
+    assert nothing[2] < 8 < nothing[1], (
+        "q alone calls half of what only scatters, and the interval leaves one in twenty"
+    )
     assert share[script.OF_DONORS, "all"][4] >= 92, "and so do intervals over donors"
     assert min(share[script.REAL, "that do"][2], share[script.BACKED, "that do"][2]) >= 80
     assert share[script.GROWS, "all"][0] > 7 and "calls" in text

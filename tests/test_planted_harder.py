@@ -44,7 +44,10 @@ def test_batches_are_thinned_alike_in_all_cells_of_a_branch(script):
     assert (found.X.toarray() <= cells.X.toarray()).all() and found.obs["tissue"].nunique() > 1
     branch = found.obs["tissue"].to_numpy()
     one, other = np.unique(branch)[:2]
-    share = [found.X[branch == name].toarray().sum(0) / cells.X[branch == name].toarray().sum(0).clip(1) for name in (one, other)]
+    share = [
+        found.X[branch == name].toarray().sum(0) / cells.X[branch == name].toarray().sum(0).clip(1)
+        for name in (one, other)
+    ]
     assert abs(np.corrcoef(*share)[0, 1]) < 0.5
 
 

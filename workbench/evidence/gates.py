@@ -150,7 +150,9 @@ def first_five(
         )
     without = anchors.without_technical()
     if not without.regressed:
-        return [replace(gate, plain=gate.value) for gate in _asked(_Cohort(anchors, ruler, adaptor, seed, refits, spec))]
+        return [
+            replace(gate, plain=gate.value) for gate in _asked(_Cohort(anchors, ruler, adaptor, seed, refits, spec))
+        ]
     both = [_asked(_Cohort(of, ruler, adaptor, seed, n, spec)) for of, n in ((without, refits), (anchors, 0))]
     said = ", ".join(TECHNICAL[name] for name in without.regressed)
     return [_both(one, plain, f"{said} regressed out") for one, plain in zip(*both, strict=True)]
