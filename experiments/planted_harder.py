@@ -243,6 +243,9 @@ knowing nothing). Pairs are compared with 40 others, so that no p is below 0.024
 
 {circuits}
 
+Heads outside a circuit write where the label is not read, so that none can be called by chance: these worlds test what is missed, and [calibration](calibration_ablation.md) what is
+called for nothing. By the table:
+
 | instrument | finds | cannot |
 |---|---|---|
 | heads off, one at a time | every head of a circuit, each beside its null, and the first of two in series as well as the last | say that redundant or divided heads matter: the loss hardly changes, and a ranking by size shows nothing |
@@ -260,7 +263,8 @@ branch is a batch of its own in all donors. Screen on three other donors, {draws
 
 {graphs}
 
-So the screen finds a head where expression knows nothing of the graph, and misses a graph that no head holds alone; the sum of these heads has it. Where a batch
+So (the table) the screen finds a head where expression knows nothing of the graph. Where the graph is divided it still puts one of the three heads first, but hardly above heads that hold nothing:
+that a head comes first does not say that the graph is its own. Their sum has what one head had. Where a batch
 goes with the branches, expression follows a ruler without any program, and heads that read everything follow expression: regressing out the batch's own name from pairs takes little of
 it away. No test on such cells can tell a batch from biology. What library size alone does: [calibration](calibration_depth.md). A model that has learned,
 instead of being wired: [here](planted_learned.md).

@@ -7,9 +7,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import false_discovery_control, norm
 from scipy.stats import t as student
-from scipy.stats import false_discovery_control
 
 from workbench.ablation.effects import (
     bootstrap_weights,
