@@ -211,7 +211,7 @@ def answer(rows: pd.DataFrame) -> str:
     )
     said += f"plain expression at {x['screen']:.2f}: {'it asks what a head adds to expression, and here that is nothing' if below else 'the head is above expression'}. "
     return (
-        said + f"The largest MLP does {after['mlp'] / max(after['head'], 1e-9):.0f} times the harm of the largest head."
+        said + f"The largest MLP does {after['mlp'] / max(after['head'], 1e-9):.1f} times the harm of the largest head."
     )
 
 
