@@ -74,7 +74,8 @@ How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` 
 metric, a `−` that it is worse, each with q <= 0.05 (a mixed model over donors, or over splits where there is no value by donor, see
 [calibration](calibration.md); Benjamini-Hochberg over the metrics of a method); no mark: no sure difference. In a transfer, which is one split, the
 model is a t-test over donors; clusters and donor leakage have no value by donor and no test there. A dash:
-undefined, or not predicted by the method. There is no overall winner, and none is computed. Seconds are of two slow cores that did other work
+undefined, or not predicted by the method. There is no overall winner, and none is computed. Values are
+`tables/summary.csv` of a campaign, marks and differences `tables/comparisons.csv`, wins, ties and losses `tables/tally.csv`. Seconds are of two slow cores that did other work
 beside: compare their order of magnitude only.
 
 Metrics: BA is balanced accuracy, F1 its macro average, ECE the expected calibration error (better when low), rho the rank correlation with

@@ -190,7 +190,35 @@ label in one donor and not in another: with it, other training donors would have
   the mixed model; where each donor or group is held out once it is too cautious (1 to 3 %), and a real difference has to be large.
 - **Wilcoxon over splits** is the paper's column (`p_wilcoxon`) and takes overlapping splits to be independent. No mark goes by it.
 
-Tests of factors and of their gene programs: [calibration of factors](calibration_factors.md).
+## Every p and interval that a report prints
+
+| command, table | p or interval | where its error was measured | how it stands |
+|---|---|---|---|
+| `benchmark`, differences | interval, p, q, `detectable`; `p_wilcoxon` | this page | mixed model and corrected test hold their level but for few donors that interact strongly; Wilcoxon does not |
+| `run`, `added` and `calibration` | interval, p, q, `detectable` | this page, groups of cells | cautious: 1 to 3 % |
+| `run` and `factors`, `compaction` | interval, p, q; `p_wilcoxon` | this page, seven folds | as above |
+| `factors`, necessity and programs | p, q | [factors](calibration_factors.md) | levels hold |
+| `factors`, stability | interval over groups of cells | nowhere | percentiles of few groups are too short |
+| `run`, `heads` | p, q | [heads](concepts/nulls.md), `experiments/calibration_heads.py`; with library size as the gates | 6 to 7 % |
+| `run`, `holdouts`; `gates`, gates 2 to 4 | p, `between_p`, `within_p` | [library size](calibration_depth.md) | the table of gates there |
+| `run` and `gates`, `p_projection`, `p_draws` | rank among random draws | exact where the observed one is a draw as well | no test of the model by itself |
+| `run`, `readouts` | p | a test of the suite, noise | labels change inside folds, against fixed predictions; holds for these cells alone |
+| `run`, `writing`; `agreement` of several rulers | p, q; p | nowhere | rank among random gene sets; among relabelled rulers |
+| `gates`, gate 5 | p | [library size](calibration_depth.md), [planted world](planted_world.md#null) | uniform where anchors know nothing, and no evidence for a graph |
+| `gates`, gate 6 | p | [planted world](planted_world.md#null) | a little cautious |
+| `gates`, `donor_low`, `donor_high`; screen, `low`, `high` | interval over donors | [donors](calibration_donors.md) | the table there |
+| `gates`, `screen` | p, q | [library size](calibration_depth.md) | level holds with and without library size along the ruler |
+| `gates`, `readings` | p | [library size](calibration_depth.md), column "as it is" | not corrected for library size but in the last reading: too small where it follows the ruler |
+| `gates` and `geometry`, dimension | interval | [dimension](calibration_dimension.md) | of the estimator's own mean, not of the dimension |
+| `gates`, trajectories and shape | p, q | tests of the suite | uniform in worlds without order, and in plain noise |
+| `ablate`, effects | interval, p, q, `beyond`, `detectable` | [ablation](calibration_ablation.md) | hold unless a head scatters more over cells than random changes |
+| `ablate`, interactions | interval, p, q, `beyond`, `detectable` | [ablation](calibration_ablation.md) | hold unless interactions grow faster than heads |
+| `ablate`, transfer; `patch`, `steer` | interval, p, q | the interval as above; p nowhere | |
+| `manifold` | p | `experiments/second_manifold_power.py`, [second manifold](second_manifold.md) | level and power there |
+| `gene_geometry` | p, q | tests of the suite, [genes](geometry_genes.md) | stated there |
+| `dictionary` | p, q, interval | edges between features in tests of the suite; the others nowhere | |
+| `lens`, `probe` | interval, p | nowhere | intervals of a mean over folds are cautious at best |
+
 """
 
 

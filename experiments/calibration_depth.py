@@ -1,37 +1,53 @@
-"""What sequencing depth does to the head screen's correlation, with depth regressed out and without.
+"""What library size does to the head screen and to gates 1 to 5, where it follows the ruler: without and with it regressed out.
 
-    python experiments/calibration_depth.py --docs docs/calibration_depth.md
+    python experiments/calibration_depth.py artifacts/calibration_depth --docs docs/calibration_depth.md
 
-In each world six donors have cells of twelve stages of the blood ruler. Counts are drawn from one profile of genes, so that no
-gene knows the stage, or from profiles that follow the ruler. Depth falls with the stage's depth on the ruler, or is the same
-everywhere. The adaptor is fitted to plain expression of three donors and judged on the others, as the screen does it.
-Twenty minutes on one core for 40 worlds.
+In each world six donors have cells of stages of the blood ruler. Counts are drawn from one profile of genes, so that no gene
+knows the stage, or from profiles that follow the ruler. Library size falls with the stage's depth on the ruler, or is the same
+everywhere. The screen fits an adaptor to plain expression of three donors and judges it on the others; gates 1 to 5 are asked of
+the first three. Killed, it goes on where it was; twenty minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from tqdm import tqdm
 
-from workbench.cells.anchors import DETECTED, LIBRARY_SIZE, TECHNICAL, Anchors
+from workbench.cells.anchors import DETECTED, LIBRARY_SIZE, TECHNICAL
 from workbench.cells.placed import PlacedCells
+from workbench.engine.sweep import Backend, Task, run_sweep
+from workbench.evidence.anchor_set import AnchorSet, anchors_of
+from workbench.evidence.gate_spec import GATES, SPEC
+from workbench.evidence.gates import first_five
 from workbench.evidence.ruler import Ruler, load_ruler
 from workbench.evidence.screen import score_head
+from workbench.files import write_text
 from workbench.operators.adaptor import LETAdaptor
 from workbench.seeds import generator
 from workbench.stats import permutation_p
 
-STAGES, DONORS, CELLS, GENES = 12, 6, 30, 300
+STAGES, GATE_STAGES, DONORS, CELLS, GENES = 12, 8, 6, 30, 300
 PROGRAMS = {"none": 0.0, "follows the ruler": 0.1}
+# Worlds of the screen, and of these with nothing but donors regressed out; worlds of the gates, and draws of their holdouts' null.
+KINDS = {
+    ("none", False): (60, 20, 10, 0),
+    ("none", True): (80, 40, 20, 19),
+    ("follows the ruler", False): (10, 5, 10, 0),
+    ("follows the ruler", True): (20, 10, 10, 0),
+}
+REFITS = 19
+_FEWER = replace(SPEC, random_splits=5)
 
 
-def made(ruler: Ruler, program: str, thinned: bool, seed: int) -> tuple[PlacedCells, PlacedCells]:
+def made(
+    ruler: Ruler, program: str, thinned: bool, seed: int, n_stages: int = STAGES
+) -> tuple[PlacedCells, PlacedCells]:
     """Cells of the donors that the adaptor is fitted on, and of those that it is judged on.
 
     Parameters
@@ -41,12 +57,14 @@ def made(ruler: Ruler, program: str, thinned: bool, seed: int) -> tuple[PlacedCe
     program
         A name of `PROGRAMS`.
     thinned
-        Whether depth falls with the stage's depth on the ruler: to a fifth from the root to its deepest leaf.
+        Whether library size falls with the stage's depth on the ruler: to a fifth from the root to its deepest leaf.
     seed
         Seed of everything.
+    n_stages
+        Number of stages that occur.
     """
     rng = generator(seed, "calibration of depth", program, str(thinned))
-    stages = np.sort(rng.choice(len(ruler.stages), STAGES, replace=False))
+    stages = np.sort(rng.choice(len(ruler.stages), n_stages, replace=False))
     base = rng.gamma(0.5, 1, GENES)
     # Coordinates whose distances are the square roots of the ruler's: a tree embeds so without loss.
     n, squared = len(ruler.stages), ruler.distances
@@ -73,28 +91,59 @@ def made(ruler: Ruler, program: str, thinned: bool, seed: int) -> tuple[PlacedCe
     return one, other
 
 
-def judged(ruler: Ruler, program: str, thinned: bool, seed: int, refits: int) -> list[dict]:
-    """The screen's correlation of plain expression with its p, depth regressed out or not, one row each.
+def bare(cells: PlacedCells) -> PlacedCells:
+    """Cells of whose sequencing nothing is known.
 
     Parameters
     ----------
-    ruler, program, thinned, seed
+    cells
+        Cells with their anchors.
+    """
+    anchors = anchors_of(cells)
+    table = anchors.table.drop(columns=list(TECHNICAL), errors="ignore")
+    return replace(cells, anchors=replace(anchors, table=table))
+
+
+def screened(program: str, thinned: bool, seed: int, known: bool) -> pd.DataFrame:
+    """The screen's correlation of plain expression in one world, with its p.
+
+    Parameters
+    ----------
+    program, thinned, seed
+        As `made` takes them.
+    known
+        Whether library size and detected genes are known, and regressed out.
+    """
+    ruler = load_ruler("hematopoiesis")
+    one, other = made(ruler, program, thinned, seed)
+    one, other = (one, other) if known else (bare(one), bare(other))
+    row, null = score_head(np.eye(GENES), one, other, ruler, LETAdaptor(), refits=REFITS, seed=seed)
+    about = {"program": program, "thinned": thinned, "known": known, "seed": seed}
+    return pd.DataFrame([{**about, "value": row["residualised"], "p": permutation_p(row["residualised"], null)}])
+
+
+def gated(program: str, thinned: bool, seed: int, refits: int) -> pd.DataFrame:
+    """Gates 1 to 5 of plain expression in one world, a row each.
+
+    Parameters
+    ----------
+    program, thinned, seed
         As `made` takes them.
     refits
-        Relabellings behind each p.
+        Draws of the null beside each holdout.
     """
-    one, other = made(ruler, program, thinned, seed)
-    assert one.anchors is not None and other.anchors is not None
-    anchors: Anchors = other.anchors
-    bare = replace(other, anchors=replace(anchors, table=anchors.table.drop(columns=list(TECHNICAL), errors="ignore")))
-    found = []
-    for out, cells in (("donor", bare), ("donor and depth", other)):
-        row, null = score_head(np.eye(GENES), one, cells, ruler, LETAdaptor(), refits=refits, seed=seed)
-        value = row["residualised"]
-        found.append(
-            {"program": program, "thinned": thinned, "out": out, "value": value, "p": permutation_p(value, null)}
-        )
-    return found
+    ruler = load_ruler("hematopoiesis")
+    anchors = anchors_of(made(ruler, program, thinned, seed, GATE_STAGES)[0])
+    own = AnchorSet.of_cohort(anchors.centroids, anchors)
+    gates = first_five(own, ruler, LETAdaptor(), seed=seed, refits=refits, spec=_FEWER)
+    assert all("regressed out" in gate.note for gate in gates)
+    rows = []
+    for gate in gates:
+        passed = [v >= gate.threshold if gate.rule == ">=" else v <= gate.threshold for v in (gate.plain, gate.value)]
+        shown = {"gate": gate.gate, "value": gate.value, "plain": gate.plain, "plain_passes": passed[0]}
+        p = gate.value if gate.rule == "<=" else gate.p
+        rows.append({"program": program, "thinned": thinned, **shown, "passes": gate.status == "pass", "p": p})
+    return pd.DataFrame(rows)
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -103,40 +152,84 @@ def table(rows: pd.DataFrame) -> str:
     Parameters
     ----------
     rows
-        Rows of `judged`, of all worlds.
+        Rows of `screened`, of all worlds.
     """
     lines = [
-        "| program | depth falls along the ruler | regressed out | correlation (sd over worlds) | worlds with p <= .05 |",
-        "| --- | --- | --- | --- | --- |",
+        "| program | library size falls along the ruler | regressed out | worlds | correlation (sd over worlds) | worlds with p <= 0.05 |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for (program, thinned, out), part in rows.groupby(["program", "thinned", "out"], sort=False):
-        value, low = part["value"], (part["p"] <= 0.05).mean()
-        lines.append(
-            f"| {program} | {'yes' if thinned else 'no'} | {out} | {value.mean():.3f} ({value.std():.3f}) | {low:.0%} |"
-        )
+    for (program, thinned, known), part in rows.groupby(["program", "thinned", "known"], sort=False):
+        out = "donor and sequencing" if known else "donor"
+        value = f"{part['value'].mean():.3f} ({part['value'].std():.3f})"
+        lines.append(f"| {program} | {_said(thinned)} | {out} | {len(part)} | {value} | {_share(part['p'] <= 0.05)} |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Simulate, print, and write between the page's markers where one is named."""
+def gates_table(rows: pd.DataFrame) -> str:
+    """Markdown of how often each gate passes, of features as they are and as the gate asks.
+
+    Parameters
+    ----------
+    rows
+        Rows of `gated`, of all worlds.
+    """
+    lines = [
+        "| program | library size falls along the ruler | gate | mean as it is, regressed out | passes as it is | passes | p <= 0.05 of its null |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (program, thinned, gate), part in rows.groupby(["program", "thinned", "gate"], sort=False):
+        means = f"{part['plain'].mean():.2f}, {part['value'].mean():.2f}"
+        passed = f"{_share(part['plain_passes'])} | {_share(part['passes'])}"
+        own = _share(part["p"] <= 0.05) if part["p"].notna().all() and gate != GATES[0] else ""
+        lines.append(f"| {program} | {_said(thinned)} | {gate} | {means} | {passed} | {own} |")
+    return "\n".join(lines)
+
+
+def _said(thinned: bool) -> str:
+    return "yes" if thinned else "no"
+
+
+def _share(which: pd.Series) -> str:
+    return f"{int(which.sum())} of {len(which)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Simulate, print, and write between the page's markers where one is named.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process when None.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--worlds", type=int, default=40)
-    parser.add_argument("--refits", type=int, default=19)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--docs", type=Path)
-    args = parser.parse_args()
-    ruler, rows = load_ruler("hematopoiesis"), []
-    with tqdm(total=4 * args.worlds, unit="world") as bar:
-        for program in PROGRAMS:
-            for thinned in (False, True):
-                for seed in range(args.worlds):
-                    rows += judged(ruler, program, thinned, seed, args.refits)
-                    bar.update()
-    made_table = table(pd.DataFrame(rows))
-    print(made_table)
-    if args.docs:
-        text = args.docs.read_text(encoding="utf-8")
-        before, after = text.split("<!-- table -->")[0], text.split("<!-- end -->")[1]
-        args.docs.write_text(f"{before}<!-- table -->\n{made_table}\n<!-- end -->{after}", encoding="utf-8")
+    args = parser.parse_args(argv)
+    screens = [
+        Task(f"{program} {thinned} {known} {seed}", (program, thinned, seed, known))
+        for (program, thinned), (n, n_bare, _, _) in KINDS.items()
+        for known in (False, True)
+        for seed in range(n if known else n_bare)
+    ]
+    gates = [
+        Task(f"{program} {thinned} {seed}", (program, thinned, seed, refits))
+        for (program, thinned), (_, _, n, refits) in KINDS.items()
+        for seed in range(n)
+    ]
+    identity = {"spec": SPEC.hash, "stages": [STAGES, GATE_STAGES], "refits": REFITS}
+    made_tables = {
+        "screen": table(run_sweep(args.folder / "screen", identity, screens, screened, Backend())),
+        "gates": gates_table(run_sweep(args.folder / "gates", identity, gates, gated, Backend())),
+    }
+    for name, text in made_tables.items():
+        print(text)
+        if args.docs:
+            page = args.docs.read_text(encoding="utf-8")
+            before, rest = page.split(f"<!-- {name} -->")
+            write_text(
+                args.docs,
+                f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{rest.split(f'<!-- end of {name} -->')[1]}",
+            )
 
 
 if __name__ == "__main__":

@@ -38,3 +38,11 @@ def test_the_page_has_a_line_for_every_test_design_and_interaction(script):
     wanted = len(script.DESIGNS) * len(script.INTERACTIONS)
     assert all(text.count(f"| {name} |") == wanted for name in script.TESTS.values())
     assert all(f"## {design.name}\n" in text for design in script.DESIGNS)
+
+
+def test_the_page_begins_as_the_script_makes_it_and_its_links_name_every_other_page(script):
+    text = (ROOT / "docs" / "calibration.md").read_text()
+    head = script.HEAD.format(n=script.CAMPAIGNS, error=1.96 * np.sqrt(0.05 * 0.95 / script.CAMPAIGNS))
+    assert text.startswith(head)
+    others = {page.name for page in (ROOT / "docs").glob("calibration_*.md")}
+    assert all(f"({name})" in head for name in others) and len(others) == 5

@@ -311,3 +311,18 @@ def test_the_paper_page_has_every_published_figure():
     needs = {row[0].removeprefix("| "): row[2] for row in rows if len(row) == 4 and row[2].startswith("needs ")}
     known = {figure["claim"].replace("|", chr(92) + "|"): f"needs {figure.get('needs')}" for figure in figures}
     assert needs and all(known[claim] == said for claim, said in needs.items())
+
+
+CONCLUDING = (
+    *("results", "extraction", "gates", "ablation", "geometry", "geometry_genes", "conventions", "dictionaries"),
+    *("second_manifold", "transfers", "benchmark"),
+)
+
+
+@pytest.mark.parametrize("name", CONCLUDING)
+def test_a_page_that_concludes_names_its_tables_and_a_command_writes_them(name):
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`tables/(\w+)\.csv`", text))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workbench").rglob("*.py"))
+    assert named or name == "transfers"
+    assert not [table for table in named if f'"{table}"' not in sources and f'"{table}' not in sources]

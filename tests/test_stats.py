@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbench.stats import benjamini_hochberg, permutation_p, spearman, wilcoxon_p
+from workbench.stats import (
+    benjamini_hochberg,
+    correlation_over_few,
+    over_few,
+    permutation_p,
+    spearman,
+    wilcoxon_p,
+)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -77,3 +84,21 @@ def test_wilcoxon_is_scipys_to_the_bit(n, kind):
     found = wilcoxon_p(values)
     assert np.array_equal(found, stats.wilcoxon(values, axis=1).pvalue, equal_nan=True)
     assert np.isnan(found[0]) == (kind == "a NaN") and found[1] <= 1
+
+
+@pytest.mark.parametrize("n", [5, 8, 20])
+def test_an_interval_over_few_groups_holds_the_mean_as_often_as_it_says(n):
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(n, np.full(n, 1 / n), 1000) / n
+    held = []
+    for values in rng.standard_normal((2000, n)):
+        low, high = over_few(values.mean(), draws @ values, n)
+        held.append(low <= 0 <= high)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.015)
+
+
+def test_intervals_of_correlations_stay_within_their_bounds_and_nothing_has_none():
+    low, high = correlation_over_few(0.95, np.array([0.5, 0.9, 0.95, 0.99, 1.0]), 5)
+    assert -1 <= low < 0.5 and 0.99 < high <= 1
+    assert np.isnan(over_few(1.0, np.array([np.nan]), 5)).all() and np.isnan(over_few(1.0, np.ones(3), 1)).all()
+    assert np.isnan(over_few(np.nan, np.ones(3), 5)).all()

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata, wilcoxon
+from scipy.stats import norm, rankdata, wilcoxon
 from scipy.stats import t as student
 
 # Differences for which SciPy's signed-rank test is exact with ties too.
@@ -87,6 +87,50 @@ def null_summary(observed: float, null: Float[np.ndarray, " draw"]) -> dict[str,
         "n_null": len(null),
         "p": permutation_p(observed, null),
     }
+
+
+def over_few(value: float, draws: Float[np.ndarray, " draw"], n: int) -> tuple[float, float]:
+    """95 % interval from a bootstrap over a few groups, as long as Student's t asks.
+
+    The percentiles of such a bootstrap are too near: of a mean over 5 groups they hold the truth in 85 %, over 10 in 90 %. So their
+    distances from the value are stretched by t(n - 1) / z * sqrt(n / (n - 1)), with which it is 95 % for any n.
+
+    Parameters
+    ----------
+    value
+        The statistic of the data, on a scale without bounds.
+    draws
+        The same statistic of each bootstrap draw; those that are not finite are left out.
+    n
+        Number of the groups that were drawn, such as donors; NaN with fewer than two.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.stats import over_few
+    >>> low, high = over_few(0.0, np.linspace(-1, 1, 1001), 5)
+    >>> round(low, 2), round(high, 2)
+    (-1.5, 1.5)
+    """
+    draws = draws[np.isfinite(draws)]
+    if n < 2 or not len(draws) or not np.isfinite(value):
+        return float("nan"), float("nan")
+    stretch = student.ppf(0.975, n - 1) / norm.ppf(0.975) * math.sqrt(n / (n - 1))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(value + stretch * (low - value)), float(value + stretch * (high - value))
+
+
+def correlation_over_few(value: float, draws: Float[np.ndarray, " draw"], n: int) -> tuple[float, float]:
+    """The same of a correlation, on the scale of Fisher's z, so that it ends within -1 and 1.
+
+    Parameters
+    ----------
+    value, draws, n
+        As `over_few` takes them, but from -1 to 1.
+    """
+    most = 1 - 1e-12
+    low, high = over_few(np.arctanh(np.clip(value, -most, most)), np.arctanh(np.clip(draws, -most, most)), n)
+    return float(np.tanh(low)), float(np.tanh(high))
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, norm
+from scipy.stats import t as student
 
 from workbench.ablation.effects import (
     bootstrap_weights,
@@ -78,14 +79,16 @@ def test_an_interval_is_quantiles_of_means_over_drawn_cells():
         drawn = [v for v, times in zip(values, row.astype(int), strict=True) for _ in range(times) if np.isfinite(v)]
         if drawn:
             means.append(np.mean(drawn))
-    assert interval(values, weights, 0.8) == pytest.approx(tuple(np.quantile(means, [0.1, 0.9])))
+    assert interval(values, weights) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
     assert np.isnan(interval(np.array([1.0, np.nan, np.nan, np.nan, np.nan]), weights)).all()
 
 
 def test_one_donor_has_no_interval():
     values, donor = np.array([1.0, 4.0, 3.0, -2.0, 0.5]), np.array([0, 0, 0, 1, 1])
     donors, cells = bootstrap_weights(5, 200, 0, donor), bootstrap_weights(5, 200, 0)
-    assert interval(values, donors) == pytest.approx((-0.75, 8 / 3)), "of two donors, one is drawn twice half the time"
+    mean, stretch = values.mean(), student.ppf(0.975, 1) / norm.ppf(0.975) * np.sqrt(2)
+    wanted = mean + stretch * (np.array([-0.75, 8 / 3]) - mean)
+    assert interval(values, donors) == pytest.approx(tuple(wanted)), "of two donors, one is drawn twice half the time"
     assert np.isnan(interval(values, bootstrap_weights(5, 200, 0, np.full(5, 7)))).all()
     of_one = np.where(donor == 0, values, np.nan)
     assert np.isnan(interval(of_one, donors)).all() and np.isfinite(interval(of_one, cells)).all()

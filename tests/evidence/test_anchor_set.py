@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from workbench.cells.anchors import Anchors
+from workbench.cells.anchors import DETECTED, LIBRARY_SIZE, Anchors
 from workbench.cells.placed import PlacedCells
 from workbench.errors import EvaluationError
 from workbench.evidence.anchor_set import AnchorSet, anchors_of, kinds_of
+from workbench.evidence.technical import without_technical
 
 BRANCHES = np.array(["a", "a", "b", "b", "c"])
 
@@ -119,3 +120,30 @@ def test_the_type_of_an_anchor_is_its_stage_where_a_cohort_names_none():
     assert both.tolist() == ["0", "1", "2", "3", "4", "0"] * 2, (
         "names of one cohort and stages of the other would not meet"
     )
+
+
+def test_sequencing_is_regressed_out_of_each_cohort_by_itself():
+    """Oracle: the regression on the anchors of one cohort alone."""
+    rng, names = np.random.default_rng(2), (LIBRARY_SIZE, DETECTED)
+    sets = []
+    for donors, shift in (("1" * 9 + "2" * 9, 0.0), ("3" * 9 + "4" * 9, 5.0)):
+        made = anchors(donors, tuple(range(5)) * 3 + (0, 1, 2))
+        table = made.table.assign(**{name: shift + rng.normal(size=18) for name in names})
+        sets.append(Anchors(made.centroids + table[LIBRARY_SIZE].to_numpy()[:, None], made.stage, table))
+    one, other = sets
+    both = AnchorSet.frozen((one.centroids, one), (other.centroids, other)).without_technical()
+    assert both.regressed == names and not both.technical
+    for rows, own in ((both.train, one), (both.test, other)):
+        alone = without_technical(own.centroids, own.technical, own.column("donor"))[0]
+        np.testing.assert_allclose(both.features[rows], alone)
+    own = AnchorSet.of_cohort(other.centroids, other).without_technical()
+    np.testing.assert_allclose(own.features, both.features[both.test])
+
+
+def test_where_sequencing_is_not_known_of_the_judged_cohort_nothing_is_regressed_out():
+    known = anchors("1" * 9 + "2" * 9, tuple(range(5)) * 3 + (0, 1, 2))
+    known.table[LIBRARY_SIZE] = np.arange(18.0)
+    unknown = anchors("445", (0, 2, 4))
+    both = AnchorSet.frozen((known.centroids, known), (unknown.centroids, unknown))
+    assert np.isnan(both.technical[LIBRARY_SIZE][both.test]).all()
+    assert both.without_technical() is both

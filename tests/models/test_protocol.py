@@ -324,6 +324,7 @@ def test_only_what_makes_scgpt_models_names_them():
     makers = {
         "workbench/__init__.py",  # public names that are scGPT's alone
         "workbench/planted/checkpoint.py",
+        "workbench/planted/circuits.py",
         "workbench/planted/dictionary.py",
         "workbench/planted/folder.py",
         "workbench/planted/gene_graph.py",

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from workbench.errors import EvaluationError
 from workbench.seeds import generator, key
-from workbench.stats import benjamini_hochberg, permutation_p, spearman
+from workbench.stats import benjamini_hochberg, over_few, permutation_p, spearman
 
 ALPHA = 0.05
 _LARGEST = 1e300
+_TOLD_BY = 100  # draws of a bootstrap by which donors are told from cells
 # From the width of a 95 % interval to what is added for power of 80 %.
 _POWER = norm.ppf(0.8) / (2 * norm.ppf(0.975))
 
@@ -42,10 +43,8 @@ def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " c
     return counts[:, inverse].astype(np.float64)
 
 
-def interval(
-    values: Float[np.ndarray, " cell"], weights: Float[np.ndarray, "draw cell"], level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over cells; NaN cells are left out.
+def interval(values: Float[np.ndarray, " cell"], weights: Float[np.ndarray, "draw cell"]) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over cells; NaN cells are left out. Of drawn donors it is stretched (`stats.over_few`).
 
     NaN where the cells that are left are all of one donor, of which nothing can be said of other donors.
 
@@ -55,8 +54,6 @@ def interval(
         One value for each cell, NaN where undefined.
     weights
         Weights of the cells in each draw, from `bootstrap_weights`.
-    level
-        Coverage of the interval, between 0 and 1.
     """
     known = np.isfinite(values)
     w = weights[:, known]
@@ -65,7 +62,10 @@ def interval(
         return float("nan"), float("nan")
     total = w.sum(1)
     means = (w @ values[known])[total > 0] / total[total > 0]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    # Cells of a donor are drawn together; no two others are, in as many draws.
+    if (n := np.unique(w[:_TOLD_BY], axis=1).shape[1]) < w.shape[1]:
+        return over_few(float(values[known].mean()), means, n)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +14,7 @@ from workbench.cells.placed import PlacedCells
 from workbench.cells.splits import Split
 from workbench.errors import EvaluationError
 from workbench.evidence.holdout import random_splits
+from workbench.evidence.technical import without_technical
 from workbench.seeds import generator, key
 
 UNNAMED = "\0"  # no donor or tissue is called so
@@ -71,6 +73,10 @@ class AnchorSet:
     test
         Numbers of the anchors that are judged: the same ones (a cohort by itself, with holdouts), or none of them (an
         adaptor that is frozen before it meets the cohort).
+    technical
+        Mean library size, detected genes and mitochondrial share of each anchor's cells by name, NaN where unknown.
+    regressed
+        Names of those that the features no longer follow, in the judged anchors.
     """
 
     features: Float[np.ndarray, "anchor feature"]
@@ -81,6 +87,8 @@ class AnchorSet:
     kind: Shaped[np.ndarray, " anchor"]
     train: Int[np.ndarray, " train"]
     test: Int[np.ndarray, " test"]
+    technical: Mapping[str, Float[np.ndarray, " anchor"]] = field(default_factory=dict)
+    regressed: tuple[str, ...] = ()
 
     @classmethod
     def of_cohort(cls, features: Float[np.ndarray, "anchor feature"], anchors: Anchors) -> AnchorSet:
@@ -94,7 +102,8 @@ class AnchorSet:
             Its anchors, in the same order.
         """
         rows, (donor, tissue) = np.arange(len(anchors)), (anchors.column(name) for name in ("donor", "tissue"))
-        return cls(features, anchors.stage, anchors.weights, donor, tissue, kinds_of(anchors), rows, rows)
+        kinds, technical = kinds_of(anchors), anchors.technical
+        return cls(features, anchors.stage, anchors.weights, donor, tissue, kinds, rows, rows, technical)
 
     @classmethod
     def frozen(cls, fitted: tuple[np.ndarray, Anchors], judged: tuple[np.ndarray, Anchors]) -> AnchorSet:
@@ -115,6 +124,11 @@ class AnchorSet:
             # What the judged anchors are grouped by counts, whether or not those fitted on name theirs.
             return np.concatenate([np.full(n, UNNAMED) if one is None else one, other])
 
+        unknown = [np.full(len(one), np.nan) for one in (a, b)]
+        technical = {
+            name: np.concatenate([one.technical.get(name, none) for one, none in zip((a, b), unknown, strict=True)])
+            for name in {**a.technical, **b.technical}
+        }
         return cls(
             np.concatenate([f, g]),
             np.concatenate([a.stage, b.stage]),
@@ -124,6 +138,7 @@ class AnchorSet:
             kinds_of(a, b),
             np.arange(n),
             np.arange(n, n + len(b)),
+            technical,
         )
 
     @cached_property
@@ -140,6 +155,19 @@ class AnchorSet:
             Stage number of each anchor.
         """
         return replace(self, stage=stage)
+
+    def without_technical(self) -> AnchorSet:
+        """The same anchors, their features without what follows sequencing, see `technical.without_technical`.
+
+        Of a frozen adaptor both cohorts by themselves: studies differ in how deeply they were sequenced. The set itself where
+        nothing of the judged one is known, or it has too few anchors.
+        """
+        features, names = np.array(self.features, dtype=np.float64), tuple[str, ...]()
+        for rows in [self.train, self.test] if self.is_frozen else [self.test]:
+            own = {name: of[rows] for name, of in self.technical.items()}
+            donor = None if self.donor is None else self.donor[rows]
+            features[rows], names = without_technical(self.features[rows], own, donor)
+        return replace(self, features=features, technical={}, regressed=names) if names else self
 
     def random_splits(self, n_splits: int, seed: int) -> list[Split]:
         """Random holdouts of the judged anchors; one split, of all, where the adaptor is frozen.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.stats import rankdata
 
 from workbench.seeds import generator
+from workbench.stats import correlation_over_few, spearman
 
 # With fewer, there are too few ways to draw them again.
 FEWEST_DONORS = 5
@@ -38,11 +39,10 @@ class Pairs:
 def donor_interval(
     splits: Sequence[Pairs], donor: Shaped[np.ndarray, " anchor"], seed: int
 ) -> tuple[float, float, int]:
-    """95 % percentile interval of the mean rank correlation over splits, donors of the judged anchors drawn with replacement.
+    """95 % interval of the mean rank correlation over splits, donors of the judged anchors drawn with replacement.
 
-    Adaptors stay as they were fitted, and ranks those of all pairs of a split: the interval is about the donors that are judged.
-    With few of them it is too short: of a mean over independent donors it holds the truth in 85 % (5 donors), 90 % (10) or 92 %
-    (20) of simulated cases. A pair inside a donor that was drawn w times counts w times, one between donors drawn v and
+    Adaptors stay as they were fitted, and ranks those of all pairs of a split. The interval is as long as `stats.over_few` makes it; how
+    often it holds the mean over other cohorts, fits and all, was simulated (docs/calibration_donors.md). A pair inside a donor that was drawn w times counts w times, one between donors drawn v and
     w times v w n / (n - 1) times, so that in expectation each counts once. A split counts by the mean weight of its pairs; one
     without a pair in a draw does not count in it.
 
@@ -74,8 +74,8 @@ def donor_interval(
         total[known] += (mean * value)[known]
         weight[known] += mean[known]
     found = total[weight > 0] / weight[weight > 0]
-    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (np.nan, np.nan)
-    return float(low), float(high), n
+    observed = float(np.mean([spearman(one.angle, one.distance) for one in splits]))
+    return *correlation_over_few(observed, found, n), n
 
 
 def _correlation(one: Pairs, a: np.ndarray, b: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from workbench.cells.anchors import TECHNICAL
 from workbench.cells.splits import Split
 from workbench.errors import EvaluationError
 from workbench.evidence.anchor_set import AnchorSet
@@ -44,6 +45,9 @@ class Gate:
         ``pass``, ``fail`` or ``not applicable``, which is never a pass.
     value, rule, threshold
         What was compared, and how (``>=`` or ``<=``).
+    plain
+        The same of features as they are, where `value` is of features without what follows sequencing; equal where nothing was
+        regressed out. A gate passes only if both do. NaN of gates 6 and 7.
     sd, n, unit
         Spread of the value over its units, their number, and what they are.
     null_mean, null_high, n_null, p
@@ -64,6 +68,7 @@ class Gate:
     value: float = NAN
     rule: str = ">="
     threshold: float = NAN
+    plain: float = NAN
     sd: float = NAN
     n: int = 0
     unit: str = ""
@@ -119,11 +124,13 @@ def evaluate(
     return [*first, _Cohort(anchors, ruler, adaptor, seed, spec.null_rulers, spec).null_ruler(first[3])]
 
 
-@threadpool_limits.wrap(limits=1)
 def first_five(
     anchors: AnchorSet, ruler: Ruler, adaptor: LETAdaptor, *, seed: int, refits: int = 0, spec: GateSpec = SPEC
 ) -> list[Gate]:
     """Gates 1 to 5, which are what a null ruler or a cohort that is expected to fail has to fail.
+
+    They are asked of features without what follows library size, detected genes and mitochondrial share, and of features as
+    they are; a gate passes if both do. Where nothing of this is known, only the latter are asked.
 
     Parameters
     ----------
@@ -141,10 +148,29 @@ def first_five(
             f"{broken} of {len(anchors.features)} anchors have features that are NaN or infinite. Look for such values in the "
             "cells and in the checkpoint's weights."
         )
-    cohort, random = (
-        _Cohort(anchors, ruler, adaptor, seed, refits, spec),
-        anchors.random_splits(spec.random_splits, seed),
-    )
+    without = anchors.without_technical()
+    if not without.regressed:
+        return [
+            replace(gate, plain=gate.value) for gate in _asked(_Cohort(anchors, ruler, adaptor, seed, refits, spec))
+        ]
+    both = [_asked(_Cohort(of, ruler, adaptor, seed, n, spec)) for of, n in ((without, refits), (anchors, 0))]
+    said = ", ".join(TECHNICAL[name] for name in without.regressed)
+    return [_both(one, plain, f"{said} regressed out") for one, plain in zip(*both, strict=True)]
+
+
+def _both(one: Gate, plain: Gate, said: str) -> Gate:
+    """A gate of features without what follows sequencing, which passes only if that of the features as they are does."""
+    if one.status == "not applicable":
+        return one
+    status = plain.status if one.status == "pass" else one.status
+    return replace(one, status=status, plain=plain.value, note=f"{one.note}; {said}")
+
+
+@threadpool_limits.wrap(limits=1)
+def _asked(cohort: _Cohort) -> list[Gate]:
+    """Gates 1 to 5 of the features that a cohort has."""
+    anchors = cohort.anchors
+    random = anchors.random_splits(cohort.spec.random_splits, cohort.seed)
     donors = anchors.donor_splits()
     no_donor = "the data name no donors" if anchors.donor is None else "all judged anchors are of one donor"
     one_branch = "all anchors are of one branch"
@@ -272,18 +298,27 @@ class _Cohort:
 
     def null_ruler(self, branch: Gate) -> Gate:
         """Gate 6: the meaningless ruler fails, and no ruler with its stages exchanged does as well on unseen branches."""
-        spec = self.spec
+        spec, without = self.spec, self.anchors.without_technical()
         if branch.status == "not applicable":
             return Gate(NULL_RULER, "not applicable", rule="<=", threshold=spec.null_p, note=branch.note)
-        known = null_summary(branch.value, self.correlation(self.branches)[1])
+        known = null_summary(branch.value, replace(self, anchors=without).correlation(self.branches)[1])
         other = first_five(self.anchors, meaningless(self.ruler), self.adaptor, seed=self.seed, spec=spec)
         fails = verdict(other) == "fail"
         said = f"fails {_failing(other)}" if fails else "passes, so nothing counts"
         note = f"the meaningless ruler {said}; branch holdout {branch.value:.3f} against rulers with exchanged stages"
+        note += (
+            f"; {', '.join(TECHNICAL[name] for name in without.regressed)} regressed out" if without.regressed else ""
+        )
         status = "pass" if fails and known["p"] <= spec.null_p else "fail"
         about: Any = {"n": known["n_null"], "unit": "rulers", "note": note, **known}
         return Gate(NULL_RULER, status, known["p"], "<=", spec.null_p, **about)
 
 
 def _failing(gates: Sequence[Gate]) -> str:
-    return ", ".join(f"{gate.gate} ({gate.value:.3f})" for gate in gates if gate.status == "fail")
+    """Gates that fail, each with the number that failed: of features as they are, where only that one did."""
+
+    def number(gate: Gate) -> float:
+        good = gate.value >= gate.threshold if gate.rule == ">=" else gate.value <= gate.threshold
+        return gate.plain if good else gate.value
+
+    return ", ".join(f"{gate.gate} ({number(gate):.3f})" for gate in gates if gate.status == "fail")

@@ -22,6 +22,8 @@ _HOLDOUT_SHARE = 0.3
 
 # Three to fit on and three to compare with each other.
 FEWEST_ANCHORS = 6
+# Column of the same correlation, of features without what follows library size, detected genes and mitochondrial share.
+WITHOUT = "without_sequencing"
 
 
 def random_splits(n: int, n_splits: int, seed: int, share: float = _HOLDOUT_SHARE) -> Iterator[Split]:
@@ -155,7 +157,8 @@ def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str
     Parameters
     ----------
     row
-        The row that `holdout_correlation` returns.
+        The row that `holdout_correlation` returns; with ``without_sequencing`` where the null is of features without what
+        follows sequencing, and then this is what it is compared with.
     null
         Its own draws, or draws pooled over comparable results.
 
@@ -164,7 +167,8 @@ def with_null(row: dict[str, Any], null: Float[np.ndarray, " draw"]) -> dict[str
     dict
         `row` with ``null_mean``, ``null_high`` (97.5 %), ``n_null`` and ``p`` (one-sided).
     """
-    return {**row, **null_summary(row["spearman"], null if np.isfinite(row["spearman"]) else null[:0])}
+    value = row.get(WITHOUT, row["spearman"])
+    return {**row, **null_summary(value, null if np.isfinite(value) else null[:0])}
 
 
 def relabelled(stage: Int[np.ndarray, " anchor"], seed: int, draw: int) -> Int[np.ndarray, " anchor"]:

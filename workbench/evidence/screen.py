@@ -61,11 +61,12 @@ def score_head(
     -------
     row, null
         ``residualised`` (rank correlation of latent angles with ruler distances over pairs of external anchors; donor,
-        tissue, library size, detected genes and mitochondrial share regressed out, as far as they are known: ``regressed``) with
-        ``low`` and ``high`` (95 %, donors resampled), ``residualised_labels`` (donor and tissue alone, which is the paper's),
-        ``spearman`` (the plain one),
-        ``trustworthiness`` (of the frozen latent against the features), AUROC of a linear probe from internal to external
-        cells for each pair of subtypes; and null draws of ``residualised``.
+        tissue, library size, detected genes and mitochondrial share regressed out of its ranks, as far as they are known:
+        ``regressed``; and the latter three out of the features of either cohort before the adaptor is fitted) with
+        ``low`` and ``high`` (95 %, donors resampled), and null draws of it. Of an adaptor that was fitted to the features as they
+        are: ``residualised_labels`` (donor and tissue alone, which is the paper's), ``spearman`` (the plain one),
+        ``trustworthiness`` (of the frozen latent against the features), and the AUROC of a linear probe from internal to external
+        cells for each pair of subtypes.
     """
     a, b = anchors_of(fitted), anchors_of(judged)
     both = AnchorSet.frozen((a.centroids @ matrix, a), (b.centroids @ matrix, b))
@@ -97,7 +98,7 @@ def score_anchors(
     Returns
     -------
     row, null, adaptor
-        As of `score_head`, and the fitted adaptor.
+        As of `score_head`, and the adaptor that was fitted to the features as they are.
     """
     z, model = _latent(both, both.stage, ruler, adaptor)
     factors = {name: column for name in ("donor", "tissue") if (column := judged.column(name)) is not None}
@@ -107,11 +108,15 @@ def score_anchors(
         fixed: Any = {"clusters": donor, "draws": draws, "seed": seed}
         return residualised_correlation(between, distances, factors, covariates=technical, **fixed)
 
-    found = score(z, judged.stage, 1000, judged.technical)
+    labels, without = score(z, judged.stage, 0, {}), both.without_technical()
+    own = z if without is both else _latent(without, without.stage, ruler, adaptor)[0]
+    found = score(own, judged.stage, 1000, judged.technical)
     null = []
     for draw in range(refits):
         stage = relabelled(both.stage, seed, draw)
-        null.append(score(_latent(both, stage, ruler, adaptor)[0], stage[both.test], 0, judged.technical).residualised)
+        null.append(
+            score(_latent(without, stage, ruler, adaptor)[0], stage[both.test], 0, judged.technical).residualised
+        )
     try:
         trust = float(trustworthiness(both.features[both.test], z, spec.neighbours).mean())
     except EvaluationError:
@@ -120,8 +125,8 @@ def score_anchors(
         "residualised": found.residualised,
         "low": found.low,
         "high": found.high,
-        "residualised_labels": score(z, judged.stage, 0, {}).residualised,
-        "spearman": found.spearman,
+        "residualised_labels": labels.residualised,
+        "spearman": labels.spearman,
         "trustworthiness": trust,
         "n_anchors": found.n_anchors,
         "n_donors": found.n_clusters if "donor" in factors else 0,

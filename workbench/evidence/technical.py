@@ -1,15 +1,19 @@
-"""How far each axis of a latent follows what sequencing makes of a cell."""
+"""How far each axis of a latent follows what sequencing makes of a cell, and features without what follows it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from workbench.cells.anchors import TECHNICAL
 
+# Anchors that each column of a regression needs, beside one for each donor.
+_PER_COLUMN = 4
 COLUMNS = ("axis", "variance_share", "covariate", "spearman", "within", "within_sd", "n_donors", "null_high", "n_cells")
 
 
@@ -67,3 +71,49 @@ def _within(one: np.ndarray, other: np.ndarray, group: np.ndarray) -> float:
     a, b = (ranks - ranks.groupby(group).transform("mean")).to_numpy().T
     norm = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / norm) if norm > 0 else float("nan")
+
+
+def without_technical(
+    features: Float[np.ndarray, "anchor feature"],
+    technical: Mapping[str, Float[np.ndarray, " anchor"]],
+    donor: Shaped[np.ndarray, " anchor"] | None = None,
+) -> tuple[Float[np.ndarray, "anchor feature"], tuple[str, ...]]:
+    """Take from features what follows library size, detected genes and mitochondrial share of the anchors.
+
+    Log-normalised expression still depends on library size, for a gene in a thin cell is zero more often and higher otherwise.
+    So each feature is regressed on the second-degree polynomial of the covariates, and what it follows of their deviation from
+    the mean is taken off. Slopes are those inside donors, whose own effects stay. No label is looked at: if a stage is known
+    by its sequencing alone, nothing of it is left, and anchors are exchangeable for a null that relabels stages.
+
+    Parameters
+    ----------
+    features
+        Features of the anchors of one cohort.
+    technical
+        Covariates of the same anchors by name, as `Anchors.technical` gives them. Those that are not known of all anchors, or the
+        same in all, are left out.
+    donor
+        Donor of each anchor; one for all when None.
+
+    Returns
+    -------
+    features, names
+        The features without it, and the covariates that were regressed out. With fewer than four anchors for each column
+        and donor the polynomial is of the first degree, and where that is too much nothing is regressed out.
+    """
+    known = {name: of for name, of in technical.items() if np.isfinite(of).all() and np.ptp(of) > 1e-12}
+    donors = np.zeros(len(features), int) if donor is None else np.unique(donor, return_inverse=True)[1].reshape(-1)
+    numbers = np.array([(of - of.mean()) / of.std() for of in known.values()]).reshape(len(known), len(features))
+    first, second = np.triu_indices(len(known))
+    for columns in (np.vstack([numbers, numbers[first] * numbers[second]]), numbers):
+        if len(columns) and len(features) >= _PER_COLUMN * (len(columns) + 1 + donors.max()):
+            inside = columns.T - _means(columns.T, donors)
+            slopes = np.linalg.lstsq(inside, features - _means(features, donors), rcond=1e-8)[0]
+            return features - (columns.T - columns.mean(1)) @ slopes, tuple(known)
+    return features, ()
+
+
+def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Mean of each column over the rows of a row's group."""
+    indicator = np.eye(group.max() + 1)[group]
+    return np.asarray(indicator @ ((indicator.T @ values) / indicator.sum(0)[:, None]))

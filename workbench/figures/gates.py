@@ -164,7 +164,7 @@ def head_screen(
         f"Bars: 95 % bootstrap. Filled: q ≤ {ALPHA} (Benjamini-Hochberg over heads), {int((every['q'] <= ALPHA).sum())} of "
         f"{len(every)}. Controls that hold nothing of the model: {beside}."
     )
-    axis = {"title": "Spearman of latent angles with ruler distances, donor and tissue regressed out"}
+    axis = {"title": "Spearman of latent angles with ruler distances, donor, tissue and sequencing regressed out"}
     part = Facet("", rows if with_null else rows.drop(columns="null_high"), axis)
     pixels: Look = {"row": 24, "head": 0, "above": 58, "below": 60, "bounds": False}
     title = "Head screen: residualised correlation with the ruler"

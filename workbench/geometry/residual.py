@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from workbench.errors import EvaluationError
 from workbench.seeds import generator
-from workbench.stats import spearman
+from workbench.stats import correlation_over_few, spearman
 
 _TINY = 1e-12
 # Pairs that each column of a covariate needs: with fewer, the regression would take away what is there.
@@ -65,7 +65,7 @@ def residualised_correlation(
     difference alone would not do: thin cells lie far from everything, and so do the leaves of a tree. In a bootstrap draw whole clusters are drawn with replacement; ranks stay those
     of all pairs, and the regression is done again. A pair inside a cluster that was drawn w times counts w times, and one
     between clusters drawn v and w times v w n / (n - 1) times: in expectation each counts once, so that a draw does not
-    hold more pairs inside clusters than the data do. With few clusters the interval is short all the same.
+    hold more pairs inside clusters than the data do. The interval is as long as `stats.over_few` makes it.
 
     Parameters
     ----------
@@ -127,9 +127,7 @@ def residualised_correlation(
         drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), draws)
         weights = drawn[:, names].astype(float)
         found = _partial(_moments(columns, i, j, weights, names, n_clusters / (n_clusters - 1)))
-        found = found[np.isfinite(found)]
-        if len(found):
-            low, high = (float(v) for v in np.quantile(found, [0.025, 0.975]))
+        low, high = correlation_over_few(float(whole), found, n_clusters)
     plain = spearman(latent[i, j], ruler[i, j])
     return Association(plain, float(whole), low, high, n, len(i), n_clusters, kept)
 

@@ -28,7 +28,7 @@ _CAUTIONS = [
     "Trustworthiness compares the latent with the feature map it is made of; what the feature map itself lost of the cells' "
     "expression is not in it.",
     "A code per label holds no expression and no model. What it passes as well says that types are recognised, no more.",
-    "Intervals over donors leave the fits as they are, and are too short: nominally 95 %, of a mean over five donors 85 %, over twenty 92 %.",
+    "Intervals over donors leave the fits as they are; how often they hold the mean over other cohorts was simulated (docs/calibration_donors.md).",
     "Splits share anchors, and branches differ in size: standard deviations over splits understate the uncertainty.",
     "Cohorts are kept apart by the names of their cells; the same cell under two names would not be noticed.",
 ]
@@ -110,7 +110,9 @@ def gates_section(context: GatesContext, results: Results) -> Section:
     requests = [
         Request(
             "gates",
-            f"The seven gates, fixed before any run (spec {SPEC.hash}); a gate that cannot be computed is no pass.",
+            f"The seven gates, fixed before any run (spec {SPEC.hash}); a gate that cannot be computed is no pass. Where library size, detected "
+            "genes or mitochondrial share are known, values and nulls of gates 1 to 6 are of features without what follows them, and gates 1 to 5 "
+            "pass only if those of the features as they are (plain) do as well.",
         ),
         Request(
             "cohorts",
@@ -168,8 +170,8 @@ def screen_section(context: GatesContext) -> Section:
     ]
     caption = (
         f"Each head alone: adaptor fitted on '{context.internal}', frozen, judged on '{context.external}'; rank correlation of "
-        "latent angles with the ruler over pairs of anchors, donor and tissue regressed out; null: stages relabelled, adaptor "
-        "fitted again, pooled over heads."
+        "latent angles with the ruler over pairs of anchors, donor, tissue and what is known of library size, detected genes and mitochondrial "
+        "share regressed out, the latter three of the features as well; null: stages relabelled, adaptor fitted again, pooled over heads."
     )
     return Section([Request("screen", caption)], {"screen": heads, "screen_controls": controls}, answers)
 

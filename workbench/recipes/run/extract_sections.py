@@ -64,7 +64,10 @@ def extract_section(context: RunContext, results: Results) -> Section:
 def _captions(context: RunContext, results: Results, n_anchors: int, n_levels: int) -> dict[str, str]:
     """Captions of the figures, in their order."""
     evaluation = context.config.evaluation
-    again = "stages relabelled at random and the adaptor fitted again, its upper bound the 97.5 % quantile"
+    again = (
+        "stages relabelled at random and the adaptor fitted again to features without what follows library size, detected genes and "
+        "mitochondrial share, as far as these are known, its upper bound the 97.5 % quantile"
+    )
     null = f"null: {evaluation.permutations} permutations of the labels, its upper bound the 97.5 % quantile"
     picture = "of the exported latent, fitted on all of these cells: a picture, no evidence."
     captions = {
@@ -220,8 +223,8 @@ def _technical_said(axes: pd.DataFrame) -> list[str]:
     return [
         f"Of the latent's axes {most['axis']} ({most['variance_share']:.0%} of its variance) follows sequencing most: rank correlation "
         f"with {most['covariate']} {most['spearman']:.2f} over {most['n_cells']} cells, {most['within']:.2f} inside stages{spread} (by "
-        f"chance within {most['null_high']:.2f}). Holdouts and readouts of a run are not corrected for it (table latent_axes); the "
-        f"head screen of `workbench gates` is.{untold}"
+        f"chance within {most['null_high']:.2f}; table latent_axes). Null and p of holdouts are of features without it, and so are gates; "
+        f"values of holdouts and readouts are not corrected for it.{untold}"
     ]
 
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from workbench.cells.splits import Split
 from workbench.engine.stages import Result, Results
-from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
+from workbench.evidence.holdout import WITHOUT, group_splits, holdout_correlation, random_splits, with_null
+from workbench.evidence.technical import without_technical
 from workbench.geometry.quality import trustworthiness
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.operator import head_name
@@ -48,9 +49,10 @@ def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
 
     adaptor, heads, nulls, holdouts = context.config.adaptor, [], [], []
     maps, kinds = (adaptor.name, *ANCHOR_CONTROLS), _holdouts(context, random)
+    twice = bool(without_technical(anchors.centroids, anchors.technical, anchors.column("donor"))[1])
     each = sum(len(splits(anchors.stage)) for _, splits in kinds if splits is not None)
-    again = sum(len(context.draws(name)) if name in DRAWN else 1 + settings.refits for name in maps)
-    of_head, n_heads = len(random) * (1 + settings.head_refits), math.prod(context.operators.shape)
+    again = sum(len(context.draws(name)) if name in DRAWN else 1 + twice + settings.refits for name in maps)
+    of_head, n_heads = len(random) * (1 + twice + settings.head_refits), math.prod(context.operators.shape)
     of_projections = n_heads * settings.control_draws * len(random)
     with tqdm(
         total=n_heads * of_head + of_projections + again * each,
@@ -81,7 +83,7 @@ def heads_stage(context: RunContext, _: Path, __: Results) -> Result:
                 else:
                     features = context.anchor_features(name)
                     found = with_null(*_score(context, features, splits, context.adaptor(), settings.refits))
-                    bar.update(len(splits(anchors.stage)) * (1 + settings.refits))
+                    bar.update(len(splits(anchors.stage)) * (1 + twice + settings.refits))
                 if name == adaptor.name:
                     ours[kind] = found.get("spearman", np.nan)
                 holdouts.append({"operator": name, "holdout": kind, **found})
@@ -195,20 +197,26 @@ def sensitivity_stage(context: RunContext, settings: SensitivityConfig, _: Path,
 def _score(
     context: RunContext, features: np.ndarray, splits: Splits, adaptor: LETAdaptor, refits: int, seed: int | None = None
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Correlation with the ruler on held-out anchors of the run, and its null draws; by the run's seed unless one is given."""
+    """Correlation with the ruler on held-out anchors of the run, and its null draws; by the run's seed unless one is given.
+
+    Where sequencing of the cells is known, the null is of features without what follows it, whose own correlation stands beside
+    the plain one: relabelled stages follow no library size, so that a ruler that does would be above them without any program.
+    """
     anchors, ruler = context.anchors(), context.ruler.distances
-    drawn = context.config.seed if seed is None else seed
-    return holdout_correlation(
-        features,
-        anchors.stage,
-        ruler,
-        splits,
-        adaptor,
-        refits=refits,
-        seed=drawn,
-        weights=anchors.weights,
-        kinds=context.kinds,
-    )
+    drawn: dict[str, Any] = {"seed": context.config.seed if seed is None else seed}
+    drawn |= {"weights": anchors.weights, "kinds": context.kinds}
+
+    def correlated(of: np.ndarray, n: int) -> tuple[dict[str, Any], np.ndarray]:
+        return holdout_correlation(of, anchors.stage, ruler, splits, adaptor, refits=n, **drawn)
+
+    without, names = without_technical(features, anchors.technical, anchors.column("donor"))
+    if not refits or not names:
+        return correlated(features, refits)
+    (row, _), (other, null) = correlated(features, 0), correlated(without, refits)
+    row |= {name: other[name] for name in ("between_high", "between_p")} | {WITHOUT: other["spearman"]}
+    row["n_iter"] = max(row["n_iter"], other["n_iter"])
+    row["n_unconverged"] += other["n_unconverged"]
+    return row, null
 
 
 def _holdouts(context: RunContext, random: list[Split]) -> list[tuple[str, Splits | None]]:
