@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def pytest_configure(config):
     )
     # Many tests cut fits short, for which their few steps suffice.
     config.addinivalue_line("filterwarnings", "ignore:LET stopped before its optimum")
+
+
+def pytest_collection_finish(session):
+    # What was imported stays; a collection need not look at it again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import t
 
-from workbench.stats import benjamini_hochberg, permutation_p, spearman, wilcoxon_p
+from workbench.stats import Error, benjamini_hochberg, error_over_splits, permutation_p, spearman, wilcoxon_p
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -77,3 +78,16 @@ def test_wilcoxon_is_scipys_to_the_bit(n, kind):
     found = wilcoxon_p(values)
     assert np.array_equal(found, stats.wilcoxon(values, axis=1).pvalue, equal_nan=True)
     assert np.isnan(found[0]) == (kind == "a NaN") and found[1] <= 1
+
+
+def test_the_error_over_splits_is_that_of_nadeau_and_bengio():
+    # Squares around the mean of 3.5 add up to 21; a fifth is held out.
+    found = error_over_splits(np.array([1.0, 2.0, 4.0, 7.0]), 0.2)
+    assert (found.error, found.df) == (pytest.approx(np.sqrt(21 / 3 * (1 / 4 + 0.2 / 0.8))), 3)
+
+
+def test_what_could_have_been_found_is_so_in_four_of_five():
+    judged, reach = Error(2.0, 7.0).judged(3.0), 2.0 * t.ppf(0.975, 7)
+    assert (judged["low"], judged["high"]) == pytest.approx((3 - reach, 3 + reach))
+    assert judged["detectable"] == pytest.approx(reach + 2.0 * t.ppf(0.8, 7))
+    assert judged["p"] == pytest.approx(2 * t.sf(1.5, 7))
