@@ -73,16 +73,27 @@ def _checked_once(jaxtyped):
             return partial(checked, typechecker=typechecker)
         if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
             return jaxtyped(function, typechecker=typechecker)
-        if "<locals>" not in function.__qualname__:
-            return remembered(function, made(function, typechecker), typechecker)
-        return remembered(function, partial(judged, function, typechecker, function), typechecker)
+        if "<locals>" in function.__qualname__:
+            return _switched(
+                function, remembered(function, partial(judged, function, typechecker, function), typechecker)
+            )
+        check = None
+
+        def at_the_first_call(*args, **options):
+            # Most functions of a package are never called by the tests of one process, and a check takes its time to make.
+            nonlocal check
+            if check is None:
+                check = remembered(function, made(function, typechecker), typechecker)
+            return check(*args, **options)
+
+        return _switched(function, at_the_first_call)
 
     def remembered(function, check, typechecker):
         text = function.__module__, function.__code__
         if text not in with_arrays:
             with_arrays[text] = _with_arrays(function)
         if not with_arrays[text]:
-            return _switched(function, check)
+            return check
         seen = passed[text]
 
         def once(*args, **options):
@@ -99,7 +110,7 @@ def _checked_once(jaxtyped):
                 results.update({look} - {None})
             return result
 
-        return _switched(function, once)
+        return once
 
     def judged(function, typechecker, body, /, *args, **options):
         """Call a body under the check of a function of this text."""

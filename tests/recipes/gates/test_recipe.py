@@ -31,8 +31,6 @@ from workbench.recipes.gates.maps import CONTROLS, DRAWN, MODEL, NEGATIVES, PER_
 from workbench.recipes.gates.recipe import RECIPE, gates_text, stages
 
 QUICK = ("adaptor.steps=25", "adaptor.k=4", "refits=1", "head_refits=2", "control_draws=2")
-# Where controls are not looked at.
-ONE_DRAW = ("control_draws=1", "head_refits=1")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -262,7 +260,7 @@ def alone(config, tmp_path):
 
 
 def test_status_and_json_of_a_run_that_does_not(alone, tmp_path, capsys):
-    more = ("screen=false", "cohorts.internal.data.donor=null", *ONE_DRAW)
+    more = ("screen=false", "cohorts.internal.data.donor=null")
     assert main([*arguments(alone, tmp_path / "run", *more), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
     status = {(row["cohort"], row["gate"]): row["status"] for row in rows}
@@ -277,7 +275,7 @@ def test_status_and_json_of_a_run_that_does_not(alone, tmp_path, capsys):
 
 
 def test_without_a_doomed_cohort_gate_seven_is_not_applicable(alone, tmp_path):
-    result = run_gates(settings(alone, *ONE_DRAW), tmp_path / "run")
+    result = run_gates(settings(alone), tmp_path / "run")
     assert unmet(result) == ["internal: expected to fail (not applicable)"]
     report = (result.out / "report.html").read_text(encoding="utf-8")
     assert "no cohort is external" in report and "no cohort is expected to fail" in report
@@ -354,7 +352,7 @@ def named(config, tmp_path_factory):
     del given["external"]["data"]["donor"]
     cohorts = {"1e5": given["internal"], "NA": given["external"], "None": given["off_graph"]}
     path = write_text(place / "gates.yaml", yaml.safe_dump({**raw, "cohorts": cohorts}, sort_keys=False))
-    return path, place / "run", main(arguments(path, place / "run", *ONE_DRAW))
+    return path, place / "run", main(arguments(path, place / "run"))
 
 
 def test_a_cohort_called_na_counts_as_any_other(named, capsys):
@@ -379,7 +377,7 @@ def test_a_cohort_called_na_counts_as_any_other(named, capsys):
         drawn = (out / "figures" / f"{figure}.json").read_text(encoding="utf-8")
         assert all(name in drawn for name in ("1e5", "NA", "None"))
     capsys.readouterr()
-    assert main([*arguments(path, out, *ONE_DRAW), "--json"]) == 1
+    assert main([*arguments(path, out), "--json"]) == 1
     assert {row["cohort"] for row in json.loads(capsys.readouterr().out)} == {"1e5", "NA", "None"}
     said = gates_text(read_table(out / "tables" / "gates.csv"), metrics["stages"]["verdict"]["unmet"], out)
     assert "Not passed, though required: NA: donor holdout (not applicable)." in said
