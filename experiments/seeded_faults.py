@@ -270,18 +270,16 @@ def tests_of(fault: Fault, root: Path) -> list[str]:
 
 
 def mark(fault: Fault, root: Path) -> str:
-    """Hash of all that decides whether the fault is found: module, fault, tests, and what these are helped by.
+    """Hash of what decides whether the fault is found: the module with the fault in it, and its tests.
 
     Parameters
     ----------
     fault, root
         As in `tests_of`.
     """
-    files = [root / name for name in tests_of(fault, root)]
-    files += sorted((root / "tests").glob("*.py"))
     held = hashlib.sha256(text_with(fault, root).encode())
-    for path in files:
-        held.update(path.read_bytes())
+    for name in tests_of(fault, root):
+        held.update((root / name).read_bytes())
     return held.hexdigest()[:16]
 
 
