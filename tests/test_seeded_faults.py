@@ -61,7 +61,7 @@ def test_tests_that_do_not_run_are_no_finding(script, tmp_path, monkeypatch):
 
 def test_the_page_has_every_fault_and_nine_in_ten_are_found(script):
     lines = (ROOT / "docs" / "seeded_faults.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in lines if line.startswith("| `")]
+    _, *rows = [line for line in lines if line.startswith("| `")]
     for fault, row in zip(script.FAULTS, rows, strict=True):
         assert row.startswith(f"| `{fault.module}` | {fault.what} | ")
     assert sum("**nothing**" not in row for row in rows) >= 0.9 * len(rows)
