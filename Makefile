@@ -11,6 +11,8 @@ PEERS := $(CACHE)/peers-$(HASH)
 # Packages come without bytecode; unless Python may keep it, every process of every test compiles them for ten seconds. Kept in the environment.
 RUN := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(ENV)/bytecode" PYTHONPATH="$(CURDIR)" $(PY)
 OUT ?= artifacts/demo
+# A file to a worker, in the order of tests/conftest.py: those that take longest first.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -o tmp_path_retention_policy=failed
 # What `make test-changed` compares with.
 BASE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || echo HEAD)
 PIP := -m pip install --quiet --no-compile --disable-pip-version-check
@@ -39,14 +41,14 @@ demo: $(ENV)/.complete
 	@$(RUN) -m workbench.cli run experiments/demo.yaml --out "$(OUT)"
 
 test: $(ENV)/.tests
-	@$(RUN) -m pytest -m "not slow" --timeout 600 -n auto --maxprocesses 4 --dist loadfile
+	@$(RUN) -m pytest -m "not slow" --timeout 600 $(WORKERS)
 
 test-slow: $(ENV)/.tests $(ENV)/.docs
 	@$(RUN) -m pytest -m slow --timeout 3600 --durations=10
 
 test-changed: $(ENV)/.tests $(ENV)/.docs
 	@asked=$$($(PY) tests/changed.py $(BASE)) || exit 1; \
-	if [ -n "$$asked" ]; then $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $$asked; else echo "Nothing that has tests differs from $(BASE)."; fi
+	if [ -n "$$asked" ]; then $(RUN) -m pytest $(WORKERS) $$asked; else echo "Nothing that has tests differs from $(BASE)."; fi
 
 test-gpu: $(ENV)/.tests
 	@$(RUN) -m pytest -m gpu -rs

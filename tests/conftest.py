@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from pathlib import Path
 
@@ -12,7 +13,33 @@ import torch
 from browser import browser_page, chromium  # noqa: F401
 from jaxtyping import config as shape_config
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+SHARED_DATA = TESTS.parents[1] / "shared" / "data"
+# Files whose tests take longest: the first, so that no worker is left with one when the others have ended.
+LONGEST = (
+    "recipes/gates/test_recipe.py",
+    "recipes/run/test_run.py",
+    "test_performance_scripts.py",
+    "operators/test_estimator.py",
+    "tools/test_tools.py",
+    "dictionaries/test_training.py",
+    "recipes/run/test_factors.py",
+    "recipes/run/test_invariance.py",
+    "recipes/ablate/test_recipe.py",
+    "ablation/test_effects.py",
+    "habits/test_scanpy.py",
+    "recipes/benchmark/test_recipe.py",
+    "recipes/benchmark/test_benchmark.py",
+    "test_docs.py",
+    "ablation/test_attribution.py",
+    "engine/test_report_in_browser.py",
+    "recipes/run/test_keys.py",
+    "engine/test_sweep.py",
+    "recipes/gates/test_operators.py",
+    "recipes/manifold/test_recipe.py",
+    "capture/test_resume.py",
+    "test_notebooks.py",
+)
 
 
 def _njit_of_plain_functions(njit):
@@ -53,6 +80,18 @@ def pytest_configure(config):
     )
     # Many tests cut fits short, for which their few steps suffice.
     config.addinivalue_line("filterwarnings", "ignore:LET stopped before its optimum")
+
+
+def pytest_collection_modifyitems(items):
+    # Stable, so that the others stay as they are; `make test` deals files out in this order.
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place)))
+
+
+def pytest_collection_finish(session):
+    # What was imported stays; a collection need not look at it again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):

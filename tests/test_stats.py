@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import t
 
 from workbench.stats import (
+    Error,
     benjamini_hochberg,
     correlation_over_few,
+    error_over_splits,
     over_few,
     permutation_p,
     spearman,
@@ -102,3 +105,16 @@ def test_intervals_of_correlations_stay_within_their_bounds_and_nothing_has_none
     assert -1 <= low < 0.5 and 0.99 < high <= 1
     assert np.isnan(over_few(1.0, np.array([np.nan]), 5)).all() and np.isnan(over_few(1.0, np.ones(3), 1)).all()
     assert np.isnan(over_few(np.nan, np.ones(3), 5)).all()
+
+
+def test_the_error_over_splits_is_that_of_nadeau_and_bengio():
+    # Squares around the mean of 3.5 add up to 21; a fifth is held out.
+    found = error_over_splits(np.array([1.0, 2.0, 4.0, 7.0]), 0.2)
+    assert (found.error, found.df) == (pytest.approx(np.sqrt(21 / 3 * (1 / 4 + 0.2 / 0.8))), 3)
+
+
+def test_what_could_have_been_found_is_so_in_four_of_five():
+    judged, reach = Error(2.0, 7.0).judged(3.0), 2.0 * t.ppf(0.975, 7)
+    assert (judged["low"], judged["high"]) == pytest.approx((3 - reach, 3 + reach))
+    assert judged["detectable"] == pytest.approx(reach + 2.0 * t.ppf(0.8, 7))
+    assert judged["p"] == pytest.approx(2 * t.sf(1.5, 7))

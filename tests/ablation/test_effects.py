@@ -151,6 +151,20 @@ def test_the_table_by_hand():
     assert table["heads_as_large"].tolist() == [0.0, 1.0]
 
 
+def test_what_is_detectable_is_what_q_needs_or_half_the_interval_and_the_power_beside():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, (2 * 21, 1)) + rng.normal(0, np.repeat([0.1, 30.0], 21)[:, None], (42, 12))
+    table = effect_table({"m": values}, described(2, 20), draws=200, seed=0)
+    null = values.mean(1).reshape(2, 21)[:, 1:]
+    size = np.sqrt((null**2).mean(1))
+    pool = [abs(own[j]) / np.sqrt((np.delete(own, j) ** 2).mean()) for own in null for j in range(20)]
+    width = (table["high"] - table["low"]).to_numpy()
+    needed = least_found(np.array(pool), 2) * size
+    assert needed[0] > width[0] and needed[1] < width[1], "one of either kind"
+    wanted = np.maximum(needed, width / 2) + norm.ppf(0.8) * width / (2 * norm.ppf(0.975))
+    assert table["detectable"].to_numpy() == pytest.approx(wanted)
+
+
 def test_intervals_of_the_table_hold_the_effect_and_follow_the_groups():
     rng = np.random.default_rng(0)
     donor = np.repeat(np.arange(10), 6)

@@ -80,3 +80,11 @@ def test_a_label_that_one_fold_holds_alone_is_refused():
     cells.obs["sex"] = pd.Categorical(["f"] * 20 + ["m"] * 20)
     with pytest.raises(EvaluationError, match="every cell has the sex 'm'"):
         workbench.probe(cells, "artifacts/scgpt-blood-mini", "sex", layers=[0], folds=2, progress=False)
+
+
+def test_value_and_spread_are_over_the_folds_that_have_a_score():
+    said = np.array(["a", "b", "a", "b", "a", "b"])
+    found = {"metric": "balanced accuracy", "values": np.array([0.5, np.nan, 0.8, 1.0]), "said": said}
+    row = probe.describe_probe(found, None, target(list("ababab"), None), 4)
+    assert row["n_folds"] == 3 and row["value"] == pytest.approx(2.3 / 3)
+    assert row["sd"] == pytest.approx(np.std([0.5, 0.8, 1.0], ddof=1))

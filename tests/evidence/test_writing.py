@@ -81,7 +81,10 @@ def hits(kind, seeds):
     return found
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "row norms", "column norms", "turned"])
+@pytest.mark.parametrize(
+    "kind",
+    ["gaussian", "turned", *(pytest.param(one, marks=pytest.mark.slow) for one in ("row norms", "column norms"))],
+)
 def test_operators_that_tie_nothing_are_called_at_the_level(kind):
     """Of 200 worlds at .05: 3 to 19 by chance (99.9 %)."""
     assert 3 <= hits(kind, range(200)) <= 19

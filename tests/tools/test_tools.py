@@ -28,6 +28,17 @@ def cells():
     return workbench.load("pbmc68k")[:120].copy()
 
 
+@pytest.fixture(scope="module")
+def lens_table(model, cells):
+    return quiet(workbench.lens, cells, model, layers=[0, -1])
+
+
+@pytest.fixture(scope="module")
+def steered(model, cells):
+    given = {"source": "CD14+ Monocyte", "target": "Dendritic", "doses": (2.0,), "null_draws": 19, "n_cells": 20}
+    return workbench.steer(cells, model, **given)
+
+
 def near(found, wanted, tolerance):
     np.testing.assert_allclose(np.asarray(found), np.asarray(wanted), rtol=tolerance, atol=tolerance)
 
@@ -172,8 +183,8 @@ def test_whole_donors_are_held_out(model, cells):
         quiet(workbench.probe, mine, model, "label", folds=7)
 
 
-def test_a_lens_reads_expression_better_from_expression(model, cells):
-    table = quiet(workbench.lens, cells, model, layers=[0, -1])
+def test_a_lens_reads_expression_better_from_expression(lens_table):
+    table = lens_table
     own = table[table["reads"] == "expression"].set_index(["features", "layer", "pool"])["value"]
     assert own.loc["expression"].iloc[0] == own.max() and own.max() < 1
     assert own.loc[("model", 5, "mean")] > own.loc[("untrained model", 5, "mean")]
@@ -188,10 +199,8 @@ def test_patching_is_that_of_the_ablation_package(model, cells):
     assert table["n_pairs"].item() == 10 and np.isfinite(table["moved"]).all()
 
 
-def test_steering_along_a_difference_goes_further_than_random_directions(model, cells):
-    table = workbench.steer(
-        cells, model, source="CD14+ Monocyte", target="Dendritic", doses=(2.0,), null_draws=19, n_cells=20
-    )
+def test_steering_along_a_difference_goes_further_than_random_directions(model, cells, steered):
+    table = steered
     at = table.set_index(["dose", "measure"])
     moved = at.loc[(2.0, "moved")]
     assert moved["value"] > moved["null_high"] and moved["p"] == pytest.approx(1 / 20)
@@ -237,14 +246,11 @@ def test_no_dose_is_the_intact_model(model, cells):
     near(table.query("dose == 0")["value"], table.query("dose > 0")["value"], 1e-4)
 
 
-def test_figures_take_what_the_tools_give(model, cells):
+def test_figures_take_what_the_tools_give(model, cells, lens_table, steered):
     figures = workbench.figures
     table = quiet(workbench.attention, cells[:20], model, "L2H3")
     assert len(figures.attention_map(table).data) == 1
-    assert len(figures.layer_probes(quiet(workbench.lens, cells, model, layers=[0])).data) == 8
-    steered = workbench.steer(
-        cells, model, source="CD14+ Monocyte", target="Dendritic", doses=(1.0,), null_draws=2, n_cells=20
-    )
+    assert len(figures.layer_probes(lens_table).data) == 8
     assert len(figures.dose_curves(steered).data) == 10
     figures.transfer_map(workbench.patch(cells, model, source="CD14+ Monocyte", target="Dendritic", n_cells=6))
     with pytest.raises(EvaluationError, match="several heads"):

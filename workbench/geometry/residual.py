@@ -165,13 +165,12 @@ def _moments(
 def _partial(moments: np.ndarray) -> np.ndarray:
     """Correlation of the first two columns given the constant and the others; NaN where nothing is left of one."""
     out = np.full(len(moments), np.nan)
-    others = [0, *range(3, moments.shape[1])]
-    for at, moment in enumerate(moments):
-        if moment[0, 0] <= 0:
-            continue
-        moment = moment / moment[0, 0]
-        given = moment[np.ix_(others, [1, 2])]
-        left = moment[1:3, 1:3] - given.T @ np.linalg.pinv(moment[np.ix_(others, others)], hermitian=True) @ given
-        if left[0, 0] > _TINY and left[1, 1] > _TINY:
-            out[at] = np.clip(left[0, 1] / np.sqrt(left[0, 0] * left[1, 1]), -1, 1)
+    others, held = [0, *range(3, moments.shape[1])], np.flatnonzero(moments[:, 0, 0] > 0)
+    moment = moments[held] / moments[held, :1, :1]
+    given = moment[:, others][:, :, [1, 2]]
+    inverse = np.linalg.pinv(moment[:, others][:, :, others], hermitian=True)
+    left = moment[:, 1:3, 1:3] - given.transpose(0, 2, 1) @ inverse @ given
+    kept = (left[:, 0, 0] > _TINY) & (left[:, 1, 1] > _TINY)
+    of = left[kept]
+    out[held[kept]] = np.clip(of[:, 0, 1] / np.sqrt(of[:, 0, 0] * of[:, 1, 1]), -1, 1)
     return out

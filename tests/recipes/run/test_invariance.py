@@ -19,9 +19,8 @@ from workbench.recipes.run.recipe import stages
 DONE = ("panel", "cells", "operators", "untrained", "heads", "readouts", "algorithm")
 ADAPTOR = {"k": 3, "steps": 20_000}
 VARIANTS = {
-    "batches of 7, two threads": (7, 2, "as it is"),
+    "batches of 7, two threads, shuffled": (7, 2, "shuffled"),
     "batches of 1, backwards": (1, 1, "backwards"),
-    "shuffled": (32, 1, "shuffled"),
 }
 
 
