@@ -22,6 +22,8 @@ from rehearsal_world import Shape, write_atlas, write_checkpoint
 
 HERE = Path(__file__).resolve().parent
 GENES, PANEL = 20_000, 1_200
+# An anchor has one in so many of the cells, so that there are about as many anchors at either size: fits take their number squared.
+ANCHOR = 2_000
 # Peak beyond the operators, minutes, and time a cell of the larger size over that of the smaller.
 MEMORY, MINUTES, RATIO = 4 * 2**30, 45.0, 1.1
 # The main job with fewer repeats; fits to random cells do not come to an optimum, so they are cut short.
@@ -57,7 +59,8 @@ def run(out: Path, cells: int, seed: int, small: bool = False) -> dict[str, Any]
     shape, panel, more = SMALL if small else (Shape(), PANEL, ())
     checkpoint = write_checkpoint(out / "checkpoint", seed, shape)
     atlas = write_atlas(out / f"atlas-{cells}.h5ad", seed, cells, shape.n_genes if small else GENES)
-    given = (f"checkpoint={checkpoint}", f"data.name={atlas}", f"panel.size={panel}", f"seed={seed}", *SETS, *more)
+    given = (f"checkpoint={checkpoint}", f"data.name={atlas}", f"panel.size={panel}", f"seed={seed}", *SETS)
+    given += (f"anchors.min_cells={max(5, cells // ANCHOR)}", *more)
     words = (sys.executable, "-m", "workbench.cli", "run", str(HERE / "demo.yaml"), "--out", str(out / f"run-{cells}"))
     words += tuple(word for one in given for word in ("--set", one))
     journal = out / f"cost-{cells}.json"
