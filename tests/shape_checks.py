@@ -101,7 +101,7 @@ def _checked_once(jaxtyped):
             results = seen.get(given)
             if given is None or results is None:
                 result = check(*args, **options)
-                if given is not None and len(seen) < 2000:
+                if given is not None and len(seen) < 16:
                     seen[given] = {_look(result)} - {None}
                 return result
             result = function(*args, **options)
