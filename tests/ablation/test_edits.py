@@ -348,7 +348,8 @@ def test_null_draws_leave_nothing_in_memory(model, tokens):
             held.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert held[-1] - held[9] < 20 * 8 * D_MODEL**2, "of 190 matrices"
+    # Shape checks remember the first sixteen calls.
+    assert held[-1] - held[29] < 20 * 8 * D_MODEL**2, "of 170 matrices"
 
 
 def test_heads_of_one_null_draw_are_turned_each_by_its_own_matrix(model, tokens, intact):
