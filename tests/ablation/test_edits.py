@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 
 import numpy as np
@@ -345,6 +346,7 @@ def test_null_draws_leave_nothing_in_memory(model, tokens):
     try:
         for draw in range(2000, 2200):
             edits.change(own, Ablation(place, "zero", rotation=draw), place)
+            gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
