@@ -61,7 +61,10 @@ FAULTS = (
     Fault("stats.py", "student.ppf(0.8, self.df)", "student.ppf(0.9, self.df)", "power of 90 %, not 80 %"),
     Fault("stats.py", "2 * min((null <= observed)", "min((null <= observed)", "one-sided p of the signed ranks"),
     Fault(
-        "ablation/effects.py", "[(1 - level) / 2, (1 + level) / 2]", "[1 - level, level]", "interval of 90 %, not 95 %"
+        "ablation/effects.py",
+        "np.quantile(means, [0.025, 0.975])",
+        "np.quantile(means, [0.05, 0.95])",
+        "interval of 90 %, not 95 %",
     ),
     Fault(
         "ablation/effects.py",
@@ -214,8 +217,8 @@ FAULTS = (
     ),
     Fault(
         "operators/shift.py",
-        "(chance * squares).sum()) / (n * k)",
-        "(chance * squares).sum()) / n",
+        "float(np.vdot(chance, squares)) / (n * k)",
+        "float(np.vdot(chance, squares)) / n",
         "spread by cells, not by numbers",
     ),
     Fault("evidence/probing.py", "values.std(ddof=1)", "values.std()", "sd over n, not n - 1"),

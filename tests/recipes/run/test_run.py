@@ -408,8 +408,9 @@ def test_neither_labels_nor_values_of_held_out_cells_reach_what_is_tested_on_the
     names = [name for name in before if name != "fold"]
     assert len(names) == 12
     for name in names:
-        np.testing.assert_allclose(after[name][~held], before[name][~held], atol=1e-5, err_msg=name)
-        assert not np.allclose(after[name][held], before[name][held]), name
+        found, wanted = (of[name].toarray() if sp.issparse(of[name]) else of[name] for of in (after, before))
+        np.testing.assert_allclose(found[~held], wanted[~held], atol=1e-5, err_msg=name)
+        assert not np.allclose(found[held], wanted[held]), name
 
 
 def test_cells_without_a_label_column_are_an_error(cells, checkpoint, tmp_path, capsys):
