@@ -13,6 +13,9 @@ from scipy.stats import t as student
 
 # Differences for which SciPy's signed-rank test is exact with ties too.
 _EXACT = 13
+# Column of a holdout's correlation of features without what follows library size, detected genes and mitochondrial share: where it is
+# there, null and p of the row are of it.
+WITHOUT = "without_sequencing"
 
 
 def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:

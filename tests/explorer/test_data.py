@@ -157,6 +157,12 @@ def test_a_head_without_a_row_is_a_gap(run_folder):
     table = pd.read_csv(run_folder / "tables" / "heads.csv").drop(index=2)
     rows = ruler_measure(table, (LAYERS, HEADS))["rows"]
     assert rows[2] is None and all(rows[i] for i in (0, 1, 3, 4, 5))
+    assert (
+        "without_sequencing"
+        not in ruler_measure(table.drop(columns="without_sequencing", errors="ignore"), (LAYERS, HEADS))["rows"][0]
+    )
+    beside = ruler_measure(table.assign(without_sequencing=0.25), (LAYERS, HEADS))["rows"]
+    assert beside[0]["without_sequencing"] == 0.25 and beside[0]["value"] == rows[0]["value"]
     with pytest.raises(ArtifactError, match="twice"):
         ruler_measure(pd.concat([table, table.head(1)]), (LAYERS, HEADS))
 

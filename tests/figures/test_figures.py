@@ -277,6 +277,22 @@ def test_holdouts_draw_the_defined_and_list_the_undefined():
     assert all(list(t.base) == [0.0] * 4 and list(t.x) == [0.18] * 4 for t in bars)
 
 
+def test_a_null_of_features_without_what_follows_sequencing_stands_beside_their_own_value():
+    table = synthetic.holdouts()
+    table["without_sequencing"] = table["spearman"] - 0.1
+    table.loc[table["operator"] == "identity", "without_sequencing"] = np.nan
+    figure = figures.holdouts(table)
+    beside = [t for t in figure.data if t.name == "beside"]
+    for trace, holdout in zip(beside, ["random", "branch"], strict=True):
+        rows = table[(table["holdout"] == holdout) & (table["status"] == "ok")]
+        np.testing.assert_array_equal(trace.x, rows["without_sequencing"])
+        assert trace.marker.symbol == "diamond-open"
+    assert any(t.name == "without what follows sequencing, which the null is of" for t in figure.data)
+    hover = next(t for t in figure.data if t.name == "value").hovertext
+    assert sum("without what follows sequencing" in text for text in hover) == 3
+    assert not any(t.name == "beside" for t in figures.holdouts(synthetic.holdouts()).data)
+
+
 def test_readouts_have_a_facet_per_endpoint_and_metric():
     figure = figures.readouts(synthetic.readouts())
     points = [t for t in figure.data if t.type == "scatter" and t.mode == "markers+text"]

@@ -14,7 +14,7 @@ from workbench.evidence.donor_interval import Pairs, donor_interval
 from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.operators.operator import Head, OperatorSource
 from workbench.seeds import generator
-from workbench.stats import null_summary, spearman
+from workbench.stats import WITHOUT, null_summary, spearman
 from workbench.threads import threaded
 
 _HOLDOUT_SHARE = 0.3
@@ -22,8 +22,6 @@ _HOLDOUT_SHARE = 0.3
 
 # Three to fit on and three to compare with each other.
 FEWEST_ANCHORS = 6
-# Column of the same correlation, of features without what follows library size, detected genes and mitochondrial share.
-WITHOUT = "without_sequencing"
 
 
 def random_splits(n: int, n_splits: int, seed: int, share: float = _HOLDOUT_SHARE) -> Iterator[Split]:

@@ -165,7 +165,8 @@ function scoreCells(measure, row) {
     return [
       number(row.value),
       `sd ${number(row.sd)} over ${count(row.n_splits, "split")}`,
-      `97.5 % below ${number(row.null_high)} (${count(row.n_null, "draw")}, all heads)`,
+      (row.without_sequencing === undefined ? "" : `without what follows sequencing ${number(row.without_sequencing)}: `) +
+        `97.5 % below ${number(row.null_high)} (${count(row.n_null, "draw")}, all heads)`,
       count(row.n_anchors, "anchor"),
       number(row.p),
       number(row.q),

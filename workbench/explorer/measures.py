@@ -15,6 +15,7 @@ from workbench.figures.checks import checked
 from workbench.figures.heatmap import SCALE, Colors, colors_of
 from workbench.figures.style import metric_title
 from workbench.operators.operator import Head
+from workbench.stats import WITHOUT
 
 _SCORE = ("spearman", "sd", "n_splits", "n_anchors", "null_high", "n_null", "p", "q")
 _EFFECT = ("effect", "low", "high", "sd", "n_cells", "null_low", "null_high", "n_null", "p", "q")
@@ -30,8 +31,9 @@ def ruler_measure(table: pd.DataFrame, shape: Head) -> dict[str, Any]:
     shape
         Number of layers, and of heads per layer.
     """
-    heads = checked(table, "head map", numeric=["layer", "head", *_SCORE])
-    rows = _by_head(heads, shape, _SCORE, "spearman", "The run's tables/heads.csv")
+    columns = [*_SCORE, *({WITHOUT} & set(table))]  # where that is there, null and p are of it
+    heads = checked(table, "head map", numeric=["layer", "head", *columns])
+    rows = _by_head(heads, shape, columns, "spearman", "The run's tables/heads.csv")
     colors = Colors(SCALE, (-1.0, 1.0), "Spearman")
     return _measure("ruler", "score", "ruler correlation, held out", "", rows, colors)
 

@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 
 from workbench.figures.checks import checked, records, refusal, undrawn, with_value
 from workbench.figures.facets import AXIS, heading_of, lines_of, list_undrawn
-from workbench.figures.forest import Facet, forest, mean_keys, order_of, titled, zero_axis
+from workbench.figures.forest import BESIDE, Facet, forest, mean_keys, order_of, titled, zero_axis
 from workbench.figures.marks import Look, mean_sd, null_of, p_and_q, sure_keys
 from workbench.figures.style import INK, label, number, span
+from workbench.stats import WITHOUT
 
 HOLDOUT_ORDER = ("random", "branch", "donor")
 SHOWN = ("trustworthiness", "random holdout", "donor holdout", "branch holdout")
@@ -26,7 +27,8 @@ def holdouts(table: pd.DataFrame, baselines: Collection[str] = ()) -> go.Figure:
     ----------
     table
         One row per operator and holdout: `operator`, `holdout`, `spearman`, `sd`, `n_splits`, `n_pairs`, `null_mean`,
-        `null_high`, `p`, `status` ("ok", or why it is undefined).
+        `null_high`, `p`, `status` ("ok", or why it is undefined); `without_sequencing`, where null and p are of features without what
+        follows sequencing.
     baselines
         Operators that hold nothing of the model; they get an open mark.
 
@@ -40,12 +42,15 @@ def holdouts(table: pd.DataFrame, baselines: Collection[str] = ()) -> go.Figure:
     EvaluationError
         If a column is missing, or nothing is defined.
     """
-    numeric = ["spearman", "sd", "n_splits", "n_pairs", "null_mean", "null_high", "p"]
+    numeric = ["spearman", "sd", "n_splits", "n_pairs", "null_mean", "null_high", "p", *({WITHOUT} & set(table))]
     rows = checked(table, "holdout figure", ["operator", "holdout", "status"], numeric)
     rows = rows.rename(columns={"operator": "row", "spearman": "value"}).assign(facet=rows["holdout"], null_from=0.0)
+    rows["beside"] = rows[WITHOUT] if WITHOUT in rows else np.nan
     rows["hover"] = [
         f"{label(r.row)}, {label(r.holdout)} holdout<br>Spearman {mean_sd(r.value, r.sd, r.n_splits, 'splits')}<br>"
-        f"n = {number(r.n_pairs)} pairs<br>{null_of(r)}<br>p = {number(r.p)}"
+        f"n = {number(r.n_pairs)} pairs<br>"
+        + (f"without what follows sequencing {number(r.beside)}, of which are<br>" if np.isfinite(r.beside) else "")
+        + f"{null_of(r)}<br>p = {number(r.p)}"
         for r in records(rows)
     ]
     drawn, notes = _defined(rows, "holdout figure", "operator", baselines)
@@ -57,7 +62,10 @@ def holdouts(table: pd.DataFrame, baselines: Collection[str] = ()) -> go.Figure:
     ]
     title = "Held-out Spearman of latent and ruler distances"
     subtitle = "Mean ± sd over splits; grey: the null, from 0 to its upper bound. n: above each plot."
-    return forest(parts, order_of(drawn), title, subtitle, mean_keys(drawn), across=3, notes=notes)
+    keys = mean_keys(drawn)
+    if drawn["beside"].notna().any():
+        keys.insert(-1, ("without what follows sequencing, which the null is of", BESIDE))
+    return forest(parts, order_of(drawn), title, subtitle, keys, across=3, notes=notes)
 
 
 def holdout_order(names: pd.Series) -> list[str]:

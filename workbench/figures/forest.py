@@ -15,6 +15,8 @@ from workbench.figures.marks import NULL_KEY, POINT, Key, Look, bars, circles, i
 from workbench.figures.style import INK, NULL, NULL_EDGE, dressed, label
 
 ROW = 34  # pixels of a row
+# Of a value that stands beside the one that is written.
+BESIDE: dict[str, Any] = {**POINT, "symbol": "diamond-open", "color": INK}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Facet:
         Heading above it, in small HTML; none where it is empty.
     rows
         One row per point: `row` (its name on the left), `value`, `hover`; `low` and `high`, or else `sd`; and
-        `null_from` and `null_high` where there is a null, `text` (the value as it is written), `filled` (else a ring).
+        `null_from` and `null_high` where there is a null, `text` (the value as it is written), `filled` (else a ring), `beside` (another
+        value, which the null is of).
     axis
         Further properties of the value axis, such as its title and range.
     """
@@ -156,7 +159,10 @@ def _traces(rows: pd.DataFrame, bounds: bool) -> list[Any]:
         "marker": {**POINT, "symbol": circles(rows["filled"])},
         "error_x": interval(rows, "value") if "low" in rows else spread(rows["sd"]),
     }
-    return [*made, marks(rows["value"], names, rows["hover"], mode="markers+text", **look)]
+    made.append(marks(rows["value"], names, rows["hover"], mode="markers+text", **look))
+    if "beside" in rows and rows["beside"].notna().any():
+        made.append(marks(rows["beside"], names, rows["hover"], name="beside", marker=BESIDE))
+    return made
 
 
 def null_bars(names: Sequence[str], low: pd.Series, high: pd.Series) -> go.Bar:

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from workbench.figures.checks import check_finite, checked, records, refusal
 from workbench.figures.marks import ALPHA, mean_sd, p_and_q
 from workbench.figures.style import INK, dressed, label, number, span, wrapped
+from workbench.stats import WITHOUT
 
 # Blue to red through white (ColorBrewer RdBu): told apart with any colour vision, and zero is paper.
 SCALE = ("#2166AC", "#4393C3", "#92C5DE", "#D1E5F0", "#F7F7F7", "#FDDBC7", "#F4A582", "#D6604D", "#B2182B")
@@ -302,7 +303,7 @@ def head_map(table: pd.DataFrame, controls: Mapping[str, float] | None = None) -
     ----------
     table
         One row per head: `layer`, `head`, `spearman`, `sd`, `n_splits`, `n_anchors`, `null_high`, `p`, `q`
-        (Benjamini-Hochberg over heads). A head without a row stays blank.
+        (Benjamini-Hochberg over heads), and `without_sequencing` where null, p and q are of that. A head without a row stays blank.
     controls
         The same score of operators that hold nothing of the model, by name, for example identity and gaussian.
 
@@ -325,20 +326,38 @@ def head_map(table: pd.DataFrame, controls: Mapping[str, float] | None = None) -
     >>> head_map(table).data[0].text.tolist()
     [['<b>0.60</b>', '0.10']]
     """
-    numeric = ["layer", "head", "spearman", "sd", "n_splits", "n_anchors", "null_high", "p", "q"]
+    numeric = [
+        "layer",
+        "head",
+        "spearman",
+        "sd",
+        "n_splits",
+        "n_anchors",
+        "null_high",
+        "p",
+        "q",
+        *({WITHOUT} & set(table)),
+    ]
     heads = checked(table, "head map", numeric=numeric)
     cells, rows, columns = placed(heads, "spearman", "head map")
     cells["bold"] = cells["q"] <= ALPHA
     cells["hover"] = [
         f"layer {int(row.layer)}, head {int(row.head)}<br>Spearman {mean_sd(row.spearman, row.sd, row.n_splits, 'splits')}"
-        f"<br>n = {number(row.n_anchors)} anchors<br>null, upper bound {number(row.null_high)}<br>{p_and_q(row)}"
+        f"<br>n = {number(row.n_anchors)} anchors<br>"
+        + (
+            f"without what follows sequencing {number(row.without_sequencing)}, of which are<br>"
+            if WITHOUT in heads
+            else ""
+        )
+        + f"null, upper bound {number(row.null_high)}<br>{p_and_q(row)}"
         for row in records(heads)
     ]
     best = cells.iloc[int(np.nanargmax(cells["value"]))]
     beside = "; ".join(f"{name} {number(value)}" for name, value in (controls or {}).items())
     subtitle = (
         f"n = {len(heads)} heads, {span(heads['n_anchors'])} anchors, {span(heads['n_splits'])} splits. "
-        f"{bold_heads(cells)}; frame: best head, {head_name(best)}. Null, upper bound: {span(heads['null_high'])}. "
+        f"{bold_heads(cells)}; frame: best head, {head_name(best)}. Null, upper bound: {span(heads['null_high'])}"
+        + (" (it and q are without what follows sequencing). " if WITHOUT in heads else ". ")
         + (f"Controls on the same anchors: {beside}." if beside else "No controls were given.")
     )
     title = "Held-out Spearman of each head alone with the ruler"

@@ -8,6 +8,7 @@ from typing import Any
 from workbench.operators.convention import Convention
 from workbench.operators.readout_weights import Readout
 from workbench.operators.reference import GENES, LOSS, TrainingReference
+from workbench.stats import WITHOUT
 
 
 def model_card(
@@ -90,9 +91,13 @@ def _evidence(card: Mapping[str, Any]) -> list[str]:
         rows = [(r["endpoint"], r["metric"], _spread(r, f", n = {r['n_folds']}"), *_null(r)) for r in held]
         out += _section("On held-out cells", "endpoint | metric | value (sd over folds) | null up to | p", rows)
     if held := card.get("holdouts"):
-        columns = "operator | holdout | rank correlation (sd) | null up to | p"
-        rows = [(r["operator"], r["holdout"], _spread({**r, "value": r["spearman"]}), *_null(r)) for r in held]
-        out += _section("On held-out anchors, beside controls", columns, rows)
+        columns = "operator | holdout | rank correlation (sd) | without what follows sequencing | null up to | p"
+        judged = (_spread({**r, "value": r["spearman"]}) for r in held)
+        lines = [
+            (r["operator"], r["holdout"], value, _number(r.get(WITHOUT)), *_null(r))
+            for r, value in zip(held, judged, strict=True)
+        ]
+        out += _section("On held-out anchors, beside controls", columns, lines)
     if controls := card.get("controls"):
         columns = "control | endpoint | metric | difference (95 %) | q"
         rows = [(r["control"], r["endpoint"], r["metric"], _interval(r), _number(r["q"])) for r in controls]

@@ -57,6 +57,16 @@ def test_nothing_is_added():
     assert "must differ by about 0.08" in said and "--set data.donor=COLUMN" in said
 
 
+def test_the_p_is_said_of_what_it_is_of():
+    found = tables()
+    found["holdouts"]["without_sequencing"] = 0.69
+    said = told(extract_opening("drift", "Do they?", 700, 0, found))
+    assert (
+        "relabelled stages rarely do as well as 0.69, which is without what follows sequencing (p 0.02, 40 draws)"
+        in said
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [

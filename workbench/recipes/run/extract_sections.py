@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from workbench.cells.anchors import TECHNICAL
@@ -22,6 +23,7 @@ from workbench.recipes.run.heads import SENSITIVITY
 from workbench.recipes.run.heads import TABLES as HEADS
 from workbench.recipes.run.opening import above_plain
 from workbench.recipes.run.readouts import TABLES as READOUTS
+from workbench.stats import WITHOUT
 
 _ALPHA = 0.05
 Tables = Mapping[str, pd.DataFrame]
@@ -170,13 +172,20 @@ def _drawn_said(holdouts: pd.DataFrame) -> str:
     return f"Of {int(drawn['n_draws'].max())} draws, as high as the operator ({kinds} holdout): {'; '.join(counts)}."
 
 
+def _p(row: dict[str, Any]) -> str:
+    """The p of a holdout, and what it is of where that is not the correlation as it is."""
+    of = row.get(WITHOUT, np.nan)
+    return f"without what follows sequencing {of:.2f}, p {row['p']:.3f}" if np.isfinite(of) else f"p {row['p']:.3f}"
+
+
 def _held_out(context: RunContext, tables: Tables) -> list[str]:
     said, own = [], context.config.adaptor.name
     for kind, rows in tables["holdouts"].query("status == 'ok'").groupby("holdout", sort=False):
         ours, others = rows[rows["operator"] == own], rows[rows["operator"] != own].sort_values("spearman")
         low, high = others.iloc[0], others.iloc[-1]
         numbers = (
-            "".join(f"{r.spearman:.2f} (sd {r.sd:.2f}, p {r.p:.3f})" for r in ours.itertuples()) or "not applicable"
+            "".join(f"{r['spearman']:.2f} (sd {r['sd']:.2f}, {_p(r)})" for r in ours.to_dict("records"))
+            or "not applicable"
         )
         said.append(
             f"{kind} holdout {numbers}, controls {low['spearman']:.2f} ({low['operator']}) to {high['spearman']:.2f} ({high['operator']})"

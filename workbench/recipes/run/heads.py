@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from workbench.cells.splits import Split
 from workbench.engine.stages import Result, Results
-from workbench.evidence.holdout import WITHOUT, group_splits, holdout_correlation, random_splits, with_null
+from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
 from workbench.evidence.technical import without_technical
 from workbench.geometry.quality import trustworthiness
 from workbench.operators.adaptor import LETAdaptor
@@ -22,7 +22,7 @@ from workbench.operators.operator import head_name
 from workbench.recipes.run.config import SensitivityConfig
 from workbench.recipes.run.context import ANCHOR_CONTROLS, BIASED, DRAWN, RunContext
 from workbench.seeds import generator, key
-from workbench.stats import benjamini_hochberg, permutation_p
+from workbench.stats import WITHOUT, benjamini_hochberg, permutation_p
 
 TABLES, SENSITIVITY = ("heads", "holdouts"), "sensitivity"
 _NEIGHBOURS = 5
@@ -213,7 +213,8 @@ def _score(
     if not refits or not names:
         return correlated(features, refits)
     (row, _), (other, null) = correlated(features, 0), correlated(without, refits)
-    row |= {name: other[name] for name in ("between_high", "between_p")} | {WITHOUT: other["spearman"]}
+    row |= {name: other[name] for name in ("between_high", "between_p")}
+    row |= {WITHOUT: other["spearman"], f"between_{WITHOUT}": other["between"]}
     row["n_iter"] = max(row["n_iter"], other["n_iter"])
     row["n_unconverged"] += other["n_unconverged"]
     return row, null

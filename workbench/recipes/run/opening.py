@@ -14,6 +14,7 @@ from workbench.evidence.transfers import LOGISTIC, OURS
 from workbench.figures.style import counted
 from workbench.operators.controls import IDENTITY
 from workbench.recipes.run.context import ANCHOR_CONTROLS
+from workbench.stats import WITHOUT
 
 _ALPHA = 0.05
 # The hardest holdout comes first; branches are few and differ much.
@@ -95,7 +96,9 @@ def extract_opening(own: str, question: str, n_cells: int, donors: int, tables: 
         )
         chance = ours["p"]
         often = "often" if chance > _ALPHA else "rarely"
-        null = f"relabelled stages {often} do as well (p {chance:.2g}, {counted(ours['n_null'], 'draw')})"
+        of = ours.get(WITHOUT, np.nan)
+        taken = f" as {of:.2f}, which is without what follows sequencing" if np.isfinite(of) else ""
+        null = f"relabelled stages {often} do as well{taken} (p {chance:.2g}, {counted(ours['n_null'], 'draw')})"
         sure += f" in {tables['heads']['n_anchors'].iloc[0]:.0f} anchors; {null if ours['n_null'] > 0 else 'no null was drawn'}"
     if len(sizes := plain["detectable"].dropna()):
         sure += f"; a readout must differ by about {sizes.median():.2g} to be noticed"
