@@ -287,7 +287,7 @@ def test_a_null_of_features_without_what_follows_sequencing_stands_beside_their_
         rows = table[(table["holdout"] == holdout) & (table["status"] == "ok")]
         np.testing.assert_array_equal(trace.x, rows["without_sequencing"])
         assert trace.marker.symbol == "diamond-open"
-    assert any(t.name == "without what follows sequencing, which the null is of" for t in figure.data)
+    assert any(t.name == "without sequencing" for t in figure.data)
     hover = next(t for t in figure.data if t.name == "value").hovertext
     assert sum("without what follows sequencing" in text for text in hover) == 3
     assert not any(t.name == "beside" for t in figures.holdouts(synthetic.holdouts()).data)

@@ -64,7 +64,8 @@ def holdouts(table: pd.DataFrame, baselines: Collection[str] = ()) -> go.Figure:
     subtitle = "Mean ± sd over splits; grey: the null, from 0 to its upper bound. n: above each plot."
     keys = mean_keys(drawn)
     if drawn["beside"].notna().any():
-        keys.insert(-1, ("without what follows sequencing, which the null is of", BESIDE))
+        keys.insert(-1, ("without sequencing", BESIDE))
+        subtitle += " Diamonds: of features without what follows library size and detection; the null is of these."
     return forest(parts, order_of(drawn), title, subtitle, keys, across=3, notes=notes)
 
 
