@@ -28,6 +28,7 @@ from workbench.errors import CellsError, ConfigError, HookError, ShapeError
 from workbench.recipes.dictionary.config import DictionaryRunConfig
 from workbench.recipes.dictionary.context import DictionaryContext
 from workbench.recipes.dictionary.recipe import RECIPE
+from workbench.recipes.dictionary.timing import seconds_of_steps
 
 HOOKS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 
@@ -256,7 +257,14 @@ def test_rows_of_cells_have_dictionaries_without_names(tiny, tmp_path):
     assert pd.isna(done.context.read("dictionary_summary")["within_genes"]).all()
 
 
-def test_the_plan_says_tasks_and_steps(tiny, tmp_path):
+def test_the_plan_says_tasks_and_steps(tiny, tmp_path, monkeypatch):
+    measured = []
+
+    def a_second(*about):
+        measured.append(seconds_of_steps(*about))
+        return 1.0  # whatever this machine does meanwhile
+
+    monkeypatch.setattr("workbench.recipes.dictionary.recipe.seconds_of_steps", a_second)
     found = plan(RECIPE, config(tiny), tmp_path / "out")
     loads = {one.state.name: one.load for one in found.stages}
     assert loads["judge"].tasks == 8 and loads["stability"].tasks == 2 and loads["name"].tasks == 4
@@ -267,7 +275,7 @@ def test_the_plan_says_tasks_and_steps(tiny, tmp_path):
     more = {**tiny["dictionary"], "epochs": 300}
     longer = plan(RECIPE, config(tiny, dictionary=more), tmp_path / "out")
     seconds = [one.load.seconds for one in (found.stages[0], longer.stages[0])]
-    assert seconds[1] > 20 * seconds[0] > 0
+    assert seconds[1] > 20 * seconds[0] > 0 and min(measured) > 0 and len(measured) == 2
     assert not (tmp_path / "out").exists()
 
 
