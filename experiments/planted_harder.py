@@ -24,8 +24,8 @@ from sklearn.model_selection import cross_val_score
 
 from workbench.ablation.ablate import effects_of, make_study
 from workbench.ablation.attribution import attribute
-from workbench.ablation.effects import interactions
 from workbench.ablation.grid import make_grid
+from workbench.ablation.pairs import interactions
 from workbench.ablation.settings import SweepConfig
 from workbench.ablation.sweeping import sweep
 from workbench.engine.sweep import Backend, Task, run_sweep

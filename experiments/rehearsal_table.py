@@ -240,7 +240,7 @@ The clock of a busy machine says little; the processor's time is what is compute
 
 ## Measured
 
-The steps of [paper.yaml](../experiments/paper.yaml) with its panel of 1,200 genes and 64 factors, but fewer repeats: `{few}`. Steps without a pass have
+The steps of [paper.yaml](../experiments/paper.yaml) with its panel of 1,200 genes, but 32 factors of its 64 and fewer repeats: `{few}`. Steps without a pass have
 operators of the weights (`operator=qk embedding=false`), on more cells. `{opening}` is what comes before the first stage (packages, weights, hashing the cells), `{closing}` what
 comes after the last. Peak is the resident memory of the process in that stage, disk what the stage keeps. In all {minutes} minutes of the clock.
 

@@ -67,22 +67,32 @@ FAULTS = (
         "interval of 90 %, not 95 %",
     ),
     Fault(
-        "ablation/effects.py",
+        "ablation/pairs.py",
         "both - singles[a] - singles[b]",
         "both - singles[a] + singles[b]",
         "sign of a single effect",
     ),
     Fault(
-        "ablation/effects.py",
-        "np.maximum(needed, width / 2) + _POWER",
-        "np.maximum(needed, width) + _POWER",
+        "ablation/nulls.py",
+        "np.maximum(size, width / 2) + _POWER",
+        "np.maximum(size, width) + _POWER",
         "whole interval for half of it",
     ),
     Fault(
-        "ablation/effects.py",
-        "(1 + len(null)) + 1e-9) - 1",
-        "(1 + len(null)) + 1e-9)",
+        "ablation/nulls.py",
+        "(1 + len(sizes)) + 1e-9) - 1",
+        "(1 + len(sizes)) + 1e-9)",
         "one null draw too many may be larger",
+    ),
+    Fault(
+        "ablation/nulls.py",
+        "student.sf((size - null) / more, degrees) +",
+        "student.sf((size - np.abs(null)) / more, degrees) +",
+        "a draw's sign does not count for one side",
+    ),
+    Fault("ablation/nulls.py", "own**2 - draws**2", "(own - draws) ** 2", "errors are taken apart, not variances"),
+    Fault(
+        "ablation/nulls.py", "draws / (draws - 1)) / n", "draws / (draws - 1)) / draws", "over donors, not over cells"
     ),
     Fault(
         "ablation/metrics.py",

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.stats import norm
 from tqdm import tqdm
 
-from workbench.errors import EvaluationError
+from workbench.ablation.nulls import (
+    degrees_of,
+    detectable_size,
+    excess,
+    is_beyond,
+    least_found,
+    over,
+    p_among,
+    rms,
+    standard_error,
+)
 from workbench.seeds import generator, key
-from workbench.stats import benjamini_hochberg, over_few, permutation_p, spearman
+from workbench.stats import benjamini_hochberg, over_few, spearman
 
-ALPHA = 0.05
-_LARGEST = 1e300
 _TOLD_BY = 100  # draws of a bootstrap by which donors are told from cells
-# From the width of a 95 % interval to what is added for power of 80 %.
-_POWER = norm.ppf(0.8) / (2 * norm.ppf(0.975))
 
 
 def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " cell"] | None = None) -> np.ndarray:
@@ -101,8 +105,9 @@ def effect_table(
     -------
     pandas.DataFrame
         One row per metric and ablation (null draws are no rows of their own): ``effect`` (mean over cells), ``low`` and
-        ``high`` (95 % bootstrap over cells or donors, as `interval` gives it), ``sd`` (over cells), ``n_cells``;
-        ``null_mean``, ``null_low``, ``null_high`` (smallest and largest) and ``n_null`` of its own random-direction draws;
+        ``high`` (95 % bootstrap over cells or donors, as `interval` gives it), ``sd`` (over cells), ``se`` (of the mean, over cells or
+        donors), ``n_cells``; ``null_mean``, ``null_low``, ``null_high`` (smallest and largest), ``null_se`` (root mean square of their standard
+        errors) and ``n_null`` of its own random-direction draws;
         ``ratio`` (size of the effect over the root mean square of these draws), ``p`` and ``q`` (Benjamini-Hochberg over the heads of a metric
         and way of ablating); ``n_pool`` (null draws that p is of); ``beyond`` (q <= 0.05, and the interval, where there is one, excludes
         0); ``detectable`` (size of the effect that is found to be ``beyond`` four times in five, see the notes); ``heads_as_large`` (share of the other heads with an effect of that size or more).
@@ -113,8 +118,9 @@ def effect_table(
     the other draws of its head: (1 + number as large) / (1 + draws). It is pooled over heads because a few draws per
     head cannot give a small p. It assumes that a draw relates to its head's other draws alike in all heads.
 
-    q alone is of these very cells: the effect of a head may scatter over cells more than that of random changes, and then its mean
-    over a few cells is larger than theirs by chance of the cells. So ``beyond`` asks the interval, too.
+    The effect of a head may scatter over cells more than that of random changes (``se`` above ``null_se``), and then its mean over a few
+    cells is larger than theirs by chance of the cells. So each draw is moved by chance of what it scatters more, see `p_among`.
+    ``beyond`` asks the interval, too: an effect may be larger than those of random changes, and its sign be open.
 
     An effect is ``detectable`` where it is what a head alone needs for q <= 0.05 (`least_found`, times the root mean square of
     its draws), or half the interval where that is more, and 0.84 standard errors beside. It is infinite where the draws are too
@@ -123,7 +129,7 @@ def effect_table(
     weights = bootstrap_weights(len(next(iter(differences.values()))[0]), draws, seed, groups)
     parts = []
     for metric, values in differences.items():
-        mean = cell_means(values)
+        mean, errors = cell_means(values), standard_error(values, groups)
         for how in dict.fromkeys(ablations["how"]):
             here = ablations["how"] == how
             rows = []
@@ -133,6 +139,7 @@ def effect_table(
                 low, high = interval(values[i], weights)
                 known = np.isfinite(values[i])
                 null = mean[own]
+                null_se, scale = rms(errors[own]), rms(null)
                 rows.append(
                     {
                         "metric": metric,
@@ -142,15 +149,19 @@ def effect_table(
                         "low": low,
                         "high": high,
                         "sd": float(values[i][known].std(ddof=1)) if known.sum() > 1 else float("nan"),
+                        "se": errors[i],
                         "n_cells": int(known.sum()),
                         "null_mean": float(null.mean()) if len(null) else float("nan"),
                         "null_low": float(null.min()) if len(null) else float("nan"),
                         "null_high": float(null.max()) if len(null) else float("nan"),
+                        "null_se": null_se,
                         "n_null": len(null),
-                        "ratio": _ratio(mean[i], null),
-                        "detectable": float(np.sqrt((null**2).mean())) if len(null) else float("nan"),
+                        "ratio": abs(over(mean[i], scale)),
+                        "detectable": scale,
                         "worse": (worse or {}).get(metric, 0),
-                        "_pool": [_ratio(null[j], np.delete(null, j)) for j in range(len(null))],
+                        "_more": over(excess(errors[i], null_se), scale),
+                        "_degrees": degrees_of(values[i], groups),
+                        "_pool": [over(null[j], rms(np.delete(null, j))) for j in range(len(null))],
                     }
                 )
                 if bar is not None:
@@ -172,27 +183,18 @@ def cell_means(values: Float[np.ndarray, "ablation cell"]) -> Float[np.ndarray, 
     return np.where(n > 0, np.where(known, values, 0).sum(1) / np.maximum(n, 1), np.nan)
 
 
-def _ratio(effect: float, null: np.ndarray) -> float:
-    if not len(null) or not np.isfinite(effect):
-        return float("nan")
-    scale = float(np.sqrt((null**2).mean()))
-    if scale > 0:
-        return float(abs(effect) / scale)
-    return float("inf") if effect else float("nan")
-
-
 def _with_p(table: pd.DataFrame) -> pd.DataFrame:
     pooled = np.array([ratio for ratios in table.pop("_pool") for ratio in ratios])
-    # Infinite where random changes do nothing at all: larger than every number, and as large as one another.
-    pooled = np.nan_to_num(pooled, nan=np.nan, posinf=_LARGEST)
-    table["p"] = [permutation_p(min(ratio, _LARGEST), pooled) for ratio in table["ratio"]]
+    beside = list(zip(table["ratio"], table.pop("_more"), table.pop("_degrees"), strict=True))
+    table["p"] = [p_among(ratio, pooled, more, degrees) for ratio, more, degrees in beside]
     heads = (table["kind"] == "head").to_numpy()
-    table["n_pool"] = int(np.isfinite(pooled).sum())
+    table["n_pool"] = int((~np.isnan(pooled)).sum())
     table["q"] = np.nan
     table.loc[heads, "q"] = benjamini_hochberg(table.loc[heads, "p"].to_numpy())
-    needed = least_found(pooled, int(table.loc[heads, "p"].notna().sum()))
-    table["beyond"] = _beyond(table)
-    table["detectable"] = _detectable(needed * table["detectable"], table)
+    tests = int(table.loc[heads, "p"].notna().sum())
+    needed = np.array([least_found(pooled, tests, more, degrees) for _, more, degrees in beside])
+    table["beyond"] = is_beyond(table)
+    table["detectable"] = detectable_size(needed, table["detectable"].to_numpy(), table)
     size = table["effect"].abs().to_numpy()
     table["heads_as_large"] = [
         float((np.delete(size[heads], np.flatnonzero(np.flatnonzero(heads) == i)) >= size[i]).mean())
@@ -201,36 +203,6 @@ def _with_p(table: pd.DataFrame) -> pd.DataFrame:
         for i in range(len(table))
     ]
     return table
-
-
-def _beyond(table: pd.DataFrame) -> pd.Series:
-    return (table["q"] <= ALPHA) & ~((table["low"] <= 0) & (table["high"] >= 0))
-
-
-def _detectable(needed: pd.Series, table: pd.DataFrame) -> pd.Series:
-    width = table["high"] - table["low"]
-    return np.maximum(needed, width / 2) + _POWER * width
-
-
-def least_found(null: Float[np.ndarray, " draw"], tests: int) -> float:
-    """What the statistic of one test has to exceed to reach q <= 0.05 though no other test does.
-
-    Parameters
-    ----------
-    null
-        Null draws of the statistic, as `permutation_p` takes them; NaN draws are left out.
-    tests
-        Number of tests that q is over.
-
-    Returns
-    -------
-    float
-        Infinite where the draws are too few for any value to reach it.
-    """
-    null = np.sort(null[np.isfinite(null)])
-    larger = math.floor(ALPHA / max(tests, 1) * (1 + len(null)) + 1e-9) - 1
-    needed = float(null[-1 - larger]) if 0 <= larger < len(null) else float("inf")
-    return needed if needed < _LARGEST else float("inf")
 
 
 def split_cells(names: Sequence[str], draws: int, seed: int) -> Int[np.ndarray, " cell"]:
@@ -320,76 +292,3 @@ def top_heads(table: pd.DataFrame, metric: str, n: int) -> list[str]:
     worse = heads["worse"].to_numpy()
     score = np.where(worse == 0, heads["effect"].abs(), worse * heads["effect"])
     return heads["ablation"].to_numpy()[np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")[:n]].tolist()
-
-
-def interactions(
-    singles: dict[str, Float[np.ndarray, " cell"]],
-    pairs: dict[tuple[str, str], Float[np.ndarray, " cell"]],
-    random: Collection[tuple[str, str]] = (),
-    control: Collection[tuple[str, str]] = (),
-    *,
-    draws: int,
-    seed: int,
-    groups: Int[np.ndarray, " cell"] | None = None,
-) -> pd.DataFrame:
-    """Effect of two heads ablated together minus the sum of their effects, with an interval over cells or donors.
-
-    Parameters
-    ----------
-    singles, pairs
-        Effect per cell, by head and by pair of heads.
-    random
-        Those of the pairs that were drawn at random, as the null of the others.
-    control
-        Those of the pairs that are of one layer. Such heads cannot react to each other.
-    draws, seed, groups
-        As in `effect_table`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``first``, ``second``, ``effect_first``, ``effect_second``, ``effect_both``, ``interaction``, ``low``, ``high``,
-        ``n_cells``, ``random``, ``same_layer``; ``size`` (geometric mean of the root mean squares over cells of both single effects)
-        and ``relative`` (size of the interaction over ``size``). For pairs that are not random ``p`` (``relative`` against that of the
-        random pairs; its smallest value is 1 / (1 + random pairs), see `enough_draws`). For those that are no control either ``q``
-        (Benjamini-Hochberg over these pairs), ``beyond`` and ``detectable``, as in `effect_table`. Below zero: together less than the sum (one does what the other does); above: more.
-
-    Notes
-    -----
-    Heads with large effects have large interactions, whatever they do. So p goes by ``relative``; it assumes that this does not
-    grow with ``size``, which the random pairs show.
-    """
-    if not pairs:
-        raise EvaluationError("There is no pair of heads to compare; ask for at least two top heads.")
-    weights = bootstrap_weights(len(next(iter(singles.values()))), draws, seed, groups)
-    rows: list[dict[str, Any]] = []
-    for (a, b), both in pairs.items():
-        difference = both - singles[a] - singles[b]
-        low, high = interval(difference, weights)
-        means: Sequence[float] = [float(cell_means(v[None])[0]) for v in (singles[a], singles[b], both, difference)]
-        squares = [float(cell_means(v[None] ** 2)[0]) for v in (singles[a], singles[b])]
-        rows.append(
-            {
-                "first": a,
-                "second": b,
-                **dict(zip(("effect_first", "effect_second", "effect_both", "interaction"), means, strict=True)),
-                "low": low,
-                "high": high,
-                "n_cells": int(np.isfinite(difference).sum()),
-                "random": (a, b) in random,
-                "same_layer": (a, b) in control,
-                "size": (squares[0] * squares[1]) ** 0.25,
-            }
-        )
-    table = pd.DataFrame(rows)
-    # Infinite where a head does nothing alone, and NaN where the pair does nothing either.
-    table["relative"] = table["interaction"].abs() / table["size"]
-    drawn = table["random"].to_numpy(dtype=bool)
-    relative = np.nan_to_num(table["relative"].to_numpy(), nan=np.nan, posinf=_LARGEST)
-    tested = ~drawn & ~table["same_layer"].to_numpy(dtype=bool)
-    table["p"] = [np.nan if drawn[i] else permutation_p(relative[i], relative[drawn]) for i in range(len(table))]
-    table["q"] = benjamini_hochberg(table["p"].where(tested).to_numpy())
-    needed = least_found(relative[drawn], int(table["q"].notna().sum())) if drawn.any() else np.nan
-    table["beyond"] = _beyond(table)
-    table["detectable"] = _detectable(needed * table["size"], table).where(tested)
-    return table

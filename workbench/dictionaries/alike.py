@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.ablation.effects import ALPHA, bootstrap_weights, cell_means, interval
+from workbench.ablation.effects import bootstrap_weights, cell_means, interval
+from workbench.ablation.nulls import ALPHA
 from workbench.dictionaries.dictionary import Dictionary
 from workbench.errors import EvaluationError
 from workbench.models import CellModel

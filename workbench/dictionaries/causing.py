@@ -21,9 +21,10 @@ from workbench import __version__
 from workbench.ablation.ablate import make_study
 from workbench.ablation.attribution import AGREE, check_metric, scoring
 from workbench.ablation.edits import Edits
-from workbench.ablation.effects import ALPHA, bootstrap_weights, cell_means, interval
+from workbench.ablation.effects import bootstrap_weights, cell_means, interval
 from workbench.ablation.grid import identity
 from workbench.ablation.metrics import Metric
+from workbench.ablation.nulls import ALPHA
 from workbench.ablation.settings import SweepConfig
 from workbench.ablation.sites import FEATURE, Ablation, Site, site
 from workbench.ablation.study import Study

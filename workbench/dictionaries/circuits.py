@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workbench.ablation.attribution import AGREE
 from workbench.ablation.build import choose_cells
-from workbench.ablation.effects import ALPHA
+from workbench.ablation.nulls import ALPHA
 from workbench.cells.genes import MIN_SHARE
 from workbench.dictionaries.alike import feature_usage
 from workbench.dictionaries.causing import check_dictionary

@@ -110,7 +110,7 @@ def interaction_matrix(table: pd.DataFrame, metric: str | None = None) -> go.Fig
     Parameters
     ----------
     table
-        From `workbench.ablation.effects.interactions`, with the metric: one row per pair, `metric`, `first`, `second`,
+        From `workbench.ablation.pairs.interactions`, with the metric: one row per pair, `metric`, `first`, `second`,
         `effect_first`, `effect_second`, `effect_both`, `interaction`, `low`, `high`, `n_cells`; where there is a null,
         `random` (pairs drawn at random, which are not shown), `p` (against those) and `q`. Pairs of `same_layer` are not
         shown either.

@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.linalg import eigh
+from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.sparse import csr_array
 
-# Most training cells on which the penalty of the regression on other genes is chosen: it solves one system for each.
+# Most training cells on which the penalty of the regression on other genes is chosen: it solves a system for each and each penalty.
 _MOST_INNER = 500
+# Query cells whose neighbours are looked up together: each takes k x genes numbers.
+_AT_ONCE = 16
 
 
 def gene_mean(train: Float[np.ndarray, "cell gene"]) -> Float[np.ndarray, " gene"]:
@@ -46,9 +49,12 @@ def nearest_cells(
     mean = gene_mean(train)
     a = visible / np.maximum(np.linalg.norm(visible, axis=1, keepdims=True), 1e-12)
     b = train / np.maximum(np.linalg.norm(train, axis=1, keepdims=True), 1e-12)
-    nearest = np.argsort(-(a @ b.T), axis=1, kind="stable")[:, :k]
-    neighbours = train[nearest]
-    return (neighbours.sum(1) + mean) / ((neighbours > 0).sum(1) + 1)
+    out = np.empty(visible.shape)
+    for start in range(0, len(visible), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        neighbours = train[np.argsort(-(a[part] @ b.T), axis=1, kind="stable")[:, :k]]
+        out[part] = (neighbours.sum(1) + mean) / ((neighbours > 0).sum(1) + 1)
+    return out
 
 
 def linear_regression(
@@ -78,14 +84,27 @@ def linear_regression(
     ndarray, shape (query, gene)
         Filled where `masked`, else 0.
     """
+    return _on_the_others(*_moments(train), visible, masked, (ridge,))[0]
+
+
+def _moments(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of genes, where one that a cell does not express counts as its mean."""
     mean = gene_mean(train)
     centred = np.where(train > 0, train - mean, 0.0)
-    covariance = centred.T @ centred / len(train)
-    out = np.zeros_like(visible, dtype=np.float64)
+    return mean, centred.T @ centred / len(train)
+
+
+def _on_the_others(
+    mean: np.ndarray, covariance: np.ndarray, visible: np.ndarray, masked: np.ndarray, ridges: tuple[float, ...]
+) -> np.ndarray:
+    """Prediction of every masked value with each penalty, (penalty, query, gene)."""
+    out = np.zeros((len(ridges), *visible.shape))
     for i in range(len(visible)):
         v, m = np.flatnonzero(visible[i] > 0), np.flatnonzero(masked[i])
-        weights = np.linalg.solve(covariance[np.ix_(v, v)] + ridge * np.eye(len(v)), visible[i, v] - mean[v])
-        out[i, m] = mean[m] + covariance[np.ix_(m, v)] @ weights
+        among, across, off = covariance[np.ix_(v, v)], covariance[np.ix_(m, v)], visible[i, v] - mean[v]
+        for j, ridge in enumerate(ridges):
+            weights = cho_solve(cho_factor(among + ridge * np.eye(len(v))), off) if len(v) else off
+            out[j, i, m] = mean[m] + across @ weights
     return out
 
 
@@ -106,11 +125,8 @@ def choose_ridge(
     inner = np.arange(len(train)) % 5 == 0
     chosen = np.flatnonzero(inner)[:_MOST_INNER]
     query, mask = train[chosen], masked[chosen] & (train[chosen] > 0)
-    errors = []
-    for ridge in grid:
-        predicted = linear_regression(train[~inner], np.where(mask, 0, query), mask, ridge)
-        errors.append(((predicted - query)[mask] ** 2).mean())
-    return grid[int(np.argmin(errors))]
+    predicted = _on_the_others(*_moments(train[~inner]), np.where(mask, 0, query), mask, grid)
+    return grid[int(np.argmin([((one - query)[mask] ** 2).mean() for one in predicted]))]
 
 
 def component_regression(
@@ -146,7 +162,8 @@ def component_regression(
         Prediction of every gene for every query cell.
     """
     z, project = _components(train, train_masked, n_components)
-    return _regressed(train, z, project(visible, masked), ridge)
+    asked = project(visible, masked)
+    return _regressed(_products(train, z), asked, z.shape[1], ridge)
 
 
 def _components(
@@ -180,21 +197,22 @@ def _components(
     return z / scale, project
 
 
-def _regressed(train: np.ndarray, z: np.ndarray, asked: np.ndarray, ridge: float) -> np.ndarray:
-    """Ridge regression of each gene on scores, over the cells that express it."""
-    mean = gene_mean(train)
-    out = np.tile(mean, (len(asked), 1))
-    for gene in range(train.shape[1]):
-        cells = np.flatnonzero(train[:, gene] > 0)
-        if not len(cells):
-            continue
-        own = z[cells]
-        apart = own - own.mean(0)
-        weights = np.linalg.solve(
-            apart.T @ apart + ridge * np.eye(z.shape[1]), apart.T @ (train[cells, gene] - mean[gene])
-        )
-        out[:, gene] += (asked - own.mean(0)) @ weights
-    return out
+def _products(train: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of each gene, over the cells that express it: mean bin, mean scores, and products of scores with each other and with the bins."""
+    expressed, n = csr_array(train > 0, dtype=np.float64), z.shape[1]
+    cells = np.maximum((train > 0).sum(0), 1)[:, None]
+    mean, middle = gene_mean(train), expressed.T @ z / cells
+    squares = expressed.T @ (z[:, :, None] * z[:, None]).reshape(len(z), n * n)
+    squares = squares.reshape(-1, n, n) - cells[:, :, None] * middle[:, :, None] * middle[:, None]
+    # Scores are taken from their mean, so that the bins need not be.
+    return mean, middle, squares, csr_array(train).T @ z - train.sum(0)[:, None] * middle
+
+
+def _regressed(products: tuple[np.ndarray, ...], asked: np.ndarray, n: int, ridge: float) -> np.ndarray:
+    """Ridge regression of each gene on the first scores, over the cells that express it."""
+    mean, middle, squares, with_bins = products
+    weights = np.linalg.solve(squares[:, :n, :n] + ridge * np.eye(n), with_bins[:, :n, None])[:, :, 0]
+    return mean - (middle[:, :n] * weights).sum(1) + asked[:, :n] @ weights.T
 
 
 def choose_components(
@@ -216,8 +234,9 @@ def choose_components(
     query, mask = train[inner], masked[inner] & (train[inner] > 0)
     z, project = _components(train[~inner], masked[~inner], max(counts))
     asked, errors = project(np.where(mask, 0, query), mask), {}
+    products = _products(train[~inner], z)
     for n in counts:
         for ridge in ridges:
-            found = _regressed(train[~inner], z[:, :n], asked[:, :n], ridge)
+            found = _regressed(products, asked, min(n, z.shape[1]), ridge)
             errors[n, ridge] = float(((found - query)[mask] ** 2).mean())
     return min(errors, key=lambda one: errors[one])

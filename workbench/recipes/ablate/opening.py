@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.ablation.effects import ALPHA, top_heads
+from workbench.ablation.effects import top_heads
+from workbench.ablation.nulls import ALPHA
 from workbench.engine.section import Control, Opening
 from workbench.figures.style import metric_title
 

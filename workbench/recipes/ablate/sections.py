@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.ablation.effects import ALPHA, top_heads
+from workbench.ablation.effects import top_heads
+from workbench.ablation.nulls import ALPHA
 from workbench.engine.section import Report, Section
 from workbench.engine.stages import Results
 from workbench.figures.requests import Request
@@ -15,7 +16,6 @@ from workbench.figures.style import counted, metric_title
 from workbench.recipes.ablate.context import AblationContext
 from workbench.recipes.ablate.opening import controls, opening
 from workbench.recipes.ablate.tables import heads_floor, pairs_by, pairs_floor
-from workbench.stats import spearman
 
 _NULL = "the null turns the head's change by a random orthogonal matrix, norms and angles between cells and genes kept"
 
@@ -168,7 +168,7 @@ def _cautions(context: AblationContext, effects: pd.DataFrame) -> list[str]:
         "look harmless one by one, so that a harmless head is not shown to be unused.",
         "No head beyond the null means: none with an effect of the size that is said to be found, in these cells.",
         "Beyond the null means: more than a random change of the same size in the same tokens, and a mean over cells that is not 0. "
-        "It does not say why. q alone is of these very cells: a head's effect may scatter over cells more than random changes do.",
+        "It does not say why. q allows for an effect that scatters over cells more than those of random changes do (se beside null_se).",
         "p values are pooled over the null draws of all heads, on the assumption that these scatter alike.",
         "Probes were fitted on the same model's intact embeddings, on other folds; labels come with the dataset.",
     ]
@@ -242,10 +242,9 @@ def _interactions(context: AblationContext) -> Section:
         "Beyond the sum means: the two interact more than random pairs do. It is redundancy only where together they do more harm.",
     ]
     if len(drawn):
-        rho = spearman(drawn["size"].to_numpy(), drawn["relative"].to_numpy())
         cautions.append(
-            f"p takes the size of both heads into account, by its ratio; over random pairs that ratio and the size have rank correlation "
-            f"{rho:.2f}. Well above 0, pairs of large heads come out too often; well below, too rarely."
+            "p takes into account how large both heads are and how far the interaction scatters over cells: over random pairs it grows with "
+            f"that size to the power of {1 + float(table['growth'].iloc[0]):.2f}. The tested pairs are of the largest heads, at the edge of what this is fitted to."
         )
     if floor := pairs_floor(len(top), len(drawn)):
         cautions.append(floor)

@@ -15,16 +15,10 @@ from tqdm import tqdm
 
 from workbench.ablation.ablate import effects_of
 from workbench.ablation.attribution import AGREE, DRAWS, METHODS, attribute, compare_attribution
-from workbench.ablation.effects import (
-    ALPHA,
-    effect_table,
-    interactions,
-    over_draws,
-    reliability,
-    split_cells,
-    top_heads,
-)
+from workbench.ablation.effects import effect_table, over_draws, reliability, split_cells, top_heads
 from workbench.ablation.grid import describe_grid, draw_pairs, identity, make_pairs
+from workbench.ablation.nulls import ALPHA
+from workbench.ablation.pairs import interactions
 from workbench.ablation.patching import activation_patching
 from workbench.ablation.sites import Ablation
 from workbench.engine.stages import Result, Results

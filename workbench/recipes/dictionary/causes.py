@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from workbench.ablation.effects import ALPHA
+from workbench.ablation.nulls import ALPHA
 from workbench.engine.section import Control, Section
 from workbench.engine.stages import Results
 from workbench.figures.checks import records

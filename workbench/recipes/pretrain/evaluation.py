@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from workbench.engine.stages import Result, Results
 from workbench.models import CellModel
@@ -30,7 +31,7 @@ from workbench.seeds import generator, key
 from workbench.settings import PretrainSettings
 
 # Most held-out cells of a group that are judged, most training cells that simple predictors are fitted on, and ways of breaking ties.
-_JUDGED, _FITTED_ON, _TIES = 1000, 4000, 200
+_JUDGED, _FITTED_ON, _TIES = 500, 4000, 200
 _RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0)
 _COMPONENTS, _PENALTIES = (5, 10, 20, 40), (3.0, 10.0, 30.0, 100.0)
 
@@ -47,15 +48,25 @@ def evaluation_stage(context: PretrainContext, folder: Path, results: Results) -
     results
         Results of other stages, of which none is needed.
     """
-    rows = evaluate(context.model, context.data, context.config.settings)
+    settings, n = context.config.settings, len(context.data.held_out_groups)
+    # Of each group: what ties allow, and by mask ratio the choice of penalties, the model, and three predictors that are fitted.
+    with tqdm(
+        total=n * (1 + 5 * len(settings.mask_ratios)),
+        unit="predictor",
+        desc="evaluation",
+        disable=not context.backend.progress,
+    ) as bar:
+        rows = evaluate(context.model, context.data, settings, bar)
     context.write({"evaluation": pd.DataFrame(rows)})
     return {}
 
 
-def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -> list[dict[str, Any]]:
+def evaluate(
+    model: CellModel, data: TrainingData, settings: PretrainSettings, bar: tqdm | None = None
+) -> list[dict[str, Any]]:
     """Masked-value error on held-out cells beside baselines, one row per group of cells, mask ratio and predictor.
 
-    All predictors see the same visible bins and are scored on the same masked ones; of a group at most 1,000 cells, and simple
+    All predictors see the same visible bins and are scored on the same masked ones; of a group at most 500 cells, and simple
     predictors are fitted on at most 4,000 cells that are trained on and measure the same genes, drawn by the seed. The spread is over cells: the
     intervals are bootstraps (2,000 draws of cells) of the mean over cells of each cell's mean squared error, and of its
     paired reduction against the gene mean.
@@ -64,6 +75,8 @@ def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -
     ----------
     model, data, settings
         What `pretraining.train` was given and has trained.
+    bar
+        Progress bar that goes on by one for each predictor; none by default.
 
     Returns
     -------
@@ -72,11 +85,11 @@ def evaluate(model: CellModel, data: TrainingData, settings: PretrainSettings) -
         saved), ``gain_low``, ``gain_high``, ``n_cells``, ``n_values``.
     """
     groups = data.held_out_groups
-    return [{"cells": group, **row} for group in groups for row in _evaluate_group(model, data, settings, group)]
+    return [{"cells": group, **row} for group in groups for row in _evaluate_group(model, data, settings, group, bar)]
 
 
 def _evaluate_group(
-    model: CellModel, data: TrainingData, settings: PretrainSettings, group: str
+    model: CellModel, data: TrainingData, settings: PretrainSettings, group: str, bar: tqdm | None
 ) -> Iterator[dict[str, Any]]:
     """Rows of one group of cells that are held out."""
     # What the group's study does not measure is in no cell, neither theirs nor those that simple predictors are fitted on.
@@ -87,7 +100,9 @@ def _evaluate_group(
     genes = np.flatnonzero(measured)
     # As if there were no other genes, of which each only costs time.
     training, small = training[:, genes], held[:, genes]
+    step = bar.update if bar is not None else lambda: None
     best = _tie_means(data, asked, settings, measured)[:, genes]
+    step()
     for ratio in settings.mask_ratios:
         masks = [
             (generator(settings.seed, "evaluation", side, str(ratio)).random(bins.shape) < ratio) & (bins > 0)
@@ -97,20 +112,23 @@ def _evaluate_group(
         visible = np.where(mask, 0, small)
         ridge = choose_ridge(training, inside, _RIDGES)
         components = choose_components(training, inside, _COMPONENTS, _PENALTIES)
+        step()
         expression, mvc = _predict(model, data, settings, np.where(masks[1], 0, held), masks[1])
+        step()
         predictors = {
             "expression decoder": expression[:, genes],
             "MVC decoder": mvc[:, genes],
             "gene mean": np.broadcast_to(gene_mean(training), small.shape),
-            f"linear regression on the other genes (ridge {ridge:g})": linear_regression(
-                training, visible, mask, ridge
-            ),
-            f"linear regression on {components[0]} components of what is expressed and visible (ridge {components[1]:g})": (
-                component_regression(training, inside, visible, mask, *components)
-            ),
-            "100 nearest training cells": nearest_cells(training, visible, 100),
-            "best possible (ties only)": best,
         }
+        name = f"linear regression on the other genes (ridge {ridge:g})"
+        predictors[name] = linear_regression(training, visible, mask, ridge)
+        step()
+        name = f"linear regression on {components[0]} components of what is expressed and visible (ridge {components[1]:g})"
+        predictors[name] = component_regression(training, inside, visible, mask, *components)
+        step()
+        predictors["100 nearest training cells"] = nearest_cells(training, visible, 100)
+        predictors["best possible (ties only)"] = best
+        step()
         errors = {
             name: np.where(mask, (predicted - small) ** 2, 0).sum(1) / np.maximum(mask.sum(1), 1)
             for name, predicted in predictors.items()
