@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import norm
 from scipy.stats import t as student
 
-from workbench.ablation.nulls import excess, least_found, p_among, standard_error, usual_size
+from workbench.ablation.nulls import detectable_size, excess, least_found, p_among, standard_error, usual_size
 from workbench.stats import permutation_p
 
 
@@ -84,3 +86,11 @@ def test_the_usual_size_of_ratios_is_found_beside_their_error():
     assert np.isnan(usual_size(ratio[:0], size[:0], error[:0])[0])
     rms = np.sqrt((ratio[:5] ** 2).mean())
     assert usual_size(ratio[:5], np.ones(5), np.full(5, np.nan))[0] == pytest.approx(rms, rel=1e-6)
+
+
+def test_a_size_is_detectable_by_q_or_by_the_interval_and_power_beside():
+    table = pd.DataFrame({"low": [0.0, 0.0, np.nan], "high": [2.0, 2.0, np.nan]})
+    found = detectable_size(np.array([1.0, 8.0, 3.0]), np.full(3, 0.5), table)
+    beside = norm.ppf(0.8) / norm.ppf(0.975)
+    assert found[:2].tolist() == pytest.approx([1 + beside, 4 + beside]) and np.isnan(found[2])
+    assert np.isnan(detectable_size(np.array([np.inf]), np.zeros(1), table[:1])).all(), "of nothing, infinitely much"

@@ -109,6 +109,8 @@ def test_donors_cells_and_a_study_that_are_held_out_are_judged_apart(of_studies)
     assert rows == [(group, ratio) for group in groups for ratio in (0.25, 0.5)]
     assert all(row["n_cells"] == groups[row["cells"]] for row in report["evaluation"])
     card = (of_studies / "README.md").read_text()
+    assert "- Data: first.h5ad; " in card and str(of_studies.parent) not in card, "files by name, without their folders"
+    assert str(of_studies.parent) not in (of_studies / "training.json").read_text()
     assert "donors of first: 6" in card and "Mean over 6 (donors of first)" in card and "| study third | 0.5 |" in card
     page = html.unescape((of_studies / "report.html").read_text())
     assert (

@@ -52,8 +52,11 @@ class PretrainContext(Context[PretrainConfig]):
 
     @property
     def source(self) -> str:
-        """Where the cells are from."""
-        return "; and ".join(str(cells.uns["workbench"]["source"]) for cells in self.studies.values())
+        """Where the cells are from: files by their names alone, for a checkpoint is handed on and folders are not."""
+        source = "; and ".join(str(cells.uns["workbench"]["source"]) for cells in self.studies.values())
+        for name in (self.config.data.name, *(study.name for study in self.config.studies.values())):
+            source = source.replace(name, Path(name).name)
+        return source
 
     @property
     def content(self) -> str:

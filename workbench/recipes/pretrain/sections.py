@@ -23,7 +23,7 @@ def report(context: PretrainContext, results: Results) -> Report:
     """
     settings, evaluation = context.config.settings, context.read("evaluation")
     groups = list(dict.fromkeys(evaluation["cells"]))
-    by_ratio = evaluation.set_index(["cells", "mask_ratio", "predictor"])
+    by_ratio = evaluation.set_index(["cells", "mask_ratio", "predictor"]).sort_index()
     section = Section(
         figures=[
             Request("masked_errors", "Every predictor sees the same visible genes of the same cells."),
