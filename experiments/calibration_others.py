@@ -254,8 +254,9 @@ def steered(world: str, rng: np.random.Generator, number: int) -> Rows:
     genes, label = list(model.vocabulary.genes), np.arange(n) % 2
     rate = np.exp(rng.normal(1, 0.7, len(genes)) + 0.4 * rng.normal(size=(n, 3)) @ rng.normal(size=(3, len(genes))))
     rate[:, rng.permutation(len(genes))[:15]] *= np.where(label == 1, 1.0 if world == ALIKE else 4.0, 1.0)[:, None]
-    cells = AnnData(rng.poisson(rate).astype(np.float32), pd.DataFrame({"kind": np.array(["down", "up"])[label]}))
-    cells.var_names, cells.obs_names = genes, [f"cell {i}" for i in range(n)]
+    kinds = pd.DataFrame({"kind": np.array(["down", "up"])[label]}, index=[f"cell {i}" for i in range(n)])
+    cells = AnnData(rng.poisson(rate).astype(np.float32), kinds)
+    cells.var_names = genes
     given = load(cells, values="counts", cell_type="kind")
     along = None
     if world == NOTHING:
@@ -541,8 +542,9 @@ noise is large it is too wide. The range of the overlap is no interval of a mean
 
 {n} worlds of each kind (within {error}): two rulers over the same eight stages of five anchors, an adaptor fitted to each, and to 20 relabellings of each. With 20 draws no p is below 0.048. A report counts two rulers as
 agreeing where both measures stand out from both nulls.""",
-        """So each p keeps its level within chance, also where both rulers are in the features and say different things, and a report, which asks for all four, is cautious: it misses pairs that single
-measures find.""",
+        """So p beside draws of a ruler that is not in the features keeps its level. Beside draws of one that is, it calls up to one of eight pairs that have nothing to do with each other: a latent fitted to what the
+features hold lies along their strong directions, which every other latent is nearer to than to those of relabelled stages. That is why a report asks for both nulls. It is cautious
+then, and misses pairs that single measures find. A single p of the table is not to be read alone.""",
     ),
     "patching": (
         """Patching, and transfer of an ablation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ def script():
     del sys.modules["calibration_factors"], sys.modules["calibration_others"]
 
 
+@cache
 def worlds(script, part, world, n):
     """Rows of some worlds, without the long sweep."""
     one = script.PARTS[part]
@@ -36,12 +38,12 @@ def worlds(script, part, world, n):
     ("part", "world", "n", "what", "most"),
     [
         ("writing", "GAUSSIAN", 8, "heads that do not", 22),
-        ("patching", "ALIKE", 8, "heads", 14),
-        ("steering", "ALIKE", 16, "moved", 5),
-        ("probe", "CELLS", 16, "probe", 5),
-        ("probe", "CELLS", 16, "difference of two probes", 5),
-        ("readouts", "CELLS", 16, "binary, AUROC", 5),
-        ("readouts", "IN_DONORS", 16, "binary, AUROC", 5),
+        ("patching", "ALIKE", 5, "heads", 10),
+        ("steering", "ALIKE", 8, "moved", 4),
+        ("probe", "CELLS", 10, "probe", 4),
+        ("probe", "CELLS", 10, "difference of two probes", 4),
+        ("readouts", "CELLS", 10, "binary, AUROC", 4),
+        ("readouts", "IN_DONORS", 10, "binary, AUROC", 4),
         ("features", "DO_ALIKE", 8, "features", 22),
         ("names", "ALONE", 2, "top genes", 6),
         ("names", "ALONE", 2, "ranking", 6),
@@ -58,7 +60,7 @@ def test_where_nothing_is_one_in_twenty_is_small(script, part, world, n, what, m
     ("part", "world", "n", "what", "least"),
     [
         ("writing", "TIES", 2, "heads that tie genes", 8),
-        ("agreement", "SAME", 2, "debiased CKA, draws of one", 1),
+        ("agreement", "SAME", 1, "debiased CKA, draws of the other", 1),
         ("patching", "APART", 2, "the planted head", 2),
         ("steering", "OUTPUT", 2, "moved", 2),
         ("probe", "READ", 6, "probe", 3),
@@ -77,7 +79,7 @@ def test_what_is_there_is_found(script, part, world, n, what, least):
 @pytest.mark.parametrize(
     ("part", "world", "n", "least"),
     [
-        ("stability", "5 groups, little noise", 12, 0.75),
+        ("stability", "5 groups, little noise", 8, 0.75),
         ("explained", "5 donors", 300, 0.9),
         ("explained", "10 donors", 300, 0.87),
     ],
@@ -88,8 +90,8 @@ def test_intervals_over_few_groups_hold_the_truth(script, part, world, n, least)
 
 
 def test_where_noise_adds_to_strengths_the_interval_takes_it_off(script):
-    rows = worlds(script, "stability", script.NOISY, 10).query('what == "interval of a factor\'s strength"')
-    assert ((rows["low"] <= rows["truth"]) & (rows["truth"] <= rows["high"])).sum() >= 15
+    rows = worlds(script, "stability", script.NOISY, 5).query('what == "interval of a factor\'s strength"')
+    assert ((rows["low"] <= rows["truth"]) & (rows["truth"] <= rows["high"])).sum() >= 8
 
 
 def test_the_page_has_every_world_and_holds_the_band_where_it_says_so(script):
@@ -113,3 +115,5 @@ def test_the_page_has_every_world_and_holds_the_band_where_it_says_so(script):
         assert share[world, what] <= 7, (world, what)
     assert min(share[script.TIES, "heads that tie genes"], share[script.APART, "the planted head"]) >= 80
     assert share[script.TOGETHER, "top genes"] > 7 and "not evidence" in text
+    for world in (script.NEITHER, script.FIRST, script.BOTH):
+        assert share[world, "largest of the four, by which a report counts"] <= 5
