@@ -4,7 +4,7 @@
 
 Stability of factors, what heads write, agreement of rulers, patching, steering, probes, readouts of a run, and features of a
 dictionary. Arrays are drawn and handed to the functions that a command calls; patching and steering pass cells through small
-models with one planted head. Killed, it goes on where it was. A quarter of an hour on one core.
+models with one planted head. Killed, it goes on where it was. A little over a quarter of an hour on one core.
 """
 
 from __future__ import annotations
@@ -420,7 +420,7 @@ class Part:
 PARTS = {
     "stability": Part(stable, (FEW, NOISY, MORE), 300),
     "writing": Part(written, (GAUSSIAN, ROWS, TURNED, TIES), 300),
-    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 160),
+    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 120),
     "patching": Part(patched, (ALIKE, APART, DONORS), 200, numbered=True),
     "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 300, numbered=True),
     "probe": Part(probed, (CELLS, IN_DONORS, BY_DONOR, NUMBERS, READ), 300),
