@@ -45,4 +45,4 @@ def test_the_page_begins_as_the_script_makes_it_and_its_links_name_every_other_p
     head = script.HEAD.format(n=script.CAMPAIGNS, error=1.96 * np.sqrt(0.05 * 0.95 / script.CAMPAIGNS))
     assert text.startswith(head)
     others = {page.name for page in (ROOT / "docs").glob("calibration_*.md")}
-    assert all(f"({name})" in head for name in others) and len(others) == 5
+    assert all(f"({name})" in head for name in others) and len(others) == 6

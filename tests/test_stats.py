@@ -11,7 +11,9 @@ from workbench.stats import (
     Error,
     benjamini_hochberg,
     correlation_over_few,
+    dealt_anew,
     error_over_splits,
+    null_of_folds,
     over_few,
     permutation_p,
     spearman,
@@ -105,6 +107,27 @@ def test_intervals_of_correlations_stay_within_their_bounds_and_nothing_has_none
     assert -1 <= low < 0.5 and 0.99 < high <= 1
     assert np.isnan(over_few(1.0, np.array([np.nan]), 5)).all() and np.isnan(over_few(1.0, np.ones(3), 1)).all()
     assert np.isnan(over_few(np.nan, np.ones(3), 5)).all()
+
+
+def test_the_null_of_folds_is_wider_about_its_mean_and_one_fold_stays_as_it_is():
+    scores = np.array([[0.2, 0.6, np.nan], [0.4, np.nan, np.nan]])
+    # Means of the draws are .3 and .6; the last has none.
+    np.testing.assert_allclose(null_of_folds(scores), [0.45 - 0.15 * np.sqrt(2), 0.45 + 0.15 * np.sqrt(2), np.nan])
+    np.testing.assert_allclose(null_of_folds(scores[:1]), scores[0])
+
+
+def test_labels_are_dealt_inside_blocks_or_blocks_exchange_theirs():
+    labels, blocks = np.array(list("aabbccab")), np.array([0, 0, 1, 1, 2, 2, 2, 2])
+    rows = np.array([0, 1, 4, 5, 7])
+
+    def rng_of(name):
+        return np.random.default_rng(len(name))
+
+    inside = dealt_anew(labels, blocks, rows, 200, rng_of, whole=False)
+    assert (inside[:, :2] == "a").all() and (np.sort(inside[:, 2:], axis=1) == ["b", "c", "c"]).all()
+    assert len(np.unique(inside, axis=0)) == 3
+    whole = dealt_anew(np.array(list("aabb")), blocks[:4], np.arange(4), 200, rng_of, whole=True)
+    assert {"".join(draw) for draw in whole} == {"aabb", "bbaa"}
 
 
 def test_the_error_over_splits_is_that_of_nadeau_and_bengio():

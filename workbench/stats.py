@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from scipy.stats import norm, rankdata, wilcoxon
 from scipy.stats import t as student
 
@@ -65,6 +66,57 @@ def permutation_p(observed: float, null: Float[np.ndarray, " draw"]) -> float:
         return float("nan")
     # Ties by rounding count as equal.
     return float((1 + (null >= observed - 1e-12).sum()) / (1 + len(null)))
+
+
+def dealt_anew(
+    labels: Shaped[np.ndarray, " cell"],
+    blocks: Shaped[np.ndarray, " cell"],
+    rows: Int[np.ndarray, " row"],
+    draws: int,
+    rng_of: Callable[[str], np.random.Generator],
+    *,
+    whole: bool,
+) -> Shaped[np.ndarray, "draw row"]:
+    """Labels of some cells under the null: given to other cells of their block, or to other blocks as a whole.
+
+    Parameters
+    ----------
+    labels, blocks
+        Label and block of every cell. Cells of one block, such as those of a donor or of a fold, may be alike.
+    rows
+        Numbers of the cells whose labels are asked for. Where blocks are not whole, labels stay among these.
+    draws
+        Number of draws, a row of the result each.
+    rng_of
+        Gives the generator of a block by its name, and that of whole blocks by ``donors``.
+    whole
+        Whether each block has one label alone, so that only whole blocks can exchange theirs.
+    """
+    names, first, of = np.unique(blocks, return_index=True, return_inverse=True)
+    if whole:
+        return rng_of("donors").permuted(np.tile(labels[first], (draws, 1)), axis=1)[:, of[rows]]
+    found = np.empty((draws, len(rows)), dtype=labels.dtype)
+    for block in np.unique(of[rows]):
+        here = of[rows] == block
+        found[:, here] = rng_of(str(names[block])).permuted(np.tile(labels[rows[here]], (draws, 1)), axis=1)
+    return found
+
+
+def null_of_folds(scores: Float[np.ndarray, "fold draw"]) -> Float[np.ndarray, " draw"]:
+    """Mean over folds of scores whose labels were dealt anew in each fold against fixed predictions, as wide as it ought to be.
+
+    What is said of one fold was learned from the labels of the others, so that chance agrees over folds: of a score that is linear in
+    the labels of both sides each pair of folds counts twice. So the mean is taken the square root of two wider about its own mean.
+
+    Parameters
+    ----------
+    scores
+        A row per fold that is judged; NaN where a fold has no score in a draw. One fold alone is left as it is.
+    """
+    known = np.isfinite(scores)
+    mean = np.where(known, scores, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    middle = np.nanmean(mean) if np.isfinite(mean).any() else np.nan
+    return middle + math.sqrt(min(2, len(scores))) * (mean - middle)
 
 
 def null_summary(observed: float, null: Float[np.ndarray, " draw"]) -> dict[str, float]:

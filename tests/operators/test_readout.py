@@ -263,6 +263,22 @@ def test_noise_stays_inside_the_null(fold):
     assert np.mean(np.array(p) <= 0.05) <= 0.2
 
 
+def test_labels_are_dealt_inside_donors_or_go_with_them(fold):
+    """A donor's cells are alike: a label that goes by donor has as many relabellings as donors can exchange."""
+    rng, donor = np.random.default_rng(0), np.repeat(np.arange(8), N // 8 + 1)[:N]
+    x, by_donor = rng.standard_normal((8, 3))[donor], rng.permutation(np.arange(8) % 2 == 0)[donor]
+    given = {"permutations": 99, "seed": 0}
+
+    def p(target, kind, donors):
+        rows = cross_validate({"it": lambda k: x}, [endpoint(kind, target)], donor % 4, donors=donors, **given)
+        return rows[0]["p"]
+
+    # Readouts say the same of every cell of a donor: among cells that is told by chance, among donors it is not.
+    assert p(by_donor, "binary", donor) > 0.05
+    inside = rng.random(N) < 0.5
+    assert p(inside, "binary", donor) == 1, "what does not differ inside donors says nothing of their cells"
+
+
 def test_the_null_depends_on_the_seed_alone(latent, fold):
     wanted = endpoint("binary", latent[:, 0] > 3)
     first, again, other = (scores(lambda k: latent, wanted, fold, seed=s)["AUROC"] for s in (0, 0, 1))

@@ -86,7 +86,8 @@ def activation_patching(
     along the same difference. Both groups are split into halves by seed and name; target cells are paired within their
     half, and p takes their shares along the difference of the means of the other half's cells. It compares source cells
     with other target cells by permuting which is which among the cells patched from (2,000 draws). NaN with fewer than
-    four target or two source cells, which are paired without halves.
+    four target or two source cells, which are paired without halves. Cells count as independent: between groups of other donors, who
+    differ, p finds the donors (`experiments/calibration_others.py`).
     """
     places = [a.sites[0] for a in all_heads(model.config)] if sites is None else [site(s) for s in sites]
     ablations = [Ablation((place,), "patch", seed=seed) for place in places]

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from workbench.seeds import generator
+from workbench.stats import over_few
 
 # A feature that fires at more than this share of activations tells little about any.
 DENSE = 0.5
@@ -48,7 +49,7 @@ def explained_interval(
     draws: int,
     seed: int,
 ) -> tuple[float, float]:
-    """95 % interval of `variance_explained` over cells, or donors, which are drawn with replacement.
+    """95 % interval of `variance_explained` over cells, or donors, which are drawn with replacement; as long as `stats.over_few` makes it.
 
     Parameters
     ----------
@@ -72,8 +73,13 @@ def explained_interval(
     if n < 2 or not total.sum() > 0:
         return float("nan"), float("nan")
     drawn = generator(seed, "cells of an interval").multinomial(n, np.full(n, 1 / n), size=draws)
-    low, high = np.quantile(1 - (drawn @ left) / np.maximum(drawn @ total, 1e-300), [0.025, 0.975])
-    return float(low), float(high)
+    # What is left is a positive share of the total, which has no bounds as a logarithm.
+    shares = [
+        np.maximum(a / np.maximum(b, 1e-300), 1e-300)
+        for a, b in ((left.sum(), total.sum()), (drawn @ left, drawn @ total))
+    ]
+    low, high = over_few(float(np.log(shares[0])), np.log(shares[1]), n)
+    return 1 - float(np.exp(high)), 1 - float(np.exp(low))
 
 
 def gene_means(

@@ -2,7 +2,8 @@
 
 The field's rule calls a feature annotated when its top genes are over-represented in some set. Genes that a cell expresses strongly
 are in many sets, so that random lists of such genes are annotated as often. Here each list is compared with random ones of the same
-length whose genes lie in the same strata of expression; the share named by the field's rule is reported beside its share of those.
+length whose genes lie in the same strata of expression; the share named by the field's rule is reported beside its share of those. Which genes
+go together, random lists do not keep: see `lists.name_lists`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ def name_regulators(
 
     Two edges exchange their targets where these are alike in expression, so that every regulator keeps its number of targets and every gene its number
     of regulators (Maslov & Sneppen, Science 296:910, 2002). What is asked is whether a regulator's own targets are together, beyond targets that
-    are as often regulated and as strongly expressed.
+    are as often regulated and as strongly expressed. Rewired targets do not go together as a regulator's own may: p is then too small, as in
+    `name_lists`.
 
     Parameters
     ----------

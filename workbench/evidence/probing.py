@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from workbench.errors import EvaluationError
 from workbench.operators.readout import DoubleScaler, score, score_many
 from workbench.operators.readout import probe as untrained_readout
 from workbench.seeds import generator
-from workbench.stats import corrected_difference, null_summary
+from workbench.stats import corrected_difference, dealt_anew, null_of_folds, null_summary
 
 _DRAWS = 1000
 # Logarithm of the largest float.
@@ -216,24 +217,10 @@ def _null(said: np.ndarray, target: ProbeTarget) -> Float[np.ndarray, " draw"]:
     if target.kind == "classes":
         # A readout says no other class than these.
         said = np.searchsorted(names, said)
-    donors, first, of_donor = np.unique(target.blocks, return_index=True, return_inverse=True)
-    if target.whole:
-        dealt = _dealt(truth[first], "donors")
-    scores = []
+    rng_of, scores = partial(generator, 0, "probe null"), []
     for k in np.unique(target.fold):
         test = np.flatnonzero(target.fold == k)
-        draws = np.empty((_DRAWS, len(test)), dtype=truth.dtype)
-        for block in np.unique(of_donor[test]):
-            here = of_donor[test] == block
-            draws[:, here] = dealt[:, [block]] if target.whole else _dealt(truth[test[here]], str(donors[block]))
+        draws = dealt_anew(truth, target.blocks, test, _DRAWS, rng_of, whole=target.whole)
         of = draws if target.kind == "classes" else names[draws]
         scores.append(next(iter(score_many(target.kind, of, said[None, test]).values())))
-    each = np.array(scores)
-    known = np.isfinite(each)
-    mean = np.where(known, each, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
-    middle = np.nanmean(mean) if np.isfinite(mean).any() else np.nan
-    return middle + np.sqrt(2) * (mean - middle)
-
-
-def _dealt(truth: Int[np.ndarray, " unit"], block: str) -> Int[np.ndarray, "draw unit"]:
-    return generator(0, "probe null", block).permuted(np.tile(truth, (_DRAWS, 1)), axis=1)
+    return null_of_folds(np.array(scores))

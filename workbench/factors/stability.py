@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from workbench.errors import EvaluationError, ShapeError
 from workbench.factors.factorise import READ, SVD, WRITE, Factors, by_size
 from workbench.seeds import generator
+from workbench.stats import over_few
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Stability:
         ``other_jaccard``: the best overlap with a factor of the draw that is *not* the matched one, mean over draws, and
         ``beats_other``: share of draws in which the matched one is above it; where these are poor, the top genes are
         those of any factor. ``cosine`` of the loadings with the matched ones, mean over draws. ``strength`` with
-        ``strength_low`` and ``strength_high`` of the matched factors. ``n_draws``, ``n_groups``.
+        ``strength_low`` and ``strength_high``, a 95 % interval of the strength over all groups there could be. ``n_draws``, ``n_groups``.
     genes
         One row per ``factor``, ``side`` and ``gene`` that is among the top genes of the reference or of any draw:
         ``loading`` and ``rank`` in the reference (1 is the largest by size), ``share`` of draws in which it is among
@@ -61,8 +62,11 @@ def stability(
     is cut off; so do factors of nearly equal strength, which rotate into each other.
 
     Groups should be the independent units: donors where there are several. With random groups of cells the intervals are
-    those of drawing cells again from the same donors. A handful of groups gives coarse intervals. Sampling noise adds to
-    singular values, and a draw holds more of it than the data: strengths of draws lie high where noise is large.
+    those of drawing cells again from the same donors.
+
+    Sampling noise adds to the squares of singular values, and a draw adds nearly as much again. So what draws add is taken off, and
+    the interval is as long as `stats.over_few` makes it; where noise is large, it lies below the strength. That of the overlap is the
+    range of the draws. How often both hold: `experiments/calibration_others.py`.
 
     Parameters
     ----------
@@ -135,7 +139,9 @@ def stability(
     # Two sets of n_top share k genes with hypergeometric probability, and then n_top * 2 - k together.
     k = np.arange(n_top + 1)
     chance = float((hypergeom.pmf(k, d, n_top, n_top) * k / (2 * n_top - k)).sum())
-    low, high = np.quantile(strengths, [0.025, 0.975], axis=0)
+    low, high = np.array(
+        [_strength_interval(*one, n_groups) for one in zip(reference.strength, strengths.T, strict=True)]
+    ).T
     fixed: dict[str, Any] = {"strength": reference.strength, "strength_low": low, "strength_high": high}
     fixed |= {"n_draws": draws, "n_groups": n_groups}
     named = {side: {"factor": reference.names, "side": side} for side in tally}
@@ -145,6 +151,15 @@ def stability(
         pd.concat(by_factor).sort_values(["factor", "side"], ignore_index=True),
         pd.concat(by_gene).sort_values(["factor", "side", "rank"], ignore_index=True),
     )
+
+
+def _strength_interval(strength: float, draws: Float[np.ndarray, " draw"], n_groups: int) -> tuple[float, float]:
+    """Interval of a strength without what noise adds to it."""
+    # Squares of singular values add up, so that draws tell what noise has added to that of the data.
+    squares, own = draws**2, strength**2
+    centre = own - (squares.mean() - own) * n_groups / (n_groups - 1)
+    low, high = np.sqrt(np.maximum(over_few(centre, centre - (squares - squares.mean()), n_groups), 0))
+    return float(low), float(high)
 
 
 class _Tally:

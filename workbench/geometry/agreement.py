@@ -23,6 +23,9 @@ def agreement_rows(one: Latents, other: Latents) -> list[dict[str, Any]]:
     Two latents of one model share its features, so they agree whatever their rulers say. What counts is whether they agree more than the
     one does with draws of the other.
 
+    Read both nulls together. A latent whose ruler is in the features lies along their strong directions, and its draws less, so that beside
+    these alone p is small for one of eight pairs that have nothing to do with each other (`experiments/calibration_others.py`).
+
     Parameters
     ----------
     one, other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from workbench.evidence.ruler import Ruler
 from workbench.seeds import generator, key
-from workbench.stats import null_summary
+from workbench.stats import dealt_anew, null_of_folds, null_summary
 
 # Cells that a readout is fitted on, at most: the paper's own number. And cells that are judged at a time, where features are sparse.
 MOST_FITTED, _BLOCK = 100_000, 4096
@@ -203,7 +204,7 @@ def score_many(
         As in `Endpoint`.
     truth, predicted
         Targets and predictions, see `score`, with one row per draw on one side at least; of ``classes`` both as numbers from
-        0. Of ``binary`` and ``classes`` each row of targets holds the same values in another order.
+        0. AUROC is NaN where a row of targets has one class alone.
 
     Returns
     -------
@@ -225,7 +226,9 @@ def score_many(
     if kind == "binary":
         yes = truth.astype(bool)
         n_yes = yes.sum(1)
-        return {"AUROC": ((ranks * yes).sum(1) - n_yes * (n_yes + 1) / 2) / (n_yes * (cells - n_yes))}
+        pairs = n_yes * (cells - n_yes)
+        above = (ranks * yes).sum(1) - n_yes * (n_yes + 1) / 2
+        return {"AUROC": np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)}
     own, other = (side - (cells + 1) / 2 for side in (rankdata(truth, axis=1), ranks))
     scale = np.sqrt((own**2).sum(1) * (other**2).sum(1))
     known = (scale > 0) & (cells > 2)
@@ -347,6 +350,7 @@ def cross_validate(
     seed: int,
     hidden: int = 0,
     names: Shaped[np.ndarray, " cell"] | None = None,
+    donors: Shaped[np.ndarray, " cell"] | None = None,
     bar: tqdm | None = None,
 ) -> list[dict[str, Any]]:
     """Score readouts of several representations on cells that no part of the chain was fitted on.
@@ -361,13 +365,17 @@ def cross_validate(
     fold
         Number of the fold that each cell is held out in.
     permutations
-        Null draws: the truth is permuted inside each held-out fold against the fixed predictions.
+        Null draws: the truth is dealt anew inside each held-out fold against the fixed predictions, and the mean over folds taken wider, see
+        `workbench.stats.null_of_folds`.
     seed
         Seed of the null, and of hidden layers.
     hidden
         Width of the readouts' hidden layer, as in `probe`.
     names
         Of the cells: with them the null does not depend on their order.
+    donors
+        Donor of each cell, inside whom the truth is dealt anew, because cells of a donor are alike; where no donor has two values, they
+        exchange theirs as a whole. None: cells are dealt anew inside their fold.
     bar
         Progress bar that goes on by one for each representation; none by default.
 
@@ -385,7 +393,7 @@ def cross_validate(
         for endpoint in wanted:
             rows += [
                 {"endpoint": endpoint.name, "representation": name, **row}
-                for row in _score(features, endpoint, fold, place, permutations, hidden, seed)
+                for row in _score(features, endpoint, fold, place, donors, permutations, hidden, seed)
             ]
         if bar is not None:
             bar.update()
@@ -397,6 +405,7 @@ def _score(
     endpoint: Endpoint,
     fold: np.ndarray,
     place: np.ndarray,
+    donors: np.ndarray | None,
     permutations: int,
     hidden: int,
     seed: int,
@@ -404,19 +413,25 @@ def _score(
     metrics = METRICS[endpoint.kind]
     values: dict[str, dict[int, float]] = {name: {} for name in metrics}
     null: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    among = np.sort(endpoint.cells)
+    known, blocks = endpoint.target[among], (fold if donors is None else donors)[among]
+    _, first, of_block = np.unique(blocks, return_index=True, return_inverse=True)
+    whole = donors is not None and bool((known == known[first][of_block]).all())
+    if endpoint.kind == "classes":
+        classes, known = np.unique(known, return_inverse=True)
+    rng_of = partial(generator, seed, "readout null", endpoint.name)
     for k, x in features.items():
         if (found := sides(endpoint, fold == k)) is None:
             continue
         train, test = found
         test = test[np.argsort(place[test])]
-        truth = endpoint.target[test]
         train = sampled(endpoint.target, train, place, seed)
         model = probe(endpoint.kind, hidden, seed).fit(_dense(x[train]), endpoint.target[train])
         predicted = said_of_rows(model, endpoint.kind, x, test)
-        rng = generator(seed, "readout null", endpoint.name, str(k))
         if endpoint.kind == "classes":
-            truth, predicted = _numbered(truth, predicted)
-        drawn = np.stack([truth, *(rng.permutation(truth) for _ in range(permutations))])
+            predicted = np.searchsorted(classes, predicted)
+        at = np.searchsorted(among, test)
+        drawn = np.concatenate([known[None, at], dealt_anew(known, blocks, at, permutations, rng_of, whole=whole)])
         for name, scored in score_many(endpoint.kind, drawn, predicted).items():
             values[name][k] = float(scored[0])
             null[name].append(scored[1:])
@@ -430,7 +445,7 @@ def _row(
     n_folds = len(by_fold)
     # Where no fold is left, nothing is known.
     values = list(by_fold.values()) or [np.nan]
-    known = null_summary(float(np.mean(values)), np.mean(null, axis=0) if n_folds else np.zeros(0))
+    known = null_summary(float(np.mean(values)), null_of_folds(np.array(null)) if n_folds else np.zeros(0))
     return {
         **{"metric": metric, "n_cells": n_cells, "n_features": n_features, "n_folds": n_folds, "by_fold": by_fold},
         "value": float(np.mean(values)),

@@ -77,10 +77,10 @@ def steer(
         Multiples of the direction that are added. At 1 a difference of means takes one mean to the other, in this layer, and a feature is as
         active everywhere as it is on average where it fires, beside what it is already.
     null_draws
-        Random directions of the same length, the null.
+        Random directions of the same length, the null: mixtures of what cells of one label differ by.
     n_cells
-        Cells of each side, at most, drawn by seed and name; all when None. Half of each make the direction, the axis and the probe; only target
-        cells of the other half are steered.
+        Cells of each side, at most, drawn by seed and name; all when None. Half of the source cells and a third of the target cells make the
+        direction, the other half and another third the axis and the probe; the last third is steered.
 
     Returns
     -------
@@ -101,11 +101,16 @@ def steer(
     ShapeError
         If the direction has another length than the stream.
     EvaluationError
-        If the feature never fires in these cells, or no dose was given.
+        If the feature never fires in these cells, no dose was given, or cells of one label are all the same.
 
     Notes
     -----
     scGPT normalises after each sum, so that doses far above 1 leave little but the direction itself in the stream.
+
+    Where two groups differ by chance alone, their difference goes along what cells differ by, and so does the axis. So the axis is taken from
+    other cells than the direction, and random directions are mixtures of what cells of one label differ by, each less its label's mean in the
+    stream: numbers drawn anew for each coordinate would go less far. A large p says that a direction is no more than those. How often p is small:
+    `experiments/calibration_others.py`.
 
     Examples
     --------
@@ -119,7 +124,7 @@ def steer(
     for name, rows in zip(("source", "target"), sides, strict=True):
         if len(rows) < FEWEST:
             raise CellsError(
-                f"The {name} has {len(rows)} cells; steering needs {FEWEST}, half to make a direction and half to judge it."
+                f"The {name} has {len(rows)} cells; steering needs {FEWEST}, some to make a direction and others to judge it."
             )
     asked = sorted({float(dose) for dose in doses} - {0.0})
     if not asked or not np.isfinite(asked).all():
@@ -134,16 +139,16 @@ def steer(
     at, hook = at % n, f"blocks.{at % n}.hook_resid_post"
     if isinstance(direction, tuple):
         at, hook = _place(model, *direction, layer)
-    # Halves by name, so that the order of the file means nothing.
+    # Parts by name, so that the order of the file means nothing.
     names = adata.obs_names
-    halves = [sorted(rows, key=lambda i: key(seed, "half", str(names[i]))) for rows in sides]
-    (make_source, _), (make_target, judged) = (
-        (sorted(rows[: (len(rows) + 1) // 2]), sorted(rows[(len(rows) + 1) // 2 :])) for rows in halves
+    (make_source, judge_source), (make_target, judge_target, pushed) = (
+        [np.sort(part) for part in np.array_split(sorted(rows, key=lambda i: key(seed, "half", str(names[i]))), n)]
+        for rows, n in zip(sides, (2, 3), strict=True)
     )
     others = [
         i for i in rows_of(labels, sorted(set(labels) - {""}), names, None, seed) if i not in {*sides[0], *sides[1]}
     ]
-    others = sorted(sorted(others, key=lambda i: key(seed, "cell", str(names[i])))[: 4 * len(make_source)])
+    others = sorted(sorted(others, key=lambda i: key(seed, "cell", str(names[i])))[: 4 * len(judge_source)])
     run = _Run(model, hook, batch_size)
     made = [run.intact(model.to_tokens(adata[rows], **read)) for rows in (make_source, make_target)]
     if isinstance(direction, tuple):
@@ -156,15 +161,21 @@ def steer(
             raise ShapeError(
                 f"The direction has shape {along.shape}; give {model.config.d_model} finite numbers, not all 0."
             )
-    real = [*made, *([run.intact(model.to_tokens(adata[others], **read))] if others else [])]
+    judging = [part for part in (judge_source, judge_target, others) if len(part)]
+    real = [run.intact(model.to_tokens(adata[rows], **read)) for rows in judging]
     kinds = np.repeat(["source", "target", "other"][: len(real)], [len(one["cell"]) for one in real])
     judge = _Judge(np.concatenate([one["cell"] for one in real]), kinds)
-    tokens = model.to_tokens(adata[judged], **read)
-    donors = pd.factorize(column(adata, "donor")[judged])[0] if "donor" in adata.obs else None
+    tokens = model.to_tokens(adata[pushed], **read)
+    donors = pd.factorize(column(adata, "donor")[pushed])[0] if "donor" in adata.obs else None
     norm = float(np.linalg.norm(along))
+    within = np.concatenate([one["stream"] - one["stream"].mean(0) for one in made])
+    if null_draws and np.linalg.norm(within) <= 1e-6 * max(np.linalg.norm(one["stream"]) for one in made):
+        raise EvaluationError(
+            f"At '{hook}' cells of one label are all the same, so that there are no directions to compare with. Take other cells, or a later layer."
+        )
     turned = []
     for draw in range(null_draws):
-        random = generator(seed, "steer", str(draw)).standard_normal(len(along))
+        random = generator(seed, "steer", str(draw)).standard_normal(len(within)) @ within
         turned.append(random * norm / np.linalg.norm(random))
     order = np.argsort(np.array(tokens.cell_ids), kind="stable")
     weights = bootstrap_weights(len(tokens), 1000, seed, None if donors is None else donors[order])

@@ -37,6 +37,7 @@ _CAUTIONS = (
     "Features of another seed are others where the stability is low: tell no story of a single feature that a second training does not find.",
     "A name is an over-representation among a feature's top genes. It says what the genes have in common, not what the model uses the feature for.",
     "Few and specific gene sets name few features, and large collections name random lists, too: compare with the random lists, never with 0.",
+    "Random lists, rankings and networks do not keep which genes go together: a feature of genes that do has a small p for a set of such genes, whatever it was made by.",
 )
 
 

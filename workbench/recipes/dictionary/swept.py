@@ -109,7 +109,7 @@ def check_sweep(context: DictionaryContext) -> None:
             n = len(rows_of(column(cells, "cell_type"), label, cells.obs_names, None, 0))
             if n < FEWEST:
                 raise CellsError(
-                    f"{n} held-out cells are of '{label}'; steering needs {FEWEST}, half to make a direction and half to judge it."
+                    f"{n} held-out cells are of '{label}'; steering needs {FEWEST}, some to make a direction and others to judge it."
                 )
 
 

@@ -46,7 +46,12 @@ def readouts_stage(context: RunContext, _: Path, __: Results) -> Result:
     of_fold, every = cells.obs["fold"].to_numpy(), representations(context)
     # Ours is asked for again when its probabilities are calibrated.
     every[ours] = cache(every[ours])
-    fixed: dict[str, Any] = {"seed": config.seed, "hidden": config.readout.hidden, "names": cells.names}
+    fixed: dict[str, Any] = {
+        "seed": config.seed,
+        "hidden": config.readout.hidden,
+        "names": cells.names,
+        "donors": cells.donor,
+    }
     draws = config.evaluation.permutations
     n = len(every) + len(RANDOM) * len(context.draws(RANDOM[0]))
     with tqdm(total=n, unit="representation", desc="readouts", disable=not context.backend.progress) as bar:
