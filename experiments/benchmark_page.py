@@ -68,7 +68,7 @@ def page(runs: list[Path]) -> str:
 HEAD = """# Benchmark
 
 Made by `experiments/benchmark_page.py` from campaigns as they came out; `workbench benchmark` makes these. The model in all of them is the mini
-checkpoint that ships (6 layers x 4 heads, trained on 700 blood cells), so nothing here speaks of the real scGPT.
+checkpoint (6 layers x 4 heads), so nothing here speaks of the real scGPT.
 
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
 metric, a `−` that it is worse, each with q <= 0.05 (a mixed model over donors, or over splits where there is no value by donor, see

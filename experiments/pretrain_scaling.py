@@ -5,7 +5,7 @@
 
 Every training has the settings of the configuration but for its cells and steps; the learning rate falls to its end in each. Shares of the
 cells are nested, drawn by the seed, and nobody who is held out is ever among them. Errors are squared bins of the same cells and masks for
-all. Killed, it goes on in the middle of a training. On two cores half an hour with the shares and steps that are the default.
+all. Killed, it goes on in the middle of a training. Fifteen minutes of a quiet core with the shares and steps that are the default.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from workbench.recipes.pretrain.context import PretrainContext
 from workbench.seeds import generator
 from workbench.settings import PretrainSettings
 
-SHARES, STEPS = (0.1, 0.3, 1.0), (500, 2000)
+SHARES, STEPS = (0.1, 0.3, 1.0), (250, 1000)
 START, END = "<!-- the table of experiments/pretrain_scaling.py -->", "<!-- its end -->"
 
 

@@ -126,4 +126,4 @@ workbench.figures.feature_intervals(effects).show()
 # - A name is what top genes have in common. It does not say what the model uses the feature for.
 # - The null of effects is the dictionary's own features. With three features of forty that are alike, p is at least 1/41; no difference found is not
 #   no difference.
-# - The mini checkpoint is small and was trained on most of these cells. It says nothing about the released models.
+# - The mini checkpoint is small, and none of these cells was trained on. It says nothing about the released models.

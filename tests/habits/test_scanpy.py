@@ -74,7 +74,7 @@ def given(tmp_path_factory):
     adata.raw = adata
     adata.write_h5ad(folder / "cells.h5ad")
     cells = workbench.load(adata, cell_type="bulk_labels")
-    genes = tuple(sorted(model.vocabulary.genes)[:60])
+    genes = tuple(sorted(set(model.vocabulary.genes) & set(cells.var_names))[:60])
     matrix = np.random.default_rng(0).standard_normal((len(genes), 5))
     table = pd.DataFrame(panel_expression(cells, genes).toarray(), columns=list(genes))
     return {

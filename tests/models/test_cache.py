@@ -30,10 +30,13 @@ def cache(model, cells):
     return model.run_with_cache(cells)[1]
 
 
-def test_genes_are_those_that_each_cell_expresses(cache, cells):
+def test_genes_are_those_that_each_cell_expresses(cache, cells, model):
+    match = model.tokenizer(cells).match
     assert isinstance(cache, CellCache) and isinstance(cache, ActivationCache) and cache.cells == tuple(cells.obs_names)
     for row, genes in enumerate(cache.genes):
-        expressed = set(cells.var_names[np.asarray(cells.X[row].todense()).ravel() > 0])
+        # Under the names of the vocabulary, which knows some genes by an approved symbol where the cells have a former one.
+        places = match.place[(np.asarray(cells.X[row].todense()).ravel() > 0) & (match.place >= 0)]
+        expressed = {match.genes[place] for place in places}
         assert genes[0] == "<cls>"
         assert set(genes[1:]) - {""} <= expressed
         assert (genes == "").sum() == int(cache.tokens.padding[row].sum())
