@@ -12,8 +12,8 @@
 # # Load a scGPT checkpoint and look inside
 #
 # **Result.** Each of the 4 heads of layer 3 turns the cell embedding more than all 8 random changes of the same size, over 8 cells.
-# A linear probe reads the cell type less well from the last layer (balanced accuracy 0.69) than from expression itself (0.81), over 148
-# cells; permuted labels reach 0.23.
+# A linear probe reads the cell type less well from the last layer (balanced accuracy 0.74) than from expression itself (0.81), over 148
+# cells, by no more than chance gives; permuted labels reach 0.25.
 #
 # You will learn to read a checkpoint, run cells through it, look at what each layer holds, and switch a head off, beside a random change of
 # the same size. Replace the values at the top by your own checkpoint folder, h5ad, column and genes: nothing else changes.

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # A real checkpoint and your atlas
 #
-# **Result.** With what ships, 8 of 24 heads are above plain expression (0.77) in a screen of 96 cells with 4 splits. The first is above it
-# by less than the spread over splits; 48 null draws reach 0.45. That says nothing of a released model or of an atlas.
+# **Result.** With what ships, 0 of 24 heads are above plain expression (0.77) in a screen of 96 cells with 4 splits. The first is below it
+# by less than the spread over splits; 48 null draws reach 0.40. That says nothing of a released model or of an atlas.
 #
 # You will learn to do all of it with your own files: say what a checkpoint holds, see which genes match, estimate memory before anything
 # runs, screen all heads on a subsample, and start the full run.
