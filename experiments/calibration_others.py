@@ -45,7 +45,7 @@ from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.controls import coexpression
 from workbench.operators.readout import Endpoint, cross_validate
 from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg
+from workbench.stats import benjamini_hochberg, permutation_p
 from workbench.tools.steer import steer
 
 ALPHA, BLOCK, HEADS, TIED = 0.05, 20, 24, 6
@@ -338,29 +338,30 @@ def read_out(world: str, rng: np.random.Generator) -> Rows:
 
 
 # Features of a dictionary: effects beside features that are alike, names, and what is explained beyond a gene's name.
-DO_ALIKE, EIGHT_DONORS, SCATTER, DO_MORE = (
+DO_ALIKE, EIGHT_DONORS, SCATTER, BESIDE_MORE, DO_MORE = (
     "features do what alike ones do",
     "the same, cells of 8 donors that differ",
     "the same, and features scatter four times as much",
+    "the same, beside 100 that are alike",
     "6 of 24 do four times as much",
 )
 
 
 def changed(world: str, rng: np.random.Generator) -> Rows:
-    """P, q and interval of 24 features, each beside 20 of 150 that are alike."""
+    """P, q and interval of 24 features, each beside 20 (or 100) of 150 that are alike."""
     n, cells = 24 + 150, 160
     own, matters = rng.normal(1, 0.5, n), np.arange(n) < (TIED if world == DO_MORE else 0)
     own[matters] += 3 * np.sign(own[matters])
-    scatter = np.where((np.arange(n) < 24) & (world == SCATTER), 12.0, 3.0)[:, None]
+    scatter = np.where((np.arange(n) < 24) & (world in (SCATTER, BESIDE_MORE)), 12.0, 3.0)[:, None]
     values = own[:, None] + scatter * rng.standard_t(5, (n, cells)) / np.sqrt(5 / 3)
     donor = np.arange(cells) % 8 if world == EIGHT_DONORS else None
     if donor is not None:
         values += rng.normal(size=(n, 8))[:, donor]
-    drawn = {i: 24 + rng.permutation(150)[:20] for i in range(24)}
+    drawn = {i: 24 + rng.permutation(150)[: 100 if world == BESIDE_MORE else 20] for i in range(24)}
     table = compare_features(
         {"metric": values}, range(n), drawn, draws=1000, seed=int(rng.integers(2**31)), groups=donor
     )
-    return [
+    rows = [
         row(
             "features that do more" if matters[i] else "features",
             **{name: one[name] for name in ("p", "q", "low", "high")},
@@ -368,6 +369,11 @@ def changed(world: str, rng: np.random.Generator) -> Rows:
         )
         for i, one in enumerate(table.to_dict("records"))
     ]
+    if world in (SCATTER, BESIDE_MORE):
+        sizes = np.abs(values.mean(1))
+        ranks = (permutation_p(sizes[i], sizes[others]) for i, others in drawn.items())
+        rows += [row("features, as if they scattered alike", p=p) for p in ranks]
+    return rows
 
 
 ALONE, TOGETHER, STRONG, MODULES = (
@@ -432,7 +438,7 @@ PARTS = {
     "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 300, numbered=True),
     "probe": Part(probed, (CELLS, IN_DONORS, BY_DONOR, NUMBERS, READ), 300),
     "readouts": Part(read_out, (CELLS, IN_DONORS, BY_DONOR, READ), 300),
-    "features": Part(changed, (DO_ALIKE, EIGHT_DONORS, SCATTER, DO_MORE), 300),
+    "features": Part(changed, (DO_ALIKE, EIGHT_DONORS, SCATTER, BESIDE_MORE, DO_MORE), 300),
     "names": Part(named, (ALONE, TOGETHER, STRONG, MODULES), 100),
     "explained": Part(explained, tuple(UNITS), 1000),
 }
@@ -594,17 +600,22 @@ other's labels; and because labels change places inside donors, or with them whe
     "features": (
         """Effects of features
 
-{n} worlds of each kind (within {error}): 24 features, each beside 20 of 150 that are alike, 160 cells, tails of Student's t with five degrees of freedom. The truth is the mean effect of that very feature.""",
+{n} worlds of each kind (within {error}): 24 features, each beside 20 of 150 that are alike (100 in the fourth kind, as many as a command draws), 160 cells, tails of Student's t with five degrees of freedom. The truth is the
+mean effect of that very feature. "As if they scattered alike" is the rank of its size among those of the others.""",
         """So p keeps its level, intervals over cells and over eight donors hold what they say, and features that do four times as much are found by p; whether by q hangs on the number of draws, of which 20 let no p
-fall below 0.048. What a scatter that differs between features does is said of heads: [ablation](calibration_ablation.md). Estimates by gradients have intervals of the same kind.""",
+fall below 0.048. A feature whose effect scatters more over cells than those of its like has a larger mean by chance of the cells, and its rank alone is small too often. Each of theirs is therefore moved by
+chance of that size (`ablation.nulls.p_among`). Beside 20 of them p is then hardly ever small, as one that chance may bring near takes p above 0.05; beside 100 it is at its level. Estimates by gradients have
+intervals of the same kind.""",
     ),
     "names": (
         """Names of features
 
-{n} worlds of each kind (within {error}): 12 features, 400 genes in twenty modules of twenty, which are the gene sets, and the targets of twenty regulators; 199 draws of each null. q is over the features.""",
-        """So p keeps its level where genes are independent, and each module is found. Where genes of a set go together it does not: random directions of such genes, which no model has chosen, get small p in three of
-five cases by top genes and regulators, and one of nine by rankings, because exchanged genes and rewired targets do not go together. So a small p of a name is not evidence that a feature is a program: it says that its top genes are
-nearer to a set than genes as strongly expressed are. For factors, random directions of the cells' expression are the null ([factors](calibration_factors.md)).""",
+{n} worlds of each kind (within {error}): 12 features, 400 genes in twenty modules of twenty, which are the gene sets, and the targets of twenty regulators; 600 cells whose genes go together alike, and 199 random directions
+of these. q is over the features. In the third kind modules differ in how strongly their genes are expressed, and a feature leans to that as much as to its direction.""",
+        """So p keeps its level, also where genes of a set go together and where features lean to genes that are expressed strongly; overlaps are few numbers, so p of top genes and regulators is a little cautious. Each
+module is found by top genes and regulators, and nine of ten by rankings. Beside exchanged genes and rewired targets, which stood in the place of this null before, most directions of the second kind had a small p. The null
+is that of factors ([factors](calibration_factors.md)). A small p says that a feature's genes are nearer to a set than those of random directions of the same cells. It is not evidence that the model uses
+a program: genes may be alike in the model's vectors and not in the cells, whatever it does with them.""",
     ),
     "explained": (
         """What a dictionary explains beyond gene names
@@ -627,7 +638,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--docs", type=Path)
     parser.add_argument("--share", type=float, default=1.0, help="share of the worlds, for a first look")
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts of the page to make; the others stay as they are")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, help="parts of the page to make; the others stay as they are"
+    )
     given = parser.parse_args(argv)
     old = given.docs.read_text() if given.only and given.docs else ""
     tasks = [

@@ -5,9 +5,10 @@ rankings whose genes are exchanged at random do not, and beside them any directi
 
 The score of a gene for a feature is its mean activation over the tokens of that gene. The peer is a feature that knows no
 program: active by a random number of the cell, times how much of the gene is there. Its scores are X^T w, for expression X and
-random numbers w per cell, which is a random direction in the span of the cells. X is standardised by gene, because a feature's
-leaning to genes that are expressed strongly is kept apart from it, see `CellDirections.leaning`. CellDirections of the activations would
-be no peer: they have the genes' vectors in them, and with these what the model has learnt of genes that are alike.
+random numbers w per cell, which is a random direction in the span of the cells. What else a feature's genes hang on is kept: how
+many there are, the scores of a ranking, and how far they lean to genes that are expressed strongly, for which X is standardised
+by gene and `CellDirections.leaning` is added. Directions of the activations would be no peer: they have the genes' vectors in them, and with
+these what the model has learnt of genes that are alike.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from scipy.stats import norm, rankdata
 
 from workbench.errors import EvaluationError, ShapeError
@@ -26,6 +27,8 @@ from workbench.seeds import generator
 # Directions that are drawn at once; genes whose neighbours are weighed at once; genes at the mean that count beside a gene's neighbours. With ten of these
 # features lean further than their draws, and p is too small where sets differ in expression.
 _AT_ONCE, _GENES_AT_ONCE, _PRIOR = 100, 1000, 1.0
+# Shares of the genes above the thresholds of a ranking.
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class CellDirections:
     expression: sp.csr_matrix
     covariates: Float[np.ndarray, "gene covariate"]
 
-    def beside(self, covariate: Float[np.ndarray, " gene"]) -> CellDirections:
+    def beside(self, covariate: Real[np.ndarray, " gene"]) -> CellDirections:
         """The same directions, with one covariate more.
 
         Parameters
@@ -65,7 +68,9 @@ class CellDirections:
         """
         x = self.expression.astype(np.float64)
         mean = np.asarray(x.mean(0)).ravel()
-        spread = np.sqrt(np.maximum(np.asarray(x.multiply(x).mean(0)).ravel() - mean**2, 0))
+        # Squares of what is left when the mean is off: their difference would be rounding for a gene that does not vary.
+        squares = np.bincount(x.indices, weights=(x.data - mean[x.indices]) ** 2, minlength=x.shape[1])
+        spread = np.sqrt((squares + (x.shape[0] - np.bincount(x.indices, minlength=x.shape[1])) * mean**2) / x.shape[0])
         varies = spread > 1e-9 * max(spread.max(initial=0), 1e-300)
         if not varies.any():
             raise EvaluationError(
@@ -91,30 +96,38 @@ class CellDirections:
         """
         return norm.ppf(self._smoothed(lists.astype(np.float64)))
 
-    def leaning_of_ranks(self, scores: Float[np.ndarray, " gene"]) -> tuple[Float[np.ndarray, " gene"], float]:
-        """What a ranking adds to a direction, and what the direction is multiplied by, so that it leans to the covariates as the ranking does.
+    def ranked(
+        self, scores: Float[np.ndarray, " gene"], drawn: Float[np.ndarray, "draw gene"]
+    ) -> Float[np.ndarray, "draw gene"]:
+        """Numbers that rank genes as directions do, and lean to the covariates as a ranking does.
 
-        Normal scores of the ranking are smoothed as in `leaning`. Genes with equal scores share the mean of theirs, which makes these
-        vary less, and what is smoothed of them as much less again: it is divided by that.
+        The genes of the ranking above each of some thresholds are a list, of which `leaning` says how far a gene's direction has to go to be in
+        it; the number of a gene says how many of these lists it is in, with the way to the next. So genes with a score of 0 lean as they do.
 
         Parameters
         ----------
         scores
             Scores of the genes by which they are ranked, which are not all equal.
+        drawn
+            Directions, from `draws`.
         """
-        order = np.argsort(scores, kind="stable")
-        normal = np.empty(len(scores))
-        normal[order] = norm.ppf((np.arange(len(scores)) + 0.5) / len(scores))
-        _, tie = np.unique(scores, return_inverse=True)
-        normal = (np.bincount(tie, weights=normal) / np.bincount(tie))[tie]
-        found = self._smoothed(normal[None])[0] / (normal**2).mean()
-        return found, float(np.sqrt(max(1 - found.var(), 0)))
+        order = np.sort(scores)[::-1]
+        # From the longest list to the shortest; of equal scores there are fewer, and one at least.
+        lists = scores > np.unique([order[int(share * len(order))] for share in _SHARES])[:, None]
+        lists = lists[lists.any(1)] if lists.any() else (scores > order[-1])[None]
+        need = -self.leaning(lists)
+        found = np.minimum(drawn - need[0], 0) + np.maximum(drawn - need[-1], 0)
+        for near, far in zip(need[:-1], need[1:], strict=True):
+            found += np.clip((drawn - near) / (far - near), 0, 1)
+        return found
 
     def _smoothed(self, values: Float[np.ndarray, "row gene"]) -> Float[np.ndarray, "row gene"]:
         """Mean of each row over the neighbours of each gene, drawn to the mean of the row."""
         n, k = self.covariates.shape
         if values.shape[1] != n:
-            raise ShapeError(f"There are covariates of {n} genes and values of {values.shape[1]}; give both of one panel.")
+            raise ShapeError(
+                f"There are covariates of {n} genes and values of {values.shape[1]}; give both of one panel."
+            )
         scaled = self.covariates / n ** (-1 / (k + 4))
         squares, found = (scaled**2).sum(1), np.empty(values.shape)
         for start in range(0, n, _GENES_AT_ONCE):
@@ -126,7 +139,7 @@ class CellDirections:
         return found
 
 
-def cell_directions(expression: sp.csr_matrix, covariates: Float[np.ndarray, "gene covariate"]) -> CellDirections:
+def cell_directions(expression: sp.csr_matrix, covariates: Real[np.ndarray, "gene covariate"]) -> CellDirections:
     """Random directions of cells, from their expression and what features may lean to.
 
     Parameters
@@ -152,5 +165,5 @@ def cell_directions(expression: sp.csr_matrix, covariates: Float[np.ndarray, "ge
     return CellDirections(expression, np.column_stack([_normal_scores(column) for column in covariates.T]))
 
 
-def _normal_scores(values: Float[np.ndarray, " gene"]) -> Float[np.ndarray, " gene"]:
+def _normal_scores(values: Real[np.ndarray, " gene"]) -> Float[np.ndarray, " gene"]:
     return norm.ppf((rankdata(values) - 0.5) / len(values))

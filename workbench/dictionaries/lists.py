@@ -109,7 +109,7 @@ def name_rankings(
 
     The score of a term is that of Subramanian et al. (2005), weight 1, over its mean in the draws where it is above 0; that of a ranking is the largest
     of its terms. A term none of whose genes has a score above 0 gets 0. In a draw genes come in the order of a random direction of the cells, with what the
-    ranking leans to (`CellDirections.leaning_of_ranks`), and the feature's own scores are dealt out in that order.
+    ranking leans to (`CellDirections.ranked`), and the feature's own scores are dealt out in that order.
 
     Parameters
     ----------
@@ -145,10 +145,9 @@ def name_rankings(
     for i, feature in enumerate(full):
         own = scores[feature]
         weights, n_positive = rank_weights(own), int((own > 0).sum())
-        leaning, scale = directions.leaning_of_ranks(own)
         observed, alike, random = (
             np.stack([_scored(ranks[:, genes], weights, n_positive) for genes in of_term], axis=1)
-            for ranks in (ranks_of(own[None]), ranks_of(leaning + scale * drawn), anew)
+            for ranks in (ranks_of(own[None]), ranks_of(directions.ranked(own, drawn)), anew)
         )
         # The observed one counts, so that it is one of the draws where it is like them.
         every = np.concatenate([observed, alike])
