@@ -613,7 +613,7 @@ intervals of the same kind.""",
 {n} worlds of each kind (within {error}): 12 features, 400 genes in twenty modules of twenty, which are the gene sets, and the targets of twenty regulators; 600 cells whose genes go together alike, and 199 random directions
 of these. q is over the features. In the third kind modules differ in how strongly their genes are expressed, and a feature leans to that as much as to its direction.""",
         """So p keeps its level, also where genes of a set go together and where features lean to genes that are expressed strongly; overlaps are few numbers, so p of top genes and regulators is a little cautious. Each
-module is found by top genes and regulators, and nine of ten by rankings. Beside exchanged genes and rewired targets, which stood in the place of this null before, most directions of the second kind had a small p. The null
+module is found by top genes and regulators, and three of four by rankings, whose draws lean to the level at which the genes of the module are expressed. Beside exchanged genes and rewired targets, which stood in the place of this null before, most directions of the second kind had a small p. The null
 is that of factors ([factors](calibration_factors.md)). A small p says that a feature's genes are nearer to a set than those of random directions of the same cells. It is not evidence that the model uses
 a program: genes may be alike in the model's vectors and not in the cells, whatever it does with them.""",
     ),

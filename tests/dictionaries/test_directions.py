@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.stats import norm
 
-from workbench.dictionaries.directions import cell_directions
+from workbench.dictionaries.directions import cell_directions, ranked
 from workbench.dictionaries.lists import on_top, ranks_of
 from workbench.errors import EvaluationError, ShapeError
 
@@ -49,7 +49,9 @@ def test_a_ranking_leans_as_much_to_a_covariate_as_its_draws(silent):
     true = 0.7 * level + np.sqrt(1 - 0.49) * rng.normal(size=n)
     scores = np.maximum(true - np.quantile(true, silent), 0)
     peers = cell_directions(sp.csr_matrix(rng.normal(size=(80, n))), level[:, None])
-    drawn = np.argsort(np.argsort(peers.ranked(scores, np.array(list(peers.draws(50, 0)))), axis=1), axis=1)
+    drawn = np.argsort(
+        np.argsort(ranked(next(peers.steps(scores[None])), np.array(list(peers.draws(50, 0)))), axis=1), axis=1
+    )
     for share in (0.1, 0.3):
         # Of the genes on top as many are of the upper levels.
         own, others = (level[np.argsort(-x)[..., : int(share * n)]].mean() for x in (scores, drawn))

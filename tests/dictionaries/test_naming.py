@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 from fixtures_dictionaries import random_dictionary
 
-from workbench.dictionaries.directions import cell_directions
+from workbench.dictionaries.directions import cell_directions, ranked
 from workbench.dictionaries.lists import name_lists, name_rankings, on_top
 from workbench.dictionaries.naming import (
     activity_by_label,
@@ -96,10 +96,10 @@ def test_planted_rankings_are_named_and_permuted_ones_are_not(world):
     # Not too strong: where a few genes have most of a score, any set that is dealt one of them has as large a score.
     planted = rng.gamma(4, 0.25, (TERMS, N_GENES))
     planted[members] *= 3
-    table, summary = name_rankings(planted, members, terms, peers, draws=400, seed=0)
+    table, summary = name_rankings(planted, members, terms, peers, draws=300, seed=0)
     assert ((table["ranked_q"] <= 0.05) & (table["ranked_program"] == terms)).mean() >= 0.9 and summary["named"] >= 0.9
     # Scores that follow expression, of which the sets have more: the usual rule names them, the matched one does not.
-    random = rng.gamma(1, 0.2, (120, N_GENES)) * (1 + strata) ** 2
+    random = rng.gamma(1, 0.2, (60, N_GENES)) * (1 + strata) ** 2
     random[:, ::3] = 0
     table, summary = name_rankings(random, members, terms, peers, draws=200, seed=0)
     assert summary["named"] <= 0.05 and 0.4 < table["ranked_p"].mean() < 0.6
@@ -133,7 +133,7 @@ def test_scores_of_rankings_are_those_of_the_library(world):
     own = np.where(rng.random(N_GENES) < 0.5, rng.gamma(1, 1, N_GENES), 0)
     # The score is over the mean of the observed one and of the draws where these are above 0.
     table, _ = name_rankings(own[None], members[:1], terms[:1], peers, draws=1, seed=0)
-    order = np.argsort(-peers.ranked(own, next(peers.draws(1, 0))[None])[0], kind="stable")
+    order = np.argsort(-ranked(next(peers.steps(own[None])), next(peers.draws(1, 0))[None])[0], kind="stable")
     drawn = np.empty(N_GENES)
     drawn[order] = np.sort(own)[::-1]
     es, other = (preranked(one, members[:1])["es"].iloc[0] for one in (own, drawn))

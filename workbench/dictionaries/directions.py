@@ -27,7 +27,8 @@ from workbench.seeds import generator
 # Directions that are drawn at once; genes whose neighbours are weighed at once; genes at the mean that count beside a gene's neighbours. With ten of these
 # features lean further than their draws, and p is too small where sets differ in expression.
 _AT_ONCE, _GENES_AT_ONCE, _PRIOR = 100, 1000, 1.0
-# Shares of the genes above the thresholds of a ranking.
+# Rankings whose steps are made at once, and shares of the genes above their thresholds.
+_RANKINGS_AT_ONCE = 50
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -96,30 +97,25 @@ class CellDirections:
         """
         return norm.ppf(self._smoothed(lists.astype(np.float64)))
 
-    def ranked(
-        self, scores: Float[np.ndarray, " gene"], drawn: Float[np.ndarray, "draw gene"]
-    ) -> Float[np.ndarray, "draw gene"]:
-        """Numbers that rank genes as directions do, and lean to the covariates as a ranking does.
+    def steps(self, scores: Float[np.ndarray, "feature gene"]) -> Iterator[Float[np.ndarray, "step gene"]]:
+        """How far the direction of each gene has to go to be among more and more of the genes that a ranking has on top.
 
-        The genes of the ranking above each of some thresholds are a list, of which `leaning` says how far a gene's direction has to go to be in
-        it; the number of a gene says how many of these lists it is in, with the way to the next. So genes with a score of 0 lean as they do.
+        The genes of the ranking above each of some thresholds are a list, and the step is what `leaning` says of it. So genes with a score of 0 lean
+        as they do.
 
         Parameters
         ----------
         scores
-            Scores of the genes by which they are ranked, which are not all equal.
-        drawn
-            Directions, from `draws`.
+            Scores of the genes by which each ranking ranks them, which are not all equal.
+
+        Yields
+        ------
+        ndarray
+            Steps of one ranking after the other, from the longest list to the shortest; of equal scores there are fewer, and one at least.
         """
-        order = np.sort(scores)[::-1]
-        # From the longest list to the shortest; of equal scores there are fewer, and one at least.
-        lists = scores > np.unique([order[int(share * len(order))] for share in _SHARES])[:, None]
-        lists = lists[lists.any(1)] if lists.any() else (scores > order[-1])[None]
-        need = -self.leaning(lists)
-        found = np.minimum(drawn - need[0], 0) + np.maximum(drawn - need[-1], 0)
-        for near, far in zip(need[:-1], need[1:], strict=True):
-            found += np.clip((drawn - near) / (far - near), 0, 1)
-        return found
+        for start in range(0, len(scores), _RANKINGS_AT_ONCE):
+            lists = [_above(one) for one in scores[start : start + _RANKINGS_AT_ONCE]]
+            yield from np.split(-self.leaning(np.concatenate(lists)), np.cumsum([len(one) for one in lists])[:-1])
 
     def _smoothed(self, values: Float[np.ndarray, "row gene"]) -> Float[np.ndarray, "row gene"]:
         """Mean of each row over the neighbours of each gene, drawn to the mean of the row."""
@@ -163,6 +159,37 @@ def cell_directions(expression: sp.csr_matrix, covariates: Real[np.ndarray, "gen
     if not np.isfinite(expression.data).all():
         raise EvaluationError("Expression is not all finite, so that genes have no correlation; leave such cells out.")
     return CellDirections(expression, np.column_stack([_normal_scores(column) for column in covariates.T]))
+
+
+def ranked(
+    steps: Float[np.ndarray, "step gene"], drawn: Float[np.ndarray, "draw gene"]
+) -> Float[np.ndarray, "draw gene"]:
+    """Numbers that rank genes as directions do, and lean to the covariates as a ranking does: steps that a gene's direction has made, and its way to the next.
+
+    Parameters
+    ----------
+    steps
+        Steps of the ranking, from `CellDirections.steps`.
+    drawn
+        Directions, from `CellDirections.draws`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.dictionaries.directions import ranked
+    >>> ranked(np.array([[0.0, 0.0], [1.0, 2.0]]), np.array([[0.5, 0.5], [1.5, -0.5]])).tolist()
+    [[0.5, 0.25], [1.5, -0.5]]
+    """
+    found = np.minimum(drawn - steps[0], 0) + np.maximum(drawn - steps[-1], 0)
+    for near, far in zip(steps[:-1], steps[1:], strict=True):
+        found += np.clip((drawn - near) / (far - near), 0, 1)
+    return found
+
+
+def _above(scores: Float[np.ndarray, " gene"]) -> Bool[np.ndarray, "list gene"]:
+    order = np.sort(scores)[::-1]
+    lists = scores > np.unique([order[int(share * len(order))] for share in _SHARES])[:, None]
+    return lists[lists.any(1)] if lists.any() else (scores > order[-1])[None]
 
 
 def _normal_scores(values: Real[np.ndarray, " gene"]) -> Float[np.ndarray, " gene"]:

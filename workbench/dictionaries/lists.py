@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 from scipy.stats import hypergeom
 
-from workbench.dictionaries.directions import CellDirections
+from workbench.dictionaries.directions import CellDirections, ranked
 from workbench.errors import EvaluationError
 from workbench.factors.programs import enrichment_scores, indicators, over_representation, rank_weights
 from workbench.seeds import generator
@@ -109,7 +109,7 @@ def name_rankings(
 
     The score of a term is that of Subramanian et al. (2005), weight 1, over its mean in the draws where it is above 0; that of a ranking is the largest
     of its terms. A term none of whose genes has a score above 0 gets 0. In a draw genes come in the order of a random direction of the cells, with what the
-    ranking leans to (`CellDirections.ranked`), and the feature's own scores are dealt out in that order.
+    ranking leans to (`CellDirections.steps`), and the feature's own scores are dealt out in that order.
 
     Parameters
     ----------
@@ -142,12 +142,11 @@ def name_rankings(
     anew = np.array([generator(seed, "rankings anew", str(draw)).permutation(n_genes) for draw in range(draws)])
     found = []
     rule, rule_random = np.zeros(len(full), dtype=bool), np.zeros(len(full))
-    for i, feature in enumerate(full):
-        own = scores[feature]
+    for i, (own, steps) in enumerate(zip(scores[full], directions.steps(scores[full]), strict=True)):
         weights, n_positive = rank_weights(own), int((own > 0).sum())
         observed, alike, random = (
             np.stack([_scored(ranks[:, genes], weights, n_positive) for genes in of_term], axis=1)
-            for ranks in (ranks_of(own[None]), ranks_of(directions.ranked(own, drawn)), anew)
+            for ranks in (ranks_of(own[None]), ranks_of(ranked(steps, drawn)), anew)
         )
         # The observed one counts, so that it is one of the draws where it is like them.
         every = np.concatenate([observed, alike])
