@@ -171,7 +171,7 @@ def ranked(
     steps
         Steps of the ranking, from `CellDirections.steps`.
     drawn
-        Directions, from `CellDirections.draws`.
+        Directions that genes are ranked by, from `CellDirections.draws`.
 
     Examples
     --------
