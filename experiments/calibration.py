@@ -218,8 +218,8 @@ label in one donor and not in another: with it, other training donors would have
 | `steer`; `dictionary`, steering | p, q; interval | [others](calibration_others.md) | level holds, little power where cells of one label differ as much; the interval is of the steered cells alone |
 | `manifold` | p | `experiments/second_manifold_power.py`, [second manifold](second_manifold.md) | level and power there |
 | `gene_geometry` | p, q | tests of the suite, [genes](geometry_genes.md) | stated there |
-| `dictionary`, effects of features | interval, p, q, `beyond` | [others](calibration_others.md) | hold; scatter as for heads |
-| `dictionary`, names | p, q | [others](calibration_others.md) | too small where genes of a set go together |
+| `dictionary`, effects of features | interval, p, q, `beyond` | [others](calibration_others.md) | hold, also where a feature scatters more over cells than those that are alike; there 20 of these are too few to find anything |
+| `dictionary`, names | p, q | [others](calibration_others.md) | level holds, also where genes of a set go together; nearer to a set than random directions of the cells, and no evidence of a program in the model |
 | `dictionary`, what is explained | interval over donors or cells | [others](calibration_others.md) | holds |
 | `dictionary`, edges between features | p, q | tests of the suite | 5 of 100 seeds with an edge |
 | `lens`, `probe` | interval, p | [others](calibration_others.md) | cautious |

@@ -1,6 +1,7 @@
 """How often the remaining tests of reports call nothing, what their intervals hold, and what they find: simulated worlds, one page.
 
     python experiments/calibration_others.py artifacts/calibration_others --docs docs/calibration_others.md
+    python experiments/calibration_others.py FOLDER --docs docs/calibration_others.md --only features names
 
 Stability of factors, what heads write, agreement of rulers, patching, steering, probes, readouts of a run, and features of a
 dictionary. Arrays are drawn and handed to the functions that a command calls; patching and steering pass cells through small
@@ -27,6 +28,7 @@ from workbench.ablation.patching import activation_patching
 from workbench.cells.datasets import load
 from workbench.cells.groups import make_folds, make_groups
 from workbench.dictionaries.alike import compare_features
+from workbench.dictionaries.directions import cell_directions
 from workbench.dictionaries.judging import explained_interval
 from workbench.dictionaries.lists import name_lists, name_rankings
 from workbench.dictionaries.regulation import name_regulators
@@ -43,7 +45,7 @@ from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.controls import coexpression
 from workbench.operators.readout import Endpoint, cross_validate
 from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg
+from workbench.stats import benjamini_hochberg, permutation_p
 from workbench.tools.steer import steer
 
 ALPHA, BLOCK, HEADS, TIED = 0.05, 20, 24, 6
@@ -336,27 +338,30 @@ def read_out(world: str, rng: np.random.Generator) -> Rows:
 
 
 # Features of a dictionary: effects beside features that are alike, names, and what is explained beyond a gene's name.
-DO_ALIKE, EIGHT_DONORS, DO_MORE = (
+DO_ALIKE, EIGHT_DONORS, SCATTER, BESIDE_MORE, DO_MORE = (
     "features do what alike ones do",
     "the same, cells of 8 donors that differ",
+    "the same, and features scatter four times as much",
+    "the same, beside 100 that are alike",
     "6 of 24 do four times as much",
 )
 
 
 def changed(world: str, rng: np.random.Generator) -> Rows:
-    """P, q and interval of 24 features, each beside 20 of 150 that are alike."""
+    """P, q and interval of 24 features, each beside 20 (or 100) of 150 that are alike."""
     n, cells = 24 + 150, 160
     own, matters = rng.normal(1, 0.5, n), np.arange(n) < (TIED if world == DO_MORE else 0)
     own[matters] += 3 * np.sign(own[matters])
-    values = own[:, None] + 3 * rng.standard_t(5, (n, cells)) / np.sqrt(5 / 3)
+    scatter = np.where((np.arange(n) < 24) & (world in (SCATTER, BESIDE_MORE)), 12.0, 3.0)[:, None]
+    values = own[:, None] + scatter * rng.standard_t(5, (n, cells)) / np.sqrt(5 / 3)
     donor = np.arange(cells) % 8 if world == EIGHT_DONORS else None
     if donor is not None:
         values += rng.normal(size=(n, 8))[:, donor]
-    drawn = {i: 24 + rng.permutation(150)[:20] for i in range(24)}
+    drawn = {i: 24 + rng.permutation(150)[: 100 if world == BESIDE_MORE else 20] for i in range(24)}
     table = compare_features(
         {"metric": values}, range(n), drawn, draws=1000, seed=int(rng.integers(2**31)), groups=donor
     )
-    return [
+    rows = [
         row(
             "features that do more" if matters[i] else "features",
             **{name: one[name] for name in ("p", "q", "low", "high")},
@@ -364,27 +369,35 @@ def changed(world: str, rng: np.random.Generator) -> Rows:
         )
         for i, one in enumerate(table.to_dict("records"))
     ]
+    if world in (SCATTER, BESIDE_MORE):
+        sizes = np.abs(values.mean(1))
+        ranks = (permutation_p(sizes[i], sizes[others]) for i, others in drawn.items())
+        rows += [row("features, as if they scattered alike", p=p) for p in ranks]
+    return rows
 
 
-ALONE, TOGETHER, MODULES = (
+ALONE, TOGETHER, STRONG, MODULES = (
     "random directions, genes independent",
     "random directions, correlation .3 in a module",
+    "the same, leaning to genes expressed strongly, which modules differ in",
     "each feature is a module",
 )
 
 
 def named(world: str, rng: np.random.Generator) -> Rows:
     """P and q of names of 12 features, by top genes, ranking and regulators; modules of genes are sets and targets."""
-    loadings, genes, sets, _ = programs_world(0.0 if world == ALONE else 0.3, world == MODULES, rng)
-    scores = np.maximum(np.concatenate([loadings["read"].T, loadings["write"].T]), 0)
+    loadings, genes, sets, cells = programs_world(0.0 if world == ALONE else 0.3, world == MODULES, rng)
+    level = np.repeat(rng.normal(size=N_TERMS), SIZE) + rng.normal(size=len(genes))
+    scores = np.concatenate([loadings["read"].T, loadings["write"].T]) + (level if world == STRONG else 0)
+    scores, seed = np.maximum(scores, 0), int(rng.integers(2**31))
     lists = [np.argsort(-one)[:20] for one in scores]
-    strata, seed = rng.permutation(len(genes)) % 5, int(rng.integers(2**31))
+    peers = cell_directions(sp.csr_matrix(cells), np.column_stack([level, rng.normal(size=len(genes))]))
     members = np.array([np.isin(genes, own) for own in sets.sets.values()])
     edges = np.array([(m * SIZE, m * SIZE + j) for m in range(N_TERMS) for j in range(1, SIZE)])
     given = {"draws": 199, "seed": seed}
-    top = name_lists(lists, members, list(sets.sets), strata, **given)[0]
-    ranked = name_rankings(scores, members, list(sets.sets), strata, **given)[0]
-    regulated = name_regulators(lists, edges, genes, strata, **given)[0]
+    top = name_lists(lists, members, list(sets.sets), peers, **given)[0]
+    ranked = name_rankings(scores, members, list(sets.sets), peers, **given)[0]
+    regulated = name_regulators(lists, edges, genes, peers, **given)[0]
     kinds = (("top genes", top, ""), ("ranking", ranked, "ranked_"), ("regulators", regulated, "regulator_"))
     return [
         row(name, p=one[f"{before}p"], q=one[f"{before}q"])
@@ -425,8 +438,8 @@ PARTS = {
     "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 300, numbered=True),
     "probe": Part(probed, (CELLS, IN_DONORS, BY_DONOR, NUMBERS, READ), 300),
     "readouts": Part(read_out, (CELLS, IN_DONORS, BY_DONOR, READ), 300),
-    "features": Part(changed, (DO_ALIKE, EIGHT_DONORS, DO_MORE), 300),
-    "names": Part(named, (ALONE, TOGETHER, MODULES), 100),
+    "features": Part(changed, (DO_ALIKE, EIGHT_DONORS, SCATTER, BESIDE_MORE, DO_MORE), 300),
+    "names": Part(named, (ALONE, TOGETHER, STRONG, MODULES), 100),
     "explained": Part(explained, tuple(UNITS), 1000),
 }
 
@@ -496,20 +509,26 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def page(rows: pd.DataFrame) -> str:
-    """The page, from the rows of all worlds.
+def page(rows: pd.DataFrame, old: str = "") -> str:
+    """The page, from the rows of all worlds, or of some parts and the page as it was.
 
     Parameters
     ----------
     rows
         As `block` gives them.
+    old
+        Page whose sections stay where there are no rows of a part; empty for none.
     """
+    kept = {part.split("\n", 1)[0]: f"\n## {part}" for part in old.split("\n## ")[1:]}
     text = HEAD
     for name in PARTS:
         own = rows[rows["part"] == name]
+        before, after = SAID[name]
+        if not len(own):
+            text += kept.get(before.split("\n", 1)[0], "")
+            continue
         n = own["draw"].nunique()
         error = 1.96 * np.sqrt(ALPHA * (1 - ALPHA) / n)
-        before, after = SAID[name]
         text += f"\n## {before.format(n=f'{n:,}', error=f'{error:.1%}')}\n\n{table(own)}\n\n{after}\n"
     return text
 
@@ -581,17 +600,22 @@ other's labels; and because labels change places inside donors, or with them whe
     "features": (
         """Effects of features
 
-{n} worlds of each kind (within {error}): 24 features, each beside 20 of 150 that are alike, 160 cells, tails of Student's t with five degrees of freedom. The truth is the mean effect of that very feature.""",
+{n} worlds of each kind (within {error}): 24 features, each beside 20 of 150 that are alike (100 in the fourth kind, as many as a command draws), 160 cells, tails of Student's t with five degrees of freedom. The truth is the
+mean effect of that very feature. "As if they scattered alike" is the rank of its size among those of the others.""",
         """So p keeps its level, intervals over cells and over eight donors hold what they say, and features that do four times as much are found by p; whether by q hangs on the number of draws, of which 20 let no p
-fall below 0.048. What a scatter that differs between features does is said of heads: [ablation](calibration_ablation.md). Estimates by gradients have intervals of the same kind.""",
+fall below 0.048. A feature whose effect scatters more over cells than those of its like has a larger mean by chance of the cells, and its rank alone is small too often. Each of theirs is therefore moved by
+chance of that size (`ablation.nulls.p_among`). Beside 20 of them p is then hardly ever small, as one that chance may bring near takes p above 0.05; beside 100 it is at its level. Estimates by gradients have
+intervals of the same kind.""",
     ),
     "names": (
         """Names of features
 
-{n} worlds of each kind (within {error}): 12 features, 400 genes in twenty modules of twenty, which are the gene sets, and the targets of twenty regulators; 199 draws of each null. q is over the features.""",
-        """So p keeps its level where genes are independent, and each module is found. Where genes of a set go together it does not: random directions of such genes, which no model has chosen, get small p in three of
-five cases by top genes and regulators, and one of nine by rankings, because exchanged genes and rewired targets do not go together. So a small p of a name is not evidence that a feature is a program: it says that its top genes are
-nearer to a set than genes as strongly expressed are. For factors, random directions of the cells' expression are the null ([factors](calibration_factors.md)).""",
+{n} worlds of each kind (within {error}): 12 features, 400 genes in twenty modules of twenty, which are the gene sets, and the targets of twenty regulators; 600 cells whose genes go together alike, and 199 random directions
+of these. q is over the features. In the third kind modules differ in how strongly their genes are expressed, and a feature leans to that as much as to its direction.""",
+        """So p keeps its level, also where genes of a set go together and where features lean to genes that are expressed strongly; overlaps are few numbers, so p of top genes and regulators is a little cautious. Each
+module is found by top genes and regulators, and three of four by rankings, whose draws lean to the level at which the genes of the module are expressed. Beside exchanged genes and rewired targets, which stood in the place of this null before, most directions of the second kind had a small p. The null
+is that of factors ([factors](calibration_factors.md)). A small p says that a feature's genes are nearer to a set than those of random directions of the same cells. It is not evidence that the model uses
+a program: genes may be alike in the model's vectors and not in the cells, whatever it does with them.""",
     ),
     "explained": (
         """What a dictionary explains beyond gene names
@@ -614,14 +638,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--docs", type=Path)
     parser.add_argument("--share", type=float, default=1.0, help="share of the worlds, for a first look")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, help="parts of the page to make; the others stay as they are"
+    )
     given = parser.parse_args(argv)
+    old = given.docs.read_text() if given.only and given.docs else ""
     tasks = [
         Task(f"{name} {world} {number}", (name, world, number))
         for name, part in PARTS.items()
+        if name in (given.only or PARTS)
         for world in part.worlds
         for number in range(max(1, round(given.share * part.n / BLOCK)))
     ]
-    text = page(run_sweep(given.folder, {"block": BLOCK}, tasks, block))
+    text = page(run_sweep(given.folder, {"block": BLOCK}, tasks, block), old)
     write_text(given.docs, text) if given.docs else print(text)
 
 

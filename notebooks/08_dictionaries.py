@@ -12,11 +12,11 @@
 # # Take activations apart into features
 #
 # **Result.** Of what a gene's name leaves, the dictionary explains 0.30 (95 % 0.24 to 0.36), and the largest 16 of PCA 0.212. The usual rule names
-# 0.18 of features and 0.0459 of random lists; beyond such lists 0.0962 have a name. Of three features none does more than those that are alike
-# (smallest q 0.25).
+# 0.18 of features and 0.148 of random directions of the cells; beyond these 0 have a name. Of three features none does more than those that are
+# alike (smallest q 0.13).
 #
 # You will learn to train a sparse dictionary of one layer, to judge it beside a gene's name alone and simpler codes, to name its features beside
-# random gene lists, to put it into the model and take a feature away, and to compare what that does with features that are alike.
+# random directions of the cells, to put it into the model and take a feature away, and to compare what that does with features that are alike.
 #
 # Training takes SAELens (`pip install ".[dictionaries]"`); everything else takes the package alone. One layer and three passes over 560 cells, so that it
 # takes about a minute: `workbench dictionary experiments/dictionary_blood_mini.yaml` does all layers, other seeds and controls.
@@ -75,9 +75,9 @@ print(
 show(judged.losses, "metric", "replaced_by", "loss", "recovered_zero")
 
 # %% [markdown]
-# ## Name, beside random gene lists
-# The usual rule names a feature whose top genes are over-represented in some gene set. So are those of random lists of highly expressed genes: `rule_random`.
-# `named` counts what does better than such lists.
+# ## Name, beside random directions of the cells
+# The usual rule names a feature whose top genes are over-represented in some gene set. So are those on top of
+# random directions of the cells, whose genes go together: `rule_random`. `named` counts what does better than these.
 
 # %%
 sets = workbench.load_gene_sets("hematopoiesis")

@@ -12,6 +12,7 @@ import pytest
 from helpers import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
+NAMED_BY = ("top genes", "ranking", "regulators")
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,10 @@ def worlds(script, part, world, n):
         ("readouts", "CELLS", 10, "binary, AUROC", 4),
         ("readouts", "IN_DONORS", 10, "binary, AUROC", 4),
         ("features", "DO_ALIKE", 8, "features", 22),
-        ("names", "ALONE", 2, "top genes", 6),
-        ("names", "ALONE", 2, "ranking", 6),
-        ("names", "ALONE", 2, "regulators", 6),
+        ("features", "BESIDE_MORE", 8, "features", 22),
+        ("names", "TOGETHER", 2, "top genes", 6),
+        ("names", "TOGETHER", 2, "ranking", 6),
+        ("names", "TOGETHER", 2, "regulators", 6),
     ],
 )
 def test_where_nothing_is_one_in_twenty_is_small(script, part, world, n, what, most):
@@ -66,9 +68,9 @@ def test_where_nothing_is_one_in_twenty_is_small(script, part, world, n, what, m
         ("probe", "READ", 6, "probe", 3),
         ("readouts", "READ", 6, "binary, AUROC", 3),
         ("features", "DO_MORE", 2, "features that do more", 11),
-        ("names", "MODULES", 1, "top genes", 12),
-        # What the page says of names: genes that go together are called.
-        ("names", "TOGETHER", 1, "top genes", 3),
+        # What the page says of a rank alone.
+        ("features", "BESIDE_MORE", 8, "features, as if they scattered alike", 40),
+        ("names", "MODULES", 1, "top genes", 11),
     ],
 )
 def test_what_is_there_is_found(script, part, world, n, what, least):
@@ -109,11 +111,12 @@ def test_the_page_has_every_world_and_holds_the_band_where_it_says_so(script):
         (script.CELLS, "probe"),
         (script.CELLS, "binary, AUROC"),
         (script.IN_DONORS, "binary, AUROC"),
-        (script.DO_ALIKE, "features"),
-        (script.ALONE, "top genes"),
+        *((world, "features") for world in (script.DO_ALIKE, script.EIGHT_DONORS, script.SCATTER, script.BESIDE_MORE)),
+        *((world, by) for world in (script.ALONE, script.TOGETHER, script.STRONG) for by in NAMED_BY),
     ):
         assert share[world, what] <= 7, (world, what)
     assert min(share[script.TIES, "heads that tie genes"], share[script.APART, "the planted head"]) >= 80
-    assert share[script.TOGETHER, "top genes"] > 7 and "not evidence" in text
+    assert all(share[script.MODULES, by] >= least for by, least in zip(NAMED_BY, (95, 70, 95), strict=True))
+    assert share[script.BESIDE_MORE, "features, as if they scattered alike"] > 7
     for world in (script.NEITHER, script.FIRST, script.BOTH):
         assert share[world, "largest of the four, by which a report counts"] <= 5

@@ -143,7 +143,7 @@ _WORKING = (
         "dictionary",
         "train sparse dictionaries of activations, judge them beside a gene's name alone, name their features, ask what they cause, and browse them",
         "Train a sparse dictionary of each hook, judge it beside gene identity, simpler codes and controls, name its features beside "
-        "random gene lists, ask what they cause beside features that are alike, and write pages to browse. Options come last. Finished stages whose inputs are unchanged are not run again.",
+        "random directions of the cells, ask what they cause beside features that are alike, and write pages to browse. Options come last. Finished stages whose inputs are unchanged are not run again.",
         commands.carry_out,
         (
             argument(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fixtures_dictionaries import HOOK, random_dictionary
+from scipy.stats import t as student
 
 from workbench.dictionaries.alike import alike, compare_features, draw_alike, feature_usage
 from workbench.dictionaries.causing import feature_attribution, feature_effects
@@ -51,6 +52,28 @@ def test_p_is_the_rank_among_those_that_are_alike():
     row = table.iloc[0]
     assert (row["effect"], row["p"], row["smallest_p"], row["n_null"]) == (5, 0.5, 0.25, 3)
     assert row["ratio"] == pytest.approx(5 / np.sqrt(41 / 3))
+
+
+def test_a_feature_that_scatters_more_is_told_from_chance_of_the_cells():
+    rng = np.random.default_rng(0)
+    values = rng.normal(1, 0.5, (41, 1)) + rng.normal(size=(41, 100))
+    values[0] = 4 + 20 * (values[0] - values[0].mean())
+    others = {0: np.arange(1, 41)}
+    one, donors = (
+        compare_features({"m": values}, range(41), others, draws=20, seed=0, groups=groups).iloc[0]
+        for groups in (None, np.arange(100) % 5)
+    )
+    se = values.std(1, ddof=1) / 10
+    assert one["se"] == pytest.approx(se[0]) and one["null_se"] == pytest.approx(np.sqrt((se[1:] ** 2).mean()))
+    more, null = np.sqrt(one["se"] ** 2 - one["null_se"] ** 2), values[1:].mean(1)
+    tails = student.sf((4 - null) / more, 99) + student.sf((4 + null) / more, 99)
+    # By its rank alone p would be 1 / 41.
+    assert one["p"] == pytest.approx((1 + tails.sum()) / 41) and one["p"] > 0.1
+    mean = values[0].reshape(20, 5).mean(0)
+    assert donors["se"] == pytest.approx(mean.std(ddof=1) / np.sqrt(5)) and donors["p"] > 1 / 41
+    # Of one that scatters no more it is the rank.
+    values[0] = 4
+    assert compare_features({"m": values}, range(41), others, draws=20, seed=0).iloc[0]["p"] == 1 / 41
 
 
 @pytest.mark.parametrize(("how", "amount", "edit"), [("zero", None, {"scale": 0}), ("clamp", 2.0, {"value": 2})])

@@ -174,8 +174,8 @@ def test_it_works_from_a_file_and_loads_its_own_files_alone(browser_page, folder
     )
     rows = shown.page.locator("#card table").first.locator("tbody tr").all_inner_texts()
     assert rows[0].split("\t")[0] == "GENE0" and len(rows) == 10
-    assert "named beyond random lists" in shown.page.inner_text("#program")
-    assert "Of rewired networks 50 % do as well" in shown.page.inner_text("#regulator")
+    assert "named beyond random directions" in shown.page.inner_text("#program")
+    assert "Of random directions of the cells 50 % do as well" in shown.page.inner_text("#regulator")
     assert shown.page.locator("#card").inner_text().count("type ") >= 3
 
 

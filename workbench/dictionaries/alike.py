@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.ablation.effects import bootstrap_weights, cell_means, interval
-from workbench.ablation.nulls import ALPHA
+from workbench.ablation.nulls import degrees_of, excess, is_beyond, over, p_among, rms, standard_error
 from workbench.dictionaries.dictionary import Dictionary
 from workbench.errors import EvaluationError
 from workbench.models import CellModel
 from workbench.models.devices import Fitting
 from workbench.models.tokens import Tokens
 from workbench.seeds import generator
-from workbench.stats import benjamini_hochberg, permutation_p
+from workbench.stats import benjamini_hochberg
 
 
 def feature_usage(model: CellModel, dictionary: Dictionary, tokens: Tokens, batch_size: int = 16) -> pd.DataFrame:
@@ -145,13 +145,13 @@ def compare_features(
     parts = []
     for metric, values in differences.items():
         known: Bool[np.ndarray, "feature cell"] = np.isfinite(values)
-        n, means = known.sum(1), cell_means(values)
+        n, means, errors = known.sum(1), cell_means(values), standard_error(values, groups)
         rows = []
         for feature, others in drawn.items():
-            i, null = place[feature], means[[place[int(k)] for k in others]]
-            null = null[np.isfinite(null)]
+            i, alike_ones = place[feature], np.array([place[int(k)] for k in others], dtype=int)
+            alike_ones = alike_ones[np.isfinite(means[alike_ones])]
+            null, null_se = means[alike_ones], rms(errors[alike_ones])
             low, high = interval(values[i], weights)
-            scale = float(np.sqrt((null**2).mean())) if len(null) else np.nan
             rows.append(
                 {
                     "metric": metric,
@@ -160,13 +160,15 @@ def compare_features(
                     "low": low,
                     "high": high,
                     "sd": float(values[i][known[i]].std(ddof=1)) if n[i] > 1 else np.nan,
+                    "se": errors[i],
                     "n_cells": int(n[i]),
                     "null_mean": float(null.mean()) if len(null) else np.nan,
                     "null_low": float(null.min()) if len(null) else np.nan,
                     "null_high": float(null.max()) if len(null) else np.nan,
+                    "null_se": null_se,
                     "n_null": len(null),
-                    "ratio": abs(means[i]) / scale if scale > 0 else np.nan,
-                    "p": permutation_p(abs(means[i]), np.abs(null)),
+                    "ratio": abs(over(means[i], rms(null))),
+                    "p": p_among(means[i], null, excess(errors[i], null_se), degrees_of(values[i], groups)),
                     "smallest_p": 1 / (1 + len(null)) if len(null) else np.nan,
                 }
             )
@@ -174,5 +176,5 @@ def compare_features(
         table["q"] = benjamini_hochberg(table["p"].to_numpy())
         parts.append(table)
     table = pd.concat(parts, ignore_index=True)
-    table["beyond"] = (table["q"] <= ALPHA) & ~((table["low"] <= 0) & (table["high"] >= 0))
+    table["beyond"] = is_beyond(table)
     return table

@@ -93,10 +93,10 @@ def feature_effects(
     -------
     pandas.DataFrame
         A row per metric and feature: ``metric``, ``unit``, ``worse``, ``ablation`` (label of the place), ``how``, ``amount``, ``kind``, ``layer``,
-        ``feature``, ``rate``, ``norm`` (see `feature_usage`), ``effect``, ``low``, ``high``, ``sd``, ``n_cells`` (as in `effect_table`);
+        ``feature``, ``rate``, ``norm`` (see `feature_usage`), ``effect``, ``low``, ``high``, ``sd``, ``se``, ``n_cells`` (as in `effect_table`);
         ``n_alike`` (features that are alike), ``n_null`` (drawn of them), ``null_rate``, ``null_norm`` (their geometric means), ``null_mean``,
-        ``null_low``, ``null_high`` (of their effects), ``ratio`` (size of the effect over the root mean square of theirs), ``p`` (share of them, and
-        itself, with an effect of that size), ``smallest_p`` (1 / (1 + n_null)), ``q`` (Benjamini-Hochberg over the features of a metric) and ``beyond``
+        ``null_low``, ``null_high`` (of their effects), ``null_se`` (root mean square of their standard errors), ``ratio`` (size of the effect over
+        the root mean square of theirs), ``p`` (see the notes), ``smallest_p`` (1 / (1 + n_null)), ``q`` (Benjamini-Hochberg over the features of a metric) and ``beyond``
         (q at most 0.05, and an interval without 0).
 
     Raises
@@ -108,6 +108,9 @@ def feature_effects(
 
     Notes
     -----
+    p is the share of the null, and of itself, with an effect of that size. The effect of a feature may scatter over cells more than theirs (``se`` above
+    ``null_se``), and then it is larger by chance of the cells: so each of theirs is moved by chance of what it scatters more, see `nulls.p_among`.
+
     The null is other features of the same dictionary. So of all features at once p is a rank, and none of them can have a small q: what
     can come out is said on stderr. A few features, named beforehand, can be told from all others.
 

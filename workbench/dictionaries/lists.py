@@ -1,4 +1,4 @@
-"""Gene lists and rankings of features named by gene sets, beside random ones whose genes are alike in expression."""
+"""Gene lists and rankings of features named by gene sets, beside those of random directions of the cells."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 from scipy.stats import hypergeom
 
+from workbench.dictionaries.directions import CellDirections, ranked
 from workbench.errors import EvaluationError
 from workbench.factors.programs import enrichment_scores, indicators, over_representation, rank_weights
 from workbench.seeds import generator
@@ -23,15 +25,15 @@ def name_lists(
     lists: list[np.ndarray],
     members: Bool[np.ndarray, "term gene"],
     terms: list[str],
-    strata: Int[np.ndarray, " gene"],
+    directions: CellDirections,
     *,
     draws: int,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The program of each list of genes, and p against random lists of the same length and strata.
+    """The program of each list of genes, and p against lists of as many genes on top of random directions of the cells.
 
-    Random lists do not keep which genes go together. Where genes of a list do, p is too small for sets of such genes: with features that are
-    random directions of genes that correlate by .3 inside sets, three in five p are at most 0.05 (`experiments/calibration_others.py`).
+    A draw is a direction of the cells and what the list leans to (`CellDirections.leaning`), so that its genes go together as genes do over the
+    cells, and are expressed about as strongly as those of the list.
 
     Parameters
     ----------
@@ -39,10 +41,10 @@ def name_lists(
         Numbers of genes of each feature; an empty list is named by nothing.
     members, terms
         Whether each gene of the panel is in each term, and the terms' names.
-    strata
-        Stratum of each gene: those of one are alike in expression, and take each other's place in a draw.
+    directions
+        Random directions of the cells that the lists are of.
     draws, seed
-        Random lists of each feature, and their seed.
+        Random directions, the same for all features, and their seed.
 
     Returns
     -------
@@ -52,19 +54,20 @@ def name_lists(
     Raises
     ------
     EvaluationError
-        If there is no draw.
+        If there is no draw, or no gene varies over the cells.
     """
     if draws < 1:
-        raise EvaluationError(f"{draws} random lists were asked for; p needs one at least, and names need many.")
+        raise EvaluationError(f"{draws} random directions were asked for; p needs one at least, and names need many.")
     n_genes = members.shape[1]
     full = [number for number, one in enumerate(lists) if len(one)]
-    p, odds, overlap = over_representation(indicators([(lists[i],) for i in full], n_genes), members)
+    inside = indicators([(lists[i],) for i in full], n_genes)
+    p, odds, overlap = over_representation(inside, members)
     best, usual = p.min(1, initial=1), ruled(p)
-    tails = Tails(np.array([len(lists[i]) for i in full], dtype=int), members)
+    lengths = np.array([len(lists[i]) for i in full], dtype=int)
+    tails, leaning = Tails(lengths, members), directions.leaning(inside).astype(np.float32)
     alike, usual_random = np.zeros(len(full)), np.zeros(len(full))
-    for draw in range(draws):
-        moved = dealt(strata, seed, draw)  # of all lists alike
-        random = tails.p(indicators([(moved[lists[i]],) for i in full], n_genes))
+    for direction in directions.draws(draws, seed) if full else ():
+        random = tails.p(on_top(leaning + direction.astype(np.float32), lengths))
         alike += random.min(1, initial=1) <= best * (1 + 1e-9)
         usual_random += ruled(random)
     table = pd.DataFrame({"feature": np.arange(len(lists)), "n_list": [len(one) for one in lists]})
@@ -97,15 +100,16 @@ def name_rankings(
     scores: Float[np.ndarray, "feature gene"],
     members: Bool[np.ndarray, "term gene"],
     terms: list[str],
-    strata: Int[np.ndarray, " gene"],
+    directions: CellDirections,
     *,
     draws: int,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The program at the top of each feature's ranking of all genes (pre-ranked enrichment), and p against rankings dealt anew within strata.
+    """The program at the top of each feature's ranking of all genes (pre-ranked enrichment), and p against rankings by random directions.
 
     The score of a term is that of Subramanian et al. (2005), weight 1, over its mean in the draws where it is above 0; that of a ranking is the largest
-    of its terms. A term none of whose genes has a score above 0 gets 0. As in `name_lists`, p is too small where genes of a set go together.
+    of its terms. A term none of whose genes has a score above 0 gets 0. In a draw genes come in the order of a random direction of the cells, with what the
+    ranking leans to (`CellDirections.steps`), and the feature's own scores are dealt out in that order.
 
     Parameters
     ----------
@@ -113,38 +117,36 @@ def name_rankings(
         How much of each feature each gene has, not below 0.
     members, terms
         Whether each gene of the panel is in each term, and the terms' names.
-    strata
-        Stratum of each gene: in a draw, genes of one take each other's place.
+    directions
+        Random directions of the cells that the scores are of.
     draws, seed
-        Rankings of each feature, dealt anew within strata and as many without, and their seed.
+        Random directions, the same for all features, as many rankings dealt anew, and the seed of both.
 
     Returns
     -------
     tuple
         A row per feature: ``feature``, ``ranked_program``, ``ranked_score``, ``ranked_p``, ``ranked_q``; and the summary, see `Names`. The usual
-        rule deals all genes anew, whatever their expression, and pools terms, as that paper does.
+        rule deals all genes anew, whatever their expression and whichever go together, and pools terms, as that paper does.
 
     Raises
     ------
     EvaluationError
-        If there is no draw.
+        If there is no draw, or no gene varies over the cells.
     """
     if draws < 1:
         raise EvaluationError(f"{draws} random rankings were asked for; p needs one at least.")
-    full = np.flatnonzero((scores > 0).any(1))
-    of_term = [np.flatnonzero(row) for row in members]
-    free = np.zeros(members.shape[1], dtype=int)
-    moved = [np.array([dealt(one, seed, draw) for draw in range(draws)]) for one in (strata, free)]
+    # Of equal scores all genes would rank alike, and no order says anything.
+    full = np.flatnonzero((scores > 0).any(1) & (np.ptp(scores, axis=1) > 0))
+    of_term, n_genes = [np.flatnonzero(row) for row in members], members.shape[1]
+    drawn = np.array(list(directions.draws(draws, seed)))
+    anew = np.array([generator(seed, "rankings anew", str(draw)).permutation(n_genes) for draw in range(draws)])
     found = []
     rule, rule_random = np.zeros(len(full), dtype=bool), np.zeros(len(full))
-    for i, feature in enumerate(full):
-        own = scores[feature]
-        rank = np.empty(len(own), dtype=int)
-        rank[np.argsort(-own, kind="stable")] = np.arange(len(own))
+    for i, (own, steps) in enumerate(zip(scores[full], directions.steps(scores[full]), strict=True)):
         weights, n_positive = rank_weights(own), int((own > 0).sum())
         observed, alike, random = (
-            np.stack([_scored(rank[where[:, genes]], weights, n_positive) for genes in of_term], axis=1)
-            for where in (np.arange(len(own))[None], *moved)
+            np.stack([_scored(ranks[:, genes], weights, n_positive) for genes in of_term], axis=1)
+            for ranks in (ranks_of(own[None]), ranks_of(ranked(steps, drawn)), anew)
         )
         # The observed one counts, so that it is one of the draws where it is like them.
         every = np.concatenate([observed, alike])
@@ -188,22 +190,36 @@ def _usual(
     return np.where(scores > 0, (1 + larger) / (1 + len(pool)), 1.0)
 
 
-def dealt(strata: Int[np.ndarray, " gene"], seed: int, draw: int) -> Int[np.ndarray, " gene"]:
-    """For each gene the one whose place it takes in a draw: one of its stratum.
+def on_top(values: Float[np.ndarray, "list gene"], lengths: Int[np.ndarray, " list"]) -> sp.csr_matrix:
+    """Whether each gene is among so many with the largest values of its row.
 
     Parameters
     ----------
-    strata
-        Stratum of each gene, numbered from 0.
-    seed, draw
-        Seed that all draws are keyed by, and the number of this one among them.
+    values
+        A number for each list and gene; of equal ones it is open which come first.
+    lengths
+        How many genes each list gets.
     """
-    moved = np.arange(len(strata))
-    rng = generator(seed, "random lists", str(draw))
-    for stratum in range(int(strata.max()) + 1):
-        group = np.flatnonzero(strata == stratum)
-        moved[group] = rng.permutation(group)
-    return moved
+    most = int(lengths.max())
+    top = np.argpartition(-values, most - 1, axis=1)[:, :most] if most < values.shape[1] else np.argsort(-values)
+    order = np.argsort(-np.take_along_axis(values, top, 1), axis=1, kind="stable")
+    kept = np.take_along_axis(top, order, 1)[np.arange(most) < lengths[:, None]]
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return sp.csr_matrix((np.ones(len(kept), dtype=np.float32), kept, ends), shape=values.shape)
+
+
+def ranks_of(values: Float[np.ndarray, "draw gene"]) -> Int[np.ndarray, "draw gene"]:
+    """Rank of each gene in its row, the largest value first, equal ones in their order.
+
+    Parameters
+    ----------
+    values
+        Numbers by which genes are ranked.
+    """
+    order = np.argsort(-values, axis=1, kind="stable")
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(values.shape[1])[None], axis=1)
+    return ranks
 
 
 def ruled(p: Float[np.ndarray, "list term"]) -> Bool[np.ndarray, " list"]:
@@ -219,7 +235,7 @@ def ruled(p: Float[np.ndarray, "list term"]) -> Bool[np.ndarray, " list"]:
 
 
 class Tails:
-    """P of `over_representation` from a table, for lists of given lengths and terms of given sizes: overlaps alone change between draws.
+    """P of `over_representation` from a table, for lists of given lengths: overlaps alone change between draws.
 
     Parameters
     ----------
@@ -229,8 +245,8 @@ class Tails:
         Whether each gene is in each term.
     """
 
-    def __init__(self, lengths: np.ndarray, members: np.ndarray) -> None:
-        self.members = members.astype(np.float32)
+    def __init__(self, lengths: Int[np.ndarray, " list"], members: Bool[np.ndarray, "term gene"]) -> None:
+        self._of_gene = np.ascontiguousarray(members.T, dtype=np.float32)
         known, self._row = np.unique(lengths, return_inverse=True)
         most = int(lengths.max(initial=0))
         overlap = np.arange(most + 1)
@@ -238,18 +254,13 @@ class Tails:
         tail = hypergeom.sf(overlap[None, None, :] - 1, members.shape[1], n_term[None, :, None], known[:, None, None])
         self._tail = np.where(overlap > 0, tail, 1.0)
 
-    def p(
-        self, lists: Bool[np.ndarray, "list gene"], members: Bool[np.ndarray, "term gene"] | None = None
-    ) -> Float[np.ndarray, "list term"]:
+    def p(self, lists: sp.csr_matrix) -> Float[np.ndarray, "list term"]:
         """P of lists of these lengths.
 
         Parameters
         ----------
         lists
-            Whether each gene is in each list.
-        members
-            Whether each gene is in each term, as many as at first; those of the start when None.
+            1 where a gene is in a list, zeros left out.
         """
-        there = self.members if members is None else members.astype(np.float32)
-        overlap = (lists.astype(np.float32) @ there.T).astype(int)
-        return self._tail[self._row[:, None], np.arange(len(self.members))[None], overlap]
+        overlap = np.asarray(lists @ self._of_gene).astype(int)
+        return self._tail[self._row[:, None], np.arange(overlap.shape[1])[None], overlap]

@@ -1,9 +1,9 @@
-"""What features are of: genes, cell types, donors and gene programs, beside random gene lists of the same length and expression.
+"""What features are of: genes, cell types, donors and gene programs, beside random directions of the same cells.
 
 The field's rule calls a feature annotated when its top genes are over-represented in some set. Genes that a cell expresses strongly
-are in many sets, so that random lists of such genes are annotated as often. Here each list is compared with random ones of the same
-length whose genes lie in the same strata of expression; the share named by the field's rule is reported beside its share of those. Which genes
-go together, random lists do not keep: see `lists.name_lists`.
+are in many sets, and genes of a set go together in the cells, so that lists that no model has chosen are annotated as often. Here each list
+is compared with those on top of random directions of the cells' expression, of the same length and leaning as much to genes that are expressed strongly;
+the share named by the field's rule is reported beside its share of those. Why such directions are the peers of features: `dictionaries.directions`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from anndata import AnnData
 from jaxtyping import Float, Int, Shaped
 
 from workbench.dictionaries.dictionary import Dictionary
+from workbench.dictionaries.directions import cell_directions
 from workbench.dictionaries.judge import encoded, gather
 from workbench.dictionaries.judging import by_gene
 from workbench.dictionaries.lists import name_lists, name_rankings
 from workbench.dictionaries.regulation import name_regulators
 from workbench.errors import HookError
 from workbench.factors.gene_sets import GeneSets, usable_terms
-from workbench.geometry.gene_covariates import make_strata
 from workbench.models import CellModel
 from workbench.tools.common import column
 from workbench.tools.gene_inputs import read_edges
@@ -41,8 +41,8 @@ class Names:
     ----------
     features
         A row per feature: ``feature``, ``genes`` (the first of its list, joined by ;), ``n_list``, ``program`` (term with the smallest
-        p; empty without an overlap), ``odds``, ``overlap``, ``p_urn`` (as if genes were independent), ``p`` (share of matched random lists
-        with as small a p in any term), ``q`` (Benjamini-Hochberg over features with a list), ``named`` (q at most 0.05), the columns of `name_rankings`
+        p; empty without an overlap), ``odds``, ``overlap``, ``p_urn`` (as if genes were independent), ``p`` (share of random directions of
+        the cells whose list has as small a p in any term), ``q`` (Benjamini-Hochberg over features with a list), ``named`` (q at most 0.05), the columns of `name_rankings`
         and `name_regulators` where these were asked for, and, where the cells have them, ``cell_type``, ``cell_type_lift``, ``donor``, ``donor_share``, ``one_donor`` (nine tenths of ten firings or more; of several donors).
     genes
         A row per feature and gene of its list: ``feature``, ``rank``, ``gene``, ``mean`` (activation where it fires), ``firings``, ``lift``
@@ -54,8 +54,8 @@ class Names:
         What became of each gene set on the panel, see `on_panel`.
     summary
         A row per ``method`` (top genes, ranking, regulators): ``features`` (with a list), ``named`` (share with q at most 0.05), ``rule`` (share that the
-        field's rule names: smallest p after Benjamini-Hochberg over terms at most 0.05) and ``rule_random`` (the same share of matched random lists
-        or rankings, or with rewired networks).
+        field's rule names: smallest p after Benjamini-Hochberg over terms at most 0.05) and ``rule_random`` (the same share of lists
+        or rankings by random directions of the cells).
     """
 
     features: pd.DataFrame
@@ -95,13 +95,13 @@ def name_features(
     n_top
         Genes of a feature's list, at most.
     draws
-        Random lists of each feature, and rewired networks. The smallest p is 1 / (1 + draws); with many features q needs many.
+        Random directions of the cells beside each list. The smallest p is 1 / (1 + draws); with many features q needs many.
     ranked_draws
-        Random rankings of each feature for pre-ranked enrichment, which takes longer; 0 for none.
+        Random directions beside each ranking for pre-ranked enrichment, which takes longer; 0 for none.
     network
         Known regulation: a table with the columns ``source`` and ``target``, or its path, as `read_edges` takes it; none when None.
     seed
-        Seed of the tokeniser and of the lists.
+        Seed of the tokeniser and of the directions.
     min_gene_share
         Smallest share of genes in the vocabulary, as in `CellModel.tokenizer`.
 
@@ -110,7 +110,7 @@ def name_features(
     HookError
         If the dictionary is of another model, or of a hook whose rows are cells.
     EvaluationError
-        If no gene set is left on the panel, or the network has too few edges there.
+        If no gene set is left on the panel, the network has too few edges there, or no gene varies over the cells.
     CellsError
         If a column is absent.
     """
@@ -127,18 +127,18 @@ def name_features(
     counts = np.bincount(at)
     lists, by_rank = top_genes(features, at, genes, n_top)
     level = np.bincount(at, weights=levels) / counts
-    strata = make_strata(np.column_stack([counts, level]))
+    peers = cell_directions(_expression(levels, of_cell, at, cells.obs_names), np.column_stack([counts, level]))
     kept, terms = usable_terms(sets, genes)
     members = np.array([np.isin(genes, kept.sets[term]) for term in kept.sets])
-    programs, summary = name_lists(lists, members, list(kept.sets), strata, draws=draws, seed=seed)
+    programs, summary = name_lists(lists, members, list(kept.sets), peers, draws=draws, seed=seed)
     summaries = [summary]
     if ranked_draws:
         scores = np.asarray(by_gene(features, at, len(genes))[0].todense()) / counts
-        ranked, summary = name_rankings(scores, members, list(kept.sets), strata, draws=ranked_draws, seed=seed)
+        ranked, summary = name_rankings(scores, members, list(kept.sets), peers, draws=ranked_draws, seed=seed)
         programs, summaries = programs.merge(ranked, on="feature"), [*summaries, summary]
     if network is not None:
         edges = read_edges({"network": network}, genes)["network"]
-        regulated, summary = name_regulators(lists, edges, genes, strata, draws=draws, seed=seed)
+        regulated, summary = name_regulators(lists, edges, genes, peers, draws=draws, seed=seed)
         programs, summaries = programs.merge(regulated, on="feature"), [*summaries, summary]
     shown = by_rank[by_rank["rank"] <= 5].groupby("feature")["gene"].agg(";".join)
     programs.insert(1, "genes", programs["feature"].map(shown).fillna(""))
@@ -150,6 +150,12 @@ def name_features(
         programs = programs.join(of_donors)
     active = top_cells(features, of_cell, cells.obs_names.to_numpy())
     return Names(programs, by_rank, active, terms, pd.DataFrame(summaries))
+
+
+def _expression(levels: np.ndarray, of_cell: np.ndarray, gene: np.ndarray, names: pd.Index) -> sp.csr_matrix:
+    """What the model reads of each gene in each cell, cells by name: a draw must not hang on their order."""
+    place = np.argsort(np.argsort(names.astype(str), kind="stable"), kind="stable")
+    return sp.csr_matrix((levels.astype(np.float64), (place[of_cell], gene)), shape=(len(names), int(gene.max()) + 1))
 
 
 def leading_donor(features: sp.csr_matrix, donors: Shaped[np.ndarray, " row"]) -> pd.DataFrame:

@@ -218,17 +218,17 @@
     if (data.words.program) {
       put(left, make("h3", "Program"));
       if (word("program", i)) {
-        const sure = flag("named", i) ? "named beyond random lists" : "not beyond random lists";
+        const sure = flag("named", i) ? "named beyond random directions" : "not beyond random directions";
         const of = `: ${number(more.overlap)} of its ${number(more.n_list)} top genes, odds ${number(more.odds)}; q ${number(value("q", i))}, ${sure}. `;
-        const beside = make("span", `Of matched random lists ${percent(more.p)} do as well.`, { className: "hint" });
+        const beside = make("span", `Of random directions of the cells ${percent(more.p)} do as well.`, { className: "hint" });
         put(left, put(make("p", undefined, { id: "program" }), make("b", word("program", i)), of, beside));
       } else put(left, make("p", "None of its top genes is in a gene set.", { id: "program" }));
     }
     const beside = (name, of, p, q, what) => word(name, i) &&
       put(left, put(make("p", undefined, { id: name }), make("b", word(name, i)), `: ${of}; q ${number(q)}. `,
         make("span", `Of ${what} ${percent(p)} do as well.`, { className: "hint" })));
-    beside("ranked_program", `top of the ranking of all genes, score ${number(more.ranked_score)}`, more.ranked_p, more.ranked_q, "rankings dealt anew");
-    beside("regulator", `regulator of ${number(more.regulator_overlap)} top genes`, more.regulator_p, more.regulator_q, "rewired networks");
+    beside("ranked_program", `top of the ranking of all genes, score ${number(more.ranked_score)}`, more.ranked_p, more.ranked_q, "random directions of the cells");
+    beside("regulator", `regulator of ${number(more.regulator_overlap)} top genes`, more.regulator_p, more.regulator_q, "random directions of the cells");
     if (data.effects) put(left, make("h3", "What it causes"), effects(card.e));
     const tops = card.g.map(([gene, mean, lift, firings]) => row(data.genes[gene], number(mean), number(lift), number(firings)));
     if (tops.length) put(left, make("h3", "Top genes"), table(["gene", "mean where it fires", "lift", "firings"], tops));

@@ -305,7 +305,7 @@ def dictionary_stability(matches: pd.DataFrame, stability: pd.DataFrame) -> go.F
 
 
 def dictionary_naming(naming: pd.DataFrame) -> go.Figure:
-    """Share of features with a name, beside that of matched random gene lists, by the usual rule and by the calibrated one.
+    """Share of features with a name, beside that of random directions of the cells, by the usual rule and by the calibrated one.
 
     Parameters
     ----------
@@ -345,8 +345,8 @@ def dictionary_naming(naming: pd.DataFrame) -> go.Figure:
         _layers(figure, own, at)
         figure.update_yaxes(range=[0, 1.08 * max(most, 0.05)], tickformat=".0%", **at)
     subtitle = (
-        f"n = {span(rows['features'])} features with a gene list. Usual rule: any gene set (or regulator) at q 0.05 over sets. Null: random lists, or rankings, of genes "
-        "alike in expression; for regulators networks rewired with all degrees kept. Beyond: better than these, q over features."
+        f"n = {span(rows['features'])} features with a gene list. Usual rule: any gene set (or regulator) at q 0.05 over sets. Null: lists and rankings by "
+        "random directions of the cells, leaning as much to genes expressed strongly (and often regulated). Beyond: better than these, q over features."
     )
     return dressed(figure, "How many features have a name", subtitle, total, above=56, legend=True)
 

@@ -73,5 +73,5 @@ def test_controls_count_hooks_and_features():
     assert found["activations dealt anew within genes"].held == 1 and found["random weights"].held == 1
     assert found["PCA"].state == FALLS and "dictionary" not in found
     assert (found["another seed"].held, found["another seed"].of) == (2, 512)
-    assert (found["random gene lists"].held, found["random gene lists"].of) == (20, 500)
+    assert (found["random directions of the cells"].held, found["random directions of the cells"].of) == (20, 500)
     assert controls(tables())[0].state == HOLDS and controls({}) == []

@@ -125,7 +125,7 @@ def test_the_report_asks_about_gene_identity_and_links_the_pages(made):
         "random weights",
         "activations dealt anew within genes",
         "another seed",
-        "random gene lists",
+        "random directions of the cells",
     ):
         assert f"<b>{name}</b>" in page
     assert all(

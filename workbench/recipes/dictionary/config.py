@@ -54,11 +54,11 @@ class NamesConfig(Strict):
     n_top: PositiveInt = Field(default=20, description="Genes of a feature's list, at most.")
     draws: PositiveInt = Field(
         default=2000,
-        description="Random gene lists of each feature, matched in length and expression, and rewired networks. The smallest p is 1 / (1 + draws).",
+        description="Random directions of the cells beside the top genes of each feature. The smallest p is 1 / (1 + draws).",
     )
     ranked_draws: NonNegativeInt = Field(
         default=500,
-        description="Random rankings of each feature for pre-ranked enrichment, genes alike in expression exchanged; 0 for none. Time grows with features, sets and draws.",
+        description="Random directions of the cells beside the ranking of each feature (pre-ranked enrichment); 0 for none. Time grows with features, genes, sets and draws.",
     )
     network: Path | None = Field(
         default=None,
@@ -126,7 +126,7 @@ class FeatureSweepConfig(Strict):
 
 
 class DictionaryRunConfig(CommandConfig):
-    """``workbench dictionary``: sparse dictionaries of hooks, judged beside a gene's name alone, named beside random lists."""
+    """``workbench dictionary``: sparse dictionaries of hooks, judged beside a gene's name alone, named beside random directions of the cells."""
 
     name: str = named("dictionary")
     hooks: tuple[str, ...] = Field(

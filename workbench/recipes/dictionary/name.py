@@ -1,4 +1,4 @@
-"""The stage that names: genes, cell types, donors and programs of every feature, beside matched random gene lists."""
+"""The stage that names: genes, cell types, donors and programs of every feature, beside random directions of the cells."""
 
 from __future__ import annotations
 

@@ -129,5 +129,7 @@ def controls(tables: Tables) -> list[Control]:
         table = tables["dictionary_naming"]
         rows = table[(table["source"] == MODEL) & (table["method"] == LISTS)]
         n, named = int(rows["features"].sum()), round(float((rows["features"] * rows["named"]).sum()))
-        found.append(Control("random gene lists", f"{named} of {n} features have a name beyond them", named, n))
+        found.append(
+            Control("random directions of the cells", f"{named} of {n} features have a name beyond them", named, n)
+        )
     return found

@@ -28,16 +28,16 @@ _SHOWN = (
 )  # fmt: skip
 # Ways of naming, and what stands beside each.
 _BY = {
-    LISTS: ("by top genes", "matched random lists"),
-    RANKING: ("by pre-ranked enrichment", "rankings dealt anew within expression"),
-    REGULATORS: ("by known regulators", "rewired networks"),
+    LISTS: ("by top genes", "lists of random directions of the cells"),
+    RANKING: ("by pre-ranked enrichment", "rankings by random directions of the cells"),
+    REGULATORS: ("by known regulators", "lists of random directions of the cells"),
 }
 _CAUTIONS = (
     "Variance explained says nothing by itself: gene identity is most of it in early layers, so that a table of gene means is the code to beat.",
     "Features of another seed are others where the stability is low: tell no story of a single feature that a second training does not find.",
     "A name is an over-representation among a feature's top genes. It says what the genes have in common, not what the model uses the feature for.",
-    "Few and specific gene sets name few features, and large collections name random lists, too: compare with the random lists, never with 0.",
-    "Random lists, rankings and networks do not keep which genes go together: a feature of genes that do has a small p for a set of such genes, whatever it was made by.",
+    "Few and specific gene sets name few features, and large collections name random directions, too: compare with these, never with 0.",
+    "A name beyond the null says that a feature is nearer to a gene set than random directions of the same cells are. Where genes of a set go together in the cells, such directions are near it as well, and a feature of that set may have no name.",
 )
 
 
@@ -63,7 +63,12 @@ def report(context: DictionaryContext, results: Results) -> Report:
     if "stability" in results:
         figures.insert(2, Request("dictionary_stability", "Null: random directions with the same second moments."))
     if "name" in results:
-        figures.append(Request("dictionary_naming", "Null: random gene lists of the same length and expression."))
+        figures.append(
+            Request(
+                "dictionary_naming",
+                "Null: lists and rankings by random directions of the cells, leaning as much to genes expressed strongly.",
+            )
+        )
     skipped = []
     if context.config.trainings < 2:
         skipped.append(("Stability", "it needs trainings: 2 or more"))
