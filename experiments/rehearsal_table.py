@@ -124,7 +124,7 @@ def computed(journal: dict[str, Any], few: RunConfig, paper: RunConfig, n: int =
                     given = _of_pass(cost, disk.get(stage, 0), cells, n, few, paper)
                     rows.append((f"{prefix}{stage}", *given))
     columns = ["stage", "how", "times", "seconds", "peak", "disk"]
-    if len(sizes) < len(MORE) or not all(told["apply", str(size)]["done"] for size in sizes):
+    if len(sizes) < len(MORE) or not all(told.get(("apply", str(size)), {}).get("done") for size in sizes):
         return pd.DataFrame(rows, columns=columns)  # a rehearsal that has not come to its end
     anchors = told["without a pass", str(sizes[1])]["anchors"]
     for stage in without[1].stages:

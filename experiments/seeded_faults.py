@@ -138,7 +138,7 @@ FAULTS = (
         "self.bias_ = (found.b",
         "the mean is missing in the bias",
     ),
-    Fault("operators/readout.py", "n_yes * (n_yes + 1) / 2)", "n_yes * (n_yes - 1) / 2)", "off by n in AUROC"),
+    Fault("operators/readout.py", "n_yes * (n_yes + 1) / 2", "n_yes * (n_yes - 1) / 2", "off by n in AUROC"),
     Fault(
         "operators/readout.py",
         "table.sum(2), table.sum(1)",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 from scipy.optimize import minimize
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from operators.test_let import objective, scaled
 from workbench.errors import EvaluationError, ShapeError
+from workbench.operators import adaptor
 from workbench.operators.adaptor import LETAdaptor, angles
 from workbench.operators.algorithm import fold
 
@@ -23,6 +25,23 @@ def problem(n=12, d=20, seed=0):
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
     return rng.standard_normal((n, d)) + rng.standard_normal(d), distances
+
+
+def test_where_one_decomposition_does_not_converge_another_gives_the_same_fit(monkeypatch):
+    X, distances = problem(n=12, d=40)
+    plain = LETAdaptor(k=3).fit(X, distances)
+
+    def fails(*_, **__):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr(adaptor.np.linalg, "svd", fails)
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.svd(X)
+    u, s, vt = adaptor._svd(X)
+    np.testing.assert_allclose(u * s @ vt, X, atol=1e-12)
+    monkeypatch.undo()
+    monkeypatch.setattr(adaptor, "_svd", lambda x: scipy.linalg.svd(x, full_matrices=False, lapack_driver="gesvd"))
+    np.testing.assert_allclose(LETAdaptor(k=3).fit(X, distances).transform(X), plain.transform(X), atol=1e-4)
 
 
 def test_only_the_ratios_of_weights_count_and_a_light_anchor_hardly_counts():

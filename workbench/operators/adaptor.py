@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -115,7 +116,7 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
             raise ShapeError(f"{n} anchors need {n} x {n} distances; found {distances.shape}.")
         mean = X.mean(0)
         with one_thread():
-            u, s, vt = np.linalg.svd(X - mean, full_matrices=False)
+            u, s, vt = _svd(X - mean)
             rank = int((s > s[0] * 1e-10).sum()) if s[0] > 0 else 0
             if rank == 0:
                 raise EvaluationError(
@@ -151,6 +152,14 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return (check_array(X, dtype=np.float64) - self.bias_) @ self.encoder_.T
+
+
+def _svd(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thin singular value decomposition of finite numbers, also where LAPACK's divide and conquer does not come to an end."""
+    try:
+        return np.linalg.svd(x, full_matrices=False)
+    except np.linalg.LinAlgError:  # seen once in 20,000 fits at the real size; QR iterations take longer and converge
+        return scipy.linalg.svd(x, full_matrices=False, lapack_driver="gesvd")
 
 
 def fit_to_ruler(
