@@ -25,7 +25,9 @@ from workbench.engine.config import read_config
 from workbench.engine.folder import hold
 from workbench.engine.sweep import Task, run_sweep
 from workbench.errors import WorkbenchError
-from workbench.files import write_text
+from workbench.files import read_json, write_text
+from workbench.models.scgpt.checkpoint import load_checkpoint
+from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.pretraining import train, validate
 from workbench.models.scgpt.pretraining_data import TrainingData
 from workbench.recipes.pretrain.config import PretrainConfig
@@ -73,11 +75,24 @@ def errors(data: TrainingData, settings: PretrainSettings, share: float, steps: 
     with tqdm(total=steps, unit="step", desc=f"{len(few.train):,} cells", leave=False) as bar:
         model, _ = train(few, asked, state, lambda step, _: bar.update(step - bar.n))
     spent = time.process_time() - began
+    return judged(model, data, settings).assign(cells=len(few.train), steps=steps, seconds=spent)
+
+
+def judged(model: HookedScGPT, data: TrainingData, settings: PretrainSettings) -> pd.DataFrame:
+    """Errors of both decoders on each group that is held out.
+
+    Parameters
+    ----------
+    model
+        Trained model, on the processor.
+    data, settings
+        As in `errors`.
+    """
     rows = []
     for group, held_out in data.held_out_groups.items():
         expression, mvc = validate(model, replace(data, held_out=held_out), settings)
-        rows.append({"cells": len(few.train), "steps": steps, "group": group, "expression": expression, "mvc": mvc})
-    return pd.DataFrame(rows).assign(seconds=spent)
+        rows.append({"group": group, "expression": expression, "mvc": mvc})
+    return pd.DataFrame(rows)
 
 
 def page(rows: pd.DataFrame) -> str:
@@ -96,7 +111,8 @@ def page(rows: pd.DataFrame) -> str:
     for (cells, steps), own in rows.groupby(["cells", "steps"]):
         by = own.set_index("group")
         cell = [f"{by.loc[group, 'expression']:.1f}, {by.loc[group, 'mvc']:.1f}" for group in groups]
-        lines.append(f"| {cells:,} | {steps:,} | {own['seconds'].iloc[0]:,.0f} | {' | '.join(cell)} |")
+        spent = own["seconds"].iloc[0]
+        lines.append(f"| {cells:,} | {steps:,} | {'' if np.isnan(spent) else f'{spent:,.0f}'} | {' | '.join(cell)} |")
     return "\n".join(lines)
 
 
@@ -114,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("artifacts/pretrain_scaling"))
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="shares of the cells to train on")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="lengths of trainings")
+    parser.add_argument(
+        "--also", type=Path, help="a checkpoint that was trained with this configuration, for the last line"
+    )
     parser.add_argument("--docs", type=Path, help="page that gets the table between its two comments")
     given = parser.parse_args(argv)
     try:
@@ -129,6 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 tasks,
                 lambda share, steps: errors(data, settings, share, steps, given.out / f"{share}-{steps}"),
             )
+            if given.also:
+                said = read_json(given.also / "training.json")
+                whole = judged(load_checkpoint(given.also), data, settings)
+                whole = whole.assign(cells=said["n_train"], steps=said["settings"]["steps"], seconds=float("nan"))
+                rows = pd.concat([rows, whole], ignore_index=True)
     except WorkbenchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
