@@ -5,7 +5,7 @@
 
 Every training has the settings of the configuration but for its cells and steps; the learning rate falls to its end in each. Shares of the
 cells are nested, drawn by the seed, and nobody who is held out is ever among them. Errors are squared bins of the same cells and masks for
-all. Killed, it goes on in the middle of a training. Fifteen minutes of a quiet core with the shares and steps that are the default.
+all. Killed, it goes on in the middle of a training. Twenty-two minutes of the processor with the shares and steps that are the default.
 """
 
 from __future__ import annotations

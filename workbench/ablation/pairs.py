@@ -11,16 +11,16 @@ from jaxtyping import Float, Int
 
 from workbench.ablation.effects import bootstrap_weights, cell_means, interval
 from workbench.ablation.nulls import (
-    LARGEST,
     detectable_size,
     is_beyond,
     least_found,
     over,
+    p_among,
     standard_error,
     usual_size,
 )
 from workbench.errors import EvaluationError
-from workbench.stats import benjamini_hochberg, permutation_p
+from workbench.stats import benjamini_hochberg
 
 
 def interactions(
@@ -97,8 +97,9 @@ def interactions(
     own = typical * (some / middle) ** power
     table["expected"] = np.where(size == 0, 0.0, some * np.sqrt(own**2 + np.nan_to_num(error, posinf=0.0) ** 2))
     ratio = np.array([over(value, scale) for value, scale in zip(table["interaction"], table["expected"], strict=True)])
-    null = np.minimum(np.abs(ratio[drawn]), LARGEST)
-    table["p"] = [np.nan if drawn[i] else permutation_p(min(abs(ratio[i]), LARGEST), null) for i in range(len(table))]
+    null = ratio[drawn]
+    # What a pair scatters more is in what is expected of it.
+    table["p"] = [np.nan if drawn[i] else p_among(ratio[i], null, 0.0, 1) for i in range(len(table))]
     table["q"] = benjamini_hochberg(table["p"].where(tested).to_numpy())
     needed = least_found(null, int(table["q"].notna().sum())) if drawn.any() else np.nan
     table["beyond"] = is_beyond(table)
