@@ -18,8 +18,10 @@ NAMED_BY = ("top genes", "ranking", "regulators")
 @pytest.fixture(scope="module")
 def script():
     load_script("calibration_factors")  # which it imports from
+    load_script("calibration_others_worlds")
     yield load_script("calibration_others")
-    del sys.modules["calibration_factors"], sys.modules["calibration_others"]
+    for name in ("calibration_factors", "calibration_others_worlds", "calibration_others"):
+        del sys.modules[name]
 
 
 @cache
