@@ -15,8 +15,9 @@ from workbench.errors import EvaluationError
 # A latent's direction is z / sqrt(|z|^2 + (_FLOOR times the anchors' root mean square of |z|)^2). Without it the direction
 # jumps as z passes 0, and the loss has optima that no fit can reach: some anchor at 0, its direction chosen freely.
 _FLOOR = 1e-3
-_MEMORY = 50  # pairs of steps that L-BFGS keeps
-_FIRST = 50  # steps before the preconditioner is made anew; each later time there are twice as many
+_MEMORY = 100  # pairs of steps that L-BFGS keeps
+_FIRST = 50  # steps before the preconditioner is made anew
+_LONGER = 1.4  # times as many each later time: fewer forget too often what was learnt, more go on with axes that are old
 _TRIES = 40  # of a line search
 _NONE = 1e-6  # gradient at the start that counts as none: the start is the optimum then
 _SHARE = 0.3  # of the angles' curvature in the preconditioner; the squares of all other pairs damp it
@@ -112,7 +113,7 @@ def minimised(
             least = tol * start
         flat, taken, norm, stuck = _descend(flat / scale, scale, min(phase, steps - n_iter), least, k, own, *given)
         w, b = (flat * scale)[: k * axes].reshape(k, axes), (flat * scale)[k * axes :]
-        n_iter, phase = n_iter + taken, 2 * phase
+        n_iter, phase = n_iter + taken, int(_LONGER * phase)
         if norm <= least or stuck or n_iter == steps:
             break
     stress, rebuilt, _ = loss(flat * scale, k, own, *given)
@@ -219,19 +220,34 @@ def loss(flat, k, points, distances, of_anchor, of_pair, beta, alpha):
     return stress, alpha * rebuilt, gradient
 
 
+# Sums may be added up in any order: then they go eight at a time. BLAS costs more to call than such a short vector to read.
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _dot(one, other):
+    total = 0.0
+    for i in range(len(one)):
+        total += one[i] * other[i]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _add(to, times, what):
+    for i in range(len(to)):
+        to[i] += times * what[i]
+
+
 @njit(cache=True, nogil=True)
 def _direction(gradient, steps, changes, curved, used, last):
     """The two loops of L-BFGS: minus the inverse of its Hessian times the gradient."""
     direction, taken = -gradient, np.zeros(used)
     for back in range(used):
         at = (last - back) % _MEMORY
-        taken[back] = np.dot(steps[at], direction) / curved[at]
-        direction -= taken[back] * changes[at]
+        taken[back] = _dot(steps[at], direction) / curved[at]
+        _add(direction, -taken[back], changes[at])
     if used:
-        direction *= curved[last] / np.dot(changes[last], changes[last])
+        direction *= curved[last] / _dot(changes[last], changes[last])
     for back in range(used - 1, -1, -1):
         at = (last - back) % _MEMORY
-        direction += (taken[back] - np.dot(changes[at], direction) / curved[at]) * steps[at]
+        _add(direction, taken[back] - _dot(changes[at], direction) / curved[at], steps[at])
     return direction
 
 
