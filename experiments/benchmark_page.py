@@ -68,7 +68,8 @@ def page(runs: list[Path]) -> str:
 HEAD = """# Benchmark
 
 Made by `experiments/benchmark_page.py` from campaigns as they came out; `workbench benchmark` makes these. The model in all of them is the mini
-checkpoint (6 layers x 4 heads), so nothing here speaks of the real scGPT.
+checkpoint (6 layers x 4 heads), so nothing here speaks of the real scGPT. It was trained, without labels, on cells of six of the eight and of five of the six donors of the two
+larger sets below ([pretraining](pretraining.md)), and on none of `pbmc68k`.
 
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
 metric, a `−` that it is worse, each with q <= 0.05 (a mixed model over donors, or over splits where there is no value by donor, see
@@ -87,8 +88,7 @@ hybrid heads that with terms for the topology of the stages; [Extraction](extrac
 and 60 written each. Costs: "with operators at hand" leaves out their capture, which is done once for all splits; trained numbers are the
 parameters that a method fits.
 
-The cells: `pbmc68k` ships (700 cells, no donors, no counts). Its splits were dealt cell by cell, label by label, when
-these tables were made; they are groups of hashed cells now. `kang2018_8donors` are 8 donors of Kang et al. 2018 (GSE96583, the authors' labels),
+The cells: `pbmc68k` ships (700 cells, no donors, no counts); its splits are groups of hashed cells. `kang2018_8donors` are 8 donors of Kang et al. 2018 (GSE96583, the authors' labels),
 half of whose cells were stimulated with interferon beta. `combat_pbmc_6donors` are 6 donors of the COMBAT Consortium 2022 with marker-gated labels,
 gating genes removed from every panel of the two sets; its donors differ in disease, so donor and condition are confounded and nothing
 here tells one from the other. Neither ships.
