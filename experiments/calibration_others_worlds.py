@@ -28,7 +28,8 @@ from workbench.geometry.agreement import agreement_rows
 from workbench.models.scgpt.planted import LABEL, plant_head, planted_cells
 from workbench.operators.adaptor import LETAdaptor
 from workbench.operators.controls import coexpression
-from workbench.operators.readout import Endpoint, cross_validate
+from workbench.operators.cross_validation import cross_validate
+from workbench.operators.readout import Endpoint
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg, permutation_p
 from workbench.tools.steer import steer

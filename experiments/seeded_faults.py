@@ -145,7 +145,7 @@ FAULTS = (
         "table.sum(1), table.sum(2)",
         "wrong axis: precision for recall",
     ),
-    Fault("operators/readout.py", "np.std(values, ddof=1)", "np.std(values)", "sd over n, not n - 1"),
+    Fault("operators/cross_validation.py", "np.std(values, ddof=1)", "np.std(values)", "sd over n, not n - 1"),
     Fault(
         "operators/readout_weights.py",
         "offset=readout.offset / temperature",

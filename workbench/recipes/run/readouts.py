@@ -17,7 +17,7 @@ from workbench.operators.algorithm import fold
 from workbench.operators.calibration import calibration_table
 from workbench.operators.cell_adaptor import fit_cell_head, hybrid_sweep
 from workbench.operators.controls import RANDOM, added_value
-from workbench.operators.readout import cross_validate
+from workbench.operators.cross_validation import cross_validate
 from workbench.recipes.run.adaptor_heads import ADAPTOR_HEADS, MeasuredHeads
 from workbench.recipes.run.context import CONTROL_NAMES, DRAWN, RunContext
 from workbench.recipes.run.heads import beside_draws
