@@ -17,9 +17,7 @@ from workbench.errors import EvaluationError
 _FLOOR = 1e-3
 _MEMORY = 100  # pairs of steps that L-BFGS keeps
 _FIRST = 50  # steps before the preconditioner is made anew
-_LONGER = (
-    1.4  # times as many each later time: fewer forget too often what was learnt, more go on with axes that are old
-)
+_LONGER = 1.4  # times as many each later time: fewer forget what was learnt too often, more go on along old axes
 _TRIES = 40  # of a line search
 _NONE = 1e-6  # gradient at the start that counts as none: the start is the optimum then
 _SHARE = 0.3  # of the angles' curvature in the preconditioner; the squares of all other pairs damp it
