@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import partial
 
 import anndata as ad
 import numpy as np
@@ -15,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from workbench.cells.datasets import CellMapping, load
 from workbench.errors import ArtifactError, EvaluationError, GeneMatchError, ShapeError
-from workbench.operators import cell_adaptor, exporting
+from workbench.operators import calibration, cell_losses, exporting
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.estimator import LABEL, Extractor
 from workbench.operators.saved_operator import Operator
@@ -43,10 +42,29 @@ def operator():
     return np.random.default_rng(1).standard_normal((30, 12))
 
 
+@pytest.fixture(autouse=True)
+def few_levels(monkeypatch):
+    """How far a readout holds with fewer genes is judged in tests/operators/test_exporting.py; here two levels of one draw each do."""
+    monkeypatch.setattr(exporting, "GENE_SHARES", (1.0, 0.5))
+    monkeypatch.setattr(exporting, "DRAWS", 1)
+    monkeypatch.setattr(exporting, "PERMUTED", 1)
+
+
 @pytest.fixture
-def short(monkeypatch):
+def epochs(monkeypatch):
+    """Cell heads of so many epochs at most, instead of 120."""
+
+    def at_most(n):
+        descend = cell_losses.descend
+        monkeypatch.setattr(cell_losses, "descend", lambda *args, **options: descend(*args, **{**options, "epochs": n}))
+
+    return at_most
+
+
+@pytest.fixture
+def short(epochs):
     """Cell heads of few epochs, where it is not asked how good they are."""
-    monkeypatch.setattr(cell_adaptor, "CellAdaptor", partial(cell_adaptor.CellAdaptor, epochs=5))
+    epochs(5)
 
 
 # The shape checks of these tests refuse parameters of a wrong type already in the constructor, which is not so elsewhere.
@@ -55,13 +73,14 @@ def short(monkeypatch):
     expected_failed_checks=lambda _: {"check_do_not_raise_errors_in_init_or_set_params": "types are checked in tests"},
 )
 def test_scikit_learn_s_checks(estimator, check, monkeypatch):
-    # How far a readout holds with fewer genes is judged elsewhere; none of these checks asks for it.
-    monkeypatch.setattr(exporting, "GENE_SHARES", (1.0, 0.5))
+    # None of these checks asks how well the probabilities are calibrated, for which each fit takes five more.
+    monkeypatch.setattr(calibration, "INNER", 2)
     check(estimator)
 
 
 @pytest.mark.parametrize("objective", ["anchors", "cells", "hybrid"])
-def test_labels_are_found_and_latents_follow_the_distances(cells, operator, objective):
+def test_labels_are_found_and_latents_follow_the_distances(cells, operator, objective, epochs):
+    epochs(30)
     x, label = cells
     made = Extractor(operator, DISTANCES, objective, k=3).fit(x[:100], label[:100])
     assert made.score(x[100:], label[100:]) > 0.9
