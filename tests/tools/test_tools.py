@@ -25,7 +25,10 @@ def model():
 
 @pytest.fixture(scope="module")
 def cells():
-    return workbench.load("pbmc68k")[:120].copy()
+    """The 250 genes of which there is most: a pass takes time with the square of their number."""
+    cells = workbench.load("pbmc68k")[:120]
+    most = np.argsort(-np.asarray(cells.X.mean(0)).ravel(), kind="stable")[:250]
+    return cells[:, np.sort(most)].copy()
 
 
 @pytest.fixture(scope="module")
