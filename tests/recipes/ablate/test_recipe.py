@@ -22,7 +22,6 @@ from processes import kill_once
 from workbench.cells.datasets import content_hash
 from workbench.cli import main
 from workbench.engine.config import read_config
-from workbench.engine.recipe import execute
 from workbench.engine.stages import StageRunner, run_all
 from workbench.engine.sweep import Backend
 from workbench.engine.tables import read_table
@@ -34,7 +33,7 @@ from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.planted import planted_cells
 from workbench.recipes.ablate.config import AblationConfig
 from workbench.recipes.ablate.context import AblationContext
-from workbench.recipes.ablate.recipe import RECIPE, stages
+from workbench.recipes.ablate.recipe import stages
 from workbench.recipes.ablate.tables import pairs_by
 from workbench.stats import benjamini_hochberg, spearman
 
@@ -153,8 +152,7 @@ def check_that_changed_files_are_read_again(made, folder, backend):
         cells.write_h5ad(folder / "cells.h5ad")
         settings = {"study": {"metrics": ["cell_shift"]}, "sweep": {"null_draws": 0, "block": 16}, "attribution": False}
         config = AblationConfig(checkpoint=made.folder / "model", data={"name": str(folder / "cells.h5ad")}, **settings)
-        execute(RECIPE, config, folder / "out", backend)
-        return table(folder / "out", "effects")
+        return effects_of(config, folder / "out", backend)
 
     cells = planted_cells(made.planted, N_CELLS, SEED)
     before = go(cells)
@@ -265,7 +263,7 @@ def test_pairs_in_a_model_of_one_layer_are_refused():
 
 
 def test_two_heads_of_the_pairs_are_the_set_of_the_grid(config, tmp_path):
-    execute(RECIPE, config(f"sweep.pairs_of_top={LAYERS * HEADS}"), tmp_path, QUIET)
+    effects_of(config(f"sweep.pairs_of_top={LAYERS * HEADS}"), tmp_path)
     pairs = table(tmp_path, "interactions").set_index(["metric", "first", "second"])["effect_both"]
     assert len(pairs) == 4 * (LAYERS * HEADS) * (LAYERS * HEADS - 1) / 2
     both = table(tmp_path, "effects").set_index(["metric", "ablation"]).xs("L0H0+L1H1", level="ablation")["effect"]
@@ -349,8 +347,7 @@ def test_an_interrupted_sweep_does_what_is_missing(config, evaluations, tmp_path
 
 def test_what_is_asked_for_beside_does_not_do_the_sweep_again(config, evaluations, tmp_path):
     contrast = "contrasts=[{target: down, source: up}]"
-    execute(RECIPE, config(), tmp_path, QUIET)
-    before = table(tmp_path, "effects")
+    before = effects_of(config(), tmp_path)
     assert len(evaluations) == N_CELLS // BLOCK and not (tmp_path / "tables" / "transfer.csv").exists()
     for more in ([contrast], [contrast, "study.bootstrap=20"], [contrast, "attribution=true"]):
         after = effects_of(config(*more), tmp_path)
@@ -358,9 +355,9 @@ def test_what_is_asked_for_beside_does_not_do_the_sweep_again(config, evaluation
         spread = ["low", "high"]
         pd.testing.assert_frame_equal(after.drop(columns=spread), before.drop(columns=spread))
     # The pairs are a sweep of their own, and so is another seed.
-    execute(RECIPE, config(contrast, "sweep.pairs_of_top=2"), tmp_path, QUIET)
+    effects_of(config(contrast, "sweep.pairs_of_top=2"), tmp_path)
     assert len(evaluations) == 2 * N_CELLS // BLOCK
-    execute(RECIPE, config("seed=8"), tmp_path, QUIET)
+    effects_of(config("seed=8"), tmp_path)
     assert len(evaluations) == 3 * N_CELLS // BLOCK
 
 
