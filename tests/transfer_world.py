@@ -83,7 +83,12 @@ def exported(cells: TrainingCells, labels: np.ndarray):
 
 
 @functools.cache
+def made():
+    """What is exported of the training cells as they are. Read only."""
+    return exported(*training())
+
+
+@functools.cache
 def algorithm() -> Algorithm:
-    cells, labels = training()
-    matrix, offset, readouts, reference = exported(cells, labels)
+    matrix, offset, readouts, reference = made()
     return Algorithm(PANEL, matrix, offset, readouts, {"data": "planted"}, reference)

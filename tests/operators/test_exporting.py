@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from transfer_world import PANEL, TYPES, algorithm, encoder, exported, loaded, training, world
+from transfer_world import PANEL, TYPES, algorithm, encoder, exported, loaded, made, training, world
 
 from workbench.cells.expression import panel_expression
 from workbench.operators.calibration import fit_readout
@@ -42,8 +42,8 @@ def test_permuted_genes_are_displaced_and_held_out_cells_are_not():
 
 
 def test_readouts_of_thinned_copies_hold_on_shallow_cells():
-    cells, labels = training()
-    matrix, offset, readouts, _ = exported(cells, labels)
+    cells, _ = training()
+    matrix, offset, readouts, _ = made()
     plain = fit_readout(np.asarray(cells.x @ matrix) + offset, cells.endpoints[0])
     gains = []
     for seed in range(5):
@@ -67,10 +67,8 @@ def test_the_reference_comes_back_from_arrays_and_json():
 
 
 def test_the_order_of_cells_and_genes_changes_nothing():
-    cells, labels = training()
-    order = np.random.default_rng(3).permutation(len(labels))
-    mixed, its = training(order=order, genes=PANEL[::-1])
-    (_, _, readouts, one), (_, _, theirs, other) = exported(cells, labels), exported(mixed, its)
+    order = np.random.default_rng(3).permutation(len(training()[1]))
+    (_, _, readouts, one), (_, _, theirs, other) = made(), exported(*training(order=order, genes=PANEL[::-1]))
     z = np.random.default_rng(0).standard_normal((50, one.mean.size)) * one.spread + one.mean
     # The latent is the same up to signs that the class means decide alike.
     np.testing.assert_allclose(other.mean, one.mean, atol=1e-6)
