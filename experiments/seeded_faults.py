@@ -86,8 +86,8 @@ FAULTS = (
     ),
     Fault(
         "ablation/nulls.py",
-        "student.sf((size - null) / more, degrees) +",
-        "student.sf((size - np.abs(null)) / more, degrees) +",
+        "stdtr(degrees, (null - size) / more) +",
+        "stdtr(degrees, (np.abs(null) - size) / more) +",
         "a draw's sign does not count for one side",
     ),
     Fault("ablation/nulls.py", "own**2 - draws**2", "(own - draws) ** 2", "errors are taken apart, not variances"),
