@@ -16,6 +16,7 @@ from workbench.models.scgpt.checkpoint import save_checkpoint
 from workbench.models.scgpt.config import ModelConfig
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.vocabulary import Vocabulary
+from workbench.operators import exporting
 
 N_GENES, PER_LABEL, LAYERS, HEADS = 36, 13, 3, 2
 
@@ -35,6 +36,15 @@ class FlatUMAP:
 def no_umap():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=FlatUMAP))
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_levels():
+    """How far readouts hold on fewer genes and counts is judged in tests/operators/test_exporting.py; here at a few levels, of one draw each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"GENE_SHARES": (1.0, 0.5), "COUNT_SHARES": (0.25,), "DRAWS": 1, "PERMUTED": 1}.items():
+            patch.setattr(exporting, name, value)
         yield
 
 

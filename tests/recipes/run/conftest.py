@@ -1,3 +1,3 @@
 """What the tests of runs share."""
 
-from fixtures_run import cells, checkpoint, no_umap  # noqa: F401
+from fixtures_run import cells, checkpoint, few_levels, no_umap  # noqa: F401
