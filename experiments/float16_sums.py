@@ -62,8 +62,9 @@ class _Sums:
 def main() -> None:
     """Measure and print."""
     model, cells = workbench.load_model(CHECKPOINT), workbench.load("pbmc68k")[:CELLS].copy()
-    for name, panel in (("scGPT's own input", None), ("the paper's input", sorted(model.vocabulary.genes))):
-        tokens = model.tokenizer(cells, panel=panel)
+    own = model.tokenizer(cells)
+    measured = sorted(own.match.genes)  # the paper's input has cells of a panel, all of which they measure
+    for name, tokens in (("scGPT's own input", own), ("the paper's input", model.tokenizer(cells, panel=measured))):
         place = np.full(max(model.vocabulary.ids.values()) + 1, -1)
         place[model.vocabulary.encode(tokens.match.genes)] = np.arange(len(tokens.match.genes))
         sums = _Sums(place, len(tokens.match.genes))
