@@ -238,6 +238,11 @@ def test_a_name_to_leave_out_that_is_no_gene_s_is_an_error():
         choose_panel(adata, match, exclude=["CD8B", "CD8a"])
     with pytest.raises(GeneMatchError, match="'ENSG00000153563'.* 2 of the genes to leave out .*ids are no symbols"):
         choose_panel(adata, match, exclude=["ENSG00000153563", "MS4A1", "CD8A"])
+    # What other cells of the same panel measure may be left out as well.
+    others = [match_genes(["MS4A1", "CD8A"], ["CD8A", "CD8B", "CD3E", "MS4A1"])]
+    assert choose_panel(adata, match, exclude=["MS4A1", "CD8A"], others=others) == ("CD3E", "CD8B")
+    with pytest.raises(GeneMatchError, match="'ENSG00000153563'.* 1 of the genes"):
+        choose_panel(adata, match, exclude=["ENSG00000153563", "MS4A1"], others=others)
 
 
 @pytest.mark.parametrize("name", ["NA", "NaN", "nan", "<NA>", "None", ""])

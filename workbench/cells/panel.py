@@ -53,6 +53,7 @@ def choose_panel(
     *,
     by: Literal["cells", "variable"] = "cells",
     file: str | Path | None = None,
+    others: Iterable[GeneMatch] = (),
 ) -> tuple[str, ...]:
     """Gene panel: the matched genes seen in most cells, in alphabetical order.
 
@@ -74,6 +75,8 @@ def choose_panel(
         of counts per 10,000; all matched genes are then held in memory.
     file
         Text file with one gene symbol a line, which are the panel in their order, less `exclude`; None: they are chosen.
+    others
+        Matches of further cells that the panel is for: a gene to leave out may be one that these alone have.
 
     Returns
     -------
@@ -88,9 +91,9 @@ def choose_panel(
     ConfigError
         If the file cannot be read.
     """
+    left_out = genes_left_out(exclude, [match, *others])
     if file is not None:
-        return _from_file(Path(file), match, genes_left_out(exclude, [match]))
-    left_out = genes_left_out(exclude, [match])
+        return _from_file(Path(file), match, left_out)
     genes = tuple(gene for gene in match.genes if gene not in left_out)
     if not genes:
         raise GeneMatchError(f"All {len(match.genes)} matched genes are left out of the panel; exclude fewer.")

@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     cells.var["symbol"] = cells.var_names
     cells.obs["number"] = [str(i % 2) for i in range(cells.shape[0])]
     cells.write_h5ad(place / "internal.h5ad")
+    cells[:, 1:].write_h5ad(place / "one-gene-less.h5ad")
     save_checkpoint(plant_world(make_world(3, shape=SMALL), 4, **MODEL).model, place / "other-weights")
     shutil.copytree(place / "planted-checkpoint-3", place / "same-weights")
     text = (resources.files("workbench.evidence") / "rulers" / "hematopoiesis.yaml").read_text(encoding="utf-8")
@@ -196,3 +197,11 @@ def test_labels_rulers_anchors_roles_and_other_cohorts_make_no_forward_pass(fold
         found, kept = run("cohorts.internal.part=[0, 2]", *more)
         assert (found, kept) == (0, same), more
     assert run("cohorts.internal.part=[1, 2]")[0] > 20
+
+
+def test_a_gene_to_leave_out_may_be_another_cohort_s_alone(folder, tmp_path):
+    gone = ad.read_h5ad(folder / "internal.h5ad").var_names[0]
+    less = context(
+        folder, tmp_path, "cohorts.internal.data.name={folder}/one-gene-less.h5ad", f"panel.exclude=[{gone}]"
+    )
+    assert gone not in less.genes and less.genes

@@ -84,7 +84,10 @@ class GatesContext(CohortsContext):
     @cached_property
     def genes(self) -> tuple[str, ...]:
         """Genes of the operators, chosen on the internal cohort; no label is looked at."""
-        return choose_panel(self.cells[self.internal], self.matches[self.internal], **self.config.panel.chosen())
+        others = [match for name, match in self.matches.items() if name != self.internal]
+        return choose_panel(
+            self.cells[self.internal], self.matches[self.internal], **self.config.panel.chosen(), others=others
+        )
 
     @property
     def read_obs(self) -> pd.DataFrame:
