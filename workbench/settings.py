@@ -180,7 +180,7 @@ class AdaptorConfig(Strict):
         description="Most iterations of the fit (L-BFGS); it ends at its optimum (tol) where this allows it.",
     )
     tol: float = Field(
-        default=1e-6, gt=0, lt=1, description="The fit ends at this share of the gradient's norm at its start."
+        default=1e-7, gt=0, lt=1, description="The fit ends at this share of the gradient's norm at its start."
     )
     feature_map: Literal["drift", "single", "topk"] = Field(
         default="drift",

@@ -10,5 +10,6 @@ __getattr__, __dir__ = lazily(
     controls="CONTROLS GAUSSIAN IDENTITY added_value coexpression control",
     estimator="Extractor",
     operator="DenseOperators FeatureMapSpec feature_map screen_weights",
-    readout="cross_validate endpoints",
+    cross_validation="cross_validate",
+    readout="endpoints",
 )

@@ -85,7 +85,7 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
     alpha: float = 0.1
     beta: float = 1 / np.pi
     steps: int = 20_000
-    tol: float = 1e-6
+    tol: float = 1e-7
 
     def fit(
         self,
