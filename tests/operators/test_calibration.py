@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fixtures_readout import N, endpoint
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from workbench.errors import EvaluationError
@@ -18,20 +19,8 @@ from workbench.operators.calibration import (
     log_loss,
     temperature,
 )
-from workbench.operators.readout import Endpoint, probe
+from workbench.operators.readout import probe
 from workbench.operators.readout_weights import Readout
-
-N = 120
-
-
-@pytest.fixture
-def latent():
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((N, 6)) * [1, 2, 5, 0.1, 1, 1] + 3
-
-
-def endpoint(kind, target, cells=None):
-    return Endpoint("it", kind, np.asarray(target), np.arange(len(target)) if cells is None else cells)
 
 
 def overconfident(n=400, noise=20, seed=0):

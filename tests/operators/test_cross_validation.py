@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from fixtures_readout import N, endpoint
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -14,18 +15,6 @@ from workbench.operators.readout import (
     Endpoint,
     probe,
 )
-
-N = 120
-
-
-@pytest.fixture
-def latent():
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((N, 6)) * [1, 2, 5, 0.1, 1, 1] + 3
-
-
-def endpoint(kind, target, cells=None):
-    return Endpoint("it", kind, np.asarray(target), np.arange(len(target)) if cells is None else cells)
 
 
 @pytest.fixture

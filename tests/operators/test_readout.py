@@ -1,16 +1,16 @@
-"""Readouts: their endpoints, their metrics, and a cross-validation that neither leaks nor flatters."""
+"""Readouts: their endpoints and their metrics."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from fixtures_readout import endpoint
 from scipy import stats
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
 from workbench.evidence.ruler import build_ruler, load_ruler
 from workbench.operators.readout import (
     METRICS,
-    Endpoint,
     endpoints,
     probe,
     said,
@@ -19,19 +19,6 @@ from workbench.operators.readout import (
     score_many,
     sides,
 )
-
-N = 120
-
-
-@pytest.fixture
-def latent():
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((N, 6)) * [1, 2, 5, 0.1, 1, 1] + 3
-
-
-def endpoint(kind, target, cells=None):
-    return Endpoint("it", kind, np.asarray(target), np.arange(len(target)) if cells is None else cells)
-
 
 # Endpoints
 

@@ -1,0 +1,3 @@
+"""What the tests of readouts share."""
+
+from fixtures_readout import latent  # noqa: F401
