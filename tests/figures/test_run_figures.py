@@ -146,10 +146,14 @@ def test_transfers_have_a_mark_per_method_and_a_ring_where_the_algorithm_is_not_
 def test_levels_have_a_line_for_genes_and_one_for_counts_from_the_whole_cells_on():
     rows = [("share of genes", share, 0.7 * share) for share in (1.0, 0.5)] + [("share of counts", 0.25, 0.4)]
     table = pd.DataFrame(
-        [{"kind": k, "share": s, "accuracy": a, "sd": 0.05, "probability": a + 0.1} for k, s, a in rows]
+        [
+            {"kind": k, "share": s, "accuracy": a, "sd": 0.05, "probability": a + 0.1, "plain_accuracy": a + 0.2}
+            for k, s, a in rows
+        ]
     )
     figure = held_levels(table)
-    genes, _, counts, _ = figure.data
+    genes, _, plain, counts, _, _ = figure.data
+    assert list(plain.y) == pytest.approx([0.55, 0.9]) and plain.line.dash == "dash"
     assert list(genes.x) == [50, 100] and list(genes.y) == [0.35, 0.7]
     assert list(counts.x) == [25, 100] and list(counts.y) == [0.4, 0.7]
 

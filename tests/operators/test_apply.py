@@ -318,6 +318,7 @@ def test_the_console_says_how_the_cells_lie_and_what_they_are(tmp_path, capsys):
         "out of range",
         "stage: ",
         "Expected: balanced accuracy",
+        "Beside plain expression: logistic regression on the same training cells gives",
     ):
         assert part in " ".join(said.split())
     assert "Not fit" not in said
@@ -325,6 +326,10 @@ def test_the_console_says_how_the_cells_lie_and_what_they_are(tmp_path, capsys):
     about = found.uns["workbench"]
     assert about["fit"] and about["aligned"] and about["shift"].shape == (4,) and len(about["reasons"]) == 0
     assert found.obs["workbench_in_range"].mean() > 0.9 and (found.obs["workbench_distance"] > 0).all()
+    same = found.obs["workbench_stage_by_expression"].astype(str) == pd.Series(
+        np.array(about["classes"]["stage"])[found.obsm["workbench_stage"].argmax(1)], found.obs_names
+    )
+    assert same.mean() == about["agreement"] > about["usual_agreement"] - 0.05
     b_cells = found.obs["workbench_stage"] == "B"
     assert (found.obs.loc[b_cells, "workbench_T4_against_T8"] == "unassigned").all()
 
@@ -334,7 +339,7 @@ def test_strict_ends_with_3_where_the_algorithm_is_not_fit_and_the_file_is_writt
     command = ["apply", folder, file, "--values", "counts"]
     assert main([*command, "--out", str(tmp_path / "one.h5ad")]) == 0
     assert main([*command, "--out", str(tmp_path / "two.h5ad"), "--strict", "--json"]) == 3
-    assert "Not fit for this file: The cells express" in " ".join(capsys.readouterr().out.split())
+    assert "Not fit for this file: Logistic regression on the expression" in " ".join(capsys.readouterr().out.split())
     assert len(ad.read_h5ad(tmp_path / "two.h5ad").uns["workbench"]["reasons"]) > 0
 
 

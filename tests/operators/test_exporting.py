@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 from transfer_world import PANEL, TYPES, algorithm, encoder, exported, loaded, made, training, world
 
+import workbench.operators.exporting as exporting
 from workbench.cells.expression import panel_expression
 from workbench.operators.calibration import fit_readout
-from workbench.operators.exporting import HeldOutEncoder, export_readouts
+from workbench.operators.exporting import HeldOutEncoder, export_readouts, plain_readout
 from workbench.operators.reference import COUNTS, GENES, LEVEL_COLUMNS, LOSS, TrainingReference, levels_table
 
 
@@ -20,7 +22,7 @@ def test_levels_fall_with_what_is_taken_away_and_the_limit_is_where_they_fall():
     assert whole.share == 1 and whole.accuracy > 0.85
     assert genes[0.3].accuracy < whole.accuracy and counts[0.1].accuracy < whole.accuracy - LOSS
     assert 0.95 < whole.detected < 1.05 and counts[0.1].detected < counts[0.5].detected < 0.95
-    least = reference.least(GENES)
+    least = reference.least_coverage
     assert all(level.accuracy >= whole.accuracy - LOSS for share, level in genes.items() if share >= least)
     below = [level.accuracy for share, level in genes.items() if share < least]
     assert (
@@ -28,7 +30,50 @@ def test_levels_fall_with_what_is_taken_away_and_the_limit_is_where_they_fall():
         or max(share for share in genes if share < least)
         and genes[max(s for s in genes if s < least)].accuracy < whole.accuracy - LOSS
     )
-    assert reference.fewest_detected() > counts[0.1].detected
+    assert genes[0.3].agreement < whole.agreement and counts[0.1].agreement < whole.agreement
+
+
+def test_the_control_that_goes_along_is_logistic_regression_on_expression():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    cells, labels = training()
+    reference = made()[3]
+    by_hand = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000, tol=1e-9))
+    by_hand.fit(cells.x.toarray().astype(float), labels)
+    other = panel_expression(loaded(world(300, 70)), PANEL)
+    x = other.toarray().astype(float)
+    np.testing.assert_allclose(reference.plain.probabilities(x), by_hand.predict_proba(x), atol=1e-3)
+
+
+def test_agreement_is_counted_on_cells_that_neither_was_fitted_on():
+    cells, labels = training()
+    fold = np.array([int(name.split("_")[1]) % 4 for name in cells.names])
+    same, right = [], []
+    for k in range(4):
+        inside = cells.take(fold != k)
+        matrix, offset = encoder(cells, labels, fold != k)
+        every, endpoints = inside.copies()
+        ours = fit_readout(np.asarray(every @ matrix) + offset, endpoints[0])
+        x = cells.x[fold == k].toarray()
+        plain = plain_readout(inside, "stage").predict(x)
+        same += (ours.predict(x @ matrix + offset) == plain).tolist()
+        right.append(balanced_accuracy_score(labels[fold == k], plain))
+    whole = made()[3].levels[0]
+    assert whole.agreement == np.mean(same) and abs(whole.plain_accuracy - np.mean(right)) < 1e-12
+
+
+def test_of_many_cells_the_control_takes_some_in_the_shares_of_their_classes(monkeypatch):
+    cells, labels = training()
+    monkeypatch.setattr(exporting, "MOST_PLAIN", 100)
+    order = np.random.default_rng(0).permutation(len(labels))
+    few, turned = plain_readout(cells, "stage"), plain_readout(training(order=order)[0], "stage")
+    np.testing.assert_allclose(turned.weights, few.weights, atol=1e-4)
+    other = world(400, 71)
+    right = few.predict(panel_expression(loaded(other), PANEL).toarray()) == other.obs["cell_type"].to_numpy()
+    assert few.classes == TYPES and right.mean() > 0.8
+    assert np.abs(few.weights - made()[3].plain.weights).max() > 0.05
 
 
 def test_probabilities_are_calibrated_at_each_level():
@@ -59,7 +104,11 @@ def test_the_reference_comes_back_from_arrays_and_json():
     again = TrainingReference.read(known.told(), known.arrays())
     for name, array in known.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], array)
-    assert again.told() == known.told() and again.asked == {"T4 against T8": ("T4", "T8")}
+    assert (
+        again.plain.classes == known.plain.classes
+        and again.told() == known.told()
+        and again.asked == {"T4 against T8": ("T4", "T8")}
+    )
     assert [dataclasses.asdict(a)["heat"] for a in again.levels] == [
         dataclasses.asdict(a)["heat"] for a in known.levels
     ]
@@ -76,8 +125,8 @@ def test_the_order_of_cells_and_genes_changes_nothing():
     for a, b in zip(one.levels, other.levels, strict=True):
         assert (a.kind, a.share) == (b.kind, b.share)
         np.testing.assert_allclose(
-            [b.detected, b.accuracy, b.probability, b.shift],
-            [a.detected, a.accuracy, a.probability, a.shift],
+            [b.detected, b.accuracy, b.probability, b.shift, b.agreement],
+            [a.detected, a.accuracy, a.probability, a.shift, a.agreement],
             atol=1e-4,
         )
     np.testing.assert_allclose([other.farthest, other.library_size], [one.farthest, one.library_size], rtol=1e-4)

@@ -1,13 +1,16 @@
 """What an algorithm says of cells that are not those of training: filled genes, displacement, labels withheld, reasons."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
-from transfer_world import PANEL, TYPES, algorithm, loaded, world
+import scipy.sparse as sp
+from transfer_world import PANEL, TYPES, algorithm, encoder, loaded, training, world
 
 from workbench.errors import GeneMatchError
 from workbench.operators.algorithm import Algorithm
+from workbench.operators.exporting import HeldOutEncoder, export_readouts
 from workbench.operators.predict import LEAST_PROBABILITY, predict
 
 
@@ -75,9 +78,58 @@ def test_batches_and_order_change_nothing():
     np.testing.assert_allclose(known.predict(loaded(cells[order].copy())).latent, found.latent[order], atol=1e-5)
 
 
-def test_shallow_cells_are_said_to_be_too_shallow():
+def test_shallow_cells_on_which_two_classifiers_differ_are_said_to_be_no_good():
     found = algorithm().predict(loaded(world(300, 6, library=60)))
-    assert not found.fitness.fit and "of the genes that are to be expected from training" in found.fitness.reasons[0]
+    assert not found.fitness.fit and found.fitness.detected < 0.5
+    assert "Logistic regression on the expression of the same training cells gives" in " ".join(found.fitness.reasons)
+
+
+@functools.cache
+def narrow():
+    """An algorithm that looks at a fifth of the genes, as well as its own control does in training."""
+    cells, labels = training()
+    seen = np.arange(len(PANEL)) % 12 < 4  # of each type's program a third
+
+    def latent(inside):
+        matrix = encoder(cells, labels, inside)[0] * seen[:, None]
+        return matrix, -np.asarray(cells.x[inside].mean(0)).ravel() @ matrix
+
+    fold = np.array([int(name.split("_")[1]) % 4 for name in cells.names])
+    inner = [HeldOutEncoder(*latent(fold != k), fold == k) for k in range(4)]
+    whole = latent(np.ones(len(labels), dtype=bool))
+    return Algorithm(PANEL, *whole, *_swapped(export_readouts(cells, *whole, inner))), seen
+
+
+def _swapped(exported):
+    readouts, reference = exported
+    return readouts, {"data": "planted"}, reference
+
+
+def test_a_study_that_the_algorithm_reads_worse_than_plain_expression_is_said_to_be_one():
+    """Genes of the latent are off in this study, and most others are not: the latent misleads, the control does not."""
+    known, seen = narrow()
+    for seed in range(5):
+        cells = world(400, 80 + seed)
+        factor = np.where(seen, np.exp(1.2 * np.random.default_rng(seed).standard_normal(len(PANEL))), 1.0)
+        off = cells.copy()
+        off.X = sp.csr_matrix(np.rint(cells.X.toarray() * factor), dtype=np.float32)
+        for file, said in ((cells, False), (off, True)):
+            found = known.predict(loaded(file))
+            ours, plain = (
+                (np.array(TYPES)[numbers] == file.obs["cell_type"].to_numpy()).mean()
+                for numbers in (found.probabilities["stage"].argmax(1), found.plain["stage"])
+            )
+            assert abs(plain - ours) <= 1 - found.fitness.agreement + 1e-9
+            assert ("Logistic regression" in " ".join(found.fitness.reasons)) == said, (seed, ours, plain)
+            assert not said or plain > ours + 0.05
+
+
+def test_an_algorithm_without_a_control_has_none_and_says_what_else_it_knows():
+    known, cells = algorithm(), loaded(world(100, 14))
+    before = dataclasses.replace(known.reference, plain=None)
+    found = dataclasses.replace(known, reference=before).predict(cells)
+    assert found.plain == {} and np.isnan(found.fitness.agreement) and found.fitness.fit
+    np.testing.assert_array_equal(found.latent, known.predict(cells).latent)
 
 
 def test_too_few_genes_are_refused_by_the_measured_limit_and_said_where_they_are_forced():

@@ -17,7 +17,7 @@ from workbench.evidence.protocol import Method, NotRunError, Training
 from workbench.evidence.readouts import Represented
 from workbench.evidence.ruler import Ruler
 from workbench.operators.algorithm import Algorithm
-from workbench.operators.readout import endpoints, probe
+from workbench.operators.readout import endpoints
 
 STAGE = "stage"
 LOGISTIC, PCA, RANKS = "logistic regression", f"PCA-{rep.WIDTH}", f"rank ANOVA PCA-{rep.RANK_WIDTH}"
@@ -33,7 +33,7 @@ YARDSTICKS: Mapping[str, Method] = {
 MOST_LOSS = 0.05
 COLUMNS = (
     "study", "method", "accuracy", "balanced_accuracy", "n_cells", "n_left_out", "coverage", "loss", "unassigned", "assigned_accuracy",
-    "unassigned_left_out", "probability", "fit", "reasons",
+    "unassigned_left_out", "probability", "agreement", "fit", "reasons",
 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def transfer(
         One row per method with `COLUMNS`: ``accuracy`` (share of cells whose most probable stage agrees with their own, see `agreement`),
         ``balanced_accuracy`` (mean of it over stages), ``n_cells`` that are judged and ``n_left_out`` of stages that no training cell agrees
         with, ``loss`` of the algorithm against logistic regression; of the algorithm the share ``unassigned``, the accuracy of
-        the others, the share unassigned of the cells left out, the mean ``probability``, and whether it says that it is ``fit`` and why not.
+        the others, the share unassigned of the cells left out, the mean ``probability``, its ``agreement`` with its own control, and whether it says that it is ``fit`` and why not.
 
     Raises
     ------
@@ -132,8 +132,10 @@ def transfer(
             f"No cell of '{study}' has a label that any training cell has; nothing can be judged on it."
         )
     rows: list[dict[str, Any]] = []
+    plain: Mapping[str, Any] = {}
     for name, align in ((OURS, True), (UNALIGNED, False)):
         found = algorithm.predict(cells, min_coverage, align=align)
+        plain = found.plain
         best = np.nan_to_num(found.probabilities[STAGE], nan=-1.0).argmax(1)
         given = found.labels(STAGE) >= 0
         rows.append(
@@ -143,6 +145,7 @@ def transfer(
             "unassigned": float(1 - given[judged].mean()),
             "unassigned_left_out": float(1 - given[absent].mean()) if len(absent) else np.nan,
             "probability": found.fitness.probability,
+            "agreement": found.fitness.agreement,
             "fit": found.fitness.fit,
             "reasons": " ".join(found.fitness.reasons),
         }
@@ -161,23 +164,19 @@ def transfer(
             continue
         said = _stages(ruler, prediction.classes)[prediction.values.argmax(1)]
         rows.append({"method": name, **_scored(right, stage, said, judged)})
-    if algorithm.reference is not None:
-        every = train.take(train.placed).on_panel(algorithm.genes)
-        measured = np.isin(np.array(algorithm.genes), both)
-        weights, offset = algorithm.reference.expression.folded(
-            np.eye(len(measured)), np.zeros(len(measured)), measured
-        )
-        model = probe("classes").fit(rep.dense(every), every.stage)
-        filled = np.asarray(expression_on(cells, match, algorithm.genes)[0] @ weights) + offset
-        rows.append({"method": FILLED, **_scored(right, stage, model.predict(filled), judged)})
-    plain = next((row["accuracy"] for row in rows if row["method"] == LOGISTIC), np.nan)
+    if STAGE in plain:  # cells that express nothing count as the first class, as above
+        said = _stages(ruler, algorithm.readouts[STAGE].classes)[np.maximum(plain[STAGE], 0)]
+        rows.append({"method": FILLED, **_scored(right, stage, said, judged)})
+    yardstick = next((row["accuracy"] for row in rows if row["method"] == LOGISTIC), np.nan)
     shared = {
         "study": study,
         "n_cells": len(judged),
         "n_left_out": len(absent),
         "coverage": len(both) / len(algorithm.genes),
     }
-    return [{**dict.fromkeys(COLUMNS), **row, **shared, "loss": plain - row.get("accuracy", np.nan)} for row in rows]
+    return [
+        {**dict.fromkeys(COLUMNS), **row, **shared, "loss": yardstick - row.get("accuracy", np.nan)} for row in rows
+    ]
 
 
 def _stages(ruler: Ruler, names: Sequence[str]) -> Int[np.ndarray, " class"]:

@@ -89,12 +89,13 @@ def held_levels(levels: pd.DataFrame) -> go.Figure:
     Parameters
     ----------
     levels
-        `kind`, `share`, `accuracy`, `sd`, `probability`.
+        `kind`, `share`, `accuracy`, `sd`, `probability`, `plain_accuracy`.
 
     Returns
     -------
     plotly.graph_objects.Figure
-        A line with its spread for fewer genes, one for fewer counts, and the mean probability of the labels beside each.
+        A line with its spread for fewer genes, one for fewer counts, and beside each the mean probability of the labels, and the accuracy of
+        plain expression.
 
     Raises
     ------
@@ -102,7 +103,8 @@ def held_levels(levels: pd.DataFrame) -> go.Figure:
         If a column is missing, or no accuracy is finite.
     """
     what = "figure of levels"
-    rows = with_value(checked(levels, what, ["kind"], ["share", "accuracy", "sd", "probability"]), "accuracy", what)
+    numbers = ["share", "accuracy", "sd", "probability", "plain_accuracy"]
+    rows = with_value(checked(levels, what, ["kind"], numbers), "accuracy", what)
     whole = rows[rows["share"] == 1].iloc[:1]
     figure = go.Figure()
     for (kind, part), series in zip(rows.groupby("kind", sort=False), SERIES, strict=False):
@@ -110,19 +112,22 @@ def held_levels(levels: pd.DataFrame) -> go.Figure:
         part = part.sort_values("share")
         hover = [
             f"{label(kind)} left: {number(100 * r.share)} %<br>balanced accuracy {number(r.accuracy)} ± {number(r.sd)}"
-            f"<br>mean probability {number(r.probability)}"
+            f"<br>mean probability {number(r.probability)}<br>plain expression {number(r.plain_accuracy)}"
             for r in records(part)
         ]
         look = {"name": f"accuracy, {kind}", "error_y": spread(part["sd"], color=series[0])}
         figure.add_trace(line_of(100 * part["share"], part["accuracy"], hover, series, **look))
-        dotted = {"line": {"color": series[0], "width": 1.5, "dash": "dot"}, "mode": "lines"}
-        figure.add_trace(
-            line_of(100 * part["share"], part["probability"], hover, series, name=f"probability, {kind}", **dotted)
-        )
+        for column, name, dash in (
+            ("probability", "probability", "dot"),
+            ("plain_accuracy", "plain expression", "dash"),
+        ):
+            drawn = {"line": {"color": series[0], "width": 1.5, "dash": dash}, "mode": "lines"}
+            figure.add_trace(line_of(100 * part["share"], part[column], hover, series, name=f"{name}, {kind}", **drawn))
     figure.update_xaxes(title="left (%)", range=[0, 104])
     figure.update_yaxes(title="balanced accuracy", rangemode="tozero")
     subtitle = (
         "Training cells that neither latent nor readout was fitted on, with genes left out at random or counts thinned; bars: sd over folds "
-        "and draws. Dotted: the mean probability of the most probable class over cells, calibrated at each level; the accuracy is balanced over classes."
+        "and draws. Dotted: the mean probability of the most probable class over cells, calibrated at each level; the accuracy is balanced over classes. "
+        "Dashed: that of logistic regression on the expression of the same cells, the control that goes along."
     )
     return dressed(figure, "With fewer genes and fewer counts", subtitle, 300, above=_LEGEND, legend=True)

@@ -22,7 +22,7 @@ from workbench.operators.artifact import read_artifact, write_artifact
 from workbench.operators.card import model_card
 from workbench.operators.predict import LEAST_COVERAGE, Predictions, encoded, predict
 from workbench.operators.readout_weights import ARRAYS, Readout
-from workbench.operators.reference import GENES, TrainingReference
+from workbench.operators.reference import TrainingReference
 
 CARD, WEIGHTS, README = "config.json", "weights.safetensors", "README.md"
 
@@ -72,7 +72,7 @@ class Algorithm:
     @property
     def least_coverage(self) -> float:
         """Share of the genes that cells have to measure: the least with which the readouts held on held-out training cells."""
-        return LEAST_COVERAGE if self.reference is None else self.reference.least(GENES)
+        return LEAST_COVERAGE if self.reference is None else self.reference.least_coverage
 
     def given(self, measured: Bool[np.ndarray, " gene"]) -> tuple[Float[np.ndarray, "gene k"], Float[np.ndarray, " k"]]:
         """Matrix and offset for cells that measure some of the genes: the others are what is to be expected from these.

@@ -24,6 +24,7 @@ from workbench.operators.predict import UNASSIGNED, Fitness, Predictions, predic
 LATENT = "X_workbench"
 _PREFIX = "workbench_"
 _EXPRESSED = f"{_PREFIX}genes_expressed"
+_BY_EXPRESSION = "_by_expression"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def apply_file(
     Applied
         The file has ``obsm["X_workbench"]`` (latent), ``obsm["workbench_NAME"]`` (probabilities; classes in
         ``uns["workbench"]``) and, in ``obs``, all columns of the input and ``workbench_NAME``,
-        ``workbench_NAME_probability`` for each readout, ``workbench_pseudotime`` for a depth,
+        ``workbench_NAME_probability`` for each readout, ``workbench_NAME_by_expression`` (the label that logistic regression on expression
+        gives, see `TrainingReference.plain`) for the first one of classes, ``workbench_pseudotime`` for a depth,
         ``workbench_genes_expressed`` (share of the algorithm's genes that a cell expresses), ``workbench_distance`` and
         ``workbench_in_range`` (see `Predictions`). A label is ``unassigned`` where the cell is out of range or no class has a
         probability of `LEAST_PROBABILITY`. A cell that expresses none of the genes has no label and NaN for the numbers.
@@ -177,6 +179,8 @@ def _columns(found: Predictions) -> dict[str, Any]:
         codes = np.where(bare, -1, np.where(numbers < 0, len(kinds) - 1, numbers)).astype(int)
         columns[column] = pd.Categorical.from_codes(codes, kinds)
         columns[f"{column}_probability"] = chance.max(1)
+        if name in found.plain:
+            columns[f"{column}{_BY_EXPRESSION}"] = pd.Categorical.from_codes(found.plain[name], kinds[:-1])
     for name, values in found.numbers.items():
         columns[_PREFIX + column_of(name)] = values
     columns[_EXPRESSED] = found.expressed.astype(np.float32)
@@ -197,7 +201,9 @@ def _told(found: Predictions, align: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"coverage": fitness.coverage, "fit": fitness.fit, "notices": list(fitness.notices)}
     if (shift := fitness.shift) is None:
         return told
-    numbers = ("detected", "library_size", "training_library_size", "outside", "probability", "accuracy", "whole")
+    numbers = (
+        "detected", "library_size", "training_library_size", "outside", "probability", "accuracy", "whole", "agreement", "usual_agreement",
+    )  # fmt: skip
     return {
         **told,
         **{name: getattr(fitness, name) for name in numbers},
@@ -236,6 +242,11 @@ def summary(done: Applied) -> str:
             f"Expected: balanced accuracy {fitness.accuracy:.2f} on held-out training cells with as few genes and counts ({fitness.whole:.2f} with all); "
             f"mean probability of the labels {fitness.probability:.2f}"
         )
+        if not np.isnan(fitness.agreement):
+            lines.append(
+                f"Beside plain expression: logistic regression on the same training cells gives {fitness.agreement:.0%} of the cells the same label "
+                f"({fitness.usual_agreement:.0%} of held-out training cells)"
+            )
     for name, counts in done.labels.items():
         total = max(sum(counts.values()), 1)
         shown = ", ".join(f"{label} {count / total:.0%}" for label, count in counts.items())

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.operators.convention import Convention
 from workbench.operators.readout_weights import Readout
-from workbench.operators.reference import GENES, LOSS, TrainingReference
+from workbench.operators.reference import LOSS, TrainingReference
 from workbench.stats import WITHOUT
 
 
@@ -113,16 +113,22 @@ def _levels(reference: TrainingReference | None) -> list[str]:
             f"{level.share:.0%} of the {level.kind.removeprefix('share of ')}",
             _spread({"value": level.accuracy, "sd": level.sd}),
             _number(level.probability),
+            _number(level.plain_accuracy),
+            f"{level.agreement:.0%}" if level.agreement == level.agreement else "-",
         )
         for level in reference.levels
     ]
     title = f"With fewer genes and counts: {reference.endpoint} of held-out training cells"
-    columns = "left | balanced accuracy (sd over folds and draws) | mean probability"
+    columns = "left | balanced accuracy (sd over folds and draws) | mean probability | of plain expression | same label from it"
     limits = (
-        f"Files with under {reference.least(GENES):.0%} of the genes are refused unless --min-coverage says otherwise, and cells that express under "
-        f"{reference.fewest_detected():.2f} of the genes that are to be expected are said to be too shallow: more than {LOSS} of the accuracy is lost "
-        "there. Probabilities are calibrated at each level."
+        f"Files with under {reference.least_coverage:.0%} of the genes are refused unless --min-coverage says otherwise: more than {LOSS} of the "
+        "accuracy is lost there. Probabilities are calibrated at each level."
     )
+    if reference.plain is not None:
+        limits += (
+            " Logistic regression on the expression of the same training cells goes along. A file of whose cells it gives fewer than "
+            f"{reference.least_agreement:.0%} the same label is said to be one that the algorithm is not fit for."
+        )
     return [*_section(title, columns, rows), limits, ""]
 
 

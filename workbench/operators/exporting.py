@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Shaped
 
 from workbench.cells.thinning import SHARES, library_sizes, thinned, with_thinned
 from workbench.errors import EvaluationError
-from workbench.operators.calibration import fit_readout, fitted_temperature
+from workbench.operators.calibration import exported, fit_readout, fitted_temperature
 from workbench.operators.expression_model import ExpressionModel
-from workbench.operators.readout import Endpoint
+from workbench.operators.readout import Endpoint, probe, sampled
 from workbench.operators.readout_weights import Readout, softmax
 from workbench.operators.reference import COUNTS, GENES, Level, TrainingReference
 from workbench.operators.shift import LatentClasses, find_shift
@@ -23,6 +23,8 @@ from workbench.seeds import order_of
 GENE_SHARES, COUNT_SHARES, DRAWS, PERMUTED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), (0.5, 0.25, 0.1), 3, 4
 # Cells of a fold, from which on its displacement says something.
 _ENOUGH = 50
+# Cells that the control on plain expression is fitted on, at most: they are held dense.
+MOST_PLAIN = 10_000
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class _Inner:
     classes: LatentClasses
     detected: Float[np.ndarray, " gene"]
     readouts: dict[str, Readout]
+    plain: Readout
     encoder: HeldOutEncoder
     held: TrainingCells
 
@@ -167,6 +170,7 @@ def export_readouts(
             for one in cells.endpoints
             if one.kind == "binary"
         },
+        plain_readout(cells, judged.name),
     )
 
 
@@ -187,7 +191,24 @@ def _fitted_without(cells: TrainingCells, encoder: HeldOutEncoder) -> _Inner | N
     if judged is None or judged.name not in readouts or not held.x.shape[0]:
         return None
     classes = LatentClasses.fit(z[judged.cells], judged.target[judged.cells])
-    return _Inner(ExpressionModel.fit(every), classes, _detected(inside.x), readouts, encoder, held)
+    plain = plain_readout(inside, judged.name)
+    return _Inner(ExpressionModel.fit(every), classes, _detected(inside.x), readouts, plain, encoder, held)
+
+
+def plain_readout(cells: TrainingCells, name: str) -> Readout:
+    """Logistic regression of an endpoint on expression itself, the same that readouts of the latent are, without thinned copies.
+
+    Parameters
+    ----------
+    cells
+        Training cells, of which 10,000 at most are fitted on, drawn in the shares of their classes.
+    name
+        Name of an endpoint of classes.
+    """
+    endpoint = next(one for one in cells.endpoints if one.name == name)
+    place = np.argsort(np.argsort(cells.names, kind="stable"))
+    rows = np.sort(sampled(endpoint.target, np.sort(endpoint.cells), place, cells.seed, MOST_PLAIN))
+    return exported(probe("classes").fit(cells.x[rows].toarray(), endpoint.target[rows]), "classes")
 
 
 def _detected(x: sp.csr_matrix) -> Float[np.ndarray, " gene"]:
@@ -205,10 +226,12 @@ def _level(folds: Sequence[_Inner], judged: str, kind: str, share: float) -> Lev
     logits: dict[str, list[np.ndarray]] = {}
     truth: dict[str, list[np.ndarray]] = {}
     accuracy, detected, shifts, permuted = list[float](), list[float](), list[float](), list[float]()
+    of_plain, agreed = list[float](), list[np.ndarray]()
     for fold in folds:
         for draw in range(1 if kind == COUNTS or share == 1 else DRAWS):
             x, measured = _taken(fold.held, kind, share, draw)
             matrix, offset = fold.expression.folded(fold.encoder.matrix, fold.encoder.offset, measured)
+            weights, bias = fold.expression.folded(fold.plain.weights, fold.plain.offset, measured)
             full = np.diff(x.indptr) > 0
             z = np.asarray(x @ matrix) + offset
             detected.append(np.diff(x.indptr).mean() / max(fold.detected[measured].sum(), 1e-12))
@@ -227,6 +250,9 @@ def _level(folds: Sequence[_Inner], judged: str, kind: str, share: float) -> Lev
                 right = np.array([readout.classes.index(str(value)) for value in one.target[rows].tolist()], dtype=int)
                 if one.name == judged and len(rows):
                     accuracy.append(_recall(right, readout.output(z[rows])))
+                    plain = np.asarray(x[rows] @ weights) + bias
+                    of_plain.append(_recall(right, plain))
+                    agreed.append(_numbers(plain) == _numbers(readout.output(z[rows])))
                 # Of few cells none may be left of an endpoint.
                 if len(rows) and len(readout.classes) == len(_classes(folds, one.name)):
                     logits.setdefault(one.name, []).append(readout.output(z[rows]))
@@ -245,6 +271,8 @@ def _level(folds: Sequence[_Inner], judged: str, kind: str, share: float) -> Lev
         heat,
         float(np.max(shifts)) if shifts else np.nan,
         float(np.quantile(permuted, 0.05)) if permuted else np.nan,
+        float(np.mean(of_plain)) if of_plain else np.nan,
+        float(np.concatenate(agreed).mean()) if agreed else np.nan,
     )
 
 
@@ -278,5 +306,10 @@ def _classes(folds: Sequence[_Inner], name: str) -> set[str]:
 
 def _recall(truth: np.ndarray, logits: np.ndarray) -> float:
     """Balanced accuracy: mean over the classes that are there of the share that is recognised."""
-    said = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).astype(int)
+    said = _numbers(logits)
     return float(np.mean([(said[truth == one] == one).mean() for one in np.unique(truth)]))
+
+
+def _numbers(logits: np.ndarray) -> np.ndarray:
+    """Number of the most probable class."""
+    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).astype(int)

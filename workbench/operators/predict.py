@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numba import njit
 from tqdm import tqdm
 
 from workbench.cells.expression import expression_blocks, match_panel, scale_of
 from workbench.cells.thinning import library_sizes
-from workbench.operators.readout_weights import Readout, cooled
-from workbench.operators.reference import COUNTS, GENES, LOSS, TrainingReference
+from workbench.operators.readout_weights import Readout, cooled, softmax
+from workbench.operators.reference import LOSS, TrainingReference
 from workbench.operators.shift import Shift, find_shift
 from workbench.seeds import order_of
 
@@ -57,6 +57,8 @@ class Fitness:
         Mean probability of the most probable class of the first endpoint.
     accuracy, whole
         Balanced accuracy on held-out training cells with as few genes or counts as here, and with all of them.
+    agreement, usual_agreement
+        Share of the cells that logistic regression on expression gives the algorithm's class, and of held-out training cells.
     reasons
         Why the algorithm is not fit for this file, each a sentence; empty where it is.
     notices
@@ -74,6 +76,8 @@ class Fitness:
     probability: float = float("nan")
     accuracy: float = float("nan")
     whole: float = float("nan")
+    agreement: float = float("nan")
+    usual_agreement: float = float("nan")
     reasons: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
@@ -110,6 +114,9 @@ class Predictions:
         How the cells as a whole lie beside those of training.
     values
         What the values were found or said to be, and what was done about it.
+    plain
+        By endpoint, that which the reference judges: class that logistic regression on expression gives each cell, as numbers of `classes`;
+        -1 in cells that express none of the genes. Empty without such a control.
     """
 
     latent: Float[np.ndarray, "cell k"]
@@ -122,6 +129,7 @@ class Predictions:
     asked: Mapping[str, Bool[np.ndarray, " cell"]]
     fitness: Fitness = field(repr=False)
     values: str = ""
+    plain: Mapping[str, Int[np.ndarray, " cell"]] = field(default_factory=dict)
 
     def labels(self, readout: str, least: float = LEAST_PROBABILITY) -> np.ndarray:
         """Most probable class of each cell, as numbers of `classes`; -1 where none is given.
@@ -184,11 +192,20 @@ def predict(
     match = match_panel(cells, genes, algorithm.least_coverage if min_coverage is None else min_coverage)
     measured = np.isin(np.array(genes), list(match.genes))
     matrix, offset = algorithm.given(measured)
-    latent, expressed, sizes = np.empty((n, matrix.shape[1])), np.zeros(n), np.full(n, np.nan)
+    k, plain = matrix.shape[1], np.full(n, -1)
+    if (control := None if reference is None else reference.plain) is not None:
+        assert reference is not None
+        weights, bias = reference.expression.folded(control.weights, control.offset, measured)
+        # One pass over the values for both.
+        matrix, offset = np.hstack([matrix, weights]), np.concatenate([offset, bias])
+    latent, expressed, sizes = np.empty((n, k)), np.zeros(n), np.full(n, np.nan)
     scale = scale_of(cells)
     for first, x, _ in expression_blocks(cells, match, genes, size=block, scale=scale):
         rows = slice(first, first + x.shape[0])
-        latent[rows] = encoded(x, matrix, offset)
+        both = encoded(x, matrix, offset)
+        latent[rows] = both[:, :k]
+        if control is not None:
+            plain[rows] = np.where(np.isnan(both[:, k]), -1, softmax(both[:, k:]).argmax(1))
         expressed[rows], sizes[rows] = np.diff(x.indptr) / len(genes), library_sizes(x)
         if bar is not None:
             bar.update(x.shape[0])
@@ -228,14 +245,17 @@ def predict(
         )
     probabilities, numbers = _read(readouts, latent, full, block)
     if reference is not None and fitness.shift is not None:
+        if control is not None and reference.endpoint in probabilities:
+            same = probabilities[reference.endpoint][full].argmax(1) == plain[full]
+            fitness = replace(fitness, agreement=float(same.mean()), usual_agreement=reference.levels[0].agreement)
         fitness = _judged(fitness, reference, probabilities, full, align)
     else:
         fitness = _unknown(fitness)
     classes = {name: class_names(name, readouts[name]) for name in probabilities}
     asked = {} if reference is None else _asked(reference, readouts, probabilities)
-    return Predictions(
-        latent, probabilities, classes, numbers, expressed, distance, in_range, asked, fitness, scale.said
-    )
+    by_plain = {} if reference is None or control is None else {reference.endpoint: plain}
+    found = latent, probabilities, classes, numbers, expressed, distance, in_range, asked
+    return Predictions(*found, fitness, scale.said, by_plain)
 
 
 def encoded(
@@ -324,16 +344,15 @@ def _judged(
     whole, reasons, notices, shift = reference.levels[0], list[str](), list[str](), fitness.shift
     assert shift is not None
     level = reference.level(fitness.coverage, np.inf)
-    if fitness.coverage < reference.least(GENES) - 1e-9:
+    if fitness.coverage < reference.least_coverage - 1e-9:
         reasons.append(
-            f"{fitness.coverage:.0%} of the genes are measured: on held-out training cells with under {reference.least(GENES):.0%} more than "
+            f"{fitness.coverage:.0%} of the genes are measured: on held-out training cells with under {reference.least_coverage:.0%} more than "
             f"{LOSS} of the accuracy is lost ({whole.accuracy:.2f} with all, {level.accuracy:.2f} with {level.share:.0%})."
         )
-    fewest = reference.fewest_detected()
-    if any(one.kind == COUNTS for one in reference.levels) and fitness.detected < fewest:
+    if fitness.agreement < reference.least_agreement:
         reasons.append(
-            f"The cells express {fitness.detected:.2f} of the genes that are to be expected from training, less than the {fewest:.2f} at which the "
-            "accuracy on thinned held-out cells still held."
+            f"Logistic regression on the expression of the same training cells gives {fitness.agreement:.0%} of the cells the algorithm's "
+            f"{reference.endpoint} (of held-out training cells {fitness.usual_agreement:.0%}): of the others one of the two is wrong."
         )
     if shift.n_cells >= _FEW and shift.size >= level.permuted:
         reasons.append(

@@ -10,13 +10,25 @@ import numpy as np
 from jaxtyping import Float
 
 from workbench.operators.expression_model import ExpressionModel
+from workbench.operators.readout_weights import Readout
 from workbench.operators.shift import LatentClasses
 
 GENES, COUNTS = "share of genes", "share of counts"
-# Accuracy that may be lost on held-out training cells, with fewer genes or counts, before a file with as few is no longer served.
+# Accuracy that may be lost before a file is no longer served: on held-out training cells with as few genes, and against plain expression.
 LOSS = 0.05
-LEVEL_COLUMNS = ("kind", "share", "detected", "accuracy", "sd", "probability", "shift", "permuted")
-_PREFIX = "reference/"
+LEVEL_COLUMNS = (
+    "kind",
+    "share",
+    "detected",
+    "accuracy",
+    "sd",
+    "probability",
+    "shift",
+    "permuted",
+    "plain_accuracy",
+    "agreement",
+)
+_PREFIX, _PLAIN = "reference/", "plain/"
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,10 @@ class Level:
     permuted
         Displacement that 5 % of draws of the same cells with genes permuted do not reach: what files look like that have nothing
         to do with training. NaN where it was not drawn.
+    plain_accuracy
+        As `accuracy`, of logistic regression on expression, see `TrainingReference.plain`. NaN where none goes along.
+    agreement
+        Share of the cells that logistic regression on their expression gives the same class. NaN as above.
     """
 
     kind: str
@@ -53,6 +69,8 @@ class Level:
     heat: Mapping[str, float]
     shift: float
     permuted: float
+    plain_accuracy: float = float("nan")
+    agreement: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,9 @@ class TrainingReference:
         How the readouts did with fewer genes and counts; the first is that of whole cells.
     asked
         By endpoint of two classes: the classes of `endpoint` whose cells it was fitted on, and is asked of.
+    plain
+        Logistic regression of `endpoint` on the expression of the same cells: the control that goes along. None in an algorithm of an
+        earlier version.
     """
 
     expression: ExpressionModel
@@ -91,20 +112,26 @@ class TrainingReference:
     endpoint: str
     levels: tuple[Level, ...]
     asked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    plain: Readout | None = None
 
-    def least(self, kind: str) -> float:
-        """Smallest share at which, and at all larger ones, no more than `LOSS` was lost.
+    @property
+    def least_coverage(self) -> float:
+        """Smallest share of the genes at which, and at all larger ones, no more than `LOSS` was lost."""
+        whole = found = self.levels[0]
+        for level in sorted((one for one in self.levels if one.kind == GENES), key=lambda one: -one.share):
+            if level.accuracy < whole.accuracy - LOSS:
+                break
+            found = level
+        return found.share
 
-        Parameters
-        ----------
-        kind
-            Share of what: ``share of genes`` or ``share of counts``.
+    @property
+    def least_agreement(self) -> float:
+        """Smallest share of cells that `plain` has to give the algorithm's class; NaN without it.
+
+        Of the cells on which two classifiers agree neither is right more often. So an algorithm can lose no more accuracy than the share of
+        cells on which they do not, and where that grew by no more than `LOSS` over held-out training cells, hardly more than `LOSS`.
         """
-        return self._last(kind).share
-
-    def fewest_detected(self) -> float:
-        """The same limit for shallow cells: genes expressed, of those that are to be expected."""
-        return self._last(COUNTS).detected
+        return self.levels[0].agreement - LOSS
 
     def level(self, coverage: float, detected: float) -> Level:
         """Level that a file is at: of the shares of genes and of counts that are at most as large as its own, the worse one.
@@ -124,6 +151,8 @@ class TrainingReference:
         """All arrays by name, for a file."""
         own = {"detected": self.detected, "mean": self.mean, "spread": self.spread}
         parts = {**{f"expression/{name}": array for name, array in self.expression.arrays().items()}, **own}
+        if self.plain is not None:
+            parts |= {_PLAIN + name: array for name, array in self.plain.arrays().items()}
         return {_PREFIX + name: array for name, array in {**parts, **self.classes.arrays()}.items()}
 
     def told(self) -> dict[str, Any]:
@@ -134,6 +163,7 @@ class TrainingReference:
             "farthest": self.farthest,
             "endpoint": self.endpoint,
             "asked": {name: list(of) for name, of in self.asked.items()},
+            "plain": None if self.plain is None else list(self.plain.classes),
             "levels": [
                 {name: _plain(value) if isinstance(value, float) else value for name, value in asdict(level).items()}
                 for level in self.levels
@@ -157,22 +187,17 @@ class TrainingReference:
         levels = tuple(_level(level) for level in told["levels"])
         library_size = np.nan if told["library_size"] is None else told["library_size"]
         known = own["detected"], own["mean"], own["spread"], library_size, told["farthest"], told["endpoint"]
-        return cls(expression, classes, *known, levels, {name: tuple(of) for name, of in told["asked"].items()})
+        asked = {name: tuple(of) for name, of in told["asked"].items()}
+        plain = None
+        if told.get("plain") is not None:
+            plain = Readout(own[f"{_PLAIN}weights"], own[f"{_PLAIN}offset"], tuple(told["plain"]))
+        return cls(expression, classes, *known, levels, asked, plain)
 
     def _below(self, kind: str, size: Callable[[Level], float], least: float) -> Level:
         found = sorted((one for one in self.levels if one.kind == kind), key=size) or [self.levels[0]]
         if size(self.levels[0]) <= least + 1e-9:
             return self.levels[0]
         return next((one for one in reversed(found) if size(one) <= least + 1e-9), found[0])
-
-    def _last(self, kind: str) -> Level:
-        whole = self.levels[0]
-        found = whole
-        for level in sorted((one for one in self.levels if one.kind == kind), key=lambda one: -one.share):
-            if level.accuracy < whole.accuracy - LOSS:
-                break
-            found = level
-        return found
 
 
 def levels_table(levels: Sequence[Level]) -> list[dict[str, Any]]:
