@@ -60,6 +60,7 @@ from calibration_others_worlds import (
     read_out,
     stable,
     steered,
+    steered_intervals,
     written,
 )
 from scipy.stats import binomtest
@@ -82,15 +83,16 @@ class Part:
 
 
 PARTS = {
-    "stability": Part(stable, (FEW, NOISY, MORE), 300),
-    "writing": Part(written, (GAUSSIAN, ROWS, TURNED, TIES), 300),
-    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 120),
-    "patching": Part(patched, (ALIKE, APART, DONORS), 200, numbered=True),
-    "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 300, numbered=True),
-    "probe": Part(probed, (CELLS, IN_DONORS, BY_DONOR, NUMBERS, READ), 300),
-    "readouts": Part(read_out, (CELLS, IN_DONORS, BY_DONOR, READ), 300),
-    "features": Part(changed, (DO_ALIKE, EIGHT_DONORS, SCATTER, BESIDE_MORE, DO_MORE), 300),
-    "names": Part(named, (ALONE, TOGETHER, STRONG, MODULES), 100),
+    "stability": Part(stable, (FEW, NOISY, MORE), 1000),
+    "writing": Part(written, (GAUSSIAN, ROWS, TURNED, TIES), 1000),
+    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 1000),
+    "patching": Part(patched, (ALIKE, APART, DONORS), 1000, numbered=True),
+    "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 1000, numbered=True),
+    "steering intervals": Part(steered_intervals, (RAISED,), 1000, numbered=True),
+    "probe": Part(probed, (CELLS, IN_DONORS, BY_DONOR, NUMBERS, READ), 1000),
+    "readouts": Part(read_out, (CELLS, IN_DONORS, BY_DONOR, READ), 1000),
+    "features": Part(changed, (DO_ALIKE, EIGHT_DONORS, SCATTER, BESIDE_MORE, DO_MORE), 1000),
+    "names": Part(named, (ALONE, TOGETHER, STRONG, MODULES), 1000),
     "explained": Part(explained, tuple(UNITS), 1000),
 }
 
@@ -231,7 +233,13 @@ differ, it finds the donors (third kind).""",
 cells of one label differ by, of the same length; axis and probe are of other cells than the direction.""",
         """So p keeps its level where groups differ by chance alone, and where a direction that cells differ along has nothing to do with them. A direction that the model writes for the difference is found. The
 difference of means of an untrained model is not: cells of one label differ along directions that move them as far. So a large p says that a direction is no more than those, and not that
-it does nothing. The intervals beside p are of the steered cells, with direction and axis as they are.""",
+it does nothing.""",
+    ),
+    "steering intervals": (
+        """Intervals beside steered cells
+
+{n} worlds (within {error}): the same cells and the difference of their means at dose 1, 8 and 16 steered cells. The truth is the mean over 144 others at least, with direction, axis and probe as they are.""",
+        """So an interval holds what it says of further cells. Of another direction, made from other cells, it says nothing.""",
     ),
     "probe": (
         """Probe and lens

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from calibration_factors import N_TERMS, SIZE, programs_world
 
+from workbench.ablation.effects import bootstrap_weights, interval
 from workbench.ablation.patching import activation_patching
 from workbench.cells.datasets import load
 from workbench.cells.groups import make_folds, make_groups
@@ -32,7 +33,7 @@ from workbench.operators.cross_validation import cross_validate
 from workbench.operators.readout import Endpoint
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg, permutation_p
-from workbench.tools.steer import steer
+from workbench.tools.steer import _Judge, _Run, steer
 
 HEADS, TIED = 24, 6
 Rows = list[dict[str, Any]]
@@ -239,21 +240,49 @@ def steered(world: str, rng: np.random.Generator, number: int) -> Rows:
         cells = load(_cells(number, seed, 40), values="counts", cell_type=LABEL)
         return _steer(cells, made.model, seed, made.layer, made.direction)
     model, n = _untrained(number), 40
+    given = _apart(world, rng, model, n)
+    along = None
+    if world == NOTHING:
+        hook = "blocks.1.hook_resid_post"
+        tokens = model.to_tokens(given[given.obs["cell_type"].to_numpy() == "down"])
+        stream = model.run_with_cache(tokens, names_filter=hook)[1][hook].numpy()
+        mean = np.array([x[keep].mean(0) for x, keep in zip(stream, tokens.genes.numpy(), strict=True)])
+        along = rng.normal(size=len(mean)) @ (mean - mean.mean(0)) / np.sqrt(len(mean))
+    return _steer(given, model, seed, 1, along)
+
+
+def _apart(world: str, rng: np.random.Generator, model: Any, n: int) -> AnnData:
+    """Cells of two groups in turn, which differ in 15 genes or not, and along three directions by themselves."""
     genes, label = list(model.vocabulary.genes), np.arange(n) % 2
     rate = np.exp(rng.normal(1, 0.7, len(genes)) + 0.4 * rng.normal(size=(n, 3)) @ rng.normal(size=(3, len(genes))))
     rate[:, rng.permutation(len(genes))[:15]] *= np.where(label == 1, 1.0 if world == ALIKE else 4.0, 1.0)[:, None]
     kinds = pd.DataFrame({"kind": np.array(["down", "up"])[label]}, index=[f"cell {i}" for i in range(n)])
     cells = AnnData(rng.poisson(rate).astype(np.float32), kinds)
     cells.var_names = genes
-    given = load(cells, values="counts", cell_type="kind")
-    along = None
-    if world == NOTHING:
-        hook = "blocks.1.hook_resid_post"
-        tokens = model.to_tokens(given[label == 0])
-        stream = model.run_with_cache(tokens, names_filter=hook)[1][hook].numpy()
-        mean = np.array([x[keep].mean(0) for x, keep in zip(stream, tokens.genes.numpy(), strict=True)])
-        along = rng.normal(size=len(mean)) @ (mean - mean.mean(0)) / np.sqrt(len(mean))
-    return _steer(given, model, seed, 1, along)
+    return load(cells, values="counts", cell_type="kind")
+
+
+# Cells that an interval is over: as many as are steered of 24 of a label, and of the 50 that a command takes.
+_STEERED, _MANY = (8, 16), 160
+
+
+def steered_intervals(world: str, rng: np.random.Generator, number: int) -> Rows:
+    """Intervals over a few steered cells of one label, whose truth is the mean over many, with direction, axis and probe as they are."""
+    model, seed = _untrained(number), int(rng.integers(2**31))
+    given = _apart(RAISED, rng, model, 2 * _MANY + 80)
+    up, down = (np.flatnonzero(given.obs["cell_type"].to_numpy() == name) for name in ("up", "down"))
+    run = _Run(model, "blocks.1.hook_resid_post", 16)
+    made = [run.intact(model.to_tokens(given[rows[:20]]))["stream"].mean(0) for rows in (up, down)]
+    real = [run.intact(model.to_tokens(given[rows[20:40]]))["cell"] for rows in (up, down)]
+    judge = _Judge(np.concatenate(real), np.repeat(["source", "target"], 20))
+    found = judge.measures(run.steered(model.to_tokens(given[down[40:]]), made[0] - made[1]))
+    rows = []
+    for n in _STEERED:
+        weights = bootstrap_weights(n, 1000, seed)
+        for measure, values in found.items():
+            low, high = interval(values[:n], weights)
+            rows.append(row(f"{measure}, {n} cells", low=low, high=high, truth=values[n:].mean()))
+    return rows
 
 
 def _steer(cells: AnnData, model: Any, seed: int, layer: int, along: np.ndarray | None) -> Rows:

@@ -48,7 +48,7 @@ def bootstrap_weights(n: int, draws: int, seed: int, groups: Int[np.ndarray, " c
 
 
 def interval(values: Float[np.ndarray, " cell"], weights: Float[np.ndarray, "draw cell"]) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over cells; NaN cells are left out. Of drawn donors it is stretched (`stats.over_few`).
+    """95 % bootstrap interval of a mean over cells, or over donors, stretched where they are few (`stats.over_few`); NaN cells are left out.
 
     NaN where the cells that are left are all of one donor, of which nothing can be said of other donors.
 
@@ -67,10 +67,7 @@ def interval(values: Float[np.ndarray, " cell"], weights: Float[np.ndarray, "dra
     total = w.sum(1)
     means = (w @ values[known])[total > 0] / total[total > 0]
     # Cells of a donor are drawn together; no two others are, in as many draws.
-    if (n := np.unique(w[:_TOLD_BY], axis=1).shape[1]) < w.shape[1]:
-        return over_few(float(values[known].mean()), means, n)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    return over_few(float(values[known].mean()), means, np.unique(w[:_TOLD_BY], axis=1).shape[1])
 
 
 def effect_table(
