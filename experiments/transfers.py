@@ -31,7 +31,7 @@ from workbench.engine.config import load_cells, make_config
 from workbench.evidence.peers import peer_methods
 from workbench.evidence.protocol import Fitted, Method, Prediction, Predictions, Training
 from workbench.evidence.ruler import load_ruler
-from workbench.evidence.transfers import FILLED, MOST_LOSS, OURS, STAGE, UNALIGNED, YARDSTICKS, transfer
+from workbench.evidence.transfers import ALIGNED, FILLED, MOST_LOSS, OURS, STAGE, UNALIGNED, YARDSTICKS, transfer
 from workbench.files import write_text
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.calibration import fit_readout
@@ -180,23 +180,31 @@ def said(rows: pd.DataFrame) -> pd.DataFrame:
 def page(rows: pd.DataFrame, told: pd.DataFrame) -> str:
     """Tables in Markdown: whole files by method, and what is said."""
     whole = rows[(rows["genes"] == 1) & (rows["counts"] == 1)]
-    names = [OURS, UNALIGNED, PLAIN, *YARDSTICKS, FILLED, *(name for name in PEERS if name in set(rows["method"]))]
+    names = [
+        OURS,
+        ALIGNED,
+        UNALIGNED,
+        PLAIN,
+        *YARDSTICKS,
+        FILLED,
+        *(name for name in PEERS if name in set(rows["method"])),
+    ]
     lines = [
         "| trained on | tried on | genes | cells | "
         + " | ".join(names)
-        + " | unassigned | right of the others | probability | fit by its own word |"
+        + " | unassigned | right of the others | probability | same label | fit by its own word |"
     ]
-    lines += ["|" + "---|" * (len(names) + 8)]
+    lines += ["|" + "---|" * (len(names) + 9)]
     for (trained, study), part in whole.groupby(["trained", "study"], sort=False):
         own = part.set_index("method")
         ours = own.loc[OURS]
         values = [_shown(own, name) for name in names]
         lines.append(
             f"| {trained} | {study} | {ours['coverage']:.0%} | {ours['n_cells']} | {' | '.join(values)} | {ours['unassigned']:.0%} | "
-            f"{ours['assigned_accuracy']:.2f} | {ours['probability']:.2f} | {'yes' if ours['fit'] else 'no'} |"
+            f"{ours['assigned_accuracy']:.2f} | {ours['probability']:.2f} | {ours['agreement']:.0%} | {'yes' if ours['fit'] else 'no'} |"
         )
     means = [f"{whole.loc[whole['method'] == name, 'accuracy'].mean():.2f}" for name in names]
-    lines.append(f"| mean | | | | {' | '.join(means)} | | | | |")
+    lines.append(f"| mean | | | | {' | '.join(means)} | | | | | |")
     lines += [
         "",
         "| files | n | share right | loss, mean | loss, worst | lost > 0.05 | of these said | said of the others |",

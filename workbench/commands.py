@@ -247,7 +247,7 @@ def apply(arguments: Arguments) -> int:
     from workbench.operators.apply import apply_file, summary
 
     mapping = CellMapping(arguments.layer, arguments.values, arguments.gene_column, arguments.depth)
-    chosen = {"min_coverage": arguments.min_coverage, "align": not arguments.no_align}
+    chosen = {"min_coverage": arguments.min_coverage, "align": arguments.align}
     done = apply_file(arguments.algorithm, arguments.cells, arguments.out, mapping=mapping, **chosen)
     told = plain({**asdict(done), "out": str(done.out), "coverage": done.coverage, "fit": done.fitness.fit})
     _answer(arguments, lambda: told, lambda: summary(done))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import BooleanOptionalAction
 from pathlib import Path
 
 from workbench import commands
@@ -311,7 +312,11 @@ _TABLE = (
                 type=float,
                 help="smallest share of the genes that must be measured (by default the least with which held-out training cells were still read)",
             ),
-            argument("--no-align", action="store_true", help="leave the cells where they lie beside those of training"),
+            argument(
+                "--align",
+                action=BooleanOptionalAction,
+                help="bring the cells over those of training, or leave them where they lie; by default what logistic regression on expression speaks for",
+            ),
             argument(
                 "--strict",
                 action="store_true",

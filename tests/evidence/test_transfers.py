@@ -10,7 +10,18 @@ from workbench.cells.expression import panel_expression
 from workbench.cells.placed import PlacedCells, place_cells
 from workbench.errors import EvaluationError
 from workbench.evidence.ruler import load_ruler
-from workbench.evidence.transfers import COLUMNS, FILLED, LOGISTIC, OURS, PCA, RANKS, UNALIGNED, agreement, transfer
+from workbench.evidence.transfers import (
+    ALIGNED,
+    COLUMNS,
+    FILLED,
+    LOGISTIC,
+    OURS,
+    PCA,
+    RANKS,
+    UNALIGNED,
+    agreement,
+    transfer,
+)
 from workbench.operators.algorithm import Algorithm
 
 NAMES = {"B": "B", "NK": "NK", "T4": "CD4", "T8": "CD8", "mono": "monocyte"}
@@ -44,7 +55,7 @@ def test_labels_of_other_detail_agree_and_those_of_another_kind_do_not():
 
 def test_every_method_is_right_on_cells_like_those_of_training(made):
     rows = {row["method"]: row for row in transfer(*made, *study(), "same")}
-    assert set(rows) == {OURS, UNALIGNED, LOGISTIC, PCA, RANKS, FILLED} and all(
+    assert set(rows) == {OURS, ALIGNED, UNALIGNED, LOGISTIC, PCA, RANKS, FILLED} and all(
         set(COLUMNS) == set(row) for row in rows.values()
     )
     assert all(row["accuracy"] > 0.8 for row in rows.values())

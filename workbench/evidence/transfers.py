@@ -21,7 +21,7 @@ from workbench.operators.readout import endpoints
 
 STAGE = "stage"
 LOGISTIC, PCA, RANKS = "logistic regression", f"PCA-{rep.WIDTH}", f"rank ANOVA PCA-{rep.RANK_WIDTH}"
-OURS, UNALIGNED = "algorithm", "algorithm, not aligned"
+OURS, ALIGNED, UNALIGNED = "algorithm", "algorithm, aligned", "algorithm, not aligned"
 # What filling in is worth without any operator.
 FILLED = "logistic regression, filled in"
 YARDSTICKS: Mapping[str, Method] = {
@@ -133,7 +133,7 @@ def transfer(
         )
     rows: list[dict[str, Any]] = []
     plain: Mapping[str, Any] = {}
-    for name, align in ((OURS, True), (UNALIGNED, False)):
+    for name, align in ((OURS, None), (ALIGNED, True), (UNALIGNED, False)):
         found = algorithm.predict(cells, min_coverage, align=align)
         plain = found.plain
         best = np.nan_to_num(found.probabilities[STAGE], nan=-1.0).argmax(1)

@@ -114,7 +114,7 @@ class Algorithm:
             z[start : start + block.shape[0]] = encoded(block, matrix, offset)
         return z
 
-    def predict(self, cells: AnnData, min_coverage: float | None = None, *, align: bool = True) -> Predictions:
+    def predict(self, cells: AnnData, min_coverage: float | None = None, *, align: bool | None = None) -> Predictions:
         """What the algorithm says of cells, how far they lie from training, and whether it is fit for them.
 
         Parameters
@@ -122,7 +122,8 @@ class Algorithm:
         cells, min_coverage
             As in `transform`.
         align
-            Take off the displacement that all cells have from those of training, see `workbench.operators.predict.predict`.
+            Take off the displacement that all cells have from those of training; when None where the control that goes along does not
+            speak against it, see `workbench.operators.predict.predict`.
 
         Raises
         ------

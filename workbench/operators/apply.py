@@ -73,7 +73,7 @@ def apply_file(
     *,
     mapping: CellMapping | None = None,
     min_coverage: float | None = None,
-    align: bool = True,
+    align: bool | None = None,
     block: int = 512,
     progress: bool = True,
 ) -> Applied:
@@ -95,8 +95,8 @@ def apply_file(
         Smallest share of the algorithm's genes that must be measured, above 0; when None the least with which the readouts held on
         held-out training cells.
     align
-        Take off the displacement that all cells of the file have from those of training. Then what is said of a cell depends on
-        the others.
+        Take off the displacement that all cells of the file have from those of training; then what is said of a cell depends on the others.
+        When None, where the control that goes along does not speak against it (`Predictions`).
     block
         Cells that are read and encoded at a time; memory grows with it.
     progress
@@ -150,7 +150,7 @@ def apply_file(
     unlabelled = int((found.expressed == 0).sum())
     columns = _columns(found)
     labels = {name: _counted(columns[_PREFIX + column_of(name)]) for name in found.probabilities}
-    told = {"values": found.values, "genes_matched": genes, "unlabelled": unlabelled, **_told(found, align)}
+    told = {"values": found.values, "genes_matched": genes, "unlabelled": unlabelled, **_told(found)}
 
     def write(part: Path) -> None:
         from anndata.io import write_elem
@@ -195,19 +195,19 @@ def _counted(labels: pd.Categorical) -> dict[str, int]:
     return {str(name): int(count) for name, count in counts[counts > 0].items()}
 
 
-def _told(found: Predictions, align: bool) -> dict[str, Any]:
+def _told(found: Predictions) -> dict[str, Any]:
     """What `uns` says of the file as a whole."""
     fitness = found.fitness
     told: dict[str, Any] = {"coverage": fitness.coverage, "fit": fitness.fit, "notices": list(fitness.notices)}
     if (shift := fitness.shift) is None:
         return told
     numbers = (
-        "detected", "library_size", "training_library_size", "outside", "probability", "accuracy", "whole", "agreement", "usual_agreement",
+        "detected", "library_size", "training_library_size", "outside", "probability", "accuracy", "whole", "agreement", "other_agreement", "usual_agreement",
     )  # fmt: skip
     return {
         **told,
         **{name: getattr(fitness, name) for name in numbers},
-        "aligned": align,
+        "aligned": fitness.aligned,
         "shift": shift.offset,
         "shift_size": shift.size,
         "latent_mean": np.array(fitness.before),
@@ -236,7 +236,7 @@ def summary(done: Applied) -> str:
         lines.append(
             f"Beside training: {library}{fitness.detected:.2f} of the genes expressed that are to be expected; latent axis {worst + 1} is off most, by "
             f"{fitness.before[worst]:+.1f} standard deviations, its spread {fitness.spread[worst]:.2f} of training's; displaced by {shift.size:.1f} "
-            f"standard deviations inside classes; {fitness.outside:.1%} out of range"
+            f"standard deviations inside classes, which {'was' if fitness.aligned else 'was not'} taken off; {fitness.outside:.1%} out of range"
         )
         lines.append(
             f"Expected: balanced accuracy {fitness.accuracy:.2f} on held-out training cells with as few genes and counts ({fitness.whole:.2f} with all); "
@@ -245,7 +245,8 @@ def summary(done: Applied) -> str:
         if not np.isnan(fitness.agreement):
             lines.append(
                 f"Beside plain expression: logistic regression on the same training cells gives {fitness.agreement:.0%} of the cells the same label "
-                f"({fitness.usual_agreement:.0%} of held-out training cells)"
+                f"({fitness.usual_agreement:.0%} of held-out training cells; {fitness.other_agreement:.0%} with the displacement "
+                f"{'left as it is' if fitness.aligned else 'taken off'})"
             )
     for name, counts in done.labels.items():
         total = max(sum(counts.values()), 1)

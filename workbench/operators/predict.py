@@ -57,8 +57,11 @@ class Fitness:
         Mean probability of the most probable class of the first endpoint.
     accuracy, whole
         Balanced accuracy on held-out training cells with as few genes or counts as here, and with all of them.
-    agreement, usual_agreement
-        Share of the cells that logistic regression on expression gives the algorithm's class, and of held-out training cells.
+    agreement, other_agreement, usual_agreement
+        Share of the cells that logistic regression on expression gives the algorithm's class; the same with the displacement left where it
+        was taken off, and the other way round; and of held-out training cells. Of 5,000 cells at most.
+    aligned
+        Whether the displacement was taken off.
     reasons
         Why the algorithm is not fit for this file, each a sentence; empty where it is.
     notices
@@ -77,7 +80,9 @@ class Fitness:
     accuracy: float = float("nan")
     whole: float = float("nan")
     agreement: float = float("nan")
+    other_agreement: float = float("nan")
     usual_agreement: float = float("nan")
+    aligned: bool = False
     reasons: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
@@ -157,14 +162,15 @@ def predict(
     cells: AnnData,
     *,
     min_coverage: float | None = None,
-    align: bool = True,
+    align: bool | None = None,
     block: int = 512,
     bar: tqdm | None = None,
 ) -> Predictions:
     """Latent, probabilities and numbers of cells, and how far they lie from training.
 
-    Genes that the cells lack are filled in from those that they have. With `align` the displacement of all cells from those of training is
-    taken off, so that what is said of a cell depends on the others; `Algorithm.transform` never does that.
+    Genes that the cells lack are filled in from those that they have. The displacement of all cells from those of training is taken off where
+    the control that goes along does not speak against it, so that what is said of a cell depends on the others; `Algorithm.transform` never does
+    that.
 
     Parameters
     ----------
@@ -175,7 +181,8 @@ def predict(
     min_coverage
         Smallest share of the algorithm's genes that must be measured; the algorithm's own limit when None.
     align
-        Take the displacement off. False: what lies elsewhere stays there, and is out of range.
+        Take the displacement off; False leaves what lies elsewhere there, and out of range. When None it is taken off where logistic
+        regression on expression, to which nothing is done, agrees with at least as many labels then as without.
     block
         Cells that are read and encoded at a time; memory grows with it.
     bar
@@ -219,11 +226,18 @@ def predict(
         readouts = {
             name: cooled(one, level.heat.get(name, 1.0)) if one.classes else one for name, one in readouts.items()
         }
-        raw = latent[full]
-        sample = raw
+        raw, chosen = latent[full], np.arange(int(full.sum()))
         if len(raw) > _SAMPLE:
-            sample = raw[np.sort(order_of(0, cells.obs_names[full].tolist(), "shift")[:_SAMPLE])]
-        shift = find_shift(sample, reference.classes)
+            chosen = np.sort(order_of(0, cells.obs_names[full].tolist(), "shift")[:_SAMPLE])
+        shift = find_shift(raw[chosen], reference.classes)
+        agreements = None
+        if control is not None and (judged := readouts.get(reference.endpoint)) is not None:
+            agreements = [
+                float((judged.probabilities(raw[chosen] - by).argmax(1) == plain[full][chosen]).mean())
+                for by in (0, shift.offset)
+            ]
+        if align is None:
+            align = agreements is None or agreements[1] >= agreements[0]
         if align:
             latent[full] = raw - shift.offset
         distance = np.full(n, np.nan)
@@ -242,13 +256,16 @@ def predict(
             float("nan"),
             level.accuracy,
             reference.levels[0].accuracy,
+            *(
+                (np.nan, np.nan, np.nan)
+                if agreements is None
+                else (agreements[align], agreements[not align], reference.levels[0].agreement)
+            ),
+            align,
         )
     probabilities, numbers = _read(readouts, latent, full, block)
     if reference is not None and fitness.shift is not None:
-        if control is not None and reference.endpoint in probabilities:
-            same = probabilities[reference.endpoint][full].argmax(1) == plain[full]
-            fitness = replace(fitness, agreement=float(same.mean()), usual_agreement=reference.levels[0].agreement)
-        fitness = _judged(fitness, reference, probabilities, full, align)
+        fitness = _judged(fitness, reference, probabilities, full)
     else:
         fitness = _unknown(fitness)
     classes = {name: class_names(name, readouts[name]) for name in probabilities}
@@ -338,7 +355,6 @@ def _judged(
     reference: TrainingReference,
     probabilities: Mapping[str, np.ndarray],
     full: np.ndarray,
-    aligned: bool,
 ) -> Fitness:
     """The fitness with its reasons, each of which was set before any file was looked at: limits are those of held-out training cells."""
     whole, reasons, notices, shift = reference.levels[0], list[str](), list[str](), fitness.shift
@@ -373,7 +389,12 @@ def _judged(
                 f"Nearly all cells look like one class ({reference.classes.names[likeliest]}): with one class alone, a displacement can be taken "
                 "for a difference between classes, and the other way round."
             )
-    if shift.n_cells < _FEW and aligned:
+    if fitness.agreement < fitness.other_agreement and fitness.aligned:
+        notices.append(
+            f"With the displacement left as it is, logistic regression on expression would give {fitness.other_agreement:.0%} of the cells the "
+            f"algorithm's {reference.endpoint}, and {fitness.agreement:.0%} with it taken off."
+        )
+    if shift.n_cells < _FEW and fitness.aligned:
         notices.append(f"{shift.n_cells} cells are few to find a displacement from; it is drawn towards none.")
     return replace(fitness, probability=probability, reasons=tuple(reasons), notices=tuple(notices))
 
