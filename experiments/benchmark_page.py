@@ -69,8 +69,7 @@ HEAD = """# Benchmark
 
 Made by `experiments/benchmark_page.py` from campaigns as they came out; `workbench benchmark` makes these. The model in all of them is the mini
 checkpoint (6 layers x 4 heads), so nothing here speaks of the real scGPT. It was trained, without labels, on cells of six of the eight and of five of the six donors of the two
-larger sets below ([pretraining](pretraining.md)), and on none of `pbmc68k`. **The part on `kang2018_8donors` has not been made again**: it is of the former mini checkpoint
-(up to commit df79be0), which had been trained on the 700 cells of `pbmc68k`.
+larger sets below ([pretraining](pretraining.md)), and on none of `pbmc68k`.
 
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
 metric, a `−` that it is worse, each with q <= 0.05 (a mixed model over donors, or over splits where there is no value by donor, see
