@@ -29,7 +29,7 @@ from workbench.seeds import generator
 
 DONORS, STAGES, FEATURES = (5, 8), 8, 12
 INTERACTIONS = {"none": 0.0, "strong": 0.5}
-WORLDS, COHORTS = 3, 20
+WORLDS, COHORTS = 10, 50
 SCREEN = "screen (adaptor of another cohort, which stays)"
 _ADAPTOR = LETAdaptor(k=3)
 _SPEC = replace(SPEC, random_splits=5, permutations=20)

@@ -89,8 +89,9 @@ def algorithm(sizes: Sizes) -> Algorithm:
     where = LatentClasses(classes, rng.standard_normal((N_CLASSES, k)), np.eye(k))
     level = Level(GENES, 1.0, 1.0, 0.8, 0.05, 0.8, {}, 1.0, 10.0)
     reference = TrainingReference(
-        known, where, np.full(p, 0.3), np.zeros(k), np.ones(k), 3000.0, 5.0, "stage", (level,)
-    )
+        known, where, np.full(p, 0.3), np.zeros(k), np.ones(k), 3000.0, 5.0, "stage", (level,), {},
+        Readout(0.05 * rng.standard_normal((p, N_CLASSES)), np.zeros(N_CLASSES), classes),
+    )  # fmt: skip
     return Algorithm(genes, 0.05 * rng.standard_normal((p, k)), rng.standard_normal(k), readouts, {}, reference)
 
 

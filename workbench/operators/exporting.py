@@ -14,7 +14,7 @@ from workbench.errors import EvaluationError
 from workbench.operators.calibration import exported, fit_readout, fitted_temperature
 from workbench.operators.expression_model import ExpressionModel
 from workbench.operators.readout import Endpoint, probe, sampled
-from workbench.operators.readout_weights import Readout, softmax
+from workbench.operators.readout_weights import Readout, most_probable, softmax
 from workbench.operators.reference import COUNTS, GENES, Level, TrainingReference
 from workbench.operators.shift import LatentClasses, find_shift
 from workbench.seeds import order_of
@@ -252,7 +252,7 @@ def _level(folds: Sequence[_Inner], judged: str, kind: str, share: float) -> Lev
                     accuracy.append(_recall(right, readout.output(z[rows])))
                     plain = np.asarray(x[rows] @ weights) + bias
                     of_plain.append(_recall(right, plain))
-                    agreed.append(_numbers(plain) == _numbers(readout.output(z[rows])))
+                    agreed.append(most_probable(plain) == most_probable(readout.output(z[rows])))
                 # Of few cells none may be left of an endpoint.
                 if len(rows) and len(readout.classes) == len(_classes(folds, one.name)):
                     logits.setdefault(one.name, []).append(readout.output(z[rows]))
@@ -306,10 +306,5 @@ def _classes(folds: Sequence[_Inner], name: str) -> set[str]:
 
 def _recall(truth: np.ndarray, logits: np.ndarray) -> float:
     """Balanced accuracy: mean over the classes that are there of the share that is recognised."""
-    said = _numbers(logits)
+    said = most_probable(logits)
     return float(np.mean([(said[truth == one] == one).mean() for one in np.unique(truth)]))
-
-
-def _numbers(logits: np.ndarray) -> np.ndarray:
-    """Number of the most probable class."""
-    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).astype(int)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from workbench.cells.expression import expression_blocks, match_panel, scale_of
 from workbench.cells.thinning import library_sizes
-from workbench.operators.readout_weights import Readout, cooled, softmax
+from workbench.operators.readout_weights import Readout, cooled, most_probable
 from workbench.operators.reference import LOSS, TrainingReference
 from workbench.operators.shift import Shift, find_shift
 from workbench.seeds import order_of
@@ -212,7 +212,7 @@ def predict(
         both = encoded(x, matrix, offset)
         latent[rows] = both[:, :k]
         if control is not None:
-            plain[rows] = np.where(np.isnan(both[:, k]), -1, softmax(both[:, k:]).argmax(1))
+            plain[rows] = np.where(np.isnan(both[:, k]), -1, most_probable(both[:, k:]))
         expressed[rows], sizes[rows] = np.diff(x.indptr) / len(genes), library_sizes(x)
         if bar is not None:
             bar.update(x.shape[0])
@@ -233,7 +233,7 @@ def predict(
         agreements = None
         if control is not None and (judged := readouts.get(reference.endpoint)) is not None:
             agreements = [
-                float((judged.probabilities(raw[chosen] - by).argmax(1) == plain[full][chosen]).mean())
+                float((most_probable(judged.output(raw[chosen] - by)) == plain[full][chosen]).mean())
                 for by in (0, shift.offset)
             ]
         if align is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 ARRAYS = ("weights", "offset", "hidden_weights", "hidden_offset")
 
@@ -103,6 +103,24 @@ def cooled(readout: Readout, temperature: float) -> Readout:
     [[0.27, 0.73]]
     """
     return replace(readout, weights=readout.weights / temperature, offset=readout.offset / temperature)
+
+
+def most_probable(logits: Float[np.ndarray, "cell output"]) -> Int[np.ndarray, " cell"]:
+    """Number of the most probable class of each cell; a single column is that of the second of two classes, against 0.
+
+    Parameters
+    ----------
+    logits
+        As `softmax` takes them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from workbench.operators.readout_weights import most_probable
+    >>> most_probable(np.array([[-1.0], [2.0]])).tolist(), most_probable(np.array([[3.0, 1.0, 4.0]])).tolist()
+    ([0, 1], [2])
+    """
+    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).astype(int)
 
 
 def softmax(logits: Float[np.ndarray, "cell output"]) -> Float[np.ndarray, "cell class"]:
