@@ -62,9 +62,22 @@ FAULTS = (
     Fault("stats.py", "2 * min((null <= observed)", "min((null <= observed)", "one-sided p of the signed ranks"),
     Fault(
         "ablation/effects.py",
-        "np.quantile(means, [0.025, 0.975])",
-        "np.quantile(means, [0.05, 0.95])",
-        "interval of 90 %, not 95 %",
+        "np.unique(w[:_TOLD_BY], axis=1).shape[1])",
+        "w.shape[0])",
+        "interval as if of many cells or donors",
+    ),
+    Fault("stats.py", "draws, [0.025, 0.975])", "draws, [0.05, 0.95])", "interval of 90 %, not 95 %"),
+    Fault(
+        "operators/predict.py",
+        "agreements[1] >= agreements[0]",
+        "agreements[1] <= agreements[0]",
+        "displacement taken off where the control agrees less",
+    ),
+    Fault(
+        "operators/reference.py",
+        "return self.levels[0].agreement - LOSS",
+        "return self.levels[0].agreement - 4 * LOSS",
+        "a file is fit where the control agrees far less",
     ),
     Fault(
         "ablation/pairs.py",

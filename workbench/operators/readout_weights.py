@@ -111,7 +111,7 @@ def most_probable(logits: Float[np.ndarray, "cell output"]) -> Int[np.ndarray, "
     Parameters
     ----------
     logits
-        As `softmax` takes them.
+        As `softmax` takes them, a row for each cell.
 
     Examples
     --------
