@@ -85,7 +85,7 @@ class Part:
 PARTS = {
     "stability": Part(stable, (FEW, NOISY, MORE), 1000),
     "writing": Part(written, (GAUSSIAN, ROWS, TURNED, TIES), 1000),
-    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 400),
+    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 200),
     "patching": Part(patched, (ALIKE, APART, DONORS), 1000, numbered=True),
     "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 1000, numbered=True),
     "steering intervals": Part(steered_intervals, (RAISED,), 1000, numbered=True),

@@ -68,9 +68,9 @@ FAULTS = (
     ),
     Fault("stats.py", "draws, [0.025, 0.975])", "draws, [0.05, 0.95])", "interval of 90 %, not 95 %"),
     Fault(
-        "operators/predict.py",
-        "agreements[1] >= agreements[0]",
-        "agreements[1] <= agreements[0]",
+        "operators/fitness.py",
+        "not off < left",
+        "off < left",
         "displacement taken off where the control agrees less",
     ),
     Fault(

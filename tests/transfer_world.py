@@ -42,6 +42,18 @@ def world(n: int, seed: int, library: float = 700.0, shares=None, batch: float =
     return ad.AnnData(sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=list(PANEL)))
 
 
+def without(cells: ad.AnnData, share: float, seed: int = 0) -> ad.AnnData:
+    """The cells with a share of the genes."""
+    kept = np.sort(np.random.default_rng(seed).permutation(len(PANEL))[: round(share * len(PANEL))])
+    return cells[:, kept].copy()
+
+
+def right(found, cells: ad.AnnData) -> float:
+    """Share of cells whose most probable type is their own."""
+    said = np.array(found.classes["stage"])[found.probabilities["stage"].argmax(1)]
+    return float((said == cells.obs["cell_type"].to_numpy()).mean())
+
+
 def loaded(cells: ad.AnnData) -> ad.AnnData:
     return workbench.load(cells, values="counts", cell_type="cell_type")
 

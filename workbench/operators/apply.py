@@ -19,7 +19,8 @@ from workbench.cells.formats import open_tables, plain_text
 from workbench.errors import CellsError, OutputError
 from workbench.files import atomically, digest
 from workbench.operators.algorithm import CARD, Algorithm
-from workbench.operators.predict import UNASSIGNED, Fitness, Predictions, predict
+from workbench.operators.fitness import Fitness
+from workbench.operators.predict import UNASSIGNED, Predictions, predict
 
 LATENT = "X_workbench"
 _PREFIX = "workbench_"

@@ -1,4 +1,4 @@
-"""What an algorithm says of cells, how far these lie from its training cells, and whether it is fit for them."""
+"""What an algorithm says of cells, read in blocks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from workbench.cells.expression import expression_blocks, match_panel, scale_of
 from workbench.cells.thinning import library_sizes
+from workbench.operators.fitness import Fitness, beside_training, judged, unknown
 from workbench.operators.readout_weights import Readout, cooled, most_probable
-from workbench.operators.reference import LOSS, TrainingReference
-from workbench.operators.shift import Shift, find_shift
-from workbench.seeds import order_of
+from workbench.operators.reference import TrainingReference
 
 if TYPE_CHECKING:
     from workbench.operators.algorithm import Algorithm
@@ -26,70 +25,8 @@ if TYPE_CHECKING:
 UNASSIGNED = "unassigned"
 # A label is given where it is more likely right than wrong.
 LEAST_PROBABILITY = 0.5
-# Cells that the displacement is found from, at most; and share of cells out of range at which a file is another one.
-_SAMPLE, _MOST_OUTSIDE = 5_000, 0.2
 # Least coverage where an algorithm does not know its own, because it has no reference.
 LEAST_COVERAGE = 0.5
-_ONE_CLASS, _FEW = 0.8, 50
-
-
-@dataclass(frozen=True)
-class Fitness:
-    """How the cells of a file lie beside those of training.
-
-    Attributes
-    ----------
-    coverage
-        Share of the algorithm's genes that the cells measure.
-    detected
-        Genes that the cells express on the panel, of those that are to be expected from training. NaN without a reference, as all
-        that follows.
-    library_size, training_library_size
-        Median library size of the cells and of training, read off the smallest values.
-    shift
-        Displacement in the latent, see `find_shift`; None without a reference.
-    before, spread
-        Mean of each latent coordinate before anything was taken off, in standard deviations of training from its mean; and its
-        standard deviation over that of training.
-    outside
-        Share of cells that are farther from every class than 99 % of held-out training cells.
-    probability
-        Mean probability of the most probable class of the first endpoint.
-    accuracy, whole
-        Balanced accuracy on held-out training cells with as few genes or counts as here, and with all of them.
-    agreement, other_agreement, usual_agreement
-        Share of the cells that logistic regression on expression gives the algorithm's class; the same with the displacement left where it
-        was taken off, and the other way round; and of held-out training cells. Of 5,000 cells at most.
-    aligned
-        Whether the displacement was taken off.
-    reasons
-        Why the algorithm is not fit for this file, each a sentence; empty where it is.
-    notices
-        What else is to be known, each a sentence.
-    """
-
-    coverage: float
-    detected: float = float("nan")
-    library_size: float = float("nan")
-    training_library_size: float = float("nan")
-    shift: Shift | None = None
-    before: tuple[float, ...] = ()
-    spread: tuple[float, ...] = ()
-    outside: float = float("nan")
-    probability: float = float("nan")
-    accuracy: float = float("nan")
-    whole: float = float("nan")
-    agreement: float = float("nan")
-    other_agreement: float = float("nan")
-    usual_agreement: float = float("nan")
-    aligned: bool = False
-    reasons: tuple[str, ...] = ()
-    notices: tuple[str, ...] = ()
-
-    @property
-    def fit(self) -> bool:
-        """Whether nothing speaks against it. False where nothing is known of the training cells, too."""
-        return self.shift is not None and not self.reasons
 
 
 @dataclass(frozen=True)
@@ -226,48 +163,25 @@ def predict(
         readouts = {
             name: cooled(one, level.heat.get(name, 1.0)) if one.classes else one for name, one in readouts.items()
         }
-        raw, chosen = latent[full], np.arange(int(full.sum()))
-        if len(raw) > _SAMPLE:
-            chosen = np.sort(order_of(0, cells.obs_names[full].tolist(), "shift")[:_SAMPLE])
-        shift = find_shift(raw[chosen], reference.classes)
-        agreements = None
-        if control is not None and (judged := readouts.get(reference.endpoint)) is not None:
-            agreements = [
-                float((most_probable(judged.output(raw[chosen] - by)) == plain[full][chosen]).mean())
-                for by in (0, shift.offset)
-            ]
-        if align is None:
-            align = agreements is None or agreements[1] >= agreements[0]
-        if align:
-            latent[full] = raw - shift.offset
-        distance = np.full(n, np.nan)
-        distance[full] = reference.classes.distances(latent[full])
+        names, distance = cells.obs_names.to_numpy()[full], np.full(n, np.nan)
+        fitness, latent[full], distance[full] = beside_training(
+            reference, latent[full], names, plain[full], readouts.get(reference.endpoint), align
+        )
         in_range = np.where(full, distance <= reference.farthest, False)
-        spread = np.maximum(reference.spread, 1e-12)
-        fitness = Fitness(
-            coverage,
-            detected,
-            float(np.nanmedian(sizes)),
-            reference.library_size,
-            shift,
-            tuple(((raw.mean(0) - reference.mean) / spread).tolist()),
-            tuple((raw.std(0) / spread).tolist()),
-            float(1 - in_range[full].mean()),
-            float("nan"),
-            level.accuracy,
-            reference.levels[0].accuracy,
-            *(
-                (np.nan, np.nan, np.nan)
-                if agreements is None
-                else (agreements[align], agreements[not align], reference.levels[0].agreement)
-            ),
-            align,
+        fitness = replace(
+            fitness,
+            coverage=coverage,
+            detected=detected,
+            library_size=float(np.nanmedian(sizes)),
+            accuracy=level.accuracy,
         )
     probabilities, numbers = _read(readouts, latent, full, block)
     if reference is not None and fitness.shift is not None:
-        fitness = _judged(fitness, reference, probabilities, full)
+        if (of := probabilities.get(reference.endpoint)) is not None:
+            fitness = replace(fitness, probability=float(of[full].max(1).mean()))
+        fitness = judged(fitness, reference)
     else:
-        fitness = _unknown(fitness)
+        fitness = unknown(fitness)
     classes = {name: class_names(name, readouts[name]) for name in probabilities}
     asked = {} if reference is None else _asked(reference, readouts, probabilities)
     by_plain = {} if reference is None or control is None else {reference.endpoint: plain}
@@ -348,57 +262,3 @@ def _asked(
         return {}
     likeliest = np.array(readouts[reference.endpoint].classes)[probabilities[reference.endpoint].argmax(1)]
     return {name: np.isin(likeliest, of) for name, of in reference.asked.items() if name in probabilities}
-
-
-def _judged(
-    fitness: Fitness,
-    reference: TrainingReference,
-    probabilities: Mapping[str, np.ndarray],
-    full: np.ndarray,
-) -> Fitness:
-    """The fitness with its reasons, each of which was set before any file was looked at: limits are those of held-out training cells."""
-    whole, reasons, notices, shift = reference.levels[0], list[str](), list[str](), fitness.shift
-    assert shift is not None
-    level = reference.level(fitness.coverage, np.inf)
-    if fitness.coverage < reference.least_coverage - 1e-9:
-        reasons.append(
-            f"{fitness.coverage:.0%} of the genes are measured: on held-out training cells with under {reference.least_coverage:.0%} more than "
-            f"{LOSS} of the accuracy is lost ({whole.accuracy:.2f} with all, {level.accuracy:.2f} with {level.share:.0%})."
-        )
-    if fitness.agreement < reference.least_agreement:
-        reasons.append(
-            f"Logistic regression on the expression of the same training cells gives {fitness.agreement:.0%} of the cells the algorithm's "
-            f"{reference.endpoint} (of held-out training cells {fitness.usual_agreement:.0%}): of the others one of the two is wrong."
-        )
-    if shift.n_cells >= _FEW and shift.size >= level.permuted:
-        reasons.append(
-            f"The cells are displaced by {shift.size:.1f} standard deviations, as training cells are after their genes were permuted "
-            f"({level.permuted:.1f} or more): their values have another scale, or they are no such cells."
-        )
-    if fitness.outside > _MOST_OUTSIDE:
-        reasons.append(
-            f"{fitness.outside:.0%} of the cells are out of the range of training (1 % of held-out training cells are): other cells, or values on "
-            "another scale."
-        )
-    probability = float("nan")
-    if reference.endpoint in probabilities:
-        probability = float(probabilities[reference.endpoint][full].max(1).mean())
-        likeliest = int(np.argmax(shift.shares))
-        if shift.shares[likeliest] > _ONE_CLASS:
-            notices.append(
-                f"Nearly all cells look like one class ({reference.classes.names[likeliest]}): with one class alone, a displacement can be taken "
-                "for a difference between classes, and the other way round."
-            )
-    if fitness.agreement < fitness.other_agreement and fitness.aligned:
-        notices.append(
-            f"With the displacement left as it is, logistic regression on expression would give {fitness.other_agreement:.0%} of the cells the "
-            f"algorithm's {reference.endpoint}, and {fitness.agreement:.0%} with it taken off."
-        )
-    if shift.n_cells < _FEW and fitness.aligned:
-        notices.append(f"{shift.n_cells} cells are few to find a displacement from; it is drawn towards none.")
-    return replace(fitness, probability=probability, reasons=tuple(reasons), notices=tuple(notices))
-
-
-def _unknown(fitness: Fitness) -> Fitness:
-    said = "The algorithm knows nothing of its training cells: genes that are absent count as not expressed, and whether these cells are like those"
-    return replace(fitness, notices=(f"{said} of training cannot be said. Export it again.",))
