@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import rankdata
+from scipy.stats import t as student
 
-from workbench.evidence.donor_interval import Pairs, donor_interval
+from workbench.cells.splits import Split
+from workbench.evidence.donor_interval import Pairs, donor_interval, refitted_interval, without_donor
 from workbench.seeds import generator
 from workbench.stats import correlation_over_few, spearman
 
@@ -74,3 +76,22 @@ def test_a_split_that_a_draw_has_no_pair_of_does_not_count_in_it():
     whole, of_one = pairs(np.arange(N)), pairs(np.flatnonzero(DONOR == "D0"))
     low, high, n = donor_interval([whole, of_one], DONOR, seed=0)
     assert n == 7 and np.isfinite([low, high]).all()
+
+
+def test_leaving_donors_out_of_a_mean_gives_the_interval_of_student():
+    z = np.array([0.4, 0.9, 0.1, 0.7, 0.5, 0.6])
+    without = np.tanh([np.delete(z, i).mean() for i in range(6)])
+    half = student.ppf(0.975, 5) * z.std(ddof=1) / np.sqrt(6)
+    wanted = np.tanh([z.mean() - half, z.mean() + half])
+    assert refitted_interval(np.tanh(z.mean()), without) == pytest.approx(tuple(wanted))
+    assert np.isnan(refitted_interval(0.5, without[:4])).all() and np.isnan(refitted_interval(np.nan, without)).all()
+    with_one_gone = refitted_interval(np.tanh(z.mean()), np.append(without, np.nan))
+    assert with_one_gone == pytest.approx(tuple(wanted)), "a donor without whom nothing is left tells nothing"
+
+
+def test_a_donor_that_is_left_out_is_on_no_side():
+    split = Split(np.arange(0, 20), np.arange(20, 30), np.arange(0, 20))
+    fewer = without_donor(split, DONOR, "D3")
+    for rows, kept in ((split.train, fewer.train), (split.test, fewer.test), (split.against, fewer.against)):
+        assert kept.tolist() == [row for row in rows if DONOR[row] != "D3"]
+    assert without_donor(Split(split.train, split.test), DONOR, "D3").against is None

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from workbench.cells.splits import Split
+from workbench.evidence.donor_interval import refitted_interval
 from workbench.evidence.holdout import group_splits, holdout_correlation, random_splits, with_null
 from workbench.evidence.ruler import load_ruler
 from workbench.operators.adaptor import LETAdaptor, angles
@@ -294,5 +295,15 @@ def test_what_is_asked_beside_changes_no_value(ruler):
     more = go(features, stage, ruler, splits, kinds=stage, donor=np.arange(30) // 5, within=True)
     assert {name: more[name] for name in plain} == plain
     assert more["n_donors"] == 6 and more["donor_low"] < more["spearman"] < more["donor_high"]
+    without = []
+    for name in range(6):  # the same without this donor's rows, all of it
+        rows = np.flatnonzero(np.arange(30) // 5 != name)
+        place = np.cumsum(np.isin(np.arange(30), rows)) - 1
+        fewer = [
+            Split(*(place[np.intersect1d(side, rows)] for side in (one.train, one.test, one.against))) for one in splits
+        ]
+        without.append(go(features[rows], stage[rows], ruler, fewer, refits=1, within=True)["spearman"])
+    wanted = refitted_interval(more["spearman"], np.array(without))
+    assert (more["donor_low"], more["donor_high"]) == pytest.approx(wanted, abs=1e-4)
     none = go(features, stage, ruler, [], kinds=stage, donor=stage, within=True)
     assert set(none) == set(more) and none["n_donors"] == none["n_within"] == 0 and np.isnan(none["within"])

@@ -266,8 +266,6 @@ class _Cohort:
         if (n_donors := found.get("n_donors", 0)) < FEWEST_DONORS:
             known = f"{n_donors} donors are judged" if n_donors else "the data name no donors"
             note += f"; no interval over donors, for {known} (at least {FEWEST_DONORS})"
-        elif name == BRANCH:
-            note += "; its interval over donors holds the truth in 85 % of simulated cohorts, not 95 %"
         beside = {name: found[name] for name in _BESIDE if name in found}
         about = beside | {
             "sd": found["sd"],

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from workbench.cells.splits import Split
-from workbench.evidence.donor_interval import Pairs, donor_interval
+from workbench.evidence.donor_interval import FEWEST_DONORS, Pairs, donor_interval, refitted_interval, without_donor
 from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.operators.operator import Head, OperatorSource
 from workbench.seeds import generator
@@ -94,7 +94,8 @@ def holdout_correlation(
         Cell type of each anchor: with them, also the correlation over pairs of different types only. Over all pairs,
         features that merely recognise a type gain from pairs of one type, whose distance is 0.
     donor
-        Donor of each anchor: with them, also `donor_interval` of the correlation.
+        Donor of each anchor: with them, also `donor_interval` of the correlation; with `within` that of `refitted_interval`, which fits once
+        more for each donor and split.
     within
         Of splits that compare held-out anchors with others, also the held-out ones with each other.
 
@@ -138,6 +139,11 @@ def holdout_correlation(
         row |= {"between": between, "between_high": null["null_high"], "between_p": null["p"]}
     if donor is not None:
         low, high, n_donors = donor_interval([one.pairs for one in found if one.pairs], donor, seed)
+        if within and n_donors >= FEWEST_DONORS:
+            names = np.unique(donor[np.concatenate([[*one.pairs.i, *one.pairs.j] for one in found if one.pairs])])
+            fewer = [(k, without_donor(split, donor, name)) for k, name in enumerate(names) for split in splits(stage)]
+            again = _judged(features, [stage] * len(names), ruler, fewer, adaptor, weights)
+            low, high = refitted_interval(row["spearman"], np.array([_mean(again, k) for k in range(len(names))]))
         row |= {"donor_low": low, "donor_high": high, "n_donors": n_donors}
     if within:
         inside, *drawn = (_mean(judged, draw, "within") for draw in range(1 + refits))
