@@ -299,9 +299,7 @@ def test_what_is_asked_beside_changes_no_value(ruler):
     for name in range(6):  # the same without this donor's rows, all of it
         rows = np.flatnonzero(np.arange(30) // 5 != name)
         place = np.cumsum(np.isin(np.arange(30), rows)) - 1
-        fewer = [
-            Split(*(place[np.intersect1d(side, rows)] for side in (one.train, one.test, one.against))) for one in splits
-        ]
+        fewer = [Split(*(place[np.intersect1d(side, rows)] for side in (one.train, one.test))) for one in splits]
         without.append(go(features[rows], stage[rows], ruler, fewer, refits=1, within=True)["spearman"])
     wanted = refitted_interval(more["spearman"], np.array(without))
     assert (more["donor_low"], more["donor_high"]) == pytest.approx(wanted, abs=1e-4)
