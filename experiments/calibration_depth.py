@@ -36,8 +36,8 @@ STAGES, GATE_STAGES, DONORS, CELLS, GENES = 12, 8, 6, 30, 300
 PROGRAMS = {"none": 0.0, "follows the ruler": 0.1}
 # Worlds of the screen, and of these with nothing but donors regressed out; worlds of the gates, and draws of their holdouts' null.
 KINDS = {
-    ("none", False): (200, 20, 10, 0),
-    ("none", True): (200, 40, 60, 19),
+    ("none", False): (60, 20, 10, 0),
+    ("none", True): (80, 40, 20, 19),
     ("follows the ruler", False): (10, 5, 10, 0),
     ("follows the ruler", True): (20, 10, 10, 0),
 }

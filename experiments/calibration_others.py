@@ -5,7 +5,7 @@
 
 Stability of factors, what heads write, agreement of rulers, patching, steering, probes, readouts of a run, and features of a
 dictionary. Arrays are drawn and handed to the functions that a command calls; patching and steering pass cells through small
-models with one planted head. Killed, it goes on where it was. A little over a quarter of an hour on one core.
+models with one planted head. Killed, it goes on where it was. An hour and a half on one core.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Part:
 PARTS = {
     "stability": Part(stable, (FEW, NOISY, MORE), 1000),
     "writing": Part(written, (GAUSSIAN, ROWS, TURNED, TIES), 1000),
-    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 200),
+    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 120),
     "patching": Part(patched, (ALIKE, APART, DONORS), 1000, numbered=True),
     "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 1000, numbered=True),
     "steering intervals": Part(steered_intervals, (RAISED,), 1000, numbered=True),
