@@ -85,6 +85,7 @@ def test_an_algorithm_without_a_control_has_none_and_says_what_else_it_knows():
     known, cells = algorithm(), loaded(world(100, 14))
     before = dataclasses.replace(known.reference, plain=None)
     found = dataclasses.replace(known, reference=before).predict(cells)
+    assert "No control on plain expression" in found.fitness.notices[0] and known.predict(cells).fitness.notices == ()
     assert found.fitness.aligned and found.plain == {} and np.isnan(found.fitness.agreement) and found.fitness.fit
     np.testing.assert_allclose(found.latent, known.predict(cells, align=True).latent, atol=1e-12)
 

@@ -156,7 +156,7 @@ def judged(fitness: Fitness, reference: TrainingReference) -> Fitness:
     if fitness.agreement < reference.least_agreement:
         reasons.append(
             f"Logistic regression on the expression of the same training cells gives {fitness.agreement:.0%} of the cells the algorithm's "
-            f"{reference.endpoint} (of held-out training cells {fitness.usual_agreement:.0%}): of the others one of the two is wrong."
+            f"{reference.endpoint} (of held-out training cells {fitness.usual_agreement:.0%}); of the others one of the two is right at most."
         )
     if shift.n_cells >= _FEW and shift.size >= level.permuted:
         reasons.append(
@@ -179,6 +179,10 @@ def judged(fitness: Fitness, reference: TrainingReference) -> Fitness:
         notices.append(
             f"With the displacement left as it is, logistic regression on expression would give {fitness.other_agreement:.0%} of the cells the "
             f"algorithm's {reference.endpoint}, and {fitness.agreement:.0%} with it taken off."
+        )
+    if reference.plain is None:
+        notices.append(
+            "No control on plain expression goes along, so what it costs on such cells cannot be said. Export the algorithm again."
         )
     if shift.n_cells < _FEW and fitness.aligned:
         notices.append(f"{shift.n_cells} cells are few to find a displacement from; it is drawn towards none.")
