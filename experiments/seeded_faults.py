@@ -69,8 +69,8 @@ FAULTS = (
     Fault("stats.py", "draws, [0.025, 0.975])", "draws, [0.05, 0.95])", "interval of 90 %, not 95 %"),
     Fault(
         "operators/fitness.py",
-        "not off < left",
-        "off < left",
+        "in (same, same[::-1]))",
+        "in (same[::-1], same))",
         "displacement taken off where the control agrees less",
     ),
     Fault(

@@ -15,6 +15,8 @@ from workbench.seeds import order_of
 # Cells that the displacement is found from, at most; and share of cells out of range at which a file is another one.
 _SAMPLE, _MOST_OUTSIDE = 5_000, 0.2
 _ONE_CLASS, _FEW = 0.8, 50
+# Standard errors by which the control has to agree with more labels before the displacement is left as it is.
+_SURE = 2.0
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,15 @@ def beside_training(
         chosen = np.sort(order_of(0, names.tolist(), "shift")[:_SAMPLE])
     shift = find_shift(latent[chosen], reference.classes)
     left = off = usual = float("nan")
+    aligned = align is not False
     if reference.plain is not None and readout is not None:
-        left, off = (
-            float((most_probable(readout.output(latent[chosen] - by)) == plain[chosen]).mean())
-            for by in (0.0, shift.offset)
-        )
+        same = [most_probable(readout.output(latent[chosen] - by)) == plain[chosen] for by in (0.0, shift.offset)]
+        left, off = (float(one.mean()) for one in same)
         usual = reference.levels[0].agreement
-    aligned = not off < left if align is None else align
+        if align is None:
+            # Of the cells on which the control agrees with one of both alone, as many would be of either by chance.
+            more, fewer = ((one & ~other).sum() for one, other in (same, same[::-1]))
+            aligned = bool(more - fewer <= _SURE * np.sqrt(more + fewer))
     spread = np.maximum(reference.spread, 1e-12)
     placed = latent - shift.offset if aligned else latent
     distance = reference.classes.distances(placed)

@@ -105,8 +105,8 @@ def predict(
 ) -> Predictions:
     """Latent, probabilities and numbers of cells, and how far they lie from training.
 
-    Genes that the cells lack are filled in from those that they have. The displacement of all cells from those of training is taken off where
-    the control that goes along does not speak against it, so that what is said of a cell depends on the others; `Algorithm.transform` never does
+    Genes that the cells lack are filled in from those that they have. The displacement of all cells from those of training is taken off unless
+    the control that goes along speaks against it, so that what is said of a cell depends on the others; `Algorithm.transform` never does
     that.
 
     Parameters
@@ -118,8 +118,8 @@ def predict(
     min_coverage
         Smallest share of the algorithm's genes that must be measured; the algorithm's own limit when None.
     align
-        Take the displacement off; False leaves what lies elsewhere there, and out of range. When None it is taken off where logistic
-        regression on expression, to which nothing is done, agrees with at least as many labels then as without.
+        Take the displacement off; False leaves what lies elsewhere there, and out of range. When None it is taken off unless logistic
+        regression on expression, to which nothing is done, agrees with surely more labels without (by two standard errors).
     block
         Cells that are read and encoded at a time; memory grows with it.
     bar
