@@ -17,17 +17,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from calibration_others_worlds import (
+from calibration_others_models import (
     ALIKE,
-    ALONE,
     APART,
+    DONORS,
+    NOTHING,
+    OUTPUT,
+    RAISED,
+    patched,
+    steered,
+    steered_intervals,
+)
+from calibration_others_worlds import (
+    ALONE,
     BESIDE_MORE,
     BOTH,
     BY_DONOR,
     CELLS,
     DO_ALIKE,
     DO_MORE,
-    DONORS,
     EIGHT_DONORS,
     FEW,
     FIRST,
@@ -37,10 +45,7 @@ from calibration_others_worlds import (
     MORE,
     NEITHER,
     NOISY,
-    NOTHING,
     NUMBERS,
-    OUTPUT,
-    RAISED,
     READ,
     ROWS,
     SAME,
@@ -55,12 +60,9 @@ from calibration_others_worlds import (
     changed,
     explained,
     named,
-    patched,
     probed,
     read_out,
     stable,
-    steered,
-    steered_intervals,
     written,
 )
 from scipy.stats import binomtest

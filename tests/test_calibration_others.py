@@ -19,8 +19,9 @@ NAMED_BY = ("top genes", "ranking", "regulators")
 def script():
     load_script("calibration_factors")  # which it imports from
     load_script("calibration_others_worlds")
+    load_script("calibration_others_models")
     yield load_script("calibration_others")
-    for name in ("calibration_factors", "calibration_others_worlds", "calibration_others"):
+    for name in ("calibration_factors", "calibration_others_worlds", "calibration_others_models", "calibration_others"):
         del sys.modules[name]
 
 
