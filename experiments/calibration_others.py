@@ -241,7 +241,7 @@ it does nothing.""",
         """Intervals beside steered cells
 
 {n} worlds (within {error}): the same cells and the difference of their means at dose 1, 8 and 16 steered cells. The truth is the mean over 144 others at least, with direction, axis and probe as they are.""",
-        """So an interval holds the mean over further cells in 90 to 95 %, least of a probability, which is skewed (percentiles that are not stretched: 85 to 92 % in 100 such worlds). Of another
+        """So an interval holds the mean over further cells in 90 to 95 %, least of a probability, which is skewed (percentiles that are not stretched: 85 to 92 % in 100 such worlds, before commit a13c454). Of another
 direction, made from other cells, it says nothing.""",
     ),
     "probe": (
