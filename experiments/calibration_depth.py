@@ -36,10 +36,10 @@ STAGES, GATE_STAGES, DONORS, CELLS, GENES = 12, 8, 6, 30, 300
 PROGRAMS = {"none": 0.0, "follows the ruler": 0.1}
 # Worlds of the screen, and of these with nothing but donors regressed out; worlds of the gates, and draws of their holdouts' null.
 KINDS = {
-    ("none", False): (60, 20, 10, 0),
-    ("none", True): (80, 40, 20, 19),
-    ("follows the ruler", False): (10, 5, 10, 0),
-    ("follows the ruler", True): (20, 10, 10, 0),
+    ("none", False): (300, 100, 20, 0),
+    ("none", True): (500, 100, 120, 19),
+    ("follows the ruler", False): (30, 20, 20, 0),
+    ("follows the ruler", True): (100, 50, 20, 0),
 }
 REFITS = 19
 _FEWER = replace(SPEC, random_splits=5)

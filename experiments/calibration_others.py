@@ -87,14 +87,14 @@ class Part:
 PARTS = {
     "stability": Part(stable, (FEW, NOISY, MORE), 1000),
     "writing": Part(written, (GAUSSIAN, ROWS, TURNED, TIES), 1000),
-    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 120),
+    "agreement": Part(agreeing, (NEITHER, FIRST, BOTH, SAME), 1000),
     "patching": Part(patched, (ALIKE, APART, DONORS), 1000, numbered=True),
     "steering": Part(steered, (ALIKE, NOTHING, RAISED, OUTPUT), 1000, numbered=True),
     "steering intervals": Part(steered_intervals, (RAISED,), 1000, numbered=True),
     "probe": Part(probed, (CELLS, IN_DONORS, BY_DONOR, NUMBERS, READ), 1000),
     "readouts": Part(read_out, (CELLS, IN_DONORS, BY_DONOR, READ), 1000),
     "features": Part(changed, (DO_ALIKE, EIGHT_DONORS, SCATTER, BESIDE_MORE, DO_MORE), 1000),
-    "names": Part(named, (ALONE, TOGETHER, STRONG, MODULES), 100),
+    "names": Part(named, (ALONE, TOGETHER, STRONG, MODULES), 1000),
     "explained": Part(explained, tuple(UNITS), 1000),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import ttest_1samp
 
-from workbench.evidence.paired import FEWEST_DONORS, error_over_donors
+from workbench.evidence.paired import FEWEST_DONORS, error_over_donors, held_out_once
 from workbench.stats import error_over_splits
 
 
@@ -34,6 +34,15 @@ def test_one_split_is_a_t_test_over_donors():
     wanted = ttest_1samp(values, 0)
     assert judged["p"] == pytest.approx(wanted.pvalue, rel=1e-5) and found.df == 8
     assert (judged["low"], judged["high"]) == pytest.approx(wanted.confidence_interval(0.95), rel=1e-5)
+
+
+def test_donors_held_out_once_have_the_error_of_their_mean_and_a_quarter_of_its_variance_more():
+    values, each = np.random.default_rng(0).normal(size=8), np.arange(8)
+    for split in (each, each // 2):
+        held = np.equal.outer(np.unique(split), split)
+        found = error_over_donors(values, each, split, ~held)
+        assert found.error == pytest.approx(np.sqrt(1.25 / 8) * values.std(ddof=1)) and found.df == 7
+        assert held_out_once(each, ~held) and not held_out_once(np.r_[each, 0], ~held)
 
 
 def test_donors_tested_equally_often_by_the_same_fit_are_a_balanced_analysis_of_variance():
@@ -102,7 +111,7 @@ def test_what_does_not_vary_has_no_error_and_few_donors_have_none_to_tell():
     assert same.error == 0 and same.judged(0.1)["p"] == 0 and same.judged(0.0)["p"] == 1
     few = donor < FEWEST_DONORS - 1
     assert np.isnan(error_over_donors(donor[few] * 1.0, donor[few], split[few], ~held).error)
-    assert np.isnan(list(error_over_splits(np.array([0.1, 0.2]), 0.2).judged(0.15).values())).all()
+    assert np.isnan(list(error_over_splits(np.array([0.1, 0.2]), 0.2, disjoint=True).judged(0.15).values())).all()
 
 
 @pytest.mark.parametrize("trained", [0.0, 0.5])

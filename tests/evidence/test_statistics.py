@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import friedmanchisquare, ttest_1samp, wilcoxon
+from scipy.stats import friedmanchisquare, t, ttest_1samp, wilcoxon
 
 from workbench.evidence.statistics import (
     cautions,
@@ -271,6 +271,43 @@ def test_a_transfer_is_judged_over_the_donors_of_its_one_split():
     splits = pd.DataFrame([{"split": "to x", "kind": "transfer", "data": "x", "disjoint": True, "test_share": np.nan}])
     row = one(compare(pd.DataFrame(table), splits, "ours"), method="b")
     assert row["test"] == "mixed model over 6 donors" and row["p"] == pytest.approx(ttest_1samp(each, 0).pvalue)
+
+
+def test_donors_that_are_each_held_out_once_are_judged_by_their_mean_and_folds_without_donors_likewise():
+    rng = np.random.default_rng(5)
+    each = rng.normal(0.1, 0.05, 5)
+    rows = [
+        ("ours", f"s{i}", "donor holdout", "cells", scope, "stage", "F1", "higher", own, 9, "ok")
+        for i, own in enumerate(each)
+        for scope in ("all", DONORS[i])
+    ]
+    names = ["method", "split", "kind", "data", "scope", "endpoint", "metric", "better", "value", "n_cells", "status"]
+    scores = pd.DataFrame(rows, columns=names)
+    scores = pd.concat([scores, scores.assign(method="b", value=0.0)])
+    splits = pd.DataFrame({"split": [f"s{i}" for i in range(5)], "kind": "donor holdout", "data": "cells"})
+    splits = splits.assign(disjoint=True, test_share=0.2)
+    wanted = 2 * t.sf(each.mean() / np.sqrt(1.25 * each.var(ddof=1) / 5), 4)
+    for found, test, said in (
+        (
+            scores,
+            "over 5 donors, each held out once",
+            "over at most 5 donors, those with both classes of an endpoint, each held out once.",
+        ),
+        (
+            scores[scores["scope"] == "all"],
+            "over disjoint splits, corrected",
+            "over disjoint splits, corrected for shared training cells.",
+        ),
+    ):
+        table = compare(found, splits, "ours")
+        row = one(table, method="b")
+        assert row["test"] == test and row["p"] == pytest.approx(wanted)
+        cautioned = cautions(found, splits, table)
+        assert f"Donor holdout, cells: intervals and p are {said}" in cautioned
+        with_donors = found is scores
+        assert row["donor_sd"] == pytest.approx(each.std(ddof=1) if with_donors else np.nan, nan_ok=True)
+        spread = f"donors differ in a difference by {each.std(ddof=1):.2g} (sd, median of 1 comparisons"
+        assert (spread in " ".join(cautioned)) == with_donors
 
 
 def test_the_level_of_wilcoxon_is_simulated_on_the_very_splits():

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 
-from workbench.stats import NO_ERROR, Error
+from workbench.stats import NO_ERROR, ONCE, Error
 
 # The fewest for which experiments/calibration.py has simulated it.
 FEWEST_DONORS = 4
@@ -39,14 +39,32 @@ def error_over_donors(
     -------
     Error
         With a degree of freedom less than there are tested donors; none for fewer than four of them.
+
+    Notes
+    -----
+    Where each donor is held out once, who is tested and who was trained on say the same, and no model tells them apart: the
+    error is then that of the donors' mean, wider by `workbench.stats.ONCE`.
     """
     n_donors = len(np.unique(donor))
     if n_donors < FEWEST_DONORS:
         return NO_ERROR
+    if held_out_once(donor, trained_on):
+        return Error(float(np.sqrt(values.var(ddof=1) * ONCE / n_donors)), n_donors - 1)
     tested = np.equal.outer(donor, np.unique(donor)).astype(float)
     varied = trained_on[:, (trained_on != trained_on[:1]).any(0)].astype(float)
     share = (varied / np.maximum(trained_on.sum(1, keepdims=True), 1))[split]
     return Error(_restricted(values, [tested, share]), n_donors - 1)
+
+
+def held_out_once(donor: Int[np.ndarray, " value"], trained_on: Bool[np.ndarray, "split donor"]) -> bool:
+    """Whether each donor has one value, in splits that others were trained on.
+
+    Parameters
+    ----------
+    donor, trained_on
+        As in `error_over_donors`.
+    """
+    return len(trained_on) > 1 and len(np.unique(donor)) == len(donor)
 
 
 def _restricted(y: Float[np.ndarray, " value"], effects: list[np.ndarray]) -> float:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from workbench.evidence.endpoints import ALL, LOWER
-from workbench.evidence.paired import FEWEST_DONORS, error_over_donors
+from workbench.evidence.paired import FEWEST_DONORS, error_over_donors, held_out_once
 from workbench.seeds import generator
 from workbench.stats import Error, benjamini_hochberg, error_over_splits, paired_wilcoxon, wilcoxon_p
 
@@ -19,7 +19,8 @@ WIN, TIE, LOSS, UNDEFINED = "win", "tie", "loss", "undefined"
 _WHERE = ["kind", "data"]
 _WHAT = ["endpoint", "metric", "better"]
 _FEWEST_SPLITS, _SIMULATED = 3, 2000
-MIXED, OVER_SPLITS, NO_TEST = "mixed model", "over splits, corrected", "none"
+MIXED, ONE_EACH, NO_TEST = "mixed model", "each held out once", "none"
+OVER_SPLITS, OVER_FOLDS = "over splits, corrected", "over disjoint splits, corrected"
 
 
 def summarise(scores: pd.DataFrame, methods: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +63,8 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
     DataFrame
         ``ours``, ``method``, ``kind``, ``data``, ``endpoint``, ``metric``, ``better``; ``ours_value`` and ``value`` (means over the splits in
         which both are defined); ``difference`` (above 0 where ours is better) with ``low`` and ``high`` (95 %) and two-sided ``p``
-        by ``test``; ``detectable`` (what would have been found, see `Error.judged`); ``n_splits``; ``effect`` (see `rank_biserial`);
+        by ``test``; ``donor_sd`` (spread over donors of their mean differences, by which docs/calibration.md tells how well the test
+        holds its level); ``detectable`` (what would have been found, see `Error.judged`); ``n_splits``; ``effect`` (see `rank_biserial`);
         ``q`` (Benjamini-Hochberg over the endpoint metrics of a method, kind and data); ``outcome``; ``p_wilcoxon`` (two-sided,
         over splits as if they were independent, which is the paper's).
 
@@ -74,7 +76,7 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
     splits as well there is none.
     """
     rows: list[dict[str, Any]] = []
-    share = splits.set_index("split")["test_share"]
+    about = splits.set_index("split")[["test_share", "disjoint"]]
     for where, part in scores.groupby(_WHERE, sort=False):
         others = [name for name in part["method"].unique() if name != ours]
         held = held_out(part)
@@ -87,7 +89,7 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
                 single = apart.index.get_level_values("scope") != ALL
                 difference = apart[~single].droplevel("scope")
                 mean = float(difference.mean())
-                error, test = _error(difference, apart[single], held, float(share.reindex(difference.index).mean()))
+                error, test = _error(difference, apart[single], held, about.reindex(difference.index))
                 values = difference.to_numpy()
                 rows.append(
                     {
@@ -99,6 +101,7 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
                         "difference": mean,
                         **error.judged(mean),
                         "test": test,
+                        "donor_sd": apart[single].groupby("scope").mean().std(),
                         "n_splits": len(values),
                         "effect": rank_biserial(values),
                         "p_wilcoxon": paired_wilcoxon(values),
@@ -115,7 +118,7 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
 
 _COMPARED = (
     "ours", "method", "kind", "data", "endpoint", "metric", "better", "ours_value", "value", "difference", "low", "high",
-    "test", "n_splits", "detectable", "effect", "p", "q", "outcome", "p_wilcoxon",
+    "test", "donor_sd", "n_splits", "detectable", "effect", "p", "q", "outcome", "p_wilcoxon",
 )  # fmt: skip
 
 
@@ -131,15 +134,18 @@ def held_out(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.crosstab(pairs["split"], pairs["scope"]).astype(bool)
 
 
-def _error(difference: pd.Series, apart: pd.Series, held: pd.DataFrame, test_share: float) -> tuple[Error, str]:
-    """Error of a difference over splits, given those in single donors, and the name of the test that it makes."""
+def _error(difference: pd.Series, apart: pd.Series, held: pd.DataFrame, about: pd.DataFrame) -> tuple[Error, str]:
+    """Error of a difference over splits, given those in single donors and the splits, and the name of the test that it makes."""
     apart = apart.sort_index()
     scope, split = (apart.index.get_level_values(name) for name in ("scope", "split"))
     if (n := scope.nunique()) >= FEWEST_DONORS:
         places = held.columns.get_indexer(scope), held.index.get_indexer(split)
-        return error_over_donors(apart.to_numpy(), *places, ~held.to_numpy()), f"{MIXED} over {n} donors"
-    error = error_over_splits(difference.to_numpy(), test_share)
-    return error, OVER_SPLITS if np.isfinite(error.error) else NO_TEST
+        once = held_out_once(places[0], ~held.to_numpy())
+        name = f"over {n} donors, {ONE_EACH}" if once else f"{MIXED} over {n} donors"
+        return error_over_donors(apart.to_numpy(), *places, ~held.to_numpy()), name
+    disjoint = bool(about["disjoint"].astype(bool).all())
+    error = error_over_splits(difference.to_numpy(), float(about["test_share"].mean()), disjoint)
+    return error, NO_TEST if not np.isfinite(error.error) else OVER_FOLDS if disjoint else OVER_SPLITS
 
 
 def outcome(difference: float, q: float, n: int) -> str:
@@ -289,6 +295,11 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFra
         compared = made[(made["kind"] == kind) & (made["data"] == data)]
         if len(compared):
             said.append(f"{who}: {_tests(compared)}")
+        if (spread := compared["donor_sd"][compared["test"].str.contains(" donors")].dropna()).size:
+            said.append(
+                f"{who}: donors differ in a difference by {spread.median():.2g} (sd, median of {len(spread):,} comparisons; nine in ten by at most "
+                f"{spread.quantile(0.9):.2g}); docs/calibration.md has how well the test holds its level where they do."
+            )
         if (found := compared.dropna(subset="detectable")).size:
             sizes = found.groupby(["endpoint", "metric"], sort=False)["detectable"].median()
             parts = "; ".join(f"{' '.join(key)} {size:.2g}" for key, size in zip(sizes.index, sizes, strict=True))
@@ -306,10 +317,13 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFra
 def _tests(compared: pd.DataFrame) -> str:
     """By which tests some comparisons are judged, as `compare` says of each; the usual kind first, others by their metrics."""
     said = compared["test"]
-    donors = said.str.extract(r"over (\d+) donors")[0].astype(float)
+    donors, once = said.str.extract(r"over (\d+) donors")[0].astype(float), said.str.endswith(ONE_EACH)
+    among = f"over at most {donors.max():.0f} donors, those with both classes of an endpoint"
     kinds = {
-        f"a mixed model over at most {donors.max():.0f} donors, those with both classes of an endpoint": donors.notna(),
+        f"a mixed model {among}": donors.notna() & ~once,
+        f"{among}, {ONE_EACH}": once,
         "over splits, corrected for shared cells (Nadeau and Bengio)": said == OVER_SPLITS,
+        "over disjoint splits, corrected for shared training cells": said == OVER_FOLDS,
         f"not given, which takes {FEWEST_DONORS} donors or {_FEWEST_SPLITS} splits, so that they are ties": said
         == NO_TEST,
     }
