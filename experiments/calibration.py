@@ -159,7 +159,7 @@ def page(rows: pd.DataFrame) -> str:
     """
     n = int(rows.groupby(["design", "interaction", "better"]).size().min())
     names = {value: name for name, value in INTERACTIONS.items()}
-    lines = [HEAD.format(n=n, error=1.96 * np.sqrt(0.05 * 0.95 / n))]
+    lines = [HEAD.format(n=n, error=1.96 * np.sqrt(0.05 * 0.95 / n)).rstrip("\n") + "\n"]
     for place, design in enumerate(DESIGNS):
         lines += [
             f"## {design.name}\n",
@@ -194,16 +194,18 @@ differences of donors apart (median over null campaigns).
   held out once their mean, with a variance that is a quarter larger for the donors that they share on the training side (`workbench.stats.ONCE`).
 - What has no value by donor goes by the test **over splits, corrected**: by Nadeau and Bengio where splits overlap, and by the same quarter where they do not, as
   the folds of a run. Before, Nadeau and Bengio stood there as well, and called 1 to 3 % of true nulls.
-- SAID
+- Where donors interact little or not, the tests that marks go by call 3 to 7 % of true nulls. **How far donors differ decides**, and a report says it: in the [benchmark of eight donors](benchmark.md) by 0.04 (`donor_sd` of `tables/comparisons.csv`, median of 328 differences; nine in ten by at most 0.07), which lies
+  between "none" and "some" of donors of 200 cells. "Strong" is twice that or more: of five to eight donors up to 11 % are called then, since nothing in so few tells what
+  other training donors would have made of it; of 16 and more 4 to 6 %.
 - **Wilcoxon over splits** is the paper's column (`p_wilcoxon`) and takes overlapping splits to be independent. No mark goes by it.
 
 ## Every p and interval that a report prints
 
 | command, table | p or interval | where its error was measured | how it stands |
 |---|---|---|---|
-| `benchmark`, differences | interval, p, q, `detectable`; `p_wilcoxon` | this page | mixed model and corrected test hold their level but for few donors that interact strongly; Wilcoxon does not |
-| `run`, `added` and `calibration` | interval, p, q, `detectable` | this page, groups of cells | cautious: 1 to 3 % |
-| `run` and `factors`, `compaction` | interval, p, q; `p_wilcoxon` | this page, seven folds | as above |
+| `benchmark`, differences | interval, p, q, `detectable`; `p_wilcoxon` | this page | the level holds but for few donors that interact strongly; that of Wilcoxon does not |
+| `run`, `added` and `calibration` | interval, p, q, `detectable` | this page, groups of cells | level holds, 4 to 5 % |
+| `run` and `factors`, `compaction` | interval, p, q; `p_wilcoxon` | this page, seven folds | level holds, 7 % where folds interact strongly |
 | `factors`, necessity and programs | p, q | [factors](calibration_factors.md) | levels hold |
 | `factors`, stability | interval of a strength; range of the overlap of top genes | [others](calibration_others.md) | holds, too wide where noise is large; the range is a little wide |
 | `run`, `heads` | p, q | [heads](concepts/nulls.md), `experiments/calibration_heads.py`; with library size as the gates | 6 to 7 % |

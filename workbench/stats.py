@@ -271,7 +271,7 @@ class Error:
 
 NO_ERROR = Error(float("nan"), float("nan"))
 # Variance of a mean over units that are each held out once, as a multiple of s^2 / n: they learn from each other, so it is above 1.
-# In 15 simulated designs it is 1.04 to 1.6; with 1.25 a test at 5 % calls 4 to 7 % of true nulls (experiments/calibration.py).
+# In 15 simulated designs it is 1.04 to 1.6; with 1.25 a test at 5 % calls 3 to 7 % of true nulls (experiments/calibration.py).
 ONCE = 1.25
 
 
