@@ -9,11 +9,12 @@ from itertools import product
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import norm, rankdata, wilcoxon
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtr, stdtrit
+from scipy.stats import rankdata, wilcoxon
 
 # Differences for which SciPy's signed-rank test is exact with ties too.
 _EXACT = 13
+_Z = float(ndtri(0.975))
 # Column of a holdout's correlation of features without what follows library size, detected genes and mitochondrial share: where it is
 # there, null and p of the row are of it.
 WITHOUT = "without_sequencing"
@@ -170,7 +171,7 @@ def over_few(value: float, draws: Float[np.ndarray, " draw"], n: int) -> tuple[f
     draws = draws[np.isfinite(draws)]
     if n < 2 or not len(draws) or not np.isfinite(value):
         return float("nan"), float("nan")
-    stretch = student.ppf(0.975, n - 1) / norm.ppf(0.975) * math.sqrt(n / (n - 1))
+    stretch = stdtrit(n - 1, 0.975) / _Z * math.sqrt(n / (n - 1))
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(value + stretch * (low - value)), float(value + stretch * (high - value))
 
@@ -263,9 +264,9 @@ class Error:
         """
         if not np.isfinite([self.error, difference]).all():
             return dict.fromkeys(("low", "high", "p", "detectable"), float("nan"))
-        reach = self.error * float(student.ppf(0.975, self.df))
-        p = float(difference == 0) if self.error == 0 else 2 * float(student.sf(abs(difference) / self.error, self.df))
-        more = self.error * float(student.ppf(0.8, self.df))
+        reach = self.error * float(stdtrit(self.df, 0.975))
+        p = float(difference == 0) if self.error == 0 else 2 * float(stdtr(self.df, -abs(difference) / self.error))
+        more = self.error * float(stdtrit(self.df, 0.8))
         return {"low": difference - reach, "high": difference + reach, "p": p, "detectable": reach + more}
 
 

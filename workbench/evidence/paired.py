@@ -7,6 +7,8 @@ independent. A linear mixed model with both parts, fitted by restricted maximum 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
@@ -15,6 +17,7 @@ from workbench.stats import NO_ERROR, ONCE, Error
 
 # The fewest for which experiments/calibration.py has simulated it.
 FEWEST_DONORS = 4
+_TIGHT: dict[str, Any] = {"method": "L-BFGS-B", "options": {"ftol": 1e-13, "gtol": 1e-9}}
 
 
 def error_over_donors(
@@ -77,22 +80,36 @@ def _restricted(y: Float[np.ndarray, " value"], effects: list[np.ndarray]) -> fl
     if own[1, 1] <= 1e-24 * n * max(1.0, y.mean() ** 2):
         return 0.0
 
-    def reduced(ratios: np.ndarray) -> tuple[np.ndarray, float]:
-        """Sums of squares under the model, and the log determinant, for variances as multiples of the rest's."""
-        root = np.repeat(np.sqrt(ratios), sizes)
+    starts, every = np.cumsum([0, *sizes[:-1]]), np.concatenate([inner, across], 1)
+
+    def reduced(logs: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+        """Sums of squares under the model and the log determinant, for variances as multiples of the rest's, and their slopes."""
+        root = np.repeat(np.exp(logs / 2), sizes)
         lower = np.linalg.cholesky(np.eye(len(root)) + root[:, None] * inner * root)
-        half = np.linalg.solve(lower, root[:, None] * across)
-        return own - half.T @ half, 2 * float(np.log(np.diag(lower)).sum())
+        half = np.linalg.solve(lower, root[:, None] * every)
+        solved = every - half[:, : len(root)].T @ half
+        slopes = -np.einsum("ei,ej->eij", solved[:, len(root) :], solved[:, len(root) :]) * (root**2)[:, None, None]
+        of_determinant = np.add.reduceat(np.diag(solved) * root**2, starts)
+        right = half[:, len(root) :]
+        return (
+            own - right.T @ right,
+            2 * float(np.log(np.diag(lower)).sum()),
+            np.add.reduceat(slopes, starts),
+            of_determinant,
+        )
 
     def left(sums: np.ndarray) -> float:
         return max(float(sums[1, 1] - sums[0, 1] ** 2 / sums[0, 0]), 1e-300)
 
-    def criterion(logs: np.ndarray) -> float:
-        sums, determinant = reduced(np.exp(logs))
-        return (n - 1) * np.log(left(sums)) + determinant + float(np.log(sums[0, 0]))
+    def criterion(logs: np.ndarray) -> tuple[float, np.ndarray]:
+        sums, determinant, slopes, of_determinant = reduced(logs)
+        share = sums[0, 1] / sums[0, 0]
+        of_left = slopes[:, 1, 1] - 2 * share * slopes[:, 0, 1] + share**2 * slopes[:, 0, 0]
+        value = (n - 1) * np.log(left(sums)) + determinant + float(np.log(sums[0, 0]))
+        return value, (n - 1) * of_left / left(sums) + of_determinant + slopes[:, 0, 0] / sums[0, 0]
 
-    bounds = [(-12.0, 9.0)] * len(effects)
+    bounds, ends = [(-12.0, 9.0)] * len(effects), (0.0, -5.0)
     # The criterion may have two valleys: one where the donors carry the variance, one where the rest does.
-    found = [minimize(criterion, np.full(len(effects), at), bounds=bounds, method="L-BFGS-B") for at in (0.0, -5.0)]
-    sums, _ = reduced(np.exp(min(found, key=lambda one: float(one.fun)).x))
+    found = [minimize(criterion, np.full(len(effects), at), jac=True, bounds=bounds, **_TIGHT) for at in ends]
+    sums = reduced(min(found, key=lambda one: float(one.fun)).x)[0]
     return float(np.sqrt(left(sums) / (n - 1) / sums[0, 0]))
