@@ -72,9 +72,9 @@ checkpoint (6 layers x 4 heads), so nothing here speaks of the real scGPT. It wa
 larger sets below ([pretraining](pretraining.md)), and on none of `pbmc68k`.
 
 How to read a table: mean over splits; **ours** is the row `anchor head`. A `+` beside a value says that ours is better than that method on this
-metric, a `−` that it is worse, each with q <= 0.05 (a mixed model over donors, or over splits where there is no value by donor, see
-[calibration](calibration.md); Benjamini-Hochberg over the metrics of a method); no mark: no sure difference. In a transfer, which is one split, the
-model is a t-test over donors; clusters and donor leakage have no value by donor and no test there. A dash:
+metric, a `−` that it is worse, each with q <= 0.05 (over splits, corrected for the cells that they share, see
+[calibration](calibration.md); Benjamini-Hochberg over the metrics of a method); no mark: no sure difference. A transfer is one split: there it is a
+t-test over donors, and clusters and donor leakage have no value by donor and no test. A dash:
 undefined, or not predicted by the method. There is no overall winner, and none is computed. Values are
 `tables/summary.csv` of a campaign, marks and differences `tables/comparisons.csv`, wins, ties and losses `tables/tally.csv`. Seconds are of two slow cores that did other work
 beside: compare their order of magnitude only.

@@ -177,7 +177,7 @@ workbench.figures.holdouts(table, baselines=(*operators.CONTROLS, "the same mode
 # ## What the operator adds to a control
 # A rank correlation of anchors is one thing; whether cells can be read better is another. Per fold: feature map and adaptor without that
 # fold, a linear readout fitted on the other cells, judged on the fold. The difference to each control has an interval that allows for
-# folds sharing training cells.
+# folds sharing training cells (Nadeau and Bengio).
 
 
 # %%

@@ -132,13 +132,8 @@ def test_labels_are_dealt_inside_blocks_or_blocks_exchange_theirs():
 
 def test_the_error_over_splits_is_that_of_nadeau_and_bengio():
     # Squares around the mean of 3.5 add up to 21; a fifth is held out.
-    found = error_over_splits(np.array([1.0, 2.0, 4.0, 7.0]), 0.2, disjoint=False)
+    found = error_over_splits(np.array([1.0, 2.0, 4.0, 7.0]), 0.2)
     assert (found.error, found.df) == (pytest.approx(np.sqrt(21 / 3 * (1 / 4 + 0.2 / 0.8))), 3)
-
-
-def test_the_error_over_disjoint_folds_is_that_of_their_mean_and_a_quarter_of_its_variance_more():
-    found = error_over_splits(np.array([1.0, 2.0, 4.0, 7.0]), 0.25, disjoint=True)
-    assert (found.error, found.df) == (pytest.approx(np.sqrt(21 / 3 * 1.25 / 4)), 3)
 
 
 def test_what_could_have_been_found_is_so_in_four_of_five():

@@ -271,39 +271,36 @@ class Error:
 
 
 NO_ERROR = Error(float("nan"), float("nan"))
-# Variance of a mean over units that are each held out once, as a multiple of s^2 / n: they learn from each other, so it is above 1.
-# In 15 simulated designs it is 1.04 to 1.6; with 1.25 a test at 5 % calls 3 to 7 % of true nulls (experiments/calibration.py).
-ONCE = 1.25
 
 
-def error_over_splits(values: Float[np.ndarray, " split"], test_share: float, disjoint: bool) -> Error:
-    """Error of a mean of paired differences over splits that share training cells, where nothing is known by donor.
+def error_over_splits(values: Float[np.ndarray, " split"], test_share: float) -> Error:
+    """Error of a mean of paired differences over splits that share training cells, or training donors.
 
-    Splits that may overlap: the variance of the mean is s^2 (1 / n + test / train) (Nadeau & Bengio, Machine Learning
-    52:239, 2003). Folds that do not: s^2 ONCE / n, since that correction is more than twice what they need.
+    The variance of the mean is s^2 (1 / n + test / train) (Nadeau & Bengio, Machine Learning 52:239, 2003).
 
     Parameters
     ----------
     values
         Difference of the two methods in each split, finite; fewer than three have no error.
     test_share
-        Share of the cells that a split holds out, above 0 and below 1.
-    disjoint
-        Whether no cell is held out twice.
+        Share of the cells, or of the donors, that a split holds out, above 0 and below 1.
+
+    Notes
+    -----
+    docs/calibration.md has how often it calls a true null, in designs of 5 to 24 donors and of folds of cells.
     """
     n = len(values)
     if n < 3 or not 0 < test_share < 1:
         return NO_ERROR
-    more = ONCE / n if disjoint else 1 / n + test_share / (1 - test_share)
-    return Error(float(np.sqrt(values.var(ddof=1) * more)), n - 1)
+    return Error(float(np.sqrt(values.var(ddof=1) * (1 / n + test_share / (1 - test_share)))), n - 1)
 
 
-def corrected_difference(values: Float[np.ndarray, " split"], test_share: float, disjoint: bool) -> dict[str, float]:
+def corrected_difference(values: Float[np.ndarray, " split"], test_share: float) -> dict[str, float]:
     """Mean of paired differences over splits that share training cells, with an interval that allows for that.
 
     Parameters
     ----------
-    values, test_share, disjoint
+    values, test_share
         As in `error_over_splits`.
 
     Returns
@@ -312,7 +309,7 @@ def corrected_difference(values: Float[np.ndarray, " split"], test_share: float,
         ``difference``, ``n_folds``, and what `Error.judged` says of it.
     """
     mean = float(values.mean())
-    return {"difference": mean, "n_folds": len(values), **error_over_splits(values, test_share, disjoint).judged(mean)}
+    return {"difference": mean, "n_folds": len(values), **error_over_splits(values, test_share).judged(mean)}
 
 
 def paired_wilcoxon(values: Float[np.ndarray, " split"]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import friedmanchisquare, t, ttest_1samp, wilcoxon
+from scipy.stats import friedmanchisquare, ttest_1samp, wilcoxon
 
 from workbench.evidence.statistics import (
     cautions,
@@ -18,6 +18,7 @@ from workbench.evidence.statistics import (
     tally,
     wilcoxon_level,
 )
+from workbench.stats import error_over_splits
 
 DONORS = ("a", "b", "c", "d", "e", "f")
 
@@ -60,7 +61,7 @@ def test_a_planted_difference_is_found_with_scipys_p():
     row = one(compare(scores, splits, "ours"), method="other")
     assert row["difference"] == pytest.approx((ours - other).mean()) and row["outcome"] == "win"
     assert row["p_wilcoxon"] == wilcoxon(ours - other).pvalue and 0 < row["p"] == row["q"] < 0.01
-    assert row["low"] < row["difference"] < row["high"] and row["test"] == "mixed model over 6 donors"
+    assert row["low"] < row["difference"] < row["high"] and row["test"] == "over splits, corrected"
     assert row["effect"] == 1 and 0 < row["detectable"] < row["difference"]
 
 
@@ -108,16 +109,14 @@ def test_the_order_of_rows_changes_nothing():
     pd.testing.assert_frame_equal(first, mixed.set_index("method").loc[first.index])
 
 
-def test_the_interval_is_that_of_donors_around_the_difference_over_splits():
+def test_the_interval_is_of_scores_of_all_test_cells_of_a_split():
     scores, splits = campaign({"ours": np.full(12, 0.7), "other": np.full(12, 0.6)})
-    # Every donor's own difference is 0.3: nothing varies, and the interval has no width.
+    # Those of single donors vary and have no part in it; a donor without both classes has none.
     alone = (scores["scope"] != "all") & (scores["method"] == "ours")
-    row = one(compare(scores.assign(value=scores["value"].mask(alone, 0.9)), splits, "ours"), method="other")
+    values = scores["value"].mask(alone, np.random.default_rng(0).random(len(scores))).mask(scores["scope"] == "c")
+    row = one(compare(scores.assign(value=values), splits, "ours"), method="other")
     assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.1, 0.1, 0.1))
-    # A donor without both classes is in no draw.
-    scores.loc[scores["scope"] == "c", "value"] = np.nan
-    row = one(compare(scores, splits, "ours"), method="other")
-    assert row["test"] == "mixed model over 5 donors" and row["n_splits"] == 12
+    assert row["test"] == "over splits, corrected" and row["n_splits"] == 12 and row["donor_sd"] > 0
 
 
 def test_three_donors_are_too_few_for_a_model_of_donors():
@@ -233,18 +232,21 @@ def test_cautions_are_of_the_splits_of_each_dataset():
 def test_cautions_say_of_each_metric_by_what_it_is_judged():
     values = {"ours": np.arange(6) / 100 + 0.6, "b": np.full(6, 0.5)}
     scores, splits = campaign(values)
-    whole = campaign(values, endpoint="clusters", metric="ARI")[0].query("scope == 'all'")
-    every = pd.concat([scores, whole])
-    said = cautions(every, splits, compare(every, splits, "ours"))
-    assert (
-        "Donor holdout, cells: intervals and p are a mixed model over at most 6 donors, those with both classes of an endpoint; for clusters "
-        "ARI they are over splits, corrected for shared cells (Nadeau and Bengio)."
-    ) in said
-    few, splits = campaign(values, donors=("a", "b", "c"))
-    said = cautions(few, splits, compare(few, splits, "ours"))
+    said = cautions(scores, splits, compare(scores, splits, "ours"))
     assert (
         "Donor holdout, cells: intervals and p are over splits, corrected for shared cells (Nadeau and Bengio)." in said
     )
+    # A single split: donors where there are any, and what has no value by donor has no test.
+    one_split = splits.head(1).assign(kind="transfer", disjoint=True, test_share=np.nan)
+    to = pd.concat([scores.query("scope == 'all'").head(1), scores.query("scope != 'all'").drop_duplicates(["scope"])])
+    to = to.assign(split="s0", kind="transfer", value=np.arange(7) / 100 + 0.6)
+    to = pd.concat([to, to.query("scope == 'all'").assign(endpoint="clusters", metric="ARI")])
+    to = pd.concat([to, to.assign(method="b", value=0.5)])
+    said = cautions(to, one_split, compare(to, one_split, "ours"))
+    assert (
+        "Transfer, cells: intervals and p are a t-test over at most 6 donors, those with both classes of an endpoint; for clusters ARI they "
+        "are not given, which takes 4 donors or 3 splits, so that they are ties."
+    ) in said
     # Of what nobody was asked, no test is spoken of.
     nothing = scores.assign(value=np.nan, status="not run: not there")
     assert "intervals and p are" not in " ".join(cautions(nothing, splits, compare(nothing, splits, "ours")))
@@ -270,44 +272,30 @@ def test_a_transfer_is_judged_over_the_donors_of_its_one_split():
     ]
     splits = pd.DataFrame([{"split": "to x", "kind": "transfer", "data": "x", "disjoint": True, "test_share": np.nan}])
     row = one(compare(pd.DataFrame(table), splits, "ours"), method="b")
-    assert row["test"] == "mixed model over 6 donors" and row["p"] == pytest.approx(ttest_1samp(each, 0).pvalue)
+    assert row["test"] == "over 6 donors" and row["p"] == pytest.approx(ttest_1samp(each, 0).pvalue)
 
 
-def test_donors_that_are_each_held_out_once_are_judged_by_their_mean_and_folds_without_donors_likewise():
+def test_splits_are_judged_over_splits_and_the_spread_of_donors_is_said():
     rng = np.random.default_rng(5)
-    each = rng.normal(0.1, 0.05, 5)
-    rows = [
-        ("ours", f"s{i}", "donor holdout", "cells", scope, "stage", "F1", "higher", own, 9, "ok")
-        for i, own in enumerate(each)
-        for scope in ("all", DONORS[i])
-    ]
-    names = ["method", "split", "kind", "data", "scope", "endpoint", "metric", "better", "value", "n_cells", "status"]
-    scores = pd.DataFrame(rows, columns=names)
-    scores = pd.concat([scores, scores.assign(method="b", value=0.0)])
-    splits = pd.DataFrame({"split": [f"s{i}" for i in range(5)], "kind": "donor holdout", "data": "cells"})
-    splits = splits.assign(disjoint=True, test_share=0.2)
-    wanted = 2 * t.sf(each.mean() / np.sqrt(1.25 * each.var(ddof=1) / 5), 4)
-    for found, test, said in (
-        (
-            scores,
-            "over 5 donors, each held out once",
-            "over at most 5 donors, those with both classes of an endpoint, each held out once.",
-        ),
-        (
-            scores[scores["scope"] == "all"],
-            "over disjoint splits, corrected",
-            "over disjoint splits, corrected for shared training cells.",
-        ),
-    ):
-        table = compare(found, splits, "ours")
-        row = one(table, method="b")
-        assert row["test"] == test and row["p"] == pytest.approx(wanted)
-        cautioned = cautions(found, splits, table)
-        assert f"Donor holdout, cells: intervals and p are {said}" in cautioned
-        with_donors = found is scores
-        assert row["donor_sd"] == pytest.approx(each.std(ddof=1) if with_donors else np.nan, nan_ok=True)
-        spread = f"donors differ in a difference by {each.std(ddof=1):.2g} (sd, median of 1 comparisons"
-        assert (spread in " ".join(cautioned)) == with_donors
+    ours = rng.normal(0.1, 0.05, 6)
+    scores, splits = campaign({"ours": ours, "b": np.zeros(6)})
+    table = compare(scores, splits, "ours")
+    row = one(table, method="b")
+    # Donor i is tested in splits i and i - 1.
+    each = (ours + np.roll(ours, 1)) / 2
+    assert row["donor_sd"] == pytest.approx(each.std(ddof=1))
+    assert row["test"] == "over splits, corrected"
+    assert row["p"] == pytest.approx(error_over_splits(ours, 0.25).judged(ours.mean())["p"])
+    spread = (
+        f"Donor holdout, cells: donors differ in a difference by {each.std(ddof=1):.2g} (sd, median of 1 comparisons"
+    )
+    assert spread in " ".join(cautions(scores, splits, table))
+    # Where scores of single donors are not there, nothing is said of them.
+    whole = scores[scores["scope"] == "all"]
+    table = compare(whole, splits, "ours")
+    assert np.isnan(one(table, method="b")["donor_sd"]) and "donors differ" not in " ".join(
+        cautions(whole, splits, table)
+    )
 
 
 def test_the_level_of_wilcoxon_is_simulated_on_the_very_splits():

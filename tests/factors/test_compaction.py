@@ -97,7 +97,7 @@ def test_losses_are_paired_and_adjusted():
     )
     assert table.loc["worse", "difference"] == pytest.approx((worse - reference).mean())
     assert table.loc["worse", "p_wilcoxon"] == pytest.approx(wilcoxon(worse - reference).pvalue)
-    assert table.loc["worse", "p"] == pytest.approx(corrected_difference(worse - reference, 0.25, disjoint=False)["p"])
+    assert table.loc["worse", "p"] == pytest.approx(corrected_difference(worse - reference, 0.25)["p"])
     assert table["lost"].to_dict() == {REFERENCE: False, "worse": True, "same": False, "equal": False}
     assert (
         table.loc["equal", "p"] == table.loc["equal", "p_wilcoxon"] == 1

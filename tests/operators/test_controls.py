@@ -134,7 +134,7 @@ def folds(differences, n=5):
 def test_added_value_is_the_corrected_t_test():
     d = np.array([0.1, 0.12, 0.08, 0.11, 0.09])
     row = added_value(folds({"a": d}), "ours", 0.2).query("control == 'x'").iloc[0]
-    error = np.sqrt(d.var(ddof=1) * 1.25 / 5)
+    error = np.sqrt(d.var(ddof=1) * (1 / 5 + 0.2 / 0.8))
     reach = stats.t.ppf(0.975, 4) * error
     assert (row["low"], row["high"]) == pytest.approx((d.mean() - reach, d.mean() + reach))
     assert row["p"] == pytest.approx(2 * stats.t.sf(d.mean() / error, 4)) and row["difference"] == pytest.approx(0.1)

@@ -205,11 +205,7 @@ def describe_probe(
     apart = dict.fromkeys(names, float("nan"))
     if base is not None:
         lead = values - base["values"][known]
-        apart |= {
-            k: v
-            for k, v in corrected_difference(lead[np.isfinite(lead)], 1 / folds, disjoint=True).items()
-            if k in names
-        }
+        apart |= {k: v for k, v in corrected_difference(lead[np.isfinite(lead)], 1 / folds).items() if k in names}
     difference = {("p_difference" if name == "p" else name): apart[name] for name in names}
     sizes = {"n_cells": len(target.rows), "n_folds": len(values)}
     return {**row, **null, **difference, **sizes, "relabelled": relabelled}

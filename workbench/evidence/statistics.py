@@ -10,7 +10,6 @@ from jaxtyping import Float
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from workbench.evidence.endpoints import ALL, LOWER
-from workbench.evidence.paired import FEWEST_DONORS, error_over_donors, held_out_once
 from workbench.seeds import generator
 from workbench.stats import Error, benjamini_hochberg, error_over_splits, paired_wilcoxon, wilcoxon_p
 
@@ -19,8 +18,8 @@ WIN, TIE, LOSS, UNDEFINED = "win", "tie", "loss", "undefined"
 _WHERE = ["kind", "data"]
 _WHAT = ["endpoint", "metric", "better"]
 _FEWEST_SPLITS, _SIMULATED = 3, 2000
-MIXED, ONE_EACH, NO_TEST = "mixed model", "each held out once", "none"
-OVER_SPLITS, OVER_FOLDS = "over splits, corrected", "over disjoint splits, corrected"
+OVER_SPLITS, NO_TEST = "over splits, corrected", "none"
+FEWEST_DONORS = 4  # of a single split, as a transfer is
 
 
 def summarise(scores: pd.DataFrame, methods: pd.DataFrame) -> pd.DataFrame:
@@ -70,16 +69,14 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
 
     Notes
     -----
-    The error of a difference is that of `error_over_donors`, from the differences in single donors. A score of all test cells
-    is another one than the mean of their donors'; interval and p are around the difference of the former. With fewer than four
-    donors that have values it is that of `error_over_splits`, as it is for what has no value by donor; with fewer than three
-    splits as well there is none.
+    The error of a difference is that of `error_over_splits`; with fewer than three splits there is none. A transfer is a single
+    split, whose training side is given: there it is that of a t-test over the tested donors, of which it takes four. A score of
+    all test cells is another one than the mean of their donors'; interval and p are around the difference of the former.
     """
     rows: list[dict[str, Any]] = []
-    about = splits.set_index("split")[["test_share", "disjoint"]]
+    share = splits.set_index("split")["test_share"]
     for where, part in scores.groupby(_WHERE, sort=False):
         others = [name for name in part["method"].unique() if name != ours]
-        held = held_out(part)
         for what, cells in part.groupby(_WHAT, sort=False):
             sign = -1.0 if what[2] == LOWER else 1.0
             wide = cells.pivot(index=["scope", "split"], columns="method", values="value")
@@ -89,7 +86,11 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
                 single = apart.index.get_level_values("scope") != ALL
                 difference = apart[~single].droplevel("scope")
                 mean = float(difference.mean())
-                error, test = _error(difference, apart[single], held, about.reindex(difference.index))
+                own = apart[single].groupby("scope").mean()
+                one_split = part["split"].nunique() == 1
+                error, test = _error(
+                    difference, own if one_split else None, float(share.reindex(difference.index).mean())
+                )
                 values = difference.to_numpy()
                 rows.append(
                     {
@@ -101,7 +102,7 @@ def compare(scores: pd.DataFrame, splits: pd.DataFrame, ours: str) -> pd.DataFra
                         "difference": mean,
                         **error.judged(mean),
                         "test": test,
-                        "donor_sd": apart[single].groupby("scope").mean().std(),
+                        "donor_sd": own.std(),
                         "n_splits": len(values),
                         "effect": rank_biserial(values),
                         "p_wilcoxon": paired_wilcoxon(values),
@@ -134,18 +135,12 @@ def held_out(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.crosstab(pairs["split"], pairs["scope"]).astype(bool)
 
 
-def _error(difference: pd.Series, apart: pd.Series, held: pd.DataFrame, about: pd.DataFrame) -> tuple[Error, str]:
-    """Error of a difference over splits, given those in single donors and the splits, and the name of the test that it makes."""
-    apart = apart.sort_index()
-    scope, split = (apart.index.get_level_values(name) for name in ("scope", "split"))
-    if (n := scope.nunique()) >= FEWEST_DONORS:
-        places = held.columns.get_indexer(scope), held.index.get_indexer(split)
-        once = held_out_once(places[0], ~held.to_numpy())
-        name = f"over {n} donors, {ONE_EACH}" if once else f"{MIXED} over {n} donors"
-        return error_over_donors(apart.to_numpy(), *places, ~held.to_numpy()), name
-    disjoint = bool(about["disjoint"].astype(bool).all())
-    error = error_over_splits(difference.to_numpy(), float(about["test_share"].mean()), disjoint)
-    return error, NO_TEST if not np.isfinite(error.error) else OVER_FOLDS if disjoint else OVER_SPLITS
+def _error(difference: pd.Series, own: pd.Series | None, test_share: float) -> tuple[Error, str]:
+    """Error of a difference over splits, or over donors of a single split, given theirs, and the name of the test that it makes."""
+    if own is not None and len(own) >= FEWEST_DONORS:
+        return Error(float(own.std() / np.sqrt(len(own))), len(own) - 1), f"over {len(own)} donors"
+    error = error_over_splits(difference.to_numpy(), test_share)
+    return error, OVER_SPLITS if np.isfinite(error.error) else NO_TEST
 
 
 def outcome(difference: float, q: float, n: int) -> str:
@@ -295,7 +290,7 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFra
         compared = made[(made["kind"] == kind) & (made["data"] == data)]
         if len(compared):
             said.append(f"{who}: {_tests(compared)}")
-        if (spread := compared["donor_sd"][compared["test"].str.contains(" donors")].dropna()).size:
+        if (spread := compared["donor_sd"][compared["test"] != NO_TEST].dropna()).size:
             said.append(
                 f"{who}: donors differ in a difference by {spread.median():.2g} (sd, median of {len(spread):,} comparisons; nine in ten by at most "
                 f"{spread.quantile(0.9):.2g}); docs/calibration.md has how well the test holds its level where they do."
@@ -317,13 +312,10 @@ def cautions(scores: pd.DataFrame, splits: pd.DataFrame, comparisons: pd.DataFra
 def _tests(compared: pd.DataFrame) -> str:
     """By which tests some comparisons are judged, as `compare` says of each; the usual kind first, others by their metrics."""
     said = compared["test"]
-    donors, once = said.str.extract(r"over (\d+) donors")[0].astype(float), said.str.endswith(ONE_EACH)
-    among = f"over at most {donors.max():.0f} donors, those with both classes of an endpoint"
+    donors = said.str.extract(r"over (\d+) donors")[0].astype(float)
     kinds = {
-        f"a mixed model {among}": donors.notna() & ~once,
-        f"{among}, {ONE_EACH}": once,
         "over splits, corrected for shared cells (Nadeau and Bengio)": said == OVER_SPLITS,
-        "over disjoint splits, corrected for shared training cells": said == OVER_FOLDS,
+        f"a t-test over at most {donors.max():.0f} donors, those with both classes of an endpoint": donors.notna(),
         f"not given, which takes {FEWEST_DONORS} donors or {_FEWEST_SPLITS} splits, so that they are ties": said
         == NO_TEST,
     }

@@ -204,7 +204,7 @@ def summarise(rows: pd.DataFrame, test_share: float) -> pd.DataFrame:
                 found.append(row)
                 continue
             ours, theirs = both.T
-            corrected = corrected_difference(ours - theirs, test_share, disjoint=False)
+            corrected = corrected_difference(ours - theirs, test_share)
             row |= {"value": ours.mean(), "sd": ours.std(ddof=1) if len(both) > 1 else np.nan}
             row |= {"reference": theirs.mean(), **corrected, "p_wilcoxon": paired_wilcoxon(ours - theirs)}
             if name == REFERENCE:

@@ -222,15 +222,15 @@ def added_value(folds: pd.DataFrame, ours: str, test_share: float) -> pd.DataFra
     ours
         The representation that is compared with all others.
     test_share
-        Share of the cells that a fold holds out; no cell is held out twice.
+        Share of the cells that a fold holds out.
 
     Returns
     -------
     DataFrame
         Empty where there is no fold. ``endpoint``, ``metric``, ``control``, ``ours``, ``theirs``, ``difference`` (mean over
         folds, above 0 where ours is better), ``n_folds``, ``low`` and ``high`` (95 %), ``p`` (two-sided), ``detectable`` (the true difference that is found at p <= 0.05 in
-        about 80 % of such runs), ``q`` (Benjamini-Hochberg over the rows of a control). Folds share training cells, which
-        `workbench.stats.error_over_splits` allows for; with fewer than three folds there is no interval.
+        about 80 % of such runs), ``q`` (Benjamini-Hochberg over the rows of a control). Folds share training cells, so the variance is corrected for that (Nadeau & Bengio, Machine Learning
+        52:239, 2003); with fewer than three folds there is no interval.
     """
     if folds.empty:
         return pd.DataFrame(columns=_ADDED)
@@ -240,7 +240,7 @@ def added_value(folds: pd.DataFrame, ours: str, test_share: float) -> pd.DataFra
         for name in wide.columns.drop(ours):
             one, other = part[[ours, name]].dropna().to_numpy().T
             row = {"endpoint": endpoint, "metric": metric, "control": name, "ours": one.mean(), "theirs": other.mean()}
-            rows.append({**row, **corrected_difference(one - other, test_share, disjoint=True)})
+            rows.append({**row, **corrected_difference(one - other, test_share)})
     table = pd.DataFrame(rows)
     table["q"] = table.groupby("control")["p"].transform(lambda p: benjamini_hochberg(p.to_numpy()))
     return table

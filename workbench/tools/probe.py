@@ -58,7 +58,7 @@ def probe(
         One row per layer and way of pooling: ``reads`` (the label), ``features`` (model, untrained model or expression), ``layer`` (-1 in front of
         the first), ``pool`` (``cls`` or ``mean`` over genes), ``metric``, ``value`` (mean over folds), ``sd``, ``null_mean``, ``null_high`` (97.5 % quantile)
         and ``p`` (held-out cells relabelled, 1,000 draws), ``p_least`` (no p can be smaller), ``difference`` from expression with ``low``, ``high``,
-        ``p_difference`` (`workbench.stats.error_over_splits`), ``n_cells``, ``n_folds`` (those with a value; one number alone in a fold has none), ``folds_of``,
+        ``p_difference`` (Nadeau and Bengio), ``n_cells``, ``n_folds`` (those with a value; one number alone in a fold has none), ``folds_of``,
         ``relabelled`` (``cells in folds``, ``cells in donors`` or ``donors``) and ``n_relabellings``.
 
     Raises
