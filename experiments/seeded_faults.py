@@ -58,7 +58,7 @@ FAULTS = (
         "(1 - test_share) / test_share))",
         "train / test, not test / train",
     ),
-    Fault("stats.py", "student.ppf(0.8, self.df)", "student.ppf(0.9, self.df)", "power of 90 %, not 80 %"),
+    Fault("stats.py", "stdtrit(self.df, 0.8)", "stdtrit(self.df, 0.9)", "power of 90 %, not 80 %"),
     Fault("stats.py", "2 * min((null <= observed)", "min((null <= observed)", "one-sided p of the signed ranks"),
     Fault(
         "ablation/effects.py",
