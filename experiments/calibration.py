@@ -208,7 +208,7 @@ differences of donors apart (median over null campaigns).
 | `factors`, necessity and programs | p, q | [factors](calibration_factors.md) | levels hold |
 | `factors`, stability | interval of a strength; range of the overlap of top genes | [others](calibration_others.md) | holds, too wide where noise is large; the range is a little wide |
 | `run`, `heads` | p, q | [heads](concepts/nulls.md), `experiments/calibration_heads.py`; with library size as the gates | 6 to 7 % |
-| `run`, `holdouts`; `gates`, gates 2 to 4 | p, `between_p`, `within_p` | [library size](calibration_depth.md) | the table of gates there |
+| `run`, `holdouts`; `gates`, gates 2 to 4 | p, `between_p`, `within_p` | [library size](calibration_depth.md) | 6 to 10 % where library size follows the ruler |
 | `run` and `gates`, `p_projection`, `p_draws` | rank among random draws | exact where the observed one is a draw as well | no test of the model by itself |
 | `run`, `readouts` | p | [others](calibration_others.md) | level holds, cautious where donors are relabelled; predictions are fixed, so it is of these cells alone |
 | `run`, `writing` | p, q | [others](calibration_others.md) | level holds |
@@ -216,7 +216,7 @@ differences of donors apart (median over null campaigns).
 | `gates`, gate 5 | p | [library size](calibration_depth.md), [planted world](planted_world.md#null) | uniform where anchors know nothing, and no evidence for a graph |
 | `gates`, gate 6 | p | [planted world](planted_world.md#null) | a little cautious |
 | `gates`, `donor_low`, `donor_high`; screen, `low`, `high` | interval over donors | [donors](calibration_donors.md) | 91 to 98 % |
-| `gates`, `screen` | p, q | [library size](calibration_depth.md) | level holds with and without library size along the ruler |
+| `gates`, `screen` | p, q | [library size](calibration_depth.md) | cautious: 2 to 4 %, with and without library size along the ruler |
 | `gates`, `readings` | p | [library size](calibration_depth.md), column "as it is" | not corrected for library size but in the last reading: too small where it follows the ruler |
 | `gates` and `geometry`, dimension | interval | [dimension](calibration_dimension.md) | of the estimator's own mean, not of the dimension |
 | `gates`, trajectories and shape | p, q | tests of the suite | uniform in worlds without order, and in plain noise |

@@ -53,7 +53,8 @@ def test_the_page_holds_the_band(script):
     for (program, thinned), (n, *_) in script.KINDS.items():
         calls, of = share[program, "yes" if thinned else "no", "donor and sequencing"]
         assert of == n and (calls <= 0.10 * n if program == "none" else calls >= 0.8 * n)
-    gates = {(row[0], row[1], row[2]): row[5] for row in rows if len(row) == 7 and row[2] in GATES}
+    gates = {(row[0], row[1], row[2]): row[4:7] for row in rows if len(row) == 7 and row[2] in GATES}
+    # p is a test, and held to its level; a threshold is none, and is passed by less than half as many as without.
     for gate in ("random holdout", "donor holdout", "branch holdout", "blocked permutation"):
-        passed, of = (int(n) for n in gates["none", "yes", gate].split(" of "))
-        assert of == script.KINDS["none", True][2] and passed <= 0.1 * of
+        before, passed, called = (int(n.split(" of ")[0]) for n in gates["none", "yes", gate])
+        assert called <= 0.1 * script.KINDS["none", True][2] and passed < 0.5 * before
