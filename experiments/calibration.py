@@ -212,7 +212,7 @@ differences of donors apart (median over null campaigns).
 | `run` and `gates`, `p_projection`, `p_draws` | rank among random draws | exact where the observed one is a draw as well | no test of the model by itself |
 | `run`, `readouts` | p | [others](calibration_others.md) | level holds, cautious where donors are relabelled; predictions are fixed, so it is of these cells alone |
 | `run`, `writing` | p, q | [others](calibration_others.md) | level holds |
-| `run`, `agreement` of several rulers | p | [others](calibration_others.md) | beside draws of a ruler that is in the features up to 13 %; a report asks for both nulls and both measures, and is cautious |
+| `run`, `agreement` of several rulers | p | [others](calibration_others.md) | beside draws of a ruler that is in the features up to 11 %; a report asks for both nulls and both measures, and is cautious |
 | `gates`, gate 5 | p | [library size](calibration_depth.md), [planted world](planted_world.md#null) | uniform where anchors know nothing, and no evidence for a graph |
 | `gates`, gate 6 | p | [planted world](planted_world.md#null) | a little cautious |
 | `gates`, `donor_low`, `donor_high`; screen, `low`, `high` | interval over donors | [donors](calibration_donors.md) | 91 to 98 % |

@@ -216,7 +216,7 @@ noise is large it is too wide. The range of the overlap is no interval of a mean
 
 {n} worlds of each kind (within {error}): two rulers over the same eight stages of five anchors, an adaptor fitted to each, and to 20 relabellings of each. With 20 draws no p is below 0.048. A report counts two rulers as
 agreeing where both measures stand out from both nulls.""",
-        """So p beside draws of a ruler that is not in the features keeps its level. Beside draws of one that is, it calls up to one of eight pairs that have nothing to do with each other: a latent fitted to what the
+        """So p beside draws of a ruler that is not in the features keeps its level. Beside draws of one that is, it calls up to one of nine pairs that have nothing to do with each other: a latent fitted to what the
 features hold lies along their strong directions, which every other latent is nearer to than to those of relabelled stages. That is why a report asks for both nulls. It is cautious
 then, and misses pairs that single measures find. A single p of the table is not to be read alone.""",
     ),
