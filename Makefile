@@ -13,8 +13,6 @@ RUN := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(ENV)/bytecode" PYTHONPATH
 OUT ?= artifacts/demo
 # A file to a worker, in the order of tests/conftest.py: those that take longest first.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -o tmp_path_retention_policy=failed
-# A worker to a core: threads of BLAS beside it would only wait for each other, and took a third of the processor's time.
-ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # What `make test-changed` compares with.
 BASE ?= $(shell git merge-base HEAD origin/HEAD 2>/dev/null || echo HEAD)
 PIP := -m pip install --quiet --no-compile --disable-pip-version-check
@@ -43,14 +41,14 @@ demo: $(ENV)/.complete
 	@$(RUN) -m workbench.cli run experiments/demo.yaml --out "$(OUT)"
 
 test: $(ENV)/.tests
-	@$(ONE_THREAD) $(RUN) -m pytest -m "not slow" --timeout 600 $(WORKERS)
+	@$(RUN) -m pytest -m "not slow" --timeout 600 $(WORKERS)
 
 test-slow: $(ENV)/.tests $(ENV)/.docs
 	@$(RUN) -m pytest -m slow --timeout 3600 --durations=10
 
 test-changed: $(ENV)/.tests $(ENV)/.docs
 	@asked=$$($(PY) tests/changed.py $(BASE)) || exit 1; \
-	if [ -n "$$asked" ]; then $(ONE_THREAD) $(RUN) -m pytest $(WORKERS) $$asked; else echo "Nothing that has tests differs from $(BASE)."; fi
+	if [ -n "$$asked" ]; then $(RUN) -m pytest $(WORKERS) $$asked; else echo "Nothing that has tests differs from $(BASE)."; fi
 
 test-gpu: $(ENV)/.tests
 	@$(RUN) -m pytest -m gpu -rs

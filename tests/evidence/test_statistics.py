@@ -223,7 +223,7 @@ def test_cautions_are_of_the_splits_of_each_dataset():
     scores = scores.assign(kind="transfer", data=scores["split"].map(data))
     splits = splits.assign(kind="transfer", data=splits["split"].map(data), disjoint=True, test_share=np.nan)
     said = cautions(scores, splits, compare(scores, splits, "ours"))
-    wanted = "intervals and p are not given, which takes 4 donors or 3 splits, so that they are ties."
+    wanted = "intervals and p are not given, which takes 3 splits, or 4 donors of a single one, so that they are ties."
     assert [one for one in said if one.startswith("Transfer, other")] == [
         f"Transfer, other {i}: {wanted}" for i in range(6)
     ]
@@ -245,7 +245,7 @@ def test_cautions_say_of_each_metric_by_what_it_is_judged():
     said = cautions(to, one_split, compare(to, one_split, "ours"))
     assert (
         "Transfer, cells: intervals and p are a t-test over at most 6 donors, those with both classes of an endpoint; for clusters ARI they "
-        "are not given, which takes 4 donors or 3 splits, so that they are ties."
+        "are not given, which takes 3 splits, or 4 donors of a single one, so that they are ties."
     ) in said
     # Of what nobody was asked, no test is spoken of.
     nothing = scores.assign(value=np.nan, status="not run: not there")

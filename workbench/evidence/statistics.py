@@ -316,7 +316,7 @@ def _tests(compared: pd.DataFrame) -> str:
     kinds = {
         "over splits, corrected for shared cells (Nadeau and Bengio)": said == OVER_SPLITS,
         f"a t-test over at most {donors.max():.0f} donors, those with both classes of an endpoint": donors.notna(),
-        f"not given, which takes {FEWEST_DONORS} donors or {_FEWEST_SPLITS} splits, so that they are ties": said
+        f"not given, which takes {_FEWEST_SPLITS} splits, or {FEWEST_DONORS} donors of a single one, so that they are ties": said
         == NO_TEST,
     }
     parts: list[str] = []
