@@ -208,7 +208,7 @@ differences of donors apart (median over null campaigns).
 | `factors`, necessity and programs | p, q | [factors](calibration_factors.md) | levels hold |
 | `factors`, stability | interval of a strength; range of the overlap of top genes | [others](calibration_others.md) | holds, too wide where noise is large; the range is a little wide |
 | `run`, `heads` | p, q | [heads](concepts/nulls.md), `experiments/calibration_heads.py`; with library size as the gates | 6 to 7 % |
-| `run`, `holdouts`; `gates`, gates 2 to 4 | p, `between_p`, `within_p` | [library size](calibration_depth.md) | 6 to 10 % where library size follows the ruler |
+| `run`, `holdouts`; `gates`, gates 2 to 4 | p, `between_p`, `within_p` | [library size](calibration_depth.md) | 4 to 6 % where library size follows the ruler, of branches 9 % |
 | `run` and `gates`, `p_projection`, `p_draws` | rank among random draws | exact where the observed one is a draw as well | no test of the model by itself |
 | `run`, `readouts` | p | [others](calibration_others.md) | level holds, cautious where donors are relabelled; predictions are fixed, so it is of these cells alone |
 | `run`, `writing` | p, q | [others](calibration_others.md) | level holds |

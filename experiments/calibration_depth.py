@@ -37,7 +37,7 @@ PROGRAMS = {"none": 0.0, "follows the ruler": 0.1}
 # Worlds of the screen, and of these with nothing but donors regressed out; worlds of the gates, and draws of their holdouts' null.
 KINDS = {
     ("none", False): (300, 100, 20, 0),
-    ("none", True): (500, 100, 80, 19),
+    ("none", True): (500, 100, 250, 19),
     ("follows the ruler", False): (30, 20, 20, 0),
     ("follows the ruler", True): (100, 50, 20, 0),
 }
