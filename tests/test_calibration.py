@@ -46,3 +46,17 @@ def test_the_page_begins_as_the_script_makes_it_and_its_links_name_every_other_p
     assert text.startswith(head)
     others = {page.name for page in (ROOT / "docs").glob("calibration_*.md")}
     assert all(f"({name})" in head for name in others) and len(others) == 6
+
+
+def test_the_test_that_marks_go_by_holds_its_band_where_donors_differ_as_real_ones_do(script):
+    """3 to 6 % of true nulls, within the chance of 1,000 campaigns; folds that do not overlap may call fewer."""
+    text = (ROOT / "docs" / "calibration.md").read_text()
+    name, chance = script.TESTS["corrected"], 1.96 * np.sqrt(0.05 * 0.95 / script.CAMPAIGNS)
+    for design in script.DESIGNS:
+        part = text.split(f"## {design.name}\n")[1].split("\n## ")[0]
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()]
+        called = {row[1]: float(row[3].strip("%")) / 100 for row in rows if row[0] == name}
+        assert set(called) == set(script.INTERACTIONS)
+        overlapping = design.splits * design.held > design.units
+        for interaction in ("none", "some") if design.signal else ("none",):
+            assert (0.03 if overlapping else 0) - chance <= called[interaction] <= 0.06 + chance
