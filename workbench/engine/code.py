@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-import io
-import tokenize
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,14 @@ from workbench.files import digest
 PACKAGE = Path(__file__).parents[1]
 # What carries results but does not make them; what configurations say is among a stage's inputs anyway.
 CARRIERS = ("workbench.engine", "workbench.errors", "workbench.settings", "workbench.ablation.settings")
+
+# Whichever begins first: a string with a # in it, or a comment with a quote. Python's own tokens took ten times as long.
+_STRING_OR_COMMENT = re.compile(
+    r'''"""(?:[^"\\]|\\.|"(?!""))*"""|\'{3}(?:[^'\\]|\\.|'(?!\'\'))*\'{3}'''
+    r"""|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|#[^\n]*""",
+    re.DOTALL,
+)
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_of(work: Callable[..., Any], package: Path = PACKAGE) -> str:
@@ -99,38 +106,21 @@ def _file(package: Path, name: str) -> Path | None:
     return None
 
 
-@cache
 def _imports(package: str, name: str) -> tuple[str, ...]:
-    file = _file(Path(package), name)
-    assert file is not None
-    return _imported(file.read_text(encoding="utf-8"))
+    return _parts(_source(package, name))[0]
 
 
-@cache
-def _imported(source: str) -> tuple[str, ...]:
-    found: list[str] = []
-    waiting: list[ast.AST] = [ast.parse(source)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            # A name may be a module of a package, or something that a module defines.
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        # What is imported for type checkers alone is never run.
-        body = node.orelse if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) else None
-        waiting.extend(ast.iter_child_nodes(node) if body is None else body)
-    return tuple(one for one in found if one.startswith("workbench."))
-
-
-@cache
 def _code(package: str, name: str) -> str:
-    file = _file(Path(package), name)
-    assert file is not None
-    return stripped(file.read_text(encoding="utf-8"))
+    return stripped(_source(package, name))
 
 
 @cache
+def _source(package: str, name: str) -> str:
+    file = _file(Path(package), name)
+    assert file is not None
+    return file.read_text(encoding="utf-8")
+
+
 def stripped(source: str) -> str:
     """Source without comments, docstrings and blank lines; the same on every version of Python.
 
@@ -139,16 +129,39 @@ def stripped(source: str) -> str:
     source
         Text of a module, which has to be valid Python.
     """
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
+    return _parts(source)[1]
+
+
+@cache
+def _parts(source: str) -> tuple[tuple[str, ...], str]:
+    # What a module imports from the package, and its text as it is run; together, since most of the time is the parser's.
+    imported, lines = list[str](), source.split("\n")
+    for node, runs in _statements(ast.parse(source), True):
+        if isinstance(node, ast.Import) and runs:
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and runs:
+            # A name may be a module of a package, or something that a module defines.
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
             first = node.body[0]
-            for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
-                lines[row - 1] = ""
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+            for row in range(first.lineno - 1, first.end_lineno or first.lineno):
+                lines[row] = ""
+    for found in _STRING_OR_COMMENT.finditer(source):
+        if found[0].startswith("#"):
+            before = source[: found.start()]
+            row, column = before.count("\n"), len(before) - before.rfind("\n") - 1
+            lines[row] = lines[row][:column]
+    kept = tuple(one for one in imported if one.startswith("workbench."))
+    return kept, "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _statements(node: ast.AST, runs: bool) -> Iterator[tuple[ast.AST, bool]]:
+    # With each: whether it is ever run, as what is imported for type checkers alone is not. Imports and docstrings are
+    # statements: expressions, which are most of a tree, need no look.
+    yield node, runs
+    typed = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    for part in ("body", "orelse", "handlers", "finalbody", "cases"):
+        inner = getattr(node, part, None)
+        # The body of an expression, as of a lambda, is no list.
+        for one in inner if isinstance(inner, list) else ():
+            yield from _statements(one, runs and not (typed and part == "body"))
