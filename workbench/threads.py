@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numba
 from threadpoolctl import ThreadpoolController
@@ -13,16 +15,21 @@ from threadpoolctl import ThreadpoolController
 Given = TypeVar("Given")
 Found = TypeVar("Found")
 
+# What may bring a BLAS or OpenMP of its own when it is imported.
+_WITH_THREADS = ("scipy.linalg", "sklearn", "torch", "numba")
+
 
 @cache
-def _controller() -> ThreadpoolController:
-    # Looking for the libraries takes milliseconds, which is as long as a small fit takes.
+def _controller(imported: tuple[bool, ...]) -> ThreadpoolController:
+    # Looking for the libraries takes milliseconds, which is as long as a small fit takes: once for all that is there.
     return ThreadpoolController()
 
 
-def one_thread() -> Any:
-    """Context in which NumPy and SciPy use one BLAS thread."""
-    return _controller().limit(limits=1)
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Context, and decorator, in which BLAS and OpenMP use one thread."""
+    with _controller(tuple(name in sys.modules for name in _WITH_THREADS)).limit(limits=1):
+        yield
 
 
 def threaded(work: Callable[[Given], Found], tasks: Iterable[Given]) -> list[Found]:

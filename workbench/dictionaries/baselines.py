@@ -9,17 +9,17 @@ import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import NMF, FastICA
-from threadpoolctl import threadpool_limits
 
 from workbench.dictionaries.judging import gene_means, variance_explained
 from workbench.seeds import generator, key
+from workbench.threads import one_thread
 
 ONE_HOT = "gene id alone"
 # Rows that k-means and ICA learn from, at most: both are slow, and neither gains from more. NMF is slower still.
 _LEARN, _LEARN_NMF = 20000, 4000
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def baselines(
     train: Float[np.ndarray, "row width"],
     train_genes: Int[np.ndarray, " row"],

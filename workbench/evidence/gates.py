@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from workbench.cells.anchors import TECHNICAL
 from workbench.cells.splits import Split
@@ -24,6 +23,7 @@ from workbench.geometry.quality import trustworthiness
 from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.seeds import generator
 from workbench.stats import null_summary
+from workbench.threads import one_thread
 
 _TRUST_NULL = 20
 _FEW = "too few anchors or stages on either side"
@@ -166,7 +166,7 @@ def _both(one: Gate, plain: Gate, said: str) -> Gate:
     return replace(one, status=status, plain=plain.value, note=f"{one.note}; {said}")
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def _asked(cohort: _Cohort) -> list[Gate]:
     """Gates 1 to 5 of the features that a cohort has."""
     anchors = cohort.anchors

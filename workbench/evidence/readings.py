@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from workbench.cells.anchors import Anchors
 from workbench.cells.splits import Split
@@ -17,6 +16,7 @@ from workbench.evidence.holdout import holdout_correlation, random_splits, with_
 from workbench.evidence.ruler import Ruler
 from workbench.evidence.screen import score_anchors
 from workbench.operators.adaptor import LETAdaptor
+from workbench.threads import one_thread
 
 RANDOM, DONOR, BRANCH, FROZEN = "random holdout", "donor holdout", "branch holdout", "adaptor of the internal cohort"
 # Of the random holdout the paper names a share; of the others it is not known what is compared with what.
@@ -34,7 +34,7 @@ _FEW, _NO_DONORS, _ONE_DONOR = (
 )
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def holdout_readings(
     anchors: AnchorSet, ruler: Ruler, adaptor: LETAdaptor, *, refits: int, seed: int
 ) -> list[dict[str, Any]]:

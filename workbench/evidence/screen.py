@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
-from threadpoolctl import threadpool_limits
 
 from workbench.cells.anchors import TECHNICAL, Anchors
 from workbench.cells.placed import PlacedCells
@@ -25,6 +24,7 @@ from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.operators.algorithm import fold
 from workbench.operators.readout import endpoints, probe
 from workbench.stats import benjamini_hochberg, null_summary
+from workbench.threads import one_thread
 
 
 def score_head(
@@ -167,7 +167,7 @@ def gate_columns(
     }
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def _latent(
     both: AnchorSet, stage: np.ndarray, ruler: Ruler, adaptor: LETAdaptor
 ) -> tuple[Float[np.ndarray, "anchor k"], LETAdaptor]:
@@ -175,7 +175,7 @@ def _latent(
     return model.transform(both.features[both.test]), model
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def _subtypes(
     matrix: np.ndarray, model: LETAdaptor, fitted: PlacedCells, judged: PlacedCells, ruler: Ruler
 ) -> dict[str, float]:

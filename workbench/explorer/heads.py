@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 from scipy.sparse.linalg import ArpackError, svds
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError
 from workbench.factors.factorise import SVD, Factors, by_size, rank_floor, signed, svd_factors
@@ -18,6 +17,7 @@ from workbench.factors.gene_sets import load_gene_sets, on_panel
 from workbench.factors.programs import gene_lists, indicators, over_representation
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
+from workbench.threads import one_thread
 
 N_PAIRS, N_FACTORS, N_GENES = 12, 6, 10
 # From here on the whole decomposition of a head takes long.
@@ -128,7 +128,7 @@ def head_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n
 def _leading(matrix: np.ndarray, genes: Sequence[str], n: int) -> Factors:
     # Not a constant vector, which the factors of a centred operator are at right angles to.
     start = generator(0, "explorer factors", str(len(genes))).standard_normal(len(genes))
-    with threadpool_limits(1):
+    with one_thread():
         u, s, vt = svds(np.asarray(matrix, dtype=np.float64), k=n, v0=start, solver="arpack")
     order = np.argsort(-s, kind="stable")
     order = order[s[order] > rank_floor(s.max(), len(genes), matrix.dtype)]

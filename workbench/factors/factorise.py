@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
 from workbench.seeds import key
+from workbench.threads import one_thread
 
 READ, WRITE = "read", "write"
 SVD = "svd"
@@ -147,7 +147,7 @@ def svd_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n:
     array([3., 1.])
     """
     work = _checked(matrix, genes, n)
-    with threadpool_limits(1):
+    with one_thread():
         u, s, vt = np.linalg.svd(work)
     _check_rank(s, matrix.dtype, n)
     return signed(genes, u[:, :n], s[:n], vt[:n], SVD)
@@ -185,7 +185,7 @@ def nmf_factors(matrix: Float[np.ndarray, "gene gene"], genes: Sequence[str], n:
         )
     scale = float(work.max())
     model = NMF(n, init="nndsvda", tol=1e-4, max_iter=500, random_state=key(seed, "nmf factors") % 2**32)
-    with threadpool_limits(1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         # What is left after 500 rounds is far under the error of the factorisation itself.
         warnings.simplefilter("ignore", ConvergenceWarning)
         read = model.fit_transform(work / scale)
@@ -223,7 +223,7 @@ def sparse_pca_factors(
     work = _checked(matrix, genes, n)
     if not penalty > 0:
         raise EvaluationError(f"The penalty is {penalty}; give one above 0, or use svd_factors for none.")
-    with threadpool_limits(1):
+    with one_thread():
         u, s, vt = np.linalg.svd(work)
         _check_rank(s, matrix.dtype, n)
         start = {"dict_init": u[:, :n].T, "code_init": vt[:n].T * s[:n] / s[0]}

@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Int, Shaped
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
 from workbench.factors.factorise import Factors
 from workbench.operators.readout import METRICS, Endpoint, probe, said, score_many
 from workbench.seeds import generator
+from workbench.threads import one_thread
 
 Expression: TypeAlias = sp.csr_matrix | sp.csr_array | Float[np.ndarray, "cell gene"]
 
@@ -107,7 +107,7 @@ def _heard_and_spoken(
     return np.asarray(x @ factors.read, dtype=np.float64) * factors.strength, factors.write @ encoder.T
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def ablate_factors(
     x: Expression,
     factors: Factors,

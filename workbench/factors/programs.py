@@ -22,13 +22,13 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 from scipy.stats import hypergeom
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
 from workbench.factors.gene_sets import GeneSets, usable_terms
 from workbench.operators.controls import coexpression
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
+from workbench.threads import one_thread
 
 COLUMNS = (
     *("method", "factor", "side", "direction", "term", "source", "score"),
@@ -58,7 +58,7 @@ class Enrichment:
     terms: pd.DataFrame
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def enrich(
     loadings: Mapping[str, Float[np.ndarray, "gene factor"]],
     genes: Sequence[str],

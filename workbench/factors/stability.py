@@ -12,12 +12,12 @@ from jaxtyping import Float, Int, Real
 from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import hypergeom
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, ShapeError
 from workbench.factors.factorise import READ, SVD, WRITE, Factors, by_size
 from workbench.seeds import generator
 from workbench.stats import over_few
+from workbench.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def stability(
     weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), draws)
     tally = {side: _Tally(loadings, reference.genes, n_top, draws) for side, loadings in reference.sides.items()}
     strengths = np.empty((draws, n))
-    with threadpool_limits(1):
+    with one_thread():
         for draw, weight in enumerate(weights):
             read, strength, write = _leading(_mean(sums, counts, weight), n)
             cosine = reference.read.T @ read, reference.write @ write.T

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
 
 from workbench.cells.placed import PlacedCells
 from workbench.errors import EvaluationError
@@ -22,6 +21,7 @@ from workbench.geometry.shape import flatness, geodesics, ripple, ruler_agreemen
 from workbench.geometry.trajectories import trajectory_table
 from workbench.operators.adaptor import LETAdaptor, angles, fit_to_ruler
 from workbench.seeds import generator
+from workbench.threads import one_thread
 
 FEATURES, LATENT = "features of cells, f(x)", "latent of cells, z"
 _KS = (5, 10, 15, 20, 30, 50)
@@ -29,7 +29,7 @@ _NEAR = 0.3  # ruler distances up to which a pair of anchors counts as near
 _NULL_DRAWS = 20
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def geometry(
     placed: PlacedCells,
     matrix: Float[np.ndarray, "gene feature"],

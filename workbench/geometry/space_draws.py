@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import t as student
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError
 from workbench.geometry.spaces import numbered
 from workbench.seeds import generator
+from workbench.threads import one_thread
 
 # Where a space comes from, as tables have it; controls of a recipe have names of their own.
 MODEL, RANDOM, BASELINE = "model", "random weights", "baseline"
@@ -52,7 +52,7 @@ class Draws:
         statistic
             Function of one weight per unit that gives a number, or several.
         """
-        with threadpool_limits(1):  # of so small matrices threads would only wait for each other
+        with one_thread():  # of so small matrices threads would only wait for each other
             return np.array([statistic(weights) for weights in self.weights], dtype=float)
 
     def means(self, terms: Float[np.ndarray, " cell"]) -> Float[np.ndarray, " draw"]:

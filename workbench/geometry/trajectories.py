@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import rankdata
-from threadpoolctl import threadpool_limits
 
 from workbench.errors import EvaluationError, unknown_name
 from workbench.evidence.contrasts import read_lineages
@@ -18,6 +17,7 @@ from workbench.evidence.null_rulers import permute_in_blocks
 from workbench.evidence.ruler import Ruler
 from workbench.operators.adaptor import LETAdaptor, fit_to_ruler
 from workbench.stats import benjamini_hochberg, permutation_p, spearman
+from workbench.threads import one_thread
 
 _FEWEST, _DEPTHS = 5, 3
 
@@ -158,7 +158,7 @@ def progression(
     )
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def trajectory_table(
     features: Float[np.ndarray, "anchor feature"],
     stage: Int[np.ndarray, " anchor"],

@@ -17,7 +17,6 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
-from threadpoolctl import threadpool_limits
 
 from workbench.cells.anchors import make_anchors
 from workbench.cells.placed import PlacedCells
@@ -27,6 +26,7 @@ from workbench.operators.algorithm import fold
 from workbench.operators.cell_sampling import check_cells, dealt, in_pairs
 from workbench.operators.readout_weights import Readout
 from workbench.seeds import generator
+from workbench.threads import one_thread
 
 STRONG_TOPOLOGY = (0.04, 0.08, 0.12, 0.18)
 STRONG_COMPACTNESS = 0.015
@@ -191,7 +191,7 @@ class CellAdaptor(TransformerMixin, BaseEstimator):
         self.n_features_in_ = X.shape[1]
         between = distances[np.ix_(self.classes_, self.classes_)].astype(np.float64)
         np.fill_diagonal(between, 0)
-        with threadpool_limits(1):
+        with one_thread():
             self._train(x, place, held, between, operator)
         return self
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from threadpoolctl import threadpool_limits
 
 from workbench.cells.genes import MIN_SHARE
 from workbench.errors import EvaluationError
@@ -21,6 +20,7 @@ from workbench.geometry.gene_edges import STUCK, clean_edges, edge_tests
 from workbench.geometry.gene_vectors import GeneAxes, GeneVectors, singular_axes
 from workbench.models import CellModel
 from workbench.stats import benjamini_hochberg, enough_draws
+from workbench.threads import one_thread
 from workbench.tools.common import as_cells, as_model
 from workbench.tools.gene_inputs import (
     CHROMOSOME,
@@ -86,7 +86,7 @@ class GeneGeometry:
     notes: tuple[str, ...]
 
 
-@threadpool_limits.wrap(limits=1)
+@one_thread()
 def gene_geometry(
     adata: AnnData,
     model: CellModel | str | Path,

@@ -126,16 +126,20 @@ def _answers(context: RunContext, results: Results, tables: Tables) -> list[str]
 
 def _heads_said(rows: pd.DataFrame) -> str:
     """The adaptor's heads beside each other, where there are several."""
-    wide = rows.pivot_table(index="head", columns="measure", values="value", sort=False)
+    # A measure that no fold allows is no column of its own.
+    wide = rows.pivot_table(index="head", columns="measure", values="value", sort=False).reindex(
+        columns=[TRUST, SPREAD, AXES, SCORE]
+    )
     if len(wide) < 2:
         return ""
     hybrid = rows.loc[rows["kind"] == HYBRID, "head"].unique()
-    best = wide.loc[hybrid, SCORE].idxmax() if len(hybrid) and wide.get(SCORE) is not None else None
+    scores = wide.loc[wide.index.isin(hybrid), SCORE].dropna()
+    best = scores.idxmax() if len(scores) else None
     shown = [name for name in wide.index if name not in hybrid or name == best]
     said = [
-        f"{name}{' (the best of its kind by the selection score, chosen on these cells)' if name == best else ''} {row[TRUST]:.2f}, {row[SPREAD]:.2f}, "
-        f"{row[AXES]:.2f}"
-        for name, row in wide.loc[shown].iterrows()
+        f"{name}{' (the best of its kind by the selection score, chosen on these cells)' if name == best else ''} "
+        + ", ".join(f"{value:.2f}" if np.isfinite(value) else "unknown" for value in row)
+        for name, row in wide.loc[shown, [TRUST, SPREAD, AXES]].iterrows()
     ]
     return f"Heads of the adaptor on held-out cells, {TRUST}, {SPREAD}, {AXES}: {'; '.join(said)}. More in the table {ADAPTOR_HEADS}."
 

@@ -174,7 +174,7 @@ def ablation_split(
         np.flatnonzero(outside),
         np.flatnonzero(~outside),
         split=split_name(folds),
-        groups=context.cells.column("group"),
+        groups=context.cells.obs["group"].to_numpy(),
         names=context.cells.names,
         core=list(core) or None,
         n_core=min(settings.top, len(factors.strength)),
