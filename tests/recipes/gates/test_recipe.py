@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import anndata as ad
 import pandas as pd
@@ -23,7 +24,7 @@ from workbench.engine.tables import read_table
 from workbench.errors import ConfigError, EvaluationError
 from workbench.evidence.gate_spec import GATES, NULL_RULER, SPEC
 from workbench.files import write_text
-from workbench.operators.controls import CODE
+from workbench.operators.controls import CODE, IDENTITY
 from workbench.planted.folder import write_world
 from workbench.recipes.gates.config import GatesConfig
 from workbench.recipes.gates.context import GatesContext
@@ -251,6 +252,22 @@ def absolute_paths(config):
     return raw
 
 
+@contextmanager
+def of_few_controls():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.recipes.gates.gates.CONTROLS", (IDENTITY, CODE))
+        patch.setattr("workbench.recipes.gates.screen.CONTROLS", (IDENTITY, CODE))
+        patch.setattr("workbench.recipes.gates.gates.NEGATIVES", (PER_ANCHOR,))
+        yield
+
+
+@pytest.fixture
+def few_controls():
+    """Of the controls, plain expression and the code per label: for runs that are about something else."""
+    with of_few_controls():
+        yield
+
+
 @pytest.fixture
 def alone(config, tmp_path):
     """The same with its internal cohort only."""
@@ -259,7 +276,7 @@ def alone(config, tmp_path):
     return write_text(tmp_path / "alone.yaml", yaml.safe_dump(raw))
 
 
-def test_status_and_json_of_a_run_that_does_not(alone, tmp_path, capsys):
+def test_status_and_json_of_a_run_that_does_not(alone, few_controls, tmp_path, capsys):
     more = ("screen=false", "cohorts.internal.data.donor=null")
     assert main([*arguments(alone, tmp_path / "run", *more), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
@@ -274,7 +291,7 @@ def test_status_and_json_of_a_run_that_does_not(alone, tmp_path, capsys):
     assert "Not applicable:" in capsys.readouterr().out
 
 
-def test_without_a_doomed_cohort_gate_seven_is_not_applicable(alone, tmp_path):
+def test_without_a_doomed_cohort_gate_seven_is_not_applicable(alone, few_controls, tmp_path):
     result = run_gates(settings(alone), tmp_path / "run")
     assert unmet(result) == ["internal: expected to fail (not applicable)"]
     report = (result.out / "report.html").read_text(encoding="utf-8")
@@ -352,10 +369,11 @@ def named(config, tmp_path_factory):
     del given["external"]["data"]["donor"]
     cohorts = {"1e5": given["internal"], "NA": given["external"], "None": given["off_graph"]}
     path = write_text(place / "gates.yaml", yaml.safe_dump({**raw, "cohorts": cohorts}, sort_keys=False))
-    return path, place / "run", main(arguments(path, place / "run"))
+    with of_few_controls():
+        return path, place / "run", main(arguments(path, place / "run"))
 
 
-def test_a_cohort_called_na_counts_as_any_other(named, capsys):
+def test_a_cohort_called_na_counts_as_any_other(named, few_controls, capsys):
     path, out, status = named
     assert status == 1, "donor holdout is required and cannot be computed"
     for name in ("gates", "controls", "cohorts"):
