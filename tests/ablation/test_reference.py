@@ -197,7 +197,7 @@ def test_partners_are_drawn_evenly(reference):
 def test_a_lone_cell_has_no_partner(model, tokens):
     one = build_reference(model, tokens[2:3], ())
     assert one.partners(["other0", "other1"], 5) == [0, 0]
-    with pytest.raises(CellsError, match="holds no cell but 'other2' itself; add more cells"):
+    with pytest.raises(CellsError, match="holds no cell but 'other2' itself; give two reference"):
         one.partners(["other1", "other2"], 5)
 
 

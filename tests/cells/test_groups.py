@@ -122,7 +122,7 @@ def test_the_seed_decides(obs, donors, most):
 
 
 def test_too_few_donors_are_an_error(with_donors):
-    said = "8 donors cannot fill 9 folds of whole donors; set evaluation.folds to at most 8"
+    said = "8 donors cannot fill 9 folds of whole donors; ask for at most 8 folds"
     with pytest.raises(EvaluationError, match=said):
         dealt(with_donors, 9)
 
@@ -133,7 +133,7 @@ def test_of_one_donor_no_folds_can_be_made_and_that_is_said(obs):
 
 
 def test_too_few_cells_or_groups_are_an_error(obs):
-    with pytest.raises(EvaluationError, match="4 cells cannot fill 5 folds; set evaluation.folds lower"):
+    with pytest.raises(EvaluationError, match="4 cells cannot fill 5 folds; ask for at most 4"):
         dealt(obs.iloc[:4], 5)
     with pytest.raises(EvaluationError, match="4 cells cannot fill 5 groups; set capture.groups lower"):
         dealt(obs.iloc[:4], 2, 5)

@@ -115,7 +115,9 @@ class Reference:
             if self.tokens.cell_ids[self.order[at]] == name:
                 at = (at + 1) % len(self.order)
             if self.tokens.cell_ids[self.order[at]] == name:
-                raise CellsError(f"The reference set holds no cell but '{name}' itself; add more cells.")
+                raise CellsError(
+                    f"The reference set holds no cell but '{name}' itself; give two reference cells or more."
+                )
             found.append(self.order[at])
         return found
 

@@ -110,10 +110,10 @@ def make_folds(
     """
     n = len(groups)
     if n < n_folds and groups.kind == DONORS:
-        fewer = f"set evaluation.folds to at most {n}" if n > 1 else "leave data.donor out"
+        fewer = f"ask for at most {n} folds" if n > 1 else "leave data.donor out"
         raise EvaluationError(f"{n} donor{'s' if n > 1 else ''} cannot fill {n_folds} folds of whole donors; {fewer}.")
     if n < n_folds and groups.kind == SINGLE:
-        raise EvaluationError(f"{n} cells cannot fill {n_folds} folds; set evaluation.folds lower.")
+        raise EvaluationError(f"{n} cells cannot fill {n_folds} folds; ask for at most {n}.")
     if n < n_folds:
         raise EvaluationError(
             f"{n} groups of cells cannot fill {n_folds} folds; set capture.groups to {n_folds} or more."

@@ -181,7 +181,7 @@ def build_gene_ruler(
         apart = genes[int(np.flatnonzero(part != sizes.argmax())[0])]
         raise EvaluationError(
             f"The graph of genes '{name}' is not connected: it falls into {len(sizes)} parts, the largest with {sizes.max()} of {len(genes)} genes, "
-            f"and there is no way from it to '{apart}'. Add the edges that are missing, or write `component: largest`."
+            f"and there is no way from it to '{apart}'. Add the edges that are missing, or write `component: largest` in a ruler file that names the table under edges."
         )
     stays = np.flatnonzero(part == sizes.argmax())
     place = {int(old): new for new, old in enumerate(stays)}

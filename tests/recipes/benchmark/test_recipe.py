@@ -34,6 +34,7 @@ from workbench.recipes.benchmark import operators as module
 from workbench.recipes.benchmark.config import BenchmarkConfig
 from workbench.recipes.benchmark.context import BenchmarkContext
 from workbench.recipes.benchmark.recipe import run_benchmark, stages
+from workbench.recipes.benchmark.sections import cost_section
 from workbench.recipes.benchmark.tasks import trial_of
 
 JUDGED = {"audit", "campaign", "statistics"}
@@ -526,3 +527,9 @@ def test_a_dry_run_counts_methods_and_splits_and_makes_nothing(campaign, tmp_pat
     assert new["operators"]["disk"] is None and new["operators"]["why"] == "depends on cells"
     assert {one["state"] for one in kept.values()} == {"kept"} and kept["operators"]["disk"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_costs_where_no_method_could_be_run_are_an_empty_table_and_no_answer():
+    tables = {"campaign_costs": pd.DataFrame({"method": np.empty(0)}), "splits": pd.DataFrame()}
+    made = cost_section(SimpleNamespace(config=SimpleNamespace(ours="anchor head")), tables)
+    assert made.answers == [] and len(made.figures) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from workbench.engine.section import Report, Section, without_place
@@ -163,9 +164,11 @@ def screen_section(context: GatesContext) -> Section:
     )
     plain = controls.loc[controls["operator"] == IDENTITY, "residualised"].max()
     above = int((heads["residualised"] > plain).sum())
+    known = np.isfinite(best["low"])
+    interval = f"{best['low']:.2f} to {best['high']:.2f}" if known else "no interval, for too few donors"
     answers = [
         f"Best single head on '{context.external}': L{best['layer']:.0f}H{best['head']:.0f}, residualised correlation "
-        f"{best['residualised']:.2f} ({best['low']:.2f} to {best['high']:.2f}), q {best['q']:.3f}; controls: {said}.",
+        f"{best['residualised']:.2f} ({interval}), q {best['q']:.3f}; controls: {said}.",
         f"{above} of {len(heads)} heads are above plain expression ({plain:.2f}) on that measure.",
     ]
     caption = (
