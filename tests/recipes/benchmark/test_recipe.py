@@ -6,9 +6,11 @@ import json
 import shutil
 import sysconfig
 import venv
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from damage import assert_undamaged
