@@ -117,9 +117,10 @@ print("the same table:", again.equals(effects), "from", len(list((out / "sweep")
 
 # %%
 by = "masked_error"
+given = {} if mapping is None else {field: value for field, value in vars(mapping).items() if value}
 config = {
     "checkpoint": checkpoint,
-    "data": {"name": data, **({} if mapping is None else vars(mapping))},
+    "data": {"name": data, **given},
     "study": {"metrics": metrics, "cells": n_cells, "max_tokens": max_tokens, "bootstrap": 500},
     "sweep": {"null_draws": null_draws, "pairs_of_top": model.config.n_heads + 1, "pairs_by": by},
 }

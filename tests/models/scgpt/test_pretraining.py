@@ -174,6 +174,11 @@ def test_cells_that_cannot_be_split_are_refused():
         prepare({"tiny": tiny_cells(3, 25)}, SETTINGS.model_copy(update={"held_out": 1.0}))
     with pytest.raises(CellsError, match="0 held out"):
         prepare({"tiny": tiny_cells(9, 25)}, SETTINGS.model_copy(update={"held_out": 0.0}))
+    # Two donors of two cells each: half of them are too few to tune what a training is compared with.
+    few = tiny_cells(4, 25)
+    few.obs["donor"] = ["a", "a", "b", "b"]
+    with pytest.raises(CellsError, match="4 cells split into 2 for training and 2 held out; at least 3 are"):
+        prepare({"tiny": few}, SETTINGS)
     bad = tiny_cells(20, 25)
     bad.X.data[0] = np.nan
     with pytest.raises(CellsError, match="NaN or infinite .cell0."):

@@ -21,6 +21,8 @@ from workbench.settings import PretrainSettings
 
 # Share of a study's genes that another has to measure for a simple predictor to be fitted on its cells.
 ALIKE = 0.9
+# Predictors that a training is compared with are tuned on a fifth of its cells and fitted on the others: on two or more.
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,11 @@ def prepare(
         groups[kind if len(studies) == 1 else f"{kind} of {name}"] = rows[out]
     held_out = np.sort(np.concatenate(list(groups.values())))
     train = np.setdiff1d(np.arange(len(cell_ids)), held_out)
+    if len(train) < _FEWEST:
+        raise CellsError(
+            f"{len(cell_ids)} cells split into {len(train)} for training and {len(held_out)} held out; at least {_FEWEST} are trained on. "
+            "Give more cells or another held_out share."
+        )
     matrix = sp.csr_matrix(sp.vstack(blocks, format="csr"))
     return TrainingData(
         matrix, cell_ids, vocabulary, vocabulary.encode(tuple(genes)), train, held_out, study, measured, groups
