@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -24,7 +26,7 @@ from workbench.engine.config import make_config
 from workbench.engine.plan import plan_text
 from workbench.engine.recipe import execute, plan
 from workbench.engine.tables import read_table
-from workbench.errors import CellsError, ConfigError, HookError, ShapeError
+from workbench.errors import CellsError, ConfigError, EvaluationError, HookError, ShapeError
 from workbench.recipes.dictionary.config import DictionaryRunConfig
 from workbench.recipes.dictionary.context import DictionaryContext
 from workbench.recipes.dictionary.recipe import RECIPE
@@ -154,6 +156,21 @@ def test_causes_are_those_of_the_functions(made):
     circuit = feature_circuit(context.model, cells, dictionary, later, targets, check=3, null_draws=3, **shared)
     assert np.allclose(edges["strength"], circuit.edges["strength"], atol=1e-6) and len(summary) == 1
     assert summary["pairs"].iloc[0] == len(edges) and set(edges["source_hook"]) == {low}
+
+
+def test_a_dictionary_of_which_hardly_a_feature_fires_ends_with_a_report_that_says_so(
+    made, tiny, tmp_path, monkeypatch
+):
+    out = shutil.copytree(made.out, tmp_path / "out")
+
+    def few(*_, **__):
+        raise EvaluationError("1 upstream features fire.")
+
+    monkeypatch.setattr("workbench.recipes.dictionary.sweep.feature_circuit", few)
+    done = execute(RECIPE, config(tiny, sweep={**tiny["sweep"], "targets": 2}), out)
+    assert done.context.read("feature_edges").empty and done.context.read("feature_circuits").empty
+    page = html.unescape((out / "report.html").read_text())
+    assert f"From {HOOKS[0]} to {HOOKS[1]}: 1 upstream features fire." in page and "Figure 'feature_graph'" not in page
 
 
 @pytest.mark.slow

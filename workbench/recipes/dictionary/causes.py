@@ -44,7 +44,8 @@ def causes(context: DictionaryContext, results: Results) -> Section:
         skipped.append(("Steering", "sweep.steering names no cell types"))
     if not pairs_of_hooks(context):
         skipped.append(("Edges between features", "no hook of sweep.hooks is behind another"))
-    skipped += [("Steering", why) for why in results.get(STEERING, {}).get("skipped", ())]
+    for stage, what in {EDGES: "Edges between features", STEERING: "Steering"}.items():
+        skipped += [(what, why) for why in results.get(stage, {}).get("skipped", ())]
     return Section(
         figures=_figures(tables),
         tables=tables,
@@ -89,7 +90,7 @@ def _figures(tables: Mapping[str, pd.DataFrame]) -> list[Request]:
         found.append(
             Request("feature_estimates", "Estimates by gradients beside ablation, on the same held-out cells.")
         )
-    if EDGES in tables:
+    if EDGES in tables and len(tables["feature_edges"]):
         found.append(
             Request(
                 "feature_graph", "Null: random mixtures of features that read as much, fire as often and are as strong."

@@ -107,7 +107,8 @@ class FeatureSweepConfig(Strict):
     )
     targets: PositiveInt = Field(
         default=12,
-        description="Features of each hook but the first that edges from the hook before are looked for, drawn by the seed.",
+        description="Features of each hook but the first that edges from the hook before are looked for, drawn by the seed "
+        "among those that fire.",
     )
     mixtures: PositiveInt = Field(
         default=25, description="Random mixtures of features for each upstream feature, the null of edges."

@@ -19,7 +19,7 @@ from workbench.errors import EvaluationError, HookError
 from workbench.recipes.dictionary.config import SteeringConfig
 from workbench.recipes.dictionary.context import TRAIN, DictionaryContext, where
 from workbench.recipes.dictionary.judge import apart, together
-from workbench.recipes.dictionary.swept import asked_of, chosen_features, pairs_of_hooks, swept_hooks
+from workbench.recipes.dictionary.swept import asked_of, chosen_features, firing_features, pairs_of_hooks, swept_hooks
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg
 from workbench.tools.steer import steer
@@ -113,15 +113,20 @@ def circuits_stage(context: DictionaryContext, folder: Path, _: Results) -> Resu
     Returns
     -------
     dict
-        ``pairs`` of hooks.
+        ``pairs`` of hooks, and ``skipped``: those between which no edge could be looked for, and why.
     """
     pairs = pairs_of_hooks(context)
     tasks = [Task(f"{one} {other}", (context.handle, one, other)) for one, other in pairs]
     rows = run_sweep(folder / "sweep", {"pairs": len(tasks)}, tasks, circuit_task, context.backend)
-    found = apart(rows, dict(zip(SWEPT[EDGES], _OF_EDGES, strict=True)))
+    why = rows["why"].fillna("") != ""
+    columns = dict(zip(SWEPT[EDGES], _OF_EDGES, strict=True))
+    found = apart(rows[~why], columns)
+    if why.all():
+        found = {name: pd.DataFrame(columns=list(wanted)) for name, wanted in columns.items()}
     found["feature_edges"] = found["feature_edges"].astype({"source": int, "target": int, "found": bool})
     context.write(found)
-    return {"pairs": [list(pair) for pair in pairs]}
+    skipped = [f"From {row.source_hook} to {row.target_hook}: {row.why}" for row in rows[why].itertuples()]
+    return {"pairs": [list(pair) for pair in pairs], "skipped": skipped}
 
 
 def circuit_task(handle: Handle, one: str, other: str) -> pd.DataFrame:
@@ -137,22 +142,24 @@ def circuit_task(handle: Handle, one: str, other: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Rows of the tables of the stage, see `together`.
+        Rows of the tables of the stage, see `together`, with ``why`` (empty where edges were looked for).
     """
     context = handle.open()
-    asked, seed = asked_of(context), context.config.seed
+    asked, seed, about = asked_of(context), context.config.seed, {"source_hook": one, "target_hook": other}
     low, high = (context.dictionary(TRAIN, hook) for hook in (one, other))
-    drawn = generator(seed, "targets of edges", other).permutation(high.width)[: asked.targets]
+    drawn = generator(seed, "targets of edges", other).permutation(high.width)
+    drawn = drawn[np.isin(drawn, firing_features(context, high))][: asked.targets]
     try:
         found = feature_circuit(
             context.model, context.held_cells, low, high, sorted(drawn.tolist()), check=asked.check, null_draws=asked.mixtures,
             n_cells=asked.n_cells, seed=seed, min_gene_share=context.config.data.min_gene_share,
         )  # fmt: skip
     except EvaluationError as error:
-        raise EvaluationError(f"Edges from '{one}' to '{other}': {error}") from error
+        # Trainings of hours lie behind this, and a dictionary of which hardly a feature fires is a result.
+        return together({EDGES: pd.DataFrame([{**about, "why": str(error)}])})
     summary = pd.DataFrame([found.summary]).rename(columns={"found": "share_found"})
-    tables = (summary.assign(source_hook=one, target_hook=other), found.edges)
-    return together(dict(zip(SWEPT[EDGES], tables, strict=True)))
+    tables = (summary.assign(**about), found.edges)
+    return together(dict(zip(SWEPT[EDGES], tables, strict=True)), why="")
 
 
 def steering_stage(context: DictionaryContext, folder: Path, results: Results) -> Result:

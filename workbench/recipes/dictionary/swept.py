@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Int
 
 from workbench.ablation.build import choose_cells
 from workbench.dictionaries.alike import feature_usage
@@ -126,7 +127,21 @@ def chosen_features(context: DictionaryContext, hook: str, dictionary: Dictionar
     asked, model, seed = asked_of(context), context.model, context.config.seed
     if isinstance(asked.features, dict):
         return list(next(n for name, n in asked.features.items() if model.resolve_hooks(name)[0] == hook))
+    firing = firing_features(context, dictionary)
+    return sorted(generator(seed, "swept features", hook).permutation(firing)[: asked.features].tolist())
+
+
+def firing_features(context: DictionaryContext, dictionary: Dictionary) -> Int[np.ndarray, " feature"]:
+    """Features that fire somewhere in the held-out cells that causes are asked of, in ascending order.
+
+    Parameters
+    ----------
+    context
+        Run that was asked for causes.
+    dictionary
+        Dictionary of one of its hooks.
+    """
+    asked, model, seed = asked_of(context), context.model, context.config.seed
     cells = choose_cells(context.held_cells, asked.n_cells, seed)
     tokens = model.tokenizer(cells, seed=seed, min_gene_share=context.config.data.min_gene_share).tokens()
-    firing = np.flatnonzero(feature_usage(model, dictionary, tokens)["rate"] > 0)
-    return sorted(generator(seed, "swept features", hook).permutation(firing)[: asked.features].tolist())
+    return np.flatnonzero(feature_usage(model, dictionary, tokens)["rate"] > 0)
