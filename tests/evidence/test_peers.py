@@ -234,7 +234,8 @@ def test_a_worker_whose_parent_is_killed_ends_and_leaves_no_folder(chatty, train
     folder.mkdir()
     with_files = module._Worker.__new__(module._Worker)
     with_files.folder = folder
-    module._Worker.write(with_files, train.cells, "train", {"stage": train.cells.stage.astype(np.int64)})
+    stage = {"stage": train.cells.stage.astype(np.int64)}
+    module._Worker.write(with_files, train.cells.expression, train.cells.counts, "train", stage)
     del with_files
     asked_for = {"do": "fit", "method": "celltypist", "side": "train", "folder": str(folder)}
     asked_for["options"] = {"seed": 0, "busy": str(busy)}

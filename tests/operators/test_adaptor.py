@@ -181,6 +181,20 @@ def test_rounding_of_the_features_changes_the_latent_as_little(seed):
     np.testing.assert_allclose(angles(second.transform(near)), angles(z), atol=3e-5)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_features_of_few_axes_are_fitted_on_these_and_not_on_their_rounding(seed):
+    """As a head of low rank gives them: what single precision adds is no axis that a fit could stretch."""
+    rng = np.random.default_rng(seed)
+    exact = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 60))
+    stage = rng.integers(0, 5, 40)
+    distances = np.abs(np.subtract.outer(stage, stage)) / 4
+    fits = [LETAdaptor(k=10).fit(x, distances) for x in (exact, exact.astype(np.float32))]
+    assert all(one.stopped_ == "gradient" and one.n_iter_ < 200 for one in fits)
+    one, other = (angles(fitted.transform(exact)) for fitted in fits)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert np.linalg.matrix_rank(fits[1].encoder_, tol=1e-6) == 3
+
+
 def test_the_order_of_the_anchors_does_not_matter():
     X, distances = blood_like(0)
     order = np.random.default_rng(0).permutation(len(X))

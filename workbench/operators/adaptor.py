@@ -17,6 +17,10 @@ from workbench.errors import EvaluationError, ShapeError
 from workbench.operators.let import minimised
 from workbench.threads import one_thread
 
+# Singular values below this share of the largest are rounding: operators are of single precision. Angles do not see how long a
+# latent is, so a fit would stretch such axes a million times, in thousands of steps, to a result that hangs on the last digits.
+_RANK = 1e-6
+
 
 # Equality and representation stay those of scikit-learn, which reads the settings off the signature.
 @dataclass(eq=False, repr=False)
@@ -64,7 +68,8 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
     Notes
     -----
     The gradient never leaves the affine hull of the anchors, so the problem is solved exactly in at most
-    (anchors - 1) coordinates. It starts from the principal axes: there is no random number in it.
+    (anchors - 1) coordinates. Only principal axes whose spread is above a millionth of the largest count; the others are
+    rounding. It starts from these axes: there is no random number in it.
 
     The loss has more than one minimum, and the one that is found from the principal axes need not be the lowest. Around it
     only a rotation of the latent is free: of all rotations, W is returned in the one that is nearest to the principal
@@ -117,7 +122,7 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         mean = X.mean(0)
         with one_thread():
             u, s, vt = _svd(X - mean)
-            rank = int((s > s[0] * 1e-10).sum()) if s[0] > 0 else 0
+            rank = int((s > s[0] * _RANK).sum()) if s[0] > 0 else 0
             if rank == 0:
                 raise EvaluationError(
                     "The anchors' features do not differ: the operator maps all of them to one point."
