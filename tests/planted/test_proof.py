@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_what_was_planted_is_found(kind):
-    found = pd.concat([recovery(seed, kind) for seed in (101, 102, 103)])
+    # Estimated from patterns an operator has as many axes as there are anchors, and a world takes five minutes.
+    seeds = (101,) if kind == "attention" else (101, 102, 103)
+    found = pd.concat([recovery(seed, kind) for seed in seeds])
     assert (found["planted_rank"] == 1).all() and (found["spec"] == SPEC.hash).all()
     assert ((found["dimension"] - found["truth"]).abs() <= 1).all()
     assert (found["overlap"] >= 0.95).all() and (found["overlap_of_others"] < 0.3).all()
