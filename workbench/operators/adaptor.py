@@ -19,7 +19,7 @@ from workbench.threads import one_thread
 
 # Singular values below this share of the largest are rounding: operators are of single precision. Angles do not see how long a
 # latent is, so a fit would stretch such axes a million times, in thousands of steps, to a result that hangs on the last digits.
-_RANK = 1e-6
+RANK = 1e-6
 
 
 # Equality and representation stay those of scikit-learn, which reads the settings off the signature.
@@ -122,7 +122,7 @@ class LETAdaptor(TransformerMixin, BaseEstimator):
         mean = X.mean(0)
         with one_thread():
             u, s, vt = _svd(X - mean)
-            rank = int((s > s[0] * _RANK).sum()) if s[0] > 0 else 0
+            rank = int((s > s[0] * RANK).sum()) if s[0] > 0 else 0
             if rank == 0:
                 raise EvaluationError(
                     "The anchors' features do not differ: the operator maps all of them to one point."

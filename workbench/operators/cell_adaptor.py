@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from workbench.cells.anchors import make_anchors
 from workbench.cells.placed import PlacedCells
 from workbench.errors import ConfigError, EvaluationError, ShapeError
-from workbench.operators.adaptor import LETAdaptor
+from workbench.operators.adaptor import RANK, LETAdaptor
 from workbench.operators.algorithm import fold
 from workbench.operators.cell_sampling import check_cells, dealt, in_pairs
 from workbench.operators.readout_weights import Readout
@@ -37,7 +37,6 @@ _DESCENT = ("epochs", "learning_rate", "patience", "progress")
 _PARTS = 6
 _NEAR_AXES = 50
 _NEIGHBOURS = 10
-_RANK = 1e-6
 _BLOCK = 1024
 
 
@@ -362,10 +361,10 @@ def _coordinates(x: sp.csr_matrix, share: np.ndarray, frozen: np.ndarray) -> _Co
     mean = share @ x
     covariance = (x.T @ sp.diags(share) @ x).toarray() - np.outer(mean, mean)
     variances, directions = np.linalg.eigh(covariance)
-    kept = variances > _RANK**2 * max(variances[-1], 0)
+    kept = variances > RANK**2 * max(variances[-1], 0)
     root = (directions[:, kept] * np.sqrt(variances[kept])).T  # root^T root = covariance
     sd, axes = np.linalg.svd(root @ frozen, full_matrices=False)[1:]
-    rank = int((sd > _RANK * sd.max(initial=0)).sum())
+    rank = int((sd > RANK * sd.max(initial=0)).sum())
     scale = float(np.sqrt((sd**2).sum())) if rank else 1.0
     basis = frozen @ axes[:rank].T / scale
     return _Coordinates(axes[:rank], mean @ frozen, scale, basis, mean @ basis)
