@@ -249,3 +249,15 @@ def test_digests_are_the_same_on_every_machine():
     expected = hashlib.blake2b(digest_size=16)
     expected.update(b'\n{"a": 1}\n')
     assert digest({"a": 1}) == expected.hexdigest()
+
+
+def test_the_same_arrays_and_strings_are_the_same_bytes(tmp_path):
+    arrays = {"b": np.arange(6.0).reshape(2, 3), "a": np.arange(3)}
+    strings = {"hash": "0f", "about": '{"done": 3, "é": "\\n\\u001f\\u007f"}', "zéro": "", "more": "x" * 9}
+    written = set()
+    for i in range(12):
+        path = write_arrays(tmp_path / f"{i}.safetensors", arrays, dict(sorted(strings.items(), reverse=bool(i % 2))))
+        written.add(path.read_bytes())
+        found, kept = read_arrays(path)
+        assert kept == strings and all(np.array_equal(found[name], array) for name, array in arrays.items())
+    assert len(written) == 1

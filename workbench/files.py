@@ -223,10 +223,21 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     arrays
         Arrays by name, of any shape and order; stored in C order.
     metadata
-        Strings kept in the header; none when None.
+        Strings kept in the header, in alphabetical order; none when None.
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    return atomically(path, lambda p: save_file(contiguous, p, dict(metadata or {})))
+    strings = dict(sorted((metadata or {}).items()))
+
+    def write(part: Path) -> None:
+        save_file(contiguous, part, strings)
+        # The library writes strings in an order of chance. Sorted they take as many bytes, and the same content has the same ones.
+        with open(part, "r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) | ({"__metadata__": strings} if strings else {})
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
+
+    return atomically(path, write)
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
