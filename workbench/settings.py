@@ -68,7 +68,8 @@ class DataConfig(Strict):
     """Which cells, and what their columns mean."""
 
     name: NameOrPath = Field(
-        default="pbmc68k", description="A dataset that ships (pbmc68k: 700 human blood cells), or the path of an h5ad."
+        default="pbmc68k",
+        description="A dataset that ships (pbmc68k: 700 human blood cells), or the path of a file of cells (h5ad, h5mu, zarr, 10x).",
     )
     backed: bool = Field(
         default=False,

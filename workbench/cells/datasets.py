@@ -90,8 +90,8 @@ def load(
     Parameters
     ----------
     name
-        ``"pbmc68k"``; the path of an h5ad (also gzipped), a zarr folder or its zip, or the .h5 of 10x Genomics; or cells in
-        memory, which are not changed.
+        ``"pbmc68k"``; the path of an h5ad (also gzipped), a zarr folder or its zip, an h5mu, or the .h5 or folder of a matrix
+        of 10x Genomics; or cells in memory, which are not changed.
     mapping
         What the columns mean; a dataset brings its own.
     backed

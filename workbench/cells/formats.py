@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Float
 
+from workbench.cells.tenx import genes_only, matrix_file, read_matrix
 from workbench.errors import CellsError, near_matches
 
 # Entries of a matrix stored by columns that are turned at a time: about 1 GB.
 _TURNED = 2**26
+# Other programs' files of HDF5, by a group that only theirs have.
+_OTHERS = {"row_attrs": "loom", "cell.names": "h5Seurat"}
 # What a file may say of itself in uns["workbench"].
 SAYS = ("name", "source", "values", "depth")
 
@@ -60,7 +63,8 @@ def open_tables(source: Path | AnnData, layer: str, backed: bool, embeddings: Se
     Parameters
     ----------
     source
-        An h5ad (also gzipped), a zarr folder or its zip, the .h5 of 10x Genomics, or cells in memory.
+        An h5ad (also gzipped), a zarr folder or its zip, an h5mu, the .h5 or the folder of a matrix of 10x Genomics, or cells
+        in memory.
     layer
         ``X``, ``raw``, the name of a layer, or ``layers/NAME``.
     backed
@@ -80,15 +84,17 @@ def open_tables(source: Path | AnnData, layer: str, backed: bool, embeddings: Se
             return _of_memory(source, "AnnData in memory", layer, embeddings)
         try:
             store = _opened(source)
-            if isinstance(store, AnnData):
-                return _of_memory(store, source.name, layer, embeddings)
-            return _of_store(store, source, layer, backed, embeddings)
+            if not isinstance(store, AnnData):
+                return _of_store(store, source, layer, backed, embeddings)
+            cells, said = genes_only(store)
+            tables = _of_memory(cells, source.name, layer, embeddings)
+            return replace(tables, says={"source": said}) if said else tables
         except (OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
             if isinstance(error, CellsError):
                 raise
             raise CellsError(
-                f"'{source}' is no readable file of cells ({str(error)[:120]}). Give an h5ad, a zarr folder or zip, or the .h5 "
-                "of 10x Genomics, and check that it is whole."
+                f"'{source}' is no readable file of cells ({str(error)[:120]}). Give an h5ad, an h5mu, a zarr folder or zip, or the "
+                ".h5 or folder of 10x Genomics, and check that it is whole; write others as h5ad first."
             ) from error
 
 
@@ -148,7 +154,9 @@ def _place(own: list[str], layers: list[str], layer: str, name: str) -> str:
 
 
 def _opened(path: Path) -> Any:
-    """A group of HDF5 or zarr, or the cells of a file of 10x Genomics."""
+    """A group of HDF5 or zarr, or the cells of a file or folder of 10x Genomics."""
+    if matrix := matrix_file(path):
+        return read_matrix(matrix)
     if path.is_dir() or path.suffix == ".zip":
         import zarr
 
@@ -166,13 +174,16 @@ def _opened(path: Path) -> Any:
     except BlockingIOError:
         # Another program holds it open for writing; it is only read here.
         handle = h5py.File(path, "r", locking=False)
+    if other := next((name for key, name in _OTHERS.items() if key in handle), None):
+        handle.close()
+        raise CellsError(f"'{path}' is a file of the kind {other}, which is not read; write it as h5ad first.")
     if "obs" not in handle and (
         "matrix" in handle or any("barcodes" in group for group in handle.values() if isinstance(group, h5py.Group))
     ):
         import scanpy
 
         handle.close()
-        return scanpy.read_10x_h5(path)
+        return scanpy.read_10x_h5(path, gex_only=False)
     return handle
 
 
@@ -186,6 +197,8 @@ def _forget(folder: Path) -> None:
 def _of_store(store: Any, path: Path, layer: str, backed: bool, embeddings: Sequence[str]) -> Tables:
     import anndata as ad
 
+    if "mod" in store and "X" not in store:
+        return _of_modality(store, path, layer, backed, embeddings)
     # Files of before 2019 keep raw as raw.X and raw.var beside X, and tables as compounds.
     raw = next((prefix for prefix in ("raw/", "raw.") if f"{prefix}X" in store), None)
     own = [*(["X"] if "X" in store else []), *(["raw"] if raw else [])]
@@ -202,6 +215,10 @@ def _of_store(store: Any, path: Path, layer: str, backed: bool, embeddings: Sequ
         obs, var = ad.io.read_elem(store["obs"]), ad.io.read_elem(store[table])
     sparse = hasattr(matrix, "keys")
     if sparse:
+        if not matrix["data"].dtype.isnative:
+            raise CellsError(
+                f"'{path.name}' holds a sparse matrix of the other byte order; write it again on this machine."
+            )
         matrix = ad.io.sparse_dataset(matrix)
     if backed:
         matrix = _turned(matrix) if sparse and matrix.format == "csc" else matrix
@@ -215,6 +232,25 @@ def _of_store(store: Any, path: Path, layer: str, backed: bool, embeddings: Sequ
         lambda key: held[key] if old else ad.io.read_elem(held[key]), known, embeddings, len(obs), path.name
     )
     return Tables(path.name, matrix, obs, var, _says(store), obsm)
+
+
+def _of_modality(store: Any, path: Path, layer: str, backed: bool, embeddings: Sequence[str]) -> Tables:
+    """The gene expression of a MuData, with the columns that are of all its modalities."""
+    import anndata as ad
+
+    known = sorted(store["mod"])
+    name = known[0] if len(known) == 1 else "rna"
+    if name not in known:
+        raise CellsError(
+            f"'{path.name}' holds the modalities {', '.join(known)} and none called rna; write the one with genes as h5ad."
+        )
+    tables = _of_store(store["mod"][name], path, layer, backed, embeddings)
+    shared = ad.io.read_elem(store["obs"]).reindex(tables.obs.index)
+    # The modality's own columns stand there once more, under its name.
+    more = [column for column in shared if column.removeprefix(f"{name}:") not in tables.obs]
+    obs = tables.obs.join(shared[more])
+    said = f"modality {name} of {', '.join(known)}"
+    return replace(tables, obs=obs, says={**tables.says, "source": said})
 
 
 def _embeddings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def apply_file(
     """
     start = time.perf_counter()
     source = Path(cells).expanduser()
+    if source.is_dir():  # "." has no name
+        source = Path(os.path.abspath(source))
     stem = source.name.removesuffix(".gz").rsplit(".", 1)[0]
     if min_coverage is not None and not 0 < min_coverage <= 1:
         raise CellsError(
@@ -147,7 +150,7 @@ def apply_file(
         found = predict(known, data, min_coverage=min_coverage, align=align, block=block, bar=bar)
     match = match_panel(data, known.genes)
     measured = f"{len(match.genes)} of the algorithm's {len(known.genes)} are measured"
-    genes = "; ".join(part for part in (measured, match.changes, *match.hints) if part)
+    genes = "; ".join(part for part in (tables.says.get("source"), measured, match.changes, *match.hints) if part)
     unlabelled = int((found.expressed == 0).sum())
     columns = _columns(found)
     labels = {name: _counted(columns[_PREFIX + column_of(name)]) for name in found.probabilities}
@@ -162,7 +165,7 @@ def apply_file(
             write_elem(handle, "obs", plain_text(obs).assign(**columns))
             write_elem(handle, "var", pd.DataFrame(index=pd.Index([], dtype=str)))
             classes = {column_of(name): np.array(names) for name, names in found.classes.items()}
-            about = {**told, **_origin(algorithm, known), "source": str(source), "classes": classes}
+            about = {**told, **_origin(algorithm, known), "source": data.uns["workbench"]["source"], "classes": classes}
             write_elem(handle, "uns", {"workbench": about})
             handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
