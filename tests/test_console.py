@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
-from workbench.console import aligned, columns, fitted, size_text, time_text
+import pytest
+
+from workbench.console import aligned, columns, each_warning_once, fitted, size_text, time_text
 
 
 def test_long_lines_are_broken_between_words_and_stand_further_right():
@@ -37,3 +40,21 @@ def test_sizes_and_times():
     sizes = (None, 3, 2048, 3 * 2**20, 5 * 2**30)
     assert list(map(size_text, sizes)) == ["unknown", "3 bytes", "2.0 KiB", "3.0 MiB", "5.0 GiB"]
     assert [time_text(seconds) for seconds in (2, 600, 7200)] == ["2 s", "10 min", "2.0 h"]
+
+
+def test_a_warning_is_shown_once_though_libraries_put_filters_on_and_off():
+    def give(words):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.warn(words, UserWarning, stacklevel=1)
+
+    with pytest.warns(UserWarning) as seen:
+        for words in ("one", "one", "other", "one"):
+            give(words)
+    assert len(seen) == 4, "what Python does of itself"
+    with pytest.warns(UserWarning) as seen:
+        with each_warning_once():
+            for words in ("one", "one", "other", "one"):
+                give(words)
+        give("one")
+    assert [str(one.message) for one in seen] == ["one", "other", "one"]

@@ -6,7 +6,10 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 
 def columns() -> int | None:
@@ -77,3 +80,31 @@ def time_text(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """Show a warning of the same words and place once, however often it is given.
+
+    Python means to, but forgets what it has shown whenever a library puts a filter on warnings and takes it off again.
+    """
+    shown: set[Any] = set()
+    show = warnings.showwarning
+
+    def once(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if (one := (str(message), category, filename, lineno)) not in shown:
+            shown.add(one)
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = once
+    try:
+        yield
+    finally:
+        warnings.showwarning = show

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from workbench.console import each_warning_once
 from workbench.engine.code import code_of
 from workbench.engine.record import BEGUN, DONE, damaged, made_of, read_control
 from workbench.engine.tables import table_path, types_path, write_table
@@ -246,7 +247,8 @@ class StageRunner:
         write_json(begun, about)
         print(f"[{stage.name}] ...", file=sys.stderr)
         began = time.perf_counter()
-        result = plain(stage.work(folder, {name: self.results[name] for name in read}))
+        with each_warning_once():
+            result = plain(stage.work(folder, {name: self.results[name] for name in read}))
         seconds, peak = time.perf_counter() - began, peak_memory()
         files = {
             path.relative_to(self.out).as_posix(): [path.stat().st_size, hash_file(path)]

@@ -114,11 +114,18 @@ def pick(table, **wanted):
 
 
 @pytest.mark.slow
-def test_damage_to_any_file_of_a_finished_geometry_is_found(made, settings, tmp_path):
-    def go(out):
-        return int(execute(RECIPE, make_config(GeometryConfig, **settings), out).out != out)
+def test_damage_to_any_file_of_a_finished_geometry_is_found(settings, tmp_path):
+    # Sixty runs, so of as few spaces and draws as leave every stage something to do.
+    few = {"neighbours": [5], "bootstrap": 2, "draws": 1, "trustworthiness": 2, "components": 2, "maps": True}
+    genes = {**settings["genes"], "null_draws": 5}
+    tiny = {**settings, "measures": few, "genes": genes, "spaces": {"hooks": ["resid_post"]}, "controls": ["untrained"]}
+    config = make_config(GeometryConfig, **tiny)
 
-    assert_undamaged(made.out, tmp_path / "out", go)
+    def go(out):
+        return int(execute(RECIPE, config, out).out != out)
+
+    assert go(tmp_path / "made") == 0
+    assert_undamaged(tmp_path / "made", tmp_path / "out", go)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pandas as pd
 
 from workbench.evidence.latent_measures import AXES, SCORE, SPREAD, TRUST
 from workbench.recipes.run.adaptor_heads import HYBRID
-from workbench.recipes.run.extract_sections import _heads_said
+from workbench.recipes.run.extract_sections import _heads_said, _unconverged_said
 
 
 def rows(kind, head, **measures):
@@ -35,3 +35,10 @@ def test_a_measure_that_no_fold_allows_is_said_to_be_unknown():
 
 def test_one_head_is_beside_no_other():
     assert _heads_said(pd.DataFrame(rows("anchor", "anchor head", **{TRUST: 0.5}))) == ""
+
+
+def test_fits_that_ended_early_are_said_and_only_where_there_are_some():
+    whole = {"heads": pd.DataFrame({"n_unconverged": [0, 0]}), "holdouts": pd.DataFrame({"n_unconverged": [0, np.nan]})}
+    assert _unconverged_said(whole) == []
+    (said,) = _unconverged_said(whole | {"heads": pd.DataFrame({"n_unconverged": [0, 3]})})
+    assert said.startswith("3 fits of the adaptor") and "1 of 4 rows" in said

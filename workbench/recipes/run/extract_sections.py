@@ -54,7 +54,7 @@ def extract_section(context: RunContext, results: Results) -> Section:
         "Controls": f"{len(ANCHOR_CONTROLS)}, named above; same adaptor, folds and readouts; of random ones the mean of "
         f"{counted(context.config.evaluation.control_draws, 'draw')}"
     }
-    cautions = _technical_said(tables["latent_axes"])
+    cautions = [*_technical_said(tables["latent_axes"]), *_unconverged_said(tables)]
     cautions += [
         f"{n} cells of the study '{name}' have the names of cells that the algorithm is of: where they are the same cells, it was not tried on "
         "another study there."
@@ -238,6 +238,17 @@ def _technical_said(axes: pd.DataFrame) -> list[str]:
         f"with {most['covariate']} {most['spearman']:.2f} over {most['n_cells']} cells, {most['within']:.2f} inside stages{spread} (by "
         f"chance within {most['null_high']:.2f}; table latent_axes). Null and p of holdouts are of features without it, and so are gates; "
         f"values of holdouts and readouts are not corrected for it.{untold}"
+    ]
+
+
+def _unconverged_said(tables: Tables) -> list[str]:
+    """Fits that ended early, of which nothing but a column of the tables would tell."""
+    counts = pd.concat([tables[name]["n_unconverged"] for name in ("heads", "holdouts")]).fillna(0)
+    if not (n := int(counts.sum())):
+        return []
+    return [
+        f"{counted(n, 'fit')} of the adaptor behind heads and holdouts ended before the optimum ({(counts > 0).sum()} of {len(counts)} rows, column "
+        "n_unconverged): such results hang on last digits. Raise adaptor.steps."
     ]
 
 
