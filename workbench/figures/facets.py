@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.figures.style import QUIET, label, legend_row, of_height, short, wrapped
+from workbench.figures.style import NULL_EDGE, QUIET, label, legend_row, of_height, short, wrapped
 
 LINE = 17  # pixels from line to line of a heading or a list
 AXIS = 66  # pixels under a facet, for its axis and the title of that
@@ -175,6 +175,34 @@ def note_beside(figure: go.Figure, text: str, **look: Any) -> None:
     """
     place = {"x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top"}
     figure.add_annotation(text=text, **{**place, "showarrow": False, "align": "left", **look})
+
+
+def add_levels(figure: go.Figure, levels: Sequence[tuple[Place, float, float, float, str]]) -> None:
+    """Draw values that no place along a facet changes: a quiet line each, with its interval as a band and its name.
+
+    Plotly checks all shapes of a figure again whenever one is added, so that all are added at once.
+
+    Parameters
+    ----------
+    figure
+        Grid of facets.
+    levels
+        Facet, value, both ends of its interval (NaN without one), and the name in small HTML.
+    """
+    shapes, notes = [], []
+    for at, value, low, high, name in levels:
+        axes = figure.get_subplot(at["row"], at["col"])
+        x, y = (axis.plotly_name.replace("axis", "") for axis in (axes.xaxis, axes.yaxis))
+        across = {"xref": f"{x} domain", "x0": 0, "x1": 1, "yref": y}
+        shapes.append({"type": "line", **across, "y0": value, "y1": value, "line": {"color": QUIET, "width": 1.2}})
+        if high > low:
+            band = {"fillcolor": NULL_EDGE, "opacity": 0.12, "line": {"width": 0}}
+            shapes.append({"type": "rect", **across, "y0": low, "y1": high, **band})
+        place = {"xref": f"{x} domain", "x": 1, "xanchor": "right", "yref": y, "y": value, "yanchor": "bottom"}
+        notes.append({**place, "text": name, "showarrow": False, "font": {"size": 11, "color": QUIET}})
+    figure.update_layout(
+        shapes=[*figure.layout.shapes, *shapes], annotations=[*figure.layout.annotations, *notes], overwrite=True
+    )
 
 
 def list_undrawn(figure: go.Figure, notes: Sequence[str], width: int = 110) -> go.Figure:

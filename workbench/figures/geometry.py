@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from workbench.figures.checks import checked, records, refusal
-from workbench.figures.facets import facets
+from workbench.figures.facets import Place, add_levels, facets
 from workbench.figures.heatmap import colors_of, heatmap
 from workbench.figures.marks import SERIES, interval, line_of
-from workbench.figures.style import NULL_EDGE, QUIET, dressed, label, number, span
+from workbench.figures.style import QUIET, dressed, label, number, span
 from workbench.geometry.space_draws import BASELINE, MODEL
 
 _DASHES = ("dash", "dot", "longdash")
@@ -58,6 +58,7 @@ def geometry_layers(table: pd.DataFrame, hook: str = "", measures: Sequence[Sequ
         for measure, scope in drawn
     ]
     figure, places, total = facets(titles, 190, 4, 84, spacing=0.055, shared_rows=False)
+    levels: list[tuple[Place, float, float, float, str]] = []
     for i, ((measure, scope), at) in enumerate(zip(drawn, places, strict=True)):
         own = rows[(rows["measure"] == measure) & (rows["scope"] == scope)]
         for j, (source, part) in enumerate(own[own["source"] != BASELINE].groupby("source", sort=False)):
@@ -71,20 +72,15 @@ def geometry_layers(table: pd.DataFrame, hook: str = "", measures: Sequence[Sequ
             trace = line_of(part["layer"], part["value"], hover, series, name=str(source), legend=i == 0, error_y=bars)
             dash = "solid" if source == MODEL else _DASHES[(j - 1) % len(_DASHES)]
             figure.add_trace(trace.update(line={"dash": dash}), **at)
-        for r in records(own[own["source"] == BASELINE]):
-            if not np.isfinite(r.value):
-                continue
-            figure.add_hline(
-                y=float(r.value),
-                line={"color": QUIET, "width": 1.2},
-                annotation={"text": label(r.hook), "font": {"size": 11, "color": QUIET}},
-                **at,
-            )
-            if np.isfinite(r.low) and r.high > r.low:
-                figure.add_hrect(y0=r.low, y1=r.high, fillcolor=NULL_EDGE, opacity=0.12, line_width=0, **at)
+        levels += [
+            (at, float(r.value), r.low, r.high, label(r.hook))
+            for r in records(own[own["source"] == BASELINE])
+            if np.isfinite(r.value)
+        ]
         ticks = sorted(set(own["layer"].dropna()))
         figure.update_xaxes(title="after layer", tickvals=ticks, ticktext=[_tick(tick) for tick in ticks], **at)
         figure.update_yaxes(nticks=5, **at)
+    add_levels(figure, levels)
     subtitle = f"{hook}: one point a cell, n = {span(rows['n'])} cells. Bars: 95 % intervals. Dashed: controls through the same passes. Grey lines: what needs no model. In: in front of the first layer."
     return dressed(figure, "The shape of what each layer encodes", subtitle, total, above=56, legend=True)
 

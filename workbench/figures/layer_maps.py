@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.figures.checks import checked, records, refusal
-from workbench.figures.facets import facets
+from workbench.figures.facets import add_levels, facets
 from workbench.figures.marks import SERIES, line_of, marks
-from workbench.figures.style import QUIET, assign_colors, dressed, label, number, span
+from workbench.figures.style import assign_colors, dressed, label, number, span
 
 _NONE = "no label"
 _MODEL, _TABLE, _RANDOM = "model", "gene table", "random weights"
@@ -112,9 +112,8 @@ def gene_layers(spectrum: pd.DataFrame, axes: pd.DataFrame) -> go.Figure:
             ]
             line = line_of(part["layer"], part[column], hover, SERIES[j], name=source, legend=i == 0)
             figure.add_trace(line.update(line={"dash": "dash" if j else "solid"}), **at)
-        for r in records(rows[rows["source"] == _TABLE]):
-            note = {"text": _TABLE, "font": {"size": 11, "color": QUIET}}
-            figure.add_hline(y=float(getattr(r, column)), line={"color": QUIET, "width": 1.2}, annotation=note, **at)
+        levels = [float(getattr(r, column)) for r in records(rows[rows["source"] == _TABLE])]
+        add_levels(figure, [(at, level, np.nan, np.nan, _TABLE) for level in levels])
         ticks = sorted(rows["layer"].dropna().unique())
         figure.update_xaxes(
             title="after layer", tickvals=ticks, ticktext=["in" if t < 0 else f"{t:.0f}" for t in ticks], **at
