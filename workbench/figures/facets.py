@@ -185,7 +185,7 @@ def add_levels(figure: go.Figure, levels: Sequence[tuple[Place, float, float, fl
     Parameters
     ----------
     figure
-        Grid of facets.
+        Grid of facets, as `facets` makes it; changed.
     levels
         Facet, value, both ends of its interval (NaN without one), and the name in small HTML.
     """
