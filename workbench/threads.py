@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def threaded(work: Callable[[Given], Found], tasks: Iterable[Given]) -> list[Found]:
+def threaded(work: Callable[[Given], Found], tasks: Iterable[Given], most: int | None = None) -> list[Found]:
     """Results of many small fits, in the order of the tasks, whatever number of threads shares them.
 
     The number is Numba's: the cores, or what ``NUMBA_NUM_THREADS`` says, which joblib sets for its workers.
@@ -43,10 +43,15 @@ def threaded(work: Callable[[Given], Found], tasks: Iterable[Given]) -> list[Fou
         From a task to its result; compiled code in it has to let go of Python's lock.
     tasks
         What it is asked for.
+    most
+        Tasks that memory has room for at a time; where that is one, BLAS has all threads. As many as threads by default.
     """
+    if most == 1:
+        return [work(task) for task in tasks]
+    threads = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     # BLAS is limited around all threads: its limit is one of the whole process. Asking Numba for its threads would start them, and give
     # torch, whose OpenMP is the same library, as many.
-    with one_thread(), ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:  # type: ignore[attr-defined]
+    with one_thread(), ThreadPoolExecutor(min(threads, most or threads)) as pool:
         return list(pool.map(work, tasks))
 
 

@@ -107,19 +107,24 @@ def deal_genes(genes: Sequence[str], mean: Float[np.ndarray, " gene"], n_draws: 
 class Compared:
     """Cells whose expression scores are compared with, as every operator needs them; of each half of the genes.
 
+    Correlations and lengths over cells stay as they are when all cells are turned alike, so that as many rows as genes are enough.
+
     Attributes
     ----------
     read
-        Expression of the genes that are read, cell by gene.
+        Expression of the genes that are read without what is taken out, row by gene.
+    taken
+        What was taken out of it, covariate by gene.
     written
-        That of the others without what is taken out, each gene of length 1; NaN where nothing is left.
-    basis
-        Orthonormal columns of what is taken out, cell by covariate.
+        Expression of the others without what is taken out, row by gene, each gene of length 1; NaN where nothing is left.
+    n_cells
+        Number of the cells.
     """
 
-    read: tuple[Float[np.ndarray, "cell gene"], ...]
-    written: tuple[Float[np.ndarray, "cell gene"], ...]
-    basis: Float[np.ndarray, "cell covariate"]
+    read: tuple[Float[np.ndarray, "row gene"], ...]
+    taken: tuple[Float[np.ndarray, "covariate gene"], ...]
+    written: tuple[Float[np.ndarray, "row gene"], ...]
+    n_cells: int
 
 
 def compared_cells(
@@ -138,8 +143,14 @@ def compared_cells(
     """
     left, sizes, _ = np.linalg.svd(apart, full_matrices=False)
     basis = left[:, sizes > 1e-10 * sizes.max()]
-    read = tuple(expression[:, part] for part in deal.parts)
-    return Compared(read, tuple(_standardised(expression[:, ~part], basis) for part in deal.parts), basis)
+    halves = []
+    for part in deal.parts:
+        x, y = expression[:, part], expression[:, ~part]
+        of_read, of_written = basis.T @ x, basis.T @ y
+        turn, rows = np.linalg.qr(x - basis @ of_read)
+        halves.append((rows, of_read, turn.T @ _standardised(y - basis @ of_written, of_written)))
+    read, taken, written = zip(*halves, strict=True)
+    return Compared(read, taken, written, len(expression))
 
 
 def follow(cells: Compared, operator: Float[np.ndarray, "gene gene"], deal: Deal) -> Followed:
@@ -160,8 +171,8 @@ def follow(cells: Compared, operator: Float[np.ndarray, "gene gene"], deal: Deal
         A matrix for either half. Row: whose score; column: whose expression. NaN where one of both does not vary.
     """
     return tuple(
-        _standardised(x @ operator[np.ix_(read, ~read)], cells.basis).T @ written
-        for x, written, read in zip(cells.read, cells.written, deal.parts, strict=True)
+        _standardised(x @ operator[np.ix_(part, ~part)], taken @ operator[np.ix_(part, ~part)]).T @ written
+        for x, taken, written, part in zip(cells.read, cells.taken, cells.written, deal.parts, strict=True)
     )
 
 
@@ -204,9 +215,8 @@ def covariates(
     return np.column_stack([np.eye(number.max(initial=0) + 1)[number], size - size.mean()])
 
 
-def _standardised(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Columns less what a basis explains, of length 1; NaN where nothing is left."""
-    rest = x - basis @ (basis.T @ x)
+def _standardised(rest: np.ndarray, explained: np.ndarray) -> np.ndarray:
+    """Columns of length 1; NaN where next to nothing is left beside what was taken out, given by its coefficients."""
     length = np.linalg.norm(rest, axis=0)
-    varies = length > _LEAST * np.linalg.norm(x, axis=0)
+    varies = length > _LEAST * np.hypot(length, np.linalg.norm(explained, axis=0))
     return rest / np.where(varies, length, np.nan)

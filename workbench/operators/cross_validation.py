@@ -12,11 +12,13 @@ from jaxtyping import Float, Int, Shaped
 from sklearn.pipeline import Pipeline
 from tqdm import tqdm
 
-from workbench.operators.readout import METRICS, Endpoint, probe, said, sampled, score_many, sides
+from workbench.operators.readout import METRICS, MOST_FITTED, Endpoint, probe, said, sampled, score_many, sides
 from workbench.seeds import generator
 from workbench.stats import dealt_anew, null_of_folds, null_summary
+from workbench.threads import threaded
 
 _BLOCK = 4096  # cells that are judged at a time, where features are sparse
+_AT_ONCE = 2**30  # bytes of features that the folds of a readout may hold while they are fitted side by side
 
 
 def _dense(x: Any) -> np.ndarray:
@@ -120,10 +122,11 @@ def _score(
     if endpoint.kind == "classes":
         classes, known = np.unique(known, return_inverse=True)
     rng_of = partial(generator, seed, "readout null", endpoint.name)
-    for k, x in features.items():
+
+    def judged(k: int) -> dict[str, np.ndarray]:
         if (found := sides(endpoint, fold == k)) is None:
-            continue
-        train, test = found
+            return {}
+        (train, test), x = found, features[k]
         test = test[np.argsort(place[test])]
         train = sampled(endpoint.target, train, place, seed)
         model = probe(endpoint.kind, hidden, seed).fit(_dense(x[train]), endpoint.target[train])
@@ -132,10 +135,15 @@ def _score(
             predicted = np.searchsorted(classes, predicted)
         at = np.searchsorted(among, test)
         drawn = np.concatenate([known[None, at], dealt_anew(known, blocks, at, permutations, rng_of, whole=whole)])
-        for name, scored in score_many(endpoint.kind, drawn, predicted).items():
+        return score_many(endpoint.kind, drawn, predicted)
+
+    n_features = next(iter(features.values())).shape[1]
+    # A fit holds its cells twice, as they are and standardised, in double precision.
+    most = max(1, _AT_ONCE // (16 * min(max(len(among), 1), MOST_FITTED) * n_features))
+    for k, scores in zip(features, threaded(judged, features, most), strict=True):
+        for name, scored in scores.items():
             values[name][k] = float(scored[0])
             null[name].append(scored[1:])
-    n_features = next(iter(features.values())).shape[1]
     return [_row(name, values[name], null[name], len(endpoint.cells), n_features) for name in metrics]
 
 

@@ -96,7 +96,7 @@ def writing_stage(context: RunContext, _: Path, __: Results) -> Result:
     table["q"] = np.nan
     for rows_of in table[table["layer"].notna()].groupby(["source", "scope"]).groups.values():
         table.loc[rows_of, "q"] = benjamini_hochberg(table.loc[rows_of, "p"].to_numpy())
-    table["n_cells"], table["n_folds"] = sum(len(scopes[ALL].basis) for _, scopes in folds), len(folds)
+    table["n_cells"], table["n_folds"] = sum(scopes[ALL].n_cells for _, scopes in folds), len(folds)
     context.write({"writing": table})
     return {"n_read": int(deal.read.sum()), "n_draws": n_draws}
 
