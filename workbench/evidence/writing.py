@@ -118,7 +118,7 @@ class Compared:
     written
         Expression of the others without what is taken out, row by gene, each gene of length 1; NaN where nothing is left.
     n_cells
-        Number of the cells.
+        Number of cells that were compared.
     """
 
     read: tuple[Float[np.ndarray, "row gene"], ...]
