@@ -44,7 +44,7 @@ test: $(ENV)/.tests
 	@$(RUN) -m pytest -m "not slow" --timeout 600 $(WORKERS)
 
 test-slow: $(ENV)/.tests $(ENV)/.docs
-	@$(RUN) -m pytest -m slow --timeout 3600 --durations=10
+	@$(RUN) -m pytest -m slow --timeout 3600 --durations=10 $(WORKERS)
 
 test-changed: $(ENV)/.tests $(ENV)/.docs
 	@asked=$$($(PY) tests/changed.py $(BASE)) || exit 1; \

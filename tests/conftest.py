@@ -17,6 +17,13 @@ TESTS = Path(__file__).resolve().parent
 SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 # Files whose tests take longest: the first, so that no worker is left with one when the others have ended.
 LONGEST = (
+    # Of the slow tier, with few fast tests.
+    "test_notebooks.py",
+    "test_rehearsal.py",
+    "planted/test_proof.py",
+    "planted/test_dictionary.py",
+    "recipes/geometry/test_recipe.py",
+    # Of the fast tier, and of both.
     "recipes/gates/test_recipe.py",
     "recipes/run/test_run.py",
     "test_performance_scripts.py",
@@ -38,7 +45,6 @@ LONGEST = (
     "recipes/gates/test_operators.py",
     "recipes/manifold/test_recipe.py",
     "capture/test_resume.py",
-    "test_notebooks.py",
 )
 
 

@@ -564,6 +564,8 @@ def test_a_scheduler_that_does_not_answer_is_said(folder, log, address):
 if __name__ == "__main__":
     from test_sweep import make_tasks, sweep  # by this name the workers find the work function
 
+    # In the background of a script, as `make test-slow &` is, shells have it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder_, log_, n_, backend_ = sys.argv[1:]
     slow = [Task(t.key, (*t.arguments[:2], 0.02)) for t in make_tasks(log_, int(n_))]
     sweep(Path(folder_), slow, backend=backend_, jobs=2)
