@@ -45,13 +45,13 @@ FEW = (
 )
 # Heads that are trained on cells need more of them than are passed through the model here.
 FEW_CELLS = ("cell_heads=null",)
-# A checkpoint and a panel that tests have time for.
+# A checkpoint and a panel that tests have time for, without gates, which would take most of it.
 SMALL, SMALL_SETS = (
     Shape(3, 2, 32, 8_000, 200),
-    ("panel.size=300", "factors.n=8", "compaction.ranks=[8]", "adaptor.k=4", "adaptor.steps=50"),
+    ("panel.size=300", "factors.n=8", "compaction.ranks=[8]", "adaptor.k=4", "adaptor.steps=50", "gates=null"),
 )
-# Neither a pass through the model nor an embedding of the cells; and without gates, which take most of the time of tiny worlds.
-NO_PASS, NO_GATES = ("operator=qk", "embedding=false", "anchors.min_cells=3"), ("gates=null",)
+# Neither a pass through the model nor an embedding of the cells.
+NO_PASS = ("operator=qk", "embedding=false", "anchors.min_cells=3")
 CONVENTION = ("capture.convention=paper", "sensitivity=null", "gates=null", "cell_heads=null", "expected=null")
 COLUMNS = ("--layer", "raw", "--gene-column", "feature_name")
 NOT_THE_RELEASE = "not the release"
@@ -181,9 +181,8 @@ def steps(out: Path, n: int, device: str, seed: int, small: bool = False) -> lis
         Step("clean", n, (*run, "clean", str(out / "run"), "--stages")),
         configured("convention", "extract", n, "convention", CONVENTION),
     ]  # fmt: skip
-    without = (*NO_PASS, *(NO_GATES if small else ()))
     for size in (n * times for times in MORE):
-        found += [configured("without a pass", "run", size, f"run-{size}", without), applied(size, f"run-{size}")]
+        found += [configured("without a pass", "run", size, f"run-{size}", NO_PASS), applied(size, f"run-{size}")]
     return found
 
 

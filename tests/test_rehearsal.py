@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import pytest
 from helpers import load_script
 
 from workbench.cells.datasets import CellMapping, load
+from workbench.engine.code import hash_of
 from workbench.engine.config import read_config
 from workbench.evidence.ruler import load_ruler
+from workbench.files import digest, hash_file
 from workbench.models import load_model
 from workbench.recipes.run.config import RunConfig
 
@@ -289,12 +292,19 @@ def test_a_rehearsal_that_was_killed_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_forty_cells_at_the_released_size(tmp_path):
-    running = rehearse(tmp_path / "out", "--docs", str(tmp_path / "page.md"))
+    # Half an hour, most of it passes, gates and readouts of 96 heads: stopped, it goes on where it was, with the same code.
+    made_by = hash_of(("workbench.cli",)) + "".join(
+        hash_file(path) for path in sorted(EXPERIMENTS.glob("rehearsal*.py"))
+    )
+    kept = EXPERIMENTS.parent / "artifacts" / "test" / f"rehearsal-{digest(made_by)[:12]}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    running = rehearse(kept, "--docs", str(tmp_path / "page.md"))
     said = running.communicate()
     assert running.returncode == 0, said[1][-3000:]
-    journal = json.loads((tmp_path / "out" / "rehearsal.json").read_text())
+    journal = json.loads((kept / "rehearsal.json").read_text())
     assert "not the release" in journal["steps"]["known-answers, 40"]["said"]
     operators = journal["steps"]["extract, 40"]["stages"]["operators"]
     assert operators["passes"] > 10 and operators["peak"] > 2.6 * 2**30
-    rows = pd.read_csv(tmp_path / "out" / "run" / "tables" / "heads.csv")
+    rows = pd.read_csv(kept / "run" / "tables" / "heads.csv")
     assert len(rows) == 96
+    shutil.rmtree(kept)
