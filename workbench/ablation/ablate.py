@@ -21,17 +21,19 @@ from workbench.ablation.settings import StudyConfig, SweepConfig
 from workbench.ablation.sites import Ablation, Site, site
 from workbench.ablation.study import Study
 from workbench.ablation.sweeping import Found, sweep
+from workbench.cells.formats import check_anndata
 from workbench.cells.genes import MIN_SHARE
 from workbench.engine.config import make_config
 from workbench.engine.sweep import Backend
 from workbench.errors import EvaluationError
 from workbench.models import CellModel
+from workbench.models.load import as_model
 
 _DEFAULT = ("cell_shift", "label_loss")
 
 
 def ablate(
-    model: CellModel,
+    model: CellModel | str | Path,
     cells: AnnData,
     sites: str | Sequence[str | Site] = "heads",
     *,
@@ -92,6 +94,7 @@ def ablate(
     --------
     >>> ablate(model, cells, n_cells=100).sort_values("ratio").tail()  # doctest: +SKIP
     """
+    model = as_model(model)
     every = isinstance(sites, str) and sites == "heads"
     wanted = () if every else tuple(str(site(s)) for s in ([sites] if isinstance(sites, str) else sites))
     swept = make_config(SweepConfig, how=(how,), heads=every, sites=wanted, null_draws=null_draws if every else 0)
@@ -131,6 +134,7 @@ def make_study(
     **settings
         Further settings of `StudyConfig`, by their keys there.
     """
+    check_anndata(cells)
     wanted = default if metrics is None else metrics
     named = tuple(m for m in wanted if isinstance(m, str))
     own = [m for m in wanted if isinstance(m, Metric)]

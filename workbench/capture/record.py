@@ -22,6 +22,7 @@ from workbench.errors import ArtifactError, CellsError, HookError
 from workbench.files import digest, read_state, write_state
 from workbench.models import CellModel, CellTokenizer
 from workbench.models.devices import Fitting, prefetched
+from workbench.models.load import as_model
 from workbench.models.tokens import Tokens
 
 # Bytes that a layer's attention maps of one batch may take; cells per batch follow from it. On a CPU maps that stay in
@@ -60,7 +61,7 @@ class CaptureReport:
 
 
 def capture(
-    model: CellModel,
+    model: CellModel | str | Path,
     cells: AnnData | CellTokenizer,
     hooks: str | Sequence[str],
     sinks: Sink | Sequence[Sink],
@@ -115,8 +116,9 @@ def capture(
     ArtifactError
         If the state folder belongs to another capture.
     """
+    model = as_model(model)
     names = model.resolve_hooks(hooks)
-    tokenizer = model.tokenizer(cells, seed=seed, max_tokens=max_tokens) if isinstance(cells, AnnData) else cells
+    tokenizer = cells if hasattr(cells, "lengths") else model.tokenizer(cells, seed=seed, max_tokens=max_tokens)
     all_sinks: list[Any] = list(sinks) if isinstance(sinks, Sequence) else [sinks]
     folder = Path(state) if state is not None else _shard_folder(all_sinks)
     if folder is not None and _is_changed(model):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from workbench.cells.formats import Tables, open_tables, plain_text
+from workbench.cells.formats import Tables, check_anndata, open_tables, plain_text
 from workbench.cells.genes import find_ids, gene_names
 from workbench.cells.matrix import row_blocks
 from workbench.cells.scale import FEW_GENES, parse_values
@@ -109,8 +109,8 @@ def load(
     Raises
     ------
     CellsError
-        If the file, a named column or an embedding does not exist, an embedding is no table of finite numbers, or there are
-        no cells.
+        If it is no AnnData, or the file, a named column or an embedding does not exist, an embedding is no table of finite
+        numbers, or there are no cells.
 
     Examples
     --------
@@ -118,6 +118,8 @@ def load(
     >>> workbench.load("pbmc68k", layer="raw", cell_type="louvain").shape
     (700, 765)
     """
+    if not isinstance(name, str | Path):
+        check_anndata(name)
     if columns and (mapping is not None or (unknown := set(columns) - set(CellMapping.__dataclass_fields__))):
         what = f"'{min(unknown)}' is no field of CellMapping" if mapping is None else "a mapping was given beside"
         raise CellsError(f"The columns cannot be used: {what}; name fields of CellMapping, or give a mapping.")

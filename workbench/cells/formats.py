@@ -98,6 +98,30 @@ def open_tables(source: Path | AnnData, layer: str, backed: bool, embeddings: Se
             ) from error
 
 
+def check_anndata(cells: Any) -> None:
+    """Refuse what is no AnnData.
+
+    Parameters
+    ----------
+    cells
+        What was given where cells are asked for.
+
+    Raises
+    ------
+    CellsError
+        If it is something else; what to give instead is said.
+    """
+    if isinstance(cells, AnnData):
+        return
+    if hasattr(cells, "tokenizer"):
+        instead = "the model and the cells have changed places"
+    elif isinstance(getattr(cells, "mod", None), Mapping):
+        instead = "give one modality, such as mdata['rna']"
+    else:
+        instead = "read a file by workbench.load, or make one of a table by anndata.AnnData"
+    raise CellsError(f"Cells are asked for, as an AnnData; found {type(cells).__name__}: {instead}.")
+
+
 def plain_text(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose text is Python's own, which every version of anndata writes; other columns stay as they are.
 

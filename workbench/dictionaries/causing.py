@@ -36,6 +36,7 @@ from workbench.dictionaries.splicing import spliced
 from workbench.engine.sweep import Backend
 from workbench.errors import HookError
 from workbench.models import CellModel
+from workbench.models.load import as_model
 from workbench.models.outputs import Outputs
 from workbench.seeds import generator
 from workbench.stats import spearman
@@ -44,7 +45,7 @@ _DEFAULT, _WITH_GRADIENT = ("cell_shift", "label_loss"), ("masked_error", "label
 
 
 def feature_effects(
-    model: CellModel,
+    model: CellModel | str | Path,
     cells: AnnData,
     dictionary: Dictionary,
     features: Sequence[int] | None = None,
@@ -118,6 +119,7 @@ def feature_effects(
     --------
     >>> feature_effects(model, cells, dictionary, features=[17, 30], n_cells=100)  # doctest: +SKIP
     """
+    model = as_model(model)
     check_dictionary(model, dictionary)
     study, asked = make_study(
         model, cells, (), metrics=metrics, n_cells=n_cells, seed=seed, min_gene_share=min_gene_share, **settings
@@ -173,7 +175,7 @@ class Attribution:
 
 
 def feature_attribution(
-    model: CellModel,
+    model: CellModel | str | Path,
     cells: AnnData,
     dictionary: Dictionary,
     *,
@@ -216,6 +218,7 @@ def feature_attribution(
     --------
     >>> feature_attribution(model, cells, dictionary, n_cells=100).agreement  # doctest: +SKIP
     """
+    model = as_model(model)
     check_dictionary(model, dictionary)
     study, asked = make_study(
         model, cells, (), metrics=metrics, n_cells=n_cells, seed=seed, min_gene_share=min_gene_share,

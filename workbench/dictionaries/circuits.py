@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from workbench.ablation.attribution import AGREE
 from workbench.ablation.build import choose_cells
 from workbench.ablation.nulls import ALPHA
+from workbench.cells.formats import check_anndata
 from workbench.cells.genes import MIN_SHARE
 from workbench.dictionaries.alike import feature_usage
 from workbench.dictionaries.causing import check_dictionary
@@ -31,6 +33,7 @@ from workbench.dictionaries.splicing import edit_features, spliced
 from workbench.errors import EvaluationError, HookError
 from workbench.models import CellModel
 from workbench.models.devices import Fitting
+from workbench.models.load import as_model
 from workbench.models.tokens import Tokens
 from workbench.seeds import generator
 from workbench.stats import benjamini_hochberg, spearman
@@ -63,7 +66,7 @@ class Circuit:
 
 
 def feature_circuit(
-    model: CellModel,
+    model: CellModel | str | Path,
     cells: AnnData,
     upstream: Dictionary,
     downstream: Dictionary,
@@ -126,6 +129,8 @@ def feature_circuit(
     >>> circuit = feature_circuit(model, cells, low, high, n_cells=100)  # doctest: +SKIP
     >>> workbench.figures.feature_graph(circuit.edges)  # doctest: +SKIP
     """
+    model = as_model(model)
+    check_anndata(cells)
     for one in (upstream, downstream):
         check_dictionary(model, one)
     order = list(model.hook_dict)

@@ -25,6 +25,7 @@ from workbench.dictionaries.stepping import Steps
 from workbench.errors import ArtifactError, HookError, ShapeError
 from workbench.files import digest, read_state, write_state
 from workbench.models import CellModel
+from workbench.models.load import as_model
 from workbench.seeds import key
 
 STATE = "dictionaries-state.safetensors"
@@ -32,7 +33,7 @@ _ALL_STEPS, _DEALT = "all steps were done", ", on activations that were dealt an
 
 
 def train_dictionaries(
-    model: CellModel,
+    model: CellModel | str | Path,
     cells: AnnData,
     hooks: str | Sequence[str],
     config: DictionaryConfig | None = None,
@@ -93,6 +94,7 @@ def train_dictionaries(
     """
     config = config or DictionaryConfig()
     sae_lens()
+    model = as_model(model)
     names = model.resolve_hooks(hooks)
     to = {model.resolve_hooks(one)[0]: model.resolve_hooks(other)[0] for one, other in (targets or {}).items()}
     if unknown := sorted(set(to) - set(names)):

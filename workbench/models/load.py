@@ -106,6 +106,30 @@ class Contents:
         raise NotImplementedError
 
 
+def as_model(model: Any) -> CellModel:
+    """A model, or that of a checkpoint folder, on the first device that there is.
+
+    Parameters
+    ----------
+    model
+        Model that was loaded, or the path of its folder.
+
+    Raises
+    ------
+    CheckpointError
+        If it is neither, such as cells in the model's place; or as `load_model`.
+    """
+    if isinstance(model, str | Path):
+        return load_model(model, device="auto")
+    if not hasattr(model, "tokenizer"):
+        places = ": the model and the cells have changed places" if hasattr(model, "obs") else ""
+        raise CheckpointError(
+            f"A model is asked for, as workbench.load_model gives it, or the path of its folder; found {type(model).__name__}{places}."
+        )
+    found: CellModel = model
+    return found
+
+
 def load_model(
     path: str | Path, *, device: str | torch.device | Sequence[str] = "cpu", dtype: torch.dtype = torch.float32
 ) -> CellModel:

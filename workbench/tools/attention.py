@@ -19,8 +19,9 @@ from workbench.cells.panel import choose_panel
 from workbench.errors import EvaluationError, HookError
 from workbench.models import CellModel
 from workbench.models.devices import sums_type
+from workbench.models.load import as_model
 from workbench.models.tokens import Tokens
-from workbench.tools.common import as_model, check_cells, check_slot, column, known_genes, passes, put
+from workbench.tools.common import check_cells, check_slot, column, known_genes, passes, put
 
 ALL = "all cells"
 _COMMON = 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,27 +12,16 @@ from tqdm import tqdm
 
 from workbench import __version__
 from workbench.cells.datasets import load
+from workbench.cells.formats import check_anndata
 from workbench.errors import CellsError, GeneMatchError, HookError, OutputError, near_matches, unknown_name
 from workbench.models import CellModel, CellTokenizer
 from workbench.models.devices import Fitting, prefetched
-from workbench.models.load import load_model
 from workbench.models.tokens import Tokens
 from workbench.seeds import order_of
 
 Found = TypeVar("Found")
 BATCH = 16
 _MADE_BY = "workbench"
-
-
-def as_model(model: CellModel | str | Path) -> CellModel:
-    """A model, or that of a checkpoint folder, on the first device that there is.
-
-    Parameters
-    ----------
-    model
-        Model that was loaded, or the path of its folder.
-    """
-    return load_model(model, device="auto") if isinstance(model, str | Path) else model
 
 
 def as_cells(adata: AnnData) -> AnnData:
@@ -44,6 +32,7 @@ def as_cells(adata: AnnData) -> AnnData:
     adata
         Cells in memory or on the disk, loaded by `workbench.load` or read by anndata.
     """
+    check_anndata(adata)
     return adata if "workbench" in adata.uns else load(adata)
 
 
@@ -64,6 +53,7 @@ def check_slot(adata: AnnData, slot: str, key_added: str | None) -> None:
     OutputError
         If something of that name is there which the workbench has not put there.
     """
+    check_anndata(adata)
     if key_added is None or key_added not in getattr(adata, slot):
         return
     about = adata.uns.get(key_added)
@@ -120,6 +110,7 @@ def column(adata: AnnData, name: str) -> np.ndarray:
     CellsError
         If there is none of that name; near matches are listed.
     """
+    check_anndata(adata)
     if name not in adata.obs:
         hint = near_matches(name, map(str, adata.obs))
         raise CellsError(

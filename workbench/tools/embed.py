@@ -13,11 +13,12 @@ from torch import Tensor
 from workbench.cells.genes import MIN_SHARE
 from workbench.errors import HookError, ShapeError, unknown_name
 from workbench.models import CellModel
+from workbench.models.load import as_model
 from workbench.models.outputs import CELL_STYLES, CLS, need_cell, pool
 from workbench.models.tokens import Tokens
 from workbench.operators.algorithm import Algorithm
 from workbench.operators.apply import LATENT
-from workbench.tools.common import as_cells, as_model, check_cells, check_slot, passes, put
+from workbench.tools.common import as_cells, check_cells, check_slot, passes, put
 
 EMBEDDING = "X_scgpt"
 

@@ -19,9 +19,10 @@ from workbench.geometry.gene_covariates import GeneDesign, make_design, make_str
 from workbench.geometry.gene_edges import STUCK, clean_edges, edge_tests
 from workbench.geometry.gene_vectors import GeneAxes, GeneVectors, singular_axes
 from workbench.models import CellModel
+from workbench.models.load import as_model
 from workbench.stats import benjamini_hochberg, enough_draws
 from workbench.threads import one_thread
-from workbench.tools.common import as_cells, as_model
+from workbench.tools.common import as_cells
 from workbench.tools.gene_inputs import (
     CHROMOSOME,
     FAMILY,

@@ -15,8 +15,9 @@ from workbench.errors import EvaluationError
 from workbench.geometry.gene_vectors import ENTRY, GeneVectors
 from workbench.models import CellModel
 from workbench.models.devices import sums_type
+from workbench.models.load import as_model
 from workbench.models.tokens import Tokens
-from workbench.tools.common import as_model, check_cells, column, layers_of, passes
+from workbench.tools.common import check_cells, column, layers_of, passes
 
 ALL = "all cells"
 

@@ -19,8 +19,9 @@ from workbench.geometry.reference import make_reference
 from workbench.geometry.space_draws import BASELINE, COLUMNS, MODEL, RANDOM
 from workbench.geometry.space_tables import measure_space
 from workbench.models import CellModel
+from workbench.models.load import as_model
 from workbench.seeds import order_of
-from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of
+from workbench.tools.common import as_cells, check_cells, column, layers_of
 
 HOOKS = ("resid_post", "attn_out", "mlp_out")
 

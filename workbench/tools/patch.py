@@ -13,7 +13,8 @@ from workbench.ablation.patching import activation_patching
 from workbench.cells.genes import MIN_SHARE
 from workbench.errors import CellsError
 from workbench.models import CellModel
-from workbench.tools.common import as_model, column, rows_of
+from workbench.models.load import as_model
+from workbench.tools.common import column, rows_of
 
 
 def patch(

@@ -13,12 +13,14 @@ from anndata import AnnData
 from workbench.capture import capture
 from workbench.capture.pooled import FRONT, PooledSink
 from workbench.cells.expression import panel_expression
+from workbench.cells.formats import check_anndata
 from workbench.cells.genes import MIN_SHARE
 from workbench.cells.groups import make_folds, make_groups
 from workbench.cells.panel import choose_panel
 from workbench.evidence.probing import ProbeTarget, describe_probe, label_target, probe_scores
 from workbench.models import CellModel
-from workbench.tools.common import as_cells, as_model, check_cells, column, layers_of
+from workbench.models.load import as_model
+from workbench.tools.common import as_cells, check_cells, column, layers_of
 
 MODEL, UNTRAINED, EXPRESSION = "model", "untrained model", "expression"
 PANEL = 1200
@@ -150,6 +152,7 @@ def _read(
     progress: bool,
     expression: bool,
 ) -> pd.DataFrame:
+    check_anndata(adata)
     model = as_model(model)
     wanted = layers_of(model, layers)
     donors = column(adata, "donor") if "donor" in adata.obs else None

@@ -20,12 +20,13 @@ from workbench.cells.genes import MIN_SHARE
 from workbench.errors import CellsError, EvaluationError, HookError, ShapeError
 from workbench.models import CellModel
 from workbench.models.devices import Fitting
+from workbench.models.load import as_model
 from workbench.models.outputs import need_cell
 from workbench.models.tokens import Tokens
 from workbench.operators.readout import probe as untrained_readout
 from workbench.seeds import generator, key
 from workbench.stats import permutation_p
-from workbench.tools.common import as_model, column, rows_of
+from workbench.tools.common import column, rows_of
 
 if TYPE_CHECKING:
     from workbench.dictionaries.dictionary import Dictionary

@@ -150,9 +150,11 @@ class HookedScGPT(Matrices, HookedModel):
             If the checkpoint was not trained on binned values.
         """
         # A checkpoint can be read where anndata and numba cannot be imported, as `workbench doctor` does.
+        from workbench.cells.formats import check_anndata
         from workbench.models.scgpt.paper_tokens import PaperTokenizer
         from workbench.models.scgpt.tokenizer import MIN_SHARE, Tokenizer
 
+        check_anndata(cells)
         given: dict[str, Any] = {
             "seed": seed,
             "max_tokens": max_tokens,
