@@ -200,6 +200,16 @@ def test_the_panel_holds_the_genes_seen_in_most_cells():
     assert choose_panel(cells, found) == choose_panel(cells, found, 99) == tuple(genes(5))
 
 
+def test_a_cell_counts_once_for_a_gene_of_several_columns():
+    counts = np.array([[1, 2, 1, 0], [3, 1, 0, 0], [0, 0, 1, 1]], np.float32)
+    cells = AnnData(sp.csr_matrix(counts), var=pd.DataFrame(index=["A", "A", "B", "C"]))
+    # A is seen in two cells, twice in each; B in two as well; so that names decide, not four entries.
+    found = match_genes(["A", "A", "C", "B"], ["A", "B", "C"])
+    assert choose_panel(cells[:, [0, 1, 3, 2]], found, 2) == ("A", "B")
+    swapped = match_genes(["B", "B", "C", "A"], ["A", "B", "C"])
+    assert choose_panel(cells[:, [0, 1, 3, 2]], swapped, 1) == ("A",)
+
+
 def test_the_panel_depends_on_neither_order_nor_storage_nor_labels():
     cells = tiny_cells(30, seed=4)
     rng = np.random.default_rng(0)

@@ -101,15 +101,24 @@ def choose_panel(
         return tuple(sorted(genes))
     if by == "variable":
         return _variable(adata, match, genes, size)
-    seen, place = np.zeros(len(genes)), match.onto(genes)
-    for _, block in row_blocks(adata.X):
-        numbers = place[block.indices]
-        cells = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))[numbers >= 0]
-        # A cell counts once for a gene of several columns.
-        seen += np.bincount(np.unique(cells * len(genes) + numbers[numbers >= 0]) % len(genes), minlength=len(genes))
-    frame = pd.DataFrame({"gene": genes, "cells": seen})
+    frame = pd.DataFrame({"gene": genes, "cells": _seen(adata, match.onto(genes), len(genes))})
     frame = frame.sort_values(["cells", "gene"], ascending=[False, True], kind="stable")
     return tuple(sorted(frame["gene"].head(size)))
+
+
+def _seen(adata: AnnData, place: np.ndarray, n: int) -> np.ndarray:
+    """In how many cells each of n genes is seen, given the gene of each column, below zero where it has none."""
+    seen, several = np.zeros(n), np.bincount(place[place >= 0], minlength=n) > 1
+    for _, block in row_blocks(adata.X):
+        gene = place[block.indices]
+        kept = gene >= 0
+        # A cell counts once for a gene of several columns; only of these entries have to be told apart.
+        twice = kept & several[gene]
+        seen += np.bincount(gene[kept & ~twice], minlength=n)
+        if twice.any():
+            cell = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))[twice]
+            seen += np.bincount(np.unique(cell * n + gene[twice]) % n, minlength=n)
+    return seen
 
 
 def _variable(adata: AnnData, match: GeneMatch, genes: tuple[str, ...], size: int) -> tuple[str, ...]:
