@@ -34,7 +34,7 @@ from workbench.operators.adaptor import LETAdaptor
 from workbench.planted.cells import WorldShape, make_world, planted_cells
 from workbench.planted.checkpoint import PlantedModel
 from workbench.planted.proof import EXTERNAL, INTERNAL, operators_of, placed_cells
-from workbench.settings import PretrainSettings
+from workbench.pretrain_settings import PretrainSettings
 
 FIRST_SEED = 400
 STEPS = 1000

@@ -30,10 +30,10 @@ from workbench.models.scgpt.checkpoint import load_checkpoint
 from workbench.models.scgpt.hooked import HookedScGPT
 from workbench.models.scgpt.pretraining import train, validate
 from workbench.models.scgpt.pretraining_data import TrainingData
+from workbench.pretrain_settings import PretrainSettings
 from workbench.recipes.pretrain.config import PretrainConfig
 from workbench.recipes.pretrain.context import PretrainContext
 from workbench.seeds import generator
-from workbench.settings import PretrainSettings
 
 SHARES, STEPS = (0.1, 0.3, 1.0), (250, 1000)
 START, END = "<!-- the table of experiments/pretrain_scaling.py -->", "<!-- its end -->"

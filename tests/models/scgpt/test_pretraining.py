@@ -14,7 +14,6 @@ from helpers import genes, greatest_difference, require_upstream, tiny_cells, up
 from workbench.errors import ArtifactError, CellsError
 from workbench.models.scgpt.checkpoint import load_checkpoint
 from workbench.models.scgpt.pretraining import (
-    PretrainSettings,
     draw_tokens,
     masked_error,
     model_config,
@@ -23,6 +22,7 @@ from workbench.models.scgpt.pretraining import (
     validate,
 )
 from workbench.models.scgpt.pretraining_data import prepare
+from workbench.pretrain_settings import PretrainSettings
 
 SETTINGS = PretrainSettings(
     d_model=8,

@@ -9,7 +9,7 @@ from helpers import genes, tiny_cells
 from workbench.errors import CellsError, ConfigError, GeneMatchError
 from workbench.models.scgpt.pretraining import draw_tokens, model_config
 from workbench.models.scgpt.pretraining_data import prepare
-from workbench.settings import PretrainSettings
+from workbench.pretrain_settings import PretrainSettings
 
 SETTINGS = PretrainSettings(held_out=0.25, seed=1)
 

@@ -22,8 +22,8 @@ from workbench.models.scgpt.pretraining_data import TrainingData
 from workbench.models.scgpt.tokenizer import tokenise_rows
 from workbench.models.tokens import Tokens
 from workbench.models.vocabulary import Vocabulary
+from workbench.pretrain_settings import PretrainSettings
 from workbench.seeds import generator, key
-from workbench.settings import PretrainSettings
 
 if TYPE_CHECKING:
     from workbench.models.scgpt.hooked import HookedScGPT

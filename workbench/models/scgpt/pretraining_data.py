@@ -16,8 +16,8 @@ from workbench.cells.values import describe_values
 from workbench.errors import CellsError, ConfigError
 from workbench.files import digest
 from workbench.models.vocabulary import Vocabulary
+from workbench.pretrain_settings import PretrainSettings
 from workbench.seeds import key
-from workbench.settings import PretrainSettings
 
 # Share of a study's genes that another has to measure for a simple predictor to be fitted on its cells.
 ALIKE = 0.9

@@ -7,8 +7,8 @@ from typing import Any
 
 from workbench.engine.stages import Result, Results
 from workbench.files import write_json, write_text
+from workbench.pretrain_settings import PretrainSettings
 from workbench.recipes.pretrain.context import PretrainContext
-from workbench.settings import PretrainSettings
 
 FILES = ("README.md", "training.json")
 

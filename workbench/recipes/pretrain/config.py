@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from workbench.settings import DataConfig, DeviceName, FloatType, PretrainSettings, Strict
+from workbench.pretrain_settings import PretrainSettings
+from workbench.settings import DataConfig, DeviceName, FloatType, Strict
 
 
 class PretrainConfig(Strict):

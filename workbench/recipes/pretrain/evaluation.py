@@ -26,9 +26,9 @@ from workbench.models.scgpt.pretraining import model_config
 from workbench.models.scgpt.pretraining_data import TrainingData
 from workbench.models.scgpt.tokenizer import tokenise_rows
 from workbench.models.tokens import Tokens
+from workbench.pretrain_settings import PretrainSettings
 from workbench.recipes.pretrain.context import PretrainContext
 from workbench.seeds import generator, key
-from workbench.settings import PretrainSettings
 
 # Most held-out cells of a group that are judged, most training cells that simple predictors are fitted on, and ways of breaking ties.
 _JUDGED, _FITTED_ON, _TIES = 500, 4000, 200
