@@ -18,7 +18,7 @@ from workbench.stats import dealt_anew, null_of_folds, null_summary
 from workbench.threads import threaded
 
 _BLOCK = 4096  # cells that are judged at a time, where features are sparse
-_AT_ONCE = 2**30  # bytes of features that the folds of a readout may hold while they are fitted side by side
+AT_ONCE = 2**30  # bytes of features that the folds of a readout may hold while they are fitted side by side
 
 
 def _dense(x: Any) -> np.ndarray:
@@ -139,7 +139,7 @@ def _score(
 
     n_features = next(iter(features.values())).shape[1]
     # A fit holds its cells twice, as they are and standardised, in double precision.
-    most = max(1, _AT_ONCE // (16 * min(max(len(among), 1), MOST_FITTED) * n_features))
+    most = max(1, AT_ONCE // (16 * min(max(len(among), 1), MOST_FITTED) * n_features))
     for k, scores in zip(features, threaded(judged, features, most), strict=True):
         for name, scored in scores.items():
             values[name][k] = float(scored[0])

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Shaped
+from tqdm import tqdm
 
 from workbench.cells.thinning import SHARES, library_sizes, thinned, with_thinned
 from workbench.errors import EvaluationError
 from workbench.operators.calibration import exported, fit_readout, fitted_temperature
+from workbench.operators.cross_validation import AT_ONCE
 from workbench.operators.expression_model import ExpressionModel
 from workbench.operators.readout import Endpoint, probe, sampled
 from workbench.operators.readout_weights import Readout, most_probable, softmax
 from workbench.operators.reference import COUNTS, GENES, Level, TrainingReference
 from workbench.operators.shift import LatentClasses, find_shift
 from workbench.seeds import order_of
+from workbench.threads import threaded
 
 # Shares of genes and counts that are tried; draws of genes at each share, and orders in which those are permuted.
 GENE_SHARES, COUNT_SHARES, DRAWS, PERMUTED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), (0.5, 0.25, 0.1), 3, 4
@@ -116,6 +119,7 @@ def export_readouts(
     matrix: Float[np.ndarray, "gene k"],
     offset: Float[np.ndarray, " k"],
     inner: Sequence[HeldOutEncoder],
+    bar: tqdm | None = None,
 ) -> tuple[dict[str, Readout], TrainingReference | None]:
     """Readouts of a folded latent, fitted on cells and thinned copies of them, and the reference to say how far they hold.
 
@@ -127,6 +131,8 @@ def export_readouts(
         Latent of all of them.
     inner
         Latents that were each made without some cells: on these probabilities are calibrated, and levels judged.
+    bar
+        Progress bar that goes on by one for the readouts, for each of `inner`, and for the levels; none by default.
 
     Returns
     -------
@@ -144,8 +150,19 @@ def export_readouts(
     latents = [(np.asarray(every @ one.matrix) + one.offset, np.tile(one.held, many)) for one in inner]
     options = {"hidden": cells.hidden, "seed": cells.seed}
     readouts = {one.name: fit_readout(z, one, latents, **options) for one in endpoints}
+    if bar is not None:
+        bar.update()
+
+    def without(encoder: HeldOutEncoder) -> _Inner | None:
+        found = _fitted_without(cells, encoder)
+        if bar is not None:
+            bar.update()
+        return found
+
     judged = next((one for one in endpoints if one.kind == "classes"), None)
-    folds = [found for one in inner if (found := _fitted_without(cells, one)) is not None] if judged else []
+    # Each holds expression twice, as it is and standardised, in double precision.
+    most = max(1, AT_ONCE // (16 * min(max(len(cells.names), 1), MOST_PLAIN) * max(cells.x.shape[1], 1)))
+    folds = [found for found in threaded(without, inner, most) if found is not None] if judged else []
     if judged is None or not folds:
         return readouts, None
     whole = z[: cells.x.shape[0]]
@@ -155,6 +172,8 @@ def export_readouts(
         levels += [_level(folds, judged.name, COUNTS, share) for share in COUNT_SHARES]
     first = levels[0].heat
     heat = [{name: value / first[name] for name, value in level.heat.items() if name in first} for level in levels]
+    if bar is not None:
+        bar.update()
     return readouts, TrainingReference(
         ExpressionModel.fit(every),
         LatentClasses.fit(z[judged.cells], judged.target[judged.cells]),

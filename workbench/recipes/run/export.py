@@ -70,10 +70,10 @@ def algorithm_stage(context: RunContext, _: Path, __: Results) -> Result:
     training = TrainingCells(
         cells.expression, cells.names, cells.genes, wanted, hidden=config.readout.hidden, seed=config.seed
     )
-    with tqdm(
-        unit="fold", total=config.evaluation.folds, desc="algorithm", disable=not context.backend.progress
-    ) as bar:
-        readouts, reference = export_readouts(training, folded, offset, list(_encoders(context, bar)))
+    # Each fold is left out twice, of the latent and of its readouts; then there are the readouts of all cells, and levels.
+    total = 2 * config.evaluation.folds + 2
+    with tqdm(unit="fit", total=total, desc="algorithm", disable=not context.backend.progress) as bar:
+        readouts, reference = export_readouts(training, folded, offset, list(_encoders(context, bar)), bar)
     weights = context.model.fingerprint()
     about, of = (config.operator, config.adaptor.name), config.capture.of_operators
     means = np.asarray(cells.expression.astype(np.float64).mean(0)).ravel()
