@@ -205,7 +205,7 @@ differences of donors apart (median over null campaigns).
 | `benchmark`, differences | interval, p, q, `detectable`; `p_wilcoxon` | this page | the level holds but where donors interact strongly; that of Wilcoxon does not |
 | `run`, `added` and `calibration` | interval, p, q, `detectable` | this page, groups of cells | cautious: 1 to 3 % where a label can be read |
 | `run` and `factors`, `compaction` | interval, p, q; `p_wilcoxon` | this page, seven folds | level holds, 7 % where folds interact strongly |
-| `factors`, necessity and programs | p, q | [factors](calibration_factors.md) | levels hold |
+| `factors`, necessity and programs | p, q | [factors](calibration_factors.md) | levels hold; of factors beside needed ones 8 % (5 to 12) |
 | `factors`, stability | interval of a strength; range of the overlap of top genes | [others](calibration_others.md) | holds, too wide where noise is large; the range is a little wide |
 | `run`, `heads` | p, q | [heads](concepts/nulls.md), `experiments/calibration_heads.py`; with library size as the gates | 6 to 7 % |
 | `run`, `holdouts`; `gates`, gates 2 to 4 | p, `between_p`, `within_p` | [library size](calibration_depth.md) | 4 to 6 % where library size follows the ruler, of branches 9 % |
