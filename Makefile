@@ -40,6 +40,9 @@ help:
 demo: $(ENV)/.complete
 	@$(RUN) -m workbench.cli run experiments/demo.yaml --out "$(OUT)"
 
+# A worker for each core, and tests start processes of their own: OpenMP's threads spin while they wait for a core, which then takes four times as long.
+test test-slow test-changed: export OMP_NUM_THREADS = 1
+
 test: $(ENV)/.tests
 	@$(RUN) -m pytest -m "not slow" --timeout 600 $(WORKERS)
 
