@@ -9,12 +9,17 @@ from workbench import commands
 from workbench.arguments import BACKEND, CELLS, CONFIG, FLOATS, FOLDER, SHELLS, Argument, Command, Table, Work, argument
 
 
+def _path(written: str) -> Path:
+    """A path; shells leave the ~ of --out=~/runs as it is."""
+    return Path(written).expanduser()
+
+
 def _takes_config(
     out_help: str, json_help: str = "print one JSON object; progress stays on stderr"
 ) -> tuple[Argument, ...]:
     return (
         argument("config", completes=CONFIG, help="YAML configuration"),
-        argument("--out", completes=FOLDER, type=Path, help=out_help),
+        argument("--out", completes=FOLDER, type=_path, help=out_help),
         argument(
             "--set",
             action="append",
@@ -251,7 +256,7 @@ _TABLE = (
         commands.figures,
         (
             argument(
-                "folder", completes=FOLDER, type=Path, help="folder of a run, an ablation, a gate run or a benchmark"
+                "folder", completes=FOLDER, type=_path, help="folder of a run, an ablation, a gate run or a benchmark"
             ),
             argument(
                 "--list", action="store_true", help="name every figure, its table and its counterpart in the paper"
@@ -278,7 +283,7 @@ _TABLE = (
         "another process works in is refused.",
         commands.clean,
         (
-            argument("folder", completes=FOLDER, type=Path, help="folder of a run, or any folder"),
+            argument("folder", completes=FOLDER, type=_path, help="folder of a run, or any folder"),
             argument("--stages", action="store_true", help="remove what finished stages keep; report and results stay"),
             _JSON,
         ),
@@ -296,7 +301,7 @@ _TABLE = (
             argument(
                 "--out",
                 completes=CELLS,
-                type=Path,
+                type=_path,
                 help="new file (CELLS.workbench.h5ad when absent); never overwritten",
             ),
             _LAYER,

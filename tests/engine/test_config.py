@@ -289,6 +289,27 @@ def test_paths_are_relative_to_the_file(tmp_path, written, monkeypatch):
     assert read_config(written("out: model"), PretrainConfig).out == tmp_path / "model"
 
 
+def test_the_home_folder_is_known_in_the_file_and_behind_set(tmp_path, written, monkeypatch):
+    monkeypatch.setenv("HOME", str(home := tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    config = read_config(
+        written("checkpoint: ~/model\ndata: {name: ~/cells.h5ad}\npanel: {file: ~/genes.txt}"), RunConfig
+    )
+    found = config.checkpoint, Path(config.data.name), config.panel.file
+    assert found == (home / "model", home / "cells.h5ad", home / "genes.txt")
+    given = [
+        "checkpoint=~/model",
+        "data.name=~/cells.h5ad",
+        "panel.file=~/genes.txt",
+        "rulers=[~/a.yaml, hematopoiesis]",
+    ]
+    monkeypatch.chdir(tmp_path)
+    config = read_config(written("checkpoint: x\ndata: {name: y}"), RunConfig, given)
+    assert (config.checkpoint, Path(config.data.name), config.panel.file) == found
+    assert list(config.rulers) == [str(home / "a.yaml"), "hematopoiesis"]
+    assert absolute(config)["checkpoint"] == str(home / "model")
+
+
 def paths_of(kind, before=""):
     found = {}
     for key in keys_of(kind) if isinstance(kind, type) else kind:

@@ -141,6 +141,16 @@ def test_what_somebody_wrote_into_a_result_is_kept_beside_it(finished, config, t
     assert "what algorithm/card.md holds now is kept as card.md.changed" in capsys.readouterr().err
 
 
+def test_what_was_put_aside_before_stays_so(finished, config, tmp_path, capsys):
+    out = damaged(finished, tmp_path / "out", Path("tables/sums.csv"), "deleted")
+    for n in (1, 2, 3):
+        (out / "algorithm" / "card.md").write_text(f"Notes {n}.\n")
+        go(config, out)
+    found = [out / "algorithm" / f"card.md.{more}changed" for more in ("", "2.", "3.")]
+    assert [path.read_text() for path in found] == ["Notes 1.\n", "Notes 2.\n", "Notes 3.\n"]
+    assert "is kept as card.md.3.changed" in capsys.readouterr().err
+
+
 def test_several_files_at_once(finished, config, tmp_path, capsys):
     out = damaged(finished, tmp_path / "out", Path("tables/sums.csv"), "one number")
     for name in ("stages/made/x.safetensors", "stages/swept/done.json", "stages/later/begun.json"):

@@ -169,6 +169,12 @@ def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path, config, place):
     refused(tmp_path / place, config, "output folder '.*file.*' cannot be written .*is a file.*; choose another with")
 
 
+def test_a_name_that_is_too_long_is_said_at_once(tmp_path, config):
+    with pytest.raises(OutputError, match="output folder '.*y' cannot be made .*; choose another with --out"):
+        execute(RECIPE, config, tmp_path / ("y" * 300))
+    assert WORK == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_is_said_at_once(tmp_path, config):
     tmp_path.chmod(0o500)

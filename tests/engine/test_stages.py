@@ -269,6 +269,19 @@ def test_what_was_changed_by_hand_is_said_and_made_again(tmp_path, capsys, name,
     assert work.calls == 2 and "unchanged, kept" in capsys.readouterr().err
 
 
+def test_what_was_changed_by_hand_is_kept_where_inputs_changed_as_well(tmp_path, capsys):
+    run_left(tmp_path, left(3))
+    card = tmp_path / "algorithm" / "card.md"
+    card.write_text("My notes.\n")
+    run_left(tmp_path, work := left(3), 2)
+    assert work.calls == 1 and card.read_text() != "My notes.\n"
+    assert card.with_name("card.md.changed").read_text() == "My notes.\n"
+    assert "[one] what algorithm/card.md holds now is kept as card.md.changed" in capsys.readouterr().err
+    # What nobody touched is no notes of anybody's.
+    run_left(tmp_path, left(3), 3)
+    assert [path.name for path in tmp_path.rglob("*.changed")] == ["card.md.changed"]
+
+
 def test_types_that_were_removed_from_beside_a_table_are_made_again(tmp_path, capsys):
     work = left()
     run_left(tmp_path, work)

@@ -124,9 +124,13 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten_either(folder, cell
 def test_its_own_output_is_no_obstacle_to_a_second_algorithm(folder, cells, tmp_path):
     given = ad.read_h5ad(cells)
     given.obs["workbench_stage"] = "old"
+    given.obs["workbench_notes"] = "mine"
     given.write_h5ad(tmp_path / "again.h5ad")
-    found = ad.read_h5ad(apply_file(folder, tmp_path / "again.h5ad", progress=False).out)
-    assert "old" not in set(found.obs["workbench_stage"])
+    done = apply_file(folder, tmp_path / "again.h5ad", progress=False)
+    found = ad.read_h5ad(done.out)
+    assert "old" not in set(found.obs["workbench_stage"]) and set(found.obs["workbench_notes"]) == {"mine"}
+    assert "obs of the input has workbench_stage, in whose place stands" in done.fitness.notices[-1]
+    assert list(found.uns["workbench"]["notices"])[-1] == done.fitness.notices[-1]
 
 
 def test_what_is_wrong_leaves_no_file(folder, cells, tmp_path):

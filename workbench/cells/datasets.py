@@ -7,6 +7,7 @@ standard columns ``cell_type``, ``donor``, ``tissue`` and ``batch`` as far as th
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def load(
         source, mapping = _packaged(known), mapping or known.mapping
     elif not isinstance(name, AnnData):
         source = Path(name).expanduser()
-        if not source.exists():
+        if not os.path.exists(source):  # a name may be too long for any file
             raise CellsError(f"{unknown_name('dataset', str(name), DATASETS)} No file of that name exists either.")
     mapping = replace(mapping or CellMapping(), **columns)
     if mapping.values is not None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,7 +50,7 @@ def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] =
         If the file cannot be read, a key is unknown (the near match is listed) or given twice, or a value has the wrong
         type.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     try:
         raw = read_yaml(file.read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -60,9 +61,10 @@ def read_config(path: str | Path, kind: type[Config], overrides: Sequence[str] =
         raise ConfigError(f"The configuration '{path}' is no valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"The configuration '{path}' holds a {type(raw).__name__}, not keys and values.")
-    _anchor_paths(raw, keys_of(kind), file.parent)
+    _change_paths(raw, keys_of(kind), partial(_anchored, base=file.parent))
     for override in overrides:
         _override(raw, override)
+    _change_paths(raw, keys_of(kind), _at_home)
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
@@ -99,26 +101,32 @@ def absolute(config: BaseModel) -> dict[str, Any]:
         A typed configuration; its relative paths are those of the working folder.
     """
     raw = config.model_dump(mode="json")
-    _anchor_paths(raw, keys_of(type(config)), Path.cwd())
+    _change_paths(raw, keys_of(type(config)), partial(_anchored, base=Path.cwd()))
     return raw
 
 
-def _anchor_paths(raw: Any, keys: Sequence[Key], base: Path) -> None:
+def _change_paths(raw: Any, keys: Sequence[Key], change: Callable[[str, Key], str]) -> None:
     if not isinstance(raw, dict):
         return
     for key in keys:
         written = raw.get(key.name)
         for section in key.sections(written):
-            _anchor_paths(section, key.keys, base)
+            _change_paths(section, key.keys, change)
         if key.file and isinstance(written, list):
-            raw[key.name] = [_anchored(one, key, base) for one in written]
+            raw[key.name] = [change(one, key) if isinstance(one, str) else one for one in written]
         elif key.file and isinstance(written, str):
-            raw[key.name] = _anchored(written, key, base)
+            raw[key.name] = change(written, key)
 
 
-def _anchored(written: Any, key: Key, base: Path) -> Any:
+def _at_home(written: str, key: Key) -> str:
+    """A path as it was given behind --set, of the working folder; shells leave the ~ of key=~/cells.h5ad as it is."""
+    return os.path.expanduser(written)
+
+
+def _anchored(written: str, key: Key, base: Path) -> str:
+    written = os.path.expanduser(written)
     # A bare word may name something that ships (a dataset, a ruler); it is a path if such a file exists.
-    named = isinstance(written, str) and (key.file == PATH or "/" in written or (base / written).exists())
+    named = key.file == PATH or "/" in written or os.path.exists(base / written)
     return os.path.normpath(base / written) if named else written
 
 

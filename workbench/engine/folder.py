@@ -52,11 +52,16 @@ def check_folder(out: Path, recipe: str, files: Sequence[str] = ()) -> None:
         If the folder cannot be written, is of an older layout or of another command, or holds files under the names of
         ours that the workbench did not make.
     """
-    above = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    above = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "may not be written" if above.is_dir() else "is a file"
         raise OutputError(f"The output folder '{out}' cannot be written ('{above}' {why}); choose another with --out.")
-    check_layout(out)
+    try:
+        check_layout(out)
+    except OSError as error:
+        raise OutputError(
+            f"The output folder '{out}' cannot be made ({error.strerror}); choose another with --out."
+        ) from error
     if (out / MARKER).is_file():
         owner = _marker(out).get("recipe")
         if owner != recipe:

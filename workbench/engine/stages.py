@@ -235,10 +235,13 @@ class StageRunner:
         if (known := self.kept(stage)) is not None:
             return known
         folder, key = self.out / "stages" / stage.name, stage.key(self.results)
-        done, begun = folder / DONE, folder / BEGUN
+        done, begun, made = folder / DONE, folder / BEGUN, made_of(folder)
         if folder.is_dir() and not (begun.is_file() and read_control(begun).get("key") == key):
+            own = f"stages/{stage.name}/"
+            left = {name: known for name, known in made.get("files", {}).items() if not name.startswith(own)}
+            self._keep_changed(stage.name, damaged(self.out, left, self.trust))
             shutil.rmtree(folder)
-        elif (made := made_of(folder)).get("key") == key:
+        elif made.get("key") == key:
             self._put_away(stage, made)
         done.unlink(missing_ok=True)
         read = stage.read(self.results)
@@ -287,16 +290,24 @@ class StageRunner:
 
     def _put_away(self, stage: Stage, made: Mapping[str, Any]) -> None:
         """Take the files of a damaged stage out of its way; what is sound in its own folder may be gone on with."""
-        folder = self.out / "stages" / stage.name
-        for name, state in self._damage(stage.name, made).items():
-            path = self.out / name
-            if state == "changed" and folder not in path.parents:
-                # Somebody may have written notes into it.
-                print(f"[{stage.name}] what {name} holds now is kept as {path.name}.changed", file=sys.stderr)
-                path.replace(path.with_name(f"{path.name}.changed"))
-            path.unlink(missing_ok=True)
+        damage = self._damage(stage.name, made)
+        self._keep_changed(stage.name, damage)
+        for name in damage:
+            (self.out / name).unlink(missing_ok=True)
         for path in stage.left(self.out, made["result"]):
             path.unlink(missing_ok=True)
+
+    def _keep_changed(self, stage: str, damage: Mapping[str, str]) -> None:
+        """Put results aside that somebody has changed, who may have written notes into them."""
+        for name, state in damage.items():
+            path = self.out / name
+            if state == "changed" and self.out / "stages" / stage not in path.parents:
+                aside, n = path.with_name(f"{path.name}.changed"), 1
+                while aside.exists():
+                    n += 1
+                    aside = path.with_name(f"{path.name}.{n}.changed")
+                print(f"[{stage}] what {name} holds now is kept as {aside.name}", file=sys.stderr)
+                path.replace(aside)
 
     def _damage(self, name: str, made: Mapping[str, Any]) -> dict[str, str]:
         """What happened to the files of a finished stage; they are not read again right after `plan` has."""

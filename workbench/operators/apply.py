@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,6 @@ def apply_file(
         raise CellsError(f"There is no file '{source}'; give the path of an h5ad.")
     mapping = mapping or CellMapping()
     tables = open_tables(source, mapping.layer, backed=True)
-    obs = tables.obs.drop(columns=[name for name in tables.obs if str(name).startswith(_PREFIX)])  # of an earlier run
     data = cells_of(tables, mapping, str(source))
     n = data.shape[0]
     with tqdm(total=n, unit="cell", disable=not progress, desc="apply") as bar:
@@ -153,6 +152,9 @@ def apply_file(
     genes = "; ".join(part for part in (tables.says.get("source"), measured, match.changes, *match.hints) if part)
     unlabelled = int((found.expressed == 0).sum())
     columns = _columns(found)
+    if taken := [name for name in columns if name in tables.obs]:
+        said = f"obs of the input has {', '.join(taken)}, in whose place stands what this algorithm says."
+        found = replace(found, fitness=replace(found.fitness, notices=(*found.fitness.notices, said)))
     labels = {name: _counted(columns[_PREFIX + column_of(name)]) for name in found.probabilities}
     told = {"values": found.values, "genes_matched": genes, "unlabelled": unlabelled, **_told(found)}
 
@@ -162,7 +164,7 @@ def apply_file(
         with h5py.File(part, "w") as handle:
             of = {_PREFIX + column_of(name): array for name, array in found.probabilities.items()}
             write_elem(handle, "obsm", {LATENT: found.latent.astype(np.float32), **of})
-            write_elem(handle, "obs", plain_text(obs).assign(**columns))
+            write_elem(handle, "obs", plain_text(tables.obs).assign(**columns))
             write_elem(handle, "var", pd.DataFrame(index=pd.Index([], dtype=str)))
             classes = {column_of(name): np.array(names) for name, names in found.classes.items()}
             about = {**told, **_origin(algorithm, known), "source": data.uns["workbench"]["source"], "classes": classes}
