@@ -105,7 +105,7 @@ def ablate(
     backend = backend or Backend()
     made_from = {"workbench": __version__, **identity(study, grid, swept.block)}
     with tempfile.TemporaryDirectory() as temporary:
-        found = sweep(study, grid, swept.block, Path(folder or temporary), backend, made_from)
+        found = sweep(study, grid, swept.block, Path(folder or temporary).expanduser(), backend, made_from)
     return effects_of(study, grid, found, asked.bootstrap, backend.progress)
 
 

@@ -165,7 +165,7 @@ class ShardSink:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self._ragged = _Ragged()
         self._plan: Plan | None = None
         self._shards: list[dict] = []
@@ -233,7 +233,7 @@ def read_shards(folder: str | Path) -> Activations:
     ArtifactError
         If the manifest or a shard is missing, or a shard was changed since it was written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     shards = read_json(folder / "manifest.json")["shards"]
     parts = [read_arrays(folder / shard["file"])[0] for shard in shards]
     for shard in shards:
@@ -251,5 +251,6 @@ def remove_shards(folder: str | Path) -> None:
     folder
         As given to `ShardSink`; it must hold a manifest.
     """
-    if (Path(folder) / "manifest.json").is_file():
+    folder = Path(folder).expanduser()
+    if (folder / "manifest.json").is_file():
         shutil.rmtree(folder)

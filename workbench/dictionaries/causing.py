@@ -346,7 +346,7 @@ def _sweep(
     ):
         # With its weights in the fingerprint, a folder of another dictionary is refused.
         made_from = {"workbench": __version__, **identity(study, grid, block)}
-        return sweep(study, grid, block, Path(folder or temporary), backend, made_from)
+        return sweep(study, grid, block, Path(folder or temporary).expanduser(), backend, made_from)
 
 
 def _say_reach(table: pd.DataFrame, loud: bool) -> None:

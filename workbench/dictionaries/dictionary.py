@@ -305,7 +305,7 @@ class Dictionary:
         """
         from workbench.dictionaries.pretrained import write_dictionary
 
-        return write_dictionary(self, Path(folder))
+        return write_dictionary(self, Path(folder).expanduser())
 
     @classmethod
     def from_pretrained(
@@ -331,7 +331,7 @@ class Dictionary:
         """
         from workbench.dictionaries.pretrained import read_dictionary
 
-        return read_dictionary(Path(folder), hook).to(device)
+        return read_dictionary(Path(folder).expanduser(), hook).to(device)
 
 
 def vocabulary_hash(model: CellModel) -> str:

@@ -151,10 +151,10 @@ def train_dictionaries(
             if batches:
                 bar.set_postfix_str(f"error {float(error):.3g}", refresh=False)
             if folder is not None and done < steps and time.monotonic() - saved >= save_every:
-                _save(Path(folder), identity, trainers, feed, scales)
+                _save(Path(folder).expanduser(), identity, trainers, feed, scales)
                 saved = time.monotonic()
     if folder is not None:
-        _save(Path(folder), identity, trainers, feed, scales)
+        _save(Path(folder).expanduser(), identity, trainers, feed, scales)
     found = {}
     for name, trainer in trainers.items():
         target = to.get(name, name)
@@ -224,7 +224,7 @@ def _save(folder: Path, identity: str, trainers: Mapping[str, Any], feed: Feed, 
 
 
 def _resume(folder: str | Path | None, identity: str, trainers: Mapping[str, Any], feed: Feed) -> dict[str, float]:
-    if folder is None or (found := read_state(Path(folder) / STATE)) is None:
+    if folder is None or (found := read_state(Path(folder).expanduser() / STATE)) is None:
         return {}
     arrays, about = found
     if about["identity"] != identity:

@@ -66,7 +66,7 @@ def write_explorer(data: ExplorerData, path: str | Path) -> Path:
     OutputError
         If its folder cannot be written, or a file that is no explorer is there.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_file() and _POLICY not in path.read_text(encoding="utf-8", errors="replace"):
         raise OutputError(f"'{path}' is there already and is no explorer; it is not overwritten: choose another name.")
     title = html.escape(f"Explorer: {data.title}", quote=True)

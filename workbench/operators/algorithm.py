@@ -147,7 +147,7 @@ class Algorithm:
         OutputError
             If it holds files of these names that are of no algorithm.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         arrays = {"matrix": self.matrix, "offset": self.offset}
         for name, readout in self.readouts.items():
             arrays |= {f"readout/{name}/{part}": array for part, array in readout.arrays().items()}
@@ -176,7 +176,7 @@ class Algorithm:
         ArtifactError
             If a file is missing, truncated, changed, of another format, or the weights are not those of the card.
         """
-        card, arrays = read_artifact(Path(folder) / CARD, Path(folder) / WEIGHTS, "is no algorithm")
+        card, arrays = read_artifact((home := Path(folder).expanduser()) / CARD, home / WEIGHTS, "is no algorithm")
         readouts = {}
         for name, entry in card["readouts"].items():
             parts = {part: arrays[at] for part in ARRAYS if (at := f"readout/{name}/{part}") in arrays}

@@ -287,5 +287,8 @@ def column_of(readout: str) -> str:
 def _origin(folder: str | Path, algorithm: Algorithm) -> dict[str, Any]:
     from workbench import __version__
 
-    known = {"algorithm": str(folder), "algorithm_hash": digest((Path(folder) / CARD).read_text(encoding="utf-8"))}
+    known = {
+        "algorithm": str(folder),
+        "algorithm_hash": digest((Path(folder).expanduser() / CARD).read_text(encoding="utf-8")),
+    }
     return {**known, "n_genes": len(algorithm.genes), "version": __version__}

@@ -54,7 +54,7 @@ def write_world(folder: str | Path, seed: int, shape: WorldShape | None = None, 
         the planted gene sets among decoys in ``programs.gmt``) and ``benchmark.yaml`` for ``workbench benchmark`` (the same
         donors, each with its batch effect), all of the planted head's ``qk`` operator.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     mine = next(folder.glob("planted-checkpoint-*/args.json"), folder)
     keep_others(folder, _FILES, mine, "workbench")
     world = make_world(seed, shape=shape)

@@ -58,7 +58,7 @@ def carry_out(
     working = {name: one.work for name, one in COMMANDS.items() if one.work}
     if command not in working:
         raise ConfigError(unknown_name("command", command, list(working)))
-    work, out = working[command], Path(out)
+    work, out = working[command], Path(out).expanduser()
     kind = work.load_config()
     if isinstance(config, Mapping):
         if changes:

@@ -124,7 +124,7 @@ def save_checkpoint(model: HookedScGPT, path: str | Path, args: Mapping[str, Any
     """
     if model.config.norm_domains:
         raise CheckpointError("Checkpoints with a batch norm after the embedding can be read, not written.")
-    folder = Path(path)
+    folder = Path(path).expanduser()
     keep_others(folder, (ARGS, VOCAB, WEIGHTS), folder / ARGS, _OURS)
     config = model.config
     described = {

@@ -84,7 +84,7 @@ def read_checkpoint(path: str | Path) -> ScGPTContents:
     VocabularyError
         If the vocabulary lacks ``<pad>`` or does not fit the embedding.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir() or (weights := weights_file(folder)) is None:
         raise CheckpointError(f"There is no checkpoint folder '{folder}' with {', '.join(FILES)} and {WEIGHTS}.")
     args = _read_args(folder / ARGS)
