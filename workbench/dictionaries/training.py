@@ -129,6 +129,7 @@ def train_dictionaries(
     checkpoint = model.fingerprint()
     identity = ""
     if folder is not None:
+        folder = Path(folder).expanduser()
         # All values are read for it, so only where there is a state that it tells from others.
         settings = config.model_dump(exclude={"cells_at_once"})
         identity = digest(
@@ -151,10 +152,10 @@ def train_dictionaries(
             if batches:
                 bar.set_postfix_str(f"error {float(error):.3g}", refresh=False)
             if folder is not None and done < steps and time.monotonic() - saved >= save_every:
-                _save(Path(folder).expanduser(), identity, trainers, feed, scales)
+                _save(folder, identity, trainers, feed, scales)
                 saved = time.monotonic()
     if folder is not None:
-        _save(Path(folder).expanduser(), identity, trainers, feed, scales)
+        _save(folder, identity, trainers, feed, scales)
     found = {}
     for name, trainer in trainers.items():
         target = to.get(name, name)
@@ -223,8 +224,8 @@ def _save(folder: Path, identity: str, trainers: Mapping[str, Any], feed: Feed, 
     write_state(folder / STATE, arrays, {"identity": identity, "feed": about, "trainers": more, "scales": dict(scales)})
 
 
-def _resume(folder: str | Path | None, identity: str, trainers: Mapping[str, Any], feed: Feed) -> dict[str, float]:
-    if folder is None or (found := read_state(Path(folder).expanduser() / STATE)) is None:
+def _resume(folder: Path | None, identity: str, trainers: Mapping[str, Any], feed: Feed) -> dict[str, float]:
+    if folder is None or (found := read_state(folder / STATE)) is None:
         return {}
     arrays, about = found
     if about["identity"] != identity:

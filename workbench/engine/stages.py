@@ -238,7 +238,7 @@ class StageRunner:
         done, begun, made = folder / DONE, folder / BEGUN, made_of(folder)
         if folder.is_dir() and not (begun.is_file() and read_control(begun).get("key") == key):
             own = f"stages/{stage.name}/"
-            left = {name: known for name, known in made.get("files", {}).items() if not name.startswith(own)}
+            left = {name: record for name, record in made.get("files", {}).items() if not name.startswith(own)}
             self._keep_changed(stage.name, damaged(self.out, left, self.trust))
             shutil.rmtree(folder)
         elif made.get("key") == key:

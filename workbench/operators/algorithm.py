@@ -176,7 +176,8 @@ class Algorithm:
         ArtifactError
             If a file is missing, truncated, changed, of another format, or the weights are not those of the card.
         """
-        card, arrays = read_artifact((home := Path(folder).expanduser()) / CARD, home / WEIGHTS, "is no algorithm")
+        folder = Path(folder).expanduser()
+        card, arrays = read_artifact(folder / CARD, folder / WEIGHTS, "is no algorithm")
         readouts = {}
         for name, entry in card["readouts"].items():
             parts = {part: arrays[at] for part in ARRAYS if (at := f"readout/{name}/{part}") in arrays}

@@ -164,10 +164,8 @@ class Operator:
         OutputError
             If it holds files of these names that are of no operator.
         """
-        folder, about = (
-            Path(folder).expanduser(),
-            {key: getattr(self, key) for key in ("kind", "feature_map", "checkpoint")},
-        )
+        folder = Path(folder).expanduser()
+        about = {key: getattr(self, key) for key in ("kind", "feature_map", "checkpoint")}
         about["convention"] = self.convention.told()
         arrays = {"matrix": self.matrix, **({} if self.means is None else {"means": self.means})}
         write_artifact(folder / CARD, folder / WEIGHTS, {"genes": list(self.genes), **about}, arrays)
@@ -187,7 +185,8 @@ class Operator:
         ArtifactError
             If a file is missing, truncated, changed or of another format.
         """
-        card, arrays = read_artifact((home := Path(folder).expanduser()) / CARD, home / WEIGHTS, "holds no operator")
+        folder = Path(folder).expanduser()
+        card, arrays = read_artifact(folder / CARD, folder / WEIGHTS, "holds no operator")
         means = arrays.pop("means", None)
         (matrix,) = arrays.values()
         convention = Convention.read(card.get("convention"))
